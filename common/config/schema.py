@@ -1,0 +1,380 @@
+"""Every setting of a run, typed, with its unit and source. `loader.py` reads it from YAML; nothing else reads settings.
+
+Sections are frozen. An unknown key is an error at the door, and no code below asks for a setting with a default of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------
+
+
+class SynthData(Section):
+    """Generated conversations with facts: statements, distractors, changes of mind, and questions about them."""
+
+    kind: Literal["synth"] = "synth"
+    train: int = Field(4000, ge=1)
+    """Conversations in the training split."""
+    eval: int = Field(200, ge=1)
+    """Conversations held out for evaluation."""
+    steps: tuple[int, ...] = (5,)
+    """Numbers of follow-ups; conversations are spread evenly over them."""
+    strategies: tuple[Literal["single", "cumulative", "long_term"], ...] = ("cumulative",)
+    """Spread evenly over conversations."""
+    subjects: int = Field(6, ge=1, le=24)
+    """How many kinds of things (dog, city, job, …) facts can be about."""
+    values: int = Field(12, ge=2, le=48)
+    """How many values each kind of thing can have."""
+    change_probability: float = Field(0.2, ge=0, le=1)
+    """Probability that a later turn changes a fact told before."""
+    distractors: float = Field(0.3, ge=0, le=1)
+    """Share of middle turns that are small talk."""
+
+
+class BabiData(Section):
+    """The bAbI tasks (Weston et al. 2015) as cumulative conversations: statements and questions in separate turns."""
+
+    kind: Literal["babi"] = "babi"
+    folder: str
+    """Folder with qa*_train.txt and qa*_test.txt."""
+    tasks: tuple[int, ...] = (1,)
+    """Task numbers 1–20 to train on; each needs its train file."""
+    max_questions: int = Field(5, ge=1, le=5)
+    """Questions kept per story."""
+    eval_fraction: float = Field(0.02, gt=0, lt=0.5)
+    """Share of training stories held out to tune on; the test files are for the final figure only."""
+
+
+class SgdData(Section):
+    """Schema-Guided Dialogue (Rastogi et al. 2020), compact files: recall points are the turns that confirm slots told earlier."""
+
+    kind: Literal["sgd"] = "sgd"
+    folder: str
+    """Folder with sgd_compact_train.jsonl.gz and sgd_compact_dev.jsonl.gz."""
+    max_follow_ups: int = Field(8, ge=1)
+    """Longer conversations are left out, and counted."""
+    eval_fraction: float = Field(0.02, gt=0, lt=0.5)
+
+
+class RowsData(Section):
+    """Your own conversations: MRL rows as JSONL or Parquet files, or names of `datasets`."""
+
+    kind: Literal["rows"] = "rows"
+    train: tuple[str, ...]
+    eval: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    """Files of {"text"} for joint LM pre-training; empty: the training conversations' interactions."""
+    pairs: tuple[str, ...] = ()
+    """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training conversations' interactions."""
+
+
+Data = Annotated[SynthData | BabiData | SgdData | RowsData, Field(discriminator="kind")]
+
+
+class Tokenizer(Section):
+    vocab_size: int = Field(1024, ge=264)
+    """Upper bound, special tokens and the 256 bytes included; small data fills less."""
+    path: str | None = None
+    """A tokenizer folder to use instead of training one on the data."""
+
+
+# --- model --------------------------------------------------------------------------------------------------------------
+
+
+class Model(Section):
+    """A named size, with single dimensions overridden. Field meanings: `common/models/configuration.py`."""
+
+    size: Literal["tiny", "nano", "micro", "mini"] = "tiny"
+    checkpoint: str | None = None
+    """Start from this checkpoint's weights; its shape then wins and the overrides must agree with it."""
+    width: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    query_heads: int | None = None
+    kv_heads: int | None = None
+    slots: int | None = None
+    max_tokens: int | None = None
+    """Longest interaction, in tokens."""
+    decoder_ff: int | None = None
+    encoder_ff: int | None = None
+    experts: int | None = None
+    experts_per_token: int | None = None
+    memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
+    residual_gate: Literal["none", "static", "elementwise", "linear"] | None = None
+    gate_activation: Literal["sigmoid", "tanh"] | None = None
+    initial_memory: Literal["normal", "learned"] | None = None
+    initial_memory_std: float | None = None
+
+
+# --- learner ------------------------------------------------------------------------------------------------------------
+
+
+class Optimizer(Section):
+    """AdamW with linear warm-up and cosine decay to `final_fraction` of the peak."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    memory_learning_rate: float | None = Field(None, gt=0)
+    """Peak rate of the memory attention; None: as the rest."""
+    weight_decay: float = Field(0.01, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    warmup_fraction: float = Field(0.05, ge=0, le=1)
+    final_fraction: float = Field(0.1, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class Learner(Section):
+    ranks: int = Field(1, ge=1)
+    """Ray Train workers. One rank or many give the same gradients."""
+    threads: int = Field(1, ge=1)
+    """Torch threads of each rank on CPU."""
+    gpus_per_rank: float = Field(0, ge=0)
+    max_failures: int = Field(3, ge=0)
+    """Restarts of the learner group from the last checkpoint before the run fails."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps between checkpoints; one is always written at the end of a stage."""
+    keep_checkpoints: int = Field(2, ge=1)
+    log_every: int = Field(10, ge=1)
+    batch_deadline: float = Field(600, gt=0)
+    """Seconds a rank waits for its next batch of episodes."""
+    start_deadline: float = Field(120, gt=0)
+    """Seconds the learner group has to start."""
+
+
+# --- supervised stages --------------------------------------------------------------------------------------------------
+
+
+class SupervisedStage(Section):
+    steps: int = Field(200, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(32, ge=1)
+    """Sequences, or conversations, per step over all ranks."""
+    optimizer: Optimizer = Optimizer()
+    router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
+
+
+class JointLM(SupervisedStage):
+    """Stage 1: masked LM on the encoder, next-token LM on the decoder that reads the encoder's states."""
+
+    stage: Literal["joint_lm"]
+    mask_probability: float = Field(0.15, gt=0, lt=1)
+    hide_probability: float = Field(0.0, ge=0, lt=1)
+    """Probability that a position of the encoded data is zeroed before the decoder reads it."""
+    noise: float = Field(0.0, ge=0)
+    """Std of normal noise on the encoded data."""
+    blind_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of sequences whose decoder reads initial memory instead: trains self-attention where the encoder would give the text away."""
+
+
+class SFT(JointLM):
+    """Stage 2: as joint LM, on interactions, with the decoder's loss on the answer only, [EOS] included."""
+
+    stage: Literal["sft"]  # type: ignore[assignment]
+
+
+class MemoryPretrain(SupervisedStage):
+    """Stage 3: the memory attention learns to hold the old and take in the new, by cosine to a mixture of both."""
+
+    stage: Literal["memory_pretrain"]
+    first_weight: float = Field(0.9, gt=0, le=1)
+    """Weight of the encoded interaction in the label of the first write."""
+    next_weight: float = Field(0.5, gt=0, le=1)
+    """The same for the second write; it falls by `weight_decay_per_step` per write after that."""
+    weight_decay_per_step: float = Field(0.05, ge=0)
+    minimum_weight: float = Field(0.05, ge=0, le=1)
+    input_noise: float = Field(0.0, ge=0)
+
+
+class MemoryAware(SupervisedStage):
+    """Stage 4: answers predicted from memory over whole conversations, teacher forced."""
+
+    stage: Literal["memory_aware"]
+    bptt_turns: int | Literal["all"] = "all"
+    """Writes that gradients flow back through: 1 as in the articles, or the whole episode."""
+    train_encoder: bool = True
+    train_memory: bool = True
+
+
+# --- rewards ------------------------------------------------------------------------------------------------------------
+
+
+class Bleu(Section):
+    weight: float = 0.4
+    order: int = Field(2, ge=1, le=4)
+    reference: float = Field(1.0, ge=0)
+    """Weight of BLEU against the reference answer."""
+    saved: float = Field(0.0, ge=0)
+    """Weight of BLEU against the saved (earlier) interaction."""
+
+
+class Cosine(Section):
+    weight: float = 0.2
+    reference: float = Field(0.5, ge=0)
+    saved: float = Field(0.3, ge=0)
+    running: float = Field(0.2, ge=0)
+    """Weight of the running mean over earlier interactions (subtracted from one in the long-range comparison)."""
+    decay: float = Field(0.2, ge=0, lt=1)
+
+
+class Length(Section):
+    weight: float = 0.1
+    penalty: bool = True
+    """Whether answers past the target lose (target / length) instead of keeping 1."""
+
+
+class Recall(Section):
+    weight: float = 0.3
+    false_recall: float = Field(0.5, ge=0)
+    """Subtracted share of values that were never told, or are out of date, standing in the answer."""
+
+
+class RewardMix(Section):
+    """Components of one strategy; a component that is absent is not computed."""
+
+    bleu: Bleu | None = Bleu()
+    cosine: Cosine | None = Cosine()
+    length: Length | None = Length()
+    recall: Recall | None = Recall()
+
+
+class Rewards(Section):
+    single: RewardMix = RewardMix()
+    cumulative: RewardMix = RewardMix()
+    long_term: RewardMix = RewardMix()
+    scale: float = Field(1.0, gt=0)
+    """The total is multiplied by this."""
+    symmetric: bool = False
+    """Map the total from [0, 1] to [-1, 1] before scaling."""
+    workers: int = Field(1, ge=1)
+    batch: int = Field(64, ge=1)
+    """Episodes per scoring call."""
+    deadline: float = Field(60, gt=0)
+    """Seconds for one scoring call."""
+    retries: int = Field(3, ge=0)
+    """Further tries on another worker after an infra failure."""
+
+
+# --- rollout and MRL ----------------------------------------------------------------------------------------------------
+
+
+class Sampling(Section):
+    temperature: float = Field(1.0, ge=0)
+    """0: greedy."""
+    top_k: int = Field(0, ge=0)
+    """0: off."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    max_new_tokens: int = Field(24, ge=1)
+    """Longest answer, [EOS] included."""
+
+
+class Rollout(Section):
+    workers: int = Field(2, ge=1)
+    slots: int = Field(32, ge=1)
+    """Episodes in flight per worker."""
+    threads: int = Field(1, ge=1)
+    gpus_per_worker: float = Field(0, ge=0)
+    sampling: Sampling = Sampling()
+    deadline: float = Field(300, gt=0)
+    """Seconds for one group of episodes."""
+    retries: int = Field(3, ge=0)
+    restarts: int = Field(-1, ge=-1)
+    """Restarts Ray gives each actor; -1: without bound."""
+
+
+class CurriculumStep(Section):
+    name: str
+    iterations: int = Field(ge=1)
+    """Batches of episodes collected and learnt from."""
+    max_steps: int = Field(ge=1)
+    """Rows with at most this many follow-ups take part."""
+    strategy: Literal["single", "cumulative", "long_term"] | None = None
+    """Only rows of this strategy; None: all."""
+    reset_probability: float = Field(1.0, ge=0, le=1)
+    """Probability, per episode, of starting from fresh memory instead of one held from an earlier episode."""
+    teacher_forcing: bool = False
+
+
+class PPO(Section):
+    """Token-level ratio with one advantage per interaction (facts 6.11)."""
+
+    clip: float = Field(0.2, gt=0)
+    value_clip: float = Field(0.2, gt=0)
+    value_coefficient: float = Field(0.5, ge=0)
+    entropy: float = Field(0.0, ge=0)
+    """Coefficient of the mean entropy per token, in nats."""
+    discount: float = Field(0.9, ge=0, le=1)
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    epochs: int = Field(2, ge=1)
+    """Passes over each batch."""
+    minibatches: int = Field(2, ge=1)
+    kl: float = Field(0.02, ge=0)
+    """First coefficient of the KL to the reference policy (the weights that MRL started from)."""
+    kl_target: float | None = Field(None, gt=0)
+    """Nats per answer that the adaptive controller steers to; None: the coefficient stays."""
+    kl_horizon: int = Field(10000, ge=1)
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    memory_change: float = Field(0.0, ge=0)
+    """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
+    bptt_turns: int | Literal["all"] = "all"
+    whiten: bool = True
+    critic_learning_rate: float = Field(1e-3, gt=0)
+
+
+class MRL(Section):
+    """Stage 5: Memory Reinforcement Learning over a curriculum, synchronous."""
+
+    stage: Literal["mrl"]
+    episodes: int = Field(64, ge=1)
+    """Episodes per iteration over all ranks."""
+    curriculum: tuple[CurriculumStep, ...]
+    ppo: PPO = PPO()
+    optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
+    freeze_encoder: bool = False
+    router_loss: float = Field(0.01, ge=0)
+
+
+Stage = Annotated[JointLM | SFT | MemoryPretrain | MemoryAware | MRL, Field(discriminator="stage")]
+
+
+# --- the run ------------------------------------------------------------------------------------------------------------
+
+
+class Evaluation(Section):
+    episodes: int = Field(200, ge=1)
+    """Held-out conversations used."""
+    slots: int = Field(64, ge=1)
+
+
+class Metrics(Section):
+    port: int = Field(0, ge=0, le=65535)
+    """Prometheus endpoint of the run; 0: any free port, written to RUN/metrics_endpoint."""
+    host: str = "127.0.0.1"
+
+
+class Run(Section):
+    """A whole run: what data, which model, which stages in order."""
+
+    name: str
+    """Names the run directory; started again under the same name, a run resumes."""
+    runs: str = "runs"
+    """Where run directories lie: a local folder or a URI that fsspec understands."""
+    seed: int = Field(0, ge=0)
+    data: Data
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    stages: tuple[Stage, ...]
+    learner: Learner = Learner()
+    rollout: Rollout = Rollout()
+    rewards: Rewards = Rewards()
+    evaluation: Evaluation = Evaluation()
+    metrics: Metrics = Metrics()

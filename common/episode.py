@@ -1,0 +1,135 @@
+"""The only currency between data, rollout, rewards and learner: `Row` in, `Episode` out.
+
+A `Row` is a conversation as text, straight from a data set. A `Task` is a row dealt to a rollout worker with a seed.
+An `Episode` is what came back. Records are plain and immutable; `dataclasses.replace` makes a changed copy.
+Token ids are plain lists of int: a record pickles small, compares by value, and goes to Arrow unchanged
+(`common/episode_arrow.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["remember", "distract", "recall", "act"]
+Strategy = Literal["single", "cumulative", "long_term"]
+Status = Literal["generated", "scored", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A value that a good answer must contain, and where the conversation last said it."""
+
+    value: str
+    said_in: int
+    """Index of the interaction that last said it: 0 is the opening one, follow-up i is i + 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One query and the answer that the data set holds for it."""
+
+    query: str
+    answer: str
+    think: str | None = None
+    role: Role = "act"
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation: the opening interaction goes to memory as it stands, the follow-ups are answered by the policy."""
+
+    query: str
+    answer: str
+    interactions: tuple[Interaction, ...]
+    think: str | None = None
+    strategy: Strategy = "cumulative"
+
+    @property
+    def opening(self) -> Interaction:
+        return Interaction(self.query, self.answer, self.think, role="remember")
+
+    @property
+    def turns(self) -> tuple[Interaction, ...]:
+        """Opening and follow-ups; the index in here is what `Fact.said_in` counts."""
+        return (self.opening, *self.interactions)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A row dealt to a rollout worker. Everything random about its episode derives from `seed`."""
+
+    id: str
+    row: Row
+    seed: int
+    """Keys both the sampling stream and the initial memory."""
+    step: str = ""
+    """Name of the curriculum step that dealt it."""
+    teacher_forcing: bool = False
+    """Whether memory is written with the data set's answer in place of the generated one."""
+    greedy: bool = False
+    initial_memory: bytes | None = None
+    """float32 [layers, slots, width] to start from, held from an earlier episode; None: the model's initial memory for `seed`."""
+    return_memory: bool = False
+    """Whether the episode brings its last memory back, for another to start from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One interaction as it happened. Index 0 of an episode is the opening one: nothing generated, nothing rewarded."""
+
+    query_ids: Sequence[int]
+    """Prompt with its template: [BOS][Q] query [A]."""
+    answer_ids: Sequence[int]
+    """Generated tokens, with [EOS] where the policy ended by itself. The memory is written with query_ids + answer_ids."""
+    log_probs: Sequence[float]
+    """Of each answer token under the distribution it was sampled from; empty for the opening turn."""
+    reference_ids: Sequence[int]
+    """The data set's answer with [EOS]."""
+    role: Role = "act"
+    facts: tuple[Fact, ...] = ()
+    done: bool = False
+    teacher_forced: bool = False
+    """True: the memory was written with query_ids + reference_ids."""
+    query: str = ""
+    answer: str = ""
+    reference: str = ""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """Raw value of each component."""
+    reward: float | None = None
+    """Weighted total; None where the turn was not scored."""
+    failure: str | None = None
+    """Why it was not scored."""
+
+    @property
+    def remembered_ids(self) -> list[int]:
+        """What the memory was written with after this turn."""
+        return [*self.query_ids, *(self.reference_ids if self.teacher_forced else self.answer_ids)]
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A whole conversation with the policy of one weights version."""
+
+    id: str
+    task: str
+    seed: int
+    turns: tuple[Turn, ...]
+    weights_version: int
+    step: str = ""
+    strategy: Strategy = "cumulative"
+    status: Status = "generated"
+    worker: str = ""
+    initial_memory: bytes | None = None
+    """float32 [layers, slots, width] where the episode did not start from the memory of its seed (`Task.initial_memory`)."""
+    final_memory: bytes | None = None
+    """The same after the last write, where the task asked for it."""
+    memory_hash: str = ""
+    """Hash of the memory after the last write, for replay."""
+
+    @property
+    def answered(self) -> tuple[Turn, ...]:
+        """The turns that the policy answered: all but the opening."""
+        return self.turns[1:]

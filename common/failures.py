@@ -1,0 +1,65 @@
+"""Typed failures of the whole system.
+
+Two questions decide what happens after a failure: whose fault is it, and can it pass when tried again?
+Infra failures (a dead actor, a missed deadline) are tried again on another actor; data failures are a property
+of the input and are never retried, only counted. Unknown causes count as data: they must surface, not loop.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 1, 2, 75
+
+
+class EngramError(Exception):
+    """Base of every failure raised on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = EXIT_FAILED
+
+
+class InputError(EngramError):
+    """Bad input or configuration. `where` names the file, row or key; `what` says what is wrong in one sentence."""
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, where: str, what: str):
+        super().__init__(where, what)
+        self.where, self.what = where, what
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+class InfraFailure(EngramError):
+    """The machine failed, not the input: an actor died, a connection broke. Try elsewhere."""
+
+
+class DeadlineExceeded(InfraFailure):
+    """A wait passed its deadline. Every wait in engram has one, with the name of what was awaited."""
+
+    def __init__(self, reason: str, seconds: float):
+        super().__init__(reason, seconds)
+        self.reason, self.seconds = reason, seconds
+
+    def __str__(self) -> str:
+        return f"waited {self.seconds:.1f} s for {self.reason}"
+
+
+class DataFailure(EngramError):
+    """This input fails wherever it is tried. Report and count it; never retry it."""
+
+
+class Drained(EngramError):
+    """The run was asked to stop and has left a checkpoint from which it resumes."""
+
+    exit_code = EXIT_DRAINED
+
+
+def nearest(word: str, valid: Iterable[Any]) -> str:
+    """A ready `"; did you mean …?"` for error messages, or the valid names where none is near."""
+    names = sorted(str(name) for name in valid)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(names)}"
