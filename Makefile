@@ -1,0 +1,39 @@
+# Both targets set up .venv themselves, once per change of pyproject.toml or constraints.txt.
+# PYTHON picks the interpreter (3.11 or newer); pip's own configuration picks the package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := common rollout reward_service learner deploy
+
+.PHONY: demo test check format clean-venv
+
+demo: $(VENV)/.runtime
+	$(BIN)/engram demo
+
+test: check
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# Development extras include the runtime, so that one installation serves both stamps.
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(VENV)/.runtime $@
+
+clean-venv:
+	rm -rf $(VENV)
