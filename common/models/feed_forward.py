@@ -1,0 +1,93 @@
+"""Position-wise feed-forward layers: one SwiGLU, or a mixture of SwiGLU experts with top-k routing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Routing(NamedTuple):
+    """What one mixture layer decided, for the load-balancing loss."""
+
+    probabilities: Tensor
+    """[tokens, experts], before the choice."""
+    chosen: Tensor
+    """[tokens, experts_per_token] expert indices."""
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202) with biases; `inner` is the width between, given directly."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.up = nn.Linear(width, 2 * inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
+        value, gate = self.up(x).chunk(2, dim=-1)
+        return self.down(value * F.silu(gate))
+
+
+class MixtureOfExperts(nn.Module):
+    """Every token goes through its `per_token` most probable experts, weighted by their renormalised probabilities.
+
+    No capacity limit, so no token is dropped and a token's output does not depend on the batch it is in.
+    """
+
+    def __init__(self, width: int, inner: int, experts: int, per_token: int):
+        super().__init__()
+        self.per_token = per_token
+        self.router = nn.Linear(width, experts, bias=False)
+        self.up = nn.Parameter(torch.empty(experts, 2 * inner, width))
+        self.up_bias = nn.Parameter(torch.empty(experts, 2 * inner))
+        self.down = nn.Parameter(torch.empty(experts, width, inner))
+        self.down_bias = nn.Parameter(torch.empty(experts, width))
+
+    def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
+        tokens = x.reshape(-1, x.shape[-1])
+        probabilities = self.router(tokens).softmax(-1)
+        weights, chosen = probabilities.topk(self.per_token, dim=-1)
+        weights = weights / weights.sum(-1, keepdim=True)
+        if routings is not None:
+            routings.append(Routing(probabilities, chosen))
+        out = torch.zeros_like(tokens)
+        flat = chosen.flatten()
+        order = flat.argsort(stable=True)
+        counts = torch.bincount(flat, minlength=self.up.shape[0]).tolist()
+        start = 0
+        for expert, count in enumerate(counts):
+            if count == 0:
+                continue
+            picks = order[start : start + count]
+            start += count
+            rows = picks // self.per_token
+            value, gate = F.linear(tokens[rows], self.up[expert], self.up_bias[expert]).chunk(2, dim=-1)
+            result = F.linear(value * F.silu(gate), self.down[expert], self.down_bias[expert])
+            out.index_add_(0, rows, result * weights.flatten()[picks, None])
+        return out.view_as(x)
+
+
+def load_balance(routings: list[Routing], mask: Tensor, chosen_share: list[Tensor], tokens: Tensor) -> Tensor:
+    """Switch load-balancing loss E · Σ_e f_e · P_e, averaged over layers (Fedus 2021, arXiv 2101.03961, eq. 4).
+
+    mask [batch, tokens]: real tokens; chosen_share: per layer f_e [experts], over all ranks; tokens: their count over all ranks.
+    The sum of this over ranks is the loss of the whole batch: P_e is a local sum over the global count.
+    """
+    losses = []
+    for routing, share in zip(routings, chosen_share, strict=True):
+        mean_probability = (routing.probabilities * mask.reshape(-1, 1)).sum(0) / tokens
+        losses.append(share.numel() * (share * mean_probability).sum())
+    return torch.stack(losses).mean()
+
+
+def chosen_counts(routings: list[Routing], mask: Tensor) -> Tensor:
+    """How often each expert was chosen by real tokens: [layers, experts] float; sums over ranks."""
+    counts = []
+    for routing in routings:
+        experts, per_token = routing.probabilities.shape[-1], routing.chosen.shape[-1]
+        weights = mask.reshape(-1, 1).expand(-1, per_token).flatten().float()
+        counts.append(torch.bincount(routing.chosen.flatten(), weights=weights, minlength=experts).float())
+    return torch.stack(counts)

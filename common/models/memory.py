@@ -1,0 +1,102 @@
+"""Memory attention: rewrites the short-term memory from one encoded interaction.
+
+Slots ask, tokens answer: per layer, queries come from the slots and keys and values from the same layer's encoding, with positions
+on the keys only. Before that, a variant may let slots look at each other (`self`), at the mean over layers (`interlayer`), or at a gated
+mixture of both (`gated_self_interlayer`). Means are of the memory as it came in, so layers do not depend on each other's order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from common.models.attention import Attention, rope_table
+from common.models.configuration import RxTConfig
+
+
+class ResidualGate(nn.Module):
+    """Mixes old and new slots (facts 1.9).
+
+    none: old + new. Otherwise g = activation(pre) and sigmoid: g·new + (1-g)·old; tanh: (1+g)·new + (1-g)·old. pre is a parameter
+    (static), a parameter times the slot's status (elementwise), or a linear map of all slots' statuses (linear); status is the mean
+    over width of old + new.
+    """
+
+    def __init__(self, config: RxTConfig):
+        super().__init__()
+        self.kind, self.activation, self.initial = config.residual_gate, config.gate_activation, config.gate_initial
+        gates = config.slots if config.gate_per_slot else 1
+        self.per_slot = config.gate_per_slot
+        if self.kind in ("static", "elementwise"):
+            self.weight = nn.Parameter(torch.empty(gates))
+        elif self.kind == "linear":
+            self.linear = nn.Linear(config.slots, gates)
+
+    def forward(self, old: Tensor, new: Tensor) -> Tensor:
+        """old, new: [batch, slots, width]."""
+        if self.kind == "none":
+            return old + new
+        if self.kind == "static":
+            pre = self.weight
+        else:
+            status = (old + new).mean(-1)
+            if self.kind == "linear":
+                pre = self.linear(status)
+            else:
+                pre = self.weight * (status if self.per_slot else status.mean(-1, keepdim=True))
+        gate = torch.tanh(pre) if self.activation == "tanh" else torch.sigmoid(pre)
+        gate = gate.unsqueeze(-1)
+        if self.activation == "tanh":
+            return (1 + gate) * new + (1 - gate) * old
+        return gate * new + (1 - gate) * old
+
+
+class MemoryLayer(nn.Module):
+    def __init__(self, config: RxTConfig):
+        super().__init__()
+        self.kind = config.memory_attention
+        attention = (config.width, config.head_dim, config.memory_query_heads, config.memory_kv_heads)
+        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.encoded_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(*attention)
+        self.gate = ResidualGate(config)
+        if self.kind != "simple":
+            self.slot_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+            self.slot_attention = Attention(*attention)
+            self.slot_gate = ResidualGate(config)
+        if self.kind == "gated_self_interlayer":
+            self.mixture_gate = ResidualGate(config)
+
+    def forward(self, slots: Tensor, layer_mean: Tensor | None, encoded: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """slots [batch, slots, width], encoded [batch, tokens, width], mask bool [batch, 1, 1, tokens] → new slots."""
+        if self.kind != "simple":
+            normed = self.slot_norm(slots)
+            if self.kind == "self":
+                seen = normed
+            elif self.kind == "interlayer":
+                seen = layer_mean
+            else:
+                seen = self.mixture_gate(normed, layer_mean)
+            keys, values = self.slot_attention.keys_values(seen)
+            slots = self.slot_gate(slots, self.slot_attention.attend(self.slot_attention.queries(normed), keys, values))
+        keys, values = self.attention.keys_values(self.encoded_norm(encoded), rope)
+        update = self.attention.attend(self.attention.queries(self.memory_norm(slots)), keys, values, mask)
+        return self.gate(slots, update)
+
+
+class MemoryAttention(nn.Module):
+    def __init__(self, config: RxTConfig):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(MemoryLayer(config) for _ in range(config.layers))
+        self.reads_mean = config.memory_attention in ("interlayer", "gated_self_interlayer")
+        if self.reads_mean:
+            self.mean_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+
+    def forward(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+        """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool [batch, tokens] → new memory."""
+        cos, sin = rope_table(self.config.max_tokens, self.config.head_dim, self.config.rope_base, memory.device)
+        rope = cos[: encoded.shape[2]], sin[: encoded.shape[2]]
+        mean = self.mean_norm(memory.mean(1)) if self.reads_mean else None
+        keys_seen = mask[:, None, None, :]
+        return torch.stack([layer(memory[:, i], mean, encoded[:, i], rope, keys_seen) for i, layer in enumerate(self.layers)], dim=1)
