@@ -24,10 +24,10 @@ class SynthData(Section):
     train: int = Field(4000, ge=1)
     """Conversations in the training split."""
     eval: int = Field(200, ge=1)
-    """Conversations held out for evaluation."""
-    steps: tuple[int, ...] = (5,)
+    """Conversations held out for evaluation; as many again are kept for the final figure."""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((5,), min_length=1)
     """Numbers of follow-ups; conversations are spread evenly over them."""
-    strategies: tuple[Literal["single", "cumulative", "long_term"], ...] = ("cumulative",)
+    strategies: tuple[Literal["single", "cumulative", "long_term"], ...] = Field(("cumulative",), min_length=1)
     """Spread evenly over conversations."""
     subjects: int = Field(6, ge=1, le=24)
     """How many kinds of things (dog, city, job, …) facts can be about."""
