@@ -1,0 +1,89 @@
+"""Advantages, returns and their statistics: what each turn of an episode was worth beyond what the critic expected.
+
+Pure functions of tensors. Two invariants: what stands in padding (NaN included) cannot change a result, and a statistic
+over a batch that is split across ranks is the statistic of the whole batch. For the second, functions that need a batch
+statistic take `reduce`, which sums a tensor over all ranks; with one rank it is `one_rank`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sum of a tensor over all ranks, given to every rank. Must be called by all ranks, equally often."""
+
+
+def one_rank(tensor: Tensor) -> Tensor:
+    """The `Reduce` of a learner of one rank."""
+    return tensor
+
+
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, bootstrap: Tensor | float, discount: float, gae_lambda: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, latest turn first (Schulman et al. 2016, eq. 16); both 0 where the mask is.
+
+    rewards, values, mask: [turns] for one episode or [..., turns] for a batch. bootstrap: a number or [...], the value
+    after the last turn: 0 where the episode really ended, the critic's value where it was only cut short (a 0 there
+    teaches the critic that being cut is bad). A masked turn is stepped over as if it had never happened, wherever it
+    stands: padding at the end, or a turn in the middle that could not be scored.
+    """
+    present = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask.bool()
+    rewards, values = torch.where(present, rewards, 0.0), torch.where(present, values, 0.0)
+    next_value = torch.as_tensor(bootstrap, dtype=values.dtype, device=values.device).expand(values.shape[:-1])
+    running = torch.zeros_like(next_value)
+    backwards: list[Tensor] = []
+    for turn in reversed(range(rewards.shape[-1])):
+        here = present[..., turn]
+        surprise = rewards[..., turn] + discount * next_value - values[..., turn]
+        running = torch.where(here, surprise + discount * gae_lambda * running, running)
+        next_value = torch.where(here, values[..., turn], next_value)
+        backwards.append(torch.where(here, running, 0.0))
+    advantages = torch.stack(backwards[::-1], dim=-1) if backwards else torch.zeros_like(rewards)
+    return advantages, advantages + values
+
+
+def mean_and_variance(x: Tensor, mask: Tensor | None = None, ddof: int = 1, reduce: Reduce = one_rank) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and variance over all masked-in values of all ranks, as float64 scalars.
+
+    Two passes: the deviations are from the GLOBAL mean, since combining variances around each rank's own mean gives other
+    numbers. Fewer values than ddof + 1 have variance 0. Summed in float64 so that splitting a batch moves nothing.
+    """
+    present = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.bool()
+    exact = torch.where(present, x.detach(), 0.0).double()
+    count, total = reduce(torch.stack([present.sum().double(), exact.sum()])).unbind()
+    mean = total / count.clamp(min=1)
+    deviations = torch.where(present, exact - mean, 0.0).square().sum()
+    variance = reduce(deviations.reshape(1))[0] / (count - ddof).clamp(min=1)
+    return count, mean, variance
+
+
+def whiten(
+    x: Tensor, mask: Tensor | None = None, ddof: int = 1, eps: float = 1e-8, shift_mean: bool = True, reduce: Reduce = one_rank
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) over all ranks, 0 where the mask is; `shift_mean=False` puts the mean back.
+
+    ddof: 1 is Bessel's correction (torch implementations of PPO), 0 the population variance (Ziegler et al. 2019's code).
+    A single value whitens to 0.
+    """
+    _, mean, variance = mean_and_variance(x, mask, ddof, reduce)
+    whitened = (x - mean) * torch.rsqrt(variance + eps)
+    if not shift_mean:
+        whitened = whitened + mean
+    whitened = whitened.to(x.dtype)
+    return whitened if mask is None else torch.where(mask.bool(), whitened, 0.0)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor | None = None, reduce: Reduce = one_rank) -> float | None:
+    """1 - mean((values - returns)²) / var(returns) over all ranks: 1 is a perfect critic, 0 one that only knows the mean.
+
+    None where the returns do not vary: there is nothing to explain.
+    """
+    present = torch.ones_like(values, dtype=torch.bool) if mask is None else mask.bool()
+    count, _, variance = mean_and_variance(returns, present, 0, reduce)
+    errors = torch.where(present, values.detach() - returns, 0.0).double().square().sum()
+    mean_error = reduce(errors.reshape(1))[0] / count.clamp(min=1)
+    return None if variance.item() == 0 else 1.0 - (mean_error / variance).item()
