@@ -1,0 +1,73 @@
+"""The curriculum as a state machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from common.config.schema import CurriculumStep
+from common.episode import Interaction, Row
+from common.failures import InputError
+from learner.curriculum import Curriculum, admits
+
+SHORT = CurriculumStep(name="short", iterations=2, max_steps=2, reset_probability=1.0)
+LONG = CurriculumStep(name="long", iterations=3, max_steps=8, reset_probability=0.4, strategy="long_term")
+
+
+def test_iterations_walk_through_the_steps_in_order() -> None:
+    curriculum = Curriculum([SHORT, LONG])
+    seen = []
+    while not curriculum.finished:
+        seen.append((curriculum.step.name, curriculum.done_in_step, curriculum.advance()))
+    assert seen == [("short", 0, False), ("short", 1, True), ("long", 0, False), ("long", 1, False), ("long", 2, False)]
+    with pytest.raises(IndexError, match="iteration 5 of a curriculum of 5"):
+        _ = curriculum.step
+
+
+def test_rows_take_part_by_length_and_strategy() -> None:
+    def row(follow_ups: int, strategy: str) -> Row:
+        return Row("q", "a", (Interaction("q", "a"),) * follow_ups, strategy=strategy)  # type: ignore[arg-type]
+
+    assert admits(SHORT, row(2, "single"))
+    assert not admits(SHORT, row(3, "single"))
+    assert admits(LONG, row(8, "long_term"))
+    assert not admits(LONG, row(8, "cumulative"))
+
+
+def test_memory_reset_depends_on_the_episode_alone_and_comes_at_its_probability() -> None:
+    ids = [f"episode-{i}" for i in range(2000)]
+    forward, backward = Curriculum([LONG]), Curriculum([LONG])
+    decisions = {i: forward.reset_memory(7, i) for i in ids}
+    assert {i: backward.reset_memory(7, i) for i in reversed(ids)} == decisions
+    assert 0.36 < sum(decisions.values()) / len(ids) < 0.44
+    assert {i: forward.reset_memory(8, i) for i in ids} != decisions
+    always, never = (Curriculum([LONG.model_copy(update={"reset_probability": p})]) for p in (1.0, 0.0))
+    assert all(always.reset_memory(7, i) for i in ids)
+    assert not any(never.reset_memory(7, i) for i in ids)
+
+
+def test_resume_continues_at_the_same_place() -> None:
+    before, after = Curriculum([SHORT, LONG]), Curriculum([SHORT, LONG])
+    for _ in range(3):
+        before.advance()
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert (after.step, after.done_in_step, after.done) == (LONG, 1, 3)
+
+
+def test_resume_takes_a_curriculum_extended_but_not_one_rewritten() -> None:
+    state = {"done": 3, "steps": [["short", 2], ["long", 3]]}
+    Curriculum([SHORT, LONG.model_copy(update={"iterations": 9})]).load_state_dict(state)
+    for changed in (
+        [SHORT.model_copy(update={"iterations": 1}), LONG],
+        [SHORT.model_copy(update={"iterations": 3}), LONG],
+        [SHORT, LONG.model_copy(update={"name": "longer"})],
+        [SHORT],
+    ):
+        with pytest.raises(InputError, match="done 3"):
+            Curriculum(changed).load_state_dict(state)
+
+
+def test_two_steps_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="short"):
+        Curriculum([SHORT, SHORT])
