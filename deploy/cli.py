@@ -1,0 +1,146 @@
+"""The `engram` command: reads words, calls one function each, and turns failures into exit codes and one clear sentence.
+
+Exit codes: 0 done, 1 failed, 2 bad input or config, 75 stopped and resumable. Torch and Ray are imported inside the commands,
+so that `--help`, `plan` and a typing error are answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError
+from deploy.data import app as data_commands
+
+app = typer.Typer(
+    name="engram",
+    help="Train language models that remember, by reinforcement learning, on a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_commands, name="data")
+
+DEMO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
+
+Words = Annotated[list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE]...", help="YAML files, composed left to right, then overrides.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config's keys.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster; without it RAY_ADDRESS, or a local one.")]
+
+
+@app.command()
+def demo(overrides: Overrides = None, address: Address = None) -> None:
+    """The whole pipeline on generated conversations, on this machine, in minutes."""
+    _train([str(DEMO_CONFIG)], overrides or [], address)
+
+
+@app.command()
+def train(words: Words, address: Address = None) -> None:
+    """Train one stage or a list of stages; started again under the same name, a run resumes."""
+    _train(*split(words), address)
+
+
+@app.command()
+def plan(words: Words) -> None:
+    """Show the resolved config, resources, batches and memory of a run; starts nothing."""
+    from common.config.loader import load_run
+    from deploy.plan import plan_text
+
+    typer.echo(plan_text(load_run(*split(words))))
+
+
+@app.command()
+def submit(
+    words: Words,
+    address: Annotated[str, typer.Option(help="The cluster's job server, http://HOST:8265.")],
+    follow: Annotated[bool, typer.Option(help="Show the job's output until it ends.")] = True,
+) -> None:
+    """The same run on a cluster, through Ray Jobs."""
+    from deploy.submit import submit as submit_run
+
+    raise typer.Exit(submit_run(*split(words), address, follow=follow))
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A model checkpoint.")],
+    data: Annotated[str, typer.Option(help="MRL rows to evaluate on.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Retention by distance and rewards by component."""
+    from deploy.tables import evaluation_tables
+    from learner.evaluate import evaluate_checkpoint
+
+    result = evaluate_checkpoint(checkpoint, data)
+    typer.echo(json.dumps(result) if as_json else evaluation_tables(result))
+
+
+@app.command()
+def chat(
+    checkpoint: Annotated[str, typer.Argument(help="A model checkpoint.")],
+    memory: Annotated[str | None, typer.Option(help="A saved memory to start from (one safetensors file).")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 answers greedily.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial memory and of sampling.")] = 0,
+) -> None:
+    """Talk to a model and see when its memory is being updated."""
+    from deploy.chat import chat as talk
+
+    talk(checkpoint, memory, temperature, seed)
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Config files and overrides. A word with "=" is an override, unless a file has that very name."""
+    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    configs = [word for word in words if word not in overrides]
+    if not configs:
+        raise InputError("command line", "no config file among the arguments")
+    return configs, overrides
+
+
+def main() -> None:
+    """The process's entry: never returns, ends with the exit code of what happened."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(words: list[str]) -> int:
+    """Run one command and return its exit code; failures go to standard error."""
+    try:
+        app(words, prog_name="engram")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_DONE if stop.code is None else EXIT_FAILED
+    except (InputError, Drained) as failure:
+        # The reader can act on the sentence; a traceback would only bury it.
+        sys.stderr.write(f"engram: {' '.join(str(failure).split())}\n")
+        return failure.exit_code
+    except EngramError as failure:
+        traceback.print_exc()
+        return failure.exit_code
+    except Exception:  # noqa: BLE001 - the last frame of the process: shown in full and turned into its exit code
+        traceback.print_exc()
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _train(configs: list[str], overrides: list[str], address: str | None) -> None:
+    from common.config.loader import load_run
+
+    run = load_run(configs, overrides)
+
+    from deploy.cluster import connect
+    from deploy.progress import open_progress
+    from deploy.tables import summary_tables
+
+    progress = open_progress()
+    try:
+        with connect(run, address):
+            from learner.pipeline import train as train_run
+
+            summary = train_run(run, progress)
+    finally:
+        progress.close()
+    typer.echo(summary_tables(summary))

@@ -1,0 +1,136 @@
+"""Opens the Ray cluster that a run computes on: one of its own on a laptop, or the one that is already there.
+
+Which one: the address given; else RAY_ADDRESS, which Ray sets inside a job; else a local cluster. Ray reads several settings
+once, when it is imported or when its processes start, so they are set here first and this module imports Ray late.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from common.config.schema import Run
+from common.failures import InfraFailure, InputError
+from common.resources import total_cpus, total_gpus
+
+CONNECT_SECONDS = 15.0
+"""How long the address of a cluster may take to answer at all."""
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a local cluster: a few versions of a small model's weights and the episodes in flight. Pages cost memory only once touched."""
+
+ENVIRONMENT = {
+    # Ray Train's controller looks at its workers this often, and every report() waits for a look: at the default of 2 s
+    # a stage with 20 checkpoints would spend 40 s waiting.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # A run sends nothing to anybody.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Actors without a GPU must not see the GPUs of others; this states Ray's coming default and silences its warning.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # The driver has no claim from which Ray could derive this, and two pools of threads on the same cores cost 3-10 times.
+    "OMP_NUM_THREADS": "1",
+    # Tokenizers warn about forks otherwise; texts are tokenised once, before training.
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set where the caller's environment does not say otherwise. Worker processes of a local cluster inherit it; a submitted
+job carries it in its runtime environment."""
+
+
+@contextmanager
+def connect(run: Run, address: str | None = None) -> Iterator[None]:
+    """A cluster with room for `run`, for as long as the block lasts. SIGTERM inside it arrives as KeyboardInterrupt,
+    so that an orderly stop (a drained node, a stopped job) leaves a checkpoint like Ctrl-C does.
+
+    Raises InputError for an address that is not a cluster's, InfraFailure where none answers or it is too small.
+    """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if where.startswith(("http://", "https://", "ray://")):
+        raise InputError(where, "a job server or Ray Client address cannot hold a run's driver; use engram submit")
+    if ":" in where:
+        _require_answer(where)
+
+    import ray
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
+    try:
+        if where == "local":
+            context: Any = ray.init(
+                address="local",
+                num_cpus=local_cpus(run),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            context = ray.init(address=where, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, TimeoutError, RuntimeError) as error:
+        raise InfraFailure(f"Ray did not start at {where}: {error}") from error
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _require_room(run, where, patience=0.0 if where == "local" else run.learner.start_deadline)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ray.shutdown()
+        if where == "local" and "://" not in run.runs:
+            keep_actor_logs(Path(context.address_info["session_dir"]) / "logs", Path(run.runs) / run.name / "logs")
+
+
+def local_cpus(run: Run) -> int:
+    """Logical CPUs of a local cluster: all the claims and two to spare (Ray Train's own actors), at least the cores there are."""
+    return max(math.ceil(total_cpus(run)) + 2, os.cpu_count() or 1)
+
+
+def keep_actor_logs(session_logs: Path, target: Path) -> None:
+    """Copy what actors printed from Ray's session folder, which Ray deletes sooner or later, into the run's own."""
+    target.mkdir(parents=True, exist_ok=True)
+    for source in sorted(session_logs.glob("worker-*")):
+        if source.suffix in (".out", ".err") and source.stat().st_size > 0:
+            shutil.copyfile(source, target / source.name)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _require_answer(address: str) -> None:
+    # Ray itself tries for a minute, with a page of output, before it says that nobody is there.
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise InputError(address, "is not HOST:PORT of a Ray cluster")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InfraFailure(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _require_room(run: Run, where: str, patience: float) -> None:
+    """Wait up to `patience` seconds until the nodes have what the run claims: they may still be pulling images."""
+    import ray
+
+    deadline = time.monotonic() + patience
+    while True:
+        has = ray.cluster_resources()
+        short = [
+            f"{name} {need:g} needed, {has.get(name, 0.0):g} there"
+            for name, need in (("CPU", total_cpus(run)), ("GPU", total_gpus(run)))
+            if need > has.get(name, 0.0)
+        ]
+        if not short:
+            return
+        if time.monotonic() >= deadline:
+            raise InfraFailure(f"the cluster at {where} is too small for this run: {'; '.join(short)}")
+        time.sleep(1.0)

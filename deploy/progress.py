@@ -1,0 +1,137 @@
+"""A run's progress on a terminal, or as plain lines where there is none.
+
+On a terminal one live bar shows the stage, its steps, the figures that matter and the time left, and notes scroll above it.
+Elsewhere (a file, a pipe, a Kubernetes log) the same comes as one line now and then, since a bar's control characters
+would make a log unreadable. Figures are the caller's latest; nothing is averaged here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+from common.progress import Progress
+
+_FIRST = ("reward", "recall", "loss")
+"""Figures shown first, in this order; the others follow as they came."""
+
+
+def open_progress(stream: TextIO | None = None) -> Progress:
+    """The progress that suits `stream` (default: standard error, so that standard output stays a command's result)."""
+    console = Console(file=stream or sys.stderr)
+    return TerminalProgress(console) if console.is_terminal else LineProgress(stream or sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: "42 s", "3 min 05 s", "2 h 10 min"."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """ "reward 0.412  recall 0.330  loss 1.204": four significant digits, the known ones first."""
+    ordered = [name for name in _FIRST if name in figures] + [name for name in figures if name not in _FIRST]
+    return "  ".join(f"{name} {figures[name]:.4g}" for name in ordered)
+
+
+class _Pace:
+    """Time left of a stage, from the steps done since it was first seen: a resumed stage must not count its earlier steps as free."""
+
+    def __init__(self, total: int, clock: Callable[[], float]):
+        self.total, self._clock = total, clock
+        self._started, self._first_step = clock(), 0
+        self._seen = False
+
+    def left(self, step: int) -> float | None:
+        """Seconds, or None while nothing is known."""
+        if not self._seen:
+            # Of the first report only one step is sure to have been done in this process.
+            self._seen, self._first_step = True, max(0, step - 1)
+        done = step - self._first_step
+        if done <= 0:
+            return None
+        return (self._clock() - self._started) / done * max(0, self.total - step)
+
+
+class LineProgress:
+    """One line per `every` seconds, and always for a stage's last step."""
+
+    def __init__(self, stream: TextIO, every: float = 10.0, clock: Callable[[], float] = time.monotonic):
+        self._stream, self._every, self._clock = stream, every, clock
+        self._name, self._pace = "", _Pace(0, clock)
+        self._printed = float("-inf")
+
+    def stage(self, name: str, total: int) -> None:
+        self._name, self._pace = name, _Pace(total, self._clock)
+        self._printed = self._clock()
+        self._say(f"{name}: {total} steps")
+
+    def update(self, step: int, **figures: float) -> None:
+        left, now = self._pace.left(step), self._clock()
+        last = step >= self._pace.total
+        if not last and now - self._printed < self._every:
+            return
+        self._printed = now
+        parts = [f"{self._name} {step}/{self._pace.total}", describe(figures), "" if last or left is None else f"{duration(left)} left"]
+        self._say("  ".join(part for part in parts if part))
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _say(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class TerminalProgress:
+    """A live bar; notes and finished stages stay above it."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        self._task: TaskID | None = None
+        self._pace = _Pace(0, clock)
+
+    def stage(self, name: str, total: int) -> None:
+        # A finished stage keeps its bar: the reader sees what each one cost and reached.
+        self._bars.start()
+        self._pace = _Pace(total, self._clock)
+        self._task = self._bars.add_task(name, total=total, left="", figures="")
+
+    def update(self, step: int, **figures: float) -> None:
+        if self._task is None:
+            raise RuntimeError("Progress.update before Progress.stage")
+        left = self._pace.left(step)
+        finished = step >= self._pace.total
+        self._bars.update(
+            self._task,
+            completed=step,
+            left="" if finished or left is None else f"{duration(left)} left",
+            figures=describe(figures),
+        )
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._bars.stop()

@@ -1,0 +1,55 @@
+"""Results as text for a reader: what a run did, and what a model remembers. Figures only; the files keep the whole truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deploy.progress import duration
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A titled table in plain text: first column to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+
+    def lay(line: Sequence[str]) -> str:
+        cells = [line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        return ("  " + "  ".join(cells)).rstrip()
+
+    return "\n".join([title, lay(header), *(lay(row) for row in rows)])
+
+
+def retention_table(retention: Mapping[str, Mapping[str, float]]) -> str:
+    """retention: {condition: {distance: recall}}, distances as strings; a distance that a condition lacks shows as "-"."""
+    distances = sorted({distance for by_distance in retention.values() for distance in by_distance}, key=int)
+    rows = [
+        [name.replace("_", " "), *(f"{by_distance[d]:.3f}" if d in by_distance else "-" for d in distances)]
+        for name, by_distance in retention.items()
+    ]
+    return table("Recall by turns since the value was last said", ["", *distances], rows)
+
+
+def summary_tables(summary: Mapping[str, Any]) -> str:
+    """The content of summary.json as two tables: stages, and retention where it was measured."""
+    rows = []
+    for stage in summary["stages"]:
+        figures = ", ".join(f"{name} {seen['first']:.4g} → {seen['last']:.4g}" for name, seen in stage["metrics"].items() if name in _SHOWN)
+        rows.append([stage["name"], str(stage["steps"]), duration(stage["wall_seconds"]), figures])
+    title = f"{summary['name']}: {summary['status']} after {duration(summary['wall_seconds'])}"
+    parts = [table(title, ["stage", "steps", "time", "first → last"], rows)]
+    if summary["retention"]:
+        parts.append(retention_table(summary["retention"]))
+    return "\n\n".join(parts)
+
+
+_SHOWN = ("loss", "reward", "recall")
+"""Of a stage's metrics, those that its row shows."""
+
+
+def evaluation_tables(result: Mapping[str, Any]) -> str:
+    """The result of `engram eval`: retention, and mean rewards by component."""
+    parts = [retention_table(result["retention"])]
+    if result["rewards"]:
+        means = [[name, f"{mean:.3f}"] for name, mean in result["rewards"].items()]
+        parts.append(table("Mean reward per answer", ["component", "mean"], means))
+    return "\n\n".join(parts)
