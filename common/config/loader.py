@@ -1,0 +1,108 @@
+"""From YAML files and `key=value` words to a checked `Run`, and back.
+
+Files are composed left to right: mappings merge, everything else is replaced. A mapping that changes its tag (`kind`, `stage`)
+is replaced too: the keys of one kind mean nothing to another. Overrides follow, in order. Whatever is wrong comes out as one
+`InputError` that names the file or the override, the dotted key and the nearest valid one. The loader knows no setting by name:
+what is valid is read from `schema.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from common.config.places import Place, discriminators, dotted, sentence, shown, under_defaults
+from common.config.schema import Run
+from common.failures import InputError
+
+_TAGS = discriminators(Run)
+
+
+def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Run:
+    """Compose files and overrides into a `Run`; InputError for anything that is not as the schema says."""
+    tree: Any = {}
+    origins: dict[Place, str] = {}
+    for path in paths:
+        tree = _put(tree, (), _read(Path(path)), (), str(path), origins)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = tuple(key.strip().split("."))
+        if not equals or not all(parts):
+            raise InputError(override, "an override reads key=value, with dots between the parts of the key")
+        tree = _put(tree, parts, _parse(text, override), (), override, origins)
+    try:
+        return Run.model_validate(under_defaults(Run, tree))
+    except ValidationError as invalid:
+        raise sentence(Run, invalid, origins, ", ".join(str(path) for path in paths) or "configuration") from None
+
+
+def dump_run(run: Run) -> str:
+    """YAML of every setting, defaults included; `load_run` reads it back to an equal run."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(str(path), "there is no such file") from None
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise InputError(str(path), f"cannot be read as a text file: {unreadable}") from None
+    settings = _parse(text, str(path))
+    if not isinstance(settings, dict):
+        raise InputError(str(path), f"should hold a mapping of settings, but holds {shown(settings)}")
+    return settings
+
+
+def _put(node: Any, parts: tuple[str, ...], value: Any, place: Place, source: str, origins: dict[Place, str]) -> Any:
+    """`node` with `value` merged in at `parts` below it; notes in `origins` that `source` set what it set."""
+    if parts and isinstance(node, list):
+        index, rest = parts[0], parts[1:]
+        if not index.isdecimal() or int(index) >= len(node):
+            raise InputError(source, f"{dotted(place)} holds {len(node)} items, so {index!r} should be an index below {len(node)}")
+        item = _put(node[int(index)], rest, value, (*place, int(index)), source, origins)
+        return [item if i == int(index) else old for i, old in enumerate(node)]
+    if parts and node is not None and not isinstance(node, dict):
+        raise InputError(source, f"{dotted(place)} is {shown(node)} and has no settings below it, such as {parts[0]!r}")
+    if len(parts) > 1:
+        below = {} if node is None else node
+        return {**below, parts[0]: _put(below.get(parts[0]), parts[1:], value, (*place, parts[0]), source, origins)}
+    if parts:
+        value = {parts[0]: value}
+    if not isinstance(value, dict):
+        for stale in [known for known in origins if known[: len(place)] == place]:
+            del origins[stale]
+        origins[place] = source
+        return value
+    origins[place] = source
+    keep = isinstance(node, dict) and not any(tag in node and tag in value and node[tag] != value[tag] for tag in _TAGS)
+    merged = dict(node) if keep else {}
+    for key, below in value.items():
+        merged[str(key)] = _put(merged.get(str(key)), (), below, (*place, str(key)), source, origins)
+    return merged
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which a key written twice is an error; the library would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"key {key_node.value!r} is written twice", problem_mark=key_node.start_mark)
+            seen.add(str(key_node.value))
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Yaml)
+    except yaml.MarkedYAMLError as broken:
+        line = f" in line {broken.problem_mark.line + 1}" if broken.problem_mark else ""
+        raise InputError(where, f"broken YAML{line}: {broken.problem}") from None
+    except yaml.YAMLError as broken:
+        raise InputError(where, f"broken YAML: {' '.join(str(broken).split())}") from None

@@ -1,0 +1,153 @@
+"""Composition of files and overrides, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.config.loader import dump_run, load_run
+from common.config.schema import MRL, BabiData, SynthData
+from common.failures import InputError
+
+BASE = """
+name: demo
+data: {kind: synth, train: 100, eval: 10, steps: [3, 5]}
+stages:
+  - {stage: joint_lm, steps: 10}
+  - stage: mrl
+    episodes: 16
+    curriculum:
+      - {name: first, iterations: 2, max_steps: 3}
+    ppo: {clip: 0.1}
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def fault(paths: list[Path], *overrides: str) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_run(paths, overrides)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def mrl(path: Path, *overrides: str) -> MRL:
+    stage = load_run([path], overrides).stages[1]
+    assert isinstance(stage, MRL)
+    return stage
+
+
+def test_later_files_merge_into_mappings_and_replace_lists(base: Path, tmp_path: Path):
+    over = tmp_path / "over.yaml"
+    over.write_text("data: {steps: [7]}\nlearner: {ranks: 2}\n")
+    run = load_run([base, over], [])
+    assert run.data == SynthData(train=100, eval=10, steps=(7,))
+    assert run.learner.ranks == 2
+
+
+def test_overrides_reach_into_lists_and_create_what_was_default(base: Path):
+    stage = mrl(base, "stages.1.episodes=32", "stages.1.curriculum.0.name=warm up", "stages.1.ppo.kl_target=3.5")
+    assert stage.episodes == 32
+    assert stage.curriculum[0].name == "warm up"
+    assert (stage.ppo.clip, stage.ppo.kl_target) == (0.1, 3.5)
+    run = load_run(
+        [base], ["rollout.sampling.temperature=0", "data.steps=[1, 2]", "stages.1.ppo.bptt_turns=all", "learner.ranks=2", "learner.ranks=3"]
+    )
+    assert run.rollout.sampling.temperature == 0
+    assert run.learner.ranks == 3
+
+
+def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(base: Path, tmp_path: Path):
+    over = tmp_path / "babi.yaml"
+    over.write_text("data: {kind: babi, folder: here}\n")
+    assert load_run([base, over], []).data == BabiData(folder="here")
+    assert load_run([base], ["data.kind=babi", "data.folder=here"]).data == BabiData(folder="here")
+
+
+def test_setting_one_key_keeps_the_rest_of_a_sections_own_default(base: Path):
+    assert mrl(base).optimizer.learning_rate == 3e-4
+    changed = mrl(base, "stages.1.optimizer.weight_decay=0.5").optimizer
+    assert (changed.learning_rate, changed.warmup_fraction, changed.weight_decay) == (3e-4, 0.0, 0.5)
+
+
+def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path):
+    run = load_run([base], ["seed=5", "rewards.single.bleu=null"])
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_run(run))
+    assert load_run([path], []) == run
+
+
+@pytest.mark.parametrize(
+    ("override", "needles"),
+    [
+        ("learner.learning_rat=1", ["unknown key learner.learning_rat"]),
+        ("learner.rank=1", ["unknown key learner.rank", "did you mean 'ranks'"]),
+        ("stages.1.ppo.clp=1", ["unknown key stages.1.ppo.clp", "did you mean 'clip'"]),
+        ("stages.0.optimizer.learning_rat=1", ["stages.0.optimizer.learning_rat", "'learning_rate'"]),
+        ("data.trian=5", ["unknown key data.trian", "'train'"]),
+        ("rewards.single.bleu.wight=1", ["rewards.single.bleu.wight", "'weight'"]),
+        ("stages.1.curriculum.0.iteration=1", ["stages.1.curriculum.0.iteration", "'iterations'"]),
+        ("lerner.ranks=1", ["unknown key lerner", "'learner'"]),
+        ("data.kind=snyth", ["data.kind is 'snyth'", "did you mean 'synth'"]),
+        ("stages.1.stage=mlr", ["stages.1.stage is 'mlr'", "'mrl'"]),
+        ("learner.ranks=two", ["learner.ranks is 'two'", "should be a valid integer"]),
+        ("learner.ranks=0", ["learner.ranks is 0", "greater than or equal to 1"]),
+        ("data.steps=3", ["data.steps is 3", "list"]),
+        ("data.steps.1=x", ["data.steps.1 is 'x'"]),
+        ("stages.1.ppo.bptt_turns=some", ["stages.1.ppo.bptt_turns is 'some'"]),
+        ("stages.7.steps=3", ["stages holds 2 items", "'7'"]),
+        ("name.first=x", ["name is 'demo'", "'first'"]),
+        ("name", ["key=value"]),
+        ("name=[1", ["broken YAML"]),
+        ("stages.1.ppo=null", ["stages.1.ppo is None"]),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(base: Path, override: str, needles: list[str]):
+    error = fault([base], "seed=1", override, "runs=elsewhere")
+    assert error.where == override
+    for needle in needles:
+        assert needle in error.what
+
+
+@pytest.mark.parametrize(
+    ("text", "needles"),
+    [
+        ("name: a\ndata: {kind: synth\n", ["broken YAML in line 3"]),
+        ("name: a\nname: b\n", ["line 2", "'name' is written twice"]),
+        ("- 1\n- 2\n", ["mapping of settings"]),
+        ("", ["mapping of settings"]),
+        ("data: {kind: synth}\nstages: []\n", ["name is missing"]),
+        ("name: a\ndata: {train: 3}\nstages: []\n", ["data.kind is missing", "babi"]),
+        ("name: a\ndata: {kind: synth, steps: [0]}\nstages: []\n", ["data.steps.0 is 0"]),
+        ("name: a\ndata: {kind: synth}\nstages: [{stage: mrl}]\n", ["stages.0.curriculum is missing"]),
+        ("name: a\ndata: {kind: synth}\nstages: [3]\n", ["stages.0 is 3"]),
+        ("name: a\ndata: 5\nstages: []\n", ["data is 5"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, needles: list[str]):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    error = fault([path])
+    assert error.where == str(path)
+    for needle in needles:
+        assert needle in error.what
+
+
+def test_of_two_files_the_one_that_holds_the_fault_is_named(base: Path, tmp_path: Path):
+    over = tmp_path / "over.yaml"
+    over.write_text("learner: {rank: 2}\n")
+    assert fault([base, over]).where == str(over)
+    assert fault([over, base]).where == str(over)
+
+
+def test_a_missing_folder_or_binary_file_is_named(tmp_path: Path):
+    assert fault([tmp_path / "absent.yaml"]).where == str(tmp_path / "absent.yaml")
+    assert fault([tmp_path]).where == str(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "text file" in fault([tmp_path / "binary.yaml"]).what
