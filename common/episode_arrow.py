@@ -1,0 +1,87 @@
+"""`Episode` as an Arrow table and back, exactly: one row per episode, its turns a list of structs.
+
+The same schema lies in the journal, in RUN/episodes/*.parquet and in a notebook (`pyarrow.dataset`,
+`datasets.load_dataset("parquet")`). Rewards are a list of (name, value), as `datasets` has no maps. Log-probs are float64: a record
+must come back as it was written, whatever precision it was made in. Columns unknown to the schema are left alone by `from_table`,
+so that a file may say more about its episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from common.episode import Episode, Fact, Turn
+
+_ids = pa.list_(pa.int32())
+
+TURN = pa.struct(
+    [
+        ("query_ids", _ids),
+        ("answer_ids", _ids),
+        ("log_probs", pa.list_(pa.float64())),
+        ("reference_ids", _ids),
+        ("role", pa.string()),
+        ("facts", pa.list_(pa.struct([("value", pa.string()), ("said_in", pa.int32())]))),
+        ("done", pa.bool_()),
+        ("teacher_forced", pa.bool_()),
+        ("query", pa.string()),
+        ("answer", pa.string()),
+        ("reference", pa.string()),
+        ("rewards", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+        ("reward", pa.float64()),
+        ("failure", pa.string()),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("seed", pa.int64()),
+        ("turns", pa.list_(TURN)),
+        ("weights_version", pa.int64()),
+        ("step", pa.string()),
+        ("strategy", pa.string()),
+        ("status", pa.string()),
+        ("worker", pa.string()),
+        ("initial_memory", pa.binary()),
+        ("final_memory", pa.binary()),
+        ("memory_hash", pa.string()),
+    ]
+)
+
+_TURN_NAMES = tuple(field.name for field in TURN)
+
+
+def to_table(episodes: Sequence[Episode]) -> pa.Table:
+    return pa.Table.from_pylist([_episode_record(episode) for episode in episodes], schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Episode]:
+    """Token ids and log-probs come back as lists, facts and turns as tuples, rewards as a dict."""
+    return [_episode(record) for record in table.select(SCHEMA.names).to_pylist()]
+
+
+def _episode_record(episode: Episode) -> dict[str, Any]:
+    record = {name: getattr(episode, name) for name in SCHEMA.names}
+    return record | {"turns": [_turn_record(turn) for turn in episode.turns]}
+
+
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    record = {name: getattr(turn, name) for name in _TURN_NAMES}
+    facts = [{"value": fact.value, "said_in": fact.said_in} for fact in turn.facts]
+    rewards = [{"name": name, "value": value} for name, value in turn.rewards.items()]
+    return record | {"facts": facts, "rewards": rewards}
+
+
+def _episode(record: dict[str, Any]) -> Episode:
+    return Episode(**(record | {"turns": tuple(_turn(turn) for turn in record["turns"])}))
+
+
+def _turn(record: dict[str, Any]) -> Turn:
+    facts = tuple(Fact(fact["value"], fact["said_in"]) for fact in record["facts"])
+    rewards = {reward["name"]: reward["value"] for reward in record["rewards"]}
+    return Turn(**(record | {"facts": facts, "rewards": rewards}))

@@ -1,0 +1,116 @@
+"""Health of the actors of one pool, as a pure state machine: no Ray, no clock, no waiting.
+
+    HEALTHY ──died──► DEAD ──probing──► RESTARTING ──answered──► STALE ──refreshed──► HEALTHY
+       └────────────────────outdated────────────────────────────► STALE
+
+An actor that died lost its state, so an answer to a probe is not enough: it passes through STALE, where it answers but is not
+eligible, until it has taken and verified the current state (invariant 6). Two races are closed here. A call of an earlier life
+that fails late must not bury the new one: every call carries the `life` it began in. A refresh that began before the latest
+announcement brings yesterday's state: it carries the announcement it saw, and leaves the actor STALE when a newer one was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Health(StrEnum):
+    HEALTHY = "healthy"
+    DEAD = "dead"
+    RESTARTING = "restarting"
+    STALE = "stale"
+
+
+@dataclass(slots=True)
+class Member:
+    health: Health = Health.HEALTHY
+    life: int = 0
+    """How often it has died."""
+    load: int = 0
+    """Calls in flight of this life."""
+    why: str = ""
+    """What took it out of service last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A refresh under way: of which life, bringing the state of which announcement."""
+
+    actor: int
+    life: int
+    announcement: int
+
+
+class Fleet:
+    """cap: calls in flight that an actor takes at once."""
+
+    def __init__(self, actors: Iterable[int], cap: int = 2):
+        self.members = {actor: Member() for actor in actors}
+        self.cap = cap
+        self.announcement = 0
+
+    def pick(self, avoid: Collection[int] = ()) -> int | None:
+        """The least loaded eligible actor, one outside `avoid` where there is any; None while none has room."""
+        free = [(actor in avoid, m.load, actor) for actor, m in self.members.items() if m.health is Health.HEALTHY and m.load < self.cap]
+        return min(free)[2] if free else None
+
+    def began(self, actor: int) -> int:
+        """A call was sent; returns the life it belongs to."""
+        self.members[actor].load += 1
+        return self.members[actor].life
+
+    def ended(self, actor: int, life: int) -> None:
+        if self.members[actor].life == life:
+            self.members[actor].load -= 1
+
+    def died(self, actor: int, life: int, why: str) -> bool:
+        """A call of `life` found the actor dead. False: that life is over already, nothing changes."""
+        member = self.members[actor]
+        if member.life != life:
+            return False
+        self.members[actor] = Member(Health.DEAD, life + 1, 0, why)
+        return True
+
+    def probing(self) -> list[int]:
+        """Dead actors, now being asked whether they are back."""
+        dead = self.having(Health.DEAD)
+        for actor in dead:
+            self.members[actor].health = Health.RESTARTING
+        return dead
+
+    def probed(self, answered: Collection[int]) -> None:
+        """What the probe found: who answered is stale, who kept silent is still dead."""
+        for actor in self.having(Health.RESTARTING):
+            self.members[actor].health = Health.STALE if actor in answered else Health.DEAD
+
+    def announce(self) -> None:
+        """New state (a weights version) is being sent to the healthy; whoever is not among them needs it too."""
+        self.announcement += 1
+
+    def outdated(self, actor: int, why: str) -> None:
+        """A healthy actor did not take the announced state."""
+        member = self.members[actor]
+        if member.health is Health.HEALTHY:
+            member.health, member.why = Health.STALE, why
+
+    def begin_refresh(self, actor: int) -> Refresh:
+        return Refresh(actor, self.members[actor].life, self.announcement)
+
+    def refreshed(self, refresh: Refresh) -> bool:
+        """Make the actor eligible, unless it died meanwhile or what it was given is no longer the latest."""
+        member = self.members[refresh.actor]
+        current = member.health is Health.STALE and member.life == refresh.life and refresh.announcement == self.announcement
+        if current:
+            member.health = Health.HEALTHY
+        return current
+
+    def having(self, health: Health) -> list[int]:
+        return [actor for actor, member in self.members.items() if member.health is health]
+
+    def describe(self) -> str:
+        """For the reason of a wait that failed: how many are in which state, and why."""
+        parts = [f"{len(self.having(health))} {health}" for health in Health if self.having(health)]
+        whys = sorted({f"actor {a}: {m.why}" for a, m in self.members.items() if m.health is not Health.HEALTHY and m.why})
+        return ", ".join(parts) + (f" ({'; '.join(whys)})" if whys else "")

@@ -1,0 +1,215 @@
+"""On a real local Ray: actors here are killed with SIGKILL by the pid they told us."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+import ray
+
+from common.actor_pool import ActorPool
+from common.failures import DataFailure, DeadlineExceeded, InfraFailure, InputError
+from common.fleet import Health
+from common.pooled_actor import PooledActor
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+@ray.remote(num_cpus=0.1, max_restarts=-1, max_task_retries=0)
+class Worker(PooledActor):
+    def __init__(self) -> None:
+        self.version = -1
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    def sleep(self, seconds: float) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
+    def refuse(self, how: str) -> None:
+        raise {
+            "data": DataFailure("bad row"),
+            "input": InputError("row 3", "no query"),
+            "bug": KeyError("x"),
+            "infra": InfraFailure("disk"),
+        }[how]
+
+    def set_version(self, version: int) -> int:
+        self.version = version
+        return version
+
+    def served_with(self) -> int:
+        return self.version
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(
+    body: Callable[[ActorPool], Coroutine[Any, Any, Any]], actors: int = 2, on_restored: Callable[..., Awaitable[None]] | None = None
+) -> Any:
+    """body(pool) on a fresh pool. on_restored(pool, actor) where given."""
+
+    async def main() -> Any:
+        async def restored(actor: int) -> None:
+            if on_restored is not None:
+                await on_restored(pool, actor)
+
+        pool = ActorPool("test", [Worker.remote() for _ in range(actors)], restored, probe_every=0.1)
+        try:
+            return await body(pool)
+        finally:
+            await pool.close()
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+async def until_healthy(pool: ActorPool) -> None:
+    async with asyncio.timeout(30):
+        while pool.fleet.having(Health.HEALTHY) != list(pool.fleet.members):
+            await asyncio.sleep(0.05)
+
+
+def test_calls_spread_over_actors_and_references_arrive_resolved() -> None:
+    async def body(pool: ActorPool) -> None:
+        one = ray.put(1)
+        assert await pool.call("add", one, 2, deadline=30, retries=0, reason="adding") == 3
+        pids = await asyncio.gather(*(pool.call("sleep", 0.2, deadline=30, retries=0, reason="sleeping") for _ in range(6)))
+        assert sorted(pids.count(pid) for pid in set(pids)) == [3, 3]
+        assert pool.stats()["in_flight"] == 0
+
+    run(body)
+
+
+def test_event_loop_keeps_running_while_actors_work() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        work = asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping"))
+        ticks = 0
+        while not work.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        assert ticks > 20
+
+    run(body, actors=1)
+
+
+@pytest.mark.parametrize("how", ["data", "input", "bug"])
+def test_exception_of_the_application_is_a_data_failure_with_its_traceback_and_leaves_the_actor_in_service(how: str) -> None:
+    async def body(pool: ActorPool) -> None:
+        with pytest.raises(DataFailure) as caught:
+            await pool.call("refuse", how, deadline=30, retries=3, reason="refusing")
+        assert "in refuse" in "".join(caught.value.__notes__)
+        assert (pool.stats()["healthy"], pool.stats()["retries"], pool.stats()["calls"]) == (1, 0, 1)
+
+    run(body, actors=1)
+
+
+def test_infra_failure_that_the_application_raised_is_tried_elsewhere() -> None:
+    async def body(pool: ActorPool) -> None:
+        with pytest.raises(InfraFailure, match="disk"):
+            await pool.call("refuse", "infra", deadline=30, retries=1, reason="refusing")
+        assert (pool.stats()["healthy"], pool.stats()["retries"]) == (2, 1)
+
+    run(body)
+
+
+def test_calls_of_a_killed_actor_are_done_by_another() -> None:
+    async def body(pool: ActorPool) -> None:
+        pid = await pool.call_actor(0, "pid", deadline=30, reason="asking")
+        calls = [asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=2, reason="sleeping")) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)
+        survivors = await asyncio.gather(*calls)
+        assert pid not in survivors
+        assert pool.stats()["infra_failures"] == 2
+
+    run(body)
+
+
+def test_killed_actor_serves_again_only_after_it_was_brought_up_to_date() -> None:
+    events: list[str] = []
+
+    async def restore(pool: ActorPool, actor: int) -> None:
+        events.append("restoring")
+        assert pool.fleet.members[actor].health is Health.STALE
+        await asyncio.sleep(0.3)
+        await pool.call_actor(actor, "set_version", 8, deadline=30, reason="restoring")
+        events.append("restored")
+
+    async def body(pool: ActorPool) -> None:
+        await pool.broadcast("set_version", 7, deadline=30, reason="setting")
+        os.kill(await pool.call_actor(0, "pid", deadline=30, reason="asking"), signal.SIGKILL)
+        # The only actor is gone: the call waits for it, and for nothing less than its restoration.
+        assert await pool.call("served_with", deadline=30, retries=3, reason="serving") == 8
+        assert events == ["restoring", "restored"]
+
+    run(body, actors=1, on_restored=restore)
+
+
+def test_actor_that_cannot_be_restored_is_never_used_and_the_wait_for_it_ends() -> None:
+    async def restore(pool: ActorPool, actor: int) -> None:
+        raise InfraFailure("weights are gone")
+
+    async def body(pool: ActorPool) -> None:
+        with pytest.raises(InfraFailure):
+            await pool.call("die", deadline=30, retries=0, reason="dying")
+        with pytest.raises(DeadlineExceeded, match="for serving: 1 .*") as caught:
+            await pool.call("served_with", deadline=4, retries=3, reason="serving")
+        assert "weights are gone" in str(caught.value)
+
+    run(body, actors=1, on_restored=restore)
+
+
+def test_state_announced_during_a_restoration_reaches_the_restored_actor_too() -> None:
+    restoring, announced = asyncio.Event(), asyncio.Event()
+    latest = 1
+
+    async def restore(pool: ActorPool, actor: int) -> None:
+        version = latest
+        restoring.set()
+        await announced.wait()
+        await pool.call_actor(actor, "set_version", version, deadline=30, reason="restoring")
+
+    async def body(pool: ActorPool) -> None:
+        nonlocal latest
+        os.kill(await pool.call_actor(0, "pid", deadline=30, reason="asking"), signal.SIGKILL)
+        with pytest.raises(InfraFailure):
+            await pool.call_actor(0, "sleep", 600, deadline=30, reason="noticing")
+        await restoring.wait()
+        latest = 2
+        assert await pool.broadcast("set_version", 2, deadline=30, reason="announcing") == {1: 2}
+        announced.set()
+        await until_healthy(pool)
+        assert await pool.call_actor(0, "served_with", deadline=30, reason="serving") == 2
+
+    run(body, on_restored=restore)
+
+
+def test_missed_deadline_names_its_reason_and_frees_the_place_of_the_hanging_actor() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match="waited 1.0 s for hanging"):
+            await pool.call("sleep", 600, deadline=1, retries=0, reason="hanging")
+        assert time.monotonic() - began < 5
+        assert await pool.call("add", 1, 1, deadline=30, retries=0, reason="adding") == 2
+        assert pool.stats()["missed_deadlines"] == 1
+
+    run(body, actors=1)
+
+
+def test_broadcast_reports_each_actor_that_failed() -> None:
+    async def body(pool: ActorPool) -> None:
+        outcomes = await pool.broadcast("refuse", "data", deadline=30, reason="refusing")
+        assert sorted(outcomes) == [0, 1]
+        assert all(isinstance(outcome, DataFailure) for outcome in outcomes.values())
+
+    run(body)

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pyarrow.dataset
+import pyarrow.parquet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.episode import Episode, Fact, Turn
+from common.episode_arrow import SCHEMA, from_table, to_table
+
+ids = st.lists(st.integers(0, 2**31 - 1), max_size=4)
+numbers = st.floats(allow_nan=False)
+text = st.text(max_size=5)
+memory = st.none() | st.binary(max_size=8)
+turns = st.builds(
+    Turn,
+    query_ids=ids,
+    answer_ids=ids,
+    log_probs=st.lists(numbers, max_size=4),
+    reference_ids=ids,
+    role=st.sampled_from(["remember", "distract", "recall", "act"]),
+    facts=st.lists(st.builds(Fact, text, st.integers(0, 20)), max_size=2).map(tuple),
+    done=st.booleans(),
+    teacher_forced=st.booleans(),
+    query=text,
+    answer=text,
+    reference=text,
+    rewards=st.dictionaries(text, numbers, max_size=3),
+    reward=st.none() | numbers,
+    failure=st.none() | text,
+)
+episodes = st.builds(
+    Episode,
+    id=text,
+    task=text,
+    seed=st.integers(0, 2**63 - 1),
+    turns=st.lists(turns, max_size=3).map(tuple),
+    weights_version=st.integers(0, 2**40),
+    step=text,
+    strategy=st.sampled_from(["single", "cumulative", "long_term"]),
+    status=st.sampled_from(["generated", "scored", "failed"]),
+    worker=text,
+    initial_memory=memory,
+    final_memory=memory,
+    memory_hash=text,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(episodes, max_size=3))
+def test_round_trip_is_exact(records: list[Episode]) -> None:
+    assert from_table(to_table(records)) == records
+
+
+def example() -> Episode:
+    opening = Turn([1, 2], [], [], [3], role="remember", query="My dog is Rex", answer="", reference="Nice")
+    answer = Turn([1], [4, 5], [-0.1, -1e-30], [4], "recall", (Fact("Rex", 0),), True, rewards={"bleu": 0.5}, reward=0.25)
+    return Episode("e", "t", 2**63 - 1, (opening, answer), 7, initial_memory=b"\x00\x01", memory_hash="ab")
+
+
+def test_parquet_is_read_by_pyarrow_and_by_datasets(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    table = to_table([example()])
+    pyarrow.parquet.write_table(table.append_column("iteration", [[3]]), tmp_path / "part-0.parquet")
+    assert from_table(pyarrow.dataset.dataset(tmp_path).to_table()) == [example()]
+    rows = load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows[0]["turns"][1]["rewards"] == [{"name": "bleu", "value": 0.5}]
+    assert rows[0]["iteration"] == 3
+
+
+def test_schema_covers_every_field_of_the_records() -> None:
+    assert set(SCHEMA.names) == set(Episode.__dataclass_fields__)
+    assert {field.name for field in SCHEMA.field("turns").type.value_type} == set(Turn.__dataclass_fields__)
