@@ -23,6 +23,7 @@ from typing import Any
 from common.config.schema import Run
 from common.failures import InfraFailure, InputError
 from common.resources import total_cpus, total_gpus
+from common.run_directory import RunDirectory
 
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
@@ -85,8 +86,9 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
-        if where == "local" and "://" not in run.runs:
-            keep_actor_logs(Path(context.address_info["session_dir"]) / "logs", Path(run.runs) / run.name / "logs")
+        target = RunDirectory(run.runs, run.name).local
+        if where == "local" and target is not None:
+            keep_actor_logs(Path(context.address_info["session_dir"]) / "logs", target / "logs")
 
 
 def local_cpus(run: Run) -> int:

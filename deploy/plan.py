@@ -148,9 +148,7 @@ def plan_text(run: Run) -> str:
         yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(),
         _actors(run),
         _batches(run, config),
-        table(
-            "Parameters (vocabulary at its upper bound)", ["part", "count"], [[name, f"{n:,}"] for name, n in config.parameters().items()]
-        ),
+        table("Parameters (vocabulary at its upper bound)", ["part", "count"], counts),
         _memory("Memory of a learner rank", learner_bytes(run, config)),
     ]
     if any(isinstance(stage, MRL) for stage in run.stages):

@@ -24,6 +24,11 @@ from deploy.cluster import ENVIRONMENT
 
 EXCLUDES = [".git/", ".venv/", "runs/", "data/", "shared/", "*.egg-info/", "**/__pycache__/", ".*_cache/", "*.safetensors"]
 """What the job does not need, in .gitignore notation: Ray refuses packages past a few hundred megabytes."""
+JOB_ENVIRONMENT = {
+    **ENVIRONMENT,
+    # A stopped job has this long to leave a checkpoint before Ray kills it; the default is 3 s.
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
+}
 POLL_SECONDS = 1.0
 START_SECONDS = 300.0
 """How long a job may stay pending: its nodes may still be starting."""
@@ -52,7 +57,7 @@ def submit(
         submission = client.submit_job(
             entrypoint=entrypoint(configs, overrides),
             submission_id=next_submission_id(run.name, taken),
-            runtime_env={"working_dir": working_dir, "excludes": EXCLUDES, "env_vars": dict(ENVIRONMENT)},
+            runtime_env={"working_dir": working_dir, "excludes": EXCLUDES, "env_vars": JOB_ENVIRONMENT},
             metadata={"run": run.name},
         )
     except (ConnectionError, AuthenticationError) as error:
