@@ -55,5 +55,5 @@ class PooledActor:
         try:
             return func(self, *args, **kwargs)
         # The door between the actor and its callers: whatever the application raises leaves here as a typed value with its traceback.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             return RemoteFailure(isinstance(error, InfraFailure), type(error).__name__, str(error), traceback.format_exc())

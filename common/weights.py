@@ -125,5 +125,5 @@ def _checksum(names: list[str] | tuple[str, ...], tensors: Mapping[str, np.ndarr
     for name in names:
         array = tensors[name]
         crc = zlib.crc32(f"{name} {array.shape} {array.dtype.str} {dtypes.get(name, '')}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)), crc)
     return crc

@@ -161,7 +161,7 @@ def test_actor_that_cannot_be_restored_is_never_used_and_the_wait_for_it_ends() 
     async def body(pool: ActorPool) -> None:
         with pytest.raises(InfraFailure):
             await pool.call("die", deadline=30, retries=0, reason="dying")
-        with pytest.raises(DeadlineExceeded, match="for serving: 1 .*") as caught:
+        with pytest.raises(DeadlineExceeded, match="for serving: 1 ") as caught:
             await pool.call("served_with", deadline=4, retries=3, reason="serving")
         assert "weights are gone" in str(caught.value)
 
@@ -197,7 +197,7 @@ def test_missed_deadline_names_its_reason_and_frees_the_place_of_the_hanging_act
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
         began = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match="waited 1.0 s for hanging"):
+        with pytest.raises(DeadlineExceeded, match=r"waited 1\.0 s for hanging"):
             await pool.call("sleep", 600, deadline=1, retries=0, reason="hanging")
         assert time.monotonic() - began < 5
         assert await pool.call("add", 1, 1, deadline=30, retries=0, reason="adding") == 2

@@ -1,0 +1,254 @@
+"""The durable record of a run's tasks and episodes: nothing that arrived is lost when the process dies the next moment.
+
+    RUN/episodes/_status.log        one line per event: dealt, scored, failed, dropped, trained@version, rolled back
+    RUN/episodes/_open-00000007.log episodes since the last seal, as they arrived
+    RUN/episodes/part-00000006.parquet   sealed episodes (readers of the folder pass over names that begin with "_")
+
+Parquet cannot be appended to, so episodes arrive in an append-only segment of records (length, CRC-32, Arrow IPC stream), each
+on disk before `arrived` returns, and are sealed into Parquet at checkpoints. An episode is written before the status that
+says so: a crash between the two leaves an episode that nobody claims, never a claim without its episode.
+At open, a torn last record is cut off; damage anywhere else is a failure. The folder must be local; a single process writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.episode import Episode
+from common.episode_arrow import SCHEMA, to_table
+from common.failures import DataFailure
+from rollout.books import Books, Counts, rolled_back
+
+_HEADER = struct.Struct("<4sII")
+_MAGIC = b"EGE1"
+
+SEALED = SCHEMA.append(pa.field("iteration", pa.int64())).append(pa.field("attempt", pa.int64()))
+"""What lies in the Parquet files. attempt: how often the iteration was dealt before this; the highest is the one that counts."""
+
+
+class Journal:
+    """Single writer of RUN/episodes. Methods block for a disk write: call them off the event loop."""
+
+    def __init__(self, run_directory: Path, seal_above: int = 64 * 2**20):
+        """seal_above: bytes of an open segment at which it is sealed without being asked."""
+        self.folder = run_directory / "episodes"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.books = Books()
+        self._seal_above = seal_above
+        self._attempts: dict[int, int] = {}
+        self.torn_bytes = 0
+        """Bytes of unfinished records that were cut off at open."""
+        self._status = self._open_status()
+        self._part, self._segment = self._open_segment()
+
+    @property
+    def counts(self) -> Counts:
+        return self.books.counts
+
+    # --- events -------------------------------------------------------------------------------------------------------------
+
+    def dealt(self, iteration: int, tasks: Sequence[str]) -> None:
+        attempt = self._attempts.get(iteration, -1) + 1
+        self._enter({"event": "dealt", "iteration": iteration, "attempt": attempt, "tasks": list(tasks)})
+
+    def arrived(self, iteration: int, episodes: Sequence[Episode]) -> None:
+        """Scored episodes, durable when this returns."""
+        if not episodes:
+            return
+        self.books.expect([episode.task for episode in episodes])
+        count = len(episodes)
+        table = to_table([replace(episode, final_memory=None) for episode in episodes])
+        table = table.append_column(SEALED.field("iteration"), pa.array([iteration] * count, pa.int64()))
+        table = table.append_column(SEALED.field("attempt"), pa.array([self._attempts[iteration]] * count, pa.int64()))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SEALED) as writer:
+            writer.write_table(table)
+        payload = sink.getvalue().to_pybytes()
+        _append(self._segment, _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload)
+        self._enter({"event": "scored", "iteration": iteration, "tasks": [episode.task for episode in episodes]})
+
+    def failed(self, iteration: int, tasks: Sequence[str], reason: str) -> None:
+        if tasks:
+            self._enter({"event": "failed", "iteration": iteration, "tasks": list(tasks), "reason": reason})
+
+    def dropped(self, iteration: int, tasks: Sequence[str], reason: str) -> None:
+        if tasks:
+            self._enter({"event": "dropped", "iteration": iteration, "tasks": list(tasks), "reason": reason})
+
+    def trained(self, iteration: int, version: int) -> int:
+        """The scored tasks of `iteration` were trained on, and gave weights `version`; returns how many."""
+        tasks = self.books.scored(iteration)
+        self._enter({"event": "trained", "iteration": iteration, "version": version, "tasks": tasks})
+        if self._segment.tell() > self._seal_above:
+            self.seal()
+        return len(tasks)
+
+    def roll_back(self, step: int) -> None:
+        """The run goes on from the checkpoint after `step` iterations: later ones, and all in flight, are dropped."""
+        if self.counts.in_flight or any(iteration >= step for iteration in self.books.trained):
+            self._enter({"event": "rolled_back", "step": step, "reason": rolled_back(step)})
+
+    # --- files --------------------------------------------------------------------------------------------------------------
+
+    def seal(self) -> Path | None:
+        """Turn the open segment into a Parquet file; None where it holds nothing."""
+        path = self._segment_path(self._part)
+        tables = [pa.ipc.open_stream(payload).read_all() for payload, _ in _records(path)]
+        if not tables:
+            return None
+        part = self._part_path(self._part)
+        scratch = part.with_name(f"_{part.name}")
+        pq.write_table(pa.concat_tables(tables), scratch)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.rename(part)
+        _sync_folder(self.folder)
+        self._segment.close()
+        path.unlink()
+        self._part += 1
+        self._segment = self._segment_path(self._part).open("ab")
+        _sync_folder(self.folder)
+        return part
+
+    def close(self) -> None:
+        self.seal()
+        self._segment.close()
+        self._status.close()
+
+    def _enter(self, entry: dict[str, Any]) -> None:
+        self._apply(entry)
+        _append(self._status, _status_line(entry))
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        self.books.apply(entry)
+        if entry["event"] == "dealt":
+            self._attempts[entry["iteration"]] = entry["attempt"]
+
+    def _open_status(self) -> BinaryIO:
+        path = self.folder / "_status.log"
+        path.touch()
+        good = 0
+        for entry, end in _status_entries(path):
+            self._apply(entry)
+            good = end
+        self._cut(path, good)
+        return path.open("ab")
+
+    def _open_segment(self) -> tuple[int, BinaryIO]:
+        sealed = [int(path.stem.removeprefix("part-")) for path in self.folder.glob("part-*.parquet")]
+        part = max(sealed, default=-1) + 1
+        for path in self.folder.glob("_open-*.log"):
+            # Died between the rename of the sealed file and the end of its segment: the episodes lie in the sealed file.
+            if path != self._segment_path(part):
+                path.unlink()
+        path = self._segment_path(part)
+        path.touch()
+        self._cut(path, max((end for _, end in _records(path)), default=0))
+        _sync_folder(self.folder)
+        return part, path.open("ab")
+
+    def _cut(self, path: Path, good: int) -> None:
+        torn = path.stat().st_size - good
+        if torn:
+            with path.open("r+b") as file:
+                file.truncate(good)
+                os.fsync(file.fileno())
+        self.torn_bytes += torn
+
+    def _segment_path(self, part: int) -> Path:
+        return self.folder / f"_open-{part:08d}.log"
+
+    def _part_path(self, part: int) -> Path:
+        return self.folder / f"part-{part:08d}.parquet"
+
+
+def outcomes(run_directory: Path) -> pa.Table:
+    """What became of every deal so far: task, iteration, attempt, status, reason, version. For reports, also while the run goes on."""
+    rows: list[dict[str, Any]] = []
+    latest: dict[str, dict[str, Any]] = {}
+    for entry, _ in _status_entries(run_directory / "episodes" / "_status.log"):
+        event = entry["event"]
+        if event == "dealt":
+            for task in entry["tasks"]:
+                latest[task] = {"task": task, "iteration": entry["iteration"], "attempt": entry["attempt"], "status": "dealt"}
+                rows.append(latest[task])
+        elif event == "rolled_back":
+            for row in latest.values():
+                if row["status"] in ("dealt", "scored") or (row["status"] == "trained" and row["iteration"] >= entry["step"]):
+                    row |= {"status": "dropped", "reason": entry["reason"]}
+        else:
+            for task in entry["tasks"]:
+                latest[task] |= {"status": event, "reason": entry.get("reason"), "version": entry.get("version")}
+    return pa.Table.from_pylist(rows, schema=_OUTCOMES)
+
+
+_OUTCOMES = pa.schema(
+    [
+        ("task", pa.string()),
+        ("iteration", pa.int64()),
+        ("attempt", pa.int64()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("version", pa.int64()),
+    ]
+)
+
+
+def _append(file: BinaryIO, record: bytes) -> None:
+    file.write(record)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _status_line(entry: dict[str, Any]) -> bytes:
+    text = json.dumps(entry, ensure_ascii=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _status_entries(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """(entry, byte after it) of each whole line; ends before a torn last one."""
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        end = data.find(b"\n", at) + 1
+        line = data[at : end - 1] if end else b""
+        if len(line) < 9 or line[:8] != b"%08x" % zlib.crc32(line[9:]):
+            if end == 0 or end == len(data) or not data[at:].strip(b"\0"):
+                return
+            raise DataFailure(f"{path}: damaged at byte {at}, and the damage is not at its end")
+        yield json.loads(line[9:]), end
+        at = end
+
+
+def _records(path: Path) -> Iterator[tuple[bytes, int]]:
+    """(payload, byte after it) of each whole record; ends before a torn last one."""
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        if len(data) - at < _HEADER.size or not data[at:].strip(b"\0"):
+            return
+        magic, length, crc = _HEADER.unpack_from(data, at)
+        start, end = at + _HEADER.size, at + _HEADER.size + length
+        if magic != _MAGIC or zlib.crc32(data[start:end]) != crc:
+            if magic == _MAGIC and end >= len(data):
+                return
+            raise DataFailure(f"{path}: damaged at byte {at}, and the damage is not at its end")
+        yield data[start:end], end
+        at = end
