@@ -1,0 +1,117 @@
+"""The command line, mostly in process; a few times as the process that a shell would see."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.failures import DeadlineExceeded, Drained, InputError
+from deploy import cli
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def engram(*words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "deploy", *words], cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        yaml.safe_dump({"name": "here", "runs": str(tmp_path), "data": {"kind": "synth"}, "stages": [{"stage": "sft", "steps": 3}]})
+    )
+    return path
+
+
+def test_help_lists_every_command_without_importing_torch_or_ray() -> None:
+    done = engram("--help")
+    assert done.returncode == 0
+    for command in ("demo", "train", "plan", "submit", "eval", "chat", "data"):
+        assert command in done.stdout
+    script = "import sys, deploy.cli; sys.exit(bool({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "absent.yaml"], ["plan", "absent.yaml"], ["submit", "absent.yaml", "--address", "http://127.0.0.1:1"]]
+)
+def test_absent_config_ends_with_2_and_one_sentence(words: list[str]) -> None:
+    done = engram(*words)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "absent.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_key_is_answered_at_once_with_the_nearest_one(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = time.monotonic()
+    assert cli.run_command(["train", str(config), "learner.rank=2"]) == 2
+    assert time.monotonic() - start < 5
+    error = capsys.readouterr().err
+    assert "learner.rank" in error
+    assert "ranks" in error
+    assert error.count("\n") == 1
+
+
+def test_a_command_line_without_a_config_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["train", "seed=1"]) == 2
+    assert "no config file" in capsys.readouterr().err
+
+
+def test_words_that_typer_does_not_know_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["trian"]) == 2
+    assert cli.run_command(["plan", "--fast"]) == 2
+    capsys.readouterr()
+
+
+def test_cluster_that_does_not_answer_ends_with_1_and_names_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["train", str(config), "--address", "127.0.0.1:1"]) == 1
+    assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
+def test_address_of_a_job_server_is_sent_to_submit(config: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["train", str(config), "--address", address]) == 2
+    assert "engram submit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "traceback"),
+    [
+        (InputError("rows.jsonl:3", "no\nquery"), 2, False),
+        (Drained("stopped at step 4; start it again to go on"), 75, False),
+        (DeadlineExceeded("a batch of episodes", 60.0), 1, True),
+        (ZeroDivisionError("division by zero"), 1, True),
+    ],
+)
+def test_failures_become_exit_codes(
+    failure: Exception, code: int, traceback: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(cli, "_train", fail)
+    assert cli.run_command(["demo"]) == code
+    error = capsys.readouterr().err
+    assert ("Traceback" in error) == traceback
+    assert " ".join(str(failure).split()) in error
+
+
+def test_split_takes_words_with_equals_as_overrides_unless_a_file_has_that_name(tmp_path: Path) -> None:
+    odd = tmp_path / "lr=1.yaml"
+    odd.write_text("")
+    assert cli.split(["a.yaml", "seed=1", str(odd), "b.yaml"]) == (["a.yaml", str(odd), "b.yaml"], ["seed=1"])
+
+
+def test_plan_shows_what_would_run_and_starts_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["plan", str(config), "stages.0.batch_size=6", "learner.ranks=2"]) == 0
+    out = capsys.readouterr().out
+    for part in ("name: here", "learner rank", "Batches", "optimiser steps", "Parameters", "Memory of a learner rank"):
+        assert part in out
+    assert not (config.parent / "here").exists()

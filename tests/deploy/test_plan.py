@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common.config.schema import Run
+from common.failures import InputError
+from common.models.configuration import named_config
+from common.resources import claims, total_cpus, total_gpus
+from deploy.cluster import local_cpus
+from deploy.plan import batches, learner_bytes, longest_conversation, model_shape, plan_text, rollout_bytes
+from deploy.tables import evaluation_tables, retention_table, summary_tables
+
+MRL = {
+    "stage": "mrl",
+    "episodes": 16,
+    "curriculum": [{"name": "short", "iterations": 5, "max_steps": 3}, {"name": "long", "iterations": 2, "max_steps": 8}],
+    "ppo": {"epochs": 3, "minibatches": 2},
+}
+
+
+def run(**changes: Any) -> Run:
+    base: dict[str, Any] = {
+        "name": "p",
+        "data": {"kind": "synth", "steps": [2, 7]},
+        "stages": [{"stage": "sft", "steps": 10, "batch_size": 6}, {"stage": "memory_aware", "steps": 4, "batch_size": 5}, MRL],
+        "learner": {"ranks": 2, "threads": 3, "gpus_per_rank": 1},
+        "rollout": {"workers": 3, "threads": 2, "gpus_per_worker": 0.5, "slots": 4, "sampling": {"max_new_tokens": 10}},
+    }
+    return Run.model_validate(base | changes)
+
+
+def test_batch_algebra_of_supervised_stages() -> None:
+    sft, memory_aware, *_ = batches(run(), named_config("tiny", max_tokens=20))
+    assert (sft.batch, sft.per_rank, sft.minibatch_per_rank, sft.optimizer_steps) == (6, 3, 3, 10)
+    assert (sft.interactions, sft.tokens) == (60, 1200)
+    # Whole conversations: the first interaction and at most seven follow-ups.
+    assert (memory_aware.per_rank, memory_aware.interactions, memory_aware.tokens) == (3, 4 * 5 * 8, 4 * 5 * 8 * 20)
+
+
+def test_batch_algebra_of_mrl_per_curriculum_step() -> None:
+    _, _, short, long = batches(run(), named_config("tiny"))
+    assert (short.name, long.name) == ("mrl: short", "mrl: long")
+    assert (short.batch, short.per_rank, short.minibatch_per_rank) == (16, 8, 4)
+    assert (short.optimizer_steps, long.optimizer_steps) == (5 * 3 * 2, 2 * 3 * 2)
+    assert (short.interactions, long.interactions) == (5 * 16 * 3, 2 * 16 * 8)
+    assert long.tokens == long.interactions * 10
+
+
+def test_claims_add_up_and_a_run_without_mrl_has_no_rollout_half() -> None:
+    assert total_cpus(run()) == sum(claim.count * claim.cpus for claim in claims(run()))
+    assert total_gpus(run()) == 2 * 1 + 3 * 0.5
+    assert [claim.role for claim in claims(run(stages=[{"stage": "sft"}]))] == ["learner rank"]
+    assert local_cpus(run()) >= total_cpus(run())
+
+
+def test_rollout_memory_counts_slots_layers_heads_and_positions() -> None:
+    config = named_config("tiny", width=64, layers=2, heads=8, query_heads=4, kv_heads=2, slots=16, max_tokens=20)
+    parts = rollout_bytes(run(), config)
+    assert parts["KV cache of tokens"] == 4 * 2 * (2 * 2 * 8 * 20) * 4
+    assert parts["KV of memory"] == 4 * 2 * (2 * 2 * 8 * 16) * 4
+    assert parts["memory"] == 4 * 2 * (16 * 64) * 4
+    assert parts["weights"] == config.parameters()["total"] * 4
+
+
+def test_learner_holds_a_reference_only_where_there_is_mrl_and_less_per_rank_with_more_ranks() -> None:
+    config = named_config("tiny")
+    with_mrl, without = learner_bytes(run(), config), learner_bytes(run(stages=[{"stage": "sft"}]), config)
+    assert with_mrl["reference policy"] == with_mrl["weights"]
+    assert "reference policy" not in without
+    alone = learner_bytes(run(learner={"ranks": 1}), config)
+    assert alone["activations, about"] > with_mrl["activations, about"]
+    assert alone["optimiser"] == 2 * alone["weights"]
+
+
+@pytest.mark.parametrize(
+    ("data", "follow_ups"),
+    [
+        ({"kind": "synth", "steps": [3, 5]}, 5),
+        ({"kind": "babi", "folder": "x"}, 5),
+        ({"kind": "sgd", "folder": "x", "max_follow_ups": 6}, 6),
+        ({"kind": "rows", "train": ["t"], "eval": ["e"]}, 8),
+    ],
+)
+def test_longest_conversation_comes_from_the_data_or_the_curriculum(data: dict[str, Any], follow_ups: int) -> None:
+    assert longest_conversation(run(data=data)) == follow_ups
+
+
+def test_shape_comes_from_the_named_size_or_the_checkpoint(tmp_path: Path) -> None:
+    assert model_shape(run(model={"size": "tiny", "width": 128}, tokenizer={"vocab_size": 300})).vocab_size == 300
+    named_config("tiny", width=32, heads=4, query_heads=4, kv_heads=4).save_pretrained(tmp_path)
+    assert model_shape(run(model={"checkpoint": str(tmp_path)})).width == 32
+    with pytest.raises(InputError, match=r"model\.checkpoint"):
+        model_shape(run(model={"checkpoint": str(tmp_path / "absent")}))
+
+
+def test_plan_opens_with_a_config_that_loads_again() -> None:
+    text = plan_text(run())
+    resolved = yaml.safe_load(text.split("\n\n")[0])
+    assert Run.model_validate(resolved) == run()
+    assert "Memory of a rollout worker" in text
+
+
+def test_retention_is_shown_by_distance_in_numeric_order_with_gaps() -> None:
+    rows = retention_table({"before_mrl": {"10": 0.1, "2": 0.25}, "erased": {"2": 0.0}}).splitlines()
+    assert rows[1].split() == ["2", "10"]
+    assert rows[2].split() == ["before", "mrl", "0.250", "0.100"]
+    assert rows[3].split() == ["erased", "0.000", "-"]
+
+
+def test_summary_shows_stages_and_leaves_out_retention_where_there_is_none() -> None:
+    stage = {"name": "sft", "steps": 10, "wall_seconds": 61.0, "metrics": {"loss": {"first": 3.0, "best": 0.5, "last": 0.5}}}
+    summary = {"name": "demo", "status": "done", "wall_seconds": 62.0, "stages": [stage], "retention": {}}
+    text = summary_tables(summary)
+    assert "demo: done after 1 min 02 s" in text
+    assert "loss 3 → 0.5" in text
+    assert "Recall" not in text
+
+
+def test_evaluation_shows_rewards_where_they_were_computed() -> None:
+    retention = {"memory": {"1": 0.9}, "erased": {"1": 0.0}}
+    assert "recall" in evaluation_tables({"retention": retention, "counts": {}, "rewards": {"recall": 0.5}})
+    assert "component" not in evaluation_tables({"retention": retention, "counts": {}, "rewards": {}})

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from common.progress import Progress, QuietProgress
+from deploy.progress import LineProgress, TerminalProgress, describe, duration, open_progress
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lines(stream: io.StringIO) -> list[str]:
+    return stream.getvalue().splitlines()
+
+
+def test_without_a_terminal_progress_is_plain_lines() -> None:
+    stream = io.StringIO()
+    progress = open_progress(stream)
+    assert isinstance(progress, LineProgress)
+    progress.stage("mrl", 2)
+    progress.update(2, loss=0.5, reward=0.25, kl=0.001)
+    progress.note("checkpoint 2")
+    progress.close()
+    assert lines(stream) == ["mrl: 2 steps", "mrl 2/2  reward 0.25  loss 0.5  kl 0.001", "checkpoint 2"]
+
+
+def test_lines_come_at_most_every_few_seconds_but_always_for_the_last_step() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = LineProgress(stream, every=10, clock=clock)
+    progress.stage("sft", 5)
+    for step in range(1, 6):
+        clock.now += 4
+        progress.update(step, loss=1.0)
+    assert lines(stream) == ["sft: 5 steps", "sft 3/5  loss 1  8 s left", "sft 5/5  loss 1"]
+
+
+def test_time_left_of_a_resumed_stage_counts_only_steps_done_here() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = LineProgress(stream, every=0, clock=clock)
+    progress.stage("mrl", 100)
+    clock.now += 10
+    progress.update(91)
+    clock.now += 10
+    progress.update(92)
+    assert lines(stream)[1:] == ["mrl 91/100  1 min 30 s left", "mrl 92/100  1 min 20 s left"]
+
+
+def test_terminal_shows_stage_steps_figures_and_time_left() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = TerminalProgress(Console(file=stream, force_terminal=True, width=120, color_system=None), clock=clock)
+    progress.stage("mrl", 4)
+    clock.now += 30
+    progress.update(1, recall=0.5, loss=2.0)
+    progress.note("[learner] restarted")
+    progress.close()
+    progress.close()
+    shown = stream.getvalue()
+    for part in ("mrl", "1/4", "recall 0.5", "loss 2", "1 min 30 s left", "[learner] restarted"):
+        assert part in shown
+
+
+def test_update_before_a_stage_is_a_mistake_that_shows() -> None:
+    with pytest.raises(RuntimeError, match="stage"):
+        TerminalProgress(Console(file=io.StringIO(), force_terminal=True)).update(1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+)
+def test_duration_has_two_units_at_most(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_known_figures_come_first() -> None:
+    assert describe({"kl": 0.1, "loss": 1.23456, "reward": 0.5}) == "reward 0.5  loss 1.235  kl 0.1"
+
+
+def test_quiet_progress_takes_the_same_calls() -> None:
+    progress: Progress = QuietProgress()
+    progress.stage("sft", 1)
+    progress.update(1, loss=0.0)
+    progress.note("done")
+    progress.close()
+    assert vars(progress) == {}
