@@ -1,0 +1,107 @@
+"""The cluster a run opens on a laptop, in processes of its own: this one may already hold a Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.config.schema import Run
+from common.failures import InputError
+from deploy.cluster import connect, keep_actor_logs
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+PRELUDE = """
+import os, signal, sys
+from common.config.schema import Run
+from deploy.cluster import connect
+
+run = Run.model_validate_json(sys.argv[1])
+"""
+
+WORKS = """
+try:
+    with connect(run):
+        import ray
+
+        @ray.remote
+        class Speaker:
+            def say(self):
+                print("words of an actor")
+                return os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+
+        print("cpus", ray.cluster_resources()["CPU"])
+        speaker = Speaker.remote()
+        print("interval", ray.get(speaker.say.remote()))
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("not stopped")
+except KeyboardInterrupt:
+    print("stopped in order", ray.is_initialized())
+"""
+
+TOO_SMALL = """
+from common.failures import InfraFailure
+try:
+    with connect(run):
+        print("opened")
+except InfraFailure as failure:
+    print(failure)
+"""
+
+
+def python(script: str, run: Run) -> str:
+    # Settings of this test session must not stand in for those that connect() makes.
+    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_ADDRESS")}
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + script, run.model_dump_json()],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def small_run(folder: Path, **learner: int) -> Run:
+    mrl = {"stage": "mrl", "curriculum": []}
+    return Run.model_validate(
+        {"name": "laptop", "runs": str(folder), "data": {"kind": "synth"}, "stages": [mrl], "learner": learner, "rollout": {"workers": 5}}
+    )
+
+
+def test_a_laptops_cluster_admits_all_actors_keeps_their_words_and_stops_in_order(tmp_path: Path) -> None:
+    out = python(WORKS, small_run(tmp_path, ranks=2))
+    cpus = float(out.split("cpus ")[1].split()[0])
+    assert cpus >= 5 + 2 + 0.5 + 0.25
+    assert "interval 0.1" in out
+    assert "stopped in order False" in out
+    assert "not stopped" not in out
+    logs = [path.read_text() for path in (tmp_path / "laptop" / "logs").glob("worker-*.out")]
+    assert any("words of an actor" in text for text in logs)
+
+
+def test_a_cluster_that_lacks_gpus_says_so_before_anything_starts(tmp_path: Path) -> None:
+    out = python(TOO_SMALL, small_run(tmp_path, gpus_per_rank=64))
+    assert "too small" in out
+    assert "GPU 64 needed" in out
+    assert "opened" not in out
+
+
+def test_an_address_without_a_port_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="HOST:PORT"), connect(small_run(tmp_path), "somewhere:port"):
+        pass
+
+
+def test_only_words_that_actors_really_said_are_kept(tmp_path: Path) -> None:
+    session = tmp_path / "session"
+    session.mkdir()
+    for name, text in {"worker-1.out": "hello", "worker-1.err": "", "raylet.out": "noise"}.items():
+        (session / name).write_text(text)
+    keep_actor_logs(session, tmp_path / "logs")
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["worker-1.out"]
