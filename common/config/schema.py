@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -207,34 +207,67 @@ class MemoryAware(SupervisedStage):
 # --- rewards ------------------------------------------------------------------------------------------------------------
 
 
+Smoothing = Literal[
+    "method0", "method1", "method2", "method3", "method4", "method5", "method6", "method7", "none", "floor", "add-k", "exp"
+]  # fmt: skip
+
+
 class Bleu(Section):
-    weight: float = 0.4
+    weight: float = Field(0.4, ge=0)
+    """Share of the total; weights are relative to those of the components that apply to a turn, so they need not sum to 1."""
     order: int = Field(2, ge=1, le=4)
+    order_weights: tuple[float, ...] | None = None
+    """Weight of each n-gram order; None: uniform. Only with NLTK's smoothing methods."""
+    smoothing: Smoothing = "method4"
+    """method0-7 as in NLTK (Chen and Cherry 2014), or sacrebleu's none, floor, add-k, exp with effective order."""
     reference: float = Field(1.0, ge=0)
-    """Weight of BLEU against the reference answer."""
+    """Weight of BLEU against the reference answer, relative to `saved`."""
     saved: float = Field(0.0, ge=0)
-    """Weight of BLEU against the saved (earlier) interaction."""
+    """Weight of BLEU against the saved (earlier) interaction; of one minus it where the topic changes."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Bleu:
+        if self.reference + self.saved == 0:
+            raise ValueError("reference and saved are both 0: BLEU would compare with nothing")
+        if self.order_weights is not None and len(self.order_weights) != self.order:
+            raise ValueError(f"order_weights has {len(self.order_weights)} values for order {self.order}")
+        if self.order_weights is not None and not self.smoothing.startswith("method"):
+            raise ValueError(f"smoothing {self.smoothing!r} weighs all orders alike; leave order_weights out")
+        if self.smoothing == "method6" and self.order < 3:
+            raise ValueError("smoothing 'method6' needs order 3 or more")
+        return self
 
 
 class Cosine(Section):
-    weight: float = 0.2
+    weight: float = Field(0.2, ge=0)
     reference: float = Field(0.5, ge=0)
+    """Weight of the reference answer, relative to `saved` and `running`."""
     saved: float = Field(0.3, ge=0)
+    """Weight of the saved (earlier) interaction; of one minus it where the topic changes."""
     running: float = Field(0.2, ge=0)
     """Weight of the running mean over earlier interactions (subtracted from one in the long-range comparison)."""
     decay: float = Field(0.2, ge=0, lt=1)
+    """Share of the running mean that stays when the next interaction enters it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Cosine:
+        if self.reference + self.saved == 0:
+            raise ValueError("reference and saved are both 0: a first turn, which has no running mean, would compare with nothing")
+        return self
 
 
 class Length(Section):
-    weight: float = 0.1
+    weight: float = Field(0.1, ge=0)
+    target: int | None = Field(None, ge=1)
+    """Rewarded length in tokens without special ones; None: the reference's."""
     penalty: bool = True
     """Whether answers past the target lose (target / length) instead of keeping 1."""
 
 
 class Recall(Section):
-    weight: float = 0.3
+    weight: float = Field(0.3, ge=0)
     false_recall: float = Field(0.5, ge=0)
-    """Subtracted share of values that were never told, or are out of date, standing in the answer."""
+    """Subtracted share, among the values standing in the answer, of those that were never told or are out of date."""
 
 
 class RewardMix(Section):
@@ -245,11 +278,21 @@ class RewardMix(Section):
     length: Length | None = Length()
     recall: Recall | None = Recall()
 
+    @model_validator(mode="after")
+    def _rewards_something(self) -> RewardMix:
+        if not any(part is not None and part.weight > 0 for part in (self.bleu, self.cosine, self.length, self.recall)):
+            raise ValueError("no component has a weight above 0")
+        return self
+
 
 class Rewards(Section):
     single: RewardMix = RewardMix()
     cumulative: RewardMix = RewardMix()
     long_term: RewardMix = RewardMix()
+    first_turn: RewardMix | None = None
+    """Mix of the first answered turn, before there is a running mean; None: the strategy's own."""
+    topic_change: RewardMix | None = None
+    """Mix of the first answered turn of the long-term strategy; None: the strategy's own."""
     scale: float = Field(1.0, gt=0)
     """The total is multiplied by this."""
     symmetric: bool = False

@@ -1,0 +1,137 @@
+"""What each answer is held against, and the token texts that this takes.
+
+The strategy of an episode decides (facts 6.3). Turn 0 is the opening interaction; it is never rewarded.
+
+    single       every turn, STANDARD: saved = the opening
+    cumulative   every turn, STANDARD: saved = the interaction before; running mean over those before it
+    long_term    first, TOPIC CHANGE: saved = the opening, to be unlike it; it does not enter the running mean
+                 middle, STANDARD as in cumulative
+                 last, LONG RANGE: saved = the opening again, unlike the running mean of what came in between
+                 (an only turn has nothing in between and is STANDARD)
+
+"Saved" is the query and answer that memory was really written with (`Turn.remembered_ids`). The interaction before the last
+turn does not enter the long-range running mean, which lags by one as in every other turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.config.schema import Bleu, Cosine, Length
+from common.episode import Strategy, Turn
+from reward_service.bleu import bleu_of_pairs
+from reward_service.cosine import Form, cosine_reward, embed, running_means, unit
+from reward_service.length import length_reward
+from reward_service.tokens import Ragged
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What one turn is held against. All numbers count turns of the whole batch in a row, episode after episode."""
+
+    turn: int
+    form: Form
+    saved: int
+    mean_from: int
+    mean_to: int
+    """The running mean is over turns mean_from … mean_to - 1; where the two are equal there is none yet."""
+
+
+def comparisons(strategy: Strategy, turns: int, first: int = 0) -> list[Comparison]:
+    """The comparison of each answered turn of an episode of `turns` turns whose opening is number `first`."""
+    last = turns - 1
+    plan = []
+    for turn in range(1, turns):
+        form: Form = "standard"
+        saved, mean_from = turn - 1, 0
+        if strategy == "single":
+            saved, mean_from = 0, turn
+        elif strategy == "long_term":
+            mean_from = 1
+            if turn == 1 < last:
+                form = "topic_change"
+            elif 1 < turn == last:
+                form, saved = "long_range", 0
+        mean_to = max(mean_from, turn - 1)
+        plan.append(Comparison(first + turn, form, first + saved, first + mean_from, first + mean_to))
+    return plan
+
+
+class ComparedTexts:
+    """The texts of some comparisons, without special tokens, side by side. Each method scores one component: float64 [comparisons]."""
+
+    def __init__(self, turns: Sequence[Turn], group: Sequence[Comparison], special_ids: Collection[int]):
+        """turns: all those that the group's numbers count. Only the turns that are compared are looked at.
+
+        ValueError or TypeError where their tokens are none.
+        """
+        self._forms = np.array([comparison.form for comparison in group])
+        self._mean_from = np.array([comparison.mean_from for comparison in group])
+        self._mean_to = np.array([comparison.mean_to for comparison in group])
+        own = np.array([comparison.turn for comparison in group])
+        saved = np.array([comparison.saved for comparison in group])
+        self._means_over, self._mean_position = _ranges(self._mean_from, self._mean_to)
+        self._needed = np.unique(np.concatenate([own, saved, self._means_over]))
+        self._own, self._saved = self._row(own), self._row(saved)
+
+        # In the flat array, a query is followed by what memory was written with, so that the two are one span.
+        sequences: list[Sequence[int]] = []
+        forced = np.zeros(len(self._needed), dtype=np.int64)
+        for i, number in enumerate(self._needed.tolist()):
+            turn = turns[number]
+            if turn.teacher_forced:
+                forced[i] = 1
+                sequences += (turn.answer_ids, turn.query_ids, turn.reference_ids)
+            else:
+                sequences += (turn.query_ids, turn.answer_ids, turn.reference_ids)
+        texts = Ragged.of(sequences).without(special_ids)
+        row = 3 * np.arange(len(self._needed))
+        self._texts, self._query, self._answer, self._reference = texts, row + forced, row + 1 - forced, row + 2
+        query = texts.take(self._query)
+        self._remembered = Ragged(texts.flat, query.starts, query.lengths + texts.lengths[self._query + 1])
+
+    def _row(self, numbers: np.ndarray) -> np.ndarray:
+        """Where the turns of these numbers stand among the needed ones."""
+        return np.searchsorted(self._needed, numbers)
+
+    def bleu(self, section: Bleu) -> np.ndarray:
+        """Weighted BLEU with reference and saved interaction; unlikeness to the latter where the topic changes."""
+        documents, weights = [], []
+        if section.reference > 0:
+            documents.append(self._texts.take(self._reference[self._own]))
+            weights.append(section.reference)
+        if section.saved > 0:
+            documents.append(self._remembered.take(self._saved))
+            weights.append(section.saved)
+        answers = self._texts.take(self._answer[self._own])
+        scores = bleu_of_pairs(answers, documents, section.order, section.order_weights, section.smoothing)
+        if section.saved > 0:
+            scores[-1] = np.where(self._forms == "topic_change", 1 - scores[-1], scores[-1])
+        return sum((weight * score for weight, score in zip(weights, scores, strict=True)), np.zeros(len(self._own))) / sum(weights)
+
+    def cosine(self, section: Cosine, embedding: np.ndarray) -> np.ndarray:
+        sums = embed(embedding, self._texts)
+        remembered = unit(sums[self._query] + sums[self._query + 1])
+        answer, reference = unit(sums[self._answer[self._own]]), unit(sums[self._reference[self._own]])
+        running = np.zeros_like(answer)
+        if section.running > 0 and len(self._means_over):
+            positions = np.zeros(len(self._needed), dtype=np.int64)
+            positions[self._row(self._means_over)] = self._mean_position
+            means = running_means(remembered, positions, section.decay)
+            begun = np.flatnonzero(self._mean_to > self._mean_from)
+            running[begun] = unit(means[self._row(self._mean_to[begun] - 1)])
+        return cosine_reward(section, answer, reference, remembered[self._saved], running, self._forms)
+
+    def length(self, section: Length) -> np.ndarray:
+        lengths = self._texts.lengths
+        return length_reward(section, lengths[self._answer[self._own]], lengths[self._reference[self._own]])
+
+
+def _ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of all ranges in a row, and the place of each in its range."""
+    sizes = stops - starts
+    places = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.repeat(starts, sizes) + places, places

@@ -1,0 +1,181 @@
+"""From episodes to scored episodes: every component raw, and the weighted total. Pure.
+
+Invariants:
+* Special tokens are taken out of every text first: template tokens and padding earn nothing and change nothing.
+* A total is the weighted mean of the components that apply. Recall does not apply to a turn without facts: a 0 there would
+  punish turns that ask nothing, and a 1 would pay them for nothing, so its weight goes to the others in proportion.
+* A turn that cannot be scored has reward None and says why in `failure`. It never gets a number, and no other turn is touched,
+  except those that are compared with the very text at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite, isnan
+
+import numpy as np
+
+from common.config.schema import RewardMix, Rewards
+from common.episode import Episode, Strategy, Turn
+from common.failures import DataFailure
+from reward_service.comparison import ComparedTexts, Comparison, comparisons
+from reward_service.cosine import Form
+from reward_service.recall import marked_values, recall_reward
+
+COMPONENTS = ("bleu", "cosine", "length", "recall")
+
+
+def score_episodes(
+    episodes: Sequence[Episode],
+    rewards: Rewards,
+    embedding: np.ndarray,
+    special_ids: Collection[int],
+    known_values: Collection[str] = (),
+) -> list[Episode]:
+    """The episodes with `rewards`, `reward` or `failure` of each answered turn filled in, and status "scored".
+
+    rewards: each component's raw value, whatever its weight; absent where it does not apply. reward: the weighted mean,
+    mapped to [-1, 1] where `symmetric`, times `scale`. False recall can take it below its range.
+    embedding: frozen float32 [vocabulary, width]. special_ids: tokens that are no part of any text.
+    known_values: values that a wrong answer may hold, besides those of the conversation itself (reward_service/recall.py).
+    An episode none of whose turns could be scored has status "failed"; one that came as "failed" goes back as it is.
+    """
+    everywhere = marked_values(known_values)
+    turns: list[Turn] = []
+    known: list[Collection[str]] = []
+    mixes = _mixes(rewards)
+    groups: dict[RewardMix, list[Comparison]] = {mix: [] for mix in mixes.values()}
+    route = {key: groups[mix] for key, mix in mixes.items()}
+    for episode in episodes:
+        if episode.status != "failed":
+            for comparison in comparisons(episode.strategy, len(episode.turns), first=len(turns)):
+                route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(comparison)
+        values = {fact.value for turn in episode.turns for fact in turn.facts}
+        known += [marked_values(values) | everywhere if values else everywhere] * len(episode.turns)
+        turns += episode.turns
+
+    scored = list(turns)
+    for mix, group in groups.items():
+        scoring = _Scoring(turns, known, mix, embedding, special_ids)
+        for comparison, result in zip(group, _isolating(scoring, group), strict=True):
+            scored[comparison.turn] = _with_result(turns[comparison.turn], result, mix, rewards)
+
+    out, first = [], 0
+    for episode in episodes:
+        if episode.status != "failed":
+            own = tuple(scored[first : first + len(episode.turns)])
+            lost = len(own) > 1 and all(turn.reward is None for turn in own[1:])
+            out.append(replace(episode, turns=own, status="failed" if lost else "scored"))
+        else:
+            out.append(episode)
+        first += len(episode.turns)
+    return out
+
+
+def unscored(episode: Episode, reason: str) -> Episode:
+    """The episode as failed, with every answered turn unscored for `reason`."""
+    turns = tuple(replace(turn, rewards={}, reward=None, failure=reason) for turn in episode.answered)
+    return replace(episode, turns=(*episode.turns[:1], *turns), status="failed")
+
+
+def _mixes(rewards: Rewards) -> dict[tuple[Strategy, Form, bool], RewardMix]:
+    """The mix for each (strategy, form, whether it is the first answered turn)."""
+    strategies: dict[Strategy, RewardMix] = {"single": rewards.single, "cumulative": rewards.cumulative, "long_term": rewards.long_term}
+    forms: tuple[Form, ...] = ("standard", "topic_change", "long_range")
+    table = {}
+    for strategy, own in strategies.items():
+        for form in forms:
+            first = rewards.topic_change if form == "topic_change" else rewards.first_turn
+            table[strategy, form, False] = own
+            table[strategy, form, True] = first or own
+    return table
+
+
+# --- scoring of comparisons ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """What it takes to score comparisons of one mix."""
+
+    turns: Sequence[Turn]
+    """All turns of all episodes of the batch, in a row."""
+    known: Sequence[Collection[str]]
+    """Of each turn: the values of its conversation."""
+    mix: RewardMix
+    embedding: np.ndarray
+    special_ids: Collection[int]
+
+
+Result = dict[str, float] | str
+"""Raw value of each component that applies, or why the turn has none."""
+
+
+def _isolating(scoring: _Scoring, group: Sequence[Comparison]) -> list[Result]:
+    """The result of each comparison: all at once, and where that fails, in halves, until what is at fault stands alone."""
+    if not group:
+        return []
+    try:
+        components = _components(scoring, group)
+    except DataFailure as failure:
+        if len(group) == 1:
+            return [str(failure)]
+        middle = len(group) // 2
+        return _isolating(scoring, group[:middle]) + _isolating(scoring, group[middle:])
+    rows = np.stack(list(components.values()), axis=1).tolist()
+    return [_result(dict(zip(components, row, strict=True))) for row in rows]
+
+
+def _result(values: dict[str, float]) -> Result:
+    """A nan says of recall that it does not apply, and of any other component that it is undefined."""
+    raw = {name: value for name, value in values.items() if name != "recall" or not isnan(value)}
+    undefined = [f"{name}: the value is {value}" for name, value in raw.items() if not isfinite(value)]
+    return undefined[0] if undefined else raw
+
+
+def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.ndarray]:
+    """Raw value of each component of the mix: {name: float64 [comparisons]}. DataFailure names the component that could not."""
+    mix = scoring.mix
+    out: dict[str, np.ndarray] = {}
+    if mix.bleu is not None or mix.cosine is not None or mix.length is not None:
+        with _blaming("tokens"):
+            texts = ComparedTexts(scoring.turns, group, scoring.special_ids)
+    if mix.bleu is not None:
+        with _blaming("bleu"):
+            out["bleu"] = texts.bleu(mix.bleu)
+    if mix.cosine is not None:
+        with _blaming("cosine"):
+            out["cosine"] = texts.cosine(mix.cosine, scoring.embedding)
+    if mix.length is not None:
+        with _blaming("length"):
+            out["length"] = texts.length(mix.length)
+    if mix.recall is not None:
+        own = [comparison.turn for comparison in group]
+        with _blaming("recall"):
+            turns, known = [scoring.turns[i] for i in own], [scoring.known[i] for i in own]
+            out["recall"] = recall_reward(turns, known, mix.recall.false_recall)
+    return out
+
+
+@contextmanager
+def _blaming(component: str) -> Iterator[None]:
+    """Whatever goes wrong with a turn's data inside is the failure of that turn, never of the batch or of the worker."""
+    try:
+        yield
+    except Exception as error:
+        raise DataFailure(f"{component}: {type(error).__name__}: {error}") from error
+
+
+def _with_result(turn: Turn, result: Result, mix: RewardMix, rewards: Rewards) -> Turn:
+    if isinstance(result, str):
+        return replace(turn, rewards={}, reward=None, failure=result)
+    weights = {name: section.weight for name, section in mix if name in result}
+    applicable = sum(weights.values())
+    if applicable == 0:
+        return replace(turn, rewards=result, reward=None, failure="no component with a weight applies to this turn")
+    total = sum(weights[name] * value for name, value in result.items()) / applicable
+    if rewards.symmetric:
+        total = 2 * total - 1
+    return replace(turn, rewards=result, reward=total * rewards.scale, failure=None)

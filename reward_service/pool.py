@@ -1,0 +1,87 @@
+"""A pool of reward workers that survives them: every episode handed in comes back once, scored or with its failure set.
+
+Infra failures are tried again on another worker; a batch whose data is at fault is divided until the episode at fault stands
+alone. What cannot be scored comes back with reward None and the reason, never with a number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+
+from common.actor_pool import ActorPool
+from common.config.schema import Rewards
+from common.episode import Episode
+from common.failures import DataFailure, InfraFailure
+from common.fleet import Health
+from common.resources import REWARD_WORKER_CPUS
+from reward_service.compose import unscored
+from reward_service.worker import RewardWorker
+
+
+class RewardPool:
+    """`rewards.workers` actors, one thread each. Arguments as for `RewardWorker`; the embedding goes through the object store once.
+
+    To be used inside one running event loop; `close` ends the actors.
+    """
+
+    def __init__(self, rewards: Rewards, embedding: np.ndarray, special_ids: Collection[int], known_values: Collection[str] = ()):
+        self._rewards = rewards
+        # A worker that was killed takes up a shared reference again when Ray restarts it.
+        self._embedding = ray.put(np.ascontiguousarray(embedding, dtype=np.float32))
+        make: Any = ray.remote(RewardWorker).options(num_cpus=REWARD_WORKER_CPUS, max_restarts=-1, max_task_retries=0)
+        arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
+        self.actors: list[ActorHandle] = [make.remote(*arguments) for _ in range(rewards.workers)]
+        self._pool = ActorPool("rewards", self.actors)
+        self._unscored = 0
+
+    async def score(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The episodes in the same order, in batches of `rewards.batch` over all workers at once."""
+        size = self._rewards.batch
+        batches = [list(episodes[i : i + size]) for i in range(0, len(episodes), size)]
+        return [episode for batch in await asyncio.gather(*map(self._score, batches)) for episode in batch]
+
+    async def _score(self, batch: list[Episode]) -> list[Episode]:
+        reason = f"scoring {len(batch)} episodes from {batch[0].id}"
+        try:
+            scored: list[Episode] = await self._pool.call(
+                "score", batch, deadline=self._rewards.deadline, retries=self._rewards.retries, reason=reason
+            )
+        except DataFailure as failure:
+            if len(batch) == 1:
+                return self._given_up(batch, failure)
+            middle = len(batch) // 2
+            first, second = await asyncio.gather(self._score(batch[:middle]), self._score(batch[middle:]))
+            return first + second
+        except InfraFailure as failure:
+            return self._given_up(batch, failure)
+        return scored
+
+    def _given_up(self, batch: list[Episode], failure: Exception) -> list[Episode]:
+        self._unscored += len(batch)
+        return [unscored(episode, f"{type(failure).__name__}: {failure}") for episode in batch]
+
+    def stats(self) -> dict[str, int]:
+        """Counts of the pool (`ActorPool.stats`), and `unscored`: episodes that no worker could score."""
+        return {**self._pool.stats(), "unscored": self._unscored}
+
+    async def metrics(self) -> dict[str, float]:
+        """`RewardWorker.metrics` added over the healthy workers; what a worker counted before it died is gone."""
+        healthy = self._pool.fleet.having(Health.HEALTHY)
+        calls = [self._pool.call_actor(actor, "metrics", deadline=self._rewards.deadline, reason="reward metrics") for actor in healthy]
+        total: dict[str, float] = {}
+        for counts in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(counts, InfraFailure):
+                continue
+            if isinstance(counts, BaseException):
+                raise counts
+            total = {name: total.get(name, 0.0) + value for name, value in counts.items()}
+        return total
+
+    async def close(self) -> None:
+        await self._pool.close()
