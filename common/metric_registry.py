@@ -1,0 +1,228 @@
+"""Every metric of engram: its name, unit, labels, how shards are combined, and what it is counted per.
+
+The one table that the recorder, `metrics.jsonl`, Prometheus, the report and the dashboards agree on. A metric without a
+denominator in words cannot be read: 0.3 of what? Names follow the RLHF lineage (objective/kl, ppo/loss_policy, …).
+
+Episodes are counted in two cohorts: `all` that came back, and `trained`, those that the learner really used; a filter that
+drops the bad ones makes the second look better than the policy is. Metrics that differ between them have the label `cohort`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Type = Literal["counter", "gauge", "histogram"]
+Reduction = Literal["sum", "mean", "max", "last"]
+COHORTS = ("all", "trained")
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TOKENS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+_VERSIONS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of the registry."""
+
+    name: str
+    type: Type
+    unit: str
+    labels: tuple[str, ...]
+    """Names of its labels. `cohort` may be left out where it is "all"; every other must be given."""
+    reduction: Reduction
+    """How two observations become one. Counters and rates add; a mean is weighted by the amount of its denominator."""
+    denominator: str
+    """What it is per, in words; for a counter, what one count is."""
+    help: str
+    better: Literal["lower", "higher"] | None = None
+    """Which end is good; None where neither is."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets; one without bound is added."""
+
+
+def _counter(name: str, unit: str, denominator: str, help_: str, labels: tuple[str, ...] = ()) -> Metric:
+    return Metric(name, "counter", unit, labels, "sum", denominator, help_)
+
+
+def _mean(
+    name: str,
+    unit: str,
+    denominator: str,
+    help_: str,
+    labels: tuple[str, ...] = (),
+    better: Literal["lower", "higher"] | None = None,
+) -> Metric:
+    return Metric(name, "gauge", unit, labels, "mean", denominator, help_, better)
+
+
+def _gauge(
+    name: str,
+    unit: str,
+    reduction: Reduction,
+    denominator: str,
+    help_: str,
+    labels: tuple[str, ...] = (),
+    better: Literal["lower", "higher"] | None = None,
+) -> Metric:
+    return Metric(name, "gauge", unit, labels, reduction, denominator, help_, better)
+
+
+def _histogram(name: str, unit: str, buckets: tuple[float, ...], denominator: str, help_: str, labels: tuple[str, ...] = ()) -> Metric:
+    return Metric(name, "histogram", unit, labels, "mean", denominator, help_, None, buckets)
+
+
+def _table(metrics: Iterable[Metric]) -> dict[str, Metric]:
+    table: dict[str, Metric] = {}
+    for metric in metrics:
+        if metric.name in table:
+            raise ValueError(f"metric {metric.name} stands twice in the registry")
+        table[metric.name] = metric
+    return table
+
+
+_TRAIN = [
+    _mean("train/loss", "nats", "optimiser steps", "Total loss that was stepped on", better="lower"),
+    _mean("train/loss_lm", "nats", "predicted tokens", "Next-token loss of the decoder", better="lower"),
+    _mean("train/loss_masked_lm", "nats", "masked tokens", "Masked-token loss of the encoder", better="lower"),
+    _mean("train/loss_router", "1", "optimiser steps", "Load-balancing loss of mixture-of-experts layers", better="lower"),
+    _mean("train/accuracy_lm", "fraction", "predicted tokens", "Share of tokens the decoder ranks first", better="higher"),
+    _mean("train/accuracy_masked_lm", "fraction", "masked tokens", "Share of masked tokens the encoder ranks first", better="higher"),
+    _mean("train/memory_cosine", "cosine", "memory writes", "Cosine of the written memory and its label", better="higher"),
+    _mean("train/gradient_norm", "1", "optimiser steps", "Gradient norm before clipping"),
+    _mean("train/gradient_clipped", "fraction", "optimiser steps", "Share of steps whose gradient was clipped"),
+    _gauge("train/learning_rate", "1", "last", "this moment", "Learning rate of the decoder, and of what has none of its own"),
+    _gauge("train/learning_rate_memory", "1", "last", "this moment", "Learning rate of the memory attention"),
+    _gauge("train/learning_rate_critic", "1", "last", "this moment", "Learning rate of the critic"),
+    _counter("train/tokens", "tokens", "one token trained on, padding left out", "Tokens trained on"),
+    _counter("train/sequences", "sequences", "one sequence or conversation trained on", "Sequences trained on"),
+    _counter("train/steps", "steps", "one optimiser step of the whole learner group", "Optimiser steps"),
+    _gauge("train/tokens_per_second", "tokens/s", "sum", "seconds of training, summed over ranks", "Training throughput", better="higher"),
+]
+
+_EVAL = [
+    _mean("eval/loss_lm", "nats", "predicted tokens of held-out data", "Next-token loss", better="lower"),
+    _mean("eval/loss_masked_lm", "nats", "masked tokens of held-out data", "Masked-token loss", better="lower"),
+    _mean("eval/accuracy_lm", "fraction", "predicted tokens of held-out data", "Share of tokens ranked first", better="higher"),
+    _mean("eval/memory_cosine", "cosine", "memory writes on held-out data", "Cosine of memory and its label", better="higher"),
+    _mean("eval/scores", "reward", "scored turns of held-out conversations", "Weighted reward", better="higher"),
+    _mean("eval/reward", "reward", "scored turns of held-out conversations", "Raw reward component", ("component",), "higher"),
+    _mean(
+        "eval/recall",
+        "fraction",
+        "facts asked for in held-out conversations, at this distance in interactions",
+        "Share recalled; memory is kept, or erased before the question",
+        ("memory", "distance"),
+        "higher",
+    ),
+    _counter("eval/facts", "facts", "one fact asked for", "Facts asked for", ("memory", "distance")),
+]
+
+_RL = [
+    _mean("objective/scores", "reward", "scored turns", "Weighted reward", ("cohort",), "higher"),
+    _mean("objective/return", "reward", "episodes without a failed turn", "Undiscounted sum of rewards", ("cohort",), "higher"),
+    _mean("objective/kl", "nats", "answers", "KL to the reference policy, summed over the answer's tokens (k1)", better="lower"),
+    _mean("objective/kl_per_token", "nats", "generated tokens", "KL to the reference policy (the configured estimator)", better="lower"),
+    _mean("objective/entropy", "nats", "generated tokens", "Entropy of the policy"),
+    _mean("objective/advantage", "reward", "turns", "Advantage before whitening"),
+    _gauge("objective/advantage_std", "reward", "last", "turns of the whole batch", "Spread of advantages before whitening"),
+    _mean("ppo/loss_policy", "reward", "generated tokens", "Clipped policy loss"),
+    _mean("ppo/loss_value", "reward^2", "turns", "Clipped value loss", better="lower"),
+    _mean("ppo/loss_kl", "nats", "generated tokens", "KL loss before its coefficient", better="lower"),
+    _mean("ppo/loss_total", "1", "optimiser steps", "Weighted sum of all losses"),
+    _mean("ppo/clip_fraction", "fraction", "generated tokens", "Share whose clipped branch was the larger loss"),
+    _mean("ppo/value_clip_fraction", "fraction", "turns", "Share whose clipped value loss was the larger"),
+    _mean("ppo/approx_kl", "nats", "generated tokens", "KL of new and sampling policy: half the squared log ratio", better="lower"),
+    _mean("ppo/approx_kl_k3", "nats", "generated tokens", "The same, unbiased", better="lower"),
+    _mean("ppo/ratio", "1", "generated tokens", "Probability ratio of new and sampling policy"),
+    _gauge(
+        "ppo/ratio_max_deviation_first",
+        "1",
+        "max",
+        "generated tokens of the first update of an iteration",
+        "Largest |ratio - 1| while the weights are still those that sampled: rounding, unless learner and rollout disagree",
+        better="lower",
+    ),
+    _gauge(
+        "ppo/log_prob_max_difference",
+        "nats",
+        "max",
+        "generated tokens of the first update of an iteration",
+        "Largest |recomputed - recorded log-probability|",
+        better="lower",
+    ),
+    _gauge(
+        "ppo/explained_variance", "fraction", "last", "turns of the whole batch", "What the critic explains of returns", better="higher"
+    ),
+    _mean("ppo/values", "reward", "turns", "Value that the critic expected"),
+    _mean("ppo/returns", "reward", "turns", "Return that the critic is taught"),
+    _gauge("ppo/kl_coefficient", "1", "last", "this moment", "Weight of the KL to the reference policy"),
+    _mean("ppo/gradient_norm_critic", "1", "optimiser steps of the critic", "Gradient norm of the critic before clipping"),
+]
+
+_MEMORY = [
+    _mean("memory/change", "1", "memory writes", "Mean squared change of memory by a write"),
+    _mean("memory/norm", "1", "slots", "Root mean square of a memory slot after a write"),
+    _mean("memory/slot_cosine", "cosine", "memory writes", "Mean cosine between slots of a layer: 1 is a memory that holds one thing"),
+    _mean("memory/resets", "fraction", "episodes", "Share started from fresh memory"),
+]
+
+_REWARD = [
+    _mean("reward/component", "reward", "scored turns", "Raw reward component, before its weight", ("component", "cohort"), "higher"),
+    _counter("reward/turns", "turns", "one turn scored", "Turns scored"),
+    _counter("reward/failed_turns", "turns", "one turn that could not be scored and is left out of training", "Failed turns", ("reason",)),
+    _histogram("reward/batch_seconds", "s", _SECONDS, "scoring calls", "Time of one scoring call"),
+    _gauge("reward/queue", "episodes", "sum", "this moment, summed over workers", "Episodes that wait to be scored"),
+]
+
+_ROLLOUT = [
+    _counter("rollout/episodes", "episodes", "one episode, by how it ended (trained, dropped, failed)", "Episodes ended", ("status",)),
+    _counter("rollout/turns", "turns", "one answered interaction", "Interactions answered"),
+    _counter("rollout/tokens", "tokens", "one generated token, [EOS] included", "Tokens generated"),
+    _gauge("rollout/tokens_per_second", "tokens/s", "sum", "seconds of generation, summed over workers", "Throughput", better="higher"),
+    _gauge("rollout/turns_per_second", "turns/s", "sum", "seconds of generation, summed over workers", "Throughput", better="higher"),
+    _histogram("rollout/answer_tokens", "tokens", _TOKENS, "answers", "Length of an answer, [EOS] included"),
+    _histogram("rollout/episode_seconds", "s", _SECONDS, "episodes", "Time from deal to arrival"),
+    _mean("rollout/no_eos_fraction", "fraction", "answers", "Share cut at the length limit", ("cohort",), "lower"),
+    _mean("rollout/recall", "fraction", "facts asked for", "Share that stands in the answer", ("cohort",), "higher"),
+    _mean("rollout/slot_occupancy", "fraction", "decode steps times slots", "Share of slots that were decoding", better="higher"),
+    _mean("rollout/episode_turns", "turns", "episodes", "Answered interactions of an episode", ("cohort",)),
+    _histogram("sync/seconds", "s", _SECONDS, "weight broadcasts", "From publishing weights to the last worker's confirmation"),
+    _counter("sync/bytes", "bytes", "one byte of weights, counted once per broadcast", "Weights published"),
+    _counter("sync/failures", "workers", "one worker that did not confirm new weights", "Workers left behind by a broadcast"),
+    _gauge("sync/version", "version", "max", "this moment", "Newest version of the weights that was published"),
+]
+
+_OPERATIONS = [
+    _counter("conductor/dealt", "episodes", "one task dealt for the first time", "Tasks dealt"),
+    _counter("conductor/retries", "episodes", "one task dealt again", "Retries after infra failures", ("reason",)),
+    _counter("conductor/dropped", "episodes", "one episode finished but not trained on", "Episodes dropped", ("reason",)),
+    _counter("conductor/lost", "episodes", "one task dealt that ended neither trained, dropped nor failed", "Must stay 0"),
+    _gauge("conductor/in_flight", "episodes", "last", "this moment", "Tasks dealt and not yet ended"),
+    _gauge("conductor/ready", "episodes", "last", "this moment", "Scored episodes that wait for the learner"),
+    _histogram("conductor/staleness", "versions", _VERSIONS, "trained episodes", "Weights versions between sampling and training"),
+    _gauge("fleet/workers", "workers", "last", "this moment", "Workers of a pool by state", ("pool", "state")),
+    _counter("fleet/restarts", "restarts", "one worker restarted", "Worker restarts", ("pool",)),
+    _counter(
+        "time/phase_seconds",
+        "s",
+        "one second that one process of the role spent in the phase",
+        "Where time goes; its rate is the share of each phase",
+        ("phase", "role"),
+    ),
+    _histogram("checkpoint/seconds", "s", _SECONDS, "checkpoints", "Time to save one"),
+    _counter("checkpoint/saved", "checkpoints", "one checkpoint", "Checkpoints saved"),
+    _gauge("checkpoint/bytes", "bytes", "last", "the latest checkpoint", "Size on disk"),
+    _gauge("process/resident_bytes", "bytes", "max", "this moment, the largest process of the role", "Main memory in use", ("role",)),
+    _gauge("process/gpu_peak_bytes", "bytes", "max", "since the last flush, the largest process of the role", "GPU memory", ("role",)),
+    _counter("run/watchdog", "alarms", "one time that nothing had moved for longer than its deadline", "Stalls", ("waiting_for",)),
+    _counter("run/resumes", "starts", "one start from a checkpoint", "Times the run was resumed"),
+    _gauge("run/step", "steps", "max", "the whole run", "Steps finished"),
+    _gauge("run/stage", "index", "max", "the whole run", "Index of the current stage, from 0"),
+    _gauge("run/curriculum_step", "index", "last", "the MRL stage", "Index of the current curriculum step, from 0"),
+    _gauge("run/iteration", "iterations", "last", "the MRL stage", "Iterations finished"),
+    _gauge("run/progress", "fraction", "max", "steps of the whole run", "Share of the run that is finished"),
+]
+
+REGISTRY: dict[str, Metric] = _table([*_TRAIN, *_EVAL, *_RL, *_MEMORY, *_REWARD, *_ROLLOUT, *_OPERATIONS])
