@@ -1,18 +1,28 @@
-"""From the `data` section of a configuration to the conversations of a run."""
+"""From the `data` section of a configuration to the conversations of a run.
+
+Whatever the source, no conversation stands in two splits: what is held out to tune on is chosen by hash, and what a test file
+repeats is taken out of training.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.config.schema import Data, SynthData
-from common.data import synth
+from common.config.schema import BabiData, Data, RowsData, SgdData, SynthData
+from common.data import babi, sgd, synth
+from common.data.rows import load_pairs, load_rows, load_texts
+from common.data.splits import conversation_hash, fraction, text_hash
 from common.episode import Interaction, Row
+from common.failures import InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All text of a run. No conversation stands in two of the splits."""
+    """All text of a run."""
 
     train: list[Row]
     eval: list[Row]
@@ -26,15 +36,53 @@ class Corpus:
 
 
 def load_corpus(data: Data, seed: int) -> Corpus:
-    """Read or generate the corpus that `data` names; the same settings and seed give the same corpus."""
-    if isinstance(data, SynthData):
-        splits = synth.generate(data, seed)
-        return corpus_of(splits["train"], splits["eval"], splits["test"])
-    raise NotImplementedError(data.kind)
+    """Read or generate the corpus that `data` names; the same settings and seed give the same corpus.
+
+    InputError names a file that is missing or wrong.
+    """
+    match data:
+        case SynthData():
+            splits = synth.generate(data, seed)
+            return _corpus(splits["train"], splits["eval"], splits["test"])
+        case BabiData():
+            told = [row for task in data.tasks for row in babi.load(data.folder, task, "train", data.max_questions)]
+            test = [row for task in data.tasks for row in babi.load(data.folder, task, "test", data.max_questions)]
+            return _carved([(conversation_hash(row), row) for row in told], test, data.eval_fraction)
+        case SgdData():
+            train = _short(sgd.load(data.folder, "train"), data.max_follow_ups, "train")
+            test = [confirmation.row for confirmation in _short(sgd.load(data.folder, "dev"), data.max_follow_ups, "dev")]
+            return _carved([(text_hash(each.dialogue), each.row) for each in train], test, data.eval_fraction)
+        case RowsData():
+            return _corpus(
+                [row for source in data.train for row in load_rows(source)],
+                [row for source in data.eval for row in load_rows(source)],
+                [],
+                [text for source in data.texts for text in load_texts(source)],
+                [pair for source in data.pairs for pair in load_pairs(source)],
+            )
 
 
-def corpus_of(train: list[Row], eval: list[Row], test: list[Row], texts: Sequence[str] = (), pairs: Sequence[Interaction] = ()) -> Corpus:
-    """A corpus whose texts and pairs are the training conversations' interactions where none are given."""
+def _corpus(
+    train: list[Row], eval_rows: list[Row], test: list[Row], texts: Sequence[str] = (), pairs: Sequence[Interaction] = ()
+) -> Corpus:
+    """A corpus whose texts and pairs are the interactions of its training conversations where none are given."""
     told = [turn for row in train for turn in row.turns]
     lines = texts or [part for turn in told for part in (turn.query, turn.answer)]
-    return Corpus(train, eval, test, list(lines), list(pairs or told))
+    return Corpus(train, eval_rows, test, list(lines), list(pairs or told))
+
+
+def _carved(keyed: list[tuple[str, Row]], test: list[Row], eval_fraction: float) -> Corpus:
+    """Held-out rows carved from training rows by the hash of what must not be divided."""
+    known = {conversation_hash(row) for row in test}
+    new = [(key, row) for key, row in keyed if conversation_hash(row) not in known]
+    held = [row for key, row in new if fraction(key) < eval_fraction]
+    if not held:
+        raise InputError("data.eval_fraction", f"{eval_fraction} of {len(new)} conversations leaves none to tune on")
+    return _corpus([row for key, row in new if fraction(key) >= eval_fraction], held, test)
+
+
+def _short(found: list[sgd.Confirmation], max_follow_ups: int, part: str) -> list[sgd.Confirmation]:
+    kept = [confirmation for confirmation in found if len(confirmation.row.interactions) <= max_follow_ups]
+    left_out = len(found) - len(kept)
+    log.info("SGD %s: %d of %d conversations left out for more than %d follow-ups", part, left_out, len(found), max_follow_ups)
+    return kept

@@ -11,13 +11,13 @@ share one.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.config.schema import SynthData
+from common.data.splits import conversation_hash, fraction
 from common.episode import Fact, Interaction, Row, Strategy
 from common.failures import InputError
 from common.seeding import derive
@@ -172,14 +172,8 @@ def _split_bounds(counts: dict[str, int]) -> list[tuple[float, str]]:
 
 
 def _split_of(row: Row, bounds: list[tuple[float, str]]) -> str:
-    place = int(conversation_hash(row)[:13], 16) / 16**13
+    place = fraction(conversation_hash(row))
     return next((split for bound, split in bounds if place < bound), bounds[-1][1])
-
-
-def conversation_hash(row: Row) -> str:
-    """Hex digest of all that is said in a conversation; equal for conversations of the same words."""
-    said = "\x1e".join(f"{turn.query}\x1f{turn.answer}" for turn in row.turns)
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
 class _Conversation:

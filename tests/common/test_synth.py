@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from common.config.schema import SynthData
 from common.data.sources import load_corpus
-from common.data.synth import KINDS, SMALL_TALK, conversation_hash, generate, kind_values
+from common.data.splits import conversation_hash
+from common.data.synth import KINDS, SMALL_TALK, generate, kind_values
 from common.episode import Row
 from common.failures import InputError
 from common.text import contains_value, words

@@ -1,0 +1,114 @@
+"""What may be wrong with one record of data: pure functions from a decoded record to its faults.
+
+A fault is (field, sentence). Unknown fields are told first: a misspelt field usually makes another one missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from common.episode import Role, Strategy
+from common.failures import nearest
+from common.text import contains_value
+
+Fault = tuple[str, str]
+
+_ROW = {"query": str, "answer": str, "interactions": list}
+_ROW_OPTIONAL = {"think": str, "strategy": str}
+_INTERACTION = {"query": str, "answer": str}
+_INTERACTION_OPTIONAL = {"think": str, "role": str, "facts": list}
+_FACT = {"value": str, "said_in": int}
+_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
+
+
+def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
+    """Faults of an MRL row. literal: whether every expected value must stand in the interaction that `said_in` names.
+
+    Values that follow from what was said without standing in it (yes, no, counts) are right only with `literal` off.
+    """
+    faults = list(_shape(record, _ROW, _ROW_OPTIONAL, ""))
+    yield from faults
+    if faults:
+        return
+    yield from _words(record, "")
+    yield from _one_of(record, "strategy", get_args(Strategy), "")
+    interactions = record["interactions"]
+    if not interactions:
+        yield "interactions", "is empty: a conversation needs at least one follow-up"
+    whole = True
+    for i, interaction in enumerate(interactions):
+        at = f"interactions.{i}."
+        wrong = list(_shape(interaction, _INTERACTION, _INTERACTION_OPTIONAL, at))
+        whole = whole and not wrong
+        yield from wrong
+        if not wrong:
+            yield from _words(interaction, at)
+            yield from _one_of(interaction, "role", get_args(Role), at)
+    if whole:
+        turns = [record, *interactions]
+        for i, interaction in enumerate(interactions):
+            for j, fact in enumerate(interaction.get("facts") or []):
+                yield from _fact_faults(fact, turns, i + 1, f"interactions.{i}.facts.{j}.", literal)
+
+
+def _fact_faults(fact: Any, turns: list[Mapping[str, Any]], turn: int, at: str, literal: bool) -> Iterator[Fault]:
+    faults = list(_shape(fact, _FACT, {}, at))
+    yield from faults
+    if faults:
+        return
+    value, said_in = fact["value"], fact["said_in"]
+    if not value.strip():
+        yield f"{at}value", "is empty"
+    elif not 0 <= said_in < turn:
+        yield f"{at}said_in", f"is {said_in}, but should be 0 to {turn - 1}: the value was said before interaction {turn} asks for it"
+    elif literal and not any(contains_value(turns[said_in][part], value) for part in ("query", "answer")):
+        yield f"{at}value", f"{value!r} was never said in interaction {said_in}"
+
+
+def pair_faults(record: Any) -> Iterator[Fault]:
+    """Faults of an SFT record with `query` and `answer`."""
+    faults = list(_shape(record, _INTERACTION, {"think": str}, ""))
+    yield from faults or _words(record, "")
+
+
+def text_faults(record: Any) -> Iterator[Fault]:
+    """Faults of an LM record with `text`."""
+    faults = list(_shape(record, {"text": str}, {}, ""))
+    yield from faults
+    if not faults and not record["text"].strip():
+        yield "text", "is empty"
+
+
+def _shape(record: Any, required: Mapping[str, type], optional: Mapping[str, type], at: str) -> Iterator[Fault]:
+    if not isinstance(record, dict):
+        yield at.rstrip(".") or "record", f"should be an object with {', '.join(required)}, not {_kind(record)}"
+        return
+    known = {**required, **optional}
+    for name in record:
+        if name not in known:
+            yield f"{at}{name}", f"is no field of this record; {nearest(name, known)}"
+    for name, kind in known.items():
+        # Parquet and `datasets` write an absent optional field as null.
+        if record.get(name) is None:
+            if name in required:
+                yield f"{at}{name}", "is missing"
+        elif not isinstance(record[name], kind) or isinstance(record[name], bool):
+            yield f"{at}{name}", f"should be {_NAMES[kind]}, not {_kind(record[name])}"
+
+
+def _words(record: Mapping[str, Any], at: str) -> Iterator[Fault]:
+    for name in ("query", "answer"):
+        if not record[name].strip():
+            yield f"{at}{name}", "is empty"
+
+
+def _one_of(record: Mapping[str, Any], name: str, valid: tuple[str, ...], at: str) -> Iterator[Fault]:
+    if record.get(name) is not None and record[name] not in valid:
+        yield f"{at}{name}", f"is {record[name]!r}; {nearest(record[name], valid)}"
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return _NAMES.get(type(value), type(value).__name__)

@@ -1,0 +1,130 @@
+"""Raw records from JSONL (also .gz) and Parquet files and from `datasets`, checked one by one.
+
+Every fault names the file and the 1-based line or row. All faults are collected, up to a bound, before the first is raised.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.data.checks import Fault
+from common.failures import InputError, nearest
+
+REPORTED = 20
+"""Faults after which a file is not read any further."""
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+class BadRecords(InputError):
+    """Faults of a data file; reads as the first of them. `faults` holds all, up to REPORTED."""
+
+    def __init__(self, faults: Sequence[InputError]):
+        more = "" if len(faults) == 1 else f" (and {len(faults) - 1}{' or' if len(faults) == REPORTED else ''} more)"
+        super().__init__(faults[0].where, faults[0].what + more)
+        self.faults = list(faults)
+
+    def __reduce__(self) -> tuple[type[BadRecords], tuple[list[InputError]]]:
+        return BadRecords, (self.faults,)
+
+
+def checked_records(source: str | Path, faults_of: Callable[[Any], Iterable[Fault]]) -> list[dict[str, Any]]:
+    """All records of a source; BadRecords where `faults_of` finds any, or where there are no records at all.
+
+    source: path of a .jsonl, .jsonl.gz or .parquet file, or a name of `datasets` as "name", "name:subset" or "name:subset:split".
+    """
+    records: list[dict[str, Any]] = []
+    faults: list[InputError] = []
+    for where, record in _records(str(source)):
+        if isinstance(record, InputError):
+            faults.append(record)
+        else:
+            faults += [InputError(f"{where}, field {field}", what) for field, what in faults_of(record)]
+            records.append(record)
+        if len(faults) >= REPORTED:
+            break
+    if faults:
+        raise BadRecords(faults[:REPORTED])
+    if not records:
+        raise BadRecords([InputError(str(source), "is empty: no records in it")])
+    return records
+
+
+def write_records(records: Iterable[Mapping[str, Any]], path: str | Path, schema: pa.Schema) -> None:
+    """Records to a .jsonl, .jsonl.gz or .parquet file; `schema` types the Parquet columns."""
+    path = Path(path)
+    suffix = _suffix(path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([dict(record) for record in records], schema=schema), path)
+        return
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    # No time stamp in the gzip header: the same records give the same bytes.
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if suffix == ".jsonl.gz" else text.encode())
+
+
+def _records(source: str) -> Iterator[tuple[str, Any]]:
+    """(where, record), or (where, InputError) for a line that cannot be decoded."""
+    path = Path(source)
+    if not path.exists() and not source.endswith(_SUFFIXES) and not source.startswith((".", "/")):
+        yield from _named(source)
+        return
+    if not path.is_file():
+        raise InputError(source, "there is no such file")
+    suffix = _suffix(path.name)
+    yield from _parquet(path) if suffix == ".parquet" else _jsonl(path, compressed=suffix == ".jsonl.gz")
+
+
+def _suffix(name: str) -> str:
+    found = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
+    if found is None:
+        raise InputError(name, f"has the ending {''.join(Path(name).suffixes[-2:])!r}; {nearest(Path(name).suffix, _SUFFIXES)}")
+    return found
+
+
+def _jsonl(path: Path, compressed: bool) -> Iterator[tuple[str, Any]]:
+    try:
+        text = (gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()).decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError) as unreadable:
+        raise InputError(str(path), f"cannot be read as {'gzipped ' if compressed else ''}UTF-8 text: {unreadable}") from None
+    # Not splitlines(): JSON strings may hold other line separators than "\n".
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            try:
+                yield where, json.loads(line)
+            except json.JSONDecodeError as broken:
+                yield where, InputError(where, f"broken JSON: {broken.msg[:1].lower()}{broken.msg[1:]} at column {broken.colno}")
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", record
+    except (pa.ArrowInvalid, OSError) as unreadable:
+        raise InputError(str(path), f"cannot be read as Parquet: {' '.join(str(unreadable).split())}") from None
+
+
+def _named(source: str) -> Iterator[tuple[str, Any]]:
+    import datasets  # Takes seconds to import, and only this source needs it.
+
+    name, _, rest = source.partition(":")
+    subset, _, split = rest.partition(":")
+    try:
+        loaded = datasets.load_dataset(name, subset or None, split=split or "train")
+    except (OSError, ValueError) as unknown:
+        reason = " ".join(str(unknown).split())[:200]
+        raise InputError(source, f"is neither a file nor a data set that `datasets` can load: {reason}") from None
+    for number, record in enumerate(loaded, 1):
+        yield f"{source}, row {number}", dict(record)

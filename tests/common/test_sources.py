@@ -1,0 +1,178 @@
+"""Converters of bAbI and SGD, and the corpus of each kind of source."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from common.config.schema import BabiData, RowsData, SgdData, SynthData
+from common.data import babi, sgd
+from common.data.rows import row_from_dict, row_to_dict, save_rows
+from common.data.sources import load_corpus
+from common.data.splits import conversation_hash
+from common.data.synth import generate
+from common.data.validate import validate_rows
+from common.episode import Fact, Interaction, Row
+from common.failures import InputError
+from common.text import contains_value
+
+STORY = """\
+1 Mary moved to the bathroom.
+2 John got the milk there.
+3 Where is Mary? \tbathroom\t1
+4 John got the football there.
+5 What is John carrying? \tmilk,football\t2 4
+6 Where is Mary? \tbathroom\t1
+1 Sandra got the football there.
+2 Is Mary in the bedroom? \tno\t1
+"""
+
+
+def test_statement_blocks_and_questions_are_turns_of_their_own(tmp_path: Path):
+    (tmp_path / "qa8_lists-sets_train.txt").write_text(STORY)
+    first, second = babi.load(tmp_path, 8, "train", max_questions=5)
+    assert first.turns == (
+        Interaction("Mary moved to the bathroom. John got the milk there.", "okay", role="remember"),
+        Interaction("Where is Mary?", "bathroom", role="recall", facts=(Fact("bathroom", 0),)),
+        Interaction("John got the football there.", "okay", role="remember"),
+        Interaction("What is John carrying?", "milk, football", role="recall", facts=(Fact("milk", 2), Fact("football", 2))),
+        Interaction("Where is Mary?", "bathroom", role="recall", facts=(Fact("bathroom", 0),)),
+    )
+    assert second == Row(
+        "Sandra got the football there.",
+        "okay",
+        (Interaction("Is Mary in the bedroom?", "no", role="recall", facts=(Fact("no", 0),)),),
+        strategy="single",
+    )
+    assert [len(row.interactions) for row in babi.load(tmp_path, 8, "train", max_questions=2)] == [3, 1]
+
+
+@pytest.mark.parametrize("line", ["Mary moved.", "2 Mary moved.", "1 Where is Mary?\tbathroom", "1 "])
+def test_a_broken_babi_line_is_named(tmp_path: Path, line: str):
+    (tmp_path / "qa1_x_train.txt").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"qa1_x_train\.txt, line 1"):
+        babi.load(tmp_path, 1, "train", 5)
+
+
+def test_every_babi_story_becomes_a_valid_row(shared: Path):
+    files = sorted((shared / "data/babi10k").glob("qa*_train.txt"))
+    rows = [row for path in files for row in babi.load(path.parent, int(path.name[2:].split("_")[0]), "train", 5)]
+    assert len(rows) == 5 * 2000 + 10_000  # a story of task 4 asks one question, of the others five
+    assert sum(turn.role == "recall" for row in rows for turn in row.interactions) == 6 * 10_000
+    for row in rows[::97]:
+        assert row_from_dict(row_to_dict(row)) == row
+    for row in rows[:2000]:  # task 1: the value is literally where said_in says
+        assert all(contains_value(row.turns[fact.said_in].query, fact.value) for turn in row.turns for fact in turn.facts)
+
+
+DIALOGUE = {
+    "id": "1",
+    "pairs": [
+        ["hello", "what can I do?"],
+        ["a table in San Jose for 2", "any food you like?"],
+        ["pizza at 11:30 am", "I found one in San Jose"],
+        ["good", "Confirming: 2 people in San Jose at 11:30 am, fish"],
+        ["make it 12 pm", "Confirming: 2 people in San Jose at 12 pm"],
+    ],
+    "confirms": [
+        {
+            "turn": 3,
+            "facts": [
+                {"slot": "city", "value": "San Jose", "said_in": 1},
+                {"slot": "time", "value": "11:30 am", "said_in": 2},
+                {"slot": "food", "value": "fish", "said_in": 2},  # never said
+                {"slot": "price", "value": "cheap", "said_in": 1},  # not confirmed
+            ],
+        },
+        {"turn": 4, "facts": [{"slot": "time", "value": "12 pm", "said_in": 4}]},  # said in the query itself
+    ],
+}
+
+
+def test_an_sgd_row_goes_from_the_first_telling_to_the_confirmation():
+    (row,) = sgd.dialogue_rows(DIALOGUE)
+    assert row == Row(
+        "a table in San Jose for 2",
+        "any food you like?",
+        (
+            Interaction("pizza at 11:30 am", "I found one in San Jose"),
+            Interaction(
+                "good",
+                "Confirming: 2 people in San Jose at 11:30 am, fish",
+                role="recall",
+                # Said first in the opening, and again by the system one turn later.
+                facts=(Fact("San Jose", 1), Fact("11:30 am", 1)),
+            ),
+        ),
+    )
+
+
+def test_sgd_files_give_rows_whose_values_are_literally_there(shared: Path, tmp_path: Path):
+    rows = [each.row for each in sgd.load(shared / "data/sgd", "dev")]
+    assert len(rows) > 900
+    save_rows(rows, tmp_path / "dev.jsonl.gz")
+    assert validate_rows(tmp_path / "dev.jsonl.gz") == rows
+
+
+def test_a_broken_sgd_line_is_named(tmp_path: Path):
+    path = tmp_path / "sgd_compact_train.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps({"id": "1", "pairs": []}).encode()))
+    with pytest.raises(InputError, match="line 1: is no dialogue"):
+        sgd.load(tmp_path, "train")
+
+
+def hashes(rows: list[Row]) -> set[str]:
+    return {conversation_hash(row) for row in rows}
+
+
+def test_the_babi_corpus_holds_out_by_hash_and_keeps_splits_apart(shared: Path):
+    corpus = load_corpus(BabiData(folder=str(shared / "data/babi10k"), tasks=(1, 6), eval_fraction=0.05), 0)
+    assert len(corpus.test) == 400
+    assert 120 < len(corpus.eval) < 280
+    assert len(corpus.train) + len(corpus.eval) <= 4000
+    assert not hashes(corpus.train) & hashes(corpus.eval) | hashes(corpus.train + corpus.eval) & hashes(corpus.test)
+    single = load_corpus(BabiData(folder=str(shared / "data/babi10k"), max_questions=1), 0)
+    assert not hashes(single.train) & hashes(single.test)
+
+
+def test_the_sgd_corpus_never_divides_a_dialogue(shared: Path):
+    folder = shared / "data/sgd"
+    corpus = load_corpus(SgdData(folder=str(folder), max_follow_ups=4), 0)
+    dialogue_of = {conversation_hash(each.row): each.dialogue for each in sgd.load(folder, "train")}
+    train, held = ({dialogue_of[digest] for digest in hashes(rows)} for rows in (corpus.train, corpus.eval))
+    assert held
+    assert len(train & held) <= 2  # the same words in two dialogues
+    assert max(Counter(len(row.interactions) for row in corpus.train)) == 4
+
+
+def test_own_rows_come_from_their_files(tmp_path: Path):
+    rows = generate(SynthData(train=6, eval=2), 0)
+    for split in ("train", "eval"):
+        save_rows(rows[split], tmp_path / f"{split}.jsonl")
+    (tmp_path / "texts.jsonl").write_text('{"text": "words"}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"query": "a", "answer": "b"}\n')
+    data = RowsData(train=(str(tmp_path / "train.jsonl"),), eval=(str(tmp_path / "eval.jsonl"),))
+    corpus = load_corpus(data, 0)
+    assert (corpus.train, corpus.eval, corpus.test) == (rows["train"], rows["eval"], [])
+    assert corpus.pairs == [turn for row in rows["train"] for turn in row.turns]
+    given = data.model_copy(update={"texts": (str(tmp_path / "texts.jsonl"),), "pairs": (str(tmp_path / "pairs.jsonl"),)})
+    corpus = load_corpus(given, 0)
+    assert (corpus.texts, corpus.pairs) == (["words"], [Interaction("a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (BabiData(folder="nowhere", tasks=(3,)), "qa3_"),
+        (SgdData(folder="nowhere"), "sgd_compact_train.jsonl.gz"),
+        (RowsData(train=("nowhere/rows.jsonl",), eval=("nowhere/rows.jsonl",)), "nowhere/rows.jsonl"),
+    ],
+)
+def test_a_missing_file_is_named(data: BabiData | SgdData | RowsData, name: str):
+    with pytest.raises(InputError, match="no such file") as caught:
+        load_corpus(data, 0)
+    assert name in caught.value.where
