@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -57,19 +57,16 @@ class Conversation:
         self._slots.start([0], self.memory)
         self._slots.ask([0], [prompt], [derive(self._seed, "chat", self._asked)], [room], [False])
         self._asked += 1
-        ids: list[int] = []
-        shown = ""
+        self._interaction = prompt
+        yield from pieces(self._generate(), self._tokenizer.decode)
+
+    def _generate(self) -> Iterator[int]:
         ended = False
         while not ended:
             token = self._slots.step(1)[0]
-            ids.append(token.id)
+            self._interaction.append(token.id)
             ended = token.ends
-            text = self._tokenizer.decode(ids)
-            # A character of several bytes stands as the replacement character until its last byte has come.
-            if len(text) > len(shown) and (ended or not text.endswith("\ufffd")):
-                yield text[len(shown) :]
-                shown = text
-        self._interaction = [*prompt, *ids]
+            yield token.id
 
     def remember(self) -> float:
         """Write the last interaction to memory; milliseconds it took."""
@@ -116,6 +113,23 @@ class Conversation:
     @torch.inference_mode()
     def _fresh(self) -> Tensor:
         return self._model.initial_memory([self._seed])
+
+
+def pieces(ids: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
+    """Text as its tokens come.
+
+    A character whose bytes are several tokens is held back until the last has come; bytes that never become one show at the end.
+    """
+    seen: list[int] = []
+    text = shown = ""
+    for token in ids:
+        seen.append(token)
+        text = decode(seen)
+        if len(text) > len(shown) and not text.endswith("\ufffd"):
+            yield text[len(shown) :]
+            shown = text
+    if len(text) > len(shown):
+        yield text[len(shown) :]
 
 
 def chat(checkpoint: str, memory: str | None, temperature: float, seed: int) -> None:

@@ -15,7 +15,7 @@ from common.failures import DataFailure, InputError
 from common.models.configuration import named_config
 from common.models.reactive import ReactiveTransformer
 from deploy import cli
-from deploy.chat import Conversation, talk
+from deploy.chat import Conversation, pieces, talk
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,16 @@ def test_pieces_of_an_answer_add_up_to_the_whole_text(conversation: Conversation
     ids = conversation._interaction[len(prompt) :]
     assert "".join(pieces) == tokenizer.decode(ids)
     assert len(conversation._interaction) <= 40
+
+
+def test_a_character_of_several_tokens_is_shown_whole(tokenizer: ConversationTokenizer) -> None:
+    ids = tokenizer.encode("a 猫 b")
+    assert len(ids) > 4, "the character was meant to be several tokens"
+    shown = list(pieces(ids, tokenizer.decode))
+    assert "".join(shown) == "a 猫 b"
+    assert not any("\ufffd" in piece for piece in shown)
+    broken = ids[: ids.index(tokenizer.encode("猫")[-1])]
+    assert "".join(pieces(broken, tokenizer.decode)) == tokenizer.decode(broken)
 
 
 def test_memory_changes_only_when_the_interaction_is_written(conversation: Conversation) -> None:

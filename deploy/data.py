@@ -1,0 +1,176 @@
+"""`engram data`: generate, convert, check and look at conversations.
+
+Torch and the tokenizer library are imported inside the commands that need them, so that the rest answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common.config.loader import load_section
+from common.config.schema import BabiData, Data, SgdData, SynthData
+from common.episode import Row
+
+if TYPE_CHECKING:
+    from common.data.tokenizer import ConversationTokenizer
+
+app = typer.Typer(help="Generate, convert, check and look at conversations.", no_args_is_help=True)
+
+INSPECT_VOCABULARY = 1024
+"""Size of the tokenizer that `inspect` trains on the file itself where none is given."""
+
+BATCH = 10_000
+
+
+class Format(StrEnum):
+    jsonl = "jsonl"
+    gz = "jsonl.gz"
+    parquet = "parquet"
+
+
+class Source(StrEnum):
+    babi = "babi"
+    sgd = "sgd"
+
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files of the splits.")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings as in a config's data section.")]
+FileFormat = Annotated[Format, typer.Option("--format", help="How the files are written.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A .jsonl, .jsonl.gz or .parquet file, or a data set as name:subset:split.")]
+TokenizerFolder = Annotated[Path | None, typer.Option("--tokenizer", help="Folder with a tokenizer, such as a checkpoint.")]
+
+
+@app.command()
+def synth(
+    out: Out,
+    settings: Settings = None,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other conversations.")] = 0,
+    format: FileFormat = Format.jsonl,
+) -> None:
+    """Write generated conversations: train=1000 steps=[4,8] strategies=[cumulative,long_term] …"""
+    _write(load_section(SynthData, {}, [], settings or []), seed, out, format)
+
+
+@app.command()
+def convert(
+    source: Annotated[Source, typer.Argument(help="Which public data set the folder holds.")],
+    folder: Annotated[Path, typer.Argument(help="Its raw files.")],
+    out: Out,
+    settings: Settings = None,
+    format: FileFormat = Format.jsonl,
+) -> None:
+    """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    section = {Source.babi: BabiData, Source.sgd: SgdData}[source]
+    _write(load_section(section, {"folder": str(folder)}, [], settings or []), 0, out, format)
+
+
+@app.command()
+def validate(
+    file: File,
+    max_answer_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, [EOS] included; needs --tokenizer.")] = None,
+    tokenizer: TokenizerFolder = None,
+    inferred: Annotated[bool, typer.Option("--inferred", help="Values may follow from what was said without standing in it.")] = False,
+) -> None:
+    """Check a file of conversations; every fault names file, line and field."""
+    from common.data.records import BadRecords
+    from common.data.tokenizer import ConversationTokenizer
+    from common.data.validate import validate_rows
+    from common.failures import InputError
+
+    if (max_answer_tokens is None) != (tokenizer is None):
+        raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
+    try:
+        rows = validate_rows(file, max_answer_tokens, ConversationTokenizer.load(tokenizer) if tokenizer else None, not inferred)
+    except BadRecords as bad:
+        for fault in bad.faults if len(bad.faults) > 1 else []:
+            typer.echo(str(fault), err=True)
+        raise
+    typer.echo(f"{file}: {len(rows)} conversations, all well")
+
+
+@app.command()
+def inspect(file: File, tokenizer: TokenizerFolder = None) -> None:
+    """Show what a file holds: counts, distances of questions, lengths in tokens, one conversation."""
+    from common.data.rows import load_rows
+    from common.data.tokenizer import ConversationTokenizer, train_tokenizer
+
+    rows = load_rows(file)
+    if tokenizer is None:
+        texts = [part for row in rows[:BATCH] for turn in row.turns for part in (turn.query, turn.answer)]
+        used, source = train_tokenizer(texts, INSPECT_VOCABULARY), "trained on this file"
+    else:
+        used, source = ConversationTokenizer.load(tokenizer), str(tokenizer)
+    console = Console()
+    for table in (counts_table(rows), distances_table(rows), lengths_table(rows, used, source), example_table(rows[0])):
+        console.print(table)
+
+
+def counts_table(rows: Sequence[Row]) -> Table:
+    strategies = Counter(row.strategy for row in rows)
+    roles = Counter(turn.role for row in rows for turn in row.interactions)
+    steps = Counter(len(row.interactions) for row in rows)
+    lines = [("conversations", "all", len(rows))]
+    lines += [("strategy", name, count) for name, count in sorted(strategies.items())]
+    lines += [("follow-ups", str(number), count) for number, count in sorted(steps.items())]
+    lines += [("role of follow-ups", name, count) for name, count in sorted(roles.items())]
+    return _table("Counts", ("of", "which", "number"), lines)
+
+
+def distances_table(rows: Sequence[Row]) -> Table:
+    """Distance of a question: turns since the value was last said."""
+    distances = Counter(turn - fact.said_in for row in rows for turn, said in enumerate(row.turns) for fact in said.facts)
+    total, largest = sum(distances.values()), max(distances.values(), default=0)
+    lines = [(number, count, f"{count / total:.1%}", "█" * round(30 * count / largest)) for number, count in sorted(distances.items())]
+    return _table("Questions by turns since the value was last said", ("distance", "values", "share", ""), lines)
+
+
+def lengths_table(rows: Sequence[Row], tokenizer: ConversationTokenizer, source: str) -> Table:
+    """Tokens with the template's special tokens."""
+    turns = [turn for row in rows for turn in row.turns]
+    lengths = {
+        "interaction": sorted(len(tokenizer.interaction(turn)) for turn in turns),
+        "answer": sorted(len(tokenizer.answer(turn.answer, turn.think)) for turn in turns),
+        "conversation": sorted(sum(len(tokenizer.interaction(turn)) for turn in row.turns) for row in rows),
+    }
+    lines = [(name, *(seen[int(share * (len(seen) - 1))] for share in (0, 0.5, 0.95, 1))) for name, seen in lengths.items()]
+    title = f"Tokens, by a tokenizer of {tokenizer.vocab_size} tokens {source}"
+    return _table(title, ("length of one", "least", "median", "95 %", "most"), lines)
+
+
+def example_table(row: Row) -> Table:
+    lines = [
+        (turn, said.role, said.query, said.answer, ", ".join(f"{fact.value} (said in {fact.said_in})" for fact in said.facts))
+        for turn, said in enumerate(row.turns)
+    ]
+    return _table(f"The first conversation ({row.strategy})", ("turn", "role", "query", "answer", "expected"), lines)
+
+
+def _table(title: str, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        table.add_row(*(escape(str(cell)) for cell in line))
+    return table
+
+
+def _write(data: Data, seed: int, out: Path, format: Format) -> None:
+    from common.data.rows import save_rows
+    from common.data.sources import load_corpus
+
+    corpus = load_corpus(data, seed)
+    for split, rows in (("train", corpus.train), ("eval", corpus.eval), ("test", corpus.test)):
+        path = out / f"{split}.{format.value}"
+        save_rows(rows, path)
+        typer.echo(f"{path}: {len(rows)} conversations")

@@ -1,0 +1,85 @@
+"""`engram data`: what its commands write, show and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.data.rows import load_rows
+from common.data.tokenizer import train_tokenizer
+from common.failures import EXIT_BAD_INPUT, EXIT_DONE
+from deploy.cli import run_command
+
+ROW = {"query": "I live in Rome", "answer": "okay", "interactions": [{"query": "where do I live?", "answer": "in Rome"}]}
+
+
+def write(path: Path, record: object) -> Path:
+    path.write_text(json.dumps(record) + "\n")
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run_command(["data", *words]) == EXIT_BAD_INPUT
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("format", ["jsonl", "jsonl.gz", "parquet"])
+def test_synth_writes_splits_that_validate_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str):
+    words = ["data", "synth", str(tmp_path / "out"), "train=30", "eval=4", "steps=[2, 4]", "--format", format]
+    assert run_command(words) == EXIT_DONE
+    path = tmp_path / "out" / f"train.{format}"
+    assert {len(row.interactions) for row in load_rows(path)} == {2, 4}
+    assert len(load_rows(path)) == 30
+    capsys.readouterr()
+    assert run_command(["data", "validate", str(path)]) == EXIT_DONE
+    assert "30 conversations, all well" in capsys.readouterr().out.replace("\n", "")
+    assert run_command(["data", "inspect", str(path)]) == EXIT_DONE
+    shown = capsys.readouterr().out
+    for word in ("conversations", "cumulative", "recall", "distance", "median", load_rows(path)[0].query.split()[0]):
+        assert word in shown
+
+
+def test_another_seed_gives_other_conversations(tmp_path: Path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run_command(["data", "synth", str(tmp_path / name), "train=5", "eval=1", "--seed", str(seed)]) == EXIT_DONE
+    a, b, c = ((tmp_path / name / "train.jsonl").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_convert_writes_babi_splits_that_pass_with_inferred_values(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run_command(["data", "convert", "babi", str(shared / "data/babi10k"), str(tmp_path), "tasks=[6]"]) == EXIT_DONE
+    for split in ("train", "eval", "test"):
+        assert run_command(["data", "validate", str(tmp_path / f"{split}.jsonl"), "--inferred"]) == EXIT_DONE
+    assert "was never said" in refused(capsys, "validate", str(tmp_path / "test.jsonl"))
+
+
+def test_bad_settings_and_missing_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "did you mean 'train'" in refused(capsys, "synth", str(tmp_path), "trian=5")
+    assert "should be greater than or equal to 2" in refused(capsys, "synth", str(tmp_path), "values=1")
+    assert "qa1_" in refused(capsys, "convert", "babi", str(tmp_path), str(tmp_path))
+    assert "sgd_compact_train" in refused(capsys, "convert", "sgd", str(tmp_path), str(tmp_path))
+
+
+def test_validate_shows_every_fault_and_ends_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{\n" + json.dumps({**ROW, "anwser": "x"}) + "\n")
+    said = refused(capsys, "validate", str(path)).splitlines()
+    assert "line 1: broken JSON" in said[0]
+    assert "line 2, field anwser" in said[1]
+    assert "line 1: broken JSON" in said[-1]
+
+
+def test_validate_measures_answers_with_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train_tokenizer(["in Rome"], 264).save(tmp_path / "tokenizer")
+    path = write(tmp_path / "rows.jsonl", ROW)
+    limit = ["--tokenizer", str(tmp_path / "tokenizer"), "--max-answer-tokens"]
+    assert run_command(["data", "validate", str(path), *limit, "20"]) == EXIT_DONE
+    assert "interactions.0.answer" in refused(capsys, "validate", str(path), *limit, "8")
+    assert "go together" in refused(capsys, "validate", str(path), "--max-answer-tokens", "8")
