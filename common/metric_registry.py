@@ -163,6 +163,7 @@ _RL = [
 
 _MEMORY = [
     _mean("memory/change", "1", "memory writes", "Mean squared change of memory by a write"),
+    _mean("ppo/loss_memory_change", "1", "memory writes", "Mean squared change of memory by a write, times sqrt(turn)"),
     _mean("memory/norm", "1", "slots", "Root mean square of a memory slot after a write"),
     _mean("memory/slot_cosine", "cosine", "memory writes", "Mean cosine between slots of a layer: 1 is a memory that holds one thing"),
     _mean("memory/resets", "fraction", "episodes", "Share started from fresh memory"),

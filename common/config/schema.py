@@ -352,7 +352,6 @@ class PPO(Section):
 
     clip: float = Field(0.2, gt=0)
     value_clip: float = Field(0.2, gt=0)
-    value_coefficient: float = Field(0.5, ge=0)
     entropy: float = Field(0.0, ge=0)
     """Coefficient of the mean entropy per token, in nats."""
     discount: float = Field(0.9, ge=0, le=1)
@@ -365,7 +364,8 @@ class PPO(Section):
     kl_target: float | None = Field(None, gt=0)
     """Nats per answer that the adaptive controller steers to; None: the coefficient stays."""
     kl_horizon: int = Field(10000, ge=1)
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_estimator: Literal["k2", "k3"] = "k2"
+    """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference, policy); k1 would have none."""
     memory_change: float = Field(0.0, ge=0)
     """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
     bptt_turns: int | Literal["all"] = "all"

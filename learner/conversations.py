@@ -1,0 +1,110 @@
+"""Conversations as tensors, and the one pass over them that supervised and reinforcement learning share.
+
+The encoder never reads memory, so all interactions of a batch are encoded at once; only the cheap memory recurrence runs turn by turn;
+then all answers are decoded at once, each with the memory it had. Conversations are sorted by length and laid out turn by turn, so
+that the ones still running are always the first rows and no turn is computed that does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.data.batches import pad
+from common.models.feed_forward import Routing
+from common.models.reactive import ReactiveTransformer
+
+
+@dataclass(frozen=True)
+class TurnTokens:
+    """One turn for the learner: what was asked and answered, and what went to memory afterwards."""
+
+    query: Sequence[int]
+    answer: Sequence[int]
+    remembered: Sequence[int]
+
+
+@dataclass(frozen=True)
+class ConversationBatch:
+    """Rows are turns in turn-major order; `active[k]` conversations reach turn k, and they are the first ones."""
+
+    tokens: Tensor
+    """int64 [rows, tokens]: query and answer of the turns to decode."""
+    answer_start: Tensor
+    """[rows]: index of the first answer token."""
+    length: Tensor
+    """[rows]: real tokens."""
+    written: Tensor
+    """int64 [rows, tokens]: what memory was written with after each turn."""
+    written_mask: Tensor
+    active: tuple[int, ...]
+    order: tuple[int, ...]
+    """Position in the input of each conversation, in the order of this batch."""
+
+    @property
+    def turns(self) -> Tensor:
+        """[rows]: turn index of each row."""
+        return torch.repeat_interleave(torch.arange(len(self.active)), torch.tensor(self.active))
+
+    @property
+    def conversations(self) -> Tensor:
+        """[rows]: input position of the conversation of each row."""
+        return torch.cat([torch.tensor(self.order[:n]) for n in self.active])
+
+    def answer_mask(self) -> Tensor:
+        """bool [rows, tokens - 1]: True where position t predicts an answer token t + 1."""
+        target = torch.arange(1, self.tokens.shape[1], device=self.tokens.device)
+        return (target >= self.answer_start[:, None]) & (target < self.length[:, None])
+
+    def to(self, device: torch.device) -> ConversationBatch:
+        moved = {name: getattr(self, name).to(device) for name in ("tokens", "answer_start", "length", "written", "written_mask")}
+        return ConversationBatch(**moved, active=self.active, order=self.order)
+
+
+def collate(conversations: Sequence[Sequence[TurnTokens]]) -> ConversationBatch:
+    """Batch of conversations of any lengths; turn 0 is the opening one."""
+    order = sorted(range(len(conversations)), key=lambda i: -len(conversations[i]))
+    active = tuple(sum(len(c) > k for c in conversations) for k in range(len(conversations[order[0]])))
+    rows = [conversations[i][k] for k, n in enumerate(active) for i in order[:n]]
+    tokens, mask = pad([[*row.query, *row.answer] for row in rows])
+    written, written_mask = pad([list(row.remembered) for row in rows])
+    starts = torch.tensor([len(row.query) for row in rows])
+    return ConversationBatch(tokens, starts, mask.sum(-1), written, written_mask, active, tuple(order))
+
+
+def memories(
+    model: ReactiveTransformer, batch: ConversationBatch, initial: Tensor, bptt_turns: int | Literal["all"], train_encoder: bool = True
+) -> Tensor:
+    """The memory that each row's answer was given with: [rows, layers, slots, width].
+
+    initial: [conversations, layers, slots, width], in the order of the conversations handed to `collate`. bptt_turns: gradients flow
+    back through at most so many writes; 1 is the truncation of the articles, "all" lets a write learn from an answer many turns later.
+    """
+    last = len(batch.active) - 1
+    written = sum(batch.active[:last])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
+        encoded = model.encode(batch.written[:written], batch.written_mask[:written]) if written else None
+    memory = initial[list(batch.order)]
+    states, start = [memory], 0
+    for k in range(last):
+        n, following = batch.active[k], batch.active[k + 1]
+        if bptt_turns != "all" and k % bptt_turns == 0:
+            memory = memory.detach()
+        assert encoded is not None
+        rows = slice(start, start + following)
+        memory = model.remember(memory[:following], encoded[rows], batch.written_mask[rows])
+        states.append(memory)
+        start += n
+    return torch.cat(states)
+
+
+def answer_logits(
+    model: ReactiveTransformer, tokens: Tensor, memory: Tensor, mask: Tensor, routings: list[Routing] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits [answer tokens, vocabulary] and their targets [answer tokens], of the positions in `mask` [rows, tokens - 1] alone."""
+    hidden = model.decode_hidden(tokens[:, :-1], memory, routings)
+    return model.decoder.logits(hidden[mask]), tokens[:, 1:][mask]

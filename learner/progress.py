@@ -1,0 +1,66 @@
+"""Where a rank stands in the run, and what it tells the recorder. All ranks call these together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.checkpoint import Checkpoint
+from common.metrics import Metrics
+from learner.group import Group
+from learner.recorder import Recorder, RecorderClient
+
+
+@dataclass(frozen=True)
+class Position:
+    """Steps done in the current stage and before it."""
+
+    stage: int
+    in_stage: int
+    base: int
+    """Steps of the run that earlier stages took."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, stage: int) -> Position:
+        """The position that `checkpoint` leaves stage number `stage` at: somewhere inside it, or at its beginning."""
+        inside = checkpoint.state["done"] if checkpoint.state["stage"] == stage else 0
+        return cls(stage, inside, checkpoint.step - inside)
+
+
+class Reporter:
+    """One rank's line to the recorder."""
+
+    def __init__(
+        self, group: Group, recorder: Recorder | RecorderClient, stage: str, total: int, position: Position, checkpoint: Checkpoint
+    ):
+        self.group, self.recorder, self.stage, self.position = group, recorder, stage, position
+        if group.rank == 0:
+            recorder.begin(stage, position.in_stage, total, checkpoint.step, checkpoint.state.get("metrics"))
+        self.barrier()  # no rank may record before the recorder has taken back what a dead group recorded
+
+    def barrier(self) -> None:
+        self.group.sum(torch.zeros(1, device=self.group.device))
+
+    def record(self, done: int, metrics: Metrics) -> None:
+        """Send what was recorded since the last call; the recorder makes one row of all ranks' parts."""
+        self.recorder.record(self.group.rank, self.group.size, self.stage, done, self.position.base + done, metrics.drain())
+
+    def phase(self, phase: str) -> None:
+        self.recorder.phase(f"learner[{self.group.rank}]", phase)
+
+    def stop_requested(self) -> bool:
+        """Whether the driver asked to stop; all ranks get the same answer."""
+        asked = self.group.rank == 0 and self.recorder.stop_requested()
+        return bool(self.group.sum(torch.tensor(float(asked), device=self.group.device)) > 0)
+
+    def state(self, done: int, **more: Any) -> dict[str, Any]:
+        """The part of a checkpoint's state that every stage has."""
+        self.barrier()  # every rank's row is in before its totals are saved
+        metrics = self.recorder.metrics_state() if self.group.rank == 0 else {}
+        return {"stage": self.position.stage, "stage_name": self.stage, "done": done, "metrics": metrics, **more}
+
+    def saved(self) -> None:
+        """All ranks wait here until rank 0 has written: one that dies later finds the checkpoint."""
+        self.barrier()

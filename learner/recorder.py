@@ -1,0 +1,198 @@
+"""Where the ranks of a run report to: one recorder merges their metrics, writes the rows, serves Prometheus, and carries word between
+driver and ranks (progress one way, a request to stop the other).
+
+`Recorder` is a plain class; under Ray it is one named actor that the driver owns, and ranks hold a `RecorderClient` with the same calls.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.config.schema import Run
+from common.failures import EngramError, InputError
+from common.metrics import Metrics, MetricsWriter, PrometheusExporter
+from common.run_directory import RunDirectory
+
+ENDPOINT_FILE = "metrics_endpoint"
+CALL_SECONDS = 60.0
+"""Deadline of one call to the recorder; it only merges numbers and appends lines."""
+
+
+@dataclass
+class Report:
+    """What the driver learns when it asks: everything since it last asked."""
+
+    stage: str = ""
+    total: int = 0
+    done: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    phases: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """What each rank is doing, and for how many seconds."""
+    idle_seconds: float = 0.0
+    """Since anything was reported."""
+    failure: tuple[str, str, str, str] | None = None
+
+
+class Recorder:
+    def __init__(self, run: Run, directory: RunDirectory, resumed_step: int | None):
+        self.run, self.directory = run, directory
+        self.metrics = Metrics()
+        self.writer = MetricsWriter(directory, resumed_step)
+        self.exporter = PrometheusExporter(run.metrics.host, run.metrics.port, run.name)
+        directory.write_text(ENDPOINT_FILE, self.exporter.url + "\n")
+        self._waiting: dict[int, dict[int, dict[str, Any]]] = {}
+        self._report = Report()
+        self._phases: dict[str, tuple[str, float]] = {}
+        self._moved = time.monotonic()
+        self._stop = False
+
+    # --- from ranks ---
+
+    def begin(self, stage: str, done: int, total: int, global_step: int, metrics_state: dict[str, Any] | None) -> None:
+        """A stage begins, or a restarted group goes on with it from `done`: what was recorded past `global_step` is taken back."""
+        if self.writer._last_step > global_step:
+            self.writer = MetricsWriter(self.directory, global_step)
+        if metrics_state is not None:
+            self.metrics.load_state_dict(metrics_state)
+        self._waiting.clear()
+        self._report = Report(stage, total, done, {}, self._report.notes)
+        self._moved = time.monotonic()
+
+    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
+        """One rank's observations up to a step; when all ranks have reported it, they become one row."""
+        parts = self._waiting.setdefault(global_step, {})
+        parts[rank] = state
+        self._moved = time.monotonic()
+        if len(parts) < ranks:
+            return
+        for _, part in sorted(self._waiting.pop(global_step).items()):
+            self.metrics.merge(part)
+        steps = sum(stage_steps(each) for each in self.run.stages)
+        self.metrics.record("run/progress", global_step / steps)
+        row = self.metrics.flush(global_step, stage)
+        self.writer.write(row)
+        self.exporter.publish(self.metrics)
+        self._report.done = done
+        self._report.figures = {key: value for key, value in row.items() if isinstance(value, int | float) and key not in ("step", "time")}
+
+    def metrics_state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return self.metrics.state_dict()
+
+    def phase(self, who: str, phase: str) -> None:
+        self._phases[who] = (phase, time.monotonic())
+
+    def note(self, text: str) -> None:
+        self._report.notes.append(text)
+
+    def stop_requested(self) -> bool:
+        return self._stop
+
+    def fail(self, failure: EngramError) -> None:
+        """Keep a failure that no restart mends, for the driver to raise."""
+        where = failure.where if isinstance(failure, InputError) else ""
+        what = failure.what if isinstance(failure, InputError) else str(failure)
+        self._report.failure = (type(failure).__name__, where, what, traceback.format_exc())
+
+    def failed(self) -> bool:
+        return self._report.failure is not None
+
+    # --- from the driver ---
+
+    def request_stop(self) -> None:
+        self._stop = True
+
+    def url(self) -> str:
+        return self.exporter.url
+
+    def report(self) -> Report:
+        now = time.monotonic()
+        taken = self._report
+        self._report = Report(taken.stage, taken.total, taken.done, taken.figures, [], {}, 0.0, taken.failure)
+        taken.phases = {who: (phase, now - since) for who, (phase, since) in self._phases.items()}
+        taken.idle_seconds = now - self._moved
+        return taken
+
+    def close(self) -> None:
+        self.exporter.close()
+
+
+def stage_steps(stage: Any) -> int:
+    """Steps of a stage as the run counts them: optimiser steps, or iterations of the curriculum."""
+    return sum(step.iterations for step in stage.curriculum) if stage.stage == "mrl" else stage.steps
+
+
+def recorder_name(namespace: str) -> str:
+    return f"{namespace}-recorder"
+
+
+class RecorderClient:
+    """The recorder as a rank or the driver sees it: the same calls, each with a deadline."""
+
+    def __init__(self, handle: Any):
+        self._handle = handle
+
+    @classmethod
+    def connect(cls, namespace: str) -> RecorderClient:
+        import ray
+
+        return cls(ray.get_actor(recorder_name(namespace), namespace=namespace))
+
+    @classmethod
+    def start(cls, run: Run, directory: RunDirectory, namespace: str, resumed_step: int | None) -> RecorderClient:
+        import ray
+
+        # On the driver's node: the run directory's host, and where a reader looks for the endpoint.
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Recorder).options(name=recorder_name(namespace), namespace=namespace, num_cpus=0, scheduling_strategy=strategy)
+        client = cls(actor.remote(run, directory, resumed_step))
+        client.url()
+        return client
+
+    def _call(self, method: str, *args: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self._handle, method).remote(*args), timeout=CALL_SECONDS)
+
+    def begin(self, stage: str, done: int, total: int, global_step: int, metrics_state: dict[str, Any] | None) -> None:
+        self._call("begin", stage, done, total, global_step, metrics_state)
+
+    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
+        self._call("record", rank, ranks, stage, done, global_step, state)
+
+    def metrics_state(self) -> dict[str, Any]:
+        return self._call("metrics_state")
+
+    def phase(self, who: str, phase: str) -> None:
+        self._handle.phase.remote(who, phase)
+
+    def note(self, text: str) -> None:
+        self._call("note", text)
+
+    def stop_requested(self) -> bool:
+        return self._call("stop_requested")
+
+    def fail(self, failure: EngramError) -> None:
+        self._call("fail", failure)
+
+    def failed(self) -> bool:
+        return self._call("failed")
+
+    def request_stop(self) -> None:
+        self._call("request_stop")
+
+    def url(self) -> str:
+        return self._call("url")
+
+    def report(self) -> Report:
+        return self._call("report")
+
+    def close(self) -> None:
+        import ray
+
+        self._call("close")
+        ray.kill(self._handle)

@@ -1,0 +1,160 @@
+"""PPO on memory: token-level ratios, one advantage per interaction, gradients through the writes that made the memory (facts 6.10-6.11).
+
+Every pass starts from the memory the episode really started from and rebuilds all later memories with the current weights, so before the
+first update the ratio is 1 on every token, and afterwards encoder and memory attention are trained by what later answers earned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config.schema import MRL
+from common.data.batches import pad
+from common.metrics import Metrics
+from common.models.critic import Critic
+from common.models.feed_forward import Routing
+from common.models.reactive import ReactiveTransformer
+from common.seeding import derive
+from learner.conversations import answer_logits, collate, memories
+from learner.group import Group
+from learner.optimizer import Term, Trainer, combine
+from learner.rl.experience import Experience, answered_rows, conversation, critic_rows
+from learner.rl.kl import AdaptiveKL, kl_estimate
+from learner.rl.losses import memory_change_penalty, policy_loss, token_entropy, token_log_probs, value_loss
+from learner.routing import no_router_terms, router_terms
+
+
+def ppo_update(
+    experience: Experience,
+    places: list[int],
+    episodes: int,
+    model: ReactiveTransformer,
+    critic: Critic,
+    policy_trainer: Trainer,
+    critic_trainer: Trainer,
+    kl: AdaptiveKL,
+    settings: MRL,
+    temperature: float,
+    seed: int,
+    iteration: int,
+    group: Group,
+    metrics: Metrics,
+) -> None:
+    """All epochs and minibatches over one batch of episodes.
+
+    places: place of each of this rank's episodes in the whole batch of `episodes`; minibatches are drawn over the whole batch, so that
+    two ranks step on what one rank would step on.
+    """
+    first = True
+    for epoch in range(settings.ppo.epochs):
+        for chosen in minibatches(places, episodes, settings.ppo.minibatches, derive(seed, "minibatches", iteration, epoch)):
+            terms = policy_terms(experience, chosen, model, kl.coefficient, settings, temperature, group, metrics, first)
+            loss, sums = combine(terms, group)
+            norm, rate = policy_trainer.update(loss, iteration)
+            value_terms = critic_terms(experience, chosen, critic, settings, group, metrics)
+            value, value_sums = combine(value_terms, group)
+            critic_norm, critic_rate = critic_trainer.update(value, iteration)
+            first = False
+            for name, (total, count) in (sums | value_sums).items():
+                if count:
+                    metrics.record(name, total / count, weight=count)
+            metrics.record("train/gradient_norm", norm)
+            metrics.record("ppo/gradient_norm_critic", critic_norm)
+            metrics.record("train/learning_rate", rate)
+            metrics.record("train/learning_rate_critic", critic_rate)
+            if group.rank == 0:
+                metrics.record("train/steps", 1)
+
+
+def minibatches(places: list[int], episodes: int, count: int, seed: int) -> Iterator[list[int]]:
+    """Indices into `places` for each of `count` minibatches of a shuffle of the whole batch; may be empty on a rank."""
+    order = np.random.default_rng(seed).permutation(episodes).tolist()
+    local = {place: i for i, place in enumerate(places)}
+    for start in range(count):
+        yield sorted(local[place] for place in order[start::count] if place in local)
+
+
+def policy_terms(
+    experience: Experience,
+    chosen: list[int],
+    model: ReactiveTransformer,
+    kl_coefficient: float,
+    settings: MRL,
+    temperature: float,
+    group: Group,
+    metrics: Metrics,
+    first: bool,
+) -> list[Term]:
+    """The policy's losses on some of this rank's episodes, as sums. An empty choice gives zeros, so that collectives stay in step."""
+    ppo = settings.ppo
+    if not chosen:
+        nothing = sum(p.sum() for p in model.parameters()) * 0.0
+        empty = [Term(name, nothing, 0.0) for name in ("ppo/loss_policy", "ppo/loss_kl", "objective/entropy", "ppo/loss_memory_change")]
+        measured = [Term("ppo/clip_fraction", nothing.detach(), 0.0, 0.0), Term("ppo/approx_kl", nothing.detach(), 0.0, 0.0)]
+        return [*empty, *measured, *no_router_terms(model, settings.router_loss, group)]
+    batch = collate([conversation(experience.episodes[i]) for i in chosen]).to(group.device)
+    initial = experience.initial[chosen]
+    if model.config.initial_memory == "learned":
+        # The learned start is the same tensor for all; episodes that carried a memory over keep theirs.
+        fresh = torch.tensor([experience.episodes[i].initial_memory is None for i in chosen], device=group.device)[:, None, None, None]
+        initial = torch.where(fresh, model.initial_memory([0] * len(chosen)), initial)
+    memory = memories(model, batch, initial, ppo.bptt_turns, not settings.freeze_encoder)
+
+    start = batch.active[0]
+    mask = batch.answer_mask()[start:]
+    routings: list[Routing] = []
+    logits, targets = answer_logits(model, batch.tokens[start:], memory[start:], mask, routings)
+    log_probs, entropy = token_log_probs(logits, targets, temperature), token_entropy(logits, temperature)
+    rows = [(chosen[i], turn) for i, turn in answered_rows(batch)]
+    lengths = mask.sum(1)
+    old = torch.cat([torch.tensor(experience.episodes[i].answered[k].log_probs, dtype=torch.float32) for i, k in rows]).to(group.device)
+    reference = torch.cat([experience.reference[i][k] for i, k in rows])
+    episode_index, turn_index = (torch.tensor(x, device=group.device) for x in zip(*rows, strict=True))
+    scored = torch.repeat_interleave(experience.scored[episode_index, turn_index], lengths)
+    advantages = torch.repeat_interleave(experience.advantages[episode_index, turn_index], lengths)
+
+    loss = policy_loss(log_probs, old, advantages, scored, ppo.clip)
+    if first:
+        metrics.record("ppo/ratio_max_deviation_first", float(loss.max_ratio_deviation))
+        metrics.record("ppo/log_prob_max_difference", float((log_probs.detach() - old).abs().max()))
+    distance = torch.where(scored, kl_estimate(log_probs, reference, ppo.kl_estimator), 0.0)
+    before = torch.cat([memory_of(memory, batch.active, k - 1)[:n] for k, n in enumerate(batch.active) if k > 0])
+    turns = batch.turns[start:].to(group.device) - 1
+    change = memory_change_penalty(before, memory[start:], turns, torch.ones_like(turns, dtype=torch.bool))
+    real = torch.arange(1, batch.tokens.shape[1], device=group.device) <= batch.length[start:, None] - 1
+    tokens = float(loss.tokens)
+    return [
+        Term("ppo/loss_policy", loss.loss, tokens),
+        Term("ppo/loss_kl", distance.sum(), tokens, kl_coefficient),
+        Term("objective/entropy", torch.where(scored, entropy, 0.0).sum(), tokens, -ppo.entropy),
+        Term("ppo/loss_memory_change", change, turns.numel(), ppo.memory_change),
+        Term("ppo/clip_fraction", loss.clipped.float(), tokens, 0.0),
+        Term("ppo/approx_kl", loss.approx_kl, tokens, 0.0),
+        *router_terms(routings, real, settings.router_loss, group),
+    ]
+
+
+def memory_of(memory: Tensor, active: tuple[int, ...], turn: int) -> Tensor:
+    """The rows of one turn out of the turn-major stack."""
+    start = sum(active[:turn])
+    return memory[start : start + active[turn]]
+
+
+def critic_terms(experience: Experience, chosen: list[int], critic: Critic, settings: MRL, group: Group, metrics: Metrics) -> list[Term]:
+    if not chosen:
+        nothing = sum(p.sum() for p in critic.parameters()) * 0.0
+        return [Term("ppo/loss_value", nothing, 0.0), Term("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0)]
+    episodes = [experience.episodes[i] for i in chosen]
+    index = [(i, k) for i, episode in zip(chosen, episodes, strict=True) for k in range(len(episode.answered))]
+    i, k = (torch.tensor(x, device=group.device) for x in zip(*index, strict=True))
+    tokens, mask = pad(critic_rows(episodes))
+    values = critic(tokens.to(group.device), mask.to(group.device))
+    loss = value_loss(values, experience.values[i, k], experience.returns[i, k], experience.scored[i, k], settings.ppo.value_clip)
+    turns = float(loss.turns)
+    if turns:
+        metrics.record("ppo/values", float(values.detach().mean()), weight=turns)
+    return [Term("ppo/loss_value", loss.loss, turns), Term("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0)]

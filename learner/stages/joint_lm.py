@@ -1,0 +1,91 @@
+"""Stages 1 and 2: the encoder learns to fill masked tokens, the decoder to predict the next one while it reads what the encoder saw.
+
+The decoder reads the encoder's states in the shape of memory (`as_memory`), detached, so that it learns to use memory before there is
+any; its gradient reaches the encoder through the shared embedding alone. Padding is never a target. In SFT the decoder's targets are the
+answer's tokens, [EOS] among them, or it would never learn to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.config.schema import JointLM
+from common.data.batches import pad
+from common.data.tokenizer import ANSWER, BOS, EOS, MASK, PAD, QUERY
+from common.models.encoder import MaskedLMHead
+from common.models.feed_forward import Routing
+from common.models.memory import as_memory
+from common.models.reactive import ReactiveTransformer
+from common.seeding import derive, uniforms
+from learner.group import Group
+from learner.optimizer import Term
+from learner.routing import router_terms
+
+SPECIAL = torch.tensor([PAD, BOS, EOS, MASK, QUERY, ANSWER])
+
+
+class JointLMObjective:
+    def __init__(self, settings: JointLM, model: ReactiveTransformer, sequences: Sequence[Sequence[int]], prompts: Sequence[int], seed: int):
+        """sequences: token ids; prompts: how many leading tokens of each are no targets (0: all are)."""
+        self.settings, self.model, self.sequences, self.prompts, self.seed = settings, model, sequences, prompts, seed
+        self.head = MaskedLMHead(model.config)
+        self.modules: dict[str, nn.Module] = {"model": model, "masked_lm_head": self.head}
+
+    @property
+    def examples(self) -> int:
+        return len(self.sequences)
+
+    def trainable(self, name: str) -> bool:
+        return not name.startswith(("model.memory_attention.", "model.first_memory"))
+
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+        tokens, mask = pad([self.sequences[i] for i in indices])
+        keys = [derive(self.seed, self.settings.stage, step, i) for i in indices]
+        hidden_from_encoder = self._draw(keys, "mask", tokens) < self.settings.mask_probability
+        hidden_from_encoder &= mask & ~torch.isin(tokens, SPECIAL)
+        masked = torch.where(hidden_from_encoder, MASK, tokens)
+        tokens, mask, masked, hidden_from_encoder = (x.to(group.device) for x in (tokens, mask, masked, hidden_from_encoder))
+
+        encoded = self.model.encode(masked, mask)
+        guesses = self.head(encoded[:, -1][hidden_from_encoder])
+        missing = tokens[hidden_from_encoder]
+
+        memory = self._memory(encoded.detach(), mask, keys, tokens)
+        start = torch.tensor([self.prompts[i] for i in indices], device=tokens.device)
+        target = torch.arange(1, tokens.shape[1], device=tokens.device)
+        predicts = (target >= start[:, None]) & mask[:, 1:]
+        routings: list[Routing] = []
+        hidden = self.model.decode_hidden(tokens[:, :-1], memory, routings)
+        logits, targets = self.model.decoder.logits(hidden[predicts]), tokens[:, 1:][predicts]
+        return [
+            Term("train/loss_masked_lm", F.cross_entropy(guesses, missing, reduction="sum"), missing.numel()),
+            Term("train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()),
+            Term("train/accuracy_lm", (logits.argmax(-1) == targets).sum().float(), targets.numel(), coefficient=0.0),
+            *router_terms(routings, mask[:, :-1], self.settings.router_loss, group),
+        ]
+
+    def _memory(self, encoded: Tensor, mask: Tensor, keys: list[int], tokens: Tensor) -> Tensor:
+        """What the decoder reads: the encoder's states with noise and gaps, or, for the blind share, memory before anything was said."""
+        settings = self.settings
+        if settings.hide_probability:
+            encoded = encoded * (self._draw(keys, "hide", tokens) >= settings.hide_probability)[:, None, :, None].to(encoded.dtype)
+        memory = as_memory(encoded, mask, self.model.config.slots)
+        if settings.noise:
+            generator = torch.Generator().manual_seed(derive(keys[0], "noise"))
+            memory = memory + settings.noise * torch.randn(memory.shape, generator=generator).to(memory)
+        if settings.blind_fraction:
+            blind = torch.from_numpy(uniforms(np.array(keys), np.full(len(keys), 10**6))) < settings.blind_fraction
+            memory = torch.where(blind.to(memory.device)[:, None, None, None], self.model.initial_memory(keys).detach(), memory)
+        return memory
+
+    @staticmethod
+    def _draw(keys: list[int], purpose: str, tokens: Tensor) -> Tensor:
+        """One uniform per token that depends on the example and the step alone, so that any split over ranks draws the same."""
+        width = tokens.shape[1]
+        streams = np.repeat([derive(key, purpose) for key in keys], width)
+        return torch.from_numpy(uniforms(streams, np.tile(np.arange(width), len(keys)))).view(len(keys), width)

@@ -1,0 +1,51 @@
+"""Stage 4: whole conversations, teacher forced: each answer is predicted from its query and the memory of all turns before.
+
+The loss of an answer flows back through the writes that its memory was made by: `bptt_turns: 1` stops at the last write, as in the
+articles; "all" also teaches a write what will be asked many turns later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn import functional as F
+
+from common.config.schema import MemoryAware
+from common.models.feed_forward import Routing
+from common.models.reactive import ReactiveTransformer
+from common.seeding import derive
+from learner.conversations import TurnTokens, answer_logits, collate, memories
+from learner.group import Group
+from learner.optimizer import Term
+from learner.routing import router_terms
+
+
+class MemoryAwareObjective:
+    def __init__(self, settings: MemoryAware, model: ReactiveTransformer, conversations: Sequence[Sequence[TurnTokens]], seed: int):
+        self.settings, self.model, self.conversations, self.seed = settings, model, conversations, seed
+        self.modules: dict[str, nn.Module] = {"model": model}
+
+    @property
+    def examples(self) -> int:
+        return len(self.conversations)
+
+    def trainable(self, name: str) -> bool:
+        if name.startswith("model.encoder."):
+            return self.settings.train_encoder
+        if name.startswith(("model.memory_attention.", "model.first_memory")):
+            return self.settings.train_memory
+        return True
+
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+        batch = collate([self.conversations[i] for i in indices]).to(group.device)
+        initial = self.model.initial_memory([derive(self.seed, self.settings.stage, step, i) for i in indices])
+        memory = memories(self.model, batch, initial, self.settings.bptt_turns, self.settings.train_encoder)
+        routings: list[Routing] = []
+        logits, targets = answer_logits(self.model, batch.tokens, memory, batch.answer_mask(), routings)
+        real = batch.tokens.new_ones(batch.tokens.shape[1] - 1).cumsum(0) <= batch.length[:, None] - 1
+        return [
+            Term("train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()),
+            Term("train/accuracy_lm", (logits.argmax(-1) == targets).sum().float(), targets.numel(), coefficient=0.0),
+            *router_terms(routings, real, self.settings.router_loss, group),
+        ]

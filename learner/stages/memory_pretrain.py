@@ -1,0 +1,69 @@
+"""Stage 3: the memory attention learns to keep the old and take in the new before any answer depends on it.
+
+Label of a write: (1 - w) · old memory + w · new information; the loss is minus their cosine, slot by slot. New information is the encoded
+interaction in the shape of memory (`as_memory`: with as many slots as tokens it is the encoding itself, else its adaptive average), so
+slots and tokens need not be equal in number. w is `first_weight` for the first write, then falls from `next_weight`. Encoder and decoder
+are frozen, and memory is detached before every write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.config.schema import MemoryPretrain
+from common.models.memory import as_memory
+from common.models.reactive import ReactiveTransformer
+from common.seeding import derive
+from learner.conversations import TurnTokens, collate
+from learner.group import Group
+from learner.optimizer import Term
+
+
+def new_weight(settings: MemoryPretrain, write: int) -> float:
+    """Share of new information in the label of a write, 0 the first."""
+    if write == 0:
+        return settings.first_weight
+    return max(settings.minimum_weight, settings.next_weight - settings.weight_decay_per_step * (write - 1))
+
+
+class MemoryPretrainObjective:
+    def __init__(self, settings: MemoryPretrain, model: ReactiveTransformer, conversations: Sequence[Sequence[TurnTokens]], seed: int):
+        self.settings, self.model, self.conversations, self.seed = settings, model, conversations, seed
+        self.modules: dict[str, nn.Module] = {"model": model}
+
+    @property
+    def examples(self) -> int:
+        return len(self.conversations)
+
+    def trainable(self, name: str) -> bool:
+        return name.startswith(("model.memory_attention.", "model.first_memory"))
+
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+        batch = collate([self.conversations[i] for i in indices]).to(group.device)
+        seeds = [derive(self.seed, self.settings.stage, step, i) for i in indices]
+        memory = self.model.initial_memory([seeds[i] for i in batch.order])
+        with torch.no_grad():
+            encoded = self.model.encode(batch.written, batch.written_mask)
+            fresh = as_memory(encoded, batch.written_mask, self.model.config.slots)
+        seen = encoded
+        if self.settings.input_noise:
+            generator = torch.Generator().manual_seed(derive(seeds[0], "noise"))
+            seen = encoded + self.settings.input_noise * torch.randn(encoded.shape, generator=generator).to(encoded)
+        cosine, change, start = torch.zeros((), device=group.device), torch.zeros((), device=group.device), 0
+        for write, n in enumerate(batch.active):
+            rows = slice(start, start + n)
+            start += n
+            old = memory[:n] if write == 0 else memory[:n].detach()
+            memory = self.model.remember(old, seen[rows], batch.written_mask[rows])
+            weight = new_weight(self.settings, write)
+            label = (1 - weight) * old.detach() + weight * fresh[rows]
+            cosine = cosine + F.cosine_similarity(memory, label, dim=-1).mean(dim=(1, 2)).sum()
+            change = change + (memory - old).detach().square().mean(dim=(1, 2, 3)).sum()
+        return [
+            Term("train/memory_cosine", cosine, start, coefficient=-1.0),
+            Term("memory/change", change, start, coefficient=0.0),
+        ]

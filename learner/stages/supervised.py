@@ -1,0 +1,147 @@
+"""The loop of the supervised stages: data in a seeded order, one objective, one optimiser, checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+from common.checkpoint import latest_checkpoint
+from common.config.schema import SFT, JointLM, MemoryAware, MemoryPretrain
+from common.data.sources import load_corpus
+from common.data.tokenizer import ConversationTokenizer
+from common.episode import Row
+from common.failures import InputError
+from common.metrics import Metrics
+from common.models.reactive import ReactiveTransformer
+from common.seeding import derive
+from learner.conversations import TurnTokens
+from learner.group import Group, Job
+from learner.optimizer import Term, Trainer, combine
+from learner.progress import Position, Reporter
+from learner.recorder import Recorder, RecorderClient
+from learner.stages.joint_lm import JointLMObjective
+from learner.stages.memory_aware import MemoryAwareObjective
+from learner.stages.memory_pretrain import MemoryPretrainObjective
+from learner.training_state import checkpoint_model, resume_training, save_training
+
+
+class Objective(Protocol):
+    modules: dict[str, nn.Module]
+    """What is saved and may be trained; "model" is the policy."""
+
+    @property
+    def examples(self) -> int: ...
+
+    def trainable(self, name: str) -> bool: ...
+
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]: ...
+
+
+def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:
+    """Stage `job.stage` of the run from the last checkpoint to its end, or to a requested stop."""
+    run, stage = job.run, job.run.stages[job.stage]
+    assert isinstance(stage, JointLM | SFT | MemoryPretrain | MemoryAware)
+    checkpoint = latest_checkpoint(job.directory)
+    assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
+    position = Position.of(checkpoint, job.stage)
+    model, tokenizer = checkpoint_model(checkpoint)
+    objective = build_objective(job, model, tokenizer)
+    for module in objective.modules.values():
+        module.to(group.device).train()
+    trainer = Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable)
+    extras = {name: module for name, module in objective.modules.items() if name != "model"}
+    if position.in_stage:
+        with checkpoint.folder() as folder:
+            resume_training(folder, trainer, extras)
+    reporter = Reporter(group, recorder, stage.stage, stage.steps, position, checkpoint)
+
+    metrics = Metrics()
+    for step in range(position.in_stage, stage.steps):
+        started = time.perf_counter()
+        indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[group.rank :: group.size]
+        terms = objective.terms(indices, step, group)
+        loss, sums = combine(terms, group)
+        norm, rate = trainer.update(loss, step)
+
+        for name, (total, count) in sums.items():
+            if count:
+                metrics.record(name, total / count, weight=count)
+        metrics.record("train/gradient_norm", norm)
+        metrics.record("train/learning_rate", rate)
+        metrics.record("time/phase_seconds", time.perf_counter() - started, phase="train", role="learner")
+        if group.rank == 0:
+            metrics.record("train/steps", 1)
+        metrics.record("train/sequences", len(indices))
+
+        done = step + 1
+        if done % run.learner.log_every == 0 or done == stage.steps:
+            reporter.record(done, metrics)
+        stop = done % run.learner.log_every == 0 and reporter.stop_requested()
+        if done % run.learner.checkpoint_every == 0 or done == stage.steps or stop:
+            state = reporter.state(done)
+            if group.rank == 0:
+                save_training(job.directory, position.base + done, model, tokenizer, state, run.learner.keep_checkpoints, trainer, extras)
+            reporter.saved()
+        if stop:
+            return
+
+
+def build_objective(job: Job, model: ReactiveTransformer, tokenizer: ConversationTokenizer) -> Objective:
+    """What the stage trains on. The corpus is made anew on every rank from the configuration: the same on each, and nothing to ship."""
+    run, stage = job.run, job.run.stages[job.stage]
+    corpus, seed = load_corpus(run.data, run.seed), derive(run.seed, "stage", job.stage)
+    limit = model.config.max_tokens
+    if isinstance(stage, SFT):
+        prompts = [tokenizer.prompt(pair.query, pair.think is not None) for pair in corpus.pairs]
+        pairs = [[*prompt, *tokenizer.answer(pair.answer, pair.think)] for prompt, pair in zip(prompts, corpus.pairs, strict=True)]
+        require_fit("pairs", pairs, limit)
+        return JointLMObjective(stage, model, pairs, [len(prompt) for prompt in prompts], seed)
+    if isinstance(stage, JointLM):
+        pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), limit)]
+        return JointLMObjective(stage, model, pieces, [0] * len(pieces), seed)
+    conversations = [row_tokens(row, tokenizer) for row in corpus.train]
+    require_fit("train", [[*turn.query, *turn.answer] for turns in conversations for turn in turns], limit)
+    if isinstance(stage, MemoryPretrain):
+        return MemoryPretrainObjective(stage, model, conversations, seed)
+    assert isinstance(stage, MemoryAware)
+    return MemoryAwareObjective(stage, model, conversations, seed)
+
+
+def row_tokens(row: Row, tokenizer: ConversationTokenizer) -> list[TurnTokens]:
+    """A conversation as the data set has it, every turn teacher forced."""
+    turns = []
+    for turn in row.turns:
+        query, answer = tokenizer.prompt(turn.query, turn.think is not None), tokenizer.answer(turn.answer, turn.think)
+        turns.append(TurnTokens(query, answer, [*query, *answer]))
+    return turns
+
+
+def chunks(tokens: Sequence[int], limit: int) -> list[Sequence[int]]:
+    """A long text in pieces of at most `limit` tokens; a piece of one token predicts nothing and is left out."""
+    return [piece for start in range(0, len(tokens), limit) if len(piece := tokens[start : start + limit]) > 1]
+
+
+def require_fit(what: str, sequences: Sequence[Sequence[int]], limit: int) -> None:
+    longest = max(range(len(sequences)), key=lambda i: len(sequences[i]))
+    if len(sequences[longest]) > limit:
+        raise InputError(
+            f"data.{what}, interaction {longest + 1}",
+            f"has {len(sequences[longest])} tokens, more than model.max_tokens = {limit}; raise that or shorten the interaction",
+        )
+
+
+def batch_indices(seed: int, purpose: str, examples: int, batch_size: int, step: int) -> list[int]:
+    """Examples of one step: every epoch is a new seeded shuffle, and a batch may span two. A pure function, so the step is the position."""
+    picked: list[int] = []
+    start = step * batch_size
+    while len(picked) < batch_size:
+        epoch, offset = divmod(start + len(picked), examples)
+        order = np.random.default_rng(derive(seed, "order", purpose, epoch)).permutation(examples)
+        picked += order[offset : offset + batch_size - len(picked)].tolist()
+    return picked
+
+
