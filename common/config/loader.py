@@ -8,23 +8,29 @@ what is valid is read from `schema.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from common.config.places import Place, discriminators, dotted, sentence, shown, under_defaults
 from common.config.schema import Run
 from common.failures import InputError
 
 _TAGS = discriminators(Run)
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Run:
     """Compose files and overrides into a `Run`; InputError for anything that is not as the schema says."""
-    tree: Any = {}
+    return load_section(Run, {}, paths, overrides)
+
+
+def load_section(section: type[Settings], given: Mapping[str, Any], paths: Sequence[str | Path], overrides: Sequence[str]) -> Settings:
+    """The same for any section, such as the settings of one command. given: settings that come before the files."""
+    tree: Any = dict(given)
     origins: dict[Place, str] = {}
     for path in paths:
         tree = _put(tree, (), _read(Path(path)), (), str(path), origins)
@@ -35,9 +41,9 @@ def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Run:
             raise InputError(override, "an override reads key=value, with dots between the parts of the key")
         tree = _put(tree, parts, _parse(text, override), (), override, origins)
     try:
-        return Run.model_validate(under_defaults(Run, tree))
+        return section.model_validate(under_defaults(section, tree))
     except ValidationError as invalid:
-        raise sentence(Run, invalid, origins, ", ".join(str(path) for path in paths) or "configuration") from None
+        raise sentence(section, invalid, origins, ", ".join(str(path) for path in paths) or "configuration") from None
 
 
 def dump_run(run: Run) -> str:

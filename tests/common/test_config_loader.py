@@ -43,7 +43,7 @@ def mrl(path: Path, *overrides: str) -> MRL:
     return stage
 
 
-def test_later_files_merge_into_mappings_and_replace_lists(base: Path, tmp_path: Path):
+def test_later_files_merge_into_mappings_and_replace_lists(base: Path, tmp_path: Path) -> None:
     over = tmp_path / "over.yaml"
     over.write_text("data: {steps: [7]}\nlearner: {ranks: 2}\n")
     run = load_run([base, over], [])
@@ -51,7 +51,7 @@ def test_later_files_merge_into_mappings_and_replace_lists(base: Path, tmp_path:
     assert run.learner.ranks == 2
 
 
-def test_overrides_reach_into_lists_and_create_what_was_default(base: Path):
+def test_overrides_reach_into_lists_and_create_what_was_default(base: Path) -> None:
     stage = mrl(base, "stages.1.episodes=32", "stages.1.curriculum.0.name=warm up", "stages.1.ppo.kl_target=3.5")
     assert stage.episodes == 32
     assert stage.curriculum[0].name == "warm up"
@@ -63,20 +63,20 @@ def test_overrides_reach_into_lists_and_create_what_was_default(base: Path):
     assert run.learner.ranks == 3
 
 
-def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(base: Path, tmp_path: Path):
+def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(base: Path, tmp_path: Path) -> None:
     over = tmp_path / "babi.yaml"
     over.write_text("data: {kind: babi, folder: here}\n")
     assert load_run([base, over], []).data == BabiData(folder="here")
     assert load_run([base], ["data.kind=babi", "data.folder=here"]).data == BabiData(folder="here")
 
 
-def test_setting_one_key_keeps_the_rest_of_a_sections_own_default(base: Path):
+def test_setting_one_key_keeps_the_rest_of_a_sections_own_default(base: Path) -> None:
     assert mrl(base).optimizer.learning_rate == 3e-4
     changed = mrl(base, "stages.1.optimizer.weight_decay=0.5").optimizer
     assert (changed.learning_rate, changed.warmup_fraction, changed.weight_decay) == (3e-4, 0.0, 0.5)
 
 
-def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path):
+def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> None:
     run = load_run([base], ["seed=5", "rewards.single.bleu=null"])
     path = tmp_path / "dumped.yaml"
     path.write_text(dump_run(run))
@@ -108,7 +108,7 @@ def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path):
         ("stages.1.ppo=null", ["stages.1.ppo is None"]),
     ],
 )
-def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(base: Path, override: str, needles: list[str]):
+def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(base: Path, override: str, needles: list[str]) -> None:
     error = fault([base], "seed=1", override, "runs=elsewhere")
     assert error.where == override
     for needle in needles:
@@ -130,7 +130,7 @@ def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(base: 
         ("name: a\ndata: 5\nstages: []\n", ["data is 5"]),
     ],
 )
-def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, needles: list[str]):
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, needles: list[str]) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     error = fault([path])
@@ -139,14 +139,14 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, nee
         assert needle in error.what
 
 
-def test_of_two_files_the_one_that_holds_the_fault_is_named(base: Path, tmp_path: Path):
+def test_of_two_files_the_one_that_holds_the_fault_is_named(base: Path, tmp_path: Path) -> None:
     over = tmp_path / "over.yaml"
     over.write_text("learner: {rank: 2}\n")
     assert fault([base, over]).where == str(over)
     assert fault([over, base]).where == str(over)
 
 
-def test_a_missing_folder_or_binary_file_is_named(tmp_path: Path):
+def test_a_missing_folder_or_binary_file_is_named(tmp_path: Path) -> None:
     assert fault([tmp_path / "absent.yaml"]).where == str(tmp_path / "absent.yaml")
     assert fault([tmp_path]).where == str(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")

@@ -49,19 +49,19 @@ def fault(path: Path, **options: Any) -> BadRecords:
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
-def test_saved_rows_load_to_equal_rows(tmp_path: Path, name: str):
+def test_saved_rows_load_to_equal_rows(tmp_path: Path, name: str) -> None:
     save_rows(ROWS, tmp_path / "deeper" / name)
     assert load_rows(tmp_path / "deeper" / name) == ROWS
     assert [row_from_dict(row_to_dict(row)) for row in ROWS] == ROWS
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path: Path):
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     save_rows(ROWS, tmp_path / "a.jsonl.gz")
     save_rows(ROWS, tmp_path / "b.jsonl.gz")
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 
 
-def test_an_interaction_with_facts_and_no_role_is_a_recall():
+def test_an_interaction_with_facts_and_no_role_is_a_recall() -> None:
     record = good()
     del record["interactions"][1]["role"]
     assert [turn.role for turn in row_from_dict(record).interactions] == ["act", "recall"]
@@ -110,7 +110,7 @@ FACT = ("interactions", 1, "facts", 0)
         ('{"query": "a", [', None, "broken JSON"),
     ],
 )
-def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, record: Any, field: str | None, what: str):
+def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, record: Any, field: str | None, what: str) -> None:
     path = write(tmp_path / "rows.jsonl", good(), "", record)
     error = fault(path)
     assert what in error.what
@@ -121,12 +121,12 @@ def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, record: Any, field
         assert str(loading.value) == str(error)
 
 
-def test_values_that_only_follow_from_what_was_said_load_and_pass_on_request(tmp_path: Path):
+def test_values_that_only_follow_from_what_was_said_load_and_pass_on_request(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", broken(*FACT, "value", value="yes"))
     assert len(load_rows(path)) == len(validate_rows(path, literal=False)) == 1
 
 
-def test_all_faults_are_reported_up_to_twenty(tmp_path: Path):
+def test_all_faults_are_reported_up_to_twenty(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", *[broken("answer", value=" ")] * 3, good())
     error = fault(path)
     assert [each.where for each in error.faults] == [f"{path}, line {n}, field answer" for n in (1, 2, 3)]
@@ -135,7 +135,7 @@ def test_all_faults_are_reported_up_to_twenty(tmp_path: Path):
     assert len(fault(write(path, *["{"] * 50)).faults) == 20
 
 
-def test_an_answer_over_the_limit_is_named(tmp_path: Path):
+def test_an_answer_over_the_limit_is_named(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(["my dog is called Rex"], 300)
     path = write(tmp_path / "rows.jsonl", broken("interactions", 0, "answer", value="x" * 30))
     assert validate_rows(path, 40, tokenizer)
@@ -145,7 +145,7 @@ def test_an_answer_over_the_limit_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["empty.jsonl", "empty.jsonl.gz"])
-def test_an_empty_file_is_named(tmp_path: Path, name: str):
+def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(b"\n") if name.endswith("gz") else b"")
     assert "is empty" in fault(tmp_path / name).what
 
@@ -160,7 +160,7 @@ def test_an_empty_file_is_named(tmp_path: Path, name: str):
         ("rows.jsonl", b"\xff\xfe", "UTF-8"),
     ],
 )
-def test_an_unreadable_file_is_named(tmp_path: Path, name: str, content: bytes | None, what: str):
+def test_an_unreadable_file_is_named(tmp_path: Path, name: str, content: bytes | None, what: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name) as caught:
@@ -168,17 +168,17 @@ def test_an_unreadable_file_is_named(tmp_path: Path, name: str, content: bytes |
     assert what in caught.value.what
 
 
-def test_parquet_faults_count_rows(tmp_path: Path):
+def test_parquet_faults_count_rows(tmp_path: Path) -> None:
     save_rows([ROWS[0], Row("", "b", ROWS[0].interactions)], tmp_path / "rows.parquet")
     assert fault(tmp_path / "rows.parquet").where.endswith("row 2, field query")
 
 
-def test_an_unknown_name_of_datasets_is_bad_input():
+def test_an_unknown_name_of_datasets_is_bad_input() -> None:
     with pytest.raises(InputError, match="neither a file nor a data set"):
         load_rows("nobody/nothing:subset:train")
 
 
-def test_pairs_come_from_fields_and_from_template_text(tmp_path: Path):
+def test_pairs_come_from_fields_and_from_template_text(tmp_path: Path) -> None:
     path = write(
         tmp_path / "pairs.jsonl",
         {"query": "a", "answer": "b"},
@@ -191,7 +191,7 @@ def test_pairs_come_from_fields_and_from_template_text(tmp_path: Path):
             load_pairs(write(path, bad))
 
 
-def test_texts_come_from_their_field(tmp_path: Path):
+def test_texts_come_from_their_field(tmp_path: Path) -> None:
     path = write(tmp_path / "texts.jsonl", {"text": "one"}, {"text": "two"})
     assert load_texts(path) == ["one", "two"]
     with pytest.raises(InputError, match="did you mean 'text'"):

@@ -32,7 +32,7 @@ STORY = """\
 """
 
 
-def test_statement_blocks_and_questions_are_turns_of_their_own(tmp_path: Path):
+def test_statement_blocks_and_questions_are_turns_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "qa8_lists-sets_train.txt").write_text(STORY)
     first, second = babi.load(tmp_path, 8, "train", max_questions=5)
     assert first.turns == (
@@ -52,13 +52,13 @@ def test_statement_blocks_and_questions_are_turns_of_their_own(tmp_path: Path):
 
 
 @pytest.mark.parametrize("line", ["Mary moved.", "2 Mary moved.", "1 Where is Mary?\tbathroom", "1 "])
-def test_a_broken_babi_line_is_named(tmp_path: Path, line: str):
+def test_a_broken_babi_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "qa1_x_train.txt").write_text(line + "\n")
     with pytest.raises(InputError, match=r"qa1_x_train\.txt, line 1"):
         babi.load(tmp_path, 1, "train", 5)
 
 
-def test_every_babi_story_becomes_a_valid_row(shared: Path):
+def test_every_babi_story_becomes_a_valid_row(shared: Path) -> None:
     files = sorted((shared / "data/babi10k").glob("qa*_train.txt"))
     rows = [row for path in files for row in babi.load(path.parent, int(path.name[2:].split("_")[0]), "train", 5)]
     assert len(rows) == 5 * 2000 + 10_000  # a story of task 4 asks one question, of the others five
@@ -93,7 +93,7 @@ DIALOGUE = {
 }
 
 
-def test_an_sgd_row_goes_from_the_first_telling_to_the_confirmation():
+def test_an_sgd_row_goes_from_the_first_telling_to_the_confirmation() -> None:
     (row,) = sgd.dialogue_rows(DIALOGUE)
     assert row == Row(
         "a table in San Jose for 2",
@@ -111,14 +111,14 @@ def test_an_sgd_row_goes_from_the_first_telling_to_the_confirmation():
     )
 
 
-def test_sgd_files_give_rows_whose_values_are_literally_there(shared: Path, tmp_path: Path):
+def test_sgd_files_give_rows_whose_values_are_literally_there(shared: Path, tmp_path: Path) -> None:
     rows = [each.row for each in sgd.load(shared / "data/sgd", "dev")]
     assert len(rows) > 900
     save_rows(rows, tmp_path / "dev.jsonl.gz")
     assert validate_rows(tmp_path / "dev.jsonl.gz") == rows
 
 
-def test_a_broken_sgd_line_is_named(tmp_path: Path):
+def test_a_broken_sgd_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "sgd_compact_train.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps({"id": "1", "pairs": []}).encode()))
     with pytest.raises(InputError, match="line 1: is no dialogue"):
@@ -129,7 +129,7 @@ def hashes(rows: list[Row]) -> set[str]:
     return {conversation_hash(row) for row in rows}
 
 
-def test_the_babi_corpus_holds_out_by_hash_and_keeps_splits_apart(shared: Path):
+def test_the_babi_corpus_holds_out_by_hash_and_keeps_splits_apart(shared: Path) -> None:
     corpus = load_corpus(BabiData(folder=str(shared / "data/babi10k"), tasks=(1, 6), eval_fraction=0.05), 0)
     assert len(corpus.test) == 400
     assert 120 < len(corpus.eval) < 280
@@ -139,7 +139,7 @@ def test_the_babi_corpus_holds_out_by_hash_and_keeps_splits_apart(shared: Path):
     assert not hashes(single.train) & hashes(single.test)
 
 
-def test_the_sgd_corpus_never_divides_a_dialogue(shared: Path):
+def test_the_sgd_corpus_never_divides_a_dialogue(shared: Path) -> None:
     folder = shared / "data/sgd"
     corpus = load_corpus(SgdData(folder=str(folder), max_follow_ups=4), 0)
     dialogue_of = {conversation_hash(each.row): each.dialogue for each in sgd.load(folder, "train")}
@@ -149,7 +149,7 @@ def test_the_sgd_corpus_never_divides_a_dialogue(shared: Path):
     assert max(Counter(len(row.interactions) for row in corpus.train)) == 4
 
 
-def test_own_rows_come_from_their_files(tmp_path: Path):
+def test_own_rows_come_from_their_files(tmp_path: Path) -> None:
     rows = generate(SynthData(train=6, eval=2), 0)
     for split in ("train", "eval"):
         save_rows(rows[split], tmp_path / f"{split}.jsonl")
@@ -172,7 +172,7 @@ def test_own_rows_come_from_their_files(tmp_path: Path):
         (RowsData(train=("nowhere/rows.jsonl",), eval=("nowhere/rows.jsonl",)), "nowhere/rows.jsonl"),
     ],
 )
-def test_a_missing_file_is_named(data: BabiData | SgdData | RowsData, name: str):
+def test_a_missing_file_is_named(data: BabiData | SgdData | RowsData, name: str) -> None:
     with pytest.raises(InputError, match="no such file") as caught:
         load_corpus(data, 0)
     assert name in caught.value.where

@@ -28,7 +28,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("format", ["jsonl", "jsonl.gz", "parquet"])
-def test_synth_writes_splits_that_validate_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str):
+def test_synth_writes_splits_that_validate_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str) -> None:
     words = ["data", "synth", str(tmp_path / "out"), "train=30", "eval=4", "steps=[2, 4]", "--format", format]
     assert run_command(words) == EXIT_DONE
     path = tmp_path / "out" / f"train.{format}"
@@ -43,7 +43,7 @@ def test_synth_writes_splits_that_validate_and_inspect(tmp_path: Path, capsys: p
         assert word in shown
 
 
-def test_another_seed_gives_other_conversations(tmp_path: Path):
+def test_another_seed_gives_other_conversations(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert run_command(["data", "synth", str(tmp_path / name), "train=5", "eval=1", "--seed", str(seed)]) == EXIT_DONE
     a, b, c = ((tmp_path / name / "train.jsonl").read_bytes() for name in "abc")
@@ -53,21 +53,21 @@ def test_another_seed_gives_other_conversations(tmp_path: Path):
 
 def test_convert_writes_babi_splits_that_pass_with_inferred_values(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     assert run_command(["data", "convert", "babi", str(shared / "data/babi10k"), str(tmp_path), "tasks=[6]"]) == EXIT_DONE
     for split in ("train", "eval", "test"):
         assert run_command(["data", "validate", str(tmp_path / f"{split}.jsonl"), "--inferred"]) == EXIT_DONE
     assert "was never said" in refused(capsys, "validate", str(tmp_path / "test.jsonl"))
 
 
-def test_bad_settings_and_missing_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_bad_settings_and_missing_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'train'" in refused(capsys, "synth", str(tmp_path), "trian=5")
     assert "should be greater than or equal to 2" in refused(capsys, "synth", str(tmp_path), "values=1")
     assert "qa1_" in refused(capsys, "convert", "babi", str(tmp_path), str(tmp_path))
     assert "sgd_compact_train" in refused(capsys, "convert", "sgd", str(tmp_path), str(tmp_path))
 
 
-def test_validate_shows_every_fault_and_ends_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_validate_shows_every_fault_and_ends_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("{\n" + json.dumps({**ROW, "anwser": "x"}) + "\n")
     said = refused(capsys, "validate", str(path)).splitlines()
@@ -76,7 +76,7 @@ def test_validate_shows_every_fault_and_ends_with_the_first(tmp_path: Path, caps
     assert "line 1: broken JSON" in said[-1]
 
 
-def test_validate_measures_answers_with_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_validate_measures_answers_with_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_tokenizer(["in Rome"], 264).save(tmp_path / "tokenizer")
     path = write(tmp_path / "rows.jsonl", ROW)
     limit = ["--tokenizer", str(tmp_path / "tokenizer"), "--max-answer-tokens"]
