@@ -77,7 +77,15 @@ def test_a_checkpoint_of_the_same_step_is_replaced(run: RunDirectory) -> None:
     save_checkpoint(run, 10, write_another, {})
     with found(run).folder() as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "other"]
+    assert run.names("checkpoints/step_00000010") == ["manifest.json", "other"]
     assert run.names("checkpoints") == ["latest", "step_00000010"]
+
+
+def test_the_checkpoint_that_latest_names_comes_first(run: RunDirectory) -> None:
+    save_checkpoint(run, 10, model("ten"), {})
+    save_checkpoint(run, 20, model("twenty"), {})
+    run.write_text("checkpoints/latest", "step_00000010\n")
+    assert found(run).step == 10
 
 
 def test_a_run_that_went_back_does_not_resume_from_its_abandoned_future(run: RunDirectory) -> None:
