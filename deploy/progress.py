@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
@@ -18,8 +18,18 @@ from rich.progress import Progress as Bars
 
 from common.progress import Progress
 
-_FIRST = ("reward", "recall", "loss")
-"""Figures shown first, in this order; the others follow as they came."""
+HEADLINES = {
+    "reward": ("objective/scores",),
+    "recall": ("rollout/recall",),
+    "loss": ("train/loss", "ppo/loss_total"),
+    "accuracy": ("train/accuracy_lm",),
+    "cosine": ("train/memory_cosine",),
+    "kl": ("objective/kl",),
+}
+"""What a reader of a run wants to see, in this order, and the metrics it is taken from: the first that there is, or one of that very name.
+A run reports dozens of metrics at each step; the others are in metrics.jsonl."""
+
+_Figure = TypeVar("_Figure")
 
 
 def open_progress(stream: TextIO | None = None) -> Progress:
@@ -38,10 +48,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def headlines(figures: Mapping[str, _Figure]) -> dict[str, _Figure]:
+    """Of a run's metrics by name, those of `HEADLINES` under their short names."""
+    found = {}
+    for label, names in HEADLINES.items():
+        for name in (label, *names):
+            if name in figures:
+                found[label] = figures[name]
+                break
+    return found
+
+
 def describe(figures: Mapping[str, float]) -> str:
-    """ "reward 0.412  recall 0.330  loss 1.204": four significant digits, the known ones first."""
-    ordered = [name for name in _FIRST if name in figures] + [name for name in figures if name not in _FIRST]
-    return "  ".join(f"{name} {figures[name]:.4g}" for name in ordered)
+    """ "reward 0.412  recall 0.330  loss 1.204": the headlines, four significant digits each."""
+    return "  ".join(f"{label} {value:.4g}" for label, value in headlines(figures).items())
 
 
 class _Pace:

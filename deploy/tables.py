@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deploy.progress import duration
+from deploy.progress import duration, headlines
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -33,17 +33,13 @@ def summary_tables(summary: Mapping[str, Any]) -> str:
     """The content of summary.json as two tables: stages, and retention where it was measured."""
     rows = []
     for stage in summary["stages"]:
-        figures = ", ".join(f"{name} {seen['first']:.4g} → {seen['last']:.4g}" for name, seen in stage["metrics"].items() if name in _SHOWN)
+        figures = ", ".join(f"{label} {seen['first']:.4g} → {seen['last']:.4g}" for label, seen in headlines(stage["metrics"]).items())
         rows.append([stage["name"], str(stage["steps"]), duration(stage["wall_seconds"]), figures])
     title = f"{summary['name']}: {summary['status']} after {duration(summary['wall_seconds'])}"
     parts = [table(title, ["stage", "steps", "time", "first → last"], rows)]
     if summary["retention"]:
         parts.append(retention_table(summary["retention"]))
     return "\n\n".join(parts)
-
-
-_SHOWN = ("loss", "reward", "recall")
-"""Of a stage's metrics, those that its row shows."""
 
 
 def evaluation_tables(result: Mapping[str, Any]) -> str:

@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from common.metric_registry import REGISTRY
 from common.progress import Progress, QuietProgress
-from deploy.progress import LineProgress, TerminalProgress, describe, duration, open_progress
+from deploy.progress import HEADLINES, LineProgress, TerminalProgress, describe, duration, open_progress
 
 
 class Clock:
@@ -79,8 +80,10 @@ def test_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_known_figures_come_first() -> None:
-    assert describe({"kl": 0.1, "loss": 1.23456, "reward": 0.5}) == "reward 0.5  loss 1.235  kl 0.1"
+def test_of_many_metrics_only_headlines_are_shown_and_every_one_is_a_real_metric() -> None:
+    figures = {"objective/kl": 0.1, "train/loss": 1.23456, "train/tokens": 9.0, "objective/scores": 0.5, "ppo/loss_total": 7.0}
+    assert describe(figures) == "reward 0.5  loss 1.235  kl 0.1"
+    assert {name for names in HEADLINES.values() for name in names} <= REGISTRY.keys()
 
 
 def test_quiet_progress_takes_the_same_calls() -> None:
