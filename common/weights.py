@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from common.failures import DataFailure
+from common.failures import DataFailure, InfraFailure
 
 BUCKET_BYTES = 16 * 2**20
 # numpy has no such types: their bits travel as unsigned integers of the same width.
@@ -22,8 +22,8 @@ _AS_BITS = {torch.bfloat16: torch.uint16, torch.float8_e4m3fn: torch.uint8, torc
 _TORCH = {str(kind).removeprefix("torch."): kind for kind in _AS_BITS}
 
 
-class WeightsCorrupt(DataFailure):
-    """The bytes that arrived are not the bytes that were sent."""
+class WeightsCorrupt(InfraFailure):
+    """The bytes that arrived are not the bytes that were sent: no fault of whatever they were to be used on."""
 
     def __init__(self, version: int, bucket: int, names: tuple[str, ...]):
         super().__init__(version, bucket, names)
@@ -125,5 +125,5 @@ def _checksum(names: list[str] | tuple[str, ...], tensors: Mapping[str, np.ndarr
     for name in names:
         array = tensors[name]
         crc = zlib.crc32(f"{name} {array.shape} {array.dtype.str} {dtypes.get(name, '')}".encode(), crc)
-        crc = zlib.crc32(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
     return crc

@@ -7,7 +7,11 @@
 Parquet cannot be appended to, so episodes arrive in an append-only segment of records (length, CRC-32, Arrow IPC stream), each
 on disk before `arrived` returns, and are sealed into Parquet at checkpoints. An episode is written before the status that
 says so: a crash between the two leaves an episode that nobody claims, never a claim without its episode.
-At open, a torn last record is cut off; damage anywhere else is a failure. The folder must be local; a single process writes.
+At open, a torn last record is cut off; damage anywhere else is a failure. A single process writes.
+
+Object stores cannot append either. A run that lies behind a URI keeps its open segment on the conductor's own disk and copies the
+sealed file and the status log up at every seal, that is at every checkpoint; what a lost machine takes with it then is what the
+resume would have dropped.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +32,7 @@ import pyarrow.parquet as pq
 from common.episode import Episode
 from common.episode_arrow import SCHEMA, to_table
 from common.failures import DataFailure
+from common.run_directory import RunDirectory, sync
 from rollout.books import Books, Counts, rolled_back
 
 _HEADER = struct.Struct("<4sII")
@@ -36,13 +42,27 @@ SEALED = SCHEMA.append(pa.field("iteration", pa.int64())).append(pa.field("attem
 """What lies in the Parquet files. attempt: how often the iteration was dealt before this; the highest is the one that counts."""
 
 
-class Journal:
-    """Single writer of RUN/episodes. Methods block for a disk write: call them off the event loop."""
+def open_journal(run: RunDirectory) -> Journal:
+    """The journal of a run, local or behind a URI."""
+    if run.local is not None:
+        return Journal(run.local)
+    spool = Path(tempfile.mkdtemp(prefix="engram-journal-"))
+    (spool / "episodes").mkdir()
+    if run.exists("episodes/_status.log"):
+        run.filesystem.get_file(run.inner("episodes/_status.log"), str(spool / "episodes" / "_status.log"))
+    return Journal(spool, mirror=run)
 
-    def __init__(self, run_directory: Path, seal_above: int = 64 * 2**20):
-        """seal_above: bytes of an open segment at which it is sealed without being asked."""
+
+class Journal:
+    """Single writer of RUN/episodes. Methods block for a disk write: call them off the event loop.
+
+    seal_above: bytes of an open segment at which it is sealed without being asked. mirror: where to copy what is sealed.
+    """
+
+    def __init__(self, run_directory: Path, seal_above: int = 64 * 2**20, mirror: RunDirectory | None = None):
         self.folder = run_directory / "episodes"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._mirror = mirror
         self.books = Books()
         self._seal_above = seal_above
         self._attempts: dict[int, int] = {}
@@ -85,6 +105,12 @@ class Journal:
         if tasks:
             self._enter({"event": "dropped", "iteration": iteration, "tasks": list(tasks), "reason": reason})
 
+    def give_up(self, iteration: int, reason: str) -> int:
+        """Drop whatever of `iteration` is still in flight; returns how many."""
+        tasks = self.books.in_flight(iteration)
+        self.dropped(iteration, tasks, reason)
+        return len(tasks)
+
     def trained(self, iteration: int, version: int) -> int:
         """The scored tasks of `iteration` were trained on, and gave weights `version`; returns how many."""
         tasks = self.books.scored(iteration)
@@ -109,15 +135,17 @@ class Journal:
         part = self._part_path(self._part)
         scratch = part.with_name(f"_{part.name}")
         pq.write_table(pa.concat_tables(tables), scratch)
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(scratch)
         scratch.rename(part)
-        _sync_folder(self.folder)
+        sync(self.folder)
+        if self._mirror is not None:
+            self._copy_up(part)
+            self._copy_up(self.folder / "_status.log")
         self._segment.close()
         path.unlink()
         self._part += 1
         self._segment = self._segment_path(self._part).open("ab")
-        _sync_folder(self.folder)
+        sync(self.folder)
         return part
 
     def close(self) -> None:
@@ -145,7 +173,8 @@ class Journal:
         return path.open("ab")
 
     def _open_segment(self) -> tuple[int, BinaryIO]:
-        sealed = [int(path.stem.removeprefix("part-")) for path in self.folder.glob("part-*.parquet")]
+        names = [path.name for path in self.folder.iterdir()] + (self._mirror.names("episodes") if self._mirror is not None else [])
+        sealed = [int(Path(name).stem.removeprefix("part-")) for name in names if name.startswith("part-")]
         part = max(sealed, default=-1) + 1
         for path in self.folder.glob("_open-*.log"):
             # Died between the rename of the sealed file and the end of its segment: the episodes lie in the sealed file.
@@ -154,7 +183,7 @@ class Journal:
         path = self._segment_path(part)
         path.touch()
         self._cut(path, max((end for _, end in _records(path)), default=0))
-        _sync_folder(self.folder)
+        sync(self.folder)
         return part, path.open("ab")
 
     def _cut(self, path: Path, good: int) -> None:
@@ -164,6 +193,11 @@ class Journal:
                 file.truncate(good)
                 os.fsync(file.fileno())
         self.torn_bytes += torn
+
+    def _copy_up(self, path: Path) -> None:
+        assert self._mirror is not None
+        self._mirror.filesystem.makedirs(self._mirror.inner("episodes"), exist_ok=True)
+        self._mirror.filesystem.put_file(str(path), self._mirror.inner(f"episodes/{path.name}"))
 
     def _segment_path(self, part: int) -> Path:
         return self.folder / f"_open-{part:08d}.log"
@@ -208,15 +242,6 @@ def _append(file: BinaryIO, record: bytes) -> None:
     file.write(record)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and new names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _status_line(entry: dict[str, Any]) -> bytes:

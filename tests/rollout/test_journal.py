@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -9,7 +10,8 @@ import pytest
 from common.episode import Episode, Turn
 from common.episode_arrow import from_table
 from common.failures import DataFailure
-from rollout.journal import Journal, outcomes
+from common.run_directory import RunDirectory
+from rollout.journal import Journal, open_journal, outcomes
 
 
 def episode(task: str) -> Episode:
@@ -38,8 +40,17 @@ def test_every_dealt_task_is_in_exactly_one_place(tmp_path: Path) -> None:
     assert status_of(tmp_path) == {("0a", 0): "trained", ("0b", 0): "trained", ("0c", 0): "failed", ("0d", 0): "dropped"}
 
 
-@pytest.mark.parametrize("wrong", ["dealt twice", "trained twice", "failed unknown", "arrived unknown", "arrived twice"])
-def test_books_refuse_what_contradicts_them(tmp_path: Path, wrong: str) -> None:
+WRONG: dict[str, Callable[[Journal], None]] = {
+    "dealt twice": lambda journal: journal.dealt(0, ["0b"]),
+    "ended twice": lambda journal: journal.dropped(0, ["0a"], "late"),
+    "failed unknown": lambda journal: journal.failed(0, ["0z"], "sampling"),
+    "arrived unknown": lambda journal: journal.arrived(0, [episode("0z")]),
+    "arrived twice": lambda journal: journal.arrived(0, [episode("0b")]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_books_refuse_what_contradicts_them_and_write_nothing(tmp_path: Path, wrong: str) -> None:
     journal = Journal(tmp_path)
     play(journal, 0, "ab", scored="a")
     journal.trained(0, 1)
@@ -47,17 +58,7 @@ def test_books_refuse_what_contradicts_them(tmp_path: Path, wrong: str) -> None:
     logs = sorted((tmp_path / "episodes").glob("_*.log"))
     sizes = [log.stat().st_size for log in logs]
     with pytest.raises(DataFailure):
-        match wrong:
-            case "dealt twice":
-                journal.dealt(0, ["0b"])
-            case "trained twice":
-                journal.dropped(0, ["0a"], "late")
-            case "failed unknown":
-                journal.failed(0, ["0z"], "sampling")
-            case "arrived unknown":
-                journal.arrived(0, [episode("0z")])
-            case "arrived twice":
-                journal.arrived(0, [episode("0b")])
+        WRONG[wrong](journal)
     assert [log.stat().st_size for log in logs] == sizes
 
 
@@ -202,6 +203,21 @@ def test_damage_in_the_middle_is_a_failure(tmp_path: Path, name: str) -> None:
     path.write_bytes(data)
     with pytest.raises(DataFailure, match="damaged at byte 0"):
         Journal(tmp_path)
+
+
+def test_run_behind_a_uri_keeps_sealed_episodes_and_books_there(tmp_path: Path) -> None:
+    run = RunDirectory("memory://journal-test", tmp_path.name)
+    journal = open_journal(run)
+    play(journal, 0, "ab", scored="ab")
+    journal.trained(0, 1)
+    journal.seal()
+    play(journal, 1, "ab", scored="a")
+    assert run.names("episodes") == ["_status.log", "part-00000000.parquet"]
+    again = open_journal(run)
+    assert (again.counts.dealt, again.counts.trained) == (2, 2)
+    play(again, 1, "ab", scored="ab")
+    again.close()
+    assert run.names("episodes") == ["_status.log", "part-00000000.parquet", "part-00000001.parquet"]
 
 
 def test_crash_between_sealing_and_clearing_does_not_double_episodes(tmp_path: Path) -> None:

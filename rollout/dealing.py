@@ -1,0 +1,126 @@
+"""Which tasks an iteration has: a pure function of (rows, seed, plan, iteration), never of who is free or who finished first.
+
+That function is what makes a resumed run deal what the interrupted one would have dealt, and R workers give the episodes of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from common.episode import Row, Strategy, Task
+from common.failures import InputError
+from common.seeding import derive, uniforms
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the learner asks of one iteration; its curriculum decides, the conductor deals."""
+
+    step: str
+    """Name of the curriculum step."""
+    max_steps: int
+    """Rows with at most this many follow-ups take part."""
+    episodes: int
+    """Tasks of the iteration, over all ranks."""
+    strategy: Strategy | None = None
+    """Only rows of this strategy; None: all."""
+    reset_probability: float = 1.0
+    """Probability of fresh memory; otherwise a task goes on from the memory that the task of the same place in the last batch left."""
+    teacher_forcing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Memories:
+    """Final memories of one iteration's episodes, by place in the batch: what the next iteration may start from."""
+
+    iteration: int
+    step: str
+    by_place: Mapping[int, bytes]
+
+
+class Dealer:
+    """Deals tasks of fixed rows under a fixed seed."""
+
+    def __init__(self, rows: Sequence[Row], seed: int):
+        self._rows, self._seed = rows, seed
+        self._eligible: dict[tuple[int, Strategy | None], list[int]] = {}
+
+    def deal(self, plan: Plan, iteration: int, memories: Memories | None = None) -> list[Task]:
+        """Tasks of an iteration (0 is the first of the run), in the order of the batch.
+
+        Rows come without repetition until all were dealt, in an order of their own in every pass. memories: of the iteration before;
+        a change of step starts afresh, since what a memory holds then was said under other rules.
+        Raises InputError where no row fits the plan.
+        """
+        eligible = self._fitting(plan)
+        fresh = self.fresh(plan, iteration)
+        continues = plan.reset_probability < 1
+        leaves = ~self.fresh(plan, iteration + 1)
+        held = memories.by_place if memories is not None and (memories.iteration, memories.step) == (iteration - 1, plan.step) else {}
+        tasks = []
+        for place in range(plan.episodes):
+            lap, position = divmod(iteration * plan.episodes + place, len(eligible))
+            row = eligible[_order(derive(self._seed, "order", plan.step, lap), len(eligible))[position]]
+            tasks.append(
+                Task(
+                    id=task_id(iteration, place),
+                    row=self._rows[row],
+                    seed=derive(self._seed, "task", plan.step, iteration, place),
+                    step=plan.step,
+                    teacher_forcing=plan.teacher_forcing,
+                    initial_memory=None if fresh[place] else held.get(place),
+                    return_memory=continues and bool(leaves[place]),
+                )
+            )
+        return tasks
+
+    def fresh(self, plan: Plan, iteration: int) -> np.ndarray:
+        """[episodes] bool: which places start from fresh memory in `iteration`. Known one iteration ahead, so that only memories
+        that will be used are brought back."""
+        keys = np.full(plan.episodes, derive(self._seed, "reset", iteration), dtype=np.int64)
+        return uniforms(keys, np.arange(plan.episodes)) < plan.reset_probability
+
+    def _fitting(self, plan: Plan) -> list[int]:
+        key = (plan.max_steps, plan.strategy)
+        if key not in self._eligible:
+            self._eligible[key] = [
+                i for i, row in enumerate(self._rows) if len(row.interactions) <= plan.max_steps and plan.strategy in (None, row.strategy)
+            ]
+        if not self._eligible[key]:
+            of = f" of strategy {plan.strategy!r}" if plan.strategy else ""
+            raise InputError(
+                f"curriculum step {plan.step!r}", f"none of {len(self._rows)} rows{of} has at most {plan.max_steps} follow-ups"
+            )
+        return self._eligible[key]
+
+
+def task_id(iteration: int, place: int) -> str:
+    return f"{iteration:06d}-{place:05d}"
+
+
+def place_of(task: str) -> int:
+    """Place of a task in its batch."""
+    return int(task.rpartition("-")[2])
+
+
+def groups(tasks: Sequence[T], workers: int, slots: int) -> list[Sequence[T]]:
+    """Tasks in groups that fill a worker's slots and give every worker its share."""
+    size = max(1, min(slots, -(-len(tasks) // workers)))
+    return [tasks[i : i + size] for i in range(0, len(tasks), size)]
+
+
+def shards(items: Sequence[T], ranks: int) -> list[Sequence[T]]:
+    """Round-robin, so that ranks get as many each, whatever was left out."""
+    return [items[rank::ranks] for rank in range(ranks)]
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)
