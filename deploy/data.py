@@ -71,7 +71,7 @@ def convert(
 ) -> None:
     """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    section = {Source.babi: BabiData, Source.sgd: SgdData}[source]
+    section: type[BabiData | SgdData] = BabiData if source is Source.babi else SgdData
     _write(load_section(section, {"folder": str(folder)}, [], settings or []), 0, out, format)
 
 

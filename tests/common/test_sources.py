@@ -76,7 +76,7 @@ DIALOGUE = {
         ["a table in San Jose for 2", "any food you like?"],
         ["pizza at 11:30 am", "I found one in San Jose"],
         ["good", "Confirming: 2 people in San Jose at 11:30 am, fish"],
-        ["make it 12 pm", "Confirming: 2 people in San Jose at 12 pm"],
+        ["12 pm, still San Jose", "Confirming: 2 people in San Jose at 12 pm"],
     ],
     "confirms": [
         {
@@ -88,7 +88,8 @@ DIALOGUE = {
                 {"slot": "price", "value": "cheap", "said_in": 1},  # not confirmed
             ],
         },
-        {"turn": 4, "facts": [{"slot": "time", "value": "12 pm", "said_in": 4}]},  # said in the query itself
+        # Both stand in the query itself.
+        {"turn": 4, "facts": [{"slot": "time", "value": "12 pm", "said_in": 4}, {"slot": "city", "value": "San Jose", "said_in": 1}]},
     ],
 }
 

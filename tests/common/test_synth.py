@@ -33,6 +33,7 @@ def assert_truthful(row: Row) -> None:
             assert not contains_value(interaction.query, fact.value)
         for word in words(f"{interaction.query} | {interaction.answer}"):
             if word in KIND_OF:
+                assert not ("now" in words(interaction.query) and newest[KIND_OF[word]] == word), "a change changes nothing"
                 newest[KIND_OF[word]], said_in[KIND_OF[word]] = word, turn
         assert (interaction.role == "recall") == bool(interaction.facts)
         assert len(words(interaction.query)) <= 9

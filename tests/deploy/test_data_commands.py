@@ -51,9 +51,7 @@ def test_another_seed_gives_other_conversations(tmp_path: Path) -> None:
     assert a != c
 
 
-def test_convert_writes_babi_splits_that_pass_with_inferred_values(
-    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_converted_babi_passes_with_inferred_values(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["data", "convert", "babi", str(shared / "data/babi10k"), str(tmp_path), "tasks=[6]"]) == EXIT_DONE
     for split in ("train", "eval", "test"):
         assert run_command(["data", "validate", str(tmp_path / f"{split}.jsonl"), "--inferred"]) == EXIT_DONE
