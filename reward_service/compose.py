@@ -24,8 +24,6 @@ from reward_service.comparison import ComparedTexts, Comparison, comparisons
 from reward_service.cosine import Form
 from reward_service.recall import marked_values, recall_reward
 
-COMPONENTS = ("bleu", "cosine", "length", "recall")
-
 
 def score_episodes(
     episodes: Sequence[Episode],

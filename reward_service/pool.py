@@ -19,9 +19,10 @@ from common.config.schema import Rewards
 from common.episode import Episode
 from common.failures import DataFailure, InfraFailure
 from common.fleet import Health
+from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
-from reward_service.worker import RewardWorker
+from reward_service.worker import RewardWorker, record_rewards
 
 
 class RewardPool:
@@ -38,13 +39,18 @@ class RewardPool:
         arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
         self.actors: list[ActorHandle] = [make.remote(*arguments) for _ in range(rewards.workers)]
         self._pool = ActorPool("rewards", self.actors)
-        self._unscored = 0
+        self._metrics = Metrics()
+        self._waiting = 0
 
     async def score(self, episodes: Sequence[Episode]) -> list[Episode]:
         """The episodes in the same order, in batches of `rewards.batch` over all workers at once."""
         size = self._rewards.batch
         batches = [list(episodes[i : i + size]) for i in range(0, len(episodes), size)]
-        return [episode for batch in await asyncio.gather(*map(self._score, batches)) for episode in batch]
+        self._waiting += len(episodes)
+        try:
+            return [episode for batch in await asyncio.gather(*map(self._score, batches)) for episode in batch]
+        finally:
+            self._waiting -= len(episodes)
 
     async def _score(self, batch: list[Episode]) -> list[Episode]:
         reason = f"scoring {len(batch)} episodes from {batch[0].id}"
@@ -63,25 +69,29 @@ class RewardPool:
         return scored
 
     def _given_up(self, batch: list[Episode], failure: Exception) -> list[Episode]:
-        self._unscored += len(batch)
-        return [unscored(episode, f"{type(failure).__name__}: {failure}") for episode in batch]
+        given_up = [unscored(episode, f"{type(failure).__name__}: {failure}") for episode in batch]
+        record_rewards(self._metrics, given_up)
+        return given_up
 
     def stats(self) -> dict[str, int]:
-        """Counts of the pool (`ActorPool.stats`), and `unscored`: episodes that no worker could score."""
-        return {**self._pool.stats(), "unscored": self._unscored}
+        """Counts of the pool's actors and calls (`ActorPool.stats`)."""
+        return self._pool.stats()
 
-    async def metrics(self) -> dict[str, float]:
-        """`RewardWorker.metrics` added over the healthy workers; what a worker counted before it died is gone."""
+    async def metrics(self) -> dict[str, Any]:
+        """What the healthy workers and the pool itself recorded since the last call, for `Metrics.merge`.
+
+        What a worker recorded since then and before it died is gone.
+        """
+        self._metrics.record("reward/queue", self._waiting)
         healthy = self._pool.fleet.having(Health.HEALTHY)
         calls = [self._pool.call_actor(actor, "metrics", deadline=self._rewards.deadline, reason="reward metrics") for actor in healthy]
-        total: dict[str, float] = {}
-        for counts in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(counts, InfraFailure):
+        for state in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(state, InfraFailure):
                 continue
-            if isinstance(counts, BaseException):
-                raise counts
-            total = {name: total.get(name, 0.0) + value for name, value in counts.items()}
-        return total
+            if isinstance(state, BaseException):
+                raise state
+            self._metrics.merge(state)
+        return self._metrics.drain()
 
     async def close(self) -> None:
         await self._pool.close()

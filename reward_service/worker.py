@@ -1,19 +1,21 @@
-"""The actor that scores episodes: a frozen embedding, the settings, and the counts of what it scored.
+"""The actor that scores episodes: a frozen embedding, the settings, and the metrics of what it scored.
 
-Stateless but for its counts, so a restarted worker serves at once. Scoring itself is `compose.score_episodes`.
+Stateless but for its metrics, so a restarted worker serves at once. Scoring itself is `compose.score_episodes`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
 from common.config.schema import Rewards
 from common.episode import Episode
+from common.metrics import Metrics
 from common.pooled_actor import PooledActor
-from reward_service.compose import COMPONENTS, score_episodes
+from reward_service.compose import score_episodes
 
 
 class RewardWorker(PooledActor):
@@ -23,28 +25,30 @@ class RewardWorker(PooledActor):
         self._rewards = rewards
         self._embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
-        self._counts = {"episodes": 0.0, "turns_scored": 0.0, "turns_failed": 0.0, "seconds": 0.0}
-        self._sums = dict.fromkeys(COMPONENTS, 0.0)
-        self._applied = dict.fromkeys(COMPONENTS, 0.0)
+        self._metrics = Metrics()
 
     def score(self, episodes: list[Episode]) -> list[Episode]:
         """The episodes in the same order, scored or with `failure` set, turn by turn."""
         began = time.perf_counter()
         scored = score_episodes(episodes, self._rewards, self._embedding, self._special_ids, self._known_values)
-        self._count(scored)
-        self._counts["seconds"] += time.perf_counter() - began
+        self._metrics.record("reward/batch_seconds", time.perf_counter() - began)
+        record_rewards(self._metrics, scored)
         return scored
 
-    def metrics(self) -> dict[str, float]:
-        """Totals since this worker started, ready to be added over workers: `<component>_sum` over `<component>_turns` turns."""
-        sums = {f"{name}_sum": value for name, value in self._sums.items()}
-        return {**self._counts, **sums, **{f"{name}_turns": value for name, value in self._applied.items()}}
+    def metrics(self) -> dict[str, Any]:
+        """What was recorded since the last call, for `Metrics.merge`."""
+        return self._metrics.drain()
 
-    def _count(self, episodes: list[Episode]) -> None:
-        self._counts["episodes"] += len(episodes)
-        for episode in episodes:
-            for turn in episode.answered:
-                self._counts["turns_scored" if turn.reward is not None else "turns_failed"] += 1
-                for name, value in turn.rewards.items():
-                    self._sums[name] += value
-                    self._applied[name] += 1
+
+def record_rewards(metrics: Metrics, episodes: Sequence[Episode]) -> None:
+    """Counts of scored and failed turns, and the mean of each raw component over the scored turns to which it applies."""
+    turns = [turn for episode in episodes for turn in episode.answered]
+    scored = [turn for turn in turns if turn.reward is not None]
+    metrics.record("reward/turns", len(scored))
+    for turn in turns:
+        if turn.failure is not None:
+            # A failure begins with the component, or the kind of failure, that is to blame: few enough values for a label.
+            metrics.record("reward/failed_turns", 1, reason=turn.failure.partition(":")[0])
+    for name in dict.fromkeys(name for turn in scored for name in turn.rewards):
+        values = [turn.rewards[name] for turn in scored if name in turn.rewards]
+        metrics.record("reward/component", float(np.mean(values)), len(values), component=name)

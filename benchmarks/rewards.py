@@ -1,0 +1,145 @@
+"""How many turns a second rewards take: BLEU alone, all components together, and two reward workers against one.
+
+Texts are random tokens, 40 to 64 in an answer and as many in a reference, in Python lists as episodes hold them; turning them
+into arrays is part of every figure. A turn has two BLEU scores of order 4, against its reference and against the saved
+interaction, which share the counting of the answer. Nothing here uses more than one thread of a process.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import ray
+
+from common.config.schema import Bleu, RewardMix, Rewards
+from common.episode import Episode, Fact, Turn
+from reward_service.bleu import bleu_of_pairs
+from reward_service.compose import score_episodes
+from reward_service.tokens import Ragged
+from reward_service.worker import RewardWorker
+
+VOCABULARY, WIDTH = 1024, 128
+SPECIAL = range(8)
+ANSWERED = 4
+"""Answered turns of each episode, after the opening one."""
+MIX = RewardMix(bleu=Bleu(order=4, reference=0.4, saved=0.6))
+"""All four components, each of their comparisons included."""
+REWARDS = Rewards(single=MIX, cumulative=MIX, long_term=MIX)
+REPEATS = 9
+BATCHES = 16
+"""Scoring calls of 256 turns that each worker gets in one repeat."""
+
+
+def run() -> dict[str, float]:
+    """Medians over repeats, in turns per second. Starts a local Ray for its duration where none is connected."""
+    started_ray = not ray.is_initialized()
+    if started_ray:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+    try:
+        one, two, ratio = worker_rates()
+    finally:
+        if started_ray:
+            ray.shutdown()
+    return {
+        "bleu_turns_per_second_256": bleu_rate(256),
+        "bleu_turns_per_second_16": bleu_rate(16),
+        "composed_turns_per_second_256": composed_rate(256),
+        "one_worker_turns_per_second": one,
+        "two_workers_turns_per_second": two,
+        "two_workers_over_one": ratio,
+    }
+
+
+def bleu_rate(turns: int) -> float:
+    """Two BLEU-4 scores a turn, in batches of `turns`."""
+    rng = np.random.default_rng(0)
+    answers, references, saved = [[_tokens(rng) for _ in range(turns)] for _ in range(3)]
+    return turns / _median_seconds(lambda: bleu_of_pairs(Ragged.of(answers), [Ragged.of(references), Ragged.of(saved)], 4, None, "method4"))
+
+
+def composed_rate(turns: int) -> float:
+    """Whole episodes in, scored episodes out, in one process."""
+    episodes, embedding = _episodes(turns // ANSWERED, seed=0), _embedding()
+    return turns / _median_seconds(lambda: score_episodes(episodes, REWARDS, embedding, SPECIAL))
+
+
+def worker_rates() -> tuple[float, float, float]:
+    """Of one and of two reward workers, each with work of its own, and the second over the first.
+
+    Episodes come from the object store and go back there, as between actors on a cluster: what is measured is the workers, not
+    how fast one driver can unpickle for both.
+    """
+    actor: Any = ray.remote(RewardWorker).options(num_cpus=1)
+    workers = [actor.remote(REWARDS, _embedding(), frozenset(SPECIAL)) for _ in range(2)]
+    batches = [ray.put(_episodes(256 // ANSWERED, seed)) for seed in range(4)]
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        calls = [worker.score.remote(batches[i % len(batches)]) for i in range(BATCHES) for worker in workers[:count]]
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=60, fetch_local=False)
+        if len(done) < len(calls):
+            raise TimeoutError(f"{len(calls) - len(done)} of {len(calls)} scoring calls took more than 60 s")
+        return time.perf_counter() - began
+
+    try:
+        seconds(2)
+        # In turn, and compared pair by pair, so that whatever else the machine does touches both alike.
+        pairs = [(seconds(1), seconds(2)) for _ in range(REPEATS)]
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+    one = statistics.median(BATCHES * 256 / alone for alone, _ in pairs)
+    two = statistics.median(2 * BATCHES * 256 / together for _, together in pairs)
+    return one, two, statistics.median(2 * alone / together for alone, together in pairs)
+
+
+def _median_seconds(work: Callable[[], object]) -> float:
+    work()
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _tokens(rng: np.random.Generator, low: int = 40, high: int = 64) -> list[int]:
+    return rng.integers(len(SPECIAL), VOCABULARY, rng.integers(low, high + 1)).tolist()
+
+
+def _text(tokens: list[int]) -> str:
+    return " ".join(f"w{token}" for token in tokens)
+
+
+def _embedding() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
+
+
+def _episodes(count: int, seed: int) -> list[Episode]:
+    """Conversations in which every answered turn asks for a fact, the dearest case for recall."""
+    rng = np.random.default_rng(seed)
+
+    def turn(index: int) -> Turn:
+        query, answer, reference = _tokens(rng, 10, 20), _tokens(rng), _tokens(rng)
+        return Turn(
+            query_ids=[2, 5, *query, 6],
+            answer_ids=[*answer, 3],
+            log_probs=[-1.0] * len(answer) if index else [],
+            reference_ids=[*reference, 3],
+            role="recall",
+            facts=(Fact(f"w{answer[index]}", 0),) if index else (),
+            query=_text(query),
+            answer=_text(answer),
+            reference=_text(reference),
+        )
+
+    return [Episode(f"{seed}-{i}", str(i), i, tuple(turn(t) for t in range(1 + ANSWERED)), 0) for i in range(count)]
+
+
+if __name__ == "__main__":
+    for name, figure in run().items():
+        print(f"{name:32} {figure:12.2f}")

@@ -1,0 +1,113 @@
+"""Cosine, length and recall, on numbers worked out by hand."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from common.config.schema import Length
+from common.episode import Fact, Turn
+from common.text import contains_value
+from reward_service.cosine import embed, likeness, running_means, unit
+from reward_service.length import length_reward
+from reward_service.recall import marked, marked_values, recall
+from reward_service.tokens import Ragged
+
+
+def test_a_text_is_the_sum_of_its_token_embeddings_however_long_the_others_are() -> None:
+    embedding = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
+    rng = random.Random(0)
+    texts = [[rng.randrange(50) for _ in range(n)] for n in (0, 3, 1, 40, 0, 7)]
+    expected = [embedding[text].sum(axis=0) if text else np.zeros(7) for text in texts]
+    np.testing.assert_allclose(embed(embedding, Ragged.of(texts)), expected, atol=1e-5)
+    assert embed(embedding, Ragged.of([[], []])).tolist() == np.zeros((2, 7)).tolist()
+
+
+def test_a_token_outside_the_embedding_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="token id 9 lies outside an embedding of 4"):
+        embed(np.eye(4, dtype=np.float32), Ragged.of([[1, 9]]))
+
+
+def test_likeness_is_cosine_clamped_at_zero_and_nothing_is_like_an_empty_text() -> None:
+    a = unit(np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0], [2.0, 2.0]], dtype=np.float32))
+    b = unit(np.array([[3.0, 4.0], [-1.0, 0.0], [1.0, 0.0], [5.0, 0.0]], dtype=np.float32))
+    np.testing.assert_allclose(likeness(a, b), [1.0, 0.0, 0.0, math.sqrt(0.5)], atol=1e-6)
+
+
+def test_running_means_of_several_conversations_follow_the_recurrence() -> None:
+    vectors = np.eye(5, dtype=np.float32)
+    means = running_means(vectors, np.array([0, 1, 2, 0, 1]), decay=0.2)
+    np.testing.assert_allclose(means[2], [0.04, 0.16, 0.8, 0, 0], atol=1e-7)
+    np.testing.assert_allclose(means[3], [0, 0, 0, 1, 0], atol=1e-7)
+    np.testing.assert_allclose(means[4], [0, 0, 0, 0.2, 0.8], atol=1e-7)
+
+
+def test_special_tokens_leave_rows_that_overlap() -> None:
+    flat = Ragged.of([[5, 0, 7], [0, 0], [8, 1, 9, 0]])
+    both = Ragged(flat.flat, np.array([0, 3]), np.array([5, 6]))
+    kept = both.without({0, 1})
+    assert [kept.flat[s : s + n].tolist() for s, n in zip(kept.starts, kept.lengths, strict=True)] == [[5, 7], [8, 9]]
+    assert flat.without({0, 1}).padded(3, fill=-1).tolist() == [[5, 7, -1], [-1, -1, -1], [8, 9, -1]]
+
+
+@pytest.mark.parametrize(
+    ("section", "answer", "reference", "expected"),
+    [
+        (Length(), 5, 10, 0.5),
+        (Length(), 10, 10, 1.0),
+        (Length(), 20, 10, 0.5),
+        (Length(penalty=False), 20, 10, 1.0),
+        (Length(target=4), 2, 10, 0.5),
+        (Length(target=4), 16, 10, 0.25),
+        (Length(), 0, 10, 0.0),
+        (Length(), 0, 0, 1.0),
+        (Length(), 3, 0, 0.0),
+        (Length(penalty=False), 3, 0, 1.0),
+    ],
+)
+def test_length_reward(section: Length, answer: int, reference: int, expected: float) -> None:
+    assert length_reward(section, np.array([answer]), np.array([reference]))[0] == expected
+
+
+KNOWN = marked_values(["Rex", "Max", "Oslo", "New York", "York"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Your dog is called Rex.", 1.0),
+        ("Your dog is called Max.", -0.5),
+        ("I do not know.", 0.0),
+        ("Rex, or Max", 1.0 - 0.5 * 1 / 2),
+        ("rex max oslo York", 1.0 - 0.5 * 3 / 4),
+        ("Rexford", 0.0),
+        ("Rex the puppy", 1.0),
+    ],
+)
+def test_recall_pays_the_right_value_and_charges_wrong_ones(answer: str, expected: float) -> None:
+    turn = Turn([], [], [], [], facts=(Fact("Rex", 0),), query="What is my puppy called?", reference="Rex.", answer=answer)
+    assert recall(turn, KNOWN | marked_values(["puppy"]), false_recall=0.5) == pytest.approx(expected)
+
+
+def test_recall_is_a_share_of_several_facts_and_wrong_values_inside_right_ones_are_free() -> None:
+    turn = Turn([], [], [], [], facts=(Fact("Rex", 0), Fact("New York", 1)), answer="It lives in New York")
+    assert recall(turn, KNOWN, false_recall=0.5) == 0.5
+    assert recall(turn, KNOWN, false_recall=0.0) == 0.5
+
+
+def test_a_fact_without_a_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no word"):
+        recall(Turn([], [], [], [], facts=(Fact("?!", 0),), answer="?!"), frozenset(), 0.5)
+
+
+def test_marked_text_contains_what_the_words_of_the_text_contain() -> None:
+    rng = random.Random(1)
+    vocabulary = ["at", "12", "12:30", "Rex", "rexford", "new", "York", "twenty-one", "4.5", "é", "..."]
+    hits = 0
+    for _ in range(2000):
+        text, value = (" ".join(rng.choices(vocabulary, k=rng.randrange(1, n))) for n in (8, 4))
+        stands = contains_value(text, value)
+        assert (bool(marked(value).strip()) and marked(value) in marked(text)) == stands
+        hits += stands
+    assert hits > 100
