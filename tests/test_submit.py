@@ -1,0 +1,149 @@
+"""Runs through Ray Jobs, on a real cluster of this test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.job_submission import JobDetails, JobStatus, JobType
+
+from common.failures import InfraFailure, InputError
+from deploy.submit import entrypoint, exit_code, next_submission_id, submit
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 90
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.fixture(scope="module")
+def job_server() -> Iterator[str]:
+    """Address of the job server of a cluster with four CPUs, its processes all children of one that this fixture ends."""
+    # Ray's sockets lie in it, and a socket's path has at most 107 characters.
+    folder = tempfile.mkdtemp(prefix="eg", dir="/tmp")
+    gcs, dashboard, agent, client, metrics = free_ports(5)
+    ray = Path(sys.executable).with_name("ray")
+    # Jobs call `python`: it must be this one.
+    environment = os.environ | {"PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [
+        *(str(ray), "start", "--head", "--block", "--num-cpus=4", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"),
+        *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+        *(f"--metrics-export-port={metrics}", f"--temp-dir={folder}", "--include-dashboard=true"),
+    ]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        address = f"http://127.0.0.1:{dashboard}"
+        try:
+            wait_for_answer(f"{address}/api/version", process, output)
+            yield address
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_answer(url: str, process: subprocess.Popen[bytes], output: io.TextIOBase) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                output.seek(0)
+                pytest.fail(f"ray start did not come up: {error}\n{output.read()}")
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project folder whose `python -m deploy train` says where it runs and ends with the code that its config names."""
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "__init__.py").write_text("")
+    (tmp_path / "deploy" / "__main__.py").write_text(
+        "import os, sys\n"
+        "print('words', sys.argv[1:], os.environ['RAY_JOB_STOP_WAIT_TIME_S'], os.path.exists('runs'))\n"
+        "sys.exit(int(sys.argv[-1].rpartition('=')[2]))\n"
+    )
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "old").write_text("stays here")
+    config = {"name": "far away", "data": {"kind": "synth"}, "stages": [{"stage": "sft"}]}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_drivers_own_exit_code_comes_back_with_its_output(job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    for attempt, (seed, code) in enumerate(((0, 0), (75, 75), (3, 1)), start=1):
+        out = io.StringIO()
+        assert submit(["run.yaml"], [f"seed={seed}"], job_server, stream=out) == code
+        assert f"submitted far-away-{attempt} to {job_server}" in out.getvalue()
+        assert f"words ['train', 'run.yaml', 'seed={seed}'] 60 False" in out.getvalue()
+
+
+@pytest.mark.slow
+def test_without_following_submit_returns_at_once(job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    out = io.StringIO()
+    assert submit(["run.yaml"], ["name=left", "seed=1"], job_server, follow=False, stream=out) == 0
+    assert out.getvalue().count("\n") == 1
+
+
+def test_a_wrong_config_is_found_before_a_cluster_is_asked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    with pytest.raises(InputError, match="sed"):
+        submit(["run.yaml"], ["sed=1"], "http://127.0.0.1:1")
+
+
+def test_a_job_server_that_does_not_answer_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    with pytest.raises(InfraFailure, match=r"no Ray job server answers at http://127\.0\.0\.1:1"):
+        submit(["run.yaml"], [], "http://127.0.0.1:1")
+
+
+def test_a_submission_is_named_after_the_run_and_its_attempt() -> None:
+    assert next_submission_id("demo", []) == "demo-1"
+    assert next_submission_id("demo", ["demo-1", "demo-2", "demo-long-7", "other-9"]) == "demo-3"
+    assert next_submission_id("a b/c", ["a-b-c-9"]) == "a-b-c-10"
+
+
+def test_words_with_spaces_reach_the_driver_as_one() -> None:
+    assert entrypoint(["my run.yaml"], ["name=a b"]) == "python -m deploy train 'my run.yaml' 'name=a b'"
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "code"),
+    [
+        (JobStatus.SUCCEEDED, 0, 0),
+        (JobStatus.FAILED, 75, 75),
+        (JobStatus.FAILED, 2, 2),
+        (JobStatus.FAILED, 1, 1),
+        (JobStatus.FAILED, None, 1),
+        (JobStatus.STOPPED, None, 1),
+    ],
+)
+def test_exit_code_is_the_drivers_where_ray_knows_it(status: JobStatus, driver: int | None, code: int) -> None:
+    assert exit_code(JobDetails(type=JobType.SUBMISSION, status=status, entrypoint="python", driver_exit_code=driver)) == code
