@@ -41,7 +41,7 @@ def test_only_rows_that_fit_the_plan_are_dealt() -> None:
 
 
 def test_plan_that_fits_no_row_is_bad_input_by_the_name_of_its_step() -> None:
-    with pytest.raises(InputError, match="'warm'.*none of 12 rows of strategy 'long_term'"):
+    with pytest.raises(InputError, match=r"'warm'.*none of 12 rows of strategy 'long_term'"):
         Dealer(ROWS, 0).deal(replace(PLAN, strategy="long_term"), 0)
 
 

@@ -1,0 +1,295 @@
+"""The conductor of a run's rollout half, in synchronous mode: publishes weights, deals tasks, hands out batches, keeps the books.
+
+One asyncio actor, thin over `dealing`, `collector`, `journal` and the pool. Learner ranks find it by name and call `publish`
+(rank 0), `next_batch` (all), `mark_trained` (rank 0).
+
+Invariants: one batch per iteration, the same for all ranks, whatever order actors finish in (3); dealt == trained + dropped + failed +
+in flight (5); a worker that died serves after it verified the current weights (6); an iteration that was trained is not dealt
+again before `load_state_dict` took the books back, so that nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from common.actor_pool import ActorPool
+from common.config.schema import Run
+from common.episode import Row
+from common.failures import DeadlineExceeded, EngramError, InfraFailure, InputError
+from common.resources import CONDUCTOR_CPUS
+from common.run_directory import RunDirectory
+from common.weights import PackedWeights, verify
+from rollout.collector import Collected, Collector, Disk, Scorer, Waits
+from rollout.dealing import Dealer, Memories, Plan, place_of, shards
+from rollout.journal import open_journal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of a weights version."""
+
+    version: int
+    acknowledged: tuple[int, ...]
+    """Workers that verified and loaded it."""
+    stale: tuple[int, ...]
+    """Workers that did not; they are out of service until they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One rank's part of one iteration."""
+
+    iteration: int
+    version: int
+    """Weights that all its episodes were made with."""
+    shard: tuple[ray.ObjectRef, ...]
+    """Each a list[Episode]; together, in order, this rank's episodes."""
+    episodes: int
+    """In the whole batch, over all ranks."""
+    failed: int
+    """Tasks of the whole batch that were left out."""
+    failed_turns: int
+    """Turns of the whole batch that have no score."""
+    state: dict[str, Any]
+    """For `load_state_dict` after this batch was trained on: belongs into the checkpoint taken then. JSON-ready."""
+
+
+@dataclass(slots=True)
+class Held:
+    """The batch of the current iteration, or its making."""
+
+    iteration: int
+    version: int
+    plan: Plan
+    making: asyncio.Task[Collected]
+    shards: dict[int, list[ray.ObjectRef]] = field(default_factory=dict)
+    """By number of ranks, made when first asked for."""
+
+
+class Conductor:
+    """make_workers, make_scorer: called here once. Workers (`rollout/worker.py`) are `PooledActor`s with
+    `sample(tasks, version, weights) -> list[Episode]` and `set_weights(weights) -> version`, which verify what they load."""
+
+    def __init__(
+        self,
+        run: Run,
+        rows: Sequence[Row],
+        make_workers: Callable[[], Sequence[ActorHandle]],
+        make_scorer: Callable[[], Scorer],
+        directory: RunDirectory,
+    ):
+        self._run = run
+        self._waits = Waits()
+        self._pool = ActorPool("rollout", make_workers(), self._bring_up_to_date)
+        self._scorer = make_scorer()
+        self._disk = Disk(open_journal(directory), self._waits)
+        self._dealer = Dealer(rows, run.seed)
+        self._collector = Collector(run, self._pool, self._scorer, self._disk, self._waits)
+        self._next = 0
+        self._memories: dict[int, Memories] = {}
+        self._version: int | None = None
+        self._weights: ray.ObjectRef | None = None
+        self._held: Held | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._failed_turns = self._collected = 0
+
+    # --- weights ------------------------------------------------------------------------------------------------------------
+
+    async def publish(self, version: int, weights: list[ray.ObjectRef]) -> Published:
+        """Bring `weights` ([reference of PackedWeights], in a list so that Ray leaves it alone) to all workers.
+
+        Returns when every worker in service has verified and loaded them or was taken out of service.
+        Raises WeightsCorrupt before any worker is touched; DeadlineExceeded or InfraFailure where they could not be fetched.
+        """
+        deadline, reason = self._run.rollout.deadline, f"weights version {version}"
+        with self._waits("publishing", reason):
+            try:
+                packed: PackedWeights = await asyncio.wait_for(_value(weights[0]), deadline)
+            except TimeoutError as missed:
+                raise DeadlineExceeded(f"{reason} to arrive", deadline) from missed
+            except RayError as lost:
+                raise InfraFailure(f"{reason} were lost on their way: {type(lost).__name__}") from lost
+            if packed.version != version:
+                raise InputError("weights", f"published as version {version}, packed as {packed.version}")
+            await asyncio.to_thread(verify, packed)
+            # Owned here from now on: a learner rank that dies must not take the workers' weights with it.
+            self._version, self._weights = version, await asyncio.to_thread(ray.put, packed)
+            outcomes = await self._pool.broadcast("set_weights", self._weights, deadline=deadline, reason=reason)
+        for actor, outcome in outcomes.items():
+            if outcome != version:
+                self._pool.outdated(actor, f"did not take {reason}: {outcome}")
+        acknowledged = tuple(actor for actor, outcome in outcomes.items() if outcome == version)
+        return Published(version, acknowledged, tuple(actor for actor in self._pool.fleet.members if actor not in acknowledged))
+
+    async def _bring_up_to_date(self, actor: int) -> None:
+        """Before a worker that died, or missed a version, serves again."""
+        if self._weights is not None:
+            version, deadline = self._version, self._run.rollout.deadline
+            with self._waits("restoring", f"worker {actor}"):
+                answer = await self._pool.call_actor(
+                    actor, "set_weights", self._weights, deadline=deadline, reason=f"weights version {version}"
+                )
+            if answer != version:
+                raise InfraFailure(f"worker {actor} answered version {answer} to weights version {version}")
+
+    # --- batches ------------------------------------------------------------------------------------------------------------
+
+    async def next_batch(self, iteration: int, version: int, rank: int, ranks: int, plan: Plan) -> Batch:
+        """This rank's part of the batch of `iteration`, made with weights `version`, which must be the published ones.
+
+        The first rank to ask starts it. Asked again, the same batch; after it failed, or with other weights, it is made anew, of the
+        same tasks. Raises DataFailure, InfraFailure, DeadlineExceeded as `Collector.collect` does.
+        """
+        if self._weights is None or version != self._version:
+            raise InputError("next_batch", f"asked for weights version {version}, published is {self._version}")
+        if iteration < self._next:
+            raise InputError(
+                "next_batch", f"iteration {iteration} was trained, next is {self._next}; to go back, load a checkpoint's state"
+            )
+        async with self._one_at_a_time:
+            held = self._held
+            if held is None or (held.iteration, held.version, held.plan) != (iteration, version, plan) or _failed(held.making):
+                await self._discard("superseded before it was trained on")
+                making = asyncio.create_task(self._make(iteration, version, plan, self._weights))
+                held = self._held = Held(iteration, version, plan, making)
+        try:
+            # A rank that goes away must not take the batch of the others with it.
+            collected = await asyncio.shield(held.making)
+        except asyncio.CancelledError:
+            if held.making.cancelled():
+                raise InfraFailure(f"the batch of iteration {iteration} was given up while it was made") from None
+            raise
+        if ranks not in held.shards:
+            held.shards[ranks] = [ray.put(list(shard)) for shard in shards(collected.episodes, ranks)]
+        shard = (held.shards[ranks][rank],)
+        state = self._state(iteration + 1)
+        return Batch(iteration, version, shard, len(collected.episodes), collected.failed, collected.failed_turns, state)
+
+    async def _make(self, iteration: int, version: int, plan: Plan, weights: ray.ObjectRef) -> Collected:
+        """Deal and collect, and settle the accounts before any rank sees the batch or its failure."""
+        tasks = self._dealer.deal(plan, iteration, self._memories.get(iteration - 1))
+        try:
+            collected = await self._collector.collect(iteration, tasks, version, weights)
+        except EngramError as failure:
+            await self._disk(self._disk.journal.give_up, iteration, f"its batch failed: {type(failure).__name__}")
+            raise
+        # What the next batch starts from is kept here and goes no further: the learner recomputes memories.
+        by_place = {place_of(e.task): e.final_memory for e in collected.episodes if e.final_memory is not None}
+        self._memories[iteration] = Memories(iteration, plan.step, by_place)
+        self._failed_turns += collected.failed_turns
+        self._collected += len(collected.episodes)
+        return replace(collected, episodes=[replace(episode, final_memory=None) for episode in collected.episodes])
+
+    async def _discard(self, reason: str) -> None:
+        """Let go of the held batch; what of it was not trained on is dropped."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.making.cancel()
+            await asyncio.gather(held.making, return_exceptions=True)
+            if held.iteration >= self._next:
+                self._memories.pop(held.iteration, None)
+            await self._disk(self._disk.journal.give_up, held.iteration, reason)
+
+    async def mark_trained(self, iteration: int, version: int) -> int:
+        """The held batch was trained on and gave weights `version`; returns how many episodes that were."""
+        held = self._held
+        if held is None or held.iteration != iteration or iteration < self._next or not held.making.done():
+            raise InputError("mark_trained", f"iteration {iteration} is not one that was handed out and not yet trained on")
+        count = await self._disk(self._disk.journal.trained, iteration, version)
+        self._next = iteration + 1
+        self._memories = {i: memories for i, memories in self._memories.items() if i >= iteration}
+        return count
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------------
+
+    async def state_dict(self) -> dict[str, Any]:
+        """State after the last trained iteration, JSON-ready; also seals the journal, so call it for every checkpoint."""
+        await self._disk(self._disk.journal.seal)
+        return self._state(self._next)
+
+    async def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after that state: later iterations are dropped from the books, and will be dealt again."""
+        async with self._one_at_a_time:
+            await self._discard("its run went back")
+            self._next = int(state["iteration"])
+            self._memories = {}
+            if state["memories"] is not None:
+                by_place = {int(place): base64.b64decode(memory) for place, memory in state["memories"]["by_place"].items()}
+                self._memories[self._next - 1] = Memories(self._next - 1, state["memories"]["step"], by_place)
+            await self._disk(self._disk.journal.roll_back, self._next)
+
+    def _state(self, iteration: int) -> dict[str, Any]:
+        memories = self._memories.get(iteration - 1)
+        if memories is None or not memories.by_place:
+            return {"iteration": iteration, "memories": None}
+        by_place = {str(place): base64.b64encode(memory).decode() for place, memory in memories.by_place.items()}
+        return {"iteration": iteration, "memories": {"step": memories.step, "by_place": by_place}}
+
+    # --- what is going on ---------------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """For the watchdog: the phase that has been waited in longest, all waits, and the workers."""
+        now = time.monotonic()
+        waits = sorted(((now - since, phase, reason) for phase, reason, since in self._waits.active.values()), reverse=True)
+        seconds, phase, reason = waits[0] if waits else (now - self._waits.moved, "idle", "the learner")
+        return {
+            "phase": phase,
+            "reason": reason,
+            "seconds": seconds,
+            "waits": [{"phase": phase, "reason": reason, "seconds": seconds} for seconds, phase, reason in waits],
+            "iteration": self._held.iteration if self._held is not None else self._next,
+            "version": self._version,
+            "groups": {"done": self._collector.groups_done, "all": self._collector.groups_total},
+            "workers": self._pool.stats(),
+        }
+
+    async def metrics(self) -> dict[str, float]:
+        """Flat figures since the conductor started, the books' since the run did."""
+        counts, books = self._disk.journal.counts, self._disk.journal.books
+        figures = {f"tasks/{name}": getattr(counts, name) for name in ("dealt", "trained", "dropped", "failed", "in_flight", "scored")}
+        figures |= {f"tasks/dropped/{reason}": count for reason, count in books.dropped.items()}
+        figures |= {f"tasks/failed/{kind}": count for kind, count in books.failed.items()}
+        figures |= {"episodes/collected": self._collected, "turns/failed": self._failed_turns}
+        figures |= {f"seconds/{phase}": seconds for phase, seconds in self._waits.seconds.items()}
+        return figures | {f"rollout_pool/{name}": count for name, count in self._pool.stats().items()}
+
+    async def close(self) -> None:
+        """Drop what is in flight, seal the journal, end workers and scorer."""
+        async with self._one_at_a_time:
+            await self._discard("the run ended")
+        await self._disk(self._disk.journal.close)
+        await self._pool.close()
+        await self._scorer.close()
+
+
+def launch(
+    name: str,
+    run: Run,
+    rows: Sequence[Row],
+    make_workers: Callable[[], Sequence[ActorHandle]],
+    make_scorer: Callable[[], Scorer],
+    directory: RunDirectory,
+) -> ActorHandle:
+    """The conductor as an actor that learner ranks find by `name` (in the driver's namespace). The driver owns it."""
+    actor = ray.remote(Conductor).options(name=name, num_cpus=CONDUCTOR_CPUS)
+    return cast(ActorHandle, actor.remote(run, rows, make_workers, make_scorer, directory))
+
+
+async def _value(reference: ray.ObjectRef) -> Any:
+    return await reference
+
+
+def _failed(making: asyncio.Task[Collected]) -> bool:
+    return making.done() and (making.cancelled() or making.exception() is not None)
