@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import yaml
 
+from common.checkpoint import open_checkpoint
 from common.config.schema import MRL, MemoryAware, Run, SupervisedStage
-from common.failures import InputError
 from common.models.configuration import RxTConfig, named_config
 from common.resources import claims, total_cpus, total_gpus
 from deploy.tables import table
@@ -108,7 +108,14 @@ def learner_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
     }
     if any(isinstance(stage, MRL) for stage in run.stages):
         out["reference policy"] = total * FLOAT_BYTES
+        out["critic, gradients and optimiser"] = critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
     return out
+
+
+def critic_parameters(config: RxTConfig) -> int:
+    """Of `common.models.critic`: embedding and encoder as the policy's, and a gated layer, a norm and one value on top."""
+    parts, width = config.parameters(), config.width
+    return parts["embedding"] + parts["encoder"] + 2 * width * (width + 1) + 2 * width + width + 1
 
 
 def _rank_turns(run: Run, config: RxTConfig) -> list[tuple[Batches, int]]:
@@ -130,12 +137,10 @@ def rollout_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
 
 
 def model_shape(run: Run) -> RxTConfig:
-    """The model's shape from the config: a checkpoint's own, or the named size with the overrides."""
+    """The model's shape: a checkpoint's own, or the named size with the overrides. Raises InputError where there is no such checkpoint."""
     if run.model.checkpoint is not None:
-        try:
-            return RxTConfig.from_pretrained(run.model.checkpoint)
-        except OSError as error:
-            raise InputError("model.checkpoint", f"{run.model.checkpoint!r} holds no model: {error}") from error
+        with open_checkpoint(run.model.checkpoint).folder() as folder:
+            return RxTConfig.from_pretrained(folder)
     overrides = run.model.model_dump(exclude={"size", "checkpoint"})
     return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
 

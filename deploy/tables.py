@@ -20,13 +20,14 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def retention_table(retention: Mapping[str, Mapping[str, float]]) -> str:
-    """retention: {condition: {distance: recall}}, distances as strings; a distance that a condition lacks shows as "-"."""
-    distances = sorted({distance for by_distance in retention.values() for distance in by_distance}, key=int)
+    """retention: {condition: {distance: recall}}, distances as strings or "all"; a distance that a condition lacks shows as "-"."""
+    distances = {distance for by_distance in retention.values() for distance in by_distance}
+    columns = sorted(distances, key=lambda distance: (distance == "all", distance.zfill(8)))
     rows = [
-        [name.replace("_", " "), *(f"{by_distance[d]:.3f}" if d in by_distance else "-" for d in distances)]
+        [name.replace("_", " "), *(f"{by_distance[d]:.3f}" if d in by_distance else "-" for d in columns)]
         for name, by_distance in retention.items()
     ]
-    return table("Recall by turns since the value was last said", ["", *distances], rows)
+    return table("Recall by turns since the value was last said", ["", *columns], rows)
 
 
 def summary_tables(summary: Mapping[str, Any]) -> str:

@@ -1,21 +1,27 @@
-"""Talking to a small model with random weights: what matters here is memory and streaming, not what it says."""
+"""Talking to a small model with random weights: what matters here is memory, words and files, not what it says."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 
+from common.checkpoint import save_checkpoint
+from common.config.schema import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
-from common.failures import DataFailure, InputError
 from common.models.configuration import named_config
 from common.models.reactive import ReactiveTransformer
+from common.run_directory import RunDirectory
 from deploy import cli
-from deploy.chat import Conversation, pieces, talk
+from deploy.chat import printable, talk
+from rollout.policies.session import Session
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -35,100 +41,90 @@ def model(tokenizer: ConversationTokenizer) -> ReactiveTransformer:
 
 
 @pytest.fixture
-def conversation(model: ReactiveTransformer, tokenizer: ConversationTokenizer) -> Conversation:
-    return Conversation(model, tokenizer, temperature=0.0, seed=7)
+def session(model: ReactiveTransformer, tokenizer: ConversationTokenizer) -> Session:
+    return Session(model, tokenizer, seed=7, sampling=Sampling(temperature=0.0, max_new_tokens=40))
 
 
-def transcript(conversation: Conversation, text: str) -> str:
+def transcript(session: Session, text: str) -> str:
     out = io.StringIO()
-    talk(conversation, io.StringIO(text), Console(file=out, width=200))
+    talk(session, io.StringIO(text), Console(file=out, width=200))
     return out.getvalue()
 
 
-def test_pieces_of_an_answer_add_up_to_the_whole_text(conversation: Conversation, tokenizer: ConversationTokenizer) -> None:
-    pieces = list(conversation.answer("what is my dog called?"))
-    prompt = tokenizer.prompt("what is my dog called?")
-    ids = conversation._interaction[len(prompt) :]
-    assert "".join(pieces) == tokenizer.decode(ids)
-    assert len(conversation._interaction) <= 40
+def test_piped_conversation_shows_answers_and_that_memory_was_updated(
+    session: Session, model: ReactiveTransformer, tokenizer: ConversationTokenizer
+) -> None:
+    other = Session(model, tokenizer, seed=7, sampling=session.sampling)
+    answers = [
+        "".join(printable(event.text) for event in other.respond(query) if event.kind == "token") for query in ("my dog is Rex", "my dog?")
+    ]
+    lines = transcript(session, "my dog is Rex\n\nmy dog?\n/quit\nnot reached\n").splitlines()
+    assert [lines[0], lines[2]] == answers
+    assert all(line.startswith("memory updated (") for line in (lines[1], lines[3]))
+    assert len(lines) == 4
+    assert session.turn == 2
 
 
-def test_a_character_of_several_tokens_is_shown_whole(tokenizer: ConversationTokenizer) -> None:
-    ids = tokenizer.encode("a 猫 b")
-    assert len(ids) > 4, "the character was meant to be several tokens"
-    shown = list(pieces(ids, tokenizer.decode))
-    assert "".join(shown) == "a 猫 b"
-    assert not any("\ufffd" in piece for piece in shown)
-    broken = ids[: ids.index(tokenizer.encode("猫")[-1])]
-    assert "".join(pieces(broken, tokenizer.decode)) == tokenizer.decode(broken)
+def test_an_answer_cannot_steer_the_terminal() -> None:
+    assert printable("naïve 猫\n\x1b[2J\ttab") == "naïve 猫\n\ufffd[2J\ufffdtab"
 
 
-def test_memory_changes_only_when_the_interaction_is_written(conversation: Conversation) -> None:
-    before = conversation.memory.clone()
-    list(conversation.answer("my dog is called Rex"))
-    assert torch.equal(conversation.memory, before)
-    assert conversation.remember() > 0
-    assert not torch.equal(conversation.memory, before)
-    assert conversation.turns == 1
-    assert conversation.change > 0
-
-
-def test_piped_conversation_shows_answers_and_that_memory_was_updated(conversation: Conversation) -> None:
-    out = transcript(conversation, "my dog is called Rex\n\nwhat is my dog called?\n/quit\nnot reached\n")
-    assert out.count("memory updated (") == 2
-    assert conversation.turns == 2
+def test_a_terminal_shows_that_memory_is_being_updated(session: Session) -> None:
+    out = io.StringIO()
+    talk(session, io.StringIO("my dog is Rex\n"), Console(file=out, width=100, force_terminal=True))
+    assert "memory is being updated" in out.getvalue()
+    assert "memory updated (" in out.getvalue()
 
 
 def test_a_saved_memory_goes_on_where_it_stopped(
-    model: ReactiveTransformer, tokenizer: ConversationTokenizer, conversation: Conversation, tmp_path: Path
+    model: ReactiveTransformer, tokenizer: ConversationTokenizer, session: Session, tmp_path: Path
 ) -> None:
     file = tmp_path / "rex.safetensors"
-    out = transcript(conversation, f"my dog is called Rex\n/save {file}\n")
-    assert f"memory saved to {file}" in out
-    assert load_file(file)["memory"].shape == conversation.memory.shape[1:]
-    other = Conversation(model, tokenizer, temperature=0.0, seed=8)
-    assert not torch.equal(other.memory, conversation.memory)
-    other.load(str(file))
-    assert torch.equal(other.memory, conversation.memory)
-    assert list(other.answer("what is my dog called?")) == list(conversation.answer("what is my dog called?"))
+    assert f"memory saved to {file}" in transcript(session, f"my dog is Rex\n/save {file}\n")
+    other = Session(model, tokenizer, seed=8, sampling=session.sampling)
+    assert not torch.equal(other.memory, session.memory)
+    assert f"memory loaded from {file}" in transcript(other, f"/load {file}\n")
+    assert torch.equal(other.memory, session.memory)
 
 
-def test_reset_gives_the_memory_of_the_seed_again(conversation: Conversation) -> None:
-    first = conversation.memory.clone()
-    out = transcript(conversation, "my dog is called Rex\n/reset\n/memory\n")
-    assert torch.equal(conversation.memory, first)
-    assert "0 interactions written" in out
+def test_reset_gives_the_memory_of_the_seed_again(session: Session) -> None:
+    first = session.memory
+    out = transcript(session, "my dog is Rex\n/reset\n/memory\n")
+    assert torch.equal(session.memory, first)
+    assert "2 layers × 16 slots × width 64, 0 interactions written" in out
 
 
-def test_mistakes_are_one_sentence_and_the_conversation_goes_on(conversation: Conversation, tmp_path: Path) -> None:
-    save_file({"memory": torch.zeros(1, 2, 3)}, tmp_path / "other.safetensors")
-    save_file({"weights": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    (tmp_path / "text").write_text("not tensors")
-    before = conversation.memory.clone()
-    files = [tmp_path / name for name in ("absent", "text", "weights.safetensors", "other.safetensors")]
-    out = transcript(conversation, "".join(f"/load {file}\n" for file in files) + "/lod\n/save\n" + "why " * 200 + "\n/help\n")
+def test_mistakes_are_one_sentence_and_the_conversation_goes_on(session: Session, tmp_path: Path) -> None:
+    absent = tmp_path / "absent" / "memory.safetensors"
+    before = session.memory
+    out = transcript(session, f"/load {absent}\n/save {absent}\n/lod\n/save\n{'why ' * 200}\n/help\n")
     for part in (
-        "no such file",
-        "not a safetensors file",
-        "holds no memory but weights",
-        "shape (1, 2, 3)",
+        f"{absent}: cannot be read",
+        f"{absent}: cannot be written",
         "/lod: is no command",
-        "needs a file",
+        "/save: needs a file",
+        "no room for an answer",
     ):
         assert part in out
-    assert "leaves no room for an answer" in out
     assert "/save FILE" in out
-    assert torch.equal(conversation.memory, before)
+    assert torch.equal(session.memory, before)
 
 
-def test_save_names_a_place_that_cannot_be_written(conversation: Conversation, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
-        conversation.save(str(tmp_path / "absent" / "memory.safetensors"))
+def test_chat_opens_a_checkpoint_and_a_memory_and_ends_with_its_input(
+    model: ReactiveTransformer, tokenizer: ConversationTokenizer, session: Session, tmp_path: Path
+) -> None:
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save(folder)
 
-
-def test_a_query_without_room_raises_before_memory_is_touched(conversation: Conversation) -> None:
-    with pytest.raises(DataFailure, match="room"):
-        list(conversation.answer("why " * 100))
+    checkpoint = save_checkpoint(RunDirectory(str(tmp_path), "run"), 1, write, {})
+    list(session.respond("my dog is Rex"))
+    session.save(tmp_path / "rex.safetensors")
+    command = [sys.executable, "-m", "deploy", "chat", checkpoint, "--memory", str(tmp_path / "rex.safetensors")]
+    done = subprocess.run(command, cwd=ROOT, input="/memory\nmy dog?\n", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "1 interactions written" in done.stdout
+    assert "memory updated (" in done.stdout
 
 
 def test_chat_with_what_is_no_checkpoint_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

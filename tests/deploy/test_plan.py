@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import yaml
 
+from common.checkpoint import save_checkpoint
 from common.config.schema import Run
 from common.failures import InputError
 from common.models.configuration import named_config
+from common.models.critic import Critic
 from common.resources import claims, total_cpus, total_gpus
+from common.run_directory import RunDirectory
 from deploy.cluster import local_cpus
-from deploy.plan import batches, learner_bytes, longest_conversation, model_shape, plan_text, rollout_bytes
+from deploy.plan import batches, critic_parameters, learner_bytes, longest_conversation, model_shape, plan_text, rollout_bytes
 from deploy.tables import evaluation_tables, retention_table, summary_tables
 
 MRL = {
@@ -76,6 +79,11 @@ def test_learner_holds_a_reference_only_where_there_is_mrl_and_less_per_rank_wit
     assert alone["optimiser"] == 2 * alone["weights"]
 
 
+def test_critic_is_counted_as_it_is_built() -> None:
+    config = named_config("tiny")
+    assert critic_parameters(config) == sum(parameter.numel() for parameter in Critic(config).parameters())
+
+
 @pytest.mark.parametrize(
     ("data", "follow_ups"),
     [
@@ -91,9 +99,10 @@ def test_longest_conversation_comes_from_the_data_or_the_curriculum(data: dict[s
 
 def test_shape_comes_from_the_named_size_or_the_checkpoint(tmp_path: Path) -> None:
     assert model_shape(run(model={"size": "tiny", "width": 128}, tokenizer={"vocab_size": 300})).vocab_size == 300
-    named_config("tiny", width=32, heads=4, query_heads=4, kv_heads=4).save_pretrained(tmp_path)
-    assert model_shape(run(model={"checkpoint": str(tmp_path)})).width == 32
-    with pytest.raises(InputError, match=r"model\.checkpoint"):
+    narrow = named_config("tiny", width=32, heads=4, query_heads=4, kv_heads=4)
+    save_checkpoint(RunDirectory(str(tmp_path), "before"), 0, narrow.save_pretrained, {})
+    assert model_shape(run(model={"checkpoint": str(tmp_path / "before")})).width == 32
+    with pytest.raises(InputError, match="absent"):
         model_shape(run(model={"checkpoint": str(tmp_path / "absent")}))
 
 
@@ -105,10 +114,10 @@ def test_plan_opens_with_a_config_that_loads_again() -> None:
 
 
 def test_retention_is_shown_by_distance_in_numeric_order_with_gaps() -> None:
-    rows = retention_table({"before_mrl": {"10": 0.1, "2": 0.25}, "erased": {"2": 0.0}}).splitlines()
-    assert rows[1].split() == ["2", "10"]
-    assert rows[2].split() == ["before", "mrl", "0.250", "0.100"]
-    assert rows[3].split() == ["erased", "0.000", "-"]
+    rows = retention_table({"before_mrl": {"all": 0.2, "10": 0.1, "2": 0.25}, "erased": {"2": 0.0}}).splitlines()
+    assert rows[1].split() == ["2", "10", "all"]
+    assert rows[2].split() == ["before", "mrl", "0.250", "0.100", "0.200"]
+    assert rows[3].split() == ["erased", "0.000", "-", "-"]
 
 
 def test_summary_shows_stages_and_leaves_out_retention_where_there_is_none() -> None:
