@@ -226,8 +226,8 @@ def _precisions_nltk(
     elif method == "method3":
         precisions = np.where(missing, 1 / (2.0**nth_missing * at_least_one), precisions)
     elif method in ("method4", "method7"):
-        smoothed = np.log(lengths)[:, None] / (2.0**nth_missing * constant * at_least_one)
-        precisions = np.where(missing & (lengths > 1)[:, None], smoothed, precisions)
+        # Of a one-token candidate the logarithm is 0, and so the precision stays 0, as NLTK leaves it.
+        precisions = np.where(missing, np.log(lengths)[:, None] / (2.0**nth_missing * constant * at_least_one), precisions)
     if method in ("method5", "method7"):
         following = np.concatenate([precisions[:, 1:], fifth[:, None]], axis=1)
         previous = precisions[:, 0] + 1

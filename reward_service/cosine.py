@@ -76,12 +76,12 @@ def cosine_reward(
 
     answer, reference, saved: unit rows [turns, width]. running: unit rows of the running mean, of zeros where there is none yet;
     its weight is then shared among the other terms, in proportion.
-    forms [turns]: each turn's `Form`. Standard: likeness to all three. Topic change: *un*likeness to the saved interaction, and no
-    running mean. Long range: unlikeness to the running mean, which holds what came in between.
+    forms [turns]: each turn's `Form`. Standard: likeness to all three. Topic change: *un*likeness to the saved interaction. Long
+    range: unlikeness to the running mean, which holds what came in between.
     """
     to_saved, to_running = likeness(answer, saved), likeness(answer, running)
     to_saved = np.where(forms == "topic_change", 1 - to_saved, to_saved)
     to_running = np.where(forms == "long_range", 1 - to_running, to_running)
-    running_weight = np.where((forms != "topic_change") & running.any(axis=1), section.running, 0.0)
+    running_weight = np.where(running.any(axis=1), section.running, 0.0)
     total = section.reference * likeness(answer, reference) + section.saved * to_saved + running_weight * to_running
     return total / (section.reference + section.saved + running_weight)

@@ -157,7 +157,8 @@ def test_the_first_turn_and_the_topic_change_may_have_mixes_of_their_own() -> No
     own = {name: RewardMix(bleu=None, cosine=None, recall=None, length=Length(target=n)) for name, n in (("a", 4), ("b", 8), ("c", 16))}
     rewards = Rewards(single=own["a"], cumulative=own["a"], long_term=own["a"], first_turn=own["b"], topic_change=own["c"])
     turns = (OPENING, NOT_ASKED, NOT_ASKED, NOT_ASKED)
-    for strategy, first in (("single", 0.5), ("cumulative", 0.5), ("long_term", 0.25)):
+    expected: dict[Strategy, float] = {"single": 0.5, "cumulative": 0.5, "long_term": 0.25}
+    for strategy, first in expected.items():
         assert raw(scored(episode(strategy, *turns), rewards), "length") == [first, 1.0, 1.0]
 
 
