@@ -1,6 +1,6 @@
 """One attention module for every use: self, memory cross-attention, memory write; MHA, GQA, MQA and SQA by head counts.
 
-Queries and keys/values are separate calls so that a caller can keep keys and values (memory: once per turn; self-attention: one
+Queries and keys/values can be asked for apart, so that a caller can keep keys and values (memory: once per turn; self-attention: one
 position at a time). Rotary positions are applied where a table is handed in, and nowhere else: slots of memory are a set.
 """
 
@@ -14,47 +14,61 @@ from torch.nn import functional as F
 
 
 @lru_cache(maxsize=32)
-def rope_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, head_dim / 2] of rotary positions (Su 2021, arXiv 2104.09864), float32."""
+def rope_table(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
+    """Rotary positions (Su 2021, arXiv 2104.09864) as complex numbers cos + i·sin, complex64 [length, head_dim / 2]."""
     with torch.inference_mode(False), torch.no_grad():
         frequencies = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim)
         angles = torch.arange(length, device=device, dtype=torch.float64)[:, None] * frequencies
-        return angles.cos().float(), angles.sin().float()
+        return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate interleaved pairs (2i, 2i + 1). x: [batch, heads, tokens, head_dim]; cos, sin broadcast to its pairs."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate interleaved pairs (2i, 2i + 1). x: [batch, heads, tokens, head_dim]; rope broadcasts to its pairs.
+
+    A pair is a complex number and the rotation one multiplication: a single pass over x, where real arithmetic takes six.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Projections without bias for queries, keys and values; an output projection with bias (facts 1.3)."""
+    """Projections without bias for queries, keys and values; an output projection with bias (facts 1.3).
+
+    The three input projections are rows of one weight, in the order queries, keys, values: where one input feeds all, they are one
+    matrix product.
+    """
 
     def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
         super().__init__()
         self.head_dim, self.query_heads, self.kv_heads = head_dim, query_heads, kv_heads
-        self.query = nn.Linear(width, query_heads * head_dim, bias=False)
-        self.key = nn.Linear(width, kv_heads * head_dim, bias=False)
-        self.value = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.input = nn.Linear(width, (query_heads + 2 * kv_heads) * head_dim, bias=False)
         self.output = nn.Linear(query_heads * head_dim, width)
 
-    def queries(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope` = (cos, sin) where given."""
-        q = self.query(x).unflatten(-1, (self.query_heads, self.head_dim)).transpose(1, 2)
-        return q if rope is None else rotate(q, *rope)
+    def queries_keys_values(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`queries` and `keys_values` of one input, queries and keys rotated."""
+        heads = self._heads(self.input(x))
+        rotated = rotate(heads[:, : self.query_heads + self.kv_heads], rope)
+        return rotated[:, : self.query_heads], rotated[:, self.query_heads :], heads[:, self.query_heads + self.kv_heads :]
 
-    def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def queries(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope` where given."""
+        q = self._heads(F.linear(x, self.input.weight[: self.query_heads * self.head_dim]))
+        return q if rope is None else rotate(q, rope)
+
+    def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated by `rope` where given."""
-        k = self.key(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        v = self.value(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        return (k if rope is None else rotate(k, *rope)), v
+        heads = self._heads(F.linear(x, self.input.weight[self.query_heads * self.head_dim :]))
+        k, v = heads[:, : self.kv_heads], heads[:, self.kv_heads :]
+        return (k if rope is None else rotate(k, rope)), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Scaled dot-product attention and the output projection → [batch, tokens, width].
 
-        mask: bool, broadcast to [batch, heads, queries, keys], True where a query may look. Each query must see a key.
+        mask: broadcast to [batch, heads, queries, keys]; bool, True where a query may look, or a number to add to its score.
+        Each query must see a key.
         """
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.query_heads != self.kv_heads)
         return self.output(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

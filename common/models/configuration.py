@@ -11,11 +11,12 @@ from typing import Any, Literal
 from transformers import PretrainedConfig
 
 from common.failures import InputError, nearest
+from common.models.rows import TOKENS, round_up
 
 MemoryAttentionKind = Literal["simple", "self", "interlayer", "gated_self_interlayer"]
 
 
-class RxTConfig(PretrainedConfig):  # type: ignore[misc]
+class RxTConfig(PretrainedConfig):
     model_type = "rxt"
     attribute_map = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
 
@@ -77,6 +78,11 @@ class RxTConfig(PretrainedConfig):  # type: ignore[misc]
     def head_dim(self) -> int:
         return self.width // self.heads
 
+    @property
+    def positions(self) -> int:
+        """Positions that sequences padded as in `rows.py` can have."""
+        return round_up(self.max_tokens, TOKENS)
+
     def _check(self) -> None:
         def require(holds: bool, key: str, what: str) -> None:
             if not holds:
@@ -108,9 +114,13 @@ class RxTConfig(PretrainedConfig):  # type: ignore[misc]
             return self.width * 2 * inner + 2 * inner + inner * self.width + self.width
 
         own = attention(self.query_heads, self.kv_heads)
-        expert_layer = self.experts * feed_forward(self.decoder_ff) + self.experts * self.width if self.experts else feed_forward(self.decoder_ff)
+        expert_layer = (
+            self.experts * feed_forward(self.decoder_ff) + self.experts * self.width if self.experts else feed_forward(self.decoder_ff)
+        )
         memory_heads = attention(self.memory_query_heads or 0, self.memory_kv_heads or 0)
-        gate = {"none": 0, "static": self._gates, "elementwise": self._gates, "linear": self.slots * self._gates + self._gates}[self.residual_gate]
+        gate = {"none": 0, "static": self._gates, "elementwise": self._gates, "linear": self.slots * self._gates + self._gates}[
+            self.residual_gate
+        ]
         extra = self.memory_attention != "simple"
         memory_layer = memory_heads + 2 * self.width + gate
         if extra:
@@ -119,7 +129,8 @@ class RxTConfig(PretrainedConfig):  # type: ignore[misc]
             memory_layer += gate
         counts = {
             "embedding": self.vocab_size * self.width,
-            "decoder": self.layers * (own + attention(self.cross_query_heads or 0, self.cross_kv_heads or 0) + expert_layer + 4 * self.width),
+            "decoder": self.layers
+            * (own + attention(self.cross_query_heads or 0, self.cross_kv_heads or 0) + expert_layer + 4 * self.width),
             "encoder": self.layers * (own + feed_forward(self.encoder_ff) + 2 * self.width),
             "memory": self.layers * memory_layer + self.width * (self.memory_attention in ("interlayer", "gated_self_interlayer")),
             "head": self.width + self.width * self.vocab_size + self.vocab_size,
@@ -137,9 +148,20 @@ NAMED_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {},
     # RxT-Alpha Nano (12M) and Micro (26M): dimensions of the model cards.
     "nano": dict(
-        vocab_size=7500, width=128, layers=6, decoder_ff=256, encoder_ff=384, experts=12, experts_per_token=2, slots=256, max_tokens=256, memory_attention="interlayer"
+        vocab_size=7500,
+        width=128,
+        layers=6,
+        decoder_ff=256,
+        encoder_ff=384,
+        experts=12,
+        experts_per_token=2,
+        slots=256,
+        max_tokens=256,
+        memory_attention="interlayer",
     ),
-    "micro": dict(vocab_size=7500, width=128, layers=10, decoder_ff=256, encoder_ff=384, experts=20, experts_per_token=4, slots=256, max_tokens=256),
+    "micro": dict(
+        vocab_size=7500, width=128, layers=10, decoder_ff=256, encoder_ff=384, experts=20, experts_per_token=4, slots=256, max_tokens=256
+    ),
     # RxT-Alpha Mini (100M): only file sizes are published (decoder 87M, encoder 10.4M); these dimensions meet them.
     "mini": dict(
         vocab_size=10000,

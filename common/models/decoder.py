@@ -1,10 +1,13 @@
 """The decoder: writes the answer, reading memory through cross-attention in every layer.
 
 Queries of the cross-attention carry token positions, slots carry none. Keys and values of memory depend on memory alone:
-`read_memory` makes them once per turn.
+`read_memory` makes them once per turn. Whole sequences and single new tokens take the same path: who generates hands in a
+`KeyValueCache`, which decides what new tokens see of older ones.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +17,29 @@ from common.models.configuration import RxTConfig
 from common.models.feed_forward import FeedForward, MixtureOfExperts, Routing
 
 
+class KeyValueCache(Protocol):
+    """What the tokens of earlier calls left behind."""
+
+    positions: Tensor
+    """int64 [batch, tokens] of the new tokens, 0 at [BOS]; [tokens] where all rows have the same."""
+    mask: Tensor | None
+    """Which of the keys that `extend` returns a new token may look at, [batch, 1, tokens, keys]; None: all up to itself (causal)."""
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep keys and values [batch, kv_heads, tokens, head_dim] of the new tokens; return all that they may look at."""
+
+
 class DecoderLayer(nn.Module):
-    def __init__(self, config: RxTConfig):
+    def __init__(self, config: RxTConfig, index: int):
         super().__init__()
+        self.index = index
         self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config.width, config.head_dim, config.query_heads, config.kv_heads)
         self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_attention = Attention(config.width, config.head_dim, config.cross_query_heads, config.cross_kv_heads)
+        self.cross_attention = Attention(
+            config.width, config.head_dim, config.cross_query_heads or config.query_heads, config.cross_kv_heads or config.kv_heads
+        )
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward: FeedForward | MixtureOfExperts = (
             MixtureOfExperts(config.width, config.decoder_ff, config.experts, config.experts_per_token)
@@ -30,12 +48,21 @@ class DecoderLayer(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], memory_keys: Tensor, memory_values: Tensor, routings: list[Routing] | None = None
+        self,
+        x: Tensor,
+        rope: Tensor,
+        memory_keys: Tensor,
+        memory_values: Tensor,
+        routings: list[Routing] | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """x [batch, tokens, width] from position 0 on; memory keys, values [batch, kv_heads, slots, head_dim]."""
-        normed = self.attention_norm(x)
-        keys, values = self.attention.keys_values(normed, rope)
-        x = x + self.attention.attend(self.attention.queries(normed, rope), keys, values, causal=True)
+        """x [batch, tokens, width], from position 0 on without a cache; memory keys, values [batch, kv_heads, slots, head_dim]."""
+        queries, keys, values = self.attention.queries_keys_values(self.attention_norm(x), rope)
+        mask = None
+        if cache is not None:
+            keys, values = cache.extend(self.index, keys, values)
+            mask = cache.mask
+        x = x + self.attention.attend(queries, keys, values, mask, causal=mask is None)
         x = x + self.cross_attention.attend(self.cross_attention.queries(self.cross_norm(x), rope), memory_keys, memory_values)
         return x + self.feed_forward(self.feed_forward_norm(x), routings)
 
@@ -44,7 +71,7 @@ class Decoder(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
         self.head_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.vocab_size)
 
@@ -53,13 +80,23 @@ class Decoder(nn.Module):
         pairs = [layer.cross_attention.keys_values(layer.memory_norm(memory[:, i])) for i, layer in enumerate(self.layers)]  # type: ignore[union-attr,operator]
         return torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
 
-    def forward(self, embedded: Tensor, memory_keys: Tensor, memory_values: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        """Hidden states [batch, tokens, width] of whole right-padded sequences; causality keeps padding out of real positions."""
-        cos, sin = rope_table(self.config.max_tokens, self.config.head_dim, self.config.rope_base, embedded.device)
-        rope = cos[: embedded.shape[1]], sin[: embedded.shape[1]]
+    def forward(
+        self,
+        embedded: Tensor,
+        memory_keys: Tensor,
+        memory_values: Tensor,
+        routings: list[Routing] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Hidden states [batch, tokens, width] of right-padded sequences; causality keeps padding out of real positions.
+
+        With a cache, of the new tokens alone, which stand at `cache.positions`.
+        """
+        table = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, embedded.device)
+        rope = table[: embedded.shape[1]] if cache is None else table[cache.positions].unsqueeze(-3)
         x = embedded
         for i, layer in enumerate(self.layers):
-            x = layer(x, rope, memory_keys[i], memory_values[i], routings)
+            x = layer(x, rope, memory_keys[i], memory_values[i], routings, cache)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

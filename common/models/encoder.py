@@ -21,10 +21,9 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward = FeedForward(config.width, config.encoder_ff)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        normed = self.attention_norm(x)
-        keys, values = self.attention.keys_values(normed, rope)
-        x = x + self.attention.attend(self.attention.queries(normed, rope), keys, values, mask)
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor) -> Tensor:
+        queries, keys, values = self.attention.queries_keys_values(self.attention_norm(x), rope)
+        x = x + self.attention.attend(queries, keys, values, mask)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -36,8 +35,7 @@ class Encoder(nn.Module):
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """embedded [batch, tokens, width], mask bool [batch, tokens] → hidden states [batch, layers, tokens, width], 0 at padding."""
-        cos, sin = rope_table(self.config.max_tokens, self.config.head_dim, self.config.rope_base, embedded.device)
-        rope = cos[: embedded.shape[1]], sin[: embedded.shape[1]]
+        rope = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, embedded.device)[: embedded.shape[1]]
         states, x = [], embedded
         for layer in self.layers:
             x = layer(x, rope, mask[:, None, None, :])
@@ -50,7 +48,9 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: RxTConfig):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.LayerNorm(config.width), nn.Linear(config.width, config.vocab_size))
+        self.layers = nn.Sequential(
+            nn.Linear(config.width, config.width), nn.GELU(), nn.LayerNorm(config.width), nn.Linear(config.width, config.vocab_size)
+        )
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.layers(hidden)

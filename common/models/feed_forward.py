@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.models.rows import linear
+
 
 class Routing(NamedTuple):
     """What one mixture layer decided, for the load-balancing loss."""
@@ -64,8 +66,8 @@ class MixtureOfExperts(nn.Module):
             picks = order[start : start + count]
             start += count
             rows = picks // self.per_token
-            value, gate = F.linear(tokens[rows], self.up[expert], self.up_bias[expert]).chunk(2, dim=-1)
-            result = F.linear(value * F.silu(gate), self.down[expert], self.down_bias[expert])
+            value, gate = linear(tokens[rows], self.up[expert], self.up_bias[expert]).chunk(2, dim=-1)
+            result = linear(value * F.silu(gate), self.down[expert], self.down_bias[expert])
             out.index_add_(0, rows, result * weights.flatten()[picks, None])
         return out.view_as(x)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.models.attention import Attention, rope_table
 from common.models.configuration import RxTConfig
+from common.models.rows import by_rows, linear
 
 
 class ResidualGate(nn.Module):
@@ -37,14 +38,14 @@ class ResidualGate(nn.Module):
         if self.kind == "none":
             return old + new
         if self.kind == "static":
-            pre = self.weight
+            pre: Tensor = self.weight
         else:
             status = (old + new).mean(-1)
             if self.kind == "linear":
-                pre = self.linear(status)
+                pre = linear(status, self.linear.weight, self.linear.bias)
             else:
                 pre = self.weight * (status if self.per_slot else status.mean(-1, keepdim=True))
-        gate = torch.tanh(pre) if self.activation == "tanh" else torch.sigmoid(pre)
+        gate = by_rows(torch.tanh if self.activation == "tanh" else torch.sigmoid, pre)
         gate = gate.unsqueeze(-1)
         if self.activation == "tanh":
             return (1 + gate) * new + (1 - gate) * old
@@ -55,19 +56,19 @@ class MemoryLayer(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
         self.kind = config.memory_attention
-        attention = (config.width, config.head_dim, config.memory_query_heads, config.memory_kv_heads)
+        heads = config.memory_query_heads or config.query_heads, config.memory_kv_heads or config.kv_heads
         self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.encoded_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(*attention)
+        self.attention = Attention(config.width, config.head_dim, *heads)
         self.gate = ResidualGate(config)
         if self.kind != "simple":
             self.slot_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-            self.slot_attention = Attention(*attention)
+            self.slot_attention = Attention(config.width, config.head_dim, *heads)
             self.slot_gate = ResidualGate(config)
         if self.kind == "gated_self_interlayer":
             self.mixture_gate = ResidualGate(config)
 
-    def forward(self, slots: Tensor, layer_mean: Tensor | None, encoded: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(self, slots: Tensor, layer_mean: Tensor | None, encoded: Tensor, rope: Tensor, mask: Tensor) -> Tensor:
         """slots [batch, slots, width], encoded [batch, tokens, width], mask bool [batch, 1, 1, tokens] → new slots."""
         if self.kind != "simple":
             normed = self.slot_norm(slots)
@@ -95,8 +96,24 @@ class MemoryAttention(nn.Module):
 
     def forward(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
         """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool [batch, tokens] → new memory."""
-        cos, sin = rope_table(self.config.max_tokens, self.config.head_dim, self.config.rope_base, memory.device)
-        rope = cos[: encoded.shape[2]], sin[: encoded.shape[2]]
+        rope = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, memory.device)[: encoded.shape[2]]
         mean = self.mean_norm(memory.mean(1)) if self.reads_mean else None
         keys_seen = mask[:, None, None, :]
         return torch.stack([layer(memory[:, i], mean, encoded[:, i], rope, keys_seen) for i, layer in enumerate(self.layers)], dim=1)
+
+
+def as_memory(encoded: Tensor, mask: Tensor, slots: int) -> Tensor:
+    """An encoded interaction in the shape of memory: [batch, layers, tokens, width] → [batch, layers, slots, width].
+
+    Slot s holds the mean of the real tokens in its share [s·n/slots, (s+1)·n/slots) of the n real tokens, rounded outwards: adaptive
+    average pooling. With as many tokens as slots it is the identity, with fewer a token fills several slots. This is what the decoder
+    reads in joint pre-training and what memory pre-training takes as the label of new information, so slots and tokens need not agree.
+    """
+    length = mask.sum(-1, keepdim=True)
+    slot = torch.arange(slots, device=encoded.device)
+    start = slot * length // slots
+    end = -(-(slot + 1) * length // slots)
+    token = torch.arange(encoded.shape[2], device=encoded.device)
+    share = ((token >= start[..., None]) & (token < end[..., None])).to(encoded.dtype)
+    share = share / share.sum(-1, keepdim=True)
+    return torch.einsum("bst,bltw->blsw", share, encoded)

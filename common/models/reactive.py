@@ -23,7 +23,8 @@ from common.models.memory import MemoryAttention, ResidualGate
 from common.seeding import derive
 
 
-class ReactiveTransformer(PreTrainedModel):  # type: ignore[misc]
+class ReactiveTransformer(PreTrainedModel):
+    config: RxTConfig
     config_class = RxTConfig
     base_model_prefix = "rxt"
 

@@ -1,0 +1,184 @@
+"""Slots: the state of several Reactive Transformer episodes on one device, and the four things that can be done to it.
+
+    start     put an episode's memory into a row
+    ask       put a query before a row (prefill); its answer begins
+    step      one token for each of the first rows
+    remember  write ended interactions to memories
+
+Rows in use are 0 … n-1 (`move` closes holes), so nothing computes for an empty one. What a row computes depends on that row alone.
+All buffers are allocated once; the host waits for the device once per step, for the tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.config.schema import Sampling
+from common.data.batches import pad
+from common.failures import DataFailure
+from common.models.configuration import RxTConfig
+from common.models.reactive import ReactiveTransformer
+from common.models.rows import ROWS, TOKENS
+from common.seeding import uniforms
+from rollout.policies.cache import KeyValueBuffers, Prefill, Step
+from rollout.policies.sampling import sample
+from rollout.timing import PhaseTimer
+
+
+class Token(NamedTuple):
+    id: int
+    log_prob: float
+    ends: bool
+    """Whether the answer is complete with it: [EOS], or no room for another."""
+
+
+def memory_bytes(memory: Tensor) -> bytes:
+    """One memory [layers, slots, width] as float32 bytes, the form it has in tasks and episodes."""
+    return memory.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+
+
+def memory_hash(memory: bytes) -> str:
+    return hashlib.blake2b(memory, digest_size=16).hexdigest()
+
+
+def memory_from_bytes(data: bytes, config: RxTConfig) -> Tensor:
+    """Inverse of `memory_bytes`. Raises DataFailure where the size is another model's."""
+    shape = (config.layers, config.slots, config.width)
+    if len(data) != 4 * int(np.prod(shape)):
+        raise DataFailure(f"a memory of {len(data)} bytes is not float32 of {shape[0]} layers × {shape[1]} slots × width {shape[2]}")
+    return torch.from_numpy(np.frombuffer(data, dtype=np.float32).reshape(shape).copy())
+
+
+def answer_room(config: RxTConfig, sampling: Sampling, prompt: Sequence[int]) -> int:
+    """Tokens that an answer to `prompt` may have, at least 1. Raises DataFailure where the interaction leaves none."""
+    room = min(sampling.max_new_tokens, config.max_tokens - len(prompt))
+    if room < 1:
+        raise DataFailure(f"a prompt of {len(prompt)} tokens leaves no room for an answer in an interaction of {config.max_tokens}")
+    return room
+
+
+def check_interaction(config: RxTConfig, interaction: Sequence[int]) -> None:
+    """Raises DataFailure where it is too long to be written to memory."""
+    if len(interaction) > config.max_tokens:
+        raise DataFailure(f"an interaction of {len(interaction)} tokens is longer than the model's {config.max_tokens}")
+
+
+def _pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """As `pad`, to a multiple of `TOKENS`."""
+    tokens, mask = pad(sequences)
+    extra = (0, -tokens.shape[1] % TOKENS)
+    return F.pad(tokens, extra), F.pad(mask, extra)
+
+
+class Slots:
+    def __init__(self, model: ReactiveTransformer, count: int, sampling: Sampling, device: torch.device, timer: PhaseTimer):
+        self.model, self.count, self.sampling, self.device, self.timer = model, count, sampling, device, timer
+        config = self.config = model.config
+        dtype = model.dtype
+        self.memory = torch.zeros((count, config.layers, config.slots, config.width), device=device, dtype=dtype)
+        # Products of few rows round otherwise: a few rows more are there to be computed along when hardly any is in use.
+        rows = max(count, ROWS)
+        read = (config.layers, rows, config.cross_kv_heads or config.kv_heads, config.slots, config.head_dim)
+        self._memory_keys = torch.zeros(read, device=device, dtype=dtype)
+        self._memory_values = torch.zeros(read, device=device, dtype=dtype)
+        self._cache = KeyValueBuffers(config, rows, device, dtype)
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._drawn = torch.zeros(count, dtype=torch.int64, device=device)
+        self._uniforms = torch.zeros((count, sampling.max_new_tokens), dtype=torch.float64, device=device)
+        self._greedy = torch.zeros(count, dtype=torch.bool, device=device)
+        # The host's own copies, so that no decision waits for the device.
+        self._length = [0] * count
+        self._room = [0] * count
+        self._is_greedy = [False] * count
+
+    @torch.inference_mode()
+    def start(self, rows: Sequence[int], memories: Tensor) -> None:
+        """memories [rows, layers, slots, width]: what each row remembers from now on. Its keys and values are made here, once."""
+        if not rows:
+            return
+        with self.timer("write"):
+            index = torch.tensor(rows, device=self.device)
+            keys, values = self.model.decoder.read_memory(memories)
+            self.memory.index_copy_(0, index, memories)
+            self._memory_keys.index_copy_(1, index, keys)
+            self._memory_values.index_copy_(1, index, values)
+
+    @torch.inference_mode()
+    def remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
+        """Memories [batch, layers, slots, width] after each was written with one interaction (ids), in one batch. Changes no row."""
+        with self.timer("write"):
+            tokens, mask = (part.to(self.device) for part in _pad(interactions))
+            return self.model.remember(memories, self.model.encode(tokens, mask), mask)
+
+    @torch.inference_mode()
+    def ask(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]], keys: Sequence[int], rooms: Sequence[int], greedy: Sequence[bool]
+    ) -> None:
+        """Put a prompt before each row. keys: of each answer's random stream; rooms: tokens each answer may have (`answer_room`).
+
+        The prompt's last token is left to the next step, which is the same for rows that begin and rows that go on.
+        """
+        if not rows:
+            return
+        with self.timer("prefill"):
+            index = torch.tensor(rows, device=self.device)
+            tokens = _pad([prompt[:-1] for prompt in prompts])[0].to(self.device)
+            if tokens.shape[1]:
+                cache = Prefill(self._cache, index, tokens.shape[1])
+                embedded = self.model.embedding(tokens)
+                self.model.decoder(embedded, self._memory_keys[:, index], self._memory_values[:, index], cache=cache)
+            longest = self.sampling.max_new_tokens
+            drawn = uniforms(np.repeat(np.asarray(keys, dtype=np.int64), longest), np.tile(np.arange(longest), len(rows)))
+            self._uniforms[index] = torch.from_numpy(drawn).view(len(rows), longest).to(self.device)
+            self._tokens[index] = torch.tensor([prompt[-1] for prompt in prompts], device=self.device)
+            self._positions[index] = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
+            self._drawn[index] = 0
+            self._greedy[index] = torch.tensor(list(greedy), device=self.device)
+            for row, prompt, room, flag in zip(rows, prompts, rooms, greedy, strict=True):
+                self._length[row], self._room[row], self._is_greedy[row] = len(prompt), room, flag
+
+    @torch.inference_mode()
+    def step(self, active: int) -> list[Token]:
+        """The next token of each of the first `active` rows, all of which must have been asked."""
+        with self.timer("decode"):
+            rows = max(active, ROWS)
+            cache = Step(self._cache, self._positions[:rows], max(self._length[:active]))
+            embedded = self.model.embedding(self._tokens[:rows])[:, None]
+            hidden = self.model.decoder(embedded, self._memory_keys[:, :rows], self._memory_values[:, :rows], cache=cache)
+            logits = self.model.decoder.logits(hidden[:, 0])[:active]
+        with self.timer("sample"):
+            drawn = self._drawn[:active]
+            chosen = self._uniforms[:active].gather(1, drawn[:, None]).squeeze(1)
+            greedy = self._greedy[:active] if any(self._is_greedy[:active]) else None
+            following, log_probs = sample(logits, chosen, self.sampling, greedy)
+            self._tokens[:active] = following
+            self._positions[:active] += 1
+            drawn += 1
+        with self.timer("sync"):
+            ids, values = torch.stack((following.double(), log_probs.double())).tolist()
+        out = []
+        for row in range(active):
+            self._length[row] += 1
+            self._room[row] -= 1
+            token = int(ids[row])
+            out.append(Token(token, values[row], token == self.config.eos_token_id or self._room[row] == 0))
+        return out
+
+    @torch.inference_mode()
+    def move(self, source: int, target: int) -> None:
+        """Row `target` becomes what row `source` is."""
+        self._cache.move(source, target, self._length[source])
+        for state in (self.memory, self._tokens, self._positions, self._drawn, self._uniforms, self._greedy):
+            state[target] = state[source]
+        for state in (self._memory_keys, self._memory_values):
+            state[:, target] = state[:, source]
+        self._length[target], self._room[target] = self._length[source], self._room[source]
+        self._is_greedy[target] = self._is_greedy[source]

@@ -1,0 +1,126 @@
+"""A rollout worker: one model of one weights version, and an engine that plays the tasks it is dealt.
+
+A plain class, made a Ray actor elsewhere. It keeps the names of RLlib's `EnvRunner` (sample, get_state, set_state, ping, get_metrics,
+assert_healthy), so that who knows RLlib knows it.
+
+Invariant: no episode is played with weights that were not verified, nor with a version other than the one asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from common.config.schema import Rollout
+from common.data.tokenizer import ConversationTokenizer
+from common.episode import Episode, Task, Turn
+from common.failures import DataFailure, InfraFailure
+from common.models.configuration import RxTConfig
+from common.models.reactive import ReactiveTransformer
+from common.pooled_actor import PooledActor
+from common.weights import PackedWeights, load_into
+from rollout.policies.reactive import ReactiveEngine
+
+
+class RolloutWorker(PooledActor):
+    """index: which worker of the run; it names the worker in episodes and has no part in what they say.
+
+    Until weights were set, the version is -1 and nothing can be sampled.
+    """
+
+    def __init__(self, model_config: dict[str, Any], tokenizer_json: str, rollout: Rollout, run_name: str, index: int):
+        torch.set_num_threads(rollout.threads)
+        self.name = f"{run_name}/rollout-{index}"
+        self.version = -1
+        self._digest: int | None = None
+        self._tokenizer = ConversationTokenizer.from_json(tokenizer_json)
+        device = torch.device("cuda" if rollout.gpus_per_worker > 0 else "cpu")
+        self._model = ReactiveTransformer(RxTConfig(**model_config)).eval().requires_grad_(False)
+        self._model.to(device=device)
+        self._engine = ReactiveEngine(self._model, rollout.slots, rollout.sampling, device)
+        self._idle_since = time.perf_counter()
+        self._calls = 0
+
+    # --- playing ------------------------------------------------------------------------------------------------------------
+
+    def sample(self, tasks: list[Task], version: int, weights: PackedWeights | None = None) -> list[Episode]:
+        """One episode per task, in order, played with the weights of `version`.
+
+        weights: taken where the worker holds another version. A task whose data does not fit the model comes back as an episode of status
+        "failed" with one turn, whose `failure` says why; the others are played.
+        Raises InfraFailure where the worker lacks the version: it may have been restarted, another may have it.
+        """
+        timer = self._engine.timer
+        timer.seconds["wait"] += time.perf_counter() - self._idle_since
+        try:
+            if weights is not None and (weights.version, weights.digest) != (self.version, self._digest):
+                self.set_weights(weights)
+            if self.version != version:
+                raise InfraFailure(f"{self.name} has weights version {self.version}, not {version}")
+            self._calls += 1
+            failures: dict[int, Episode] = {}
+            for i, task in enumerate(tasks):
+                try:
+                    self._engine.prepare(task, self._tokenizer)
+                except DataFailure as failure:
+                    failures[i] = _failed(task, str(failure), version, self.name)
+            fit = [task for i, task in enumerate(tasks) if i not in failures]
+            played = iter(self._engine.run(fit, self._tokenizer, version=version, worker=self.name))
+            return [failures[i] if i in failures else next(played) for i in range(len(tasks))]
+        finally:
+            self._idle_since = time.perf_counter()
+
+    # --- state --------------------------------------------------------------------------------------------------------------
+
+    def set_weights(self, weights: PackedWeights) -> int:
+        """Verify and load; the version now held. Raises WeightsCorrupt or WeightsMismatch and keeps what it had."""
+        with self._engine.timer("load_weights"):
+            load_into(self._model, weights)
+        self.version, self._digest = weights.version, weights.digest
+        return self.version
+
+    def get_state(self) -> dict[str, Any]:
+        """Version and digest of the weights held. A worker has no other state: episodes end within a call."""
+        return {"name": self.name, "version": self.version, "digest": self._digest}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """state: {"weights": PackedWeights}."""
+        self.set_weights(state["weights"])
+
+    def assert_healthy(self) -> None:
+        """Raises InfraFailure where weights hold a value that is not finite."""
+        for name, parameter in self._model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise InfraFailure(f"{self.name}: {name} of weights version {self.version} is not finite")
+
+    # --- what it is doing ---------------------------------------------------------------------------------------------------
+
+    def phase(self) -> str:
+        """What the worker is doing at this moment, for a watchdog (a call beside a running `sample` needs an actor with two threads)."""
+        return self._engine.timer.current
+
+    def metrics(self) -> dict[str, float]:
+        """Totals since the worker started. tokens_per_second: per second inside `sample`, loading of weights left out;
+        slot_occupancy: rows computed over slots there were, summed over decoding steps."""
+        tally, seconds = asdict(self._engine.tally), dict(self._engine.timer.seconds)
+        busy = sum(value for phase, value in seconds.items() if phase not in ("wait", "load_weights"))
+        return {
+            **{name: float(value) for name, value in tally.items()},
+            **{f"seconds/{phase}": value for phase, value in seconds.items()},
+            "calls": float(self._calls),
+            "weights_version": float(self.version),
+            "tokens_per_second": tally["tokens"] / busy if busy else 0.0,
+            "slot_occupancy": tally["row_steps"] / tally["slot_steps"] if tally["slot_steps"] else 0.0,
+        }
+
+    def get_metrics(self) -> dict[str, float]:
+        return self.metrics()
+
+
+def _failed(task: Task, why: str, version: int, worker: str) -> Episode:
+    opening = task.row.opening
+    turn = Turn([], [], [], [], role="remember", done=True, query=opening.query, reference=opening.answer, failure=why)
+    return Episode(f"{task.id}@{version}", task.id, task.seed, (turn,), version, task.step, task.row.strategy, "failed", worker)
