@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 
 from common.actor_pool import ActorPool
 from common.config.schema import Run
-from common.episode import Row
+from common.episode import Episode, Row, Task
 from common.failures import DeadlineExceeded, EngramError, InfraFailure, InputError
 from common.resources import CONDUCTOR_CPUS
 from common.run_directory import RunDirectory
@@ -212,6 +212,15 @@ class Conductor:
         self._memories = {i: memories for i, memories in self._memories.items() if i >= iteration}
         return count
 
+    async def play(self, tasks: Sequence[Task], version: int) -> list[Episode]:
+        """Episodes of `tasks` in their order, scored, with the published weights `version`: for an evaluation, outside books and journal.
+
+        Raises DataFailure where a task cannot be played, InfraFailure and DeadlineExceeded as `next_batch` does.
+        """
+        if self._weights is None or version != self._version:
+            raise InputError("play", f"asked for weights version {version}, published is {self._version}")
+        return await self._collector.play(tasks, version, self._weights)
+
     # --- checkpoints --------------------------------------------------------------------------------------------------------
 
     async def state_dict(self) -> dict[str, Any]:
@@ -277,7 +286,7 @@ class Conductor:
 def launch(
     name: str,
     run: Run,
-    rows: Sequence[Row],
+    rows: Sequence[Row] | ray.ObjectRef,
     make_workers: Callable[[], Sequence[ActorHandle]],
     make_scorer: Callable[[], Scorer],
     directory: RunDirectory,
