@@ -81,7 +81,7 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
         raise InfraFailure(f"Ray did not start at {where}: {error}") from error
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _require_room(run, where, patience=0.0 if where == "local" else run.learner.start_deadline)
+        require_room(run, where, patience=0.0 if where == "local" else run.learner.start_deadline)
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -119,8 +119,11 @@ def _require_answer(address: str) -> None:
         raise InfraFailure(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def _require_room(run: Run, where: str, patience: float) -> None:
-    """Wait up to `patience` seconds until the nodes have what the run claims: they may still be pulling images."""
+def require_room(run: Run, where: str, patience: float) -> None:
+    """Wait up to `patience` seconds until the nodes have what the run claims: they may still be pulling images.
+
+    Raises InfraFailure that says what is missing.
+    """
     import ray
 
     deadline = time.monotonic() + patience

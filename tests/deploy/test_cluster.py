@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from common.config.schema import Run
-from common.failures import InputError
-from deploy.cluster import connect, keep_actor_logs
+from common.failures import InfraFailure, InputError
+from deploy.cluster import connect, keep_actor_logs, require_room
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -41,15 +42,6 @@ try:
         print("not stopped")
 except KeyboardInterrupt:
     print("stopped in order", ray.is_initialized())
-"""
-
-TOO_SMALL = """
-from common.failures import InfraFailure
-try:
-    with connect(run):
-        print("opened")
-except InfraFailure as failure:
-    print(failure)
 """
 
 
@@ -86,11 +78,13 @@ def test_a_laptops_cluster_admits_all_actors_keeps_their_words_and_stops_in_orde
     assert any("words of an actor" in text for text in logs)
 
 
-def test_a_cluster_that_lacks_gpus_says_so_before_anything_starts(tmp_path: Path) -> None:
-    out = python(TOO_SMALL, small_run(tmp_path, gpus_per_rank=64))
-    assert "too small" in out
-    assert "GPU 64 needed" in out
-    assert "opened" not in out
+@pytest.mark.usefixtures("ray_local")
+def test_a_cluster_that_lacks_gpus_says_what_is_missing(tmp_path: Path) -> None:
+    require_room(small_run(tmp_path), "local", patience=0)
+    start = time.monotonic()
+    with pytest.raises(InfraFailure, match="too small for this run: GPU 64 needed"):
+        require_room(small_run(tmp_path, gpus_per_rank=64), "local", patience=1)
+    assert 1 <= time.monotonic() - start < 10
 
 
 def test_an_address_without_a_port_is_bad_input(tmp_path: Path) -> None:
