@@ -139,7 +139,7 @@ def _rank_main(config: dict[str, Any]) -> None:
 
     job: Job = config["job"]
     context = ray.train.get_context()
-    setup_logging("learner", context.get_world_rank(), job.run.name, job.directory)
+    setup_logging("learner", context.get_world_rank(), job.directory)
     torch.set_num_threads(job.run.learner.threads)
     recorder = RecorderClient.connect(job.namespace)
     if recorder.failed():
@@ -153,5 +153,3 @@ def _rank_main(config: dict[str, Any]) -> None:
     except EngramError as failure:
         recorder.fail(failure)
         raise
-
-

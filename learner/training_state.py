@@ -30,7 +30,7 @@ def save_training(
     tokenizer: ConversationTokenizer,
     state: dict[str, Any],
     keep: int,
-    trainer: Trainer | None = None,
+    trainers: dict[str, Trainer] | None = None,
     modules: dict[str, nn.Module] | None = None,
 ) -> str:
     """Write a checkpoint that `transformers` opens as a model and `resume` as a training state; returns its path or URI.
@@ -41,7 +41,9 @@ def save_training(
     def write(folder: Path) -> None:
         save_model(model, folder)
         tokenizer.save(folder)
-        tensors = {f"optimizer/{key}": value for key, value in trainer.state().items()} if trainer else {}
+        tensors: dict[str, Tensor] = {}
+        for name, trainer in (trainers or {}).items():
+            tensors |= {f"optimizer/{name}/{key}": value for key, value in trainer.state().items()}
         for name, module in (modules or {}).items():
             tensors |= {f"module/{name}/{key}": value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         save_file(tensors, folder / TRAINING)
@@ -67,14 +69,12 @@ def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> R
     return ReactiveTransformer.from_pretrained(folder)
 
 
-def resume_training(
-    folder: Path, trainer: Trainer | None = None, modules: dict[str, nn.Module] | None = None
-) -> None:
+def resume_training(folder: Path, trainers: dict[str, Trainer], modules: dict[str, nn.Module]) -> None:
     """Put optimiser and modules back where `save_training` found them."""
     tensors = load_file(folder / TRAINING)
-    if trainer is not None:
-        trainer.load_state(_under(tensors, "optimizer/"))
-    for name, module in (modules or {}).items():
+    for name, trainer in trainers.items():
+        trainer.load_state(_under(tensors, f"optimizer/{name}/"))
+    for name, module in modules.items():
         module.load_state_dict(_under(tensors, f"module/{name}/"))
 
 

@@ -6,6 +6,7 @@ could not be scored stay in their conversation (memory was written with them) an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,13 @@ def starting_memory(model: ReactiveTransformer, episodes: Sequence[Episode], dev
 
 @torch.no_grad()
 def gather_experience(
-    episodes: list[Episode], model: ReactiveTransformer, reference: ReactiveTransformer, critic: Critic, ppo: PPO, temperature: float, group: Group
+    episodes: list[Episode],
+    model: ReactiveTransformer,
+    reference: ReactiveTransformer,
+    critic: Critic,
+    ppo: PPO,
+    temperature: float,
+    group: Group,
 ) -> Experience:
     """Evaluate a batch of scored episodes; every rank calls it with its own shard, which may be of any size but not empty."""
     shape = (len(episodes), max(len(episode.answered) for episode in episodes))
@@ -83,7 +90,7 @@ def gather_experience(
 
     # An episode ends where its conversation ends, so nothing lies beyond to bootstrap from.
     advantages, returns = generalized_advantages(rewards, values, 0.0, ppo.discount, ppo.gae_lambda, scored)
-    _, mean, variance = mean_and_variance(advantages, scored, reduce=group.sum)
+    _, _, variance = mean_and_variance(advantages, scored, reduce=group.sum)
     figures = {"objective/advantage_std": float(variance.sqrt())}
     explained = explained_variance(values, returns, scored, group.sum)
     if explained is not None:
@@ -91,14 +98,15 @@ def gather_experience(
     if ppo.whiten:
         advantages = whiten(advantages, scored, reduce=group.sum)
     log_probs = reference_log_probs(reference, episodes, temperature, group.device)
-    return Experience(episodes, starting_memory(model, episodes, group.device), scored, rewards, values, advantages, returns, log_probs, figures)
+    return Experience(
+        episodes, starting_memory(model, episodes, group.device), scored, rewards, values, advantages, returns, log_probs, figures
+    )
 
 
 def critic_rows(episodes: Sequence[Episode]) -> list[list[int]]:
     """What the critic reads for each answered turn: the interaction before it and the query."""
-    return [
-        [*before.remembered_ids, *turn.query_ids] for episode in episodes for before, turn in zip(episode.turns, episode.answered, strict=False)
-    ]
+    pairs = (pair for episode in episodes for pair in itertools.pairwise(episode.turns))
+    return [[*before.remembered_ids, *turn.query_ids] for before, turn in pairs]
 
 
 def critic_values(critic: Critic, episodes: Sequence[Episode], device: torch.device) -> Tensor:

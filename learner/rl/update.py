@@ -92,7 +92,7 @@ def policy_terms(
     """The policy's losses on some of this rank's episodes, as sums. An empty choice gives zeros, so that collectives stay in step."""
     ppo = settings.ppo
     if not chosen:
-        nothing = sum(p.sum() for p in model.parameters()) * 0.0
+        nothing = torch.stack([p.sum() for p in model.parameters()]).sum() * 0.0
         empty = [Term(name, nothing, 0.0) for name in ("ppo/loss_policy", "ppo/loss_kl", "objective/entropy", "ppo/loss_memory_change")]
         measured = [Term("ppo/clip_fraction", nothing.detach(), 0.0, 0.0), Term("ppo/approx_kl", nothing.detach(), 0.0, 0.0)]
         return [*empty, *measured, *no_router_terms(model, settings.router_loss, group)]
@@ -146,7 +146,7 @@ def memory_of(memory: Tensor, active: tuple[int, ...], turn: int) -> Tensor:
 
 def critic_terms(experience: Experience, chosen: list[int], critic: Critic, settings: MRL, group: Group, metrics: Metrics) -> list[Term]:
     if not chosen:
-        nothing = sum(p.sum() for p in critic.parameters()) * 0.0
+        nothing = torch.stack([p.sum() for p in critic.parameters()]).sum() * 0.0
         return [Term("ppo/loss_value", nothing, 0.0), Term("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0)]
     episodes = [experience.episodes[i] for i in chosen]
     index = [(i, k) for i, episode in zip(chosen, episodes, strict=True) for k in range(len(episode.answered))]

@@ -30,7 +30,9 @@ SPECIAL = torch.tensor([PAD, BOS, EOS, MASK, QUERY, ANSWER])
 
 
 class JointLMObjective:
-    def __init__(self, settings: JointLM, model: ReactiveTransformer, sequences: Sequence[Sequence[int]], prompts: Sequence[int], seed: int):
+    def __init__(
+        self, settings: JointLM, model: ReactiveTransformer, sequences: Sequence[Sequence[int]], prompts: Sequence[int], seed: int
+    ):
         """sequences: token ids; prompts: how many leading tokens of each are no targets (0: all are)."""
         self.settings, self.model, self.sequences, self.prompts, self.seed = settings, model, sequences, prompts, seed
         self.head = MaskedLMHead(model.config)

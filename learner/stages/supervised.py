@@ -56,7 +56,7 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
     extras = {name: module for name, module in objective.modules.items() if name != "model"}
     if position.in_stage:
         with checkpoint.folder() as folder:
-            resume_training(folder, trainer, extras)
+            resume_training(folder, {"optimizer": trainer}, extras)
     reporter = Reporter(group, recorder, stage.stage, stage.steps, position, checkpoint)
 
     metrics = Metrics()
@@ -84,7 +84,8 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         if done % run.learner.checkpoint_every == 0 or done == stage.steps or stop:
             state = reporter.state(done)
             if group.rank == 0:
-                save_training(job.directory, position.base + done, model, tokenizer, state, run.learner.keep_checkpoints, trainer, extras)
+                keep, trainers = run.learner.keep_checkpoints, {"optimizer": trainer}
+                save_training(job.directory, position.base + done, model, tokenizer, state, keep, trainers, extras)
             reporter.saved()
         if stop:
             return
@@ -143,5 +144,3 @@ def batch_indices(seed: int, purpose: str, examples: int, batch_size: int, step:
         order = np.random.default_rng(derive(seed, "order", purpose, epoch)).permutation(examples)
         picked += order[offset : offset + batch_size - len(picked)].tolist()
     return picked
-
-

@@ -1,0 +1,103 @@
+"""Where a rank's episodes come from: the run's conductor. Every call has a deadline, and a failure arrives as what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from common.episode import Episode
+from common.failures import DeadlineExceeded, EngramError, InfraFailure
+from common.weights import PackedWeights
+from learner.group import Job
+from learner.rollout_half import conductor_name
+from rollout.conductor import Batch
+from rollout.dealing import Plan, place_of
+
+START = {"iteration": 0, "memories": None}
+"""The conductor's state before the first iteration."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's part of the batch of an iteration."""
+
+    episodes: list[Episode]
+    places: list[int]
+    """Place of each episode in the whole batch."""
+    total: int
+    """Places of the whole batch."""
+    failed: int
+    """Tasks of the whole batch that were left out."""
+    failed_turns: int
+    """Turns of the whole batch that have no score."""
+
+
+class EpisodeSource(Protocol):
+    """The rollout half as a rank sees it: the conductor, or in a fast test an engine in its own process."""
+
+    def publish(self, weights: PackedWeights) -> int:
+        """Bring weights to all workers; how many took them. Rank 0 alone."""
+        ...
+
+    def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
+        """This rank's episodes of an iteration, scored."""
+        ...
+
+    def trained(self, iteration: int, version: int) -> None:
+        """The batch was trained on. Rank 0 alone."""
+
+    def state(self) -> dict[str, Any]:
+        """What `load_state` takes to go on after the last trained iteration."""
+        ...
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Go back to a checkpoint's state; None: to the very beginning."""
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+class ConductorSource:
+    def __init__(self, job: Job):
+        self._deadline = job.run.learner.batch_deadline
+        self._conductor = ray.get_actor(conductor_name(job.namespace), namespace=job.namespace)
+
+    def publish(self, weights: PackedWeights) -> int:
+        published = self._call("publish", weights.version, [ray.put(weights)])
+        return len(published.acknowledged)
+
+    def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
+        batch: Batch = self._call("next_batch", iteration, version, rank, ranks, plan)
+        parts = self._get(list(batch.shard), f"the episodes of iteration {iteration}")
+        episodes = [episode for part in parts for episode in part]
+        return Shard(episodes, [place_of(episode.task) for episode in episodes], plan.episodes, batch.failed, batch.failed_turns)
+
+    def trained(self, iteration: int, version: int) -> None:
+        self._call("mark_trained", iteration, version)
+
+    def state(self) -> dict[str, Any]:
+        return self._call("state_dict")
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        self._call("load_state_dict", START if state is None else state)
+
+    def metrics(self) -> dict[str, float]:
+        return self._call("metrics")
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return self._get(getattr(self._conductor, method).remote(*args), f"the conductor to {method.replace('_', ' ')}")
+
+    def _get(self, reference: Any, reason: str) -> Any:
+        try:
+            return ray.get(reference, timeout=self._deadline)
+        except GetTimeoutError as late:
+            raise DeadlineExceeded(reason, self._deadline) from late
+        except RayActorError as dead:
+            raise InfraFailure(f"lost the conductor while waiting for {reason}: {dead}") from dead
+        except RayTaskError as raised:
+            # The cause is the failure itself, with its own type; what Ray wraps around it only repeats the traceback.
+            if isinstance(raised.cause, EngramError):
+                raise raised.cause from raised
+            raise

@@ -1,0 +1,71 @@
+"""Before the first stage: the run directory, the tokenizer, and the first checkpoint. Or, for a run that is there, its last one."""
+
+from __future__ import annotations
+
+import torch
+import yaml
+
+from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
+from common.config.schema import Run
+from common.data.sources import Corpus
+from common.data.tokenizer import ConversationTokenizer, train_tokenizer
+from common.failures import InfraFailure, InputError
+from common.models.configuration import RxTConfig, named_config
+from common.models.reactive import ReactiveTransformer
+from common.run_directory import RunDirectory
+from common.seeding import derive
+from learner.training_state import checkpoint_model, save_training
+
+
+def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
+    """The checkpoint to start from: the run's last one, or a first one with a new or a given model. Raises InputError as `train` does."""
+    if directory.exists("config.yaml"):
+        require_same(run, Run.model_validate(yaml.safe_load(directory.read_text("config.yaml"))), directory)
+    checkpoint = latest_checkpoint(directory)
+    if checkpoint is not None:
+        directory.write_config(run)
+        return checkpoint
+    model, tokenizer = first_model(run, corpus)
+    directory.write_config(run)
+    directory.write_environment()
+    save_training(directory, 0, model, tokenizer, {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}, run.learner.keep_checkpoints)
+    return newest(directory)
+
+
+def first_model(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, ConversationTokenizer]:
+    overrides = run.model.model_dump(exclude={"size", "checkpoint"})
+    if run.model.checkpoint is not None:
+        given = open_checkpoint(run.model.checkpoint)
+        model, tokenizer = checkpoint_model(given)
+        for key, value in overrides.items():
+            if value is not None and getattr(model.config, key) != value:
+                raise InputError(given.where, f"this checkpoint has {key} = {getattr(model.config, key)}, the configuration {value}")
+        return model, tokenizer
+    if run.tokenizer.path is not None:
+        tokenizer = ConversationTokenizer.load(run.tokenizer.path)
+    else:
+        tokenizer = train_tokenizer(corpus.texts, run.tokenizer.vocab_size)
+    config: RxTConfig = named_config(run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size})
+    torch.manual_seed(derive(run.seed, "weights"))
+    return ReactiveTransformer(config), tokenizer
+
+
+def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
+    """A run goes on only as what it was: what decides the data and the shape of the model must be as before."""
+    for section in ("seed", "data", "tokenizer", "model"):
+        now, then = (getattr(each, section) for each in (run, before))
+        if now != then:
+            key = section
+            if section != "seed":
+                changed = [k for k in type(then).model_fields if getattr(now, k, None) != getattr(then, k)]
+                key = f"{section}.{changed[0]}" if changed else section
+            raise InputError(key, f"is not what the run in {directory.path()} was started with; choose another name, or put it back")
+    if [s.stage for s in run.stages][: len(before.stages)] != [s.stage for s in before.stages][: len(run.stages)]:
+        raise InputError("stages", f"are not those that the run in {directory.path()} was started with; choose another name")
+
+
+def newest(directory: RunDirectory) -> Checkpoint:
+    checkpoint = latest_checkpoint(directory)
+    if checkpoint is None:
+        raise InfraFailure(f"{directory.path()} has lost its checkpoints")
+    return checkpoint

@@ -1,0 +1,92 @@
+"""The rollout half of an MRL run, as the driver owns it: workers, reward pool and conductor. Learner ranks come and go beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from common.checkpoint import Checkpoint
+from common.config.schema import Run
+from common.data.rows import values_of
+from common.data.sources import Corpus
+from common.data.tokenizer import SPECIAL_TOKENS
+from common.episode import Episode, Task
+from common.failures import DeadlineExceeded, InfraFailure
+from common.weights import PackedWeights, pack
+from learner.group import Job
+from learner.training_state import checkpoint_model
+from reward_service.pool import RewardPool
+from rollout.collector import Scorer
+from rollout.conductor import launch
+from rollout.worker import RolloutWorker
+
+EVALUATION_VERSION_BASE = 1_000_000_000
+"""Weights for an evaluation get versions of their own, so that no worker takes them for weights of the course of training."""
+CLOSE_SECONDS = 30.0
+
+
+def conductor_name(namespace: str) -> str:
+    return f"{namespace}-conductor"
+
+
+class RolloutHalf:
+    """Start with `with`; leaving ends every actor in it."""
+
+    def __init__(self, job: Job, checkpoint: Checkpoint, corpus: Corpus):
+        run = job.run
+        model, tokenizer = checkpoint_model(checkpoint)
+        # The reward's token embedding is that of the policy MRL starts from, frozen: one that trains would be a moving target.
+        embedding = model.embedding.weight.detach().numpy()
+        special, known = tuple(range(len(SPECIAL_TOKENS))), values_of(corpus.train)
+
+        def make_workers() -> Sequence[ActorHandle]:
+            return start_workers(run, model_config, tokenizer_json)
+
+        def make_scorer() -> Scorer:
+            return RewardPool(run.rewards, embedding, special, known)
+
+        model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
+        self.run = run
+        self._version = EVALUATION_VERSION_BASE
+        self.conductor = launch(conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory)
+
+    def __enter__(self) -> RolloutHalf:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            ray.get(self.conductor.close.remote(), timeout=CLOSE_SECONDS)
+        finally:
+            ray.kill(self.conductor)
+
+    def play(self, checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[Episode]:
+        """Episodes of `tasks` with a checkpoint's weights, scored, outside the books. Not while a learner group is running."""
+        model, _ = checkpoint_model(checkpoint)
+        self._version += 1
+        weights: PackedWeights = pack(model.state_dict(), self._version)
+        self._get(self.conductor.publish.remote(self._version, [ray.put(weights)]), "weights for an evaluation")
+        return self._get(self.conductor.play.remote(list(tasks), self._version), f"{len(tasks)} episodes of an evaluation")
+
+    def status(self) -> Any:
+        return self._get(self.conductor.status.remote(), "the conductor's status")
+
+    def _get(self, reference: Any, reason: str) -> Any:
+        rollout = self.run.rollout
+        limit = 2 * rollout.deadline * (rollout.retries + 1)
+        try:
+            return ray.get(reference, timeout=limit)
+        except ray.exceptions.GetTimeoutError as late:
+            raise DeadlineExceeded(reason, limit) from late
+        except ray.exceptions.RayActorError as dead:
+            raise InfraFailure(f"the conductor died during {reason}: {dead}") from dead
+
+
+def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -> list[ActorHandle]:
+    rollout = run.rollout
+    make: Any = ray.remote(RolloutWorker).options(
+        num_cpus=rollout.threads, num_gpus=rollout.gpus_per_worker, max_restarts=rollout.restarts, max_task_retries=0
+    )
+    return [make.remote(model_config, tokenizer_json, rollout, run.name, index) for index in range(rollout.workers)]
