@@ -106,6 +106,21 @@ class Collector:
         failed_turns = sum(turn.reward is None for episode in episodes for turn in episode.answered)
         return Collected(episodes, len(tasks) - len(episodes), failed_turns)
 
+    async def play(self, tasks: Sequence[Task], version: int, weights: ray.ObjectRef) -> list[Episode]:
+        """The same without books, for an evaluation: a task that cannot be played is a DataFailure, a turn without a score is not."""
+
+        async def group(tasks: Sequence[Task]) -> list[Episode]:
+            reason = f"{tasks[0].id} and {len(tasks) - 1} more"
+            with self._waits("evaluating", reason):
+                episodes: list[Episode] = await self._pool.call(
+                    "sample", list(tasks), version, weights,
+                    deadline=self._rollout.deadline, retries=self._rollout.retries, reason=f"evaluating {reason}",
+                )  # fmt: skip
+                return await self._scorer.score(episodes)
+
+        parts = await together([group(part) for part in groups(tasks, self._rollout.workers, self._rollout.slots)])
+        return [episode for part in parts for episode in part]
+
     async def _group(self, iteration: int, tasks: Sequence[Task], version: int, weights: ray.ObjectRef) -> list[Episode]:
         reason = f"{tasks[0].id} and {len(tasks) - 1} more"
 
