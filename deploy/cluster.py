@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
+import re
 import signal
 import socket
 import time
@@ -45,6 +45,10 @@ ENVIRONMENT = {
 }
 """Set where the caller's environment does not say otherwise. Worker processes of a local cluster inherit it; a submitted
 job carries it in its runtime environment."""
+
+
+_RAY_HEADERS = (":job_id:", ":actor_name:", ":task_name:")
+"""Lines that Ray writes into workers' output to know whose it is."""
 
 
 @contextmanager
@@ -97,11 +101,19 @@ def local_cpus(run: Run) -> int:
 
 
 def keep_actor_logs(session_logs: Path, target: Path) -> None:
-    """Copy what actors printed from Ray's session folder, which Ray deletes sooner or later, into the run's own."""
+    """Copy what actors printed from Ray's session folder, which Ray deletes sooner or later, into the run's own.
+
+    One file per process that said anything, named after its actor and process id.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for source in sorted(session_logs.glob("worker-*")):
-        if source.suffix in (".out", ".err") and source.stat().st_size > 0:
-            shutil.copyfile(source, target / source.name)
+        lines = source.read_text(errors="replace").splitlines(keepends=True)
+        names = [line.removeprefix(":actor_name:").strip() for line in lines if line.startswith(":actor_name:")]
+        said = [line for line in lines if not line.startswith(_RAY_HEADERS)]
+        if said:
+            name = re.sub(r"[^\w.-]+", "-", names[0]) if names else "worker"
+            process = source.stem.rpartition("-")[2]
+            (target / f"{name}-{process}{source.suffix}").write_text("".join(said))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

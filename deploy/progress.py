@@ -65,22 +65,20 @@ def describe(figures: Mapping[str, float]) -> str:
 
 
 class _Pace:
-    """Time left of a stage, from the steps done since it was first seen: a resumed stage must not count its earlier steps as free."""
+    """Time left of a stage, from the steps since its first report: a resumed stage must not count its earlier steps as free."""
 
     def __init__(self, total: int, clock: Callable[[], float]):
         self.total, self._clock = total, clock
-        self._started, self._first_step = clock(), 0
-        self._seen = False
+        self._first: tuple[int, float] | None = None
 
     def left(self, step: int) -> float | None:
         """Seconds, or None while nothing is known."""
-        if not self._seen:
-            # Of the first report only one step is sure to have been done in this process.
-            self._seen, self._first_step = True, max(0, step - 1)
-        done = step - self._first_step
-        if done <= 0:
+        if self._first is None:
+            self._first = step, self._clock()
+        first_step, began = self._first
+        if step <= first_step:
             return None
-        return (self._clock() - self._started) / done * max(0, self.total - step)
+        return (self._clock() - began) / (step - first_step) * max(0, self.total - step)
 
 
 class LineProgress:
@@ -89,19 +87,19 @@ class LineProgress:
     def __init__(self, stream: TextIO, every: float = 10.0, clock: Callable[[], float] = time.monotonic):
         self._stream, self._every, self._clock = stream, every, clock
         self._name, self._pace = "", _Pace(0, clock)
-        self._printed = float("-inf")
+        self._printed, self._shown = float("-inf"), 0
 
     def stage(self, name: str, total: int) -> None:
         self._name, self._pace = name, _Pace(total, self._clock)
-        self._printed = self._clock()
+        self._printed, self._shown = self._clock(), 0
         self._say(f"{name}: {total} steps")
 
     def update(self, step: int, **figures: float) -> None:
         left, now = self._pace.left(step), self._clock()
         last = step >= self._pace.total
-        if not last and now - self._printed < self._every:
+        if step == self._shown or (not last and now - self._printed < self._every):
             return
-        self._printed = now
+        self._printed, self._shown = now, step
         parts = [f"{self._name} {step}/{self._pace.total}", describe(figures), "" if last or left is None else f"{duration(left)} left"]
         self._say("  ".join(part for part in parts if part))
 

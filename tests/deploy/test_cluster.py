@@ -74,8 +74,8 @@ def test_a_laptops_cluster_admits_all_actors_keeps_their_words_and_stops_in_orde
     assert "interval 0.1" in out
     assert "stopped in order False" in out
     assert "not stopped" not in out
-    logs = [path.read_text() for path in (tmp_path / "laptop" / "logs").glob("worker-*.out")]
-    assert any("words of an actor" in text for text in logs)
+    logs = [path.read_text() for path in (tmp_path / "laptop" / "logs").glob("Speaker-*.out")]
+    assert logs == ["words of an actor\n"]
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -95,7 +95,16 @@ def test_an_address_without_a_port_is_bad_input(tmp_path: Path) -> None:
 def test_only_words_that_actors_really_said_are_kept(tmp_path: Path) -> None:
     session = tmp_path / "session"
     session.mkdir()
-    for name, text in {"worker-1.out": "hello", "worker-1.err": "", "raylet.out": "noise"}.items():
+    said = {
+        "worker-a-01-77.out": ":job_id:01\n:actor_name:Rollout\nhello\n",
+        "worker-a-01-77.err": ":job_id:01\n:actor_name:Rollout\n",
+        "worker-b-01-78.err": "crashed\n",
+        "raylet.out": "noise\n",
+    }
+    for name, text in said.items():
         (session / name).write_text(text)
     keep_actor_logs(session, tmp_path / "logs")
-    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["worker-1.out"]
+    assert {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()} == {
+        "Rollout-77.out": "hello\n",
+        "worker-78.err": "crashed\n",
+    }

@@ -37,9 +37,9 @@ def test_lines_come_at_most_every_few_seconds_but_always_for_the_last_step() -> 
     stream, clock = io.StringIO(), Clock()
     progress = LineProgress(stream, every=10, clock=clock)
     progress.stage("sft", 5)
-    for step in range(1, 6):
-        clock.now += 4
+    for step in (0, 1, 2, 3, 4, 5, 5, 5):
         progress.update(step, loss=1.0)
+        clock.now += 4
     assert lines(stream) == ["sft: 5 steps", "sft 3/5  loss 1  8 s left", "sft 5/5  loss 1"]
 
 
@@ -47,17 +47,20 @@ def test_time_left_of_a_resumed_stage_counts_only_steps_done_here() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = LineProgress(stream, every=0, clock=clock)
     progress.stage("mrl", 100)
+    clock.now += 60
+    progress.update(90)
     clock.now += 10
     progress.update(91)
     clock.now += 10
     progress.update(92)
-    assert lines(stream)[1:] == ["mrl 91/100  1 min 30 s left", "mrl 92/100  1 min 20 s left"]
+    assert lines(stream)[1:] == ["mrl 90/100", "mrl 91/100  1 min 30 s left", "mrl 92/100  1 min 20 s left"]
 
 
 def test_terminal_shows_stage_steps_figures_and_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = TerminalProgress(Console(file=stream, force_terminal=True, width=120, color_system=None), clock=clock)
     progress.stage("mrl", 4)
+    progress.update(0)
     clock.now += 30
     progress.update(1, recall=0.5, loss=2.0)
     progress.note("[learner] restarted")
