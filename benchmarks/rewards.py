@@ -29,9 +29,9 @@ ANSWERED = 4
 MIX = RewardMix(bleu=Bleu(order=4, reference=0.4, saved=0.6))
 """All four components, each of their comparisons included."""
 REWARDS = Rewards(single=MIX, cumulative=MIX, long_term=MIX)
-REPEATS = 9
-BATCHES = 16
-"""Scoring calls of 256 turns that each worker gets in one repeat."""
+REPEATS = 7
+CALLS, CALL_EPISODES = 4, 256
+"""Scoring calls that each worker gets in one repeat, and episodes in each: enough for Ray's own work per call to be small."""
 
 
 def run() -> dict[str, float]:
@@ -75,11 +75,11 @@ def worker_rates() -> tuple[float, float, float]:
     """
     actor: Any = ray.remote(RewardWorker).options(num_cpus=1)
     workers = [actor.remote(REWARDS, _embedding(), frozenset(SPECIAL)) for _ in range(2)]
-    batches = [ray.put(_episodes(256 // ANSWERED, seed)) for seed in range(4)]
+    batches = [ray.put(_episodes(CALL_EPISODES, seed)) for seed in range(2)]
 
     def seconds(count: int) -> float:
         began = time.perf_counter()
-        calls = [worker.score.remote(batches[i % len(batches)]) for i in range(BATCHES) for worker in workers[:count]]
+        calls = [worker.score.remote(batches[i % len(batches)]) for i in range(CALLS) for worker in workers[:count]]
         done, _ = ray.wait(calls, num_returns=len(calls), timeout=60, fetch_local=False)
         if len(done) < len(calls):
             raise TimeoutError(f"{len(calls) - len(done)} of {len(calls)} scoring calls took more than 60 s")
@@ -92,8 +92,9 @@ def worker_rates() -> tuple[float, float, float]:
     finally:
         for worker in workers:
             ray.kill(worker)
-    one = statistics.median(BATCHES * 256 / alone for alone, _ in pairs)
-    two = statistics.median(2 * BATCHES * 256 / together for _, together in pairs)
+    turns = CALLS * CALL_EPISODES * ANSWERED
+    one = statistics.median(turns / alone for alone, _ in pairs)
+    two = statistics.median(2 * turns / together for _, together in pairs)
     return one, two, statistics.median(2 * alone / together for alone, together in pairs)
 
 

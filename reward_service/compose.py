@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite, isnan
@@ -57,8 +57,9 @@ def score_episodes(
     scored = list(turns)
     for mix, group in groups.items():
         scoring = _Scoring(turns, known, mix, embedding, special_ids)
+        weights = {name: section.weight for name, section in mix if section is not None}
         for comparison, result in zip(group, _isolating(scoring, group), strict=True):
-            scored[comparison.turn] = _with_result(turns[comparison.turn], result, mix, rewards)
+            scored[comparison.turn] = _with_result(turns[comparison.turn], result, weights, rewards)
 
     out, first = [], 0
     for episode in episodes:
@@ -166,14 +167,13 @@ def _blaming(component: str) -> Iterator[None]:
         raise DataFailure(f"{component}: {type(error).__name__}: {error}") from error
 
 
-def _with_result(turn: Turn, result: Result, mix: RewardMix, rewards: Rewards) -> Turn:
+def _with_result(turn: Turn, result: Result, weights: Mapping[str, float], rewards: Rewards) -> Turn:
     if isinstance(result, str):
         return replace(turn, rewards={}, reward=None, failure=result)
-    weights = {name: section.weight for name, section in mix if name in result}
-    applicable = sum(weights.values())
+    applicable = sum([weights[name] for name in result])
     if applicable == 0:
         return replace(turn, rewards=result, reward=None, failure="no component with a weight applies to this turn")
-    total = sum(weights[name] * value for name, value in result.items()) / applicable
+    total = sum([weights[name] * value for name, value in result.items()]) / applicable
     if rewards.symmetric:
         total = 2 * total - 1
     return replace(turn, rewards=result, reward=total * rewards.scale, failure=None)
