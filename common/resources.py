@@ -46,3 +46,8 @@ def total_cpus(run: Run) -> float:
 
 def total_gpus(run: Run) -> float:
     return sum(claim.count * claim.gpus for claim in claims(run))
+
+
+def namespace(run: Run) -> str:
+    """Where the run's named actors live on its cluster. Two drivers of one run at a time clash on their names, and the second fails."""
+    return f"engram-{run.name}"

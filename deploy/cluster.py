@@ -22,7 +22,7 @@ from typing import Any
 
 from common.config.schema import Run
 from common.failures import InfraFailure, InputError
-from common.resources import total_cpus, total_gpus
+from common.resources import namespace, total_cpus, total_gpus
 from common.run_directory import RunDirectory
 
 CONNECT_SECONDS = 15.0
@@ -73,6 +73,7 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
         if where == "local":
             context: Any = ray.init(
                 address="local",
+                namespace=namespace(run),
                 num_cpus=local_cpus(run),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
@@ -80,7 +81,7 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
                 logging_level=logging.ERROR,
             )
         else:
-            context = ray.init(address=where, log_to_driver=False, logging_level=logging.WARNING)
+            context = ray.init(address=where, namespace=namespace(run), log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         raise InfraFailure(f"Ray did not start at {where}: {error}") from error
     before = signal.signal(signal.SIGTERM, _interrupt)
