@@ -51,7 +51,7 @@ class RolloutHalf:
         model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
         self.run = run
         self._version = EVALUATION_VERSION_BASE
-        self.conductor = launch(conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory)
+        self.conductor = launch(conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory, job.stage)
 
     def __enter__(self) -> RolloutHalf:
         return self

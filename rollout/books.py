@@ -13,6 +13,9 @@ from typing import Any
 
 from common.failures import DataFailure
 
+Moment = tuple[int, int]
+"""Index of the stage in the run, iteration of the stage: later is greater."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -33,12 +36,12 @@ class Books:
     """Entries are plain dicts, so that what is applied is what was written; `apply` refuses an entry that contradicts the books."""
 
     def __init__(self) -> None:
-        self._open: dict[str, int] = {}
-        """Iteration of each task in flight."""
+        self._open: dict[str, Moment] = {}
+        """When each task in flight was dealt."""
         self._scored: set[str] = set()
         self._dealt = 0
-        self.trained: Counter[int] = Counter()
-        """Tasks trained, by iteration."""
+        self.trained: Counter[Moment] = Counter()
+        """Tasks trained, by when they were dealt."""
         self.dropped: Counter[str] = Counter()
         """Tasks dropped, by reason."""
         self.failed: Counter[str] = Counter()
@@ -48,7 +51,7 @@ class Books:
         """event is one of dealt, scored, failed, dropped, trained, rolled_back; tasks are those it is about."""
         match entry["event"]:
             case "dealt":
-                self._deal(entry["iteration"], entry["tasks"])
+                self._deal(moment(entry), entry["tasks"])
             case "scored":
                 self.expect(entry["tasks"])
                 self._scored.update(entry["tasks"])
@@ -63,9 +66,9 @@ class Books:
                 if unscored:
                     raise DataFailure(f"journal: trained without a score: {sorted(unscored)[:3]}")
                 self._end(entry["tasks"])
-                self.trained[entry["iteration"]] += len(entry["tasks"])
+                self.trained[moment(entry)] += len(entry["tasks"])
             case "rolled_back":
-                self._roll_back(entry["step"])
+                self._roll_back(moment(entry), entry["reason"])
             case event:
                 raise DataFailure(f"journal: unknown event {event!r}")
         self.counts.check()
@@ -75,11 +78,11 @@ class Books:
         trained, dropped, failed = self.trained.total(), self.dropped.total(), self.failed.total()
         return Counts(self._dealt, trained, dropped, failed, len(self._open), len(self._scored))
 
-    def in_flight(self, iteration: int) -> list[str]:
-        return [task for task, dealt_in in self._open.items() if dealt_in == iteration]
+    def in_flight(self, when: Moment) -> list[str]:
+        return [task for task, dealt in self._open.items() if dealt == when]
 
-    def scored(self, iteration: int) -> list[str]:
-        return [task for task in self.in_flight(iteration) if task in self._scored]
+    def scored(self, when: Moment) -> list[str]:
+        return [task for task in self.in_flight(when) if task in self._scored]
 
     def expect(self, tasks: Sequence[str]) -> None:
         """Raises DataFailure unless a score of each of `tasks` may arrive, once."""
@@ -93,11 +96,11 @@ class Books:
         if unknown:
             raise DataFailure(f"journal: not in flight: {unknown[:3]}")
 
-    def _deal(self, iteration: int, tasks: Sequence[str]) -> None:
+    def _deal(self, when: Moment, tasks: Sequence[str]) -> None:
         twice = [task for task in tasks if task in self._open]
         if twice or len(set(tasks)) != len(tasks):
             raise DataFailure(f"journal: dealt while in flight: {twice[:3]}")
-        self._open.update(dict.fromkeys(tasks, iteration))
+        self._open.update(dict.fromkeys(tasks, when))
         self._dealt += len(tasks)
 
     def _end(self, tasks: Sequence[str]) -> None:
@@ -106,14 +109,13 @@ class Books:
             del self._open[task]
         self._scored.difference_update(tasks)
 
-    def _roll_back(self, step: int) -> None:
-        """The model went back to what it was before iteration `step`: what was trained since is in no weights any more."""
-        lost = sum(self.trained.pop(iteration) for iteration in [i for i in self.trained if i >= step])
-        self.dropped[rolled_back(step)] += lost + len(self._open)
+    def _roll_back(self, when: Moment, reason: str) -> None:
+        """The model went back to what it was before `when`: what was trained since is in no weights any more."""
+        lost = sum(self.trained.pop(later) for later in [other for other in self.trained if other >= when])
+        self.dropped[reason] += lost + len(self._open)
         self._open.clear()
         self._scored.clear()
 
 
-def rolled_back(step: int) -> str:
-    """The reason under which it is dropped."""
-    return f"rolled back to step {step}"
+def moment(entry: Mapping[str, Any]) -> Moment:
+    return entry["stage"], entry["iteration"]

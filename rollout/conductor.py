@@ -79,8 +79,11 @@ class Held:
 
 
 class Conductor:
-    """make_workers, make_scorer: called here once. Workers (`rollout/worker.py`) are `PooledActor`s with
-    `sample(tasks, version, weights) -> list[Episode]` and `set_weights(weights) -> version`, which verify what they load."""
+    """stage: index in the run; iterations count within it. make_workers, make_scorer: called here once.
+
+    Workers (`rollout/worker.py`) are `PooledActor`s with `sample(tasks, version, weights) -> list[Episode]` and
+    `set_weights(weights) -> version`, which verify what they load.
+    """
 
     def __init__(
         self,
@@ -89,13 +92,14 @@ class Conductor:
         make_workers: Callable[[], Sequence[ActorHandle]],
         make_scorer: Callable[[], Scorer],
         directory: RunDirectory,
+        stage: int = 0,
     ):
         self._run = run
         self._waits = Waits()
         self._pool = ActorPool("rollout", make_workers(), self._bring_up_to_date)
         self._scorer = make_scorer()
-        self._disk = Disk(open_journal(directory), self._waits)
-        self._dealer = Dealer(rows, run.seed)
+        self._disk = Disk(open_journal(directory, stage), self._waits)
+        self._dealer = Dealer(rows, run.seed, stage)
         self._collector = Collector(run, self._pool, self._scorer, self._disk, self._waits)
         self._next = 0
         self._memories: dict[int, Memories] = {}
@@ -290,10 +294,11 @@ def launch(
     make_workers: Callable[[], Sequence[ActorHandle]],
     make_scorer: Callable[[], Scorer],
     directory: RunDirectory,
+    stage: int = 0,
 ) -> ActorHandle:
     """The conductor as an actor that learner ranks find by `name` (in the driver's namespace). The driver owns it."""
     actor = ray.remote(Conductor).options(name=name, num_cpus=CONDUCTOR_CPUS)
-    return cast(ActorHandle, actor.remote(run, rows, make_workers, make_scorer, directory))
+    return cast(ActorHandle, actor.remote(run, rows, make_workers, make_scorer, directory, stage))
 
 
 async def _value(reference: ray.ObjectRef) -> Any:

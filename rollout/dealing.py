@@ -46,14 +46,14 @@ class Memories:
 
 
 class Dealer:
-    """Deals tasks of fixed rows under a fixed seed."""
+    """Deals tasks of fixed rows under a fixed seed, in the stage of index `stage` of the run."""
 
-    def __init__(self, rows: Sequence[Row], seed: int):
-        self._rows, self._seed = rows, seed
+    def __init__(self, rows: Sequence[Row], seed: int, stage: int = 0):
+        self._rows, self._seed, self._stage = rows, derive(seed, "stage", stage), stage
         self._eligible: dict[tuple[int, Strategy | None], list[int]] = {}
 
     def deal(self, plan: Plan, iteration: int, memories: Memories | None = None) -> list[Task]:
-        """Tasks of an iteration (0 is the first of the run), in the order of the batch.
+        """Tasks of an iteration (0 is the first of the stage), in the order of the batch.
 
         Rows come without repetition until all were dealt, in an order of their own in every pass. memories: of the iteration before;
         a change of step starts afresh, since what a memory holds then was said under other rules.
@@ -70,7 +70,7 @@ class Dealer:
             row = eligible[_order(derive(self._seed, "order", plan.step, lap), len(eligible))[position]]
             tasks.append(
                 Task(
-                    id=task_id(iteration, place),
+                    id=task_id(self._stage, iteration, place),
                     row=self._rows[row],
                     seed=derive(self._seed, "task", plan.step, iteration, place),
                     step=plan.step,
@@ -101,8 +101,8 @@ class Dealer:
         return self._eligible[key]
 
 
-def task_id(iteration: int, place: int) -> str:
-    return f"{iteration:06d}-{place:05d}"
+def task_id(stage: int, iteration: int, place: int) -> str:
+    return f"{stage}-{iteration:06d}-{place:05d}"
 
 
 def place_of(task: str) -> int:

@@ -33,39 +33,42 @@ from common.episode import Episode
 from common.episode_arrow import SCHEMA, to_table
 from common.failures import DataFailure
 from common.run_directory import RunDirectory, sync
-from rollout.books import Books, Counts, rolled_back
+from rollout.books import Books, Counts, Moment, moment
 
 _HEADER = struct.Struct("<4sII")
 _MAGIC = b"EGE1"
 
-SEALED = SCHEMA.append(pa.field("iteration", pa.int64())).append(pa.field("attempt", pa.int64()))
-"""What lies in the Parquet files. attempt: how often the iteration was dealt before this; the highest is the one that counts."""
+PLACE = ("stage", "iteration", "attempt")
+SEALED = pa.schema([*SCHEMA, *((name, pa.int64()) for name in PLACE)])
+"""What lies in the Parquet files. stage: index in the run; attempt: how often the iteration was dealt before, the highest is the one
+that counts."""
 
 
-def open_journal(run: RunDirectory) -> Journal:
+def open_journal(run: RunDirectory, stage: int) -> Journal:
     """The journal of a run, local or behind a URI."""
     if run.local is not None:
-        return Journal(run.local)
+        return Journal(run.local, stage)
     spool = Path(tempfile.mkdtemp(prefix="engram-journal-"))
     (spool / "episodes").mkdir()
     if run.exists("episodes/_status.log"):
         run.filesystem.get_file(run.inner("episodes/_status.log"), str(spool / "episodes" / "_status.log"))
-    return Journal(spool, mirror=run)
+    return Journal(spool, stage, mirror=run)
 
 
 class Journal:
     """Single writer of RUN/episodes. Methods block for a disk write: call them off the event loop.
 
+    stage: index in the run of the stage that writes; iterations count within it.
     seal_above: bytes of an open segment at which it is sealed without being asked. mirror: where to copy what is sealed.
     """
 
-    def __init__(self, run_directory: Path, seal_above: int = 64 * 2**20, mirror: RunDirectory | None = None):
+    def __init__(self, run_directory: Path, stage: int = 0, seal_above: int = 64 * 2**20, mirror: RunDirectory | None = None):
         self.folder = run_directory / "episodes"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._mirror = mirror
+        self._stage, self._mirror = stage, mirror
         self.books = Books()
         self._seal_above = seal_above
-        self._attempts: dict[int, int] = {}
+        self._attempts: dict[Moment, int] = {}
         self.torn_bytes = 0
         """Bytes of unfinished records that were cut off at open."""
         self._status = self._open_status()
@@ -78,51 +81,51 @@ class Journal:
     # --- events -------------------------------------------------------------------------------------------------------------
 
     def dealt(self, iteration: int, tasks: Sequence[str]) -> None:
-        attempt = self._attempts.get(iteration, -1) + 1
-        self._enter({"event": "dealt", "iteration": iteration, "attempt": attempt, "tasks": list(tasks)})
+        attempt = self._attempts.get((self._stage, iteration), -1) + 1
+        self._enter("dealt", iteration, tasks=list(tasks), attempt=attempt)
 
     def arrived(self, iteration: int, episodes: Sequence[Episode]) -> None:
         """Scored episodes, durable when this returns."""
         if not episodes:
             return
         self.books.expect([episode.task for episode in episodes])
-        count = len(episodes)
         table = to_table([replace(episode, final_memory=None) for episode in episodes])
-        table = table.append_column(SEALED.field("iteration"), pa.array([iteration] * count, pa.int64()))
-        table = table.append_column(SEALED.field("attempt"), pa.array([self._attempts[iteration]] * count, pa.int64()))
+        place = (self._stage, iteration, self._attempts[self._stage, iteration])
+        for name, value in zip(PLACE, place, strict=True):
+            table = table.append_column(SEALED.field(name), pa.array([value] * len(episodes), pa.int64()))
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, SEALED) as writer:
             writer.write_table(table)
         payload = sink.getvalue().to_pybytes()
         _append(self._segment, _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload)
-        self._enter({"event": "scored", "iteration": iteration, "tasks": [episode.task for episode in episodes]})
+        self._enter("scored", iteration, tasks=[episode.task for episode in episodes])
 
     def failed(self, iteration: int, tasks: Sequence[str], reason: str) -> None:
         if tasks:
-            self._enter({"event": "failed", "iteration": iteration, "tasks": list(tasks), "reason": reason})
+            self._enter("failed", iteration, tasks=list(tasks), reason=reason)
 
     def dropped(self, iteration: int, tasks: Sequence[str], reason: str) -> None:
         if tasks:
-            self._enter({"event": "dropped", "iteration": iteration, "tasks": list(tasks), "reason": reason})
+            self._enter("dropped", iteration, tasks=list(tasks), reason=reason)
 
     def give_up(self, iteration: int, reason: str) -> int:
         """Drop whatever of `iteration` is still in flight; returns how many."""
-        tasks = self.books.in_flight(iteration)
+        tasks = self.books.in_flight((self._stage, iteration))
         self.dropped(iteration, tasks, reason)
         return len(tasks)
 
     def trained(self, iteration: int, version: int) -> int:
         """The scored tasks of `iteration` were trained on, and gave weights `version`; returns how many."""
-        tasks = self.books.scored(iteration)
-        self._enter({"event": "trained", "iteration": iteration, "version": version, "tasks": tasks})
+        tasks = self.books.scored((self._stage, iteration))
+        self._enter("trained", iteration, tasks=tasks, version=version)
         if self._segment.tell() > self._seal_above:
             self.seal()
         return len(tasks)
 
     def roll_back(self, step: int) -> None:
         """The run goes on from the checkpoint after `step` iterations: later ones, and all in flight, are dropped."""
-        if self.counts.in_flight or any(iteration >= step for iteration in self.books.trained):
-            self._enter({"event": "rolled_back", "step": step, "reason": rolled_back(step)})
+        if self.counts.in_flight or any(other >= (self._stage, step) for other in self.books.trained):
+            self._enter("rolled_back", step, reason=f"rolled back to step {step}")
 
     # --- files --------------------------------------------------------------------------------------------------------------
 
@@ -153,14 +156,15 @@ class Journal:
         self._segment.close()
         self._status.close()
 
-    def _enter(self, entry: dict[str, Any]) -> None:
+    def _enter(self, event: str, iteration: int, **more: Any) -> None:
+        entry = {"event": event, "stage": self._stage, "iteration": iteration, **more}
         self._apply(entry)
         _append(self._status, _status_line(entry))
 
     def _apply(self, entry: dict[str, Any]) -> None:
         self.books.apply(entry)
         if entry["event"] == "dealt":
-            self._attempts[entry["iteration"]] = entry["attempt"]
+            self._attempts[moment(entry)] = entry["attempt"]
 
     def _open_status(self) -> BinaryIO:
         path = self.folder / "_status.log"
@@ -207,18 +211,18 @@ class Journal:
 
 
 def outcomes(run_directory: Path) -> pa.Table:
-    """What became of every deal so far: task, iteration, attempt, status, reason, version. For reports, also while the run goes on."""
+    """What became of every deal so far: task, stage, iteration, attempt, status, reason, version. For reports, also in a running run."""
     rows: list[dict[str, Any]] = []
     latest: dict[str, dict[str, Any]] = {}
     for entry, _ in _status_entries(run_directory / "episodes" / "_status.log"):
         event = entry["event"]
         if event == "dealt":
             for task in entry["tasks"]:
-                latest[task] = {"task": task, "iteration": entry["iteration"], "attempt": entry["attempt"], "status": "dealt"}
+                latest[task] = {"task": task, "status": "dealt", **{name: entry[name] for name in PLACE}}
                 rows.append(latest[task])
         elif event == "rolled_back":
             for row in latest.values():
-                if row["status"] in ("dealt", "scored") or (row["status"] == "trained" and row["iteration"] >= entry["step"]):
+                if row["status"] in ("dealt", "scored") or (row["status"] == "trained" and moment(row) >= moment(entry)):
                     row |= {"status": "dropped", "reason": entry["reason"]}
         else:
             for task in entry["tasks"]:
@@ -229,8 +233,7 @@ def outcomes(run_directory: Path) -> pa.Table:
 _OUTCOMES = pa.schema(
     [
         ("task", pa.string()),
-        ("iteration", pa.int64()),
-        ("attempt", pa.int64()),
+        *((name, pa.int64()) for name in PLACE),
         ("status", pa.string()),
         ("reason", pa.string()),
         ("version", pa.int64()),

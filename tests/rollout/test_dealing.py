@@ -22,7 +22,12 @@ def test_deal_depends_on_rows_seed_step_and_iteration_alone() -> None:
     later = dealer.deal(PLAN, 7)
     dealer.deal(replace(PLAN, max_steps=1), 3)
     assert dealer.deal(PLAN, 7) == later == Dealer(ROWS, 5).deal(PLAN, 7)
-    for other in (Dealer(ROWS, 6).deal(PLAN, 7), dealer.deal(PLAN, 8), dealer.deal(replace(PLAN, step="hot"), 7)):
+    for other in (
+        Dealer(ROWS, 6).deal(PLAN, 7),
+        Dealer(ROWS, 5, stage=1).deal(PLAN, 7),
+        dealer.deal(PLAN, 8),
+        dealer.deal(replace(PLAN, step="hot"), 7),
+    ):
         assert not {task.seed for task in other} & {task.seed for task in later}
 
 

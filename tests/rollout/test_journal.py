@@ -116,6 +116,21 @@ def test_after_a_resume_later_episodes_are_dropped_and_dealt_anew(tmp_path: Path
     assert twice == [0, 1]
 
 
+def test_going_back_in_one_stage_leaves_the_stages_before_it_alone(tmp_path: Path) -> None:
+    first = Journal(tmp_path, stage=4)
+    play(first, 0, "ab", scored="ab")
+    first.trained(0, 1)
+    first.close()
+    second = Journal(tmp_path, stage=5)
+    second.roll_back(0)
+    assert second.counts.trained == 2
+    play(second, 0, "cd", scored="cd")
+    second.trained(0, 1)
+    second.roll_back(0)
+    assert (second.counts.trained, second.counts.dropped) == (2, 2)
+    assert status_of(tmp_path) == {("0a", 0): "trained", ("0b", 0): "trained", ("0c", 0): "dropped", ("0d", 0): "dropped"}
+
+
 def test_rolling_back_to_where_the_run_stands_changes_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     play(journal, 0, "ab", scored="ab")
@@ -207,13 +222,13 @@ def test_damage_in_the_middle_is_a_failure(tmp_path: Path, name: str) -> None:
 
 def test_run_behind_a_uri_keeps_sealed_episodes_and_books_there(tmp_path: Path) -> None:
     run = RunDirectory("memory://journal-test", tmp_path.name)
-    journal = open_journal(run)
+    journal = open_journal(run, 0)
     play(journal, 0, "ab", scored="ab")
     journal.trained(0, 1)
     journal.seal()
     play(journal, 1, "ab", scored="a")
     assert run.names("episodes") == ["_status.log", "part-00000000.parquet"]
-    again = open_journal(run)
+    again = open_journal(run, 0)
     assert (again.counts.dealt, again.counts.trained) == (2, 2)
     play(again, 1, "ab", scored="ab")
     again.close()
