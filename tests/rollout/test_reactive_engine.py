@@ -21,29 +21,7 @@ from rollout.policies.reactive import ReactiveEngine
 from rollout.policies.sampling import filtered, sample
 from rollout.policies.slots import memory_bytes, memory_hash
 
-WORDS = [
-    "the",
-    "dog",
-    "cat",
-    "bird",
-    "is",
-    "called",
-    "Rex",
-    "Tom",
-    "Ida",
-    "lives",
-    "in",
-    "Rome",
-    "Oslo",
-    "likes",
-    "red",
-    "blue",
-    "what",
-    "where",
-    "who",
-    "tea",
-    "milk",
-]
+WORDS = ["the", "dog", "cat", "bird", "is", "called", "Rex", "Tom", "Ida", "lives", "in", "Rome", "red", "what", "who", "tea", "milk"]
 TOKENIZER: ConversationTokenizer = train_tokenizer([" ".join(WORDS)] * 2, 300)
 SAMPLING = Sampling(temperature=0.8, max_new_tokens=14)
 
@@ -160,10 +138,12 @@ def test_recorded_log_probs_are_those_of_the_filtered_distribution() -> None:
             memory = remember(model, memory, turn.remembered_ids)
 
 
-@pytest.mark.parametrize("shape", [{}, SHAPES["gqa"], SHAPES["mixture of experts"]], ids=["sqa", "gqa", "experts"])
-def test_an_episode_does_not_depend_on_slots_batch_or_order(shape: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "count"), [({}, 64), (SHAPES["gqa"], 20), (SHAPES["mixture of experts"], 20)], ids=["sqa", "gqa", "experts"]
+)
+def test_an_episode_does_not_depend_on_slots_batch_or_order(shape: dict[str, Any], count: int) -> None:
     model = make_model(**shape)
-    tasks = make_tasks(64, return_memory=True)
+    tasks = make_tasks(count, return_memory=True)
     together = ReactiveEngine(model, 64, SAMPLING).run(tasks, TOKENIZER)
     shuffled = random.Random(1).sample(tasks, len(tasks))
     elsewhere = {episode.task: episode for episode in ReactiveEngine(model, 7, SAMPLING).run(shuffled, TOKENIZER)}
@@ -228,6 +208,18 @@ def test_an_episode_starts_from_the_memory_it_is_given() -> None:
     assert ReactiveEngine(model, 1, SAMPLING).run([as_seed], TOKENIZER)[0].final_memory == from_seed.final_memory
     assert from_held.initial_memory == held
     assert from_held.final_memory != from_seed.final_memory
+
+
+def test_an_erased_episode_answers_every_query_from_the_memory_it_started_with() -> None:
+    model, task = make_model(), make_tasks(1)[0]
+    assert len(task.row.interactions) > 1
+    erased = ReactiveEngine(model, 2, SAMPLING).run([dataclasses.replace(task, erase_memory=True)], TOKENIZER)[0]
+    assert answers(erased) != answers(ReactiveEngine(model, 2, SAMPLING).run([task], TOKENIZER)[0])
+    first = model.initial_memory([task.seed])
+    for turn in erased.answered:
+        logits = model.decode(torch.tensor([[*turn.query_ids, *turn.answer_ids]]), first)[0, len(turn.query_ids) - 1 : -1]
+        expected = filtered(logits, SAMPLING).log_softmax(-1).gather(-1, torch.tensor(turn.answer_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(turn.log_probs), expected.detach(), atol=1e-4, rtol=0)
 
 
 def test_greedy_and_sampled_episodes_share_a_batch() -> None:
