@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
-from ray.job_submission import JobDetails, JobStatus, JobType
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
-from common.failures import InfraFailure, InputError
+from common.checkpoint import latest_checkpoint
+from common.failures import EXIT_DONE, EXIT_DRAINED, EXIT_FAILED, InfraFailure, InputError
+from common.metrics import read_rows
+from common.run_directory import RunDirectory
 from deploy.submit import entrypoint, exit_code, next_submission_id, submit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +56,7 @@ def job_server() -> Iterator[str]:
         *(f"--metrics-export-port={metrics}", f"--temp-dir={folder}", "--include-dashboard=true"),
     ]
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         address = f"http://127.0.0.1:{dashboard}"
         try:
             wait_for_answer(f"{address}/api/version", process, output)
@@ -60,7 +66,8 @@ def job_server() -> Iterator[str]:
             try:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(timeout=30)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -102,6 +109,70 @@ def test_the_drivers_own_exit_code_comes_back_with_its_output(job_server: str, p
         assert submit(["run.yaml"], [f"seed={seed}"], job_server, stream=out) == code
         assert f"submitted far-away-{attempt} to {job_server}" in out.getvalue()
         assert f"words ['train', 'run.yaml', 'seed={seed}'] 60 False" in out.getvalue()
+
+
+TINY = {
+    "name": "tiny",
+    "data": {"kind": "synth", "train": 200, "eval": 20, "steps": [3], "subjects": 4, "values": 6},
+    "tokenizer": {"vocab_size": 400},
+    "model": {"size": "tiny", "slots": 4, "max_tokens": 48},
+    "learner": {"ranks": 1, "log_every": 1},
+    "rollout": {"workers": 1, "slots": 8, "sampling": {"max_new_tokens": 8}},
+    "evaluation": {"episodes": 4},
+    "stages": [
+        {"stage": "sft", "steps": 100_000, "batch_size": 8},
+        {"stage": "mrl", "episodes": 8, "curriculum": [{"name": "all", "iterations": 3, "max_steps": 3}]},
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
+    job_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, directory = tmp_path / "project", RunDirectory(str(tmp_path / "runs"), "tiny")
+    for package in ("common", "rollout", "reward_service", "learner", "deploy"):
+        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    monkeypatch.chdir(project)
+    output = {1: io.StringIO(), 2: io.StringIO()}
+    with ThreadPoolExecutor() as pool:
+        # The first submission would train for hours; it is stopped once it has trained a little.
+        first = pool.submit(submit, ["tiny.yaml"], [f"runs={directory.root}"], job_server, stream=output[1])
+        wait_until(lambda: len(read_rows(directory)) >= 3, first, output[1])
+        JobSubmissionClient(job_server).stop_job("tiny-1")
+        assert first.result(timeout=90) in (EXIT_FAILED, EXIT_DRAINED)
+        trained = latest_checkpoint(directory)
+        assert trained is not None, output[1].getvalue()
+        assert trained.step >= 3
+        assert json.loads(directory.read_text("summary.json"))["status"] == "stopped"
+
+        again = pool.submit(submit, ["tiny.yaml"], [f"runs={directory.root}", "stages.0.steps=3"], job_server, stream=output[2])
+        wait_until(lambda: "engram_objective_scores" in scrape(directory), again, output[2])
+        assert again.result(timeout=120) == EXIT_DONE, output[2].getvalue()
+    assert json.loads(directory.read_text("summary.json"))["status"] == "done"
+    finished = latest_checkpoint(directory)
+    assert finished is not None
+    assert finished.step == trained.step + 3
+    assert "Recall by turns" in output[2].getvalue()
+
+
+def wait_until(holds: Callable[[], bool], job: Future[int], output: io.StringIO) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert not job.done(), f"the job ended first:\n{output.getvalue()}"
+        assert time.monotonic() < deadline, output.getvalue()
+        time.sleep(0.1)
+
+
+def scrape(directory: RunDirectory) -> str:
+    """What Prometheus would read of the run now; nothing where no endpoint answers."""
+    try:
+        with urllib.request.urlopen(directory.read_text("metrics_endpoint").strip(), timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
 
 
 @pytest.mark.slow
