@@ -35,9 +35,12 @@ def recall(turn: Turn, known: Collection[str], false_recall: float) -> float:
     So a guess at the wrong value costs in full, and so does a list of all values, which holds the right one too.
     """
     answer = marked(turn.answer)
-    wanted = {value: value in answer for value in (_marked_value(fact.value) for fact in turn.facts)}
-    found = sum(wanted[_marked_value(fact.value)] for fact in turn.facts)
-    share = found / len(turn.facts)
+    asked = [_marked_value(fact.value) for fact in turn.facts]
+    for value, fact in zip(asked, turn.facts, strict=True):
+        if not value.strip():
+            raise ValueError(f"the value {fact.value!r} of a fact has no word that an answer could contain")
+    wanted = {value: value in answer for value in asked}
+    share = sum(wanted[value] for value in asked) / len(asked)
     if false_recall == 0:
         return share
     for value in sorted(wanted, key=len, reverse=True):
@@ -57,12 +60,10 @@ def marked(text: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _marked_value(value: str) -> str:
-    result = marked(value)
-    if not result.strip():
-        raise ValueError(f"the value {value!r} of a fact has no word that an answer could contain")
-    return result
+    """Values come again and again, texts do not."""
+    return marked(value)
 
 
 def marked_values(values: Iterable[str]) -> frozenset[str]:
     """The values as `recall` takes them; those without a word cannot stand in an answer, and are left out."""
-    return frozenset(value for value in map(marked, values) if value.strip())
+    return frozenset(value for value in map(_marked_value, values) if value.strip())
