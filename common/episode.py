@@ -70,6 +70,8 @@ class Task:
     teacher_forcing: bool = False
     """Whether memory is written with the data set's answer in place of the generated one."""
     greedy: bool = False
+    erase_memory: bool = False
+    """A control: memory is put back to where the episode started before every query, so nothing can be remembered."""
     initial_memory: bytes | None = None
     """float32 [layers, slots, width] to start from, held from an earlier episode; None: the model's initial memory for `seed`."""
     return_memory: bool = False

@@ -21,6 +21,7 @@ class SynthData(Section):
     """Generated conversations with facts: statements, distractors, changes of mind, and questions about them."""
 
     kind: Literal["synth"] = "synth"
+    """Which kind of data this is."""
     train: int = Field(4000, ge=1)
     """Conversations in the training split."""
     eval: int = Field(200, ge=1)
@@ -43,6 +44,7 @@ class BabiData(Section):
     """The bAbI tasks (Weston et al. 2015) as cumulative conversations: statements and questions in separate turns."""
 
     kind: Literal["babi"] = "babi"
+    """Which kind of data this is."""
     folder: str
     """Folder with qa*_train.txt and qa*_test.txt."""
     tasks: tuple[int, ...] = (1,)
@@ -57,19 +59,24 @@ class SgdData(Section):
     """Schema-Guided Dialogue (Rastogi et al. 2020), compact files: recall points are the turns that confirm slots told earlier."""
 
     kind: Literal["sgd"] = "sgd"
+    """Which kind of data this is."""
     folder: str
     """Folder with sgd_compact_train.jsonl.gz and sgd_compact_dev.jsonl.gz."""
     max_follow_ups: int = Field(8, ge=1)
     """Longer conversations are left out, and counted."""
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
+    """Share of training dialogues held out to tune on; the dev file is for the final figure only."""
 
 
 class RowsData(Section):
     """Your own conversations: MRL rows as JSONL or Parquet files, or names of `datasets`."""
 
     kind: Literal["rows"] = "rows"
+    """Which kind of data this is."""
     train: tuple[str, ...]
+    """Conversations to train on."""
     eval: tuple[str, ...]
+    """Conversations to evaluate on during and after the run; keep them apart from those to train on."""
     texts: tuple[str, ...] = ()
     """Files of {"text"} for joint LM pre-training; empty: the training conversations' interactions."""
     pairs: tuple[str, ...] = ()
@@ -93,25 +100,41 @@ class Model(Section):
     """A named size, with single dimensions overridden. Field meanings: `common/models/configuration.py`."""
 
     size: Literal["tiny", "nano", "micro", "mini"] = "tiny"
+    """Named size that gives every dimension not set here."""
     checkpoint: str | None = None
     """Start from this checkpoint's weights; its shape then wins and the overrides must agree with it."""
     width: int | None = None
+    """Width of embeddings, hidden states and memory slots."""
     layers: int | None = None
+    """Layers of the decoder, and as many of encoder, memory attention and memory."""
     heads: int | None = None
+    """Heads that the width is divided into: a head has width / heads numbers."""
     query_heads: int | None = None
+    """Query heads of self-, memory cross- and memory attention; fewer than `heads` is sparse query attention."""
     kv_heads: int | None = None
+    """Key and value heads of the same; they divide the query heads."""
     slots: int | None = None
+    """Rows of short-term memory per layer."""
     max_tokens: int | None = None
     """Longest interaction, in tokens."""
     decoder_ff: int | None = None
+    """Inner width of a decoder feed-forward, or of each of its experts."""
     encoder_ff: int | None = None
+    """Inner width of an encoder feed-forward."""
     experts: int | None = None
+    """Experts of each decoder feed-forward; 0: dense."""
     experts_per_token: int | None = None
+    """Experts that each token goes to."""
     memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
+    """What slots see of each other before they read the interaction: nothing, their layer, the mean over layers, or a gated mixture."""
     residual_gate: Literal["none", "static", "elementwise", "linear"] | None = None
+    """How old and new memory mix: their sum, or by a gate that is a parameter, a parameter per status, or linear in all slots' statuses."""
     gate_activation: Literal["sigmoid", "tanh"] | None = None
+    """sigmoid gives g·new + (1-g)·old, tanh gives (1+g)·new + (1-g)·old."""
     initial_memory: Literal["normal", "learned"] | None = None
+    """Drawn from the episode's seed, or a trained parameter."""
     initial_memory_std: float | None = None
+    """Standard deviation of initial memory, or of the parameter's first value."""
 
 
 # --- learner ------------------------------------------------------------------------------------------------------------
@@ -121,14 +144,21 @@ class Optimizer(Section):
     """AdamW with linear warm-up and cosine decay to `final_fraction` of the peak."""
 
     learning_rate: float = Field(1e-3, gt=0)
+    """Peak rate."""
     memory_learning_rate: float | None = Field(None, gt=0)
     """Peak rate of the memory attention; None: as the rest."""
     weight_decay: float = Field(0.01, ge=0)
+    """Of matrices; norms, biases and gates are not decayed."""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the mean of gradients."""
     beta2: float = Field(0.98, ge=0, lt=1)
+    """Decay of the mean of their squares."""
     warmup_fraction: float = Field(0.05, ge=0, le=1)
+    """Share of a stage's steps in which the rate rises from 0 to its peak."""
     final_fraction: float = Field(0.1, ge=0, le=1)
+    """Share of the peak at the stage's last step."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients of a larger norm, over all parameters of the optimiser, are scaled down to it."""
 
 
 class Learner(Section):
@@ -137,12 +167,15 @@ class Learner(Section):
     threads: int = Field(1, ge=1)
     """Torch threads of each rank on CPU."""
     gpus_per_rank: float = Field(0, ge=0)
+    """0: on CPU."""
     max_failures: int = Field(3, ge=0)
     """Restarts of the learner group from the last checkpoint before the run fails."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints; one is always written at the end of a stage."""
     keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints that stay; older ones are removed."""
     log_every: int = Field(10, ge=1)
+    """Steps of a supervised stage between rows of metrics; MRL writes one per iteration."""
     batch_deadline: float = Field(600, gt=0)
     """Seconds a rank waits for its next batch of episodes."""
     start_deadline: float = Field(120, gt=0)
@@ -158,6 +191,7 @@ class SupervisedStage(Section):
     batch_size: int = Field(32, ge=1)
     """Sequences, or conversations, per step over all ranks."""
     optimizer: Optimizer = Optimizer()
+    """Of everything that the stage trains."""
     router_loss: float = Field(0.01, ge=0)
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
 
@@ -166,7 +200,9 @@ class JointLM(SupervisedStage):
     """Stage 1: masked LM on the encoder, next-token LM on the decoder that reads the encoder's states."""
 
     stage: Literal["joint_lm"]
+    """Which stage this is."""
     mask_probability: float = Field(0.15, gt=0, lt=1)
+    """Probability that the encoder has to guess a token; special tokens are never masked."""
     hide_probability: float = Field(0.0, ge=0, lt=1)
     """Probability that a position of the encoded data is zeroed before the decoder reads it."""
     noise: float = Field(0.0, ge=0)
@@ -179,29 +215,41 @@ class SFT(JointLM):
     """Stage 2: as joint LM, on interactions, with the decoder's loss on the answer only, [EOS] included."""
 
     stage: Literal["sft"]  # type: ignore[assignment]
+    """Which stage this is."""
 
 
 class MemoryPretrain(SupervisedStage):
     """Stage 3: the memory attention learns to hold the old and take in the new, by cosine to a mixture of both."""
 
     stage: Literal["memory_pretrain"]
+    """Which stage this is."""
     first_weight: float = Field(0.9, gt=0, le=1)
     """Weight of the encoded interaction in the label of the first write."""
     next_weight: float = Field(0.5, gt=0, le=1)
     """The same for the second write; it falls by `weight_decay_per_step` per write after that."""
     weight_decay_per_step: float = Field(0.05, ge=0)
+    """By how much the weight falls with each further write."""
     minimum_weight: float = Field(0.05, ge=0, le=1)
+    """The weight falls no lower."""
     input_noise: float = Field(0.0, ge=0)
+    """Std of normal noise on the encoded interaction that is written; the label has none."""
 
 
 class MemoryAware(SupervisedStage):
     """Stage 4: answers predicted from memory over whole conversations, teacher forced."""
 
     stage: Literal["memory_aware"]
+    """Which stage this is."""
     bptt_turns: int | Literal["all"] = "all"
     """Writes that gradients flow back through: 1 as in the articles, or the whole episode."""
+    first_follow_ups: int | None = Field(None, ge=1)
+    """Conversations are cut to so many follow-ups at first: remembering over one turn is learnt before ten. None: whole from the start."""
+    grow_fraction: float = Field(0.5, gt=0, le=1)
+    """Share of the steps by which they have grown, evenly, to their whole length."""
     train_encoder: bool = True
+    """Whether the encoder is trained."""
     train_memory: bool = True
+    """Whether the memory attention is trained."""
 
 
 # --- rewards ------------------------------------------------------------------------------------------------------------
@@ -216,6 +264,7 @@ class Bleu(Section):
     weight: float = Field(0.4, ge=0)
     """Share of the total; weights are relative to those of the components that apply to a turn, so they need not sum to 1."""
     order: int = Field(2, ge=1, le=4)
+    """Longest n-gram counted."""
     order_weights: tuple[float, ...] | None = None
     """Weight of each n-gram order; None: uniform. Only with NLTK's smoothing methods."""
     smoothing: Smoothing = "method4"
@@ -240,6 +289,7 @@ class Bleu(Section):
 
 class Cosine(Section):
     weight: float = Field(0.2, ge=0)
+    """As for BLEU."""
     reference: float = Field(0.5, ge=0)
     """Weight of the reference answer, relative to `saved` and `running`."""
     saved: float = Field(0.3, ge=0)
@@ -258,6 +308,7 @@ class Cosine(Section):
 
 class Length(Section):
     weight: float = Field(0.1, ge=0)
+    """As for BLEU."""
     target: int | None = Field(None, ge=1)
     """Rewarded length in tokens without special ones; None: the reference's."""
     penalty: bool = True
@@ -266,6 +317,7 @@ class Length(Section):
 
 class Recall(Section):
     weight: float = Field(0.3, ge=0)
+    """As for BLEU. On a turn that asks for no fact, recall does not apply."""
     false_recall: float = Field(0.5, ge=0)
     """Subtracted share, among the values standing in the answer, of those that were never told or are out of date."""
 
@@ -274,9 +326,13 @@ class RewardMix(Section):
     """Components of one strategy; a component that is absent is not computed."""
 
     bleu: Bleu | None = Bleu()
+    """BLEU of the answer, on token ids."""
     cosine: Cosine | None = Cosine()
+    """Cosine of mean token embeddings, of the frozen model that MRL started from."""
     length: Length | None = Length()
+    """Whether the answer is about as long as it should be."""
     recall: Recall | None = Recall()
+    """Whether the facts asked for stand in the answer."""
 
     @model_validator(mode="after")
     def _rewards_something(self) -> RewardMix:
@@ -287,8 +343,11 @@ class RewardMix(Section):
 
 class Rewards(Section):
     single: RewardMix = RewardMix()
+    """Conversations of one follow-up."""
     cumulative: RewardMix = RewardMix()
+    """Conversations that go on about what was said before."""
     long_term: RewardMix = RewardMix()
+    """Conversations that change the topic and come back to the first at their end."""
     first_turn: RewardMix | None = None
     """Mix of the first answered turn, before there is a running mean; None: the strategy's own."""
     topic_change: RewardMix | None = None
@@ -298,6 +357,7 @@ class Rewards(Section):
     symmetric: bool = False
     """Map the total from [0, 1] to [-1, 1] before scaling."""
     workers: int = Field(1, ge=1)
+    """Actors that score."""
     batch: int = Field(64, ge=1)
     """Episodes per scoring call."""
     deadline: float = Field(60, gt=0)
@@ -315,27 +375,35 @@ class Sampling(Section):
     top_k: int = Field(0, ge=0)
     """0: off."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Only the most probable tokens that together have this probability; 1: off."""
     min_p: float = Field(0.0, ge=0, lt=1)
+    """Only tokens with at least this share of the largest probability; 0: off."""
     max_new_tokens: int = Field(24, ge=1)
     """Longest answer, [EOS] included."""
 
 
 class Rollout(Section):
     workers: int = Field(2, ge=1)
+    """Actors that generate."""
     slots: int = Field(32, ge=1)
     """Episodes in flight per worker."""
     threads: int = Field(1, ge=1)
+    """Torch threads of each worker on CPU."""
     gpus_per_worker: float = Field(0, ge=0)
+    """0: on CPU."""
     sampling: Sampling = Sampling()
+    """How answers are drawn. MRL needs a temperature above 0 and no filter."""
     deadline: float = Field(300, gt=0)
     """Seconds for one group of episodes."""
     retries: int = Field(3, ge=0)
+    """Further tries on another worker after an infra failure."""
     restarts: int = Field(-1, ge=-1)
     """Restarts Ray gives each actor; -1: without bound."""
 
 
 class CurriculumStep(Section):
     name: str
+    """Unique in the curriculum; metrics and episodes are told apart by it."""
     iterations: int = Field(ge=1)
     """Batches of episodes collected and learnt from."""
     max_steps: int = Field(ge=1)
@@ -345,45 +413,61 @@ class CurriculumStep(Section):
     reset_probability: float = Field(1.0, ge=0, le=1)
     """Probability, per episode, of starting from fresh memory instead of one held from an earlier episode."""
     teacher_forcing: bool = False
+    """Whether memory is written with the data set's answers in place of the generated ones."""
 
 
 class PPO(Section):
-    """Token-level ratio with one advantage per interaction (facts 6.11)."""
+    """Token-level ratio with one advantage per interaction (Schulman et al. 2017)."""
 
     clip: float = Field(0.2, gt=0)
+    """The ratio of new to old probability counts no further than 1 ± this."""
     value_clip: float = Field(0.2, gt=0)
+    """The value counts no further than this from the old one."""
     entropy: float = Field(0.0, ge=0)
     """Coefficient of the mean entropy per token, in nats."""
     discount: float = Field(0.9, ge=0, le=1)
+    """Of rewards, per turn."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
+    """Of generalised advantage estimation, per turn."""
     epochs: int = Field(2, ge=1)
     """Passes over each batch."""
     minibatches: int = Field(2, ge=1)
+    """Optimiser steps per pass, each on as large a share of the batch."""
     kl: float = Field(0.02, ge=0)
     """First coefficient of the KL to the reference policy (the weights that MRL started from)."""
     kl_target: float | None = Field(None, gt=0)
     """Nats per answer that the adaptive controller steers to; None: the coefficient stays."""
     kl_horizon: int = Field(10000, ge=1)
+    """Episodes; the larger, the slower the adaptive controller."""
     kl_estimator: Literal["k2", "k3"] = "k2"
     """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference, policy); k1 would have none."""
     memory_change: float = Field(0.0, ge=0)
     """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
     bptt_turns: int | Literal["all"] = "all"
+    """Writes that gradients flow back through, as in memory-aware training."""
     whiten: bool = True
+    """Whether advantages are whitened over the whole batch."""
     critic_learning_rate: float = Field(1e-3, gt=0)
+    """Constant rate of the critic's own optimiser."""
 
 
 class MRL(Section):
     """Stage 5: Memory Reinforcement Learning over a curriculum, synchronous."""
 
     stage: Literal["mrl"]
+    """Which stage this is."""
     episodes: int = Field(64, ge=1)
     """Episodes per iteration over all ranks."""
     curriculum: tuple[CurriculumStep, ...]
+    """Steps in order, each with a name of its own."""
     ppo: PPO = PPO()
+    """The update."""
     optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
+    """Of the policy."""
     freeze_encoder: bool = False
+    """Whether the encoder stays as it is."""
     router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
 
 
 Stage = Annotated[JointLM | SFT | MemoryPretrain | MemoryAware | MRL, Field(discriminator="stage")]
@@ -396,12 +480,14 @@ class Evaluation(Section):
     episodes: int = Field(200, ge=1)
     """Held-out conversations used."""
     slots: int = Field(64, ge=1)
+    """Without effect: an evaluation plays on the rollout workers, `rollout.slots` episodes each."""
 
 
 class Metrics(Section):
     port: int = Field(0, ge=0, le=65535)
     """Prometheus endpoint of the run; 0: any free port, written to RUN/metrics_endpoint."""
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets Prometheus on another machine scrape it."""
 
 
 class Run(Section):
@@ -412,12 +498,22 @@ class Run(Section):
     runs: str = "runs"
     """Where run directories lie: a local folder or a URI that fsspec understands."""
     seed: int = Field(0, ge=0)
+    """Everything random in a run derives from it."""
     data: Data
+    """What to train and evaluate on."""
     tokenizer: Tokenizer = Tokenizer()
+    """Trained on the data, or given."""
     model: Model = Model()
+    """Shape of the model, or a checkpoint to start from."""
     stages: tuple[Stage, ...]
+    """In order; each begins with the weights of the one before."""
     learner: Learner = Learner()
+    """The ranks that train."""
     rollout: Rollout = Rollout()
+    """The workers that play conversations in MRL."""
     rewards: Rewards = Rewards()
+    """What answers are worth in MRL, and who scores them."""
     evaluation: Evaluation = Evaluation()
+    """Held-out conversations before and after MRL."""
     metrics: Metrics = Metrics()
+    """Where Prometheus finds the run."""

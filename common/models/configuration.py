@@ -145,7 +145,8 @@ class RxTConfig(PretrainedConfig):
 
 
 NAMED_SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {},
+    # Width 64 wants larger first weights than the usual 0.02: with those, memory goes unused for twice as many steps.
+    "tiny": {"initializer_range": 0.08},
     # RxT-Alpha Nano (12M) and Micro (26M): dimensions of the model cards.
     "nano": dict(
         vocab_size=7500,

@@ -24,6 +24,7 @@ from learner.routing import router_terms
 class MemoryAwareObjective:
     def __init__(self, settings: MemoryAware, model: ReactiveTransformer, conversations: Sequence[Sequence[TurnTokens]], seed: int):
         self.settings, self.model, self.conversations, self.seed = settings, model, conversations, seed
+        self.longest = max(len(turns) for turns in conversations)
         self.modules: dict[str, nn.Module] = {"model": model}
 
     @property
@@ -38,7 +39,8 @@ class MemoryAwareObjective:
         return True
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
-        batch = collate([self.conversations[i] for i in indices]).to(group.device)
+        turns = turns_at(self.settings, self.longest, step)
+        batch = collate([self.conversations[i][:turns] for i in indices]).to(group.device)
         initial = self.model.initial_memory([derive(self.seed, self.settings.stage, step, i) for i in indices])
         memory = memories(self.model, batch, initial, self.settings.bptt_turns, self.settings.train_encoder)
         routings: list[Routing] = []
@@ -49,3 +51,12 @@ class MemoryAwareObjective:
             Term("train/accuracy_lm", (logits.argmax(-1) == targets).sum().float(), targets.numel(), coefficient=0.0),
             *router_terms(routings, real, self.settings.router_loss, group),
         ]
+
+
+def turns_at(settings: MemoryAware, longest: int, step: int) -> int:
+    """Turns, opening included, that conversations are cut to at a step; grows evenly to `longest`."""
+    if settings.first_follow_ups is None:
+        return longest
+    first = 1 + settings.first_follow_ups
+    grown = (longest - first + 1) * step / (settings.grow_fraction * settings.steps)
+    return min(longest, first + int(grown))
