@@ -83,6 +83,7 @@ def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: Recorder
             progress.note("evaluating before MRL")
             recall, _, _ = retention(lambda tasks: half.play(checkpoint, tasks), rows, run.seed)
             summary.keep_retention("before_mrl", recall["memory"])
+            summary.write("running", 0.0)  # a driver that is killed and resumes within MRL cannot measure it any more
         run_stage(mrl_loop, job, recorder, progress, half)
         after = newest(job.directory)
         if is_finished(after, job.stage, run.stages[job.stage]):
@@ -99,23 +100,25 @@ def run_stage(loop: Loop, job: Job, recorder: RecorderClient, progress: Progress
     Ctrl-C asks the ranks to stop at their next step; they leave a checkpoint. A second one ends the driver at once.
     """
     stage = job.run.stages[job.stage]
-    ended: list[BaseException | None] = []
+    failures: list[BaseException] = []
+    # Not `thread.join` and `is_alive`: an interrupt inside join makes Python 3.11 take a running thread for an ended one.
+    ended = threading.Event()
 
     def fit() -> None:
         try:
             launch(loop, job)
         except BaseException as error:  # noqa: BLE001 - carried to the driver's own thread and raised there
-            ended.append(error)
-        else:
-            ended.append(None)
+            failures.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
     progress.stage(stage.stage, stage_steps(stage))
     thread.start()
     interrupted, warned = False, 0.0
-    while thread.is_alive():
+    while not ended.is_set():
         try:
-            thread.join(POLL_SECONDS)
+            ended.wait(POLL_SECONDS)
             report = recorder.report()
             show(report, stage.stage, progress)
             if report.idle_seconds > STALL_SECONDS and time.monotonic() - warned > STALL_SECONDS:
@@ -131,8 +134,8 @@ def run_stage(loop: Loop, job: Job, recorder: RecorderClient, progress: Progress
     show(report, stage.stage, progress)
     if report.failure is not None:
         raise rebuilt(report.failure)
-    if ended and ended[0] is not None:
-        raise ended[0]
+    if failures:
+        raise failures[0]
 
 
 def show(report: Report, stage: str, progress: Progress) -> None:
