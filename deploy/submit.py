@@ -90,9 +90,14 @@ def next_submission_id(name: str, taken: Sequence[str]) -> str:
 
 
 def exit_code(job: JobDetails) -> int:
-    """The driver's own exit code where it is one of engram's, so that 2 and 75 mean on a cluster what they mean here."""
+    """The driver's own exit code where it is one of engram's, so that 2 and 75 mean on a cluster what they mean here.
+
+    Of a job that somebody stopped Ray keeps no exit code; submitted again it goes on from its last checkpoint, which is what 75 says.
+    """
     if job.status == JobStatus.SUCCEEDED:
         return EXIT_DONE
+    if job.status == JobStatus.STOPPED:
+        return EXIT_DRAINED
     if job.driver_exit_code in (EXIT_BAD_INPUT, EXIT_DRAINED):
         return int(job.driver_exit_code)
     return EXIT_FAILED

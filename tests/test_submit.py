@@ -23,7 +23,7 @@ import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from common.checkpoint import latest_checkpoint
-from common.failures import EXIT_DONE, EXIT_DRAINED, EXIT_FAILED, InfraFailure, InputError
+from common.failures import EXIT_DONE, EXIT_DRAINED, InfraFailure, InputError
 from common.metrics import read_rows
 from common.run_directory import RunDirectory
 from deploy.submit import entrypoint, exit_code, next_submission_id, submit
@@ -64,7 +64,8 @@ def job_server() -> Iterator[str]:
         finally:
             process.terminate()
             try:
-                process.wait(timeout=30)
+                # It waits for Ray Train's detached helpers, which outlive their run.
+                process.wait(timeout=8)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(timeout=30)
@@ -142,7 +143,7 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
         first = pool.submit(submit, ["tiny.yaml"], [f"runs={directory.root}"], job_server, stream=output[1])
         wait_until(lambda: len(read_rows(directory)) >= 3, first, output[1])
         JobSubmissionClient(job_server).stop_job("tiny-1")
-        assert first.result(timeout=90) in (EXIT_FAILED, EXIT_DRAINED)
+        assert first.result(timeout=90) == EXIT_DRAINED
         trained = latest_checkpoint(directory)
         assert trained is not None, output[1].getvalue()
         assert trained.step >= 3
@@ -213,7 +214,7 @@ def test_words_with_spaces_reach_the_driver_as_one() -> None:
         (JobStatus.FAILED, 2, 2),
         (JobStatus.FAILED, 1, 1),
         (JobStatus.FAILED, None, 1),
-        (JobStatus.STOPPED, None, 1),
+        (JobStatus.STOPPED, None, 75),
     ],
 )
 def test_exit_code_is_the_drivers_where_ray_knows_it(status: JobStatus, driver: int | None, code: int) -> None:
