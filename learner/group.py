@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from common.config.schema import Run
-from common.failures import EngramError, InfraFailure
+from common.failures import DataFailure, EngramError, InfraFailure
 from common.logs import setup_logging
 from common.run_directory import RunDirectory
 
@@ -70,16 +70,26 @@ class DistributedGroup:
 
     def _reduce(self, tensor: Tensor, operation: Any) -> Tensor:
         result = tensor.detach().clone()
-        dist.all_reduce(result, operation)
+        try:
+            dist.all_reduce(result, operation)
+        except RuntimeError as broken:
+            # How a rank sees that another one died.
+            raise InfraFailure(f"a collective of {self.size} ranks failed: {broken}") from broken
         return result
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:
-    """Replace every gradient by its sum over ranks, in one collective. A parameter without a gradient here counts as zero."""
+    """Replace every gradient by its sum over ranks, in one collective. A parameter without a gradient here counts as zero.
+
+    Also where one rank is all there is: AdamW passes over a parameter without a gradient, but decays one whose gradient is zero.
+    """
+    held = [p for p in parameters if p.requires_grad]
+    for parameter in held:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
     if group.size == 1:
         return
-    held = [p for p in parameters if p.requires_grad]
-    total = group.sum(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in held]))
+    total = group.sum(torch.cat([p.grad.flatten() for p in held if p.grad is not None]))
     for parameter, gradient in zip(held, total.split([p.numel() for p in held]), strict=True):
         parameter.grad = gradient.view_as(parameter)
 
@@ -152,4 +162,8 @@ def _rank_main(config: dict[str, Any]) -> None:
         raise
     except EngramError as failure:
         recorder.fail(failure)
+        raise
+    except Exception as unknown:
+        # Not of the machine's making as far as anybody knows, so a restart would only meet it again.
+        recorder.fail(DataFailure(f"{type(unknown).__name__}: {unknown}"))
         raise

@@ -56,7 +56,9 @@ class Recorder:
         """A stage begins, or a restarted group goes on with it from `done`: what was recorded past `global_step` is taken back."""
         if self.writer._last_step > global_step:
             self.writer = MetricsWriter(self.directory, global_step)
-        if metrics_state is not None:
+        if metrics_state is None:
+            self.metrics = Metrics()
+        else:
             self.metrics.load_state_dict(metrics_state)
         self._waiting.clear()
         self._report = Report(stage, total, done, {}, self._report.notes)

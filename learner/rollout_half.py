@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import ray
 from ray.actor import ActorHandle
+from safetensors.torch import load_file
 
 from common.checkpoint import Checkpoint
 from common.config.schema import Run
@@ -17,7 +19,8 @@ from common.episode import Episode, Task
 from common.failures import DeadlineExceeded, InfraFailure
 from common.weights import PackedWeights, pack
 from learner.group import Job
-from learner.training_state import checkpoint_model
+from learner.progress import Position
+from learner.training_state import TRAINING, checkpoint_model, load_model
 from reward_service.pool import RewardPool
 from rollout.collector import Scorer
 from rollout.conductor import launch
@@ -38,8 +41,7 @@ class RolloutHalf:
     def __init__(self, job: Job, checkpoint: Checkpoint, corpus: Corpus):
         run = job.run
         model, tokenizer = checkpoint_model(checkpoint)
-        # The reward's token embedding is that of the policy MRL starts from, frozen: one that trains would be a moving target.
-        embedding = model.embedding.weight.detach().numpy()
+        embedding = reward_embedding(checkpoint, job.stage)
         special, known = tuple(range(len(SPECIAL_TOKENS))), values_of(corpus.train)
 
         def make_workers() -> Sequence[ActorHandle]:
@@ -82,6 +84,20 @@ class RolloutHalf:
             raise DeadlineExceeded(reason, limit) from late
         except ray.exceptions.RayActorError as dead:
             raise InfraFailure(f"the conductor died during {reason}: {dead}") from dead
+
+
+def reward_embedding(checkpoint: Checkpoint, stage: int) -> np.ndarray:
+    """The token embedding that cosine rewards compare with: that of the policy which MRL started from, float32 [vocabulary, width].
+
+    One that trains along would be a moving target. So a checkpoint from within the stage gives its reference policy's, or a resumed run
+    would be paid by another measure than an uninterrupted one.
+    """
+    with checkpoint.folder() as folder:
+        if Position.of(checkpoint, stage).in_stage:
+            weight = load_file(folder / TRAINING)["module/reference/embedding.weight"]
+        else:
+            weight = load_model(checkpoint.where, folder).embedding.weight.detach()
+    return weight.numpy()
 
 
 def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -> list[ActorHandle]:

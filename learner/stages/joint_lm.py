@@ -78,8 +78,8 @@ class JointLMObjective:
             encoded = encoded * (self._draw(keys, "hide", tokens) >= settings.hide_probability)[:, None, :, None].to(encoded.dtype)
         memory = as_memory(encoded, mask, self.model.config.slots)
         if settings.noise:
-            generator = torch.Generator().manual_seed(derive(keys[0], "noise"))
-            memory = memory + settings.noise * torch.randn(memory.shape, generator=generator).to(memory)
+            noise = [torch.randn(memory.shape[1:], generator=torch.Generator().manual_seed(derive(key, "noise"))) for key in keys]
+            memory = memory + settings.noise * torch.stack(noise).to(memory)
         if settings.blind_fraction:
             blind = torch.from_numpy(uniforms(np.array(keys), np.full(len(keys), 10**6))) < settings.blind_fraction
             memory = torch.where(blind.to(memory.device)[:, None, None, None], self.model.initial_memory(keys).detach(), memory)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config.schema import MemoryPretrain
 from common.models.memory import as_memory
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
-from learner.conversations import TurnTokens, collate
+from learner.conversations import ConversationBatch, TurnTokens, collate
 from learner.group import Group
 from learner.optimizer import Term
 
@@ -28,6 +28,16 @@ def new_weight(settings: MemoryPretrain, write: int) -> float:
     if write == 0:
         return settings.first_weight
     return max(settings.minimum_weight, settings.next_weight - settings.weight_decay_per_step * (write - 1))
+
+
+def input_noise(batch: ConversationBatch, seeds: Sequence[int], encoded: Tensor) -> Tensor:
+    """Normal noise [rows, layers, tokens, width] that a turn gets whatever batch it is in; 0 at padding."""
+    noise = torch.zeros(encoded.shape)
+    lengths = batch.written_mask.sum(1).tolist()
+    for row, (conversation, turn, length) in enumerate(zip(batch.conversations.tolist(), batch.turns.tolist(), lengths, strict=True)):
+        generator = torch.Generator().manual_seed(derive(seeds[conversation], "noise", turn))
+        noise[row, :, :length] = torch.randn(encoded.shape[1], length, encoded.shape[3], generator=generator)
+    return noise.to(encoded)
 
 
 class MemoryPretrainObjective:
@@ -51,8 +61,7 @@ class MemoryPretrainObjective:
             fresh = as_memory(encoded, batch.written_mask, self.model.config.slots)
         seen = encoded
         if self.settings.input_noise:
-            generator = torch.Generator().manual_seed(derive(seeds[0], "noise"))
-            seen = encoded + self.settings.input_noise * torch.randn(encoded.shape, generator=generator).to(encoded)
+            seen = encoded + self.settings.input_noise * input_noise(batch, seeds, encoded)
         cosine, change, start = torch.zeros((), device=group.device), torch.zeros((), device=group.device), 0
         for write, n in enumerate(batch.active):
             rows = slice(start, start + n)

@@ -112,6 +112,7 @@ class Learner:
         self.job, run = job, job.run
         self.model, self.tokenizer = checkpoint_model(checkpoint)
         self.reference: ReactiveTransformer = copy.deepcopy(self.model).requires_grad_(False)
+        torch.manual_seed(derive(run.seed, "critic", job.stage))  # ranks must begin with the same one
         self.critic = Critic.from_policy(self.model)
         for module in (self.model, self.reference, self.critic):
             nn.Module.to(module, group.device)

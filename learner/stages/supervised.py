@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import nn
 
 from common.checkpoint import latest_checkpoint
@@ -78,10 +79,11 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         metrics.record("train/sequences", len(indices))
 
         done = step + 1
-        if done % run.learner.log_every == 0 or done == stage.steps:
+        log, save = (done % every == 0 or done == stage.steps for every in (run.learner.log_every, run.learner.checkpoint_every))
+        if log or save:  # a row never spans a checkpoint: a run that resumes there could only write the half of it that follows
             reporter.record(done, metrics)
-        stop = done % run.learner.log_every == 0 and reporter.stop_requested()
-        if done % run.learner.checkpoint_every == 0 or done == stage.steps or stop:
+        stop = log and reporter.stop_requested()
+        if save or stop:
             state = reporter.state(done)
             if group.rank == 0:
                 keep, trainers = run.learner.keep_checkpoints, {"optimizer": trainer}
@@ -95,6 +97,7 @@ def build_objective(job: Job, model: ReactiveTransformer, tokenizer: Conversatio
     """What the stage trains on. The corpus is made anew on every rank from the configuration: the same on each, and nothing to ship."""
     run, stage = job.run, job.run.stages[job.stage]
     corpus, seed = load_corpus(run.data, run.seed), derive(run.seed, "stage", job.stage)
+    torch.manual_seed(derive(seed, "new modules"))  # or ranks, and a run that resumes here, would begin with other heads
     limit = model.config.max_tokens
     if isinstance(stage, SFT):
         prompts = [tokenizer.prompt(pair.query, pair.think is not None) for pair in corpus.pairs]
