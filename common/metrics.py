@@ -295,8 +295,13 @@ def _quantile(metric: Metric, cell: _Cell, share: float) -> float:
     return cell.largest
 
 
+def prometheus_name(metric: Metric) -> str:
+    """Name of its series in Prometheus; a histogram's have _bucket, _sum and _count after it."""
+    return "engram_" + metric.name.replace("/", "_") + ("_total" if metric.type == "counter" else "")
+
+
 def _family(metric: Metric, run: str, samples: Iterable[tuple[dict[str, str], _Cell]]) -> Family:
-    name = "engram_" + metric.name.replace("/", "_")
+    name = prometheus_name(metric)
     text = f"{metric.help} [{metric.unit}; per {metric.denominator}]"
     labels = ["run", *metric.labels]
     family: CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily

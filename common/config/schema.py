@@ -97,7 +97,7 @@ class Tokenizer(Section):
 
 
 class Model(Section):
-    """A named size, with single dimensions overridden. Field meanings: `common/models/configuration.py`."""
+    """A named size, with single dimensions overridden; null leaves a dimension as the size has it."""
 
     size: Literal["tiny", "nano", "micro", "mini"] = "tiny"
     """Named size that gives every dimension not set here."""

@@ -1,0 +1,257 @@
+"""Reference pages for users, written from the code they describe: docs/configuration.md and docs/metrics.md.
+
+Run after a change of the schema or the metric registry:
+
+    python -m deploy.reference configuration > docs/configuration.md
+    python -m deploy.reference metrics > docs/metrics.md
+
+A test compares the pages with what this makes, so that they cannot say anything else than the code. Pure functions of
+`common/config/schema.py`, `common/models/configuration.py`, `common/metric_registry.py` and, for metrics that nothing records yet, the
+names that stand in the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from common.config.places import choice_of
+from common.config.schema import Model, Run
+from common.failures import InputError, nearest
+from common.metric_registry import COHORTS, REGISTRY, Metric
+from common.metrics import prometheus_name
+from common.models.configuration import NAMED_SIZES, named_config
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDING = ("common", "rollout", "reward_service", "learner")
+"""Packages that record metrics; `deploy` only shows them."""
+
+CONFIGURATION = """\
+# Configuration
+
+Every key of a run's configuration. This page is made from `common/config/schema.py` by `python -m deploy.reference configuration`.
+
+A configuration is one YAML file or several, composed left to right: mappings merge, everything else is replaced. Words of the form
+`key=value` follow, with dots between the parts of a key and numbers for the items of a list; the value is YAML:
+
+    engram train configs/demo.yaml name=wider model.width=128 stages.4.ppo.kl=0.05
+
+An unknown key is an error that names the nearest valid one. `engram plan` takes the same words and prints the whole configuration with
+every default filled in. A `*` below stands for any item of a list, or for any of several keys with the same settings.
+"""
+
+METRICS = """\
+# Metrics
+
+Every metric that engram knows. This page is made from `common/metric_registry.py` by `python -m deploy.reference metrics`.
+
+One recorder per run merges what all learner ranks observed, writes a row to `RUN/metrics.jsonl` and serves the same to Prometheus at the
+URL in `RUN/metrics_endpoint`. In a row, a series is `name` or `name{{label=value}}`; a histogram gives its mean under its own key and
+`:p50`, `:p90` and `:max` beside it. Counters are totals since the run began, everything else is of the steps since the row before. In
+Prometheus every series has the label `run` besides those below.
+
+"per" is the denominator: what a mean is over, weighted by it when ranks are merged, or what one count is. The label `cohort` tells all
+episodes that came back from those that were trained on ({cohorts}); in a row, `all` is left out.
+"""
+
+
+# --- configuration ------------------------------------------------------------------------------------------------------
+
+
+def configuration_reference() -> str:
+    """docs/configuration.md."""
+    parts = [CONFIGURATION]
+    for section, places in _sections().items():
+        lines = [f"## {_title(section, places)}", ""]
+        if section.__doc__:
+            lines += [_one_line(section.__doc__), ""]
+        if len(places) > 1 and _merged(places).endswith("*"):
+            lines += [f"Stands at {', '.join(f'`{place}`' for place in places)}.", ""]
+        # The key that tells a section's kind comes first, wherever a base class put it.
+        fields = sorted(section.model_fields.items(), key=lambda item: not _tag(*item))
+        rows = [_setting(name, field) for name, field in fields]
+        lines += _table(("key", "type", "default", "meaning"), rows)
+        parts.append("\n".join(lines) + "\n")
+        if section is Model:
+            parts.append(_named_sizes())
+    return "\n".join(parts)
+
+
+def _sections() -> dict[type[BaseModel], list[str]]:
+    """Every section with the places it may stand at, a section before those inside it."""
+    found: dict[type[BaseModel], list[str]] = {Run: [""]}
+
+    def visit(section: type[BaseModel], place: str) -> None:
+        for name, field in section.model_fields.items():
+            choice, below = choice_of(field.annotation, field.discriminator), f"{place}.{name}".lstrip(".")
+            while choice.item is not None:
+                choice, below = choice_of(choice.item), f"{below}.*"
+            for inner in choice.sections:
+                places = found.setdefault(inner, [])
+                if below not in places:
+                    places.append(below)
+            for inner in choice.sections:
+                visit(inner, below)
+
+    visit(Run, "")
+    return found
+
+
+def _title(section: type[BaseModel], places: Sequence[str]) -> str:
+    if section is Run:
+        return "The run"
+    tags = [f"{name}: {value}" for name, field in section.model_fields.items() for value in _tag(name, field)]
+    return f"`{_merged(places)}`" + (f" with `{tags[0]}`" if tags else "")
+
+
+def _tag(name: str, field: FieldInfo) -> tuple[Any, ...]:
+    """The one value of the key that tells this section from the others at its place."""
+    values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return values if name in ("kind", "stage") and len(values) == 1 else ()
+
+
+def _merged(places: Sequence[str]) -> str:
+    """One name for several places of equal depth: `*` where they differ."""
+    columns = zip(*(place.split(".") for place in places), strict=True)
+    return ".".join(column[0] if len(set(column)) == 1 else "*" for column in columns)
+
+
+def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
+    default = "required" if field.is_required() else _default(field.default)
+    told = _type(field.annotation, field.metadata, field.discriminator)
+    return f"`{name}`", told, default, _one_line(field.description or "").replace("None:", "null:")
+
+
+def _type(annotation: Any, bounds: Sequence[Any] = (), tag: Any = None) -> str:
+    """What a key may hold, in words. bounds: pydantic's constraints; tag: the key that tells several kinds of sections apart."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        notes = [note for note in inside[1:] if isinstance(note, FieldInfo)]
+        tags = [note.discriminator for note in notes if note.discriminator]
+        return _type(inside[0], [bound for note in notes for bound in note.metadata], tags[0] if tags else None)
+    if origin in (Union, types.UnionType):
+        return f"section by its `{tag}`" if tag else " or ".join(_type(each, bounds) for each in inside)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inside)
+    if origin is tuple:
+        return f"list{_bounds(bounds)}: {_type(inside[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    named = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}[annotation]
+    return named + (_bounds(bounds) if annotation in (int, float) else "")
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "of at least"}
+    told = [f"{sign} {getattr(each, key)}" for each in metadata for key, sign in signs.items() if hasattr(each, key)]
+    return f" {', '.join(told)}" if told else ""
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        given = ", ".join(f"{name}: {_plain(getattr(value, name))}" for name in sorted(value.model_fields_set))
+        return f"`{{{given}}}`" if given else "its own defaults"
+    return f"`{_plain(value)}`"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _named_sizes() -> str:
+    """The dimensions behind each `model.size`."""
+    shapes = {size: named_config(size) for size in NAMED_SIZES}
+    keys = [name for name in Model.model_fields if name not in ("size", "checkpoint")]
+    rows = [(f"`{key}`", *(str(getattr(shape, key)) for shape in shapes.values())) for key in keys]
+    rows.append(("vocabulary", *(f"{shape.vocab_size:,}" for shape in shapes.values())))
+    rows.append(("parameters", *(f"{shape.parameters()['total']:,}" for shape in shapes.values())))
+    lines = [
+        "## Named sizes",
+        "",
+        "What each `model.size` stands for. The vocabulary of a run is its tokenizer's; parameters are counted with the one given here.",
+        "",
+        *_table(("", *(f"`{size}`" for size in shapes)), rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------------
+
+
+def metrics_reference() -> str:
+    """docs/metrics.md."""
+    parts = [METRICS.format(cohorts=", ".join(f"`{cohort}`" for cohort in COHORTS))]
+    named = _names_in_source()
+    silent = [name for name in REGISTRY if name not in named]
+    groups: dict[str, list[Metric]] = {}
+    for metric in REGISTRY.values():
+        if metric.name in named:
+            groups.setdefault(metric.name.partition("/")[0], []).append(metric)
+    for group, metrics in groups.items():
+        rows = [
+            (
+                f"`{metric.name}`",
+                f"`{prometheus_name(metric)}`",
+                metric.type,
+                metric.unit,
+                ", ".join(f"`{label}`" for label in metric.labels),
+                metric.denominator,
+                metric.help,
+            )
+            for metric in metrics
+        ]
+        lines = [f"## {group}", "", *_table(("name", "Prometheus name", "type", "unit", "labels", "per", "what it is"), rows)]
+        parts.append("\n".join(lines) + "\n")
+    if silent:
+        listed = ", ".join(f"`{name}`" for name in silent)
+        parts.append(
+            f"## Names without observations\n\nThe registry knows these names too, but nothing in this version records them: {listed}.\n"
+        )
+    return "\n".join(parts)
+
+
+def _names_in_source() -> set[str]:
+    """Names of metrics that stand as a whole string in a package that records, outside the registry itself."""
+    files = (file for package in RECORDING for file in sorted((ROOT / package).rglob("*.py")) if file.name != "metric_registry.py")
+    return {text for file in files for text in _strings(file) if text in REGISTRY}
+
+
+def _strings(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+# --- text ---------------------------------------------------------------------------------------------------------------
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+PAGES = {"configuration": configuration_reference, "metrics": metrics_reference}
+
+
+def main(words: Sequence[str]) -> None:
+    """Print the page that the one argument names."""
+    if len(words) != 1 or words[0] not in PAGES:
+        raise InputError("deploy.reference", f"takes the name of one page; {nearest(words[0] if words else '', PAGES)}")
+    sys.stdout.write(PAGES[words[0]]())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
