@@ -26,6 +26,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
         directory.write_config(run)
         return checkpoint
     model, tokenizer = first_model(run, corpus)
+    require_fit(corpus, tokenizer, model.config.max_tokens)
     directory.write_config(run)
     directory.write_environment()
     save_training(directory, 0, model, tokenizer, {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}, run.learner.keep_checkpoints)
@@ -48,6 +49,20 @@ def first_model(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Conversa
     config: RxTConfig = named_config(run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size})
     torch.manual_seed(derive(run.seed, "weights"))
     return ReactiveTransformer(config), tokenizer
+
+
+def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:
+    """Every interaction must fit the model whole: one that is cut loses its end, and with it [EOS]. Raises InputError naming the first."""
+    named = [(f"data.pairs, pair {i + 1}", pair) for i, pair in enumerate(corpus.pairs)]
+    for split, rows in (("train", corpus.train), ("eval", corpus.eval)):
+        named += [(f"data.{split}, row {i + 1}, interaction {k}", turn) for i, row in enumerate(rows) for k, turn in enumerate(row.turns)]
+    for where, interaction in named:
+        tokens = len(tokenizer.interaction(interaction))
+        if tokens > limit:
+            start = " ".join(interaction.answer.split()[:6])
+            raise InputError(
+                where, f"query and answer ({start!r} …) have {tokens} tokens, model.max_tokens is {limit}; raise it or shorten them"
+            )
 
 
 def require_same(run: Run, before: Run, directory: RunDirectory) -> None:

@@ -15,7 +15,6 @@ from common.config.schema import SFT, JointLM, MemoryAware, MemoryPretrain
 from common.data.sources import load_corpus
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
-from common.failures import InputError
 from common.metrics import Metrics
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
@@ -102,13 +101,11 @@ def build_objective(job: Job, model: ReactiveTransformer, tokenizer: Conversatio
     if isinstance(stage, SFT):
         prompts = [tokenizer.prompt(pair.query, pair.think is not None) for pair in corpus.pairs]
         pairs = [[*prompt, *tokenizer.answer(pair.answer, pair.think)] for prompt, pair in zip(prompts, corpus.pairs, strict=True)]
-        require_fit("pairs", pairs, limit)
         return JointLMObjective(stage, model, pairs, [len(prompt) for prompt in prompts], seed)
     if isinstance(stage, JointLM):
         pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), limit)]
         return JointLMObjective(stage, model, pieces, [0] * len(pieces), seed)
     conversations = [row_tokens(row, tokenizer) for row in corpus.train]
-    require_fit("train", [[*turn.query, *turn.answer] for turns in conversations for turn in turns], limit)
     if isinstance(stage, MemoryPretrain):
         return MemoryPretrainObjective(stage, model, conversations, seed)
     assert isinstance(stage, MemoryAware)
@@ -127,15 +124,6 @@ def row_tokens(row: Row, tokenizer: ConversationTokenizer) -> list[TurnTokens]:
 def chunks(tokens: Sequence[int], limit: int) -> list[Sequence[int]]:
     """A long text in pieces of at most `limit` tokens; a piece of one token predicts nothing and is left out."""
     return [piece for start in range(0, len(tokens), limit) if len(piece := tokens[start : start + limit]) > 1]
-
-
-def require_fit(what: str, sequences: Sequence[Sequence[int]], limit: int) -> None:
-    longest = max(range(len(sequences)), key=lambda i: len(sequences[i]))
-    if len(sequences[longest]) > limit:
-        raise InputError(
-            f"data.{what}, interaction {longest + 1}",
-            f"has {len(sequences[longest])} tokens, more than model.max_tokens = {limit}; raise that or shorten the interaction",
-        )
 
 
 def batch_indices(seed: int, purpose: str, examples: int, batch_size: int, step: int) -> list[int]:
