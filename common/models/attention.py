@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.models.rows import Linear, linear
+
 
 @lru_cache(maxsize=32)
 def rope_table(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
@@ -41,8 +43,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
         super().__init__()
         self.head_dim, self.query_heads, self.kv_heads = head_dim, query_heads, kv_heads
-        self.input = nn.Linear(width, (query_heads + 2 * kv_heads) * head_dim, bias=False)
-        self.output = nn.Linear(query_heads * head_dim, width)
+        self.input = Linear(width, (query_heads + 2 * kv_heads) * head_dim, bias=False)
+        self.output = Linear(query_heads * head_dim, width)
 
     def queries_keys_values(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`queries` and `keys_values` of one input, queries and keys rotated."""
@@ -52,12 +54,12 @@ class Attention(nn.Module):
 
     def queries(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope` where given."""
-        q = self._heads(F.linear(x, self.input.weight[: self.query_heads * self.head_dim]))
+        q = self._heads(linear(x, self.input.weight[: self.query_heads * self.head_dim]))
         return q if rope is None else rotate(q, rope)
 
     def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated by `rope` where given."""
-        heads = self._heads(F.linear(x, self.input.weight[self.query_heads * self.head_dim :]))
+        heads = self._heads(linear(x, self.input.weight[self.query_heads * self.head_dim :]))
         k, v = heads[:, : self.kv_heads], heads[:, self.kv_heads :]
         return (k if rope is None else rotate(k, rope)), v
 

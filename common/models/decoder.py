@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.models.attention import Attention, rope_table
 from common.models.configuration import RxTConfig
 from common.models.feed_forward import FeedForward, MixtureOfExperts, Routing
+from common.models.rows import Linear
 
 
 class KeyValueCache(Protocol):
@@ -73,7 +74,7 @@ class Decoder(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
         self.head_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.head = nn.Linear(config.width, config.vocab_size)
+        self.head = Linear(config.width, config.vocab_size)
 
     def read_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """memory [batch, layers, slots, width] → keys, values [layers, batch, kv_heads, slots, head_dim]."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.models.rows import linear
+from common.models.rows import Linear, narrow_linear
 
 
 class Routing(NamedTuple):
@@ -25,8 +25,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, inner: int):
         super().__init__()
-        self.up = nn.Linear(width, 2 * inner)
-        self.down = nn.Linear(inner, width)
+        self.up = Linear(width, 2 * inner)
+        self.down = Linear(inner, width)
 
     def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
         value, gate = self.up(x).chunk(2, dim=-1)
@@ -42,7 +42,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, width: int, inner: int, experts: int, per_token: int):
         super().__init__()
         self.per_token = per_token
-        self.router = nn.Linear(width, experts, bias=False)
+        self.router = Linear(width, experts, bias=False)
         self.up = nn.Parameter(torch.empty(experts, 2 * inner, width))
         self.up_bias = nn.Parameter(torch.empty(experts, 2 * inner))
         self.down = nn.Parameter(torch.empty(experts, width, inner))
@@ -66,8 +66,8 @@ class MixtureOfExperts(nn.Module):
             picks = order[start : start + count]
             start += count
             rows = picks // self.per_token
-            value, gate = linear(tokens[rows], self.up[expert], self.up_bias[expert]).chunk(2, dim=-1)
-            result = linear(value * F.silu(gate), self.down[expert], self.down_bias[expert])
+            value, gate = narrow_linear(tokens[rows], self.up[expert], self.up_bias[expert]).chunk(2, dim=-1)
+            result = narrow_linear(value * F.silu(gate), self.down[expert], self.down_bias[expert])
             out.index_add_(0, rows, result * weights.flatten()[picks, None])
         return out.view_as(x)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.models.attention import Attention, rope_table
 from common.models.configuration import RxTConfig
-from common.models.rows import by_rows, linear
+from common.models.rows import by_rows, narrow_linear
 
 
 class ResidualGate(nn.Module):
@@ -42,7 +42,7 @@ class ResidualGate(nn.Module):
         else:
             status = (old + new).mean(-1)
             if self.kind == "linear":
-                pre = linear(status, self.linear.weight, self.linear.bias)
+                pre = narrow_linear(status, self.linear.weight, self.linear.bias)
             else:
                 pre = self.weight * (status if self.per_slot else status.mean(-1, keepdim=True))
         gate = by_rows(torch.tanh if self.activation == "tanh" else torch.sigmoid, pre)

@@ -25,7 +25,7 @@ from common.data.batches import pad
 from common.failures import DataFailure
 from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
-from common.models.rows import ROWS, TOKENS
+from common.models.rows import ROWS, TOKENS, round_up
 from common.seeding import uniforms
 from rollout.policies.cache import KeyValueBuffers, Prefill, Step
 from rollout.policies.sampling import sample
@@ -83,8 +83,8 @@ class Slots:
         config = self.config = model.config
         dtype = model.dtype
         self.memory = torch.zeros((count, config.layers, config.slots, config.width), device=device, dtype=dtype)
-        # Products of few rows round otherwise: a few rows more are there to be computed along when hardly any is in use.
-        rows = max(count, ROWS)
+        # Products of few rows round otherwise, and few heights need few kernels: up to `ROWS` - 1 unused rows are computed along.
+        rows = round_up(count, ROWS)
         read = (config.layers, rows, config.cross_kv_heads or config.kv_heads, config.slots, config.head_dim)
         self._memory_keys = torch.zeros(read, device=device, dtype=dtype)
         self._memory_values = torch.zeros(read, device=device, dtype=dtype)
@@ -149,7 +149,7 @@ class Slots:
     def step(self, active: int) -> list[Token]:
         """The next token of each of the first `active` rows, all of which must have been asked."""
         with self.timer("decode"):
-            rows = max(active, ROWS)
+            rows = round_up(active, ROWS)
             cache = Step(self._cache, self._positions[:rows], max(self._length[:active]))
             embedded = self.model.embedding(self._tokens[:rows])[:, None]
             hidden = self.model.decoder(embedded, self._memory_keys[:, :rows], self._memory_values[:, :rows], cache=cache)
