@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from common.config.schema import Run
+from common.config.schema import MRL, Run
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InfraFailure, InputError
@@ -19,6 +19,7 @@ from learner.training_state import checkpoint_model, save_training
 
 def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
     """The checkpoint to start from: the run's last one, or a first one with a new or a given model. Raises InputError as `train` does."""
+    require_work_for_every_rank(run)
     if directory.exists("config.yaml"):
         require_same(run, Run.model_validate(yaml.safe_load(directory.read_text("config.yaml"))), directory)
     checkpoint = latest_checkpoint(directory)
@@ -31,6 +32,13 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
     directory.write_environment()
     save_training(directory, 0, model, tokenizer, {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}, run.learner.keep_checkpoints)
     return newest(directory)
+
+
+def require_work_for_every_rank(run: Run) -> None:
+    for index, stage in enumerate(run.stages):
+        key, size = ("episodes", stage.episodes) if isinstance(stage, MRL) else ("batch_size", stage.batch_size)
+        if size < run.learner.ranks:
+            raise InputError(f"stages.{index}.{key}", f"is {size}, which leaves some of the {run.learner.ranks} learner ranks nothing to do")
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, ConversationTokenizer]:

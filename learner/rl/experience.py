@@ -54,7 +54,8 @@ def conversation(episode: Episode) -> list[TurnTokens]:
 
 def starting_memory(model: ReactiveTransformer, episodes: Sequence[Episode], device: torch.device) -> Tensor:
     """The memory each episode started from: the one that came with it, else the one of its seed."""
-    memory = model.initial_memory([episode.seed for episode in episodes])
+    # A copy: a learned first memory is a view of the parameter, which the updates that follow change.
+    memory = model.initial_memory([episode.seed for episode in episodes]).clone()
     carried = [i for i, episode in enumerate(episodes) if episode.initial_memory is not None]
     if not carried:
         return memory
