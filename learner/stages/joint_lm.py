@@ -68,7 +68,7 @@ class JointLMObjective:
             Term("train/loss_masked_lm", F.cross_entropy(guesses, missing, reduction="sum"), missing.numel()),
             Term("train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()),
             Term("train/accuracy_lm", (logits.argmax(-1) == targets).sum().float(), targets.numel(), coefficient=0.0),
-            *router_terms(routings, mask[:, :-1], self.settings.router_loss, group),
+            *router_terms(routings, mask[:, 1:], self.settings.router_loss, group),
         ]
 
     def _memory(self, encoded: Tensor, mask: Tensor, keys: list[int], tokens: Tensor) -> Tensor:

@@ -1,0 +1,240 @@
+"""The learner without Ray: a tiny run, its directory, and an `EpisodeSource` that plays and scores in this process.
+
+Everything in it is the real thing (dealer, engine, rewards, loops, recorder, checkpoints), so what these runs show is what a run under
+Ray does, short of processes and messages. Imported by tests, and by the processes that tests start.
+"""
+
+from __future__ import annotations
+
+import base64
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config.schema import MRL, Rewards, Run, Sampling
+from common.data.rows import values_of
+from common.data.sources import Corpus, load_corpus
+from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer
+from common.episode import Episode, Task
+from common.metrics import read_rows
+from common.models.configuration import RxTConfig
+from common.models.reactive import ReactiveTransformer
+from common.run_directory import RunDirectory
+from common.weights import PackedWeights, load_into
+from learner.episode_source import Shard
+from learner.group import Group, Job, OneRank
+from learner.prepare import newest, prepare
+from learner.recorder import Recorder
+from learner.rollout_half import reward_embedding
+from learner.stages.mrl import train_on
+from learner.stages.supervised import supervised_loop
+from learner.training_state import checkpoint_model
+from reward_service.compose import score_episodes
+from rollout.dealing import Dealer, Memories, Plan, place_of, shards
+from rollout.policies.reactive import ReactiveEngine
+
+STAGES: dict[str, dict[str, Any]] = {
+    "joint_lm": {"stage": "joint_lm", "steps": 6, "batch_size": 6},
+    "sft": {"stage": "sft", "steps": 6, "batch_size": 6, "blind_fraction": 0.3, "hide_probability": 0.1, "noise": 0.1},
+    "memory_pretrain": {"stage": "memory_pretrain", "steps": 6, "batch_size": 6, "input_noise": 0.1},
+    "memory_aware": {"stage": "memory_aware", "steps": 6, "batch_size": 6},
+    "mrl": {
+        "stage": "mrl",
+        "episodes": 7,
+        "curriculum": [
+            {"name": "short", "iterations": 2, "max_steps": 2},
+            {"name": "held", "iterations": 4, "max_steps": 3, "reset_probability": 0.4},
+        ],
+        "ppo": {"entropy": 0.01, "kl_target": 0.5, "kl_horizon": 20, "memory_change": 0.1},
+    },
+}
+"""One small section per stage, with what makes results depend on ranks, resumes and padding switched on."""
+
+
+def tiny_run(folder: Path | str, *stages: str | dict[str, Any], name: str = "tiny", **sections: dict[str, Any]) -> Run:
+    """Two layers of width 32 and two dozen short conversations; sections are laid over the defaults key by key."""
+    settings: dict[str, dict[str, Any]] = {
+        "data": {"kind": "synth", "train": 24, "eval": 6, "steps": [1, 2, 3], "subjects": 2, "values": 4},
+        "tokenizer": {"vocab_size": 400},
+        "model": {"width": 32, "layers": 2, "heads": 4, "query_heads": 2, "kv_heads": 2, "decoder_ff": 48, "encoder_ff": 48}
+        | {"slots": 6, "max_tokens": 32},
+        "learner": {"checkpoint_every": 2, "log_every": 1},
+        "rollout": {"workers": 1, "slots": 4, "sampling": {"max_new_tokens": 8}},
+        "evaluation": {"episodes": 6},
+    }
+    for section, values in sections.items():
+        settings[section] = settings.get(section, {}) | values
+    chosen = [STAGES[stage] if isinstance(stage, str) else stage for stage in stages]
+    return Run.model_validate({"name": name, "runs": str(folder), "seed": 5, "stages": chosen, **settings})
+
+
+class LocalSource:
+    """Deals, plays and scores as the conductor and its workers do. Rank 0's weights are all it has, so it serves groups of one."""
+
+    def __init__(self, job: Job):
+        run, checkpoint = job.run, newest(job.directory)
+        self.run = run
+        self.model, self.tokenizer = checkpoint_model(checkpoint)
+        self.model.eval().requires_grad_(False)
+        self.engine = ReactiveEngine(self.model, run.rollout.slots, run.rollout.sampling)
+        corpus = load_corpus(run.data, run.seed)
+        self.dealer = Dealer(corpus.train, run.seed, job.stage)
+        self.known = values_of(corpus.train)
+        self.embedding = reward_embedding(checkpoint, job.stage)
+        self.version = -1
+        self.next = 0
+        self.memories: Memories | None = None
+        self.held: Memories | None = None
+        self.carried = 0
+        """Episodes that went on from the memory of an earlier one."""
+
+    def publish(self, weights: PackedWeights) -> int:
+        load_into(self.model, weights)
+        self.version = weights.version
+        return 1
+
+    def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
+        assert (version, iteration) == (self.version, self.next)
+        tasks = self.dealer.deal(plan, iteration, self.memories)
+        self.carried += sum(task.initial_memory is not None for task in tasks)
+        played = self.engine.run(tasks, self.tokenizer, version=version)
+        self.held = Memories(iteration, plan.step, {place_of(e.task): e.final_memory for e in played if e.final_memory is not None})
+        scored = score_episodes(played, self.run.rewards, self.embedding, tuple(range(len(SPECIAL_TOKENS))), self.known)
+        mine = list(shards(scored, ranks)[rank])
+        failed = sum(turn.reward is None for episode in scored for turn in episode.answered)
+        return Shard(mine, [place_of(episode.task) for episode in mine], len(tasks), 0, failed)
+
+    def trained(self, iteration: int, version: int) -> None:
+        assert self.held is not None
+        assert self.held.iteration == iteration
+        self.memories, self.next = self.held, iteration + 1
+
+    def state(self) -> dict[str, Any]:
+        if self.memories is None:
+            return {"iteration": self.next, "memories": None}
+        by_place = {str(place): base64.b64encode(memory).decode() for place, memory in self.memories.by_place.items()}
+        return {"iteration": self.next, "memories": {"step": self.memories.step, "by_place": by_place}}
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        self.next, self.memories = 0, None
+        if state is not None:
+            self.next, held = state["iteration"], state["memories"]
+            if held is not None:
+                by_place = {int(place): base64.b64decode(memory) for place, memory in held["by_place"].items()}
+                self.memories = Memories(self.next - 1, held["step"], by_place)
+
+    def metrics(self) -> dict[str, float]:
+        return {"tasks/in_flight": 0.0}
+
+
+class DyingRecorder(Recorder):
+    """Kills its process, as `kill -9` does, when a row of a given step has been written."""
+
+    dies_after = 0
+
+    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
+        super().record(rank, ranks, stage, done, global_step, state)
+        if global_step == self.dies_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StoppingRecorder(Recorder):
+    """Asks the ranks to stop once a row of a given step has been written."""
+
+    stops_after = 0
+
+    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
+        super().record(rank, ranks, stage, done, global_step, state)
+        if global_step == self.stops_after:
+            self.request_stop()
+
+
+def prepared(run: Run) -> RunDirectory:
+    """The run's directory with its first checkpoint, or as it was left."""
+    directory = RunDirectory(run.runs, run.name)
+    prepare(run, directory, load_corpus(run.data, run.seed))
+    return directory
+
+
+def run_here(
+    run: Run, group: Group | None = None, make_recorder: Callable[[Run, RunDirectory, int], Recorder] = Recorder
+) -> tuple[RunDirectory, list[LocalSource]]:
+    """Run or resume all stages in this process, as `learner.pipeline.train` would on a cluster; stops where the recorder asks to."""
+    directory, sources = prepared(run), []
+    recorder = make_recorder(run, directory, newest(directory).step)
+    try:
+        for index, stage in enumerate(run.stages):
+            if newest(directory).state["stage"] > index:
+                continue
+            job = Job(run, directory, index, "local")
+            if isinstance(stage, MRL):
+                sources.append(LocalSource(job))
+                train_on(group or OneRank(), job, recorder, sources[-1])
+            else:
+                supervised_loop(group or OneRank(), job, recorder)
+            if recorder.stop_requested():
+                break
+    finally:
+        recorder.close()
+    return directory, sources
+
+
+def comparable_rows(directory: RunDirectory) -> list[Mapping[str, Any]]:
+    """Rows of metrics.jsonl without what depends on the clock."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith(("time", "sync/")) and "per_second" not in key}
+        for row in read_rows(directory)
+    ]
+
+
+def run_and_die(settings: dict[str, Any], dies_after: int) -> None:
+    """In a process of its own: run until the row of step `dies_after` is written, and be killed."""
+
+    def dying(run: Run, directory: RunDirectory, step: int) -> Recorder:
+        recorder = DyingRecorder(run, directory, step)
+        recorder.dies_after = dies_after
+        return recorder
+
+    run_here(Run.model_validate(settings), make_recorder=dying)
+
+
+# --- parts of a run -----------------------------------------------------------------------------------------------------
+
+
+def tiny_corpus(seed: int = 5) -> Corpus:
+    return load_corpus(tiny_run("unused").data, seed)
+
+
+def lively_model(tokenizer: ConversationTokenizer, seed: int = 0, **shape: Any) -> ReactiveTransformer:
+    """Weights so large that memory and every past token change what comes next, and answers that end at different lengths."""
+    torch.manual_seed(seed)
+    defaults: dict[str, Any] = {"width": 32, "heads": 4, "query_heads": 2, "kv_heads": 2, "decoder_ff": 48, "encoder_ff": 48}
+    defaults |= {"slots": 6, "max_tokens": 32, "initializer_range": 0.25, "initial_memory_std": 1.0}
+    model = ReactiveTransformer(RxTConfig(**{"vocab_size": tokenizer.vocab_size} | defaults | shape)).eval()
+    model.decoder.head.bias.data[tokenizer.eos_id] = 3.0
+    return model
+
+
+def played(model: ReactiveTransformer, tokenizer: ConversationTokenizer, tasks: Sequence[Task], temperature: float = 1.0) -> list[Episode]:
+    """Episodes of `tasks`, scored."""
+    engine = ReactiveEngine(model, 4, Sampling(temperature=temperature, max_new_tokens=8))
+    special = tuple(range(len(SPECIAL_TOKENS)))
+    return score_episodes(engine.run(tasks, tokenizer), Rewards(), model.embedding.weight.detach().numpy(), special)
+
+
+def tiny_tasks(count: int, **settings: Any) -> list[Task]:
+    rows = tiny_corpus().train
+    return [Task(f"0-000000-{i:05d}", rows[i], seed=100 + i, **settings) for i in range(count)]
+
+
+def processes() -> ForkServerContext:
+    """Processes that start in a moment: forked off a server without threads that has imported all of this once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.local_source"])
+    return context

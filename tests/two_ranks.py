@@ -1,0 +1,132 @@
+"""What one learner rank computes in one or two steps, for tests that compare one rank with several in processes of their own."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from common.config.schema import MRL, Optimizer, Run
+from common.episode import Episode
+from common.metrics import Metrics
+from common.models.critic import Critic
+from common.models.reactive import ReactiveTransformer
+from learner.group import DistributedGroup, Group, Job, OneRank
+from learner.optimizer import Trainer, combine
+from learner.prepare import newest
+from learner.rl.experience import gather_experience
+from learner.rl.kl import AdaptiveKL
+from learner.rl.update import ppo_update
+from learner.stages.mrl import record_kl
+from learner.stages.supervised import batch_indices, build_objective
+from learner.training_state import checkpoint_model
+from rollout.dealing import place_of, shards
+from tests.local_source import prepared
+
+Outcome = dict[str, Tensor]
+"""Everything that must not depend on the number of ranks: changes of weights, gradients, figures."""
+
+
+def supervised_outcome(run: Run, group: Group) -> Outcome:
+    """Two steps of the only stage of a prepared run. The first gradients are taken as they are, before clipping could hide a factor."""
+    directory = prepared(run)
+    model, tokenizer = checkpoint_model(newest(directory))
+    objective = build_objective(Job(run, directory, 0, "local"), model, tokenizer)
+    stage: Any = run.stages[0]
+    trainer = plain(Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable))
+    before = weights(objective.modules)
+    outcome: Outcome = {}
+    for step in range(2):
+        indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[group.rank :: group.size]
+        loss, sums = combine(objective.terms(indices, step, group), group)
+        outcome[f"norm {step}"] = torch.tensor(trainer.update(loss, step)[0])
+        for name, (total, count) in sums.items():
+            both = group.sum(torch.tensor([total, count], dtype=torch.float64))
+            outcome[f"{name} {step}"] = both
+        if step == 0:
+            outcome |= gradients(trainer)
+    return outcome | changes(objective.modules, before)
+
+
+def ppo_outcome(settings: MRL, model: ReactiveTransformer, episodes: list[Episode], group: Group) -> Outcome:
+    """One PPO update of policy and critic on this rank's share of `episodes`."""
+    torch.manual_seed(3)
+    model = copy.deepcopy(model)
+    reference, critic = copy.deepcopy(model), Critic.from_policy(model)
+    nn.init.normal_(critic.value.weight, std=0.3)
+    with torch.no_grad():
+        for parameter in reference.parameters():  # or the KL to the reference would be 0
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    mine = list(shards(episodes, group.size)[group.rank])
+    optimizer = Optimizer(learning_rate=0.3, max_grad_norm=0.5)
+    policy_trainer = plain(Trainer({"model": model}, optimizer, 10, group))
+    critic_trainer = plain(Trainer({"critic": critic}, optimizer, 10, group))
+    kl, metrics = AdaptiveKL(0.1, 0.5, 20), Metrics()
+    before = weights({"model": model, "critic": critic})
+    experience = gather_experience(mine, model, reference, critic, settings.ppo, 1.0, group)
+    coefficient = kl.update(record_kl(experience, group, metrics), len(episodes))
+    places = [place_of(episode.task) for episode in mine]
+    ppo_update(
+        experience, places, len(episodes), model, critic, policy_trainer, critic_trainer, kl, settings, 1.0, 11, 1, group, metrics
+    )  # fmt: skip
+    figures = {name: torch.tensor(value) for name, value in experience.figures.items()}
+    return figures | {"kl coefficient": torch.tensor(coefficient)} | changes({"model": model, "critic": critic}, before)
+
+
+def plain(trainer: Trainer) -> Trainer:
+    """AdamW divides a gradient by its own size and makes a whole step of a gradient that is rounding noise; plain descent does not."""
+    groups = [{"params": held["params"], "lr": held["lr"], "peak": held["peak"]} for held in trainer.adamw.param_groups]
+    trainer.adamw = torch.optim.SGD(groups)  # type: ignore[assignment]
+    return trainer
+
+
+def weights(modules: dict[str, nn.Module]) -> Outcome:
+    return {f"{m}.{name}": p.detach().clone() for m, module in modules.items() for name, p in module.named_parameters()}
+
+
+def changes(modules: dict[str, nn.Module], before: Outcome) -> Outcome:
+    """One vector per module: a parameter that hardly moves is not asked for more digits than its float32 weights have."""
+    after = weights(modules)
+    return {
+        f"change of {m}": torch.cat([(after[name] - before[name]).flatten() for name in before if name.startswith(f"{m}.")])
+        for m in modules
+    }
+
+
+def gradients(trainer: Trainer) -> Outcome:
+    return {"gradients": torch.cat([p.grad.flatten() for p in trainer.named.values() if p.grad is not None])}
+
+
+def supervised_cases(folder: Path) -> list[Run]:
+    return [Run.model_validate(pickle.loads(path.read_bytes())) for path in sorted(folder.glob("run-*.pickle"))]
+
+
+def all_outcomes(folder: Path, group: Group) -> dict[str, Outcome]:
+    """Every case that the test wrote into `folder`."""
+    torch.set_num_threads(1)
+    outcomes = {run.name: supervised_outcome(run, group) for run in supervised_cases(folder)}
+    for path in sorted(folder.glob("ppo-*.pickle")):
+        settings, model, episodes = pickle.loads(path.read_bytes())
+        outcomes[path.stem] = ppo_outcome(settings, model, episodes, group)
+    return outcomes
+
+
+def rank_main(rank: int, ranks: int, folder: Path) -> None:
+    """One of several ranks: the same, over gloo on the loopback device."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    torch.save(all_outcomes(folder, DistributedGroup(torch.device("cpu"))), folder / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def one_rank(folder: Path) -> dict[str, Outcome]:
+    return all_outcomes(folder, OneRank())
