@@ -72,9 +72,7 @@ def test_replay_holds_however_episodes_were_played(
 
 
 @pytest.mark.parametrize("initial_memory", ["normal", "learned"])
-def test_episode_that_went_on_from_held_memory_is_recomputed_from_that_memory(
-    tokenizer: ConversationTokenizer, initial_memory: str
-) -> None:
+def test_episode_that_went_on_from_held_memory_is_recomputed_from_it(tokenizer: ConversationTokenizer, initial_memory: str) -> None:
     model = lively_model(tokenizer, initial_memory=initial_memory)
     before = played(model, tokenizer, tiny_tasks(6, return_memory=True))
     tasks = [

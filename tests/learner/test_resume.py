@@ -118,7 +118,7 @@ def test_row_of_metrics_never_spans_a_checkpoint(tmp_path: Path) -> None:
     killed = tiny_run(tmp_path, stage, name="killed", learner=settings)
     killed_after(killed, 4)
     resumed, _ = run_here(killed)
-    assert [row for row in comparable_rows(resumed)] == comparable_rows(plain)
+    assert comparable_rows(resumed) == comparable_rows(plain)
 
 
 def test_run_under_the_same_name_must_be_the_same_run(straight: RunDirectory) -> None:

@@ -1,0 +1,211 @@
+"""Invariant 9: nothing a conversation is batched with can change its terms. And how far gradients flow back through memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from common.config.schema import MRL, SFT, CurriculumStep, JointLM, MemoryAware, MemoryPretrain
+from common.data.tokenizer import ConversationTokenizer, train_tokenizer
+from common.metrics import Metrics
+from common.models.critic import Critic
+from common.models.memory import as_memory
+from common.models.reactive import ReactiveTransformer
+from learner.conversations import ConversationBatch, TurnTokens, answer_logits, collate, memories
+from learner.group import OneRank
+from learner.optimizer import Term
+from learner.rl.experience import gather_experience
+from learner.rl.update import critic_terms, policy_terms
+from learner.stages.joint_lm import JointLMObjective
+from learner.stages.memory_aware import MemoryAwareObjective
+from learner.stages.memory_pretrain import MemoryPretrainObjective
+from learner.stages.supervised import Objective, row_tokens
+from tests.local_source import lively_model, played, tiny_corpus, tiny_tasks
+
+CURRICULUM = (CurriculumStep(name="all", iterations=1, max_steps=3),)
+NOISE = {"blind_fraction": 0.5, "hide_probability": 0.2, "noise": 0.3}
+MIXTURE = {"experts": 4, "experts_per_token": 2, "decoder_ff": 24}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ConversationTokenizer:
+    return train_tokenizer(tiny_corpus().texts, 400)
+
+
+@pytest.fixture(scope="module")
+def conversations(tokenizer: ConversationTokenizer) -> list[list[TurnTokens]]:
+    chosen = [row_tokens(row, tokenizer) for row in tiny_corpus().train[:6]]
+    assert len({len(turns) for turns in chosen}) == 3
+    return chosen
+
+
+def objective(kind: str, model: ReactiveTransformer, conversations: list[list[TurnTokens]]) -> Objective:
+    sequences = [[*turn.query, *turn.answer] for turns in conversations for turn in turns[-1:]]
+    prompts = [len(turns[-1].query) for turns in conversations]
+    torch.manual_seed(0)
+    match kind:
+        case "joint_lm":
+            return JointLMObjective(JointLM.model_validate({"stage": kind, **NOISE}), model, sequences, [0] * len(sequences), 3)
+        case "sft":
+            return JointLMObjective(SFT.model_validate({"stage": kind, **NOISE}), model, sequences, prompts, 3)
+        case "memory_pretrain":
+            return MemoryPretrainObjective(MemoryPretrain(stage="memory_pretrain", input_noise=0.3), model, conversations, 3)
+    return MemoryAwareObjective(MemoryAware(stage="memory_aware"), model, conversations, 3)
+
+
+def sums(terms: Sequence[Term]) -> dict[str, torch.Tensor]:
+    """(sum, count) by name."""
+    return {term.name: torch.tensor([float(term.sum.detach()), float(term.count)]) for term in terms}
+
+
+def assert_parts_make_the_whole(parts: list[dict[str, torch.Tensor]], whole: dict[str, torch.Tensor]) -> None:
+    for name, expected in whole.items():
+        torch.testing.assert_close(
+            torch.stack([part[name] for part in parts]).sum(0), expected, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("kind", ["joint_lm", "sft", "memory_pretrain", "memory_aware"])
+def test_example_adds_to_a_batch_what_it_has_alone(
+    kind: str, tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]
+) -> None:
+    objective_ = objective(kind, lively_model(tokenizer), conversations)
+    everything = range(len(conversations))
+    whole = sums(objective_.terms(everything, 2, OneRank()))
+    alone = [sums(objective_.terms([i], 2, OneRank())) for i in everything]
+    assert all(count > 0 for name, (_, count) in whole.items() if name != "train/loss_masked_lm")
+    assert_parts_make_the_whole(alone, whole)
+
+
+@pytest.mark.parametrize("kind", ["sft", "memory_aware"])
+def test_router_loss_counts_real_tokens_only(kind: str, tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]) -> None:
+    """A batch of a conversation twice has the balance of the conversation; a longer companion of no tokens of its own cannot be had,
+    so the columns of a longer one are what is added."""
+    model = lively_model(tokenizer, **MIXTURE)
+    shortest, longest = (pick(range(len(conversations)), key=lambda i: len(conversations[i][-1].query)) for pick in (min, max))
+
+    class Counting(OneRank):
+        def __init__(self) -> None:
+            super().__init__()
+            self.counted: list[float] = []
+
+        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            self.counted.append(float(tensor.sum()))
+            return tensor
+
+    counted = []
+    for chosen in ([shortest], [longest], [shortest, longest]):
+        group = Counting()
+        objective(kind, model, conversations).terms(chosen, 2, group)
+        choices, tokens = group.counted[:2]
+        assert choices == tokens * model.config.layers * 2
+        counted.append(tokens)
+    assert counted[0] + counted[1] == counted[2]
+
+
+@pytest.mark.parametrize("part", ["policy", "critic"])
+def test_episode_adds_to_ppo_what_it_has_alone(part: Literal["policy", "critic"], tokenizer: ConversationTokenizer) -> None:
+    model = lively_model(tokenizer)
+    episodes = played(model, tokenizer, tiny_tasks(8))
+    settings = MRL.model_validate({"stage": "mrl", "curriculum": CURRICULUM, "ppo": {"entropy": 0.1, "memory_change": 0.1}})
+    reference = lively_model(tokenizer, seed=1)
+    critic = Critic.from_policy(model)
+    torch.nn.init.normal_(critic.value.weight, std=0.3)
+    experience = gather_experience(episodes, model, reference, critic, settings.ppo, 1.0, OneRank())
+    with torch.no_grad():  # or the ratio is 1, and the loss of a token is its advantage
+        for parameter in (*model.parameters(), *critic.parameters()):
+            parameter.add_(0.01 * torch.randn(parameter.shape))
+
+    def terms(chosen: list[int]) -> dict[str, torch.Tensor]:
+        if part == "critic":
+            return sums(critic_terms(experience, chosen, critic, settings, OneRank(), Metrics()))
+        return sums(policy_terms(experience, chosen, model, 0.1, settings, 1.0, OneRank(), Metrics(), first=False))
+
+    whole = terms(list(range(8)))
+    assert_parts_make_the_whole([terms([i]) for i in range(8)], whole)
+
+
+def test_values_and_reference_log_probs_do_not_depend_on_the_batch(tokenizer: ConversationTokenizer) -> None:
+    model = lively_model(tokenizer)
+    episodes = played(model, tokenizer, tiny_tasks(6))
+    ppo = MRL(stage="mrl", curriculum=CURRICULUM).ppo
+    critic = Critic.from_policy(model)
+    torch.nn.init.normal_(critic.value.weight, std=0.3)
+    whole = gather_experience(episodes, model, copy.deepcopy(model), critic, ppo, 1.0, OneRank())
+    for i, episode in enumerate(episodes):
+        alone = gather_experience([episode], model, copy.deepcopy(model), critic, ppo, 1.0, OneRank())
+        turns = len(episode.answered)
+        torch.testing.assert_close(whole.values[i, :turns], alone.values[0])
+        torch.testing.assert_close(whole.returns[i, :turns], alone.returns[0])
+        torch.testing.assert_close(torch.cat(whole.reference[i]), torch.cat(alone.reference[0]), atol=1e-5, rtol=1e-5)
+
+
+def test_encoding_as_memory_ignores_padding_and_is_itself_where_slots_are_tokens() -> None:
+    encoded = torch.randn(2, 3, 5, 8)
+    full, short = torch.ones(2, 5, dtype=torch.bool), torch.arange(5).expand(2, 5) < 3
+    torch.testing.assert_close(as_memory(encoded, full, 5), encoded)
+    torch.testing.assert_close(as_memory(encoded[:, :, :3], full[:, :3], 3), encoded[:, :, :3])
+    for slots in (2, 3, 7):
+        spoiled = encoded.clone()
+        spoiled[:, :, 3:] = 1e6
+        torch.testing.assert_close(
+            as_memory(spoiled * short[:, None, :, None], short, slots), as_memory(encoded[:, :, :3], full[:, :3], slots)
+        )
+    two = as_memory(torch.arange(4.0).view(1, 1, 4, 1), torch.ones(1, 4, dtype=torch.bool), 2)
+    assert two.flatten().tolist() == [0.5, 2.5]
+
+
+# --- how far gradients flow ---------------------------------------------------------------------------------------------
+
+
+def encoded_gradients(model: ReactiveTransformer, turns: list[TurnTokens], bptt_turns: int | Literal["all"]) -> list[float]:
+    """Norm of the gradient of the LAST answer's loss with respect to the encoding of each earlier turn."""
+    batch = collate([turns])
+    encoded: list[torch.Tensor] = []
+    real = model.encode
+
+    def watched(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        encoded.append(real(tokens, mask))
+        encoded[-1].retain_grad()
+        return encoded[-1]
+
+    model.encode = watched  # type: ignore[method-assign]
+    try:
+        memory = memories(model, batch, model.initial_memory([4]), bptt_turns)
+    finally:
+        model.encode = real  # type: ignore[method-assign]
+    last_only = batch.answer_mask() & (batch.turns == len(turns) - 1)[:, None]
+    logits, targets = answer_logits(model, batch.tokens, memory, last_only)
+    torch.nn.functional.cross_entropy(logits, targets).backward()
+    gradient = encoded[0].grad
+    assert gradient is not None
+    return [float(gradient[k].norm()) for k in range(len(turns) - 1)]
+
+
+@pytest.mark.parametrize(("bptt_turns", "reached"), [(1, [False, False, True]), (2, [False, False, True]), ("all", [True, True, True])])
+def test_gradients_flow_back_through_as_many_writes_as_asked(
+    bptt_turns: Any, reached: list[bool], tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]
+) -> None:
+    """With 2, memory is cut before writes 0, 2, …: the last answer, after write 2, reaches back to that write; one turn earlier it would
+    reach two."""
+    turns = max(conversations, key=len)
+    assert len(turns) == 4
+    norms = encoded_gradients(lively_model(tokenizer), turns, bptt_turns)
+    assert [norm > 0 for norm in norms] == reached
+    if bptt_turns == 2:
+        assert [norm > 0 for norm in encoded_gradients(lively_model(tokenizer), turns[:3], 2)] == [True, True]
+
+
+def test_frozen_encoder_gets_no_gradient_but_memory_attention_does(
+    tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]
+) -> None:
+    model = lively_model(tokenizer)
+    batch: ConversationBatch = collate(conversations)
+    memory = memories(model, batch, model.initial_memory(list(range(6))), "all", train_encoder=False)
+    memory.square().sum().backward()
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+    assert any(parameter.grad is not None for parameter in model.memory_attention.parameters())
