@@ -146,7 +146,7 @@ class RxTConfig(PretrainedConfig):
 
 NAMED_SIZES: dict[str, dict[str, Any]] = {
     # Width 64 wants larger first weights than the usual 0.02: with those, memory goes unused for twice as many steps.
-    "tiny": {"initializer_range": 0.08},
+    "tiny": {"initializer_range": 0.08, "heads": 4, "initial_memory": "learned", "initial_memory_std": 1.0},
     # RxT-Alpha Nano (12M) and Micro (26M): dimensions of the model cards.
     "nano": dict(
         vocab_size=7500,
