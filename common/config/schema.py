@@ -447,6 +447,9 @@ class PPO(Section):
     """Writes that gradients flow back through, as in memory-aware training."""
     whiten: bool = True
     """Whether advantages are whitened over the whole batch."""
+    critic_warmup: int = Field(0, ge=0)
+    """Iterations in which only the critic learns. Its first values are 0, so without it the first advantages are whole returns, and a
+    policy that starts good is first of all shaken."""
     critic_learning_rate: float = Field(1e-3, gt=0)
     """Constant rate of the critic's own optimiser."""
 

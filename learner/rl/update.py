@@ -49,25 +49,28 @@ def ppo_update(
     places: place of each of this rank's episodes in the whole batch of `episodes`; minibatches are drawn over the whole batch, so that
     two ranks step on what one rank would step on.
     """
-    first = True
+    first, learns = True, iteration >= settings.ppo.critic_warmup
     for epoch in range(settings.ppo.epochs):
         for chosen in minibatches(places, episodes, settings.ppo.minibatches, derive(seed, "minibatches", iteration, epoch)):
-            terms = policy_terms(experience, chosen, model, kl.coefficient, settings, temperature, group, metrics, first)
-            loss, sums = combine(terms, group)
-            norm, rate = policy_trainer.update(loss, iteration)
-            value_terms = critic_terms(experience, chosen, critic, settings, group, metrics)
-            value, value_sums = combine(value_terms, group)
-            critic_norm, critic_rate = critic_trainer.update(value, iteration)
-            first = False
-            for name, (total, count) in (sums | value_sums).items():
-                if count:
-                    metrics.record(name, total / count, weight=count)
-            metrics.record("train/gradient_norm", norm)
-            metrics.record("ppo/gradient_norm_critic", critic_norm)
-            metrics.record("train/learning_rate", rate)
-            metrics.record("train/learning_rate_critic", critic_rate)
+            if learns:
+                terms = policy_terms(experience, chosen, model, kl.coefficient, settings, temperature, group, metrics, first)
+                step(policy_trainer, terms, iteration, group, metrics, "train/gradient_norm", "train/learning_rate")
+                first = False
+            terms = critic_terms(experience, chosen, critic, settings, group, metrics)
+            step(critic_trainer, terms, iteration, group, metrics, "ppo/gradient_norm_critic", "train/learning_rate_critic")
             if group.rank == 0:
                 metrics.record("train/steps", 1)
+
+
+def step(trainer: Trainer, terms: list[Term], iteration: int, group: Group, metrics: Metrics, norm_name: str, rate_name: str) -> None:
+    """One optimiser step on the terms, recorded."""
+    loss, sums = combine(terms, group)
+    norm, rate = trainer.update(loss, iteration)
+    for name, (total, count) in sums.items():
+        if count:
+            metrics.record(name, total / count, weight=count)
+    metrics.record(norm_name, norm)
+    metrics.record(rate_name, rate)
 
 
 def minibatches(places: list[int], episodes: int, count: int, seed: int) -> Iterator[list[int]]:
