@@ -38,7 +38,7 @@ def require_work_for_every_rank(run: Run) -> None:
     for index, stage in enumerate(run.stages):
         key, size = ("episodes", stage.episodes) if isinstance(stage, MRL) else ("batch_size", stage.batch_size)
         if size < run.learner.ranks:
-            raise InputError(f"stages.{index}.{key}", f"is {size}, which leaves some of the {run.learner.ranks} learner ranks nothing to do")
+            raise InputError(f"stages.{index}.{key}", f"is {size}, which leaves some of {run.learner.ranks} learner ranks nothing to do")
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, ConversationTokenizer]:

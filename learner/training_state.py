@@ -78,6 +78,15 @@ def resume_training(folder: Path, trainers: dict[str, Trainer], modules: dict[st
         module.load_state_dict(_under(tensors, f"module/{name}/"))
 
 
+def take_over(folder: Path, modules: dict[str, nn.Module]) -> None:
+    """Go on with modules that the stage before left under the same names: SFT trains the masked-token head of joint pre-training on."""
+    tensors = load_file(folder / TRAINING)
+    for name, module in modules.items():
+        held = _under(tensors, f"module/{name}/")
+        if held:
+            module.load_state_dict(held)
+
+
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 

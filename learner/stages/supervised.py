@@ -26,7 +26,7 @@ from learner.recorder import Recorder, RecorderClient
 from learner.stages.joint_lm import JointLMObjective
 from learner.stages.memory_aware import MemoryAwareObjective
 from learner.stages.memory_pretrain import MemoryPretrainObjective
-from learner.training_state import checkpoint_model, resume_training, save_training
+from learner.training_state import checkpoint_model, resume_training, save_training, take_over
 
 
 class Objective(Protocol):
@@ -54,9 +54,11 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         module.to(group.device).train()
     trainer = Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable)
     extras = {name: module for name, module in objective.modules.items() if name != "model"}
-    if position.in_stage:
-        with checkpoint.folder() as folder:
+    with checkpoint.folder() as folder:
+        if position.in_stage:
             resume_training(folder, {"optimizer": trainer}, extras)
+        else:
+            take_over(folder, extras)
     reporter = Reporter(group, recorder, stage.stage, stage.steps, position, checkpoint)
 
     metrics = Metrics()
