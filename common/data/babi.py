@@ -8,6 +8,7 @@ from what was said, so such files pass `engram data validate` only with its lite
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,3 +73,15 @@ def story_row(story: list[Line], max_questions: int) -> Row:
             break
     opening, *follow_ups = turns
     return Row(opening.query, opening.answer, tuple(follow_ups), strategy="cumulative" if len(follow_ups) > 1 else "single")
+
+
+def reading_pairs(row: Row) -> list[Interaction]:
+    """Questions beside the very block that answers them, as one query: what SFT learns to read before memory has to hold it.
+
+    Only questions whose facts were all said in the turn before; the others cannot be answered from it alone.
+    """
+    pairs = []
+    for index, (before, turn) in enumerate(itertools.pairwise(row.turns), 1):
+        if turn.facts and all(fact.said_in == index - 1 for fact in turn.facts):
+            pairs.append(Interaction(f"{before.query} {turn.query}", turn.answer, role="act"))
+    return pairs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.config.schema import BabiData, Data, RowsData, SgdData, SynthData
 from common.data import babi, sgd, synth
@@ -47,7 +47,9 @@ def load_corpus(data: Data, seed: int) -> Corpus:
         case BabiData():
             told = [row for task in data.tasks for row in babi.load(data.folder, task, "train", data.max_questions)]
             test = [row for task in data.tasks for row in babi.load(data.folder, task, "test", data.max_questions)]
-            return _carved([(conversation_hash(row), row) for row in told], test, data.eval_fraction)
+            corpus = _carved([(conversation_hash(row), row) for row in told], test, data.eval_fraction)
+            read = [pair for row in corpus.train for pair in babi.reading_pairs(row)]
+            return replace(corpus, pairs=corpus.pairs + read, texts=corpus.texts + [f"{pair.query} {pair.answer}" for pair in read])
         case SgdData():
             train = _short(sgd.load(data.folder, "train"), data.max_follow_ups, "train")
             test = [confirmation.row for confirmation in _short(sgd.load(data.folder, "dev"), data.max_follow_ups, "dev")]
