@@ -244,6 +244,8 @@ class MemoryAware(SupervisedStage):
     """Writes that gradients flow back through: 1 as in the articles, or the whole episode."""
     first_follow_ups: int | None = Field(None, ge=1)
     """Conversations are cut to so many follow-ups at first: remembering over one turn is learnt before ten. None: whole from the start."""
+    hold_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps before they begin to grow."""
     grow_fraction: float = Field(0.5, gt=0, le=1)
     """Share of the steps by which they have grown, evenly, to their whole length."""
     train_encoder: bool = True
@@ -482,8 +484,6 @@ Stage = Annotated[JointLM | SFT | MemoryPretrain | MemoryAware | MRL, Field(disc
 class Evaluation(Section):
     episodes: int = Field(200, ge=1)
     """Held-out conversations used."""
-    slots: int = Field(64, ge=1)
-    """Without effect: an evaluation plays on the rollout workers, `rollout.slots` episodes each."""
 
 
 class Metrics(Section):

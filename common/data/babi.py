@@ -9,7 +9,7 @@ from what was said, so such files pass `engram data validate` only with its lite
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.data.synth import ACKNOWLEDGE
@@ -85,3 +85,22 @@ def reading_pairs(row: Row) -> list[Interaction]:
         if turn.facts and all(fact.said_in == index - 1 for fact in turn.facts):
             pairs.append(Interaction(f"{before.query} {turn.query}", turn.answer, role="act"))
     return pairs
+
+
+def windows(row: Row) -> list[Row]:
+    """The parts of a story that stand by themselves: from each later statement block on, up to the first question about what was said
+    before it. Short conversations in which to learn what long ones repeat."""
+    parts = []
+    for start, opening in enumerate(row.turns):
+        if start == 0 or opening.role != "remember":
+            continue
+        kept: list[Interaction] = []
+        for turn in row.turns[start + 1 :]:
+            if any(fact.said_in < start for fact in turn.facts):
+                break
+            kept.append(replace(turn, facts=tuple(Fact(fact.value, fact.said_in - start) for fact in turn.facts)))
+        while kept and not kept[-1].facts:
+            kept.pop()
+        if kept:
+            parts.append(Row(opening.query, opening.answer, tuple(kept), strategy="cumulative" if len(kept) > 1 else "single"))
+    return parts

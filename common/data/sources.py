@@ -49,7 +49,12 @@ def load_corpus(data: Data, seed: int) -> Corpus:
             test = [row for task in data.tasks for row in babi.load(data.folder, task, "test", data.max_questions)]
             corpus = _carved([(conversation_hash(row), row) for row in told], test, data.eval_fraction)
             read = [pair for row in corpus.train for pair in babi.reading_pairs(row)]
-            return replace(corpus, pairs=corpus.pairs + read, texts=corpus.texts + [f"{pair.query} {pair.answer}" for pair in read])
+            return replace(
+                corpus,
+                train=corpus.train + [part for row in corpus.train for part in babi.windows(row)],
+                pairs=corpus.pairs + read,
+                texts=corpus.texts + [f"{pair.query} {pair.answer}" for pair in read],
+            )
         case SgdData():
             train = _short(sgd.load(data.folder, "train"), data.max_follow_ups, "train")
             test = [confirmation.row for confirmation in _short(sgd.load(data.folder, "dev"), data.max_follow_ups, "dev")]

@@ -31,6 +31,9 @@ class MemoryAwareObjective:
     def examples(self) -> int:
         return len(self.conversations)
 
+    def tokens(self, index: int, step: int) -> int:
+        return sum(len(turn.query) + len(turn.answer) for turn in self.conversations[index][: turns_at(self.settings, self.longest, step)])
+
     def trainable(self, name: str) -> bool:
         if name.startswith("model.encoder."):
             return self.settings.train_encoder
@@ -58,5 +61,6 @@ def turns_at(settings: MemoryAware, longest: int, step: int) -> int:
     if settings.first_follow_ups is None:
         return longest
     first = 1 + settings.first_follow_ups
-    grown = (longest - first + 1) * step / (settings.grow_fraction * settings.steps)
-    return min(longest, first + int(grown))
+    growing = max(settings.grow_fraction - settings.hold_fraction, 1 / settings.steps)
+    share = (step / settings.steps - settings.hold_fraction) / growing
+    return min(longest, first + max(0, int((longest - first + 1) * share)))
