@@ -1,6 +1,6 @@
 """What each answer is held against, and the token texts that this takes.
 
-The strategy of an episode decides (facts 6.3). Turn 0 is the opening interaction; it is never rewarded.
+The strategy of an episode decides. Turn 0 is the opening interaction; it is never rewarded.
 
     single       every turn, STANDARD: saved = the opening
     cumulative   every turn, STANDARD: saved = the interaction before; running mean over those before it

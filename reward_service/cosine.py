@@ -1,4 +1,4 @@
-"""Likeness of texts by the mean of their token embeddings: cosine, clamped at 0 (facts 6.4).
+"""Likeness of texts by the mean of their token embeddings: cosine, clamped at 0.
 
 The embedding is a frozen float32 matrix [vocabulary, width], given once. It must not be the trainable one of the policy: a
 reward that moves with the policy can be raised by moving the embedding.
@@ -58,7 +58,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def running_means(vectors: np.ndarray, positions: np.ndarray, decay: float) -> np.ndarray:
     """Running mean after each interaction of several conversations at once: [rows, width].
 
-    The first interaction is the mean; then mean = (1 - decay) * interaction + decay * mean (facts 6.4, δ = decay).
+    The first interaction is the mean; then mean = (1 - decay) * interaction + decay * mean.
     vectors: unit embeddings [rows, width]. positions [rows]: 0 starts a mean, and a row of position p > 0 goes on from the row
     before it, which has position p - 1.
     """

@@ -1,4 +1,4 @@
-"""Reward of an answer's length (facts 6.4). Lengths count tokens without special ones."""
+"""Reward of an answer's length. Lengths count tokens without special ones."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Projections without bias for queries, keys and values; an output projection with bias (facts 1.3).
+    """Projections without bias for queries, keys and values; an output projection with bias.
 
     The three input projections are rows of one weight, in the order queries, keys, values: where one input feeds all, they are one
     matrix product.

@@ -26,7 +26,7 @@ class Critic(nn.Module):
         self.hidden = nn.Linear(config.width, 2 * config.width)
         self.norm = nn.LayerNorm(config.width)
         self.value = nn.Linear(config.width, 1)
-        # Zero at first: a random value function would be noise in the first advantages (facts on RLHF, 2.4).
+        # Zero at first: a random value function would be noise in the first advantages.
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
