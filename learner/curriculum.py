@@ -1,8 +1,7 @@
-"""Where an MRL run stands in its curriculum: which step, how many iterations done, which episodes start from fresh memory.
+"""Where an MRL run stands in its curriculum: which step, how many iterations done. What a step means for tasks is `rollout/dealing.py`'s.
 
-A pure state machine over `MRL.curriculum`: no Ray, no torch, no clock. Invariants: the position is one number, so a checkpoint
-cannot hold a contradictory one; and whether an episode resets its memory depends on the run's seed and the episode's id alone,
-so that neither the order in which tasks are dealt nor a retry can change it.
+A pure state machine over `MRL.curriculum`: no Ray, no torch, no clock. Invariant: the position is one number, so a checkpoint
+cannot hold a contradictory one.
 """
 
 from __future__ import annotations
@@ -10,17 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from common.config.schema import CurriculumStep
-from common.episode import Row
 from common.failures import InputError
-from common.seeding import derive, uniforms
-
-
-def admits(step: CurriculumStep, row: Row) -> bool:
-    """Whether a conversation takes part in a step: short enough, and of its strategy."""
-    return len(row.interactions) <= step.max_steps and step.strategy in (None, row.strategy)
 
 
 class Curriculum:
@@ -76,11 +66,6 @@ class Curriculum:
         before = self.index
         self.done += 1
         return not self.finished and self.index != before
-
-    def reset_memory(self, seed: int, episode_id: str) -> bool:
-        """Whether this episode starts from fresh memory: a coin of the current step's probability, tossed by (seed, id) alone."""
-        key = np.array([derive(seed, "reset memory", episode_id)], dtype=np.int64)
-        return bool(uniforms(key, np.zeros(1, dtype=np.int64))[0] < self.step.reset_probability)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready; holds the shape of the curriculum so that a changed one is noticed on resume."""

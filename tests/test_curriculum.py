@@ -7,9 +7,8 @@ import json
 import pytest
 
 from common.config.schema import CurriculumStep
-from common.episode import Interaction, Row
 from common.failures import InputError
-from learner.curriculum import Curriculum, admits
+from learner.curriculum import Curriculum
 
 SHORT = CurriculumStep(name="short", iterations=2, max_steps=2, reset_probability=1.0)
 LONG = CurriculumStep(name="long", iterations=3, max_steps=8, reset_probability=0.4, strategy="long_term")
@@ -23,28 +22,6 @@ def test_iterations_walk_through_the_steps_in_order() -> None:
     assert seen == [("short", 0, False), ("short", 1, True), ("long", 0, False), ("long", 1, False), ("long", 2, False)]
     with pytest.raises(IndexError, match="iteration 5 of a curriculum of 5"):
         _ = curriculum.step
-
-
-def test_rows_take_part_by_length_and_strategy() -> None:
-    def row(follow_ups: int, strategy: str) -> Row:
-        return Row("q", "a", (Interaction("q", "a"),) * follow_ups, strategy=strategy)  # type: ignore[arg-type]
-
-    assert admits(SHORT, row(2, "single"))
-    assert not admits(SHORT, row(3, "single"))
-    assert admits(LONG, row(8, "long_term"))
-    assert not admits(LONG, row(8, "cumulative"))
-
-
-def test_memory_reset_depends_on_the_episode_alone_and_comes_at_its_probability() -> None:
-    ids = [f"episode-{i}" for i in range(2000)]
-    forward, backward = Curriculum([LONG]), Curriculum([LONG])
-    decisions = {i: forward.reset_memory(7, i) for i in ids}
-    assert {i: backward.reset_memory(7, i) for i in reversed(ids)} == decisions
-    assert 0.36 < sum(decisions.values()) / len(ids) < 0.44
-    assert {i: forward.reset_memory(8, i) for i in ids} != decisions
-    always, never = (Curriculum([LONG.model_copy(update={"reset_probability": p})]) for p in (1.0, 0.0))
-    assert all(always.reset_memory(7, i) for i in ids)
-    assert not any(never.reset_memory(7, i) for i in ids)
 
 
 def test_resume_continues_at_the_same_place() -> None:
