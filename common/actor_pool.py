@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
@@ -25,6 +25,7 @@ from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from common.failures import DataFailure, DeadlineExceeded, EngramError, InfraFailure
 from common.fleet import Fleet, Health
+from common.metrics import Metrics
 from common.pooled_actor import Invoke, RemoteFailure
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class ActorPool:
         self.name = name
         self.fleet = Fleet(range(len(actors)), in_flight)
         self.tally = Tally()
+        self._recorded = Tally()
         self._handles = list(actors)
         self._manager = FaultTolerantActorManager(self._handles, max_remote_requests_in_flight_per_actor=in_flight)
         self._on_restored = on_restored
@@ -246,6 +248,26 @@ class ActorPool:
         states = {str(health): len(self.fleet.having(health)) for health in Health}
         in_flight = sum(member.load for member in self.fleet.members.values())
         return {"actors": len(self._handles), **states, "in_flight": in_flight, "waiting": self._waiting, **asdict(self.tally)}
+
+    def record(self, metrics: Metrics) -> None:
+        """Workers by state as they are, and what was restored and tried again since the last call."""
+        for health in Health:
+            metrics.record("fleet/workers", len(self.fleet.having(health)), pool=self.name, state=health)
+        metrics.record("fleet/restarts", self.tally.restored - self._recorded.restored, pool=self.name)
+        metrics.record("fleet/retries", self.tally.retries - self._recorded.retries, pool=self.name)
+        self._recorded = replace(self.tally)
+
+    async def metrics_of_healthy(self, deadline: float) -> list[dict[str, Any]]:
+        """What each healthy actor's `metrics()` gives; one that fails is passed over, and what it had recorded is gone."""
+        healthy = self.fleet.having(Health.HEALTHY)
+        calls = [self.call_actor(actor, "metrics", deadline=deadline, reason=f"metrics of pool {self.name}") for actor in healthy]
+        states = []
+        for state in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(state, BaseException) and not isinstance(state, InfraFailure):
+                raise state
+            if not isinstance(state, BaseException):
+                states.append(state)
+        return states
 
     async def close(self) -> None:
         """End the actors for good; calls in flight fail."""

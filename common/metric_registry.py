@@ -3,8 +3,9 @@
 The one table that the recorder, `metrics.jsonl`, Prometheus, the report and the dashboards agree on. A metric without a
 denominator in words cannot be read: 0.3 of what? Names follow the RLHF lineage (objective/kl, ppo/loss_policy, …).
 
-Episodes are counted in two cohorts: `all` that came back, and `trained`, those that the learner really used; a filter that
-drops the bad ones makes the second look better than the policy is. Metrics that differ between them have the label `cohort`.
+What stands here is recorded somewhere; tests hold it to that. Rewards are counted in two cohorts: of `all` episodes that were scored,
+and of those `trained` on; leaving out bad ones makes the second look better than the policy is. All else that learner ranks say of
+episodes is of the trained ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ COHORTS = ("all", "trained")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKENS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
-_VERSIONS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,6 @@ def _table(metrics: Iterable[Metric]) -> dict[str, Metric]:
 
 
 _TRAIN = [
-    _mean("train/loss", "nats", "optimiser steps", "Total loss that was stepped on", better="lower"),
     _mean("train/loss_lm", "nats", "predicted tokens", "Next-token loss of the decoder", better="lower"),
     _mean("train/loss_masked_lm", "nats", "masked tokens", "Masked-token loss of the encoder", better="lower"),
     _mean("train/loss_router", "1", "optimiser steps", "Load-balancing loss of mixture-of-experts layers", better="lower"),
@@ -93,7 +92,6 @@ _TRAIN = [
     _mean("train/gradient_norm", "1", "optimiser steps", "Gradient norm before clipping"),
     _mean("train/gradient_clipped", "fraction", "optimiser steps", "Share of steps whose gradient was clipped"),
     _gauge("train/learning_rate", "1", "last", "this moment", "Learning rate of the decoder, and of what has none of its own"),
-    _gauge("train/learning_rate_memory", "1", "last", "this moment", "Learning rate of the memory attention"),
     _gauge("train/learning_rate_critic", "1", "last", "this moment", "Learning rate of the critic"),
     _counter("train/tokens", "tokens", "one token trained on, padding left out", "Tokens trained on"),
     _counter("train/sequences", "sequences", "one sequence or conversation trained on", "Sequences trained on"),
@@ -102,40 +100,33 @@ _TRAIN = [
 ]
 
 _EVAL = [
-    _mean("eval/loss_lm", "nats", "predicted tokens of held-out data", "Next-token loss", better="lower"),
-    _mean("eval/loss_masked_lm", "nats", "masked tokens of held-out data", "Masked-token loss", better="lower"),
-    _mean("eval/accuracy_lm", "fraction", "predicted tokens of held-out data", "Share of tokens ranked first", better="higher"),
-    _mean("eval/memory_cosine", "cosine", "memory writes on held-out data", "Cosine of memory and its label", better="higher"),
     _mean("eval/scores", "reward", "scored turns of held-out conversations", "Weighted reward", better="higher"),
     _mean("eval/reward", "reward", "scored turns of held-out conversations", "Raw reward component", ("component",), "higher"),
     _mean(
         "eval/recall",
         "fraction",
         "facts asked for in held-out conversations, at this distance in interactions",
-        "Share recalled; memory is kept, or erased before the question",
+        "Share recalled; memory is kept, or erased before the question. In the next row after the evaluation; see also summary.json",
         ("memory", "distance"),
         "higher",
     ),
-    _counter("eval/facts", "facts", "one fact asked for", "Facts asked for", ("memory", "distance")),
 ]
 
 _RL = [
-    _mean("objective/scores", "reward", "scored turns", "Weighted reward", ("cohort",), "higher"),
-    _mean("objective/return", "reward", "episodes without a failed turn", "Undiscounted sum of rewards", ("cohort",), "higher"),
+    _mean("objective/scores", "reward", "scored turns", "Weighted reward", better="higher"),
+    _mean("objective/return", "reward", "episodes without a failed turn", "Undiscounted sum of rewards", better="higher"),
     _mean("objective/kl", "nats", "answers", "KL to the reference policy, summed over the answer's tokens (k1)", better="lower"),
-    _mean("objective/kl_per_token", "nats", "generated tokens", "KL to the reference policy (the configured estimator)", better="lower"),
+    _mean("objective/kl_per_token", "nats", "generated tokens", "KL to the reference policy (k1) as sampled", better="lower"),
     _mean("objective/entropy", "nats", "generated tokens", "Entropy of the policy"),
     _mean("objective/advantage", "reward", "turns", "Advantage before whitening"),
     _gauge("objective/advantage_std", "reward", "last", "turns of the whole batch", "Spread of advantages before whitening"),
     _mean("ppo/loss_policy", "reward", "generated tokens", "Clipped policy loss"),
     _mean("ppo/loss_value", "reward^2", "turns", "Clipped value loss", better="lower"),
     _mean("ppo/loss_kl", "nats", "generated tokens", "KL loss before its coefficient", better="lower"),
-    _mean("ppo/loss_total", "1", "optimiser steps", "Weighted sum of all losses"),
     _mean("ppo/clip_fraction", "fraction", "generated tokens", "Share whose clipped branch was the larger loss"),
     _mean("ppo/value_clip_fraction", "fraction", "turns", "Share whose clipped value loss was the larger"),
     _mean("ppo/approx_kl", "nats", "generated tokens", "KL of new and sampling policy: half the squared log ratio", better="lower"),
     _mean("ppo/approx_kl_k3", "nats", "generated tokens", "The same, unbiased", better="lower"),
-    _mean("ppo/ratio", "1", "generated tokens", "Probability ratio of new and sampling policy"),
     _gauge(
         "ppo/ratio_max_deviation_first",
         "1",
@@ -164,8 +155,6 @@ _RL = [
 _MEMORY = [
     _mean("memory/change", "1", "memory writes", "Mean squared change of memory by a write"),
     _mean("ppo/loss_memory_change", "1", "memory writes", "Mean squared change of memory by a write, times sqrt(turn)"),
-    _mean("memory/norm", "1", "slots", "Root mean square of a memory slot after a write"),
-    _mean("memory/slot_cosine", "cosine", "memory writes", "Mean cosine between slots of a layer: 1 is a memory that holds one thing"),
     _mean("memory/resets", "fraction", "episodes", "Share started from fresh memory"),
 ]
 
@@ -178,17 +167,21 @@ _REWARD = [
 ]
 
 _ROLLOUT = [
-    _counter("rollout/episodes", "episodes", "one episode, by how it ended (trained, dropped, failed)", "Episodes ended", ("status",)),
     _counter("rollout/turns", "turns", "one answered interaction", "Interactions answered"),
     _counter("rollout/tokens", "tokens", "one generated token, [EOS] included", "Tokens generated"),
-    _gauge("rollout/tokens_per_second", "tokens/s", "sum", "seconds of generation, summed over workers", "Throughput", better="higher"),
-    _gauge("rollout/turns_per_second", "turns/s", "sum", "seconds of generation, summed over workers", "Throughput", better="higher"),
+    _gauge(
+        "rollout/tokens_per_second",
+        "tokens/s",
+        "sum",
+        "seconds of generation, summed over workers",
+        "Throughput, evaluations left out",
+        better="higher",
+    ),
     _histogram("rollout/answer_tokens", "tokens", _TOKENS, "answers", "Length of an answer, [EOS] included"),
-    _histogram("rollout/episode_seconds", "s", _SECONDS, "episodes", "Time from deal to arrival"),
-    _mean("rollout/no_eos_fraction", "fraction", "answers", "Share cut at the length limit", ("cohort",), "lower"),
-    _mean("rollout/recall", "fraction", "facts asked for", "Share that stands in the answer", ("cohort",), "higher"),
+    _mean("rollout/no_eos_fraction", "fraction", "answers", "Share cut at the length limit", better="lower"),
+    _mean("rollout/recall", "fraction", "facts asked for", "Share that stands in the answer", better="higher"),
     _mean("rollout/slot_occupancy", "fraction", "decode steps times slots", "Share of slots that were decoding", better="higher"),
-    _mean("rollout/episode_turns", "turns", "episodes", "Answered interactions of an episode", ("cohort",)),
+    _mean("rollout/episode_turns", "turns", "episodes", "Answered interactions of an episode"),
     _histogram("sync/seconds", "s", _SECONDS, "weight broadcasts", "From publishing weights to the last worker's confirmation"),
     _counter("sync/bytes", "bytes", "one byte of weights, counted once per broadcast", "Weights published"),
     _counter("sync/failures", "workers", "one worker that did not confirm new weights", "Workers left behind by a broadcast"),
@@ -196,29 +189,26 @@ _ROLLOUT = [
 ]
 
 _OPERATIONS = [
-    _counter("conductor/dealt", "episodes", "one task dealt for the first time", "Tasks dealt"),
-    _counter("conductor/retries", "episodes", "one task dealt again", "Retries after infra failures", ("reason",)),
-    _counter("conductor/dropped", "episodes", "one episode finished but not trained on", "Episodes dropped", ("reason",)),
-    _counter("conductor/lost", "episodes", "one task dealt that ended neither trained, dropped nor failed", "Must stay 0"),
+    _gauge("conductor/dealt", "episodes", "last", "the whole run, by its journal", "Tasks dealt: the sum of what became of them"),
+    _gauge("conductor/trained", "episodes", "last", "the whole run, by its journal", "Tasks trained on"),
+    _gauge("conductor/dropped", "episodes", "last", "the whole run, by its journal", "Tasks given up, to be dealt again", ("reason",)),
+    _gauge("conductor/failed", "episodes", "last", "the whole run, by its journal", "Tasks that cannot be played or scored", ("reason",)),
     _gauge("conductor/in_flight", "episodes", "last", "this moment", "Tasks dealt and not yet ended"),
-    _gauge("conductor/ready", "episodes", "last", "this moment", "Scored episodes that wait for the learner"),
-    _histogram("conductor/staleness", "versions", _VERSIONS, "trained episodes", "Weights versions between sampling and training"),
+    _gauge("conductor/lost", "episodes", "last", "the whole run, by its journal", "Tasks of which nothing is known: must stay 0"),
     _gauge("fleet/workers", "workers", "last", "this moment", "Workers of a pool by state", ("pool", "state")),
-    _counter("fleet/restarts", "restarts", "one worker restarted", "Worker restarts", ("pool",)),
+    _counter("fleet/restarts", "restarts", "one worker, or the learner group, that serves again after a death", "Restarts", ("pool",)),
+    _counter("fleet/retries", "calls", "one call tried again after an infra failure", "Calls tried again", ("pool",)),
     _counter(
         "time/phase_seconds",
         "s",
         "one second that one process of the role spent in the phase",
-        "Where time goes; its rate is the share of each phase",
+        "Where time goes; its rate is the share of each phase. The conductor waits for many things at once: its phases overlap",
         ("phase", "role"),
     ),
     _histogram("checkpoint/seconds", "s", _SECONDS, "checkpoints", "Time to save one"),
-    _counter("checkpoint/saved", "checkpoints", "one checkpoint", "Checkpoints saved"),
-    _gauge("checkpoint/bytes", "bytes", "last", "the latest checkpoint", "Size on disk"),
-    _gauge("process/resident_bytes", "bytes", "max", "this moment, the largest process of the role", "Main memory in use", ("role",)),
-    _gauge("process/gpu_peak_bytes", "bytes", "max", "since the last flush, the largest process of the role", "GPU memory", ("role",)),
-    _counter("run/watchdog", "alarms", "one time that nothing had moved for longer than its deadline", "Stalls", ("waiting_for",)),
-    _counter("run/resumes", "starts", "one start from a checkpoint", "Times the run was resumed"),
+    _counter("checkpoint/saved", "checkpoints", "one checkpoint begun", "Checkpoints"),
+    _counter("run/watchdog", "alarms", "one time that no rank had reported anything for too long", "Stalls", ("waiting_for",)),
+    _counter("run/resumes", "starts", "one start of the driver from a checkpoint", "Times the run was resumed"),
     _gauge("run/step", "steps", "max", "the whole run", "Steps finished"),
     _gauge("run/stage", "index", "max", "the whole run", "Index of the current stage, from 0"),
     _gauge("run/curriculum_step", "index", "last", "the MRL stage", "Index of the current curriculum step, from 0"),

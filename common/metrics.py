@@ -163,15 +163,16 @@ class MetricsWriter:
         """Continue the file of a run resumed at a step: rows past it, and a torn last line, are removed; None begins anew."""
         self.run = run
         kept = [] if resumed_step is None else [row for row in read_rows(run) if row["step"] <= resumed_step]
-        self._last_step = kept[-1]["step"] if kept else -1
+        self.last_step: int = kept[-1]["step"] if kept else -1
+        """Step of the newest row, -1 where there is none."""
         run.write_text(METRICS_FILE, "".join(_line(row) + "\n" for row in kept))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append what `Metrics.flush` gave. Steps count over the whole run and only grow."""
-        if row["step"] <= self._last_step:
-            raise ValueError(f"metrics of step {row['step']} after those of step {self._last_step}")
+        if row["step"] <= self.last_step:
+            raise ValueError(f"metrics of step {row['step']} after those of step {self.last_step}")
         self.run.append_line(METRICS_FILE, _line(row))
-        self._last_step = row["step"]
+        self.last_step = row["step"]
 
 
 def read_rows(run: RunDirectory) -> list[dict[str, Any]]:

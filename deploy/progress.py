@@ -21,7 +21,7 @@ from common.progress import Progress
 HEADLINES = {
     "reward": ("objective/scores",),
     "recall": ("rollout/recall",),
-    "loss": ("train/loss", "ppo/loss_total"),
+    "loss": ("train/loss_lm",),
     "accuracy": ("train/accuracy_lm",),
     "cosine": ("train/memory_cosine",),
     "kl": ("objective/kl",),

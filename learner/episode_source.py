@@ -56,7 +56,9 @@ class EpisodeSource(Protocol):
     def load_state(self, state: dict[str, Any] | None) -> None:
         """Go back to a checkpoint's state; None: to the very beginning."""
 
-    def metrics(self) -> dict[str, float]: ...
+    def metrics(self) -> dict[str, Any]:
+        """What the rollout half recorded since the last call, for `Metrics.merge`. Rank 0 alone."""
+        ...
 
 
 class ConductorSource:
@@ -83,7 +85,7 @@ class ConductorSource:
     def load_state(self, state: dict[str, Any] | None) -> None:
         self._call("load_state_dict", START if state is None else state)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Any]:
         return self._call("metrics")
 
     def _call(self, method: str, *args: Any) -> Any:

@@ -16,9 +16,11 @@ from common.config.schema import MRL, Run
 from common.data.sources import Corpus, load_corpus
 from common.failures import DataFailure, Drained, EngramError, InputError
 from common.logs import setup_logging
+from common.metrics import Metrics
 from common.progress import Progress
 from common.run_directory import RunDirectory
 from learner.evaluate import most_frequent_recall, retention
+from learner.figures import record_retention
 from learner.group import Job, Loop, launch
 from learner.prepare import newest, prepare
 from learner.recorder import RecorderClient, Report, stage_steps
@@ -49,6 +51,10 @@ def train(run: Run, progress: Progress) -> dict[str, Any]:
     namespace = f"engram-{run.name}"
     recorder = RecorderClient.start(run, directory, namespace, checkpoint.step)
     progress.note(f"run {run.name}: metrics at {recorder.url()}, files in {directory.path()}")
+    if checkpoint.step:
+        metrics = Metrics()
+        metrics.record("run/resumes", 1)
+        recorder.observe(metrics.drain())
     status = "failed"
     try:
         for index, stage in enumerate(run.stages):
@@ -77,18 +83,22 @@ def train(run: Run, progress: Progress) -> dict[str, Any]:
 def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: RecorderClient, progress: Progress, summary: Summary) -> None:
     """The MRL stage between two evaluations on held-out conversations, all with the same rollout workers."""
     run = job.run
-    rows = corpus.eval[: run.evaluation.episodes]
+    rows, metrics = corpus.eval[: run.evaluation.episodes], Metrics()
     with RolloutHalf(job, checkpoint, corpus) as half:
         if "before_mrl" not in summary.value["retention"]:
             progress.note("evaluating before MRL")
-            recall, _, _ = retention(lambda tasks: half.play(checkpoint, tasks), rows, run.seed)
+            recall, counts, played = retention(lambda tasks: half.play(checkpoint, tasks), rows, run.seed)
+            record_retention(recall, counts, played, metrics)
+            recorder.observe(metrics.drain())
             summary.keep_retention("before_mrl", recall["memory"])
             summary.write("running", 0.0)  # a driver that is killed and resumes within MRL cannot measure it any more
         run_stage(mrl_loop, job, recorder, progress, half)
         after = newest(job.directory)
         if is_finished(after, job.stage, run.stages[job.stage]):
             progress.note("evaluating after MRL")
-            recall, counts, _ = retention(lambda tasks: half.play(after, tasks), rows, run.seed)
+            recall, counts, played = retention(lambda tasks: half.play(after, tasks), rows, run.seed)
+            record_retention(recall, counts, played, metrics)
+            recorder.observe(metrics.drain())
             summary.keep_retention("after_mrl", recall["memory"], counts)
             summary.keep_retention("erased", recall["erased"])
             summary.keep_retention("most_frequent", most_frequent_recall(corpus.train, rows))
@@ -123,6 +133,9 @@ def run_stage(loop: Loop, job: Job, recorder: RecorderClient, progress: Progress
             show(report, stage.stage, progress)
             if report.idle_seconds > STALL_SECONDS and time.monotonic() - warned > STALL_SECONDS:
                 warned = time.monotonic()
+                metrics = Metrics()
+                metrics.record("run/watchdog", 1, waiting_for=longest_phase(report))
+                recorder.observe(metrics.drain())
                 log.warning("nothing was reported for %.0f s; %s", report.idle_seconds, describe(report, half))
         except KeyboardInterrupt:
             if interrupted:
@@ -142,8 +155,12 @@ def show(report: Report, stage: str, progress: Progress) -> None:
     for note in report.notes:
         progress.note(note)
     if report.stage == stage:
-        shown = {"loss": "train/loss_lm", "cosine": "train/memory_cosine", "reward": "objective/scores", "recall": "rollout/recall"}
-        progress.update(report.done, **{name: report.figures[key] for name, key in shown.items() if key in report.figures})
+        progress.update(report.done, **report.figures)
+
+
+def longest_phase(report: Report) -> str:
+    """What the rank that has been in its phase for longest is doing."""
+    return max(report.phases.values(), key=lambda phase: phase[1], default=("start", 0.0))[0]
 
 
 def describe(report: Report, half: RolloutHalf | None) -> str:

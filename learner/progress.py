@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ class Reporter:
         self, group: Group, recorder: Recorder | RecorderClient, stage: str, total: int, position: Position, checkpoint: Checkpoint
     ):
         self.group, self.recorder, self.stage, self.position = group, recorder, stage, position
+        self._saving_since = 0.0
         if group.rank == 0:
             recorder.begin(stage, position.in_stage, total, checkpoint.step, checkpoint.state.get("metrics"))
         self.barrier()  # no rank may record before the recorder has taken back what a dead group recorded
@@ -45,6 +47,7 @@ class Reporter:
 
     def record(self, done: int, metrics: Metrics) -> None:
         """Send what was recorded since the last call; the recorder makes one row of all ranks' parts."""
+        metrics.record("run/stage", self.position.stage)
         self.recorder.record(self.group.rank, self.group.size, self.stage, done, self.position.base + done, metrics.drain())
 
     def phase(self, phase: str) -> None:
@@ -58,9 +61,19 @@ class Reporter:
     def state(self, done: int, **more: Any) -> dict[str, Any]:
         """The part of a checkpoint's state that every stage has."""
         self.barrier()  # every rank's row is in before its totals are saved
+        if self.group.rank == 0:
+            self._saving_since = time.perf_counter()
+            self._observe("checkpoint/saved", 1)  # before it is: the count belongs to the totals that it holds
         metrics = self.recorder.metrics_state() if self.group.rank == 0 else {}
         return {"stage": self.position.stage, "stage_name": self.stage, "done": done, "metrics": metrics, **more}
 
     def saved(self) -> None:
         """All ranks wait here until rank 0 has written: one that dies later finds the checkpoint."""
+        if self.group.rank == 0:
+            self._observe("checkpoint/seconds", time.perf_counter() - self._saving_since)
         self.barrier()
+
+    def _observe(self, name: str, value: float) -> None:
+        metrics = Metrics()
+        metrics.record(name, value)
+        self.recorder.observe(metrics.drain())

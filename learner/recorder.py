@@ -44,6 +44,9 @@ class Recorder:
         self.writer = MetricsWriter(directory, resumed_step)
         self.exporter = PrometheusExporter(run.metrics.host, run.metrics.port, run.name)
         directory.write_text(ENDPOINT_FILE, self.exporter.url + "\n")
+        self._observed = Metrics()
+        """For the next row, whatever `begin` takes back before it."""
+        self._begun = ("", -1)
         self._waiting: dict[int, dict[int, dict[str, Any]]] = {}
         self._report = Report()
         self._phases: dict[str, tuple[str, float]] = {}
@@ -54,7 +57,10 @@ class Recorder:
 
     def begin(self, stage: str, done: int, total: int, global_step: int, metrics_state: dict[str, Any] | None) -> None:
         """A stage begins, or a restarted group goes on with it from `done`: what was recorded past `global_step` is taken back."""
-        if self.writer._last_step > global_step:
+        if self._begun == (stage, global_step - done):
+            self._observed.record("fleet/restarts", 1, pool="learner")
+        self._begun = stage, global_step - done
+        if self.writer.last_step > global_step:
             self.writer = MetricsWriter(self.directory, global_step)
         if metrics_state is None:
             self.metrics = Metrics()
@@ -73,6 +79,7 @@ class Recorder:
             return
         for _, part in sorted(self._waiting.pop(global_step).items()):
             self.metrics.merge(part)
+        self.metrics.merge(self._observed.drain())
         steps = sum(stage_steps(each) for each in self.run.stages)
         self.metrics.record("run/progress", global_step / steps)
         row = self.metrics.flush(global_step, stage)
@@ -81,8 +88,13 @@ class Recorder:
         self._report.done = done
         self._report.figures = {key: value for key, value in row.items() if isinstance(value, int | float) and key not in ("step", "time")}
 
+    def observe(self, state: dict[str, Any]) -> None:
+        """What `Metrics.drain` gave, from whoever is no rank at a step: it goes into the next row."""
+        self._observed.merge(state)
+
     def metrics_state(self) -> dict[str, Any]:
         """For the checkpoint."""
+        self.metrics.merge(self._observed.drain())
         return self.metrics.state_dict()
 
     def phase(self, who: str, phase: str) -> None:
@@ -165,6 +177,9 @@ class RecorderClient:
 
     def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
         self._call("record", rank, ranks, stage, done, global_step, state)
+
+    def observe(self, state: dict[str, Any]) -> None:
+        self._call("observe", state)
 
     def metrics_state(self) -> dict[str, Any]:
         return self._call("metrics_state")

@@ -18,7 +18,6 @@ from common.actor_pool import ActorPool
 from common.config.schema import Rewards
 from common.episode import Episode
 from common.failures import DataFailure, InfraFailure
-from common.fleet import Health
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
@@ -83,13 +82,8 @@ class RewardPool:
         What a worker recorded since then and before it died is gone.
         """
         self._metrics.record("reward/queue", self._waiting)
-        healthy = self._pool.fleet.having(Health.HEALTHY)
-        calls = [self._pool.call_actor(actor, "metrics", deadline=self._rewards.deadline, reason="reward metrics") for actor in healthy]
-        for state in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(state, InfraFailure):
-                continue
-            if isinstance(state, BaseException):
-                raise state
+        self._pool.record(self._metrics)
+        for state in await self._pool.metrics_of_healthy(self._rewards.deadline):
             self._metrics.merge(state)
         return self._metrics.drain()
 

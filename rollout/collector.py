@@ -36,6 +36,10 @@ class Scorer(Protocol):
         """The same episodes with `rewards` and `reward` of each answered turn, or `failure` where a turn could not be scored."""
         ...
 
+    async def metrics(self) -> dict[str, Any]:
+        """What was recorded since the last call, for `Metrics.merge`."""
+        ...
+
     async def close(self) -> None: ...
 
 

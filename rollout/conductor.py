@@ -26,11 +26,13 @@ from common.actor_pool import ActorPool
 from common.config.schema import Run
 from common.episode import Episode, Row, Task
 from common.failures import DeadlineExceeded, EngramError, InfraFailure, InputError
+from common.metrics import Metrics
 from common.resources import CONDUCTOR_CPUS
 from common.run_directory import RunDirectory
 from common.weights import PackedWeights, verify
 from rollout.collector import Collected, Collector, Disk, Scorer, Waits
 from rollout.dealing import Dealer, Memories, Plan, place_of, shards
+from rollout.figures import record_books, record_waits
 from rollout.journal import open_journal
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,8 @@ class Conductor:
         self._weights: ray.ObjectRef | None = None
         self._held: Held | None = None
         self._one_at_a_time = asyncio.Lock()
-        self._failed_turns = self._collected = 0
+        self._metrics = Metrics()
+        self._waited: dict[str, float] = {}
 
     # --- weights ------------------------------------------------------------------------------------------------------------
 
@@ -135,7 +138,9 @@ class Conductor:
             if outcome != version:
                 self._pool.outdated(actor, f"did not take {reason}: {outcome}")
         acknowledged = tuple(actor for actor, outcome in outcomes.items() if outcome == version)
-        return Published(version, acknowledged, tuple(actor for actor in self._pool.fleet.members if actor not in acknowledged))
+        stale = tuple(actor for actor in self._pool.fleet.members if actor not in acknowledged)
+        self._metrics.record("sync/failures", len(stale))
+        return Published(version, acknowledged, stale)
 
     async def _bring_up_to_date(self, actor: int) -> None:
         """Before a worker that died, or missed a version, serves again."""
@@ -192,8 +197,6 @@ class Conductor:
         # What the next batch starts from is kept here and goes no further: the learner recomputes memories.
         by_place = {place_of(e.task): e.final_memory for e in collected.episodes if e.final_memory is not None}
         self._memories[iteration] = Memories(iteration, plan.step, by_place)
-        self._failed_turns += collected.failed_turns
-        self._collected += len(collected.episodes)
         return replace(collected, episodes=[replace(episode, final_memory=None) for episode in collected.episodes])
 
     async def _discard(self, reason: str) -> None:
@@ -223,7 +226,9 @@ class Conductor:
         """
         if self._weights is None or version != self._version:
             raise InputError("play", f"asked for weights version {version}, published is {self._version}")
-        return await self._collector.play(tasks, version, self._weights)
+        episodes = await self._collector.play(tasks, version, self._weights)
+        await self.metrics()  # taken and let go: rewards and speed of an evaluation must not pass for those of training
+        return episodes
 
     # --- checkpoints --------------------------------------------------------------------------------------------------------
 
@@ -268,15 +273,15 @@ class Conductor:
             "workers": self._pool.stats(),
         }
 
-    async def metrics(self) -> dict[str, float]:
-        """Flat figures since the conductor started, the books' since the run did."""
-        counts, books = self._disk.journal.counts, self._disk.journal.books
-        figures = {f"tasks/{name}": getattr(counts, name) for name in ("dealt", "trained", "dropped", "failed", "in_flight", "scored")}
-        figures |= {f"tasks/dropped/{reason}": count for reason, count in books.dropped.items()}
-        figures |= {f"tasks/failed/{kind}": count for kind, count in books.failed.items()}
-        figures |= {"episodes/collected": self._collected, "turns/failed": self._failed_turns}
-        figures |= {f"seconds/{phase}": seconds for phase, seconds in self._waits.seconds.items()}
-        return figures | {f"rollout_pool/{name}": count for name, count in self._pool.stats().items()}
+    async def metrics(self) -> dict[str, Any]:
+        """What workers, scorer and conductor recorded since the last call, and the books as they are, for `Metrics.merge`."""
+        record_books(self._metrics, self._disk.journal.books)
+        self._waited = record_waits(self._metrics, self._waits.seconds, self._waited)
+        self._pool.record(self._metrics)
+        for state in await self._pool.metrics_of_healthy(self._run.rollout.deadline):
+            self._metrics.merge(state)
+        self._metrics.merge(await self._scorer.metrics())
+        return self._metrics.drain()
 
     async def close(self) -> None:
         """Drop what is in flight, seal the journal, end workers and scorer."""

@@ -18,11 +18,14 @@ from common.config.schema import Rollout
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task, Turn
 from common.failures import DataFailure, InfraFailure
+from common.metrics import Metrics
 from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
 from common.pooled_actor import PooledActor
 from common.weights import PackedWeights, load_into
 from rollout.policies.reactive import ReactiveEngine
+
+SECONDS = "seconds/"
 
 
 class RolloutWorker(PooledActor):
@@ -43,6 +46,7 @@ class RolloutWorker(PooledActor):
         self._engine = ReactiveEngine(self._model, rollout.slots, rollout.sampling, device)
         self._idle_since = time.perf_counter()
         self._calls = 0
+        self._reported: dict[str, float] = {}
 
     # --- playing ------------------------------------------------------------------------------------------------------------
 
@@ -102,22 +106,42 @@ class RolloutWorker(PooledActor):
         """What the worker is doing at this moment, for a watchdog (a call beside a running `sample` needs an actor with two threads)."""
         return self._engine.timer.current
 
-    def metrics(self) -> dict[str, float]:
+    def get_metrics(self) -> dict[str, float]:
         """Totals since the worker started. tokens_per_second: per second inside `sample`, loading of weights left out;
         slot_occupancy: rows computed over slots there were, summed over decoding steps."""
-        tally, seconds = asdict(self._engine.tally), dict(self._engine.timer.seconds)
-        busy = sum(value for phase, value in seconds.items() if phase not in ("wait", "load_weights"))
-        return {
-            **{name: float(value) for name, value in tally.items()},
-            **{f"seconds/{phase}": value for phase, value in seconds.items()},
+        totals = self._totals()
+        busy = _busy(totals)
+        return totals | {
             "calls": float(self._calls),
             "weights_version": float(self.version),
-            "tokens_per_second": tally["tokens"] / busy if busy else 0.0,
-            "slot_occupancy": tally["row_steps"] / tally["slot_steps"] if tally["slot_steps"] else 0.0,
+            "tokens_per_second": totals["tokens"] / busy if busy else 0.0,
+            "slot_occupancy": totals["row_steps"] / totals["slot_steps"] if totals["slot_steps"] else 0.0,
         }
 
-    def get_metrics(self) -> dict[str, float]:
-        return self.metrics()
+    def metrics(self) -> dict[str, Any]:
+        """What happened since the last call, for `Metrics.merge`."""
+        totals = self._totals()
+        grown = {name: value - self._reported.get(name, 0.0) for name, value in totals.items()}
+        self._reported = totals
+        metrics, busy = Metrics(), _busy(grown)
+        for name, value in grown.items():
+            if name.startswith(SECONDS):
+                metrics.record("time/phase_seconds", value, phase=name.removeprefix(SECONDS), role="rollout")
+        if busy > 0:
+            metrics.record("rollout/tokens_per_second", grown["tokens"] / busy)
+        if grown["slot_steps"]:
+            metrics.record("rollout/slot_occupancy", grown["row_steps"] / grown["slot_steps"], weight=grown["slot_steps"])
+        return metrics.drain()
+
+    def _totals(self) -> dict[str, float]:
+        seconds = {f"{SECONDS}{phase}": value for phase, value in self._engine.timer.seconds.items()}
+        return {name: float(value) for name, value in asdict(self._engine.tally).items()} | seconds
+
+
+def _busy(figures: dict[str, float]) -> float:
+    """Seconds of playing."""
+    idle = (f"{SECONDS}wait", f"{SECONDS}load_weights")
+    return sum(value for name, value in figures.items() if name.startswith(SECONDS) and name not in idle)
 
 
 def _failed(task: Task, why: str, version: int, worker: str) -> Episode:

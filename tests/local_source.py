@@ -129,8 +129,8 @@ class LocalSource:
                 by_place = {int(place): base64.b64decode(memory) for place, memory in held["by_place"].items()}
                 self.memories = Memories(self.next - 1, held["step"], by_place)
 
-    def metrics(self) -> dict[str, float]:
-        return {"tasks/in_flight": 0.0}
+    def metrics(self) -> dict[str, Any]:
+        return {}
 
 
 class DyingRecorder(Recorder):
@@ -186,9 +186,9 @@ def run_here(
 
 
 def comparable_rows(directory: RunDirectory) -> list[Mapping[str, Any]]:
-    """Rows of metrics.jsonl without what depends on the clock."""
+    """Rows of metrics.jsonl without what depends on the clock, and on where a run was stopped."""
     return [
-        {key: value for key, value in row.items() if not key.startswith(("time", "sync/")) and "per_second" not in key}
+        {key: value for key, value in row.items() if not key.startswith(("time", "sync/", "checkpoint/")) and "per_second" not in key}
         for row in read_rows(directory)
     ]
 

@@ -42,6 +42,13 @@ def test_every_metric_states_unit_denominator_and_help() -> None:
         assert parse_key(name).name == name
 
 
+def test_every_metric_is_recorded_somewhere() -> None:
+    root = Path(__file__).resolve().parents[1]
+    files = [file for floor in ("common", "rollout", "reward_service", "learner") for file in (root / floor).rglob("*.py")]
+    source = "".join(file.read_text(encoding="utf-8") for file in files if file.name != "metric_registry.py")
+    assert [name for name in REGISTRY if f'"{name}"' not in source] == []
+
+
 def test_names_stay_apart_in_prometheus() -> None:
     assert len({name.replace("/", "_") for name in REGISTRY}) == len(REGISTRY)
 
@@ -55,7 +62,7 @@ def test_unknown_names_and_labels_are_errors_that_name_the_nearest() -> None:
     with pytest.raises(ValueError, match="needs the label 'component'"):
         metrics.record("reward/component", 1.0)
     with pytest.raises(ValueError, match="no cohort 'trainde'; did you mean 'trained'"):
-        metrics.record("objective/scores", 1.0, cohort="trainde")
+        metrics.record("reward/component", 1.0, component="bleu", cohort="trainde")
     with pytest.raises(ValueError, match="cannot be 'a=b'"):
         metrics.record("reward/component", 1.0, component="a=b")
     assert values(metrics.flush(1, "mrl")) == {}
@@ -68,7 +75,7 @@ def test_counters_do_not_shrink_and_only_means_take_a_weight() -> None:
     with pytest.raises(ValueError, match="takes no weight"):
         metrics.record("rollout/tokens", 1, weight=2)
     with pytest.raises(ValueError, match="weight nan"):
-        metrics.record("train/loss", 1, weight=math.nan)
+        metrics.record("train/loss_router", 1, weight=math.nan)
 
 
 # --- recording ----------------------------------------------------------------------------------------------------------
@@ -124,14 +131,14 @@ def test_a_histogram_gives_mean_and_quantiles() -> None:
 
 def test_a_value_that_is_not_finite_is_written_as_null() -> None:
     metrics = Metrics()
-    metrics.record("train/loss", math.nan)
-    assert values(metrics.flush(1, "sft")) == {"train/loss": None}
+    metrics.record("train/loss_router", math.nan)
+    assert values(metrics.flush(1, "sft")) == {"train/loss_router": None}
 
 
 observations = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["train/loss", "rollout/recall"]), st.floats(-1e3, 1e3), st.integers(0, 50)),
-        st.tuples(st.sampled_from(["rollout/answer_tokens", "conductor/staleness"]), st.integers(0, 2000), st.integers(0, 50)),
+        st.tuples(st.sampled_from(["train/loss_router", "rollout/recall"]), st.floats(-1e3, 1e3), st.integers(0, 50)),
+        st.tuples(st.sampled_from(["rollout/answer_tokens", "reward/batch_seconds"]), st.integers(0, 2000), st.integers(0, 50)),
         st.tuples(st.sampled_from(["rollout/tokens", "rollout/tokens_per_second"]), st.floats(0, 1e6), st.just(1)),
         st.tuples(st.sampled_from(["ppo/ratio_max_deviation_first", "run/step"]), st.floats(0, 1e6), st.just(1)),
     ),
@@ -158,13 +165,13 @@ def test_a_resumed_recorder_goes_on_as_if_never_interrupted() -> None:
     straight.record("rollout/tokens", 5)
     straight.flush(1, "mrl")
     straight.record("rollout/tokens", 6)
-    straight.record("train/loss", 1.0, weight=2)
+    straight.record("train/loss_router", 1.0, weight=2)
     straight.record("train/gradient_norm", math.inf)
     straight.record("sync/seconds", 0.3)
     resumed = Metrics()
     resumed.load_state_dict(json.loads(json.dumps(straight.state_dict(), allow_nan=False)))
     for metrics in (straight, resumed):
-        metrics.record("train/loss", 4.0)
+        metrics.record("train/loss_router", 4.0)
         metrics.record("sync/seconds", 0.1)
     assert values(resumed.flush(2, "mrl")) == values(straight.flush(2, "mrl"))
 
@@ -175,7 +182,7 @@ def test_a_resumed_recorder_goes_on_as_if_never_interrupted() -> None:
 def write_steps(writer: MetricsWriter, *steps: int) -> None:
     for step in steps:
         metrics = Metrics()
-        metrics.record("train/loss", step)
+        metrics.record("train/loss_router", step)
         writer.write(metrics.flush(step, "sft"))
 
 
@@ -184,7 +191,7 @@ def test_rows_are_appended_as_json(run: RunDirectory) -> None:
     first = json.loads(run.read_text("metrics.jsonl").splitlines()[0])
     assert first["step"] == 10
     assert first["stage"] == "sft"
-    assert first["train/loss"] == 10
+    assert first["train/loss_router"] == 10
     assert first["time"] > 1.7e9
 
 
@@ -233,23 +240,23 @@ def test_what_was_recorded_can_be_scraped(exporter: PrometheusExporter) -> None:
     metrics.flush(7, "mrl")
     metrics.record("rollout/tokens", 5)
     metrics.record("fleet/workers", 2, pool="rollout", state="healthy")
-    metrics.record("objective/scores", 0.5, cohort="trained")
-    metrics.record("conductor/staleness", 1)
-    metrics.record("conductor/staleness", 5)
+    metrics.record("reward/component", 0.5, component="bleu", cohort="trained")
+    metrics.record("reward/batch_seconds", 1)
+    metrics.record("reward/batch_seconds", 5)
     exporter.publish(metrics)
     seen = scrape(exporter)
     assert seen['engram_ppo_loss_policy{run="demo"}'] == 0.25
     assert seen['engram_rollout_tokens_total{run="demo"}'] == 15
     assert seen['engram_run_step{run="demo"}'] == 7
     assert seen['engram_fleet_workers{pool="rollout",run="demo",state="healthy"}'] == 2
-    assert seen['engram_objective_scores{cohort="trained",run="demo"}'] == 0.5
-    assert seen['engram_conductor_staleness_bucket{le="1.0",run="demo"}'] == 1
-    assert seen['engram_conductor_staleness_bucket{le="+Inf",run="demo"}'] == 2
-    assert seen['engram_conductor_staleness_sum{run="demo"}'] == 6
+    assert seen['engram_reward_component{cohort="trained",component="bleu",run="demo"}'] == 0.5
+    assert seen['engram_reward_batch_seconds_bucket{le="1.0",run="demo"}'] == 1
+    assert seen['engram_reward_batch_seconds_bucket{le="+Inf",run="demo"}'] == 2
+    assert seen['engram_reward_batch_seconds_sum{run="demo"}'] == 6
 
 
 def test_unlabelled_counters_are_there_before_anything_happened(exporter: PrometheusExporter) -> None:
-    assert scrape(exporter)['engram_conductor_lost_total{run="demo"}'] == 0
+    assert scrape(exporter)['engram_reward_turns_total{run="demo"}'] == 0
 
 
 def test_a_gauge_of_a_stage_that_is_over_is_no_longer_shown(exporter: PrometheusExporter) -> None:

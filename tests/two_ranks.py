@@ -18,13 +18,13 @@ from common.episode import Episode
 from common.metrics import Metrics
 from common.models.critic import Critic
 from common.models.reactive import ReactiveTransformer
+from learner.figures import record_kl
 from learner.group import DistributedGroup, Group, Job, OneRank
 from learner.optimizer import Trainer, combine
 from learner.prepare import newest
 from learner.rl.experience import gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.update import ppo_update
-from learner.stages.mrl import record_kl
 from learner.stages.supervised import batch_indices, build_objective
 from learner.training_state import checkpoint_model
 from rollout.dealing import place_of, shards

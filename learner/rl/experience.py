@@ -91,8 +91,8 @@ def gather_experience(
 
     # An episode ends where its conversation ends, so nothing lies beyond to bootstrap from.
     advantages, returns = generalized_advantages(rewards, values, 0.0, ppo.discount, ppo.gae_lambda, scored)
-    _, _, variance = mean_and_variance(advantages, scored, reduce=group.sum)
-    figures = {"objective/advantage_std": float(variance.sqrt())}
+    _, mean, variance = mean_and_variance(advantages, scored, reduce=group.sum)
+    figures = {"objective/advantage": float(mean), "objective/advantage_std": float(variance.sqrt())}
     explained = explained_variance(values, returns, scored, group.sum)
     if explained is not None:
         figures["ppo/explained_variance"] = explained

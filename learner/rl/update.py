@@ -1,4 +1,4 @@
-"""PPO on memory: token-level ratios, one advantage per interaction, gradients through the writes that made the memory (facts 6.10-6.11).
+"""PPO on memory: token-level ratios, one advantage per interaction, gradients through the writes that made the memory.
 
 Every pass starts from the memory the episode really started from and rebuilds all later memories with the current weights, so before the
 first update the ratio is 1 on every token, and afterwards encoder and memory attention are trained by what later answers earned.
@@ -54,7 +54,8 @@ def ppo_update(
         for chosen in minibatches(places, episodes, settings.ppo.minibatches, derive(seed, "minibatches", iteration, epoch)):
             if learns:
                 terms = policy_terms(experience, chosen, model, kl.coefficient, settings, temperature, group, metrics, first)
-                step(policy_trainer, terms, iteration, group, metrics, "train/gradient_norm", "train/learning_rate")
+                norm = step(policy_trainer, terms, iteration, group, metrics, "train/gradient_norm", "train/learning_rate")
+                metrics.record("train/gradient_clipped", norm > settings.optimizer.max_grad_norm)
                 first = False
             terms = critic_terms(experience, chosen, critic, settings, group, metrics)
             step(critic_trainer, terms, iteration, group, metrics, "ppo/gradient_norm_critic", "train/learning_rate_critic")
@@ -62,8 +63,8 @@ def ppo_update(
                 metrics.record("train/steps", 1)
 
 
-def step(trainer: Trainer, terms: list[Term], iteration: int, group: Group, metrics: Metrics, norm_name: str, rate_name: str) -> None:
-    """One optimiser step on the terms, recorded."""
+def step(trainer: Trainer, terms: list[Term], iteration: int, group: Group, metrics: Metrics, norm_name: str, rate_name: str) -> float:
+    """One optimiser step on the terms, recorded; the gradient's norm before clipping."""
     loss, sums = combine(terms, group)
     norm, rate = trainer.update(loss, iteration)
     for name, (total, count) in sums.items():
@@ -71,6 +72,7 @@ def step(trainer: Trainer, terms: list[Term], iteration: int, group: Group, metr
             metrics.record(name, total / count, weight=count)
     metrics.record(norm_name, norm)
     metrics.record(rate_name, rate)
+    return norm
 
 
 def minibatches(places: list[int], episodes: int, count: int, seed: int) -> Iterator[list[int]]:
@@ -97,7 +99,9 @@ def policy_terms(
     if not chosen:
         nothing = torch.stack([p.sum() for p in model.parameters()]).sum() * 0.0
         empty = [Term(name, nothing, 0.0) for name in ("ppo/loss_policy", "ppo/loss_kl", "objective/entropy", "ppo/loss_memory_change")]
-        measured = [Term("ppo/clip_fraction", nothing.detach(), 0.0, 0.0), Term("ppo/approx_kl", nothing.detach(), 0.0, 0.0)]
+        measured = [
+            Term(name, nothing.detach(), 0.0, 0.0) for name in ("ppo/clip_fraction", "ppo/approx_kl", "ppo/approx_kl_k3", "memory/change")
+        ]
         return [*empty, *measured, *no_router_terms(model, settings.router_loss, group)]
     batch = collate([conversation(experience.episodes[i]) for i in chosen]).to(group.device)
     initial = experience.initial[chosen]
@@ -127,16 +131,20 @@ def policy_terms(
     distance = torch.where(scored, kl_estimate(log_probs, reference, ppo.kl_estimator), 0.0)
     before = torch.cat([memory_of(memory, batch.active, k - 1)[:n] for k, n in enumerate(batch.active) if k > 0])
     turns = batch.turns[start:].to(group.device) - 1
-    change = memory_change_penalty(before, memory[start:], turns, torch.ones_like(turns, dtype=torch.bool))
+    change = (memory[start:] - before).detach().square().mean(dim=(1, 2, 3)).sum()
+    penalty = memory_change_penalty(before, memory[start:], turns, torch.ones_like(turns, dtype=torch.bool))
     real = torch.arange(1, batch.tokens.shape[1], device=group.device) <= batch.length[start:, None] - 1
     tokens = float(loss.tokens)
+    metrics.record("train/tokens", int(batch.length[start:].sum()))
     return [
         Term("ppo/loss_policy", loss.loss, tokens),
         Term("ppo/loss_kl", distance.sum(), tokens, kl_coefficient),
         Term("objective/entropy", torch.where(scored, entropy, 0.0).sum(), tokens, -ppo.entropy),
-        Term("ppo/loss_memory_change", change, turns.numel(), ppo.memory_change),
+        Term("ppo/loss_memory_change", penalty, turns.numel(), ppo.memory_change),
         Term("ppo/clip_fraction", loss.clipped.float(), tokens, 0.0),
         Term("ppo/approx_kl", loss.approx_kl, tokens, 0.0),
+        Term("ppo/approx_kl_k3", loss.approx_kl_k3, tokens, 0.0),
+        Term("memory/change", change, turns.numel(), 0.0),
         *router_terms(routings, real, settings.router_loss, group),
     ]
 
@@ -159,5 +167,7 @@ def critic_terms(experience: Experience, chosen: list[int], critic: Critic, sett
     loss = value_loss(values, experience.values[i, k], experience.returns[i, k], experience.scored[i, k], settings.ppo.value_clip)
     turns = float(loss.turns)
     if turns:
-        metrics.record("ppo/values", float(values.detach().mean()), weight=turns)
+        scored = experience.scored[i, k]
+        metrics.record("ppo/values", float(values.detach()[scored].mean()), weight=turns)
+        metrics.record("ppo/returns", float(experience.returns[i, k][scored].mean()), weight=turns)
     return [Term("ppo/loss_value", loss.loss, turns), Term("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0)]

@@ -42,6 +42,9 @@ class JointLMObjective:
     def examples(self) -> int:
         return len(self.sequences)
 
+    def tokens(self, index: int, step: int) -> int:
+        return len(self.sequences[index])
+
     def trainable(self, name: str) -> bool:
         return not name.startswith(("model.memory_attention.", "model.first_memory"))
 
@@ -67,6 +70,7 @@ class JointLMObjective:
         return [
             Term("train/loss_masked_lm", F.cross_entropy(guesses, missing, reduction="sum"), missing.numel()),
             Term("train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()),
+            Term("train/accuracy_masked_lm", (guesses.argmax(-1) == missing).sum().float(), missing.numel(), coefficient=0.0),
             Term("train/accuracy_lm", (logits.argmax(-1) == targets).sum().float(), targets.numel(), coefficient=0.0),
             *router_terms(routings, mask[:, 1:], self.settings.router_loss, group),
         ]

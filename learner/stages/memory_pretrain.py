@@ -49,6 +49,9 @@ class MemoryPretrainObjective:
     def examples(self) -> int:
         return len(self.conversations)
 
+    def tokens(self, index: int, step: int) -> int:
+        return sum(len(turn.remembered) for turn in self.conversations[index])
+
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.memory_attention.", "model.first_memory"))
 

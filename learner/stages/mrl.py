@@ -18,21 +18,20 @@ from torch import nn
 
 from common.checkpoint import Checkpoint, latest_checkpoint
 from common.config.schema import MRL, CurriculumStep, Optimizer, Run
-from common.data.tokenizer import EOS
 from common.failures import InputError
 from common.metrics import Metrics
 from common.models.critic import Critic
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
-from common.text import contains_value
 from common.weights import pack
 from learner.curriculum import Curriculum
-from learner.episode_source import ConductorSource, EpisodeSource, Shard
+from learner.episode_source import ConductorSource, EpisodeSource
+from learner.figures import record_episodes, record_kl, record_position
 from learner.group import Group, Job
 from learner.optimizer import Trainer
 from learner.progress import Position, Reporter
 from learner.recorder import Recorder, RecorderClient
-from learner.rl.experience import Experience, gather_experience
+from learner.rl.experience import gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.update import ppo_update
 from learner.training_state import checkpoint_model, resume_training, save_training
@@ -88,7 +87,8 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
             )  # fmt: skip
         if group.rank == 0:
             source.trained(iteration, iteration + 1)
-            record_batch(batch, learner, curriculum, source.metrics(), metrics)
+            record_position(learner.kl, curriculum, metrics)
+            metrics.merge(source.metrics())
         curriculum.advance()
 
         done = iteration + 1
@@ -159,53 +159,3 @@ def require_learnable(run: Run) -> None:
     for key, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
         if getattr(sampling, key) != off:
             raise InputError(f"rollout.sampling.{key}", f"must be {off} in MRL, so that what is learnt from is what was sampled")
-
-
-# --- figures ------------------------------------------------------------------------------------------------------------
-
-
-def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
-    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled); it steers the KL coefficient."""
-    total, answers = 0.0, 0
-    for episode, reference in zip(experience.episodes, experience.reference, strict=True):
-        for turn, log_probs in zip(episode.answered, reference, strict=True):
-            total += sum(turn.log_probs) - float(log_probs.sum())
-            answers += 1
-    metrics.record("objective/kl", total / answers, weight=answers)
-    everywhere = group.sum(torch.tensor([total, float(answers)], dtype=torch.float64, device=group.device))
-    return float(everywhere[0] / everywhere[1])
-
-
-def record_episodes(experience: Experience, metrics: Metrics) -> None:
-    for name, value in experience.figures.items():
-        metrics.record(name, value)
-    for episode in experience.episodes:
-        metrics.record("rollout/episode_turns", len(episode.answered))
-        scores = [turn.reward for turn in episode.answered if turn.reward is not None]
-        if len(scores) == len(episode.answered):
-            metrics.record("objective/return", sum(scores))
-        for turn in episode.answered:
-            metrics.record("rollout/turns", 1)
-            metrics.record("rollout/tokens", len(turn.answer_ids))
-            metrics.record("rollout/answer_tokens", len(turn.answer_ids))
-            metrics.record("rollout/no_eos_fraction", turn.answer_ids[-1] != EOS)
-            for fact in turn.facts:
-                metrics.record("rollout/recall", contains_value(turn.answer, fact.value))
-            if turn.reward is None:
-                continue
-            metrics.record("reward/turns", 1)
-            metrics.record("objective/scores", turn.reward)
-            for component, value in turn.rewards.items():
-                metrics.record("reward/component", value, component=component)
-
-
-def record_batch(batch: Shard, learner: Learner, curriculum: Curriculum, figures: dict[str, float], metrics: Metrics) -> None:
-    metrics.record("rollout/episodes", batch.total, status="trained")
-    if batch.failed:
-        metrics.record("rollout/episodes", batch.failed, status="failed")
-    if batch.failed_turns:
-        metrics.record("reward/failed_turns", batch.failed_turns, reason="scoring")
-    metrics.record("ppo/kl_coefficient", learner.kl.coefficient)
-    metrics.record("run/curriculum_step", curriculum.index)
-    metrics.record("run/iteration", curriculum.done + 1)
-    metrics.record("conductor/in_flight", figures["tasks/in_flight"])

@@ -19,6 +19,7 @@ from common.metrics import Metrics
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
 from learner.conversations import TurnTokens
+from learner.figures import Pace
 from learner.group import Group, Job
 from learner.optimizer import Term, Trainer, combine
 from learner.progress import Position, Reporter
@@ -37,6 +38,10 @@ class Objective(Protocol):
     def examples(self) -> int: ...
 
     def trainable(self, name: str) -> bool: ...
+
+    def tokens(self, index: int, step: int) -> int:
+        """Tokens of an example that a step trains on."""
+        ...
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]: ...
 
@@ -61,7 +66,7 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
             take_over(folder, extras)
     reporter = Reporter(group, recorder, stage.stage, stage.steps, position, checkpoint)
 
-    metrics = Metrics()
+    metrics, pace = Metrics(), Pace()
     for step in range(position.in_stage, stage.steps):
         started = time.perf_counter()
         indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[group.rank :: group.size]
@@ -74,7 +79,10 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
                 metrics.record(name, total / count, weight=count)
         metrics.record("train/gradient_norm", norm)
         metrics.record("train/learning_rate", rate)
-        metrics.record("time/phase_seconds", time.perf_counter() - started, phase="train", role="learner")
+        metrics.record("train/gradient_clipped", norm > stage.optimizer.max_grad_norm)
+        seconds = time.perf_counter() - started
+        metrics.record("time/phase_seconds", seconds, phase="train", role="learner")
+        pace.count(sum(objective.tokens(index, step) for index in indices), seconds, metrics)
         if group.rank == 0:
             metrics.record("train/steps", 1)
         metrics.record("train/sequences", len(indices))
@@ -82,6 +90,7 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         done = step + 1
         log, save = (done % every == 0 or done == stage.steps for every in (run.learner.log_every, run.learner.checkpoint_every))
         if log or save:  # a row never spans a checkpoint: a run that resumes there could only write the half of it that follows
+            pace.record(metrics)
             reporter.record(done, metrics)
         stop = log and reporter.stop_requested()
         if save or stop:

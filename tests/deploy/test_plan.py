@@ -121,7 +121,7 @@ def test_retention_is_shown_by_distance_in_numeric_order_with_gaps() -> None:
 
 
 def test_summary_shows_stages_and_leaves_out_retention_where_there_is_none() -> None:
-    stage = {"name": "sft", "steps": 10, "wall_seconds": 61.0, "metrics": {"train/loss": {"first": 3.0, "best": 0.5, "last": 0.5}}}
+    stage = {"name": "sft", "steps": 10, "wall_seconds": 61.0, "metrics": {"train/loss_lm": {"first": 3.0, "best": 0.5, "last": 0.5}}}
     summary = {"name": "demo", "status": "done", "wall_seconds": 62.0, "stages": [stage], "retention": {}}
     text = summary_tables(summary)
     assert "demo: done after 1 min 02 s" in text

@@ -21,6 +21,7 @@ from ray.actor import ActorHandle
 from common.config.schema import Run
 from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import DataFailure, DeadlineExceeded, InfraFailure, InputError
+from common.metrics import Metrics
 from common.pooled_actor import PooledActor
 from common.run_directory import RunDirectory
 from common.seeding import uniforms
@@ -45,6 +46,9 @@ class Worker(PooledActor):
         self.log = log
         self.loaded: tuple[int, int] | None = None
         self.scale = 0.0
+
+    def metrics(self) -> dict[str, Any]:
+        return {}
 
     def note(self, event: str) -> None:
         with self.log.open("a") as file:
@@ -100,6 +104,9 @@ class Scorer:
         if turn.query == "unscorable" or (turn.query == "half" and turn.done):
             return replace(turn, failure="no reference")
         return replace(turn, rewards={"length": 1.0}, reward=sum(turn.log_probs))
+
+    async def metrics(self) -> dict[str, Any]:
+        return {}
 
     async def close(self) -> None:
         pass
@@ -209,18 +216,22 @@ def test_worker_killed_in_the_middle_of_a_batch_changes_nothing_and_returns_with
 
 
 def test_poisoned_tasks_are_counted_as_failed_and_take_nobody_with_them(tmp_path: Path) -> None:
-    async def body(conductor: Conductor) -> tuple[Batch, list[Episode], dict[str, float]]:
+    async def body(conductor: Conductor) -> tuple[Batch, list[Episode], dict[str, Any]]:
         batch = await conductor.next_batch(0, 0, 0, 1, PLAN)
         await conductor.mark_trained(0, 1)
-        return batch, content(batch), await conductor.metrics()
+        metrics = Metrics()
+        metrics.merge(await conductor.metrics())
+        return batch, content(batch), metrics.flush(1, "mrl")
 
     batch, episodes, metrics = conduct(tmp_path, body, rows("poison", "unscorable", "crash", "half"))
     assert len(episodes) == batch.episodes == 9
     assert batch.failed == 3
     half = next(episode for episode in episodes if episode.turns[1].query == "half")
     assert batch.failed_turns == sum(turn.reward is None for turn in half.answered) == 1
-    assert (metrics["tasks/dealt"], metrics["tasks/trained"], metrics["tasks/failed"]) == (12, 9, 3)
-    assert (metrics["tasks/failed/sampling"], metrics["tasks/failed/scoring"]) == (1, 2)
+    assert (metrics["conductor/dealt"], metrics["conductor/trained"], metrics["conductor/in_flight"]) == (12, 9, 0)
+    assert (metrics["conductor/failed{reason=sampling}"], metrics["conductor/failed{reason=scoring}"]) == (1, 2)
+    assert metrics["fleet/workers{pool=rollout,state=healthy}"] == 2
+    assert metrics["time/phase_seconds{phase=sampling,role=conductor}"] > 0
     reasons = " | ".join(row["reason"] for row in outcomes(tmp_path / "run").to_pylist() if row["status"] == "failed")
     assert "DataFailure: this row cannot be played" in reasons
     assert "scoring: this row cannot be scored at all" in reasons

@@ -11,6 +11,7 @@ from common.config.schema import Rollout, Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row, Task
 from common.failures import InfraFailure
+from common.metrics import Metrics
 from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
 from common.weights import PackedWeights, WeightsCorrupt, pack
@@ -103,6 +104,23 @@ def test_metrics_count_since_the_start_and_phases_are_named(weights: PackedWeigh
     assert 0 < metrics["slot_occupancy"] <= 1
     assert metrics["tokens_per_second"] > 0
     assert {f"seconds/{phase}" for phase in ("decode", "prefill", "write", "sample", "sync", "wait", "load_weights")} <= metrics.keys()
+
+
+def test_metrics_for_the_recorder_count_what_is_new(weights: PackedWeights) -> None:
+    worker, rows = make_worker(), []
+    for tasks in (4, 2, 0):
+        if tasks:
+            worker.sample(make_tasks(tasks), 5, weights)
+        metrics = Metrics()
+        metrics.merge(worker.metrics())
+        rows.append(metrics.flush(len(rows), "mrl"))
+    assert all(row["rollout/tokens_per_second"] > 0 for row in rows[:2])
+    assert all(0 < row["rollout/slot_occupancy"] <= 1 for row in rows[:2])
+    assert "rollout/slot_occupancy" not in rows[2]
+    decode = "time/phase_seconds{phase=decode,role=rollout}"
+    assert rows[0][decode] > 0
+    assert rows[2][decode] == 0
+    assert sum(row[decode] for row in rows) == pytest.approx(worker.get_metrics()["seconds/decode"])
 
 
 def test_state_and_health_have_the_names_of_rllib(weights: PackedWeights) -> None:

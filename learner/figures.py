@@ -1,0 +1,92 @@
+"""What the learner records of episodes, evaluations and its own pace. Names and denominators: `common/metric_registry.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from common.data.tokenizer import EOS
+from common.episode import Episode
+from common.metrics import Metrics
+from common.text import contains_value
+from learner.curriculum import Curriculum
+from learner.group import Group
+from learner.rl.experience import Experience
+from learner.rl.kl import AdaptiveKL
+
+
+def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
+    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled); it steers the KL coefficient."""
+    total, answers, tokens = 0.0, 0, 0
+    for episode, reference in zip(experience.episodes, experience.reference, strict=True):
+        for turn, log_probs in zip(episode.answered, reference, strict=True):
+            total += sum(turn.log_probs) - float(log_probs.sum())
+            answers += 1
+            tokens += len(turn.log_probs)
+    metrics.record("objective/kl", total / answers, weight=answers)
+    metrics.record("objective/kl_per_token", total / tokens, weight=tokens)
+    everywhere = group.sum(torch.tensor([total, float(answers)], dtype=torch.float64, device=group.device))
+    return float(everywhere[0] / everywhere[1])
+
+
+def record_episodes(experience: Experience, metrics: Metrics) -> None:
+    """This rank's episodes, all of which are trained on."""
+    for name, value in experience.figures.items():
+        metrics.record(name, value)
+    for episode in experience.episodes:
+        metrics.record("rollout/episode_turns", len(episode.answered))
+        metrics.record("memory/resets", episode.initial_memory is None)
+        scores = [turn.reward for turn in episode.answered if turn.reward is not None]
+        if len(scores) == len(episode.answered):
+            metrics.record("objective/return", sum(scores))
+        for turn in episode.answered:
+            metrics.record("rollout/turns", 1)
+            metrics.record("rollout/tokens", len(turn.answer_ids))
+            metrics.record("rollout/answer_tokens", len(turn.answer_ids))
+            metrics.record("rollout/no_eos_fraction", turn.answer_ids[-1] != EOS)
+            for fact in turn.facts:
+                metrics.record("rollout/recall", contains_value(turn.answer, fact.value))
+            if turn.reward is not None:
+                metrics.record("objective/scores", turn.reward)
+                for component, value in turn.rewards.items():
+                    metrics.record("reward/component", value, component=component, cohort="trained")
+
+
+def record_position(kl: AdaptiveKL, curriculum: Curriculum, metrics: Metrics) -> None:
+    """Where the run stands, at the end of an iteration and before the curriculum counts it."""
+    metrics.record("ppo/kl_coefficient", kl.coefficient)
+    metrics.record("run/curriculum_step", curriculum.index)
+    metrics.record("run/iteration", curriculum.done + 1)
+
+
+def record_retention(
+    recall: Mapping[str, Mapping[str, float]], asked: Mapping[str, int], episodes: Iterable[Episode], metrics: Metrics
+) -> None:
+    """An evaluation, as `learner.evaluate.retention` gives it; `episodes` are those that kept their memory."""
+    for memory, name in (("memory", "kept"), ("erased", "erased")):
+        for distance, share in recall[memory].items():
+            metrics.record("eval/recall", share, weight=asked[distance], memory=name, distance=distance)
+    for episode in episodes:
+        for turn in episode.answered:
+            if turn.reward is not None:
+                metrics.record("eval/scores", turn.reward)
+                for component, value in turn.rewards.items():
+                    metrics.record("eval/reward", value, component=component)
+
+
+class Pace:
+    """One rank's tokens per second between two rows. Not a mean of steps: a row sums what its ranks report."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds = 0, 0.0
+
+    def count(self, tokens: int, seconds: float, metrics: Metrics) -> None:
+        metrics.record("train/tokens", tokens)
+        self._tokens += tokens
+        self._seconds += seconds
+
+    def record(self, metrics: Metrics) -> None:
+        """Once per row, and begin anew."""
+        metrics.record("train/tokens_per_second", self._tokens / self._seconds)
+        self._tokens, self._seconds = 0, 0.0

@@ -1,0 +1,76 @@
+"""What reaches the recorder from elsewhere than a rank's step, and the figures of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.episode import Episode, Turn
+from common.metrics import Metrics, read_rows
+from common.run_directory import RunDirectory
+from learner.figures import Pace, record_retention
+from learner.recorder import Recorder
+from tests.local_source import tiny_run
+
+
+def observed(name: str, value: float) -> dict[str, object]:
+    metrics = Metrics()
+    metrics.record(name, value)
+    return metrics.drain()
+
+
+def test_what_the_driver_observes_is_in_the_next_row_though_a_stage_begins_meanwhile(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "sft")
+    directory = RunDirectory(run.runs, run.name)
+    recorder = Recorder(run, directory, None)
+    recorder.observe(observed("run/resumes", 1))
+    recorder.begin("sft", 0, 6, 0, None)
+    recorder.record(0, 1, "sft", 1, 1, observed("train/steps", 1))
+    state = recorder.metrics_state()
+    recorder.record(0, 1, "sft", 2, 2, observed("train/steps", 1))
+    recorder.observe(observed("checkpoint/seconds", 3.0))
+    recorder.begin("sft", 1, 6, 1, state)  # the learner group died, and goes on from step 1
+    recorder.record(0, 1, "sft", 2, 2, observed("train/steps", 1))
+    recorder.close()
+    first, second = read_rows(directory)
+    assert (first["step"], first["run/resumes"], first["train/steps"]) == (1, 1, 1)
+    assert "fleet/restarts{pool=learner}" not in first
+    assert (second["step"], second["fleet/restarts{pool=learner}"], second["checkpoint/seconds"], second["train/steps"]) == (2, 1, 3.0, 2)
+
+
+def test_observations_before_a_checkpoint_are_in_its_totals(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "sft")
+    recorder = Recorder(run, RunDirectory(run.runs, run.name), None)
+    recorder.observe(observed("checkpoint/saved", 1))
+    resumed = Metrics()
+    resumed.load_state_dict(recorder.metrics_state())
+    recorder.close()
+    assert resumed.flush(1, "sft")["checkpoint/saved"] == 1
+
+
+def test_evaluation_gives_recall_by_memory_and_distance_and_rewards_of_scored_turns() -> None:
+    def turn(reward: float | None) -> Turn:
+        return Turn([1], [2], [0.0], [2], reward=reward, rewards={} if reward is None else {"recall": 2 * reward})
+
+    opening = Turn([1], [], [], [2], role="remember")
+    episode = Episode("e", "t", 0, (opening, turn(0.25), turn(None), turn(0.75)), 0, "evaluation")
+    metrics = Metrics()
+    record_retention({"memory": {"1": 0.5, "all": 0.5}, "erased": {"1": 0.125, "all": 0.125}}, {"1": 8, "all": 8}, [episode], metrics)
+    row = metrics.flush(1, "mrl")
+    assert row["eval/recall{memory=kept,distance=1}"] == 0.5
+    assert row["eval/recall{memory=erased,distance=all}"] == 0.125
+    assert (row["eval/scores"], row["eval/reward{component=recall}"]) == (0.5, 1.0)
+
+
+def test_pace_is_of_a_whole_row_and_adds_up_over_ranks() -> None:
+    row = Metrics()
+    for seconds in (1.0, 2.0):
+        metrics, pace = Metrics(), Pace()
+        pace.count(10, seconds, metrics)
+        pace.count(20, seconds, metrics)
+        pace.record(metrics)
+        row.merge(metrics.drain())
+    flushed = row.flush(1, "sft")
+    assert flushed["train/tokens_per_second"] == pytest.approx(30 / 2 + 30 / 4)
+    assert flushed["train/tokens"] == 60
