@@ -16,7 +16,7 @@ from common.models.rows import by_rows, narrow_linear
 
 
 class ResidualGate(nn.Module):
-    """Mixes old and new slots (facts 1.9).
+    """Mixes old and new slots (RxT paper, arXiv 2510.03561: residual gates of the memory attention).
 
     none: old + new. Otherwise g = activation(pre) and sigmoid: g·new + (1-g)·old; tanh: (1+g)·new + (1-g)·old. pre is a parameter
     (static), a parameter times the slot's status (elementwise), or a linear map of all slots' statuses (linear); status is the mean
