@@ -46,10 +46,9 @@ class ResidualGate(nn.Module):
             else:
                 pre = self.weight * (status if self.per_slot else status.mean(-1, keepdim=True))
         gate = by_rows(torch.tanh if self.activation == "tanh" else torch.sigmoid, pre)
-        gate = gate.unsqueeze(-1)
         if self.activation == "tanh":
-            return (1 + gate) * new + (1 - gate) * old
-        return gate * new + (1 - gate) * old
+            return 2 * torch.lerp(old, new, ((1 + gate) / 2).unsqueeze(-1))
+        return torch.lerp(old, new, gate.unsqueeze(-1))
 
 
 class MemoryLayer(nn.Module):

@@ -51,7 +51,7 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     does not rise at it. Two levels, first sums of blocks and then one block, because a running sum over a vocabulary is slow everywhere.
     """
     blocks = F.pad(weights, (0, -weights.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
     total = ends[:, -1:]
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     block = torch.searchsorted(ends, target, right=True)

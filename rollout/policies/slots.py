@@ -28,8 +28,12 @@ from common.models.reactive import ReactiveTransformer
 from common.models.rows import ROWS, TOKENS, round_up
 from common.seeding import uniforms
 from rollout.policies.cache import KeyValueBuffers, Prefill, Step
+from rollout.policies.grouping import by_width
 from rollout.policies.sampling import sample
 from rollout.timing import PhaseTimer
+
+ENCODER_CALL = 128
+"""Tokens that a CPU encodes in the time a call takes by itself."""
 
 
 class Token(NamedTuple):
@@ -116,7 +120,21 @@ class Slots:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids), in one batch. Changes no row."""
         with self.timer("write"):
             tokens, mask = (part.to(self.device) for part in _pad(interactions))
-            return self.model.remember(memories, self.model.encode(tokens, mask), mask)
+            return self.model.remember(memories, self._encode(tokens, mask, [len(each) for each in interactions]), mask)
+
+    def _encode(self, tokens: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
+        """`ReactiveTransformer.encode`, where that is cheaper in several calls that are as wide as they need to be."""
+        if self.device.type != "cpu":
+            return self.model.encode(tokens, mask)
+        groups = by_width([round_up(length, TOKENS) for length in lengths], ENCODER_CALL)
+        if len(groups) == 1:
+            return self.model.encode(tokens, mask)
+        config = self.config
+        encoded = torch.zeros((len(tokens), config.layers, tokens.shape[1], config.width), dtype=self.memory.dtype)
+        for group in groups:
+            width = round_up(max(lengths[i] for i in group), TOKENS)
+            encoded[group, :, :width] = self.model.encode(tokens[group, :width], mask[group, :width])
+        return encoded
 
     @torch.inference_mode()
     def ask(
@@ -147,7 +165,7 @@ class Slots:
 
     @torch.inference_mode()
     def step(self, active: int) -> list[Token]:
-        """The next token of each of the first `active` rows, all of which must have been asked."""
+        """The next token of each of the first `active` rows, all of which must have been asked. Past an answer's end it means nothing."""
         with self.timer("decode"):
             rows = round_up(active, ROWS)
             cache = Step(self._cache, self._positions[:rows], max(self._length[:active]))
@@ -160,16 +178,17 @@ class Slots:
             greedy = self._greedy[:active] if any(self._is_greedy[:active]) else None
             following, log_probs = sample(logits, chosen, self.sampling, greedy)
             self._tokens[:active] = following
-            self._positions[:active] += 1
-            drawn += 1
+            # Clamped for rows whose answers are complete: they are computed along until they are asked again.
+            self._positions[:active].add_(1).clamp_(max=self.config.max_tokens - 1)
+            drawn.add_(1).clamp_(max=self.sampling.max_new_tokens - 1)
         with self.timer("sync"):
             ids, values = torch.stack((following.double(), log_probs.double())).tolist()
         out = []
         for row in range(active):
-            self._length[row] += 1
+            self._length[row] = min(self._length[row] + 1, self.config.max_tokens)
             self._room[row] -= 1
             token = int(ids[row])
-            out.append(Token(token, values[row], token == self.config.eos_token_id or self._room[row] == 0))
+            out.append(Token(token, values[row], token == self.config.eos_token_id or self._room[row] <= 0))
         return out
 
     @torch.inference_mode()

@@ -277,6 +277,17 @@ def test_a_thought_is_no_part_of_the_answer_text() -> None:
     assert turn.reference_ids == TOKENIZER.answer("Rex", "the dog")
 
 
+def test_rows_that_wait_for_others_change_nothing() -> None:
+    class Lockstep(ReactiveEngine):
+        def _due(self, ended: list[int]) -> bool:
+            return len(ended) == len(self._live)
+
+    model, tasks = make_model(max_tokens=26), make_tasks(20, return_memory=True)
+    waiting = Lockstep(model, 8, SAMPLING)
+    assert waiting.run(tasks, TOKENIZER) == ReactiveEngine(model, 8, SAMPLING).run(tasks, TOKENIZER)
+    assert waiting.tally.row_steps == waiting.tally.tokens < waiting.tally.slot_steps
+
+
 def test_occupied_slots_are_counted_over_all_slots() -> None:
     engine = ReactiveEngine(make_model(), 4, SAMPLING)
     episodes = engine.run(make_tasks(12), TOKENIZER)
