@@ -56,7 +56,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcom
         process.start()
     alone = one_rank(folder)
     for process in ranks:
-        process.join(timeout=90)
+        process.join(timeout=150)
         assert process.exitcode == 0
     return alone, [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 

@@ -55,7 +55,7 @@ def killed_after(run: Run, step: int) -> None:
     """Run in another process until `step` was recorded; there kill -9 meets it."""
     process = processes().Process(target=run_and_die, args=(run.model_dump(), step))
     process.start()
-    process.join(timeout=90)
+    process.join(timeout=150)
     assert process.exitcode == -signal.SIGKILL
 
 
@@ -137,6 +137,6 @@ def test_run_under_the_same_name_must_be_the_same_run(straight: RunDirectory) ->
 def test_batch_that_leaves_a_rank_without_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "sft", "mrl", learner={"ranks": 7})
     directory = RunDirectory(run.runs, run.name)
-    with pytest.raises(InputError, match=r"stages\.0\.batch_size: is 6, which leaves some of the 7 learner ranks"):
+    with pytest.raises(InputError, match=r"stages\.0\.batch_size: is 6, which leaves some of 7 learner ranks"):
         prepare(run, directory, load_corpus(run.data, run.seed))
     assert not directory.exists("config.yaml")
