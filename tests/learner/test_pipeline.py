@@ -1,0 +1,172 @@
+"""A whole run on a real Ray: learner groups under Ray Train, rollout workers, reward pool, conductor, driver."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from common.checkpoint import latest_checkpoint
+from common.config.schema import Run
+from common.failures import Drained, InputError
+from common.metrics import read_rows
+from common.progress import QuietProgress
+from common.run_directory import RunDirectory
+from learner.evaluate import evaluate_checkpoint
+from learner.pipeline import train
+from rollout.journal import outcomes
+from tests.local_source import STAGES, tiny_run
+
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]
+
+WORKERS: dict[str, Any] = {
+    "learner": {"ranks": 2, "checkpoint_every": 2, "log_every": 1},
+    "rollout": {"workers": 2, "slots": 4, "sampling": {"max_new_tokens": 8}, "deadline": 120},
+}
+
+
+FIRST_LOOKED_AT = ("train/loss_lm", "train/loss_lm", "train/memory_cosine", "train/loss_lm", "objective/scores")
+"""Metric by which each stage is judged."""
+
+
+class Told(QuietProgress):
+    """Keeps what the driver said."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.steps: list[int] = []
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append(name)
+
+    def update(self, step: int, **figures: float) -> None:
+        self.steps.append(step)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Run, dict[str, Any], Told]:
+    """A run of all five stages on two ranks."""
+    short = [STAGES[name] | {"steps": 2} for name in ("joint_lm", "sft", "memory_pretrain", "memory_aware")]
+    run = tiny_run(tmp_path_factory.mktemp("pipeline"), *short, "mrl", **WORKERS)
+    told = Told()
+    return run, train(run, told), told
+
+
+def directory_of(run: Run) -> RunDirectory:
+    return RunDirectory(run.runs, run.name)
+
+
+def test_run_of_all_stages_leaves_what_the_contract_promises(finished: tuple[Run, dict[str, Any], Told]) -> None:
+    run, summary, told = finished
+    directory = directory_of(run)
+    assert json.loads(directory.read_text("summary.json")) == summary
+    assert {"name", "status", "wall_seconds", "stages", "retention"} <= summary.keys()
+    assert (summary["name"], summary["status"]) == ("tiny", "done")
+    names = ["joint_lm", "sft", "memory_pretrain", "memory_aware", "mrl"]
+    assert told.stages == [stage["name"] for stage in summary["stages"]] == names
+    assert [stage["steps"] for stage in summary["stages"]] == [2, 2, 2, 2, 6]
+    for stage in summary["stages"]:
+        assert 0 < stage["wall_seconds"] < summary["wall_seconds"]
+    for stage, metric in zip(summary["stages"], FIRST_LOOKED_AT, strict=True):
+        assert stage["metrics"][metric].keys() == {"first", "last", "best"}
+    assert summary["retention"].keys() == {"before_mrl", "after_mrl", "erased", "most_frequent"}
+    distances = summary["retention"]["after_mrl"].keys()
+    assert "all" in distances
+    assert all(recall.keys() == distances for recall in summary["retention"].values())
+
+    rows = read_rows(directory)
+    assert [row["step"] for row in rows] == list(range(1, 15))
+    first_mrl = rows[8]
+    assert first_mrl["ppo/ratio_max_deviation_first"] <= 1e-4
+    assert first_mrl["ppo/log_prob_max_difference"] <= 1e-4
+    ended = outcomes(Path(directory.path())).to_pylist()
+    assert len(ended) == 6 * 7
+    assert {row["status"] for row in ended} == {"trained"}
+    assert directory.exists("config.yaml")
+    assert directory.exists("environment.json")
+    assert directory.read_text("checkpoints/latest").strip() == "step_00000014"
+
+
+def test_finished_run_started_again_finishes_at_once(finished: tuple[Run, dict[str, Any], Told]) -> None:
+    run, before, _ = finished
+    began = time.monotonic()
+    again = train(run, QuietProgress())
+    assert time.monotonic() - began < 15
+    assert again["status"] == "done"
+    assert (again["stages"], again["retention"]) == (before["stages"], before["retention"])
+
+
+def test_run_of_another_shape_under_the_same_name_is_refused_by_its_key(finished: tuple[Run, dict[str, Any], Told]) -> None:
+    run, _, _ = finished
+    wider = run.model_copy(update={"model": run.model.model_copy(update={"width": 48})})
+    with pytest.raises(InputError, match=r"^model\.width: "):
+        train(wider, QuietProgress())
+
+
+def test_checkpoint_of_a_run_is_evaluated_with_the_settings_of_that_run(finished: tuple[Run, dict[str, Any], Told], tmp_path: Path) -> None:
+    run, _, _ = finished
+    data = tmp_path / "rows.jsonl"
+    fact = {"value": "Rex", "said_in": 0}
+    follow_up = {"query": "what is my dog called?", "answer": "your dog is called Rex", "role": "recall", "facts": [fact]}
+    data.write_text(json.dumps({"query": "I have a dog called Rex", "answer": "okay", "interactions": [follow_up]}) + "\n")
+    result = evaluate_checkpoint(directory_of(run).path(), str(data))
+    assert result["counts"] == {"1": 1, "all": 1}
+    assert result["retention"].keys() == {"memory", "erased", "most_frequent"}
+    assert all(recall.keys() == {"1", "all"} for recall in result["retention"].values())
+    assert {"bleu", "cosine", "length", "recall", "total"} <= result["rewards"].keys()
+
+
+@contextmanager
+def interrupt_at(run: Run, step: int) -> Iterator[None]:
+    """Ctrl-C in the driver's thread as soon as metrics.jsonl has the row of `step`."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            rows = read_rows(directory_of(run))
+            if rows and rows[-1]["step"] >= step:
+                signal.raise_signal(signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> None:
+    curriculum = [{"name": "all", "iterations": 12, "max_steps": 3, "reset_probability": 0.5}]
+    settings = WORKERS | {"learner": {"ranks": 2, "checkpoint_every": 100, "log_every": 1}}
+    run = tiny_run(tmp_path, STAGES["mrl"] | {"curriculum": curriculum}, name="drained", **settings)
+    with pytest.raises(Drained, match="the same command goes on"), interrupt_at(run, 5):
+        train(run, QuietProgress())
+    directory = directory_of(run)
+    stopped = latest_checkpoint(directory)
+    assert stopped is not None
+    assert 5 <= stopped.step < 12
+    summary = json.loads(directory.read_text("summary.json"))
+    assert summary["status"] == "stopped"
+    assert summary["retention"].keys() == {"before_mrl"}
+
+    told = Told()
+    finished = train(run, told)
+    assert finished["status"] == "done"
+    assert told.stages == ["mrl"]
+    assert min(told.steps) >= stopped.step
+    assert finished["retention"]["before_mrl"] == summary["retention"]["before_mrl"]
+    assert finished["wall_seconds"] > summary["wall_seconds"]
+    assert [row["step"] for row in read_rows(directory)] == list(range(1, 13))
+    assert {row["status"] for row in outcomes(Path(directory.path())).to_pylist()} == {"trained"}
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor("engram-drained-conductor", namespace="engram-drained")
