@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -161,9 +162,9 @@ def _rank_main(config: dict[str, Any]) -> None:
     except InfraFailure:
         raise
     except EngramError as failure:
-        recorder.fail(failure)
+        recorder.fail(failure, traceback.format_exc())
         raise
     except Exception as unknown:
         # Not of the machine's making as far as anybody knows, so a restart would only meet it again.
-        recorder.fail(DataFailure(f"{type(unknown).__name__}: {unknown}"))
+        recorder.fail(DataFailure(f"{type(unknown).__name__}: {unknown}"), traceback.format_exc())
         raise

@@ -7,7 +7,6 @@ driver and ranks (progress one way, a request to stop the other).
 from __future__ import annotations
 
 import time
-import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,11 +105,11 @@ class Recorder:
     def stop_requested(self) -> bool:
         return self._stop
 
-    def fail(self, failure: EngramError) -> None:
-        """Keep a failure that no restart mends, for the driver to raise."""
+    def fail(self, failure: EngramError, trace: str) -> None:
+        """Keep a failure that no restart mends, for the driver to raise. trace: of the rank, since it does not travel with an exception."""
         where = failure.where if isinstance(failure, InputError) else ""
         what = failure.what if isinstance(failure, InputError) else str(failure)
-        self._report.failure = (type(failure).__name__, where, what, traceback.format_exc())
+        self._report.failure = (type(failure).__name__, where, what, trace)
 
     def failed(self) -> bool:
         return self._report.failure is not None
@@ -193,8 +192,8 @@ class RecorderClient:
     def stop_requested(self) -> bool:
         return self._call("stop_requested")
 
-    def fail(self, failure: EngramError) -> None:
-        self._call("fail", failure)
+    def fail(self, failure: EngramError, trace: str) -> None:
+        self._call("fail", failure, trace)
 
     def failed(self) -> bool:
         return self._call("failed")

@@ -53,7 +53,9 @@ class RolloutHalf:
         model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
         self.run = run
         self._version = EVALUATION_VERSION_BASE
-        self.conductor = launch(conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory, job.stage)
+        self.conductor = launch(
+            conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory, job.stage, job.namespace
+        )
 
     def __enter__(self) -> RolloutHalf:
         return self

@@ -300,9 +300,10 @@ def launch(
     make_scorer: Callable[[], Scorer],
     directory: RunDirectory,
     stage: int = 0,
+    namespace: str | None = None,
 ) -> ActorHandle:
-    """The conductor as an actor that learner ranks find by `name` (in the driver's namespace). The driver owns it."""
-    actor = ray.remote(Conductor).options(name=name, num_cpus=CONDUCTOR_CPUS)
+    """The conductor as an actor that learner ranks find by `name` in `namespace` (None: the driver's). The driver owns it."""
+    actor = ray.remote(Conductor).options(name=name, namespace=namespace, num_cpus=CONDUCTOR_CPUS)
     return cast(ActorHandle, actor.remote(run, rows, make_workers, make_scorer, directory, stage))
 
 
