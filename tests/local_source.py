@@ -29,6 +29,7 @@ from common.run_directory import RunDirectory
 from common.weights import PackedWeights, load_into
 from learner.episode_source import Shard
 from learner.group import Group, Job, OneRank
+from learner.pipeline import is_finished
 from learner.prepare import newest, prepare
 from learner.recorder import Recorder
 from learner.rollout_half import reward_embedding
@@ -170,7 +171,7 @@ def run_here(
     recorder = make_recorder(run, directory, newest(directory).step)
     try:
         for index, stage in enumerate(run.stages):
-            if newest(directory).state["stage"] > index:
+            if is_finished(newest(directory), index, stage):
                 continue
             job = Job(run, directory, index, "local")
             if isinstance(stage, MRL):
