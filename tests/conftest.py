@@ -32,6 +32,6 @@ def ray_local() -> Iterator[None]:
     """One local Ray for the whole test session (start-up costs five seconds)."""
     import ray
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+    ray.init(address="local", num_cpus=32, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()

@@ -49,9 +49,11 @@ def load_corpus(data: Data, seed: int) -> Corpus:
             test = [row for task in data.tasks for row in babi.load(data.folder, task, "test", data.max_questions)]
             corpus = _carved([(conversation_hash(row), row) for row in told], test, data.eval_fraction)
             read = [pair for row in corpus.train for pair in babi.reading_pairs(row)]
+            held = {conversation_hash(row) for row in corpus.eval + corpus.test}
+            parts = [part for row in corpus.train for part in babi.windows(row) if conversation_hash(part) not in held]
             return replace(
                 corpus,
-                train=corpus.train + [part for row in corpus.train for part in babi.windows(row)],
+                train=corpus.train + parts,
                 pairs=corpus.pairs + read,
                 texts=corpus.texts + [f"{pair.query} {pair.answer}" for pair in read],
             )

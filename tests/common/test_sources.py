@@ -134,7 +134,10 @@ def test_the_babi_corpus_holds_out_by_hash_and_keeps_splits_apart(shared: Path) 
     corpus = load_corpus(BabiData(folder=str(shared / "data/babi10k"), tasks=(1, 6), eval_fraction=0.05), 0)
     assert len(corpus.test) == 400
     assert 120 < len(corpus.eval) < 280
-    assert len(corpus.train) + len(corpus.eval) <= 4000
+    stories = hashes([row for task in (1, 6) for row in babi.load(shared / "data/babi10k", task, "train", 5)])
+    whole = [row for row in corpus.train if conversation_hash(row) in stories]
+    assert 3600 < len(whole) + len(corpus.eval) <= 4000
+    assert len(corpus.train) > 2 * len(whole)  # and the parts that stand by themselves
     assert not hashes(corpus.train) & hashes(corpus.eval) | hashes(corpus.train + corpus.eval) & hashes(corpus.test)
     single = load_corpus(BabiData(folder=str(shared / "data/babi10k"), max_questions=1), 0)
     assert not hashes(single.train) & hashes(single.test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,10 +59,9 @@ def test_piped_conversation_shows_answers_and_that_memory_was_updated(
     answers = [
         "".join(printable(event.text) for event in other.respond(query) if event.kind == "token") for query in ("my dog is Rex", "my dog?")
     ]
-    lines = transcript(session, "my dog is Rex\n\nmy dog?\n/quit\nnot reached\n").splitlines()
-    assert [lines[0], lines[2]] == answers
-    assert all(line.startswith("memory updated (") for line in (lines[1], lines[3]))
-    assert len(lines) == 4
+    shown = transcript(session, "my dog is Rex\n\nmy dog?\n/quit\nnot reached\n")
+    # Not line by line: a random model may write line breaks.
+    assert re.sub(r"memory updated \([^)\n]* ms\)\n", "<updated>", shown) == f"{answers[0]}\n<updated>{answers[1]}\n<updated>"
     assert session.turn == 2
 
 
