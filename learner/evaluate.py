@@ -108,7 +108,10 @@ def evaluate_checkpoint(where: str, data: str) -> dict[str, Any]:
     engine = ReactiveEngine(model.eval(), min(64, len(rows)), sampling)
 
     def play(tasks: list[Task]) -> list[Episode]:
-        return engine.run(tasks, tokenizer)
+        try:
+            return engine.run(tasks, tokenizer)
+        except DataFailure as misfit:
+            raise InputError(data, str(misfit)) from misfit
 
     recall, counts, episodes = retention(play, rows, run.seed if run else 0)
     rewards = run.rewards if run else Run.model_fields["rewards"].default
