@@ -84,13 +84,13 @@ def make_tasks(follow_ups: Sequence[int]) -> list[Task]:
 
 def fixed_rate(slots: int, seconds: float) -> float:
     """Tokens per second of one engine with all slots in use: the median over conversations of 8 follow-ups."""
-    engine = ReactiveEngine(make_model(QUERY_TOKENS + NEW_TOKENS), slots, Sampling(max_new_tokens=NEW_TOKENS))
-    tokenizer, tasks = make_tokenizer(), make_tasks([8] * slots)
-    engine.run(make_tasks([1] * slots), tokenizer)
+    engine = ReactiveEngine(make_model(QUERY_TOKENS + NEW_TOKENS), make_tokenizer(), slots, Sampling(max_new_tokens=NEW_TOKENS))
+    tasks = make_tasks([8] * slots)
+    engine.run(make_tasks([1] * slots))
     rates: list[float] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(rates) < 3:
-        rates.append(_rate(engine, lambda: engine.run(tasks, tokenizer)))
+        rates.append(_rate(engine, lambda: engine.run(tasks)))
     return statistics.median(rates)
 
 
@@ -104,15 +104,15 @@ def workers_rate(workers: int, seconds: float) -> float:
 
 def _worker_rate(start: float, seconds: float) -> float:
     torch.set_num_threads(1)
-    engine = ReactiveEngine(make_model(QUERY_TOKENS + NEW_TOKENS), 32, Sampling(max_new_tokens=NEW_TOKENS))
-    tokenizer, tasks = make_tokenizer(), make_tasks([2] * 32)
-    engine.run(tasks, tokenizer)
+    engine = ReactiveEngine(make_model(QUERY_TOKENS + NEW_TOKENS), make_tokenizer(), 32, Sampling(max_new_tokens=NEW_TOKENS))
+    tasks = make_tasks([2] * 32)
+    engine.run(tasks)
     time.sleep(max(0.0, start - time.time()))
     until = time.perf_counter() + seconds
 
     def play() -> None:
         while time.perf_counter() < until:
-            engine.run(tasks, tokenizer)
+            engine.run(tasks)
 
     return _rate(engine, play)
 
@@ -138,12 +138,12 @@ class TurnClock(ReactiveEngine):
 
 def late_over_early_turn(late: int, early: int, repeats: int = 5) -> float:
     """CPU time of answering turn `late` over that of turn `early`, memory write included: the median over repeats."""
-    engine = TurnClock(make_model(QUERY_TOKENS + NEW_TOKENS), 16, Sampling(max_new_tokens=NEW_TOKENS))
-    tokenizer, tasks = make_tokenizer(), make_tasks([late + 1] * 16)
+    engine = TurnClock(make_model(QUERY_TOKENS + NEW_TOKENS), make_tokenizer(), 16, Sampling(max_new_tokens=NEW_TOKENS))
+    tasks = make_tasks([late + 1] * 16)
     ratios = []
     for _ in range(repeats):
         engine.turns = []
-        engine.run(tasks, tokenizer)
+        engine.run(tasks)
         took = [after - before for before, after in zip(engine.turns, engine.turns[1:], strict=False)]
         ratios.append(took[late - 1] / took[early - 1])
     return statistics.median(ratios)
@@ -170,14 +170,13 @@ class LockstepEngine(LongTailed):
 
 def long_tailed_rate(kind: type[LongTailed], slots: int = 64, conversations: int = 960) -> tuple[float, float]:
     """Tokens per second of CPU time, and slot occupancy: rows that got a token over slots × steps, from the first step to the last."""
-    engine = kind(make_model(QUERY_TOKENS + MOST_TOKENS), slots, Sampling(max_new_tokens=MOST_TOKENS))
-    tokenizer = make_tokenizer()
+    engine = kind(make_model(QUERY_TOKENS + MOST_TOKENS), make_tokenizer(), slots, Sampling(max_new_tokens=MOST_TOKENS))
     draw = random.Random(0)
     tasks = make_tasks([draw.randint(2, 8) for _ in range(conversations)])
-    engine.run(tasks[:slots], tokenizer)
+    engine.run(tasks[:slots])
     tally = dataclasses.replace(engine.tally)
     began = time.process_time()
-    engine.run(tasks, tokenizer)
+    engine.run(tasks)
     seconds = time.process_time() - began
     occupancy = (engine.tally.row_steps - tally.row_steps) / (engine.tally.slot_steps - tally.slot_steps)
     return (engine.tally.tokens - tally.tokens) / seconds, occupancy

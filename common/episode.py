@@ -103,7 +103,9 @@ class Turn:
     reward: float | None = None
     """Weighted total; None where the turn was not scored."""
     failure: str | None = None
-    """Why it was not scored."""
+    """Why it was not scored, or not played to its end."""
+    unfiltered_log_probs: Sequence[float] = field(default_factory=list)
+    """As `log_probs`, under the temperature alone; empty where no top-k, top-p or min-p was on and the two agree."""
 
     @property
     def remembered_ids(self) -> list[int]:

@@ -33,6 +33,7 @@ TURN = pa.struct(
         ("rewards", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
         ("reward", pa.float64()),
         ("failure", pa.string()),
+        ("unfiltered_log_probs", pa.list_(pa.float64())),
     ]
 )
 

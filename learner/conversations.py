@@ -15,8 +15,13 @@ import torch
 from torch import Tensor
 
 from common.data.batches import pad
+from common.data.grouping import by_width
 from common.models.feed_forward import Routing
 from common.models.reactive import ReactiveTransformer
+from common.models.rows import TOKENS, round_up
+
+DECODE_CALL = 256
+"""Tokens of padding that cost as much as one more call of the decoder, its backward pass included."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +94,16 @@ def memories(
     with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
         encoded = model.encode(batch.written[:written], batch.written_mask[:written]) if written else None
     memory = initial[list(batch.order)]
+    # No turn is read wider than its longest interaction.
+    widths = [int(part.any(0).sum()) for part in batch.written_mask.split(batch.active)]
     states, start = [memory], 0
     for k in range(last):
         n, following = batch.active[k], batch.active[k + 1]
         if bptt_turns != "all" and k % bptt_turns == 0:
             memory = memory.detach()
         assert encoded is not None
-        rows = slice(start, start + following)
-        memory = model.remember(memory[:following], encoded[rows], batch.written_mask[rows])
+        rows, width = slice(start, start + following), widths[k]
+        memory = model.remember(memory[:following], encoded[rows, :, :width], batch.written_mask[rows, :width])
         states.append(memory)
         start += n
     return torch.cat(states)
@@ -106,5 +113,15 @@ def answer_logits(
     model: ReactiveTransformer, tokens: Tensor, memory: Tensor, mask: Tensor, routings: list[Routing] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits [answer tokens, vocabulary] and their targets [answer tokens], of the positions in `mask` [rows, tokens - 1] alone."""
-    hidden = model.decode_hidden(tokens[:, :-1], memory, routings)
-    return model.decoder.logits(hidden[mask]), tokens[:, 1:][mask]
+    tokens, targets = tokens[:, :-1], tokens[:, 1:][mask]
+    needed = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).tolist()
+    groups = by_width([min(round_up(max(1, width), TOKENS), tokens.shape[1]) for width in needed], DECODE_CALL)
+    if len(groups) == 1 or model.config.experts:  # what experts are balanced over is one batch of tokens
+        return model.decoder.logits(model.decode_hidden(tokens, memory, routings)[mask]), targets
+    parts, places = [], []
+    place = torch.arange(len(targets), device=mask.device).split(mask.sum(1).tolist())
+    for rows in groups:
+        width = max(needed[row] for row in rows)
+        parts.append(model.decode_hidden(tokens[rows, :width], memory[rows])[mask[rows, :width]])
+        places += [place[row] for row in rows]
+    return model.decoder.logits(torch.cat(parts)[torch.cat(places).argsort()]), targets

@@ -105,11 +105,11 @@ def evaluate_checkpoint(where: str, data: str) -> dict[str, Any]:
     model, tokenizer = checkpoint_model(checkpoint)
     run = run_of(checkpoint.where)
     sampling = run.rollout.sampling if run else Run.model_fields["rollout"].default.sampling
-    engine = ReactiveEngine(model.eval(), min(64, len(rows)), sampling)
+    engine = ReactiveEngine(model.eval(), tokenizer, min(64, len(rows)), sampling)
 
     def play(tasks: list[Task]) -> list[Episode]:
         try:
-            return engine.run(tasks, tokenizer)
+            return engine.run(tasks)
         except DataFailure as misfit:
             raise InputError(data, str(misfit)) from misfit
 

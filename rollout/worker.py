@@ -42,8 +42,8 @@ class RolloutWorker(PooledActor):
         self._tokenizer = ConversationTokenizer.from_json(tokenizer_json)
         device = torch.device("cuda" if rollout.gpus_per_worker > 0 else "cpu")
         self._model = ReactiveTransformer(RxTConfig(**model_config)).eval().requires_grad_(False)
-        self._model.to(device=device)
-        self._engine = ReactiveEngine(self._model, rollout.slots, rollout.sampling, device)
+        self._model.to(device, getattr(torch, rollout.dtype))
+        self._engine = ReactiveEngine(self._model, self._tokenizer, rollout.slots, rollout.sampling, device)
         self._idle_since = time.perf_counter()
         self._calls = 0
         self._reported: dict[str, float] = {}
@@ -68,11 +68,11 @@ class RolloutWorker(PooledActor):
             failures: dict[int, Episode] = {}
             for i, task in enumerate(tasks):
                 try:
-                    self._engine.prepare(task, self._tokenizer)
+                    self._engine.prepare(task)
                 except DataFailure as failure:
                     failures[i] = _failed(task, str(failure), version, self.name)
             fit = [task for i, task in enumerate(tasks) if i not in failures]
-            played = iter(self._engine.run(fit, self._tokenizer, version=version, worker=self.name))
+            played = iter(self._engine.run(fit, version=version, worker=self.name))
             return [failures[i] if i in failures else next(played) for i in range(len(tasks))]
         finally:
             self._idle_since = time.perf_counter()

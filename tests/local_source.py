@@ -83,7 +83,7 @@ class LocalSource:
         self.run = run
         self.model, self.tokenizer = checkpoint_model(checkpoint)
         self.model.eval().requires_grad_(False)
-        self.engine = ReactiveEngine(self.model, run.rollout.slots, run.rollout.sampling)
+        self.engine = ReactiveEngine(self.model, self.tokenizer, run.rollout.slots, run.rollout.sampling)
         corpus = load_corpus(run.data, run.seed)
         self.dealer = Dealer(corpus.train, run.seed, job.stage)
         self.known = values_of(corpus.train)
@@ -104,7 +104,7 @@ class LocalSource:
         assert (version, iteration) == (self.version, self.next)
         tasks = self.dealer.deal(plan, iteration, self.memories)
         self.carried += sum(task.initial_memory is not None for task in tasks)
-        played = self.engine.run(tasks, self.tokenizer, version=version)
+        played = self.engine.run(tasks, version=version)
         self.held = Memories(iteration, plan.step, {place_of(e.task): e.final_memory for e in played if e.final_memory is not None})
         scored = score_episodes(played, self.run.rewards, self.embedding, tuple(range(len(SPECIAL_TOKENS))), self.known)
         mine = list(shards(scored, ranks)[rank])
@@ -224,9 +224,9 @@ def lively_model(tokenizer: ConversationTokenizer, seed: int = 0, **shape: Any) 
 
 def played(model: ReactiveTransformer, tokenizer: ConversationTokenizer, tasks: Sequence[Task], temperature: float = 1.0) -> list[Episode]:
     """Episodes of `tasks`, scored."""
-    engine = ReactiveEngine(model, 4, Sampling(temperature=temperature, max_new_tokens=8))
+    engine = ReactiveEngine(model, tokenizer, 4, Sampling(temperature=temperature, max_new_tokens=8))
     special = tuple(range(len(SPECIAL_TOKENS)))
-    return score_episodes(engine.run(tasks, tokenizer), Rewards(), model.embedding.weight.detach().numpy(), special)
+    return score_episodes(engine.run(tasks), Rewards(), model.embedding.weight.detach().numpy(), special)
 
 
 def tiny_tasks(count: int, **settings: Any) -> list[Task]:

@@ -382,6 +382,8 @@ class Sampling(Section):
     """Only tokens with at least this share of the largest probability; 0: off."""
     max_new_tokens: int = Field(24, ge=1)
     """Longest answer, [EOS] included."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Strings that end an answer. Its text ends before the first of them; its tokens, which memory is written with, hold it."""
 
 
 class Rollout(Section):
@@ -393,6 +395,9 @@ class Rollout(Section):
     """Torch threads of each worker on CPU."""
     gpus_per_worker: float = Field(0, ge=0)
     """0: on CPU."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What workers compute in. With bfloat16 the distribution sampled from is the learner's up to rounding only, and
+    ppo/ratio_max_deviation_first says how far off it is."""
     sampling: Sampling = Sampling()
     """How answers are drawn. MRL needs a temperature above 0 and no filter."""
     deadline: float = Field(300, gt=0)

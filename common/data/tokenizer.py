@@ -21,6 +21,17 @@ PAD, UNK, BOS, EOS, MASK, QUERY, ANSWER, THINK = range(len(SPECIAL_TOKENS))
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """Byte of each character that byte-level BPE writes it as (Radford 2019): printable bytes stand for themselves, the others follow from
+    character 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
 class ConversationTokenizer:
     """Text to ids and back. Compares and pickles by its JSON, so it travels to actors whole."""
 
@@ -37,6 +48,7 @@ class ConversationTokenizer:
         self._tokenizer = tokenizer
         self.vocab_size: int = tokenizer.get_vocab_size()
         """Tokens there really are; at most what training was asked for."""
+        self._bytes: dict[int, bytes] = {}
 
     # --- text to ids ---
 
@@ -68,6 +80,14 @@ class ConversationTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids, special tokens dropped, without white space around it. A thought is part of it: cut ids at `answer_id` first."""
         return self._tokenizer.decode([i for i in ids if i >= len(SPECIAL_TOKENS)], skip_special_tokens=True).strip()
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for, which may be part of a character; b"" for special tokens."""
+        if token not in self._bytes:
+            piece = "" if token < len(SPECIAL_TOKENS) else self._tokenizer.id_to_token(token) or ""
+            known = all(character in _BYTES for character in piece)
+            self._bytes[token] = bytes(_BYTES[c] for c in piece) if known else self._tokenizer.decode([token]).encode()
+        return self._bytes[token]
 
     # --- to files and actors ---
 

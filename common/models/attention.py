@@ -69,8 +69,15 @@ class Attention(nn.Module):
         mask: broadcast to [batch, heads, queries, keys]; bool, True where a query may look, or a number to add to its score.
         Each query must see a key.
         """
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.query_heads != self.kv_heads)
-        return self.output(out.transpose(1, 2).flatten(2))
+        return self.project(self.look(q, k, v, mask, causal))
+
+    def look(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """`attend` before the output projection: [batch, query_heads, tokens, head_dim]."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.query_heads != self.kv_heads)
+
+    def project(self, seen: Tensor) -> Tensor:
+        """What `look` saw → [batch, tokens, width]."""
+        return self.output(seen.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

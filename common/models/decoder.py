@@ -23,11 +23,9 @@ class KeyValueCache(Protocol):
 
     positions: Tensor
     """int64 [batch, tokens] of the new tokens, 0 at [BOS]; [tokens] where all rows have the same."""
-    mask: Tensor | None
-    """Which of the keys that `extend` returns a new token may look at, [batch, 1, tokens, keys]; None: all up to itself (causal)."""
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values [batch, kv_heads, tokens, head_dim] of the new tokens; return all that they may look at."""
+    def attend(self, layer: int, attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Keep keys and values [batch, kv_heads, tokens, head_dim] of the new tokens; `attention.attend` over all that they may look at."""
 
 
 class DecoderLayer(nn.Module):
@@ -59,11 +57,10 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """x [batch, tokens, width], from position 0 on without a cache; memory keys, values [batch, kv_heads, slots, head_dim]."""
         queries, keys, values = self.attention.queries_keys_values(self.attention_norm(x), rope)
-        mask = None
-        if cache is not None:
-            keys, values = cache.extend(self.index, keys, values)
-            mask = cache.mask
-        x = x + self.attention.attend(queries, keys, values, mask, causal=mask is None)
+        if cache is None:
+            x = x + self.attention.attend(queries, keys, values, causal=True)
+        else:
+            x = x + cache.attend(self.index, self.attention, queries, keys, values)
         x = x + self.cross_attention.attend(self.cross_attention.queries(self.cross_norm(x), rope), memory_keys, memory_values)
         return x + self.feed_forward(self.feed_forward_norm(x), routings)
 

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from common.models.rows import Linear, narrow_linear
 
+_FEW_TOKENS = 2048
+"""Up to so many, a GPU computes every expert for every token where no gradient is asked for."""
+
 
 class Routing(NamedTuple):
     """What one mixture layer decided, for the load-balancing loss."""
@@ -55,6 +58,8 @@ class MixtureOfExperts(nn.Module):
         weights = weights / weights.sum(-1, keepdim=True)
         if routings is not None:
             routings.append(Routing(probabilities, chosen))
+        if x.is_cuda and not torch.is_grad_enabled() and len(tokens) <= _FEW_TOKENS:
+            return self.by_all_experts(tokens, weights, chosen).view_as(x)
         out = torch.zeros_like(tokens)
         flat = chosen.flatten()
         order = flat.argsort(stable=True)
@@ -70,6 +75,18 @@ class MixtureOfExperts(nn.Module):
             result = narrow_linear(value * F.silu(gate), self.down[expert], self.down_bias[expert])
             out.index_add_(0, rows, result * weights.flatten()[picks, None])
         return out.view_as(x)
+
+    def by_all_experts(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """The same with every expert computed for every token: more arithmetic, but the host need not know how many chose which.
+
+        tokens [tokens, width]; weights, chosen [tokens, per_token]. A decoding step on a GPU reads all experts' weights anyhow, and can
+        only be recorded as a graph where nothing waits for the host.
+        """
+        share = tokens.new_zeros(len(tokens), len(self.up)).scatter_(1, chosen, weights)
+        wide = torch.baddbmm(self.up_bias[:, None], tokens.expand(len(self.up), -1, -1), self.up.transpose(1, 2))
+        value, gate = wide.chunk(2, dim=-1)
+        results = torch.baddbmm(self.down_bias[:, None], value * F.silu(gate), self.down.transpose(1, 2))
+        return torch.einsum("te,etw->tw", share, results)
 
 
 def load_balance(routings: list[Routing], mask: Tensor, chosen_share: list[Tensor], tokens: Tensor) -> Tensor:

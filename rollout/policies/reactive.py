@@ -3,101 +3,118 @@
 Each slot plays one episode. All slots that have a query take one decoding step together; the ones whose answers end in it are written
 to their memories together, and go on with their next query, or with the next task, while the others keep decoding.
 
-Invariant: an episode depends on its task and the weights, not on the slot, the batch or the order it is played in. Tokens are the same
-and log-probs agree to the rounding of matrix products of different height.
+Invariant: an episode depends on its task and the weights, not on the slot, the batch or the order it is played in, nor on what becomes
+of the others: those that end, fail or are cancelled. Tokens are the same and log-probs agree to the rounding of matrix products of
+different height.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from common.config.schema import Sampling
 from common.data.tokenizer import ConversationTokenizer
-from common.episode import Episode, Task, Turn
+from common.episode import Episode, Task
 from common.failures import DataFailure
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
 from rollout.environments.memory import Conversation
+from rollout.policies.playing import Playing, Tally, answer_text, episode_of, turn_of
 from rollout.policies.slots import Slots, answer_room, check_interaction, memory_bytes, memory_from_bytes, memory_hash
+from rollout.policies.stopping import StopStrings
 from rollout.timing import PhaseTimer
 
 
-@dataclass(slots=True)
-class Playing:
-    """One episode in progress."""
-
-    task: Task
-    conversation: Conversation
-    prompts: list[list[int]]
-    """Of all turns, opening included."""
-    references: list[list[int]]
-    answer: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    complete: bool = False
-    """Whether the answer of the current turn is complete."""
-
-    @property
-    def prompt(self) -> list[int]:
-        return self.prompts[self.conversation.turn]
-
-
-@dataclass(slots=True)
-class Tally:
-    """What an engine did since it was made. Occupancy is row_steps / slot_steps."""
-
-    episodes: int = 0
-    interactions: int = 0
-    """Answers completed."""
-    tokens: int = 0
-    """Tokens generated."""
-    steps: int = 0
-    row_steps: int = 0
-    """Rows that got a token, summed over decoding steps: rows that wait for others do not count."""
-    slot_steps: int = 0
-    """Slots there were, summed over decoding steps."""
-    writes: int = 0
-    """Interactions written to memory, openings included."""
-    write_batches: int = 0
-
-
 class ReactiveEngine:
-    """slots: episodes in flight. The model's weights may be changed in place between calls of `run`, never during one."""
+    """slots: episodes in flight. The model's weights may be changed in place while nothing is in flight.
 
-    def __init__(self, model: ReactiveTransformer, slots: int, sampling: Sampling, device: torch.device | str | None = None):
-        self.model = model
+    `run` plays tasks to their end. Underneath, `add` queues tasks, `advance` takes one step of all that is in flight, and `cancel` takes
+    one out, at any time between two steps.
+    """
+
+    def __init__(
+        self,
+        model: ReactiveTransformer,
+        tokenizer: ConversationTokenizer,
+        slots: int,
+        sampling: Sampling,
+        device: torch.device | str | None = None,
+    ):
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.timer = PhaseTimer()
         self.tally = Tally()
-        self.sampling = sampling
         self._slots = Slots(model, slots, sampling, torch.device(device) if device is not None else model.device, self.timer)
+        self._stops = StopStrings(sampling.stop, tokenizer)
         self._live: list[Playing] = []
+        self._waiting: list[Playing] = []
+        self._ended: list[tuple[int, Episode]] = []
+        self._given = 0
 
-    def run(self, tasks: Sequence[Task], tokenizer: ConversationTokenizer, *, version: int = 0, worker: str = "") -> list[Episode]:
+    @property
+    def in_flight(self) -> int:
+        """Episodes that were added and have not come back."""
+        return len(self._live) + len(self._waiting) + len(self._ended)
+
+    def run(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> list[Episode]:
         """One episode per task, in the order of tasks. version, worker: what the episodes are to say they were played with.
 
-        Raises DataFailure, before anything is played, naming the first task and turn that does not fit the model.
+        Raises DataFailure, before anything is played, naming the first task and turn that does not fit the model. An episode that fails
+        while it is played has status "failed", and its last turn says why.
         """
-        playing = [self.prepare(task, tokenizer) for task in tasks]
-        ended: dict[int, Episode] = {}
+        if self.in_flight:
+            raise RuntimeError(f"{self.in_flight} episodes are in flight: `run` is for an engine that has nothing to do")
+        first = self._given
+        self.add(tasks, version=version, worker=worker)
+        episodes: dict[int, Episode] = {}
+        try:
+            while self.in_flight:
+                episodes.update(self._advance())
+        finally:
+            self._live.clear()
+            self._waiting.clear()
+            self._ended.clear()
+        return [episodes[first + i] for i in range(len(tasks))]
 
-        def record(done: Playing, memory: Tensor) -> None:
-            ended[id(done)] = self._episode(done, memory, version, worker)
-            self.tally.episodes += 1
+    def add(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> None:
+        """Queue tasks. Raises DataFailure and queues none, naming the first task and turn that does not fit the model."""
+        prepared = [self.prepare(task) for task in tasks]
+        for playing in prepared:
+            playing.number, playing.version, playing.worker = self._given, version, worker
+            self._given += 1
+            # Longest conversations first, so that the last ones to end are short and few slots stand empty.
+            insort(self._waiting, playing, key=lambda each: (-len(each.prompts), each.number))
 
-        self._play(playing, tokenizer, record)
-        return [ended[id(each)] for each in playing]
+    def advance(self) -> list[Episode]:
+        """One step of all that is in flight; the episodes that ended in it, in no particular order."""
+        return [episode for _, episode in self._advance()]
 
-    def prepare(self, task: Task, tokenizer: ConversationTokenizer) -> Playing:
+    def cancel(self, task: str, reason: str) -> bool:
+        """Take the episode of a task out, wherever it is; False where it is not in flight. It comes back from the next `advance`, with
+        the turns that were complete, as failed for `reason`."""
+        for playing in [each for each in self._waiting if each.task.id == task]:
+            self._waiting.remove(playing)
+            self._fail(playing, reason)
+            return True
+        for row, playing in enumerate(self._live):
+            if playing.task.id == task:
+                self._fail(playing, reason)
+                self._slots.clear([row])  # it may hold what is not finite and has not shown yet
+                self._vacate([row])
+                return True
+        return False
+
+    def prepare(self, task: Task) -> Playing:
         """A task as ids, checked against the model. Raises DataFailure, naming task and turn."""
         prompts, references = [], []
         for turn, interaction in enumerate(task.row.turns):
-            prompt = tokenizer.prompt(interaction.query, think=interaction.think is not None)
-            reference = tokenizer.answer(interaction.answer, interaction.think)
+            prompt = self.tokenizer.prompt(interaction.query, think=interaction.think is not None)
+            reference = self.tokenizer.answer(interaction.answer, interaction.think)
             try:
                 answer_room(self.model.config, self.sampling, prompt)
                 if turn == 0 or task.teacher_forcing:
@@ -109,33 +126,27 @@ class ReactiveEngine:
         if task.initial_memory is not None:
             memory_from_bytes(task.initial_memory, self.model.config)
         conversation = Conversation(task.row)
-        opening = _turn(conversation, prompts[0], references[0], [], references[0], teacher_forced=False, answer=task.row.answer)
-        return Playing(task, conversation, prompts, references, turns=[opening])
+        opening = turn_of(conversation, prompts[0], references[0], [], references[0], teacher_forced=False, answer=task.row.answer)
+        return Playing(task, 0, conversation, prompts, references, turns=[opening])
 
     # --- scheduling ---------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _play(self, playing: Sequence[Playing], tokenizer: ConversationTokenizer, record: Callable[[Playing, Tensor], None]) -> None:
-        silent = [each for each in playing if each.conversation.done]
-        for start in range(0, len(silent), self._slots.count):
-            batch = silent[start : start + self._slots.count]
-            for each, memory in zip(batch, self._write([], batch), strict=True):
-                record(each, memory)
-        # Longest conversations first, so that the last ones to end are short and few slots stand empty.
-        waiting = deque(sorted((each for each in playing if not each.conversation.done), key=lambda each: -len(each.prompts)))
-        self._live.clear()
-        self._turn_over([], waiting, tokenizer, record)
-        while self._live:
-            ended = self._step()
-            if self._due(ended):
-                self._turn_over(ended, waiting, tokenizer, record)
+    def _advance(self) -> list[tuple[int, Episode]]:
+        """As `advance`, with the number of each task."""
+        ended = self._step() if self._live else []
+        if self._due(ended):
+            self._turn_over(ended)
+        came, self._ended = self._ended, []
+        return came
 
     def _due(self, ended: list[int]) -> bool:
-        """Whether the rows whose answers are complete are to go on now.
+        """Whether the rows whose answers are complete are to go on now, and empty slots to be filled.
 
         They wait, a step or two, until an eighth of the rows is ready: reading and writing for four costs hardly more than for one.
         """
-        return len(ended) >= max(1, len(self._live) // 8)
+        ready = len(ended) + min(len(self._waiting), self._slots.count - len(self._live))
+        return ready >= max(1, (len(self._live) + ready) // 8)
 
     def _room(self, playing: Playing) -> int:
         """Tokens that the answer to the current query may have."""
@@ -144,23 +155,32 @@ class ReactiveEngine:
     def _step(self) -> list[int]:
         """One token for every live row; all rows whose answers are complete."""
         tokens = self._slots.step(len(self._live))
-        ended = []
+        ended, broken = [], []
         for row, (playing, token) in enumerate(zip(self._live, tokens, strict=True)):
             if not playing.complete:
+                if not math.isfinite(token.log_prob):
+                    broken.append(row)
+                    continue
                 playing.answer.append(token.id)
                 playing.log_probs.append(token.log_prob)
-                playing.complete = token.ends
+                if token.unfiltered is not None:
+                    playing.unfiltered.append(token.unfiltered)
+                playing.complete = token.ends or (bool(self._stops) and self._stops.reached(playing.answer))
                 self.tally.tokens += 1
                 self.tally.row_steps += 1
             if playing.complete:
                 ended.append(row)
         self.tally.steps += 1
         self.tally.slot_steps += self._slots.count
+        if broken:
+            for row in broken:
+                self._fail(self._live[row], f"log-prob of token {len(self._live[row].answer)} is not finite")
+            self._slots.clear(broken)
+            self._vacate(broken)
+            ended = [row for row, playing in enumerate(self._live) if playing.complete]
         return ended
 
-    def _turn_over(
-        self, ended: list[int], waiting: deque[Playing], tokenizer: ConversationTokenizer, record: Callable[[Playing, Tensor], None]
-    ) -> None:
+    def _turn_over(self, ended: list[int]) -> None:
         """Write what ended to memory, and give every slot its next query or the next episode.
 
         Openings of new episodes are written in the same batch as the answers that made room for them.
@@ -169,21 +189,32 @@ class ReactiveEngine:
         staying = [row for row in ended if not live[row].conversation.done]
         leaving = [row for row in ended if live[row].conversation.done]
         free = leaving + list(range(len(live), self._slots.count))
-        coming = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
+        coming, self._waiting = self._waiting[: len(free)], self._waiting[len(free) :]
         for row in ended:
-            self._close_turn(live[row], tokenizer)
+            self._close_turn(live[row])
 
         memories = self._write(staying + leaving, coming)
         for row, memory in zip(leaving, memories[len(staying) : len(ended)], strict=True):
-            record(live[row], memory)
+            self._end(live[row], memory)
+        begun = memories[len(ended) :]
+        silent = [i for i, playing in enumerate(coming) if playing.conversation.done]
+        for i in silent:
+            self._end(coming[i], begun[i])
+        if silent:
+            asking = [i for i, playing in enumerate(coming) if not playing.conversation.done]
+            coming, begun = [coming[i] for i in asking], begun[asking]
         for row, playing in zip(free, coming, strict=False):
             live[row : row + 1] = [playing]
-        self._ask(staying + free[: len(coming)], torch.cat((memories[: len(staying)], memories[len(ended) :])))
-        for row in sorted(leaving[len(coming) :], reverse=True):
-            last = live.pop()
-            if row < len(live):
-                live[row] = last
-                self._slots.move(len(live), row)
+        self._ask(staying + free[: len(coming)], torch.cat((memories[: len(staying)], begun)))
+        self._vacate(leaving[len(coming) :])
+
+    def _vacate(self, rows: Sequence[int]) -> None:
+        """Take rows out of flight; the last ones move into their places."""
+        for row in sorted(rows, reverse=True):
+            last = self._live.pop()
+            if row < len(self._live):
+                self._live[row] = last
+                self._slots.move(len(self._live), row)
 
     def _write(self, rows: list[int], coming: Sequence[Playing]) -> Tensor:
         """Memories [rows + coming, layers, slots, width] after the last turn of the episodes in `rows`, and of those that begin."""
@@ -212,7 +243,7 @@ class ReactiveEngine:
             memories = memories.index_copy(0, torch.tensor(forgetting, device=memories.device), self._start([asked[i] for i in forgetting]))
         for playing in asked:
             playing.conversation.advance()
-            playing.answer, playing.log_probs, playing.complete = [], [], False
+            playing.answer, playing.log_probs, playing.unfiltered, playing.complete = [], [], [], False
         self._slots.start(rows, memories)
         self._slots.ask(
             rows,
@@ -224,58 +255,23 @@ class ReactiveEngine:
 
     # --- records ------------------------------------------------------------------------------------------------------------
 
-    def _close_turn(self, playing: Playing, tokenizer: ConversationTokenizer) -> None:
-        text = answer_text(tokenizer, playing.prompt, playing.answer)
+    def _close_turn(self, playing: Playing) -> None:
+        text = self._stops.cut(answer_text(self.tokenizer, playing.prompt, playing.answer))
         reference = playing.references[playing.conversation.turn]
-        playing.turns.append(
-            _turn(playing.conversation, playing.prompt, playing.answer, playing.log_probs, reference, playing.task.teacher_forcing, text)
+        turn = turn_of(
+            playing.conversation, playing.prompt, playing.answer, playing.log_probs, reference, playing.task.teacher_forcing, text
         )
+        playing.turns.append(replace(turn, unfiltered_log_probs=playing.unfiltered) if playing.unfiltered else turn)
         self.tally.interactions += 1
 
-    def _episode(self, playing: Playing, memory: Tensor, version: int, worker: str) -> Episode:
-        task, final = playing.task, memory_bytes(memory)
-        return Episode(
-            id=f"{task.id}@{version}",
-            task=task.id,
-            seed=task.seed,
-            turns=tuple(playing.turns),
-            weights_version=version,
-            step=task.step,
-            strategy=task.row.strategy,
-            worker=worker,
-            initial_memory=task.initial_memory,
-            final_memory=final if task.return_memory else None,
-            memory_hash=memory_hash(final),
-        )
+    def _end(self, playing: Playing, memory: Tensor) -> None:
+        final = memory_bytes(memory)
+        ended = episode_of(playing, final_memory=final if playing.task.return_memory else None, memory_hash=memory_hash(final))
+        self._ended.append((playing.number, ended))
+        self.tally.episodes += 1
 
-
-def answer_text(tokenizer: ConversationTokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
-    """An answer as text, without the thought that stands before [A] where the prompt asked for one."""
-    if prompt[-1] == tokenizer.think_id and tokenizer.answer_id in answer:
-        answer = answer[list(answer).index(tokenizer.answer_id) + 1 :]
-    return tokenizer.decode(answer)
-
-
-def _turn(
-    conversation: Conversation,
-    prompt: list[int],
-    answer_ids: list[int],
-    log_probs: list[float],
-    reference_ids: list[int],
-    teacher_forced: bool,
-    answer: str,
-) -> Turn:
-    interaction = conversation.interaction
-    return Turn(
-        query_ids=prompt,
-        answer_ids=answer_ids,
-        log_probs=log_probs,
-        reference_ids=reference_ids,
-        role=interaction.role,
-        facts=interaction.facts,
-        done=conversation.done,
-        teacher_forced=teacher_forced,
-        query=interaction.query,
-        answer=answer,
-        reference=interaction.answer,
-    )
+    def _fail(self, playing: Playing, why: str) -> None:
+        turn = playing.conversation.turn
+        turns = (*playing.turns[:-1], replace(playing.turns[-1], failure=f"turn {turn}: {why}"))
+        self._ended.append((playing.number, replace(episode_of(playing), turns=turns, status="failed")))
+        self.tally.failed += 1

@@ -7,6 +7,8 @@ filters. Greedy rows draw nothing; theirs is the log-prob under temperature 1 wi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,20 +56,35 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
     total = ends[:, -1:]
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    block = torch.searchsorted(ends, target, right=True)
+    # Clamped for rows of NaN, where no sum is passed: their token means nothing, but others' must still come out.
+    block = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[-1] - 1)
     start = F.pad(ends, (1, 0)).gather(-1, block)
     inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
     # Rounding may put the target a hair past the end of its block, where no token is.
     last = inside[:, -1:]
     token = torch.searchsorted(inside, torch.minimum(target - start, torch.nextafter(last, torch.zeros_like(last))), right=True)
-    return (block * _BLOCK + token).squeeze(-1)
+    return (block * _BLOCK + token).squeeze(-1).clamp_(max=weights.shape[-1] - 1)
 
 
-def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, greedy: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Tokens int64 [rows] and their log-probs float32 [rows] from logits [rows, vocabulary].
+class Sampled(NamedTuple):
+    """tokens int64 [rows]; log_probs float32 [rows] of the distribution they were drawn from; unfiltered: the same under the temperature
+    alone, None where no filter is on and the two agree."""
+
+    tokens: Tensor
+    log_probs: Tensor
+    unfiltered: Tensor | None
+
+
+def filters(sampling: Sampling) -> bool:
+    """Whether any token is excluded from being sampled."""
+    return sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0)
+
+
+def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, greedy: Tensor | None = None) -> Sampled:
+    """One token for each row of logits [rows, vocabulary].
 
     uniforms: float64 [rows] in [0, 1). greedy: bool [rows], the rows that take the most probable token; None: none, or all of them where
-    the temperature is 0.
+    the temperature is 0. A row whose logits are not finite gets a token that means nothing and a log-prob that is not finite.
     """
     logits = logits.float()
     if sampling.temperature == 0:
@@ -75,15 +92,18 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, greedy: Tensor 
     probabilities = filtered(logits, sampling).softmax(-1)
     tokens = inverse_cdf(probabilities, uniforms)
     log_probs = _log_probs(probabilities, tokens)
+    unfiltered = _log_probs((logits / sampling.temperature).softmax(-1), tokens) if filters(sampling) else None
     if greedy is None:
-        return tokens, log_probs
-    best, best_log_probs = _most_probable(logits)
-    return torch.where(greedy, best, tokens), torch.where(greedy, best_log_probs, log_probs)
+        return Sampled(tokens, log_probs, unfiltered)
+    best = _most_probable(logits)
+    if unfiltered is not None:
+        unfiltered = torch.where(greedy, best.log_probs, unfiltered)
+    return Sampled(torch.where(greedy, best.tokens, tokens), torch.where(greedy, best.log_probs, log_probs), unfiltered)
 
 
-def _most_probable(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _most_probable(logits: Tensor) -> Sampled:
     tokens = logits.argmax(-1)
-    return tokens, _log_probs(logits.softmax(-1), tokens)
+    return Sampled(tokens, _log_probs(logits.softmax(-1), tokens), None)
 
 
 def _log_probs(probabilities: Tensor, tokens: Tensor) -> Tensor:

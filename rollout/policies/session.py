@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from common.config.schema import Sampling
@@ -17,11 +14,11 @@ from common.data.tokenizer import ConversationTokenizer
 from common.failures import InputError
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
-from rollout.policies.reactive import answer_text
+from rollout.policies.memories import KeptMemory, load_memory, save_memory
+from rollout.policies.playing import answer_text
 from rollout.policies.slots import Slots, answer_room, check_interaction
+from rollout.policies.stopping import StopStrings
 from rollout.timing import PhaseTimer
-
-_FORMAT = "engram-memory-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,7 @@ class Session:
         self.model, self.tokenizer, self.seed, self.greedy = model, tokenizer, seed, greedy
         self.sampling = sampling or Sampling(max_new_tokens=model.config.max_tokens)
         self._slots = Slots(model, 1, self.sampling, model.device, PhaseTimer())
+        self._stops = StopStrings(self.sampling.stop, tokenizer)
         self.turn = 0
         """Interactions that the memory was written with."""
         self.reset()
@@ -82,8 +80,8 @@ class Session:
         while not ends:
             token = self._slots.step(1)[0]
             answer.append(token.id)
-            ends = token.ends
-            text = answer_text(self.tokenizer, prompt, answer)
+            ends = token.ends or (bool(self._stops) and self._stops.reached(answer))
+            text = self._stops.cut(answer_text(self.tokenizer, prompt, answer))
             # A character of several bytes is not shown before its last byte is there.
             if text.startswith(shown) and (ends or not text.endswith("\ufffd")):
                 yield Event("token", text[len(shown) :])
@@ -104,25 +102,35 @@ class Session:
         self._slots.start([0], self._slots.remember(self._slots.memory, [interaction]))
         self.turn += 1
 
+    # --- keeping memories -------------------------------------------------------------------------------------------------------
+
+    def kept(self) -> KeptMemory:
+        """What the session remembers now, apart from it."""
+        return KeptMemory(self.memory, self.seed, self.turn)
+
+    def restore(self, kept: KeptMemory) -> None:
+        """Go on from what was kept. Raises InputError where it is another model's memory."""
+        config = self.model.config
+        shape = (config.layers, config.slots, config.width)
+        if tuple(kept.memory.shape) != shape:
+            raise InputError("memory", f"has the shape {tuple(kept.memory.shape)}; this model's is {shape}")
+        self.seed, self.turn = kept.seed, kept.turn
+        self._slots.start([0], kept.memory[None].to(self.model.device, self.model.dtype))
+
+    def fork(self) -> Session:
+        """Another session that remembers the same and goes its own way from here."""
+        other = Session(self.model, self.tokenizer, self.seed, self.sampling, self.greedy)
+        other.restore(self.kept())
+        return other
+
     def save(self, path: str | Path) -> None:
         """The memory as one safetensors file; seed and number of interactions are its metadata."""
-        metadata = {"format": _FORMAT, "session": json.dumps({"seed": self.seed, "turn": self.turn})}
-        save_file({"memory": self.memory.float().cpu().contiguous()}, str(path), metadata)
+        save_memory(self.kept(), path)
 
     def load(self, path: str | Path) -> None:
         """Go on from what `save` wrote. Raises InputError where the file is something else, or another model's memory."""
+        kept = load_memory(path)
         try:
-            with safe_open(str(path), "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise InputError(str(path), f"not a memory of engram (its format is {metadata.get('format')!r}, not {_FORMAT!r})")
-                memory = file.get_tensor("memory")
-        except (OSError, SafetensorError) as error:
-            raise InputError(str(path), f"cannot be read as a safetensors file: {error}") from error
-        config = self.model.config
-        shape = (config.layers, config.slots, config.width)
-        if tuple(memory.shape) != shape:
-            raise InputError(str(path), f"memory of shape {tuple(memory.shape)}; this model's is {shape}")
-        state = json.loads(metadata["session"])
-        self.seed, self.turn = state["seed"], state["turn"]
-        self._slots.start([0], memory[None].to(self.model.device, self.model.dtype))
+            self.restore(kept)
+        except InputError as misfit:
+            raise InputError(str(path), misfit.what) from None

@@ -22,23 +22,27 @@ from torch.nn import functional as F
 
 from common.config.schema import Sampling
 from common.data.batches import pad
+from common.data.grouping import by_width
 from common.failures import DataFailure
 from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
 from common.models.rows import ROWS, TOKENS, round_up
 from common.seeding import uniforms
-from rollout.policies.cache import KeyValueBuffers, Prefill, Step
-from rollout.policies.grouping import by_width
-from rollout.policies.sampling import sample
+from rollout.policies.cache import KeyValueBuffers, Prefill, Reach, Step
+from rollout.policies.graphs import StepGraphs, power_of_two
+from rollout.policies.sampling import filters, sample
 from rollout.timing import PhaseTimer
 
-ENCODER_CALL = 128
-"""Tokens that a CPU encodes in the time a call takes by itself."""
+WRITE_CALL = 512
+"""Tokens of padding that cost as much as one more call. Padding takes part in attention and in what memory reads, not in the encoder."""
 
 
 class Token(NamedTuple):
     id: int
     log_prob: float
+    """Not finite where the row's logits were not."""
+    unfiltered: float | None
+    """As `Turn.unfiltered_log_probs`; None where no filter is on."""
     ends: bool
     """Whether the answer is complete with it: [EOS], or no room for another."""
 
@@ -88,16 +92,18 @@ class Slots:
         dtype = model.dtype
         self.memory = torch.zeros((count, config.layers, config.slots, config.width), device=device, dtype=dtype)
         # Products of few rows round otherwise, and few heights need few kernels: up to `ROWS` - 1 unused rows are computed along.
-        rows = round_up(count, ROWS)
+        rows = round_up(count, ROWS) if device.type == "cpu" else power_of_two(count)
         read = (config.layers, rows, config.cross_kv_heads or config.kv_heads, config.slots, config.head_dim)
         self._memory_keys = torch.zeros(read, device=device, dtype=dtype)
         self._memory_values = torch.zeros(read, device=device, dtype=dtype)
         self._cache = KeyValueBuffers(config, rows, device, dtype)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._drawn = torch.zeros(count, dtype=torch.int64, device=device)
-        self._uniforms = torch.zeros((count, sampling.max_new_tokens), dtype=torch.float64, device=device)
-        self._greedy = torch.zeros(count, dtype=torch.bool, device=device)
+        self._drawn = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._uniforms = torch.zeros((rows, sampling.max_new_tokens), dtype=torch.float64, device=device)
+        self._greedy = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._filtered = filters(sampling)
+        self._graphs = StepGraphs(device, rows, config.positions)
         # The host's own copies, so that no decision waits for the device.
         self._length = [0] * count
         self._room = [0] * count
@@ -119,22 +125,18 @@ class Slots:
     def remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids), in one batch. Changes no row."""
         with self.timer("write"):
-            tokens, mask = (part.to(self.device) for part in _pad(interactions))
-            return self.model.remember(memories, self._encode(tokens, mask, [len(each) for each in interactions]), mask)
+            widths = [round_up(len(each), TOKENS) for each in interactions]
+            groups = by_width(widths, WRITE_CALL) if self.device.type == "cpu" else [list(range(len(widths)))]
+            if len(groups) == 1:
+                return self._remember(memories, interactions)
+            after = torch.empty_like(memories)
+            for group in groups:
+                after[group] = self._remember(memories[group], [interactions[i] for i in group])
+            return after
 
-    def _encode(self, tokens: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
-        """`ReactiveTransformer.encode`, where that is cheaper in several calls that are as wide as they need to be."""
-        if self.device.type != "cpu":
-            return self.model.encode(tokens, mask)
-        groups = by_width([round_up(length, TOKENS) for length in lengths], ENCODER_CALL)
-        if len(groups) == 1:
-            return self.model.encode(tokens, mask)
-        config = self.config
-        encoded = torch.zeros((len(tokens), config.layers, tokens.shape[1], config.width), dtype=self.memory.dtype)
-        for group in groups:
-            width = round_up(max(lengths[i] for i in group), TOKENS)
-            encoded[group, :, :width] = self.model.encode(tokens[group, :width], mask[group, :width])
-        return encoded
+    def _remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
+        tokens, mask = (part.to(self.device) for part in _pad(interactions))
+        return self.model.remember(memories, self.model.encode(tokens, mask), mask)
 
     @torch.inference_mode()
     def ask(
@@ -166,30 +168,48 @@ class Slots:
     @torch.inference_mode()
     def step(self, active: int) -> list[Token]:
         """The next token of each of the first `active` rows, all of which must have been asked. Past an answer's end it means nothing."""
-        with self.timer("decode"):
-            rows = round_up(active, ROWS)
-            cache = Step(self._cache, self._positions[:rows], max(self._length[:active]))
-            embedded = self.model.embedding(self._tokens[:rows])[:, None]
-            hidden = self.model.decoder(embedded, self._memory_keys[:, :rows], self._memory_values[:, :rows], cache=cache)
-            logits = self.model.decoder.logits(hidden[:, 0])[:active]
-        with self.timer("sample"):
-            drawn = self._drawn[:active]
-            chosen = self._uniforms[:active].gather(1, drawn[:, None]).squeeze(1)
-            greedy = self._greedy[:active] if any(self._is_greedy[:active]) else None
-            following, log_probs = sample(logits, chosen, self.sampling, greedy)
-            self._tokens[:active] = following
-            # Clamped for rows whose answers are complete: they are computed along until they are asked again.
-            self._positions[:active].add_(1).clamp_(max=self.config.max_tokens - 1)
-            drawn.add_(1).clamp_(max=self.sampling.max_new_tokens - 1)
+        reach, greedy = self._graphs.reach(self._length[:active]), any(self._is_greedy[:active])
+        numbers = self._graphs.run((reach, greedy), lambda: self._advance(reach, greedy))
         with self.timer("sync"):
-            ids, values = torch.stack((following.double(), log_probs.double())).tolist()
+            ids, log_probs, unfiltered = numbers[:, :active].tolist()
         out = []
         for row in range(active):
             self._length[row] = min(self._length[row] + 1, self.config.max_tokens)
             self._room[row] -= 1
             token = int(ids[row])
-            out.append(Token(token, values[row], token == self.config.eos_token_id or self._room[row] <= 0))
+            ends = token == self.config.eos_token_id or self._room[row] <= 0
+            out.append(Token(token, log_probs[row], unfiltered[row] if self._filtered else None, ends))
         return out
+
+    def _advance(self, reach: Reach, any_greedy: bool) -> Tensor:
+        """One step of the first rows on the device: tokens, log-probs and unfiltered log-probs, float64 [3, rows].
+
+        Reads and writes buffers that stay in place, and nothing else: on a GPU it is replayed.
+        """
+        rows = reach.rows
+        with self.timer("decode"):
+            cache = Step(self._cache, self._positions[:rows], reach)
+            embedded = self.model.embedding(self._tokens[:rows])[:, None]
+            hidden = self.model.decoder(embedded, self._memory_keys[:, :rows], self._memory_values[:, :rows], cache=cache)
+            logits = self.model.decoder.logits(hidden[:, 0])
+        with self.timer("sample"):
+            drawn = self._drawn[:rows]
+            chosen = self._uniforms[:rows].gather(1, drawn[:, None]).squeeze(1)
+            sampled = sample(logits, chosen, self.sampling, self._greedy[:rows] if any_greedy else None)
+            self._tokens[:rows] = sampled.tokens
+            # Clamped for rows whose answers are complete: they are computed along until they are asked again.
+            self._positions[:rows].add_(1).clamp_(max=self.config.max_tokens - 1)
+            drawn.add_(1).clamp_(max=self.sampling.max_new_tokens - 1)
+            unfiltered = sampled.log_probs if sampled.unfiltered is None else sampled.unfiltered
+            return torch.stack((sampled.tokens.double(), sampled.log_probs.double(), unfiltered.double()))
+
+    @torch.inference_mode()
+    def clear(self, rows: Sequence[int]) -> None:
+        """Forget what rows hold that is not finite: a masked position takes part in sums with weight 0, and 0 × NaN is NaN."""
+        for row in rows:
+            self._cache.clear(row)
+            self._memory_keys[:, row] = 0
+            self._memory_values[:, row] = 0
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:

@@ -87,7 +87,7 @@ def play_plainly(model: ReactiveTransformer, task: Task, sampling: Sampling) -> 
         while len(answer) < min(sampling.max_new_tokens, model.config.max_tokens - len(prompt)) and TOKENIZER.eos_id not in answer:
             logits = model.decode(torch.tensor([prompt + answer]), memory)[:, -1]
             number = torch.from_numpy(uniforms(np.array([derive(task.seed, turn)]), np.array([len(answer)])))
-            token, log_prob = sample(logits, number, sampling, torch.tensor([True]) if task.greedy else None)
+            token, log_prob, _ = sample(logits, number, sampling, torch.tensor([True]) if task.greedy else None)
             answer.append(int(token))
             said.append(float(log_prob))
         answers.append(answer)
@@ -114,7 +114,7 @@ def memory_of(episode: Episode) -> torch.Tensor:
 def test_an_episode_equals_plain_decoding_without_cache(shape: dict[str, Any], greedy: bool) -> None:
     model = make_model(**shape)
     tasks = make_tasks(9, greedy=greedy, return_memory=True)
-    episodes = ReactiveEngine(model, 4, SAMPLING).run(tasks, TOKENIZER)
+    episodes = ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
     for task, episode in zip(tasks, episodes, strict=True):
         expected_answers, expected_log_probs, expected_memory = play_plainly(model, task, SAMPLING)
         assert answers(episode) == expected_answers
@@ -127,7 +127,7 @@ def test_an_episode_equals_plain_decoding_without_cache(shape: dict[str, Any], g
 def test_recorded_log_probs_are_those_of_the_filtered_distribution() -> None:
     model = make_model()
     sampling = Sampling(temperature=0.7, top_k=40, top_p=0.9, min_p=0.01, max_new_tokens=10)
-    for task, episode in zip(tasks := make_tasks(6), ReactiveEngine(model, 3, sampling).run(tasks, TOKENIZER), strict=True):
+    for task, episode in zip(tasks := make_tasks(6), ReactiveEngine(model, TOKENIZER, 3, sampling).run(tasks), strict=True):
         memory = model.initial_memory([task.seed])
         for turn in episode.turns:
             if turn.log_probs:
@@ -144,19 +144,19 @@ def test_recorded_log_probs_are_those_of_the_filtered_distribution() -> None:
 def test_an_episode_does_not_depend_on_slots_batch_or_order(shape: dict[str, Any], count: int) -> None:
     model = make_model(**shape)
     tasks = make_tasks(count, return_memory=True)
-    together = ReactiveEngine(model, 64, SAMPLING).run(tasks, TOKENIZER)
+    together = ReactiveEngine(model, TOKENIZER, 64, SAMPLING).run(tasks)
     shuffled = random.Random(1).sample(tasks, len(tasks))
-    elsewhere = {episode.task: episode for episode in ReactiveEngine(model, 7, SAMPLING).run(shuffled, TOKENIZER)}
-    one = ReactiveEngine(model, 1, SAMPLING)
+    elsewhere = {episode.task: episode for episode in ReactiveEngine(model, TOKENIZER, 7, SAMPLING).run(shuffled)}
+    one = ReactiveEngine(model, TOKENIZER, 1, SAMPLING)
     for task, episode in zip(tasks, together, strict=True):
-        for other in (elsewhere[task.id], one.run([task], TOKENIZER)[0]):
+        for other in (elsewhere[task.id], one.run([task])[0]):
             # Bit for bit: log-probs and the last memory are part of an episode.
             assert other == episode
 
 
 def test_episodes_come_back_in_the_order_of_their_tasks() -> None:
     tasks = make_tasks(17)
-    episodes = ReactiveEngine(make_model(), 4, SAMPLING).run(tasks, TOKENIZER, version=3, worker="w")
+    episodes = ReactiveEngine(make_model(), TOKENIZER, 4, SAMPLING).run(tasks, version=3, worker="w")
     assert [episode.task for episode in episodes] == [task.id for task in tasks]
     assert {(episode.weights_version, episode.worker, episode.status) for episode in episodes} == {(3, "w", "generated")}
     assert [len(episode.answered) for episode in episodes] == [len(task.row.interactions) for task in tasks]
@@ -165,7 +165,7 @@ def test_episodes_come_back_in_the_order_of_their_tasks() -> None:
 def test_the_same_seed_gives_the_same_episode_and_another_seed_another() -> None:
     model, task = make_model(), make_tasks(1)[0]
     first, again, other = (
-        ReactiveEngine(model, 2, SAMPLING).run([t], TOKENIZER)[0] for t in (task, task, dataclasses.replace(task, seed=9))
+        ReactiveEngine(model, TOKENIZER, 2, SAMPLING).run([t])[0] for t in (task, task, dataclasses.replace(task, seed=9))
     )
     assert first == again
     assert answers(first) != answers(other)
@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_episode_and_another_seed_another() -> None
 
 def test_turns_record_what_happened() -> None:
     model, task = make_model(), make_tasks(8, return_memory=True)[5]
-    episode = ReactiveEngine(model, 2, SAMPLING).run([task], TOKENIZER)[0]
+    episode = ReactiveEngine(model, TOKENIZER, 2, SAMPLING).run([task])[0]
     opening = episode.turns[0]
     assert list(opening.remembered_ids) == TOKENIZER.interaction(task.row.opening)
     assert opening.log_probs == []
@@ -192,7 +192,7 @@ def test_turns_record_what_happened() -> None:
 
 def test_teacher_forcing_writes_the_reference_and_keeps_the_generated_answer() -> None:
     model, task = make_model(), make_tasks(3, teacher_forcing=True, return_memory=True)[0]
-    episode = ReactiveEngine(model, 2, SAMPLING).run([task], TOKENIZER)[0]
+    episode = ReactiveEngine(model, TOKENIZER, 2, SAMPLING).run([task])[0]
     expected_answers, _, expected_memory = play_plainly(model, task, SAMPLING)
     assert answers(episode) == expected_answers
     assert all(turn.teacher_forced and turn.remembered_ids == [*turn.query_ids, *turn.reference_ids] for turn in episode.answered)
@@ -202,10 +202,10 @@ def test_teacher_forcing_writes_the_reference_and_keeps_the_generated_answer() -
 def test_an_episode_starts_from_the_memory_it_is_given() -> None:
     model, task = make_model(), make_tasks(1)[0]
     held = memory_bytes(model.initial_memory([77])[0])
-    from_held = ReactiveEngine(model, 1, SAMPLING).run([dataclasses.replace(task, initial_memory=held, return_memory=True)], TOKENIZER)[0]
-    from_seed = ReactiveEngine(model, 1, SAMPLING).run([dataclasses.replace(task, return_memory=True)], TOKENIZER)[0]
+    from_held = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([dataclasses.replace(task, initial_memory=held, return_memory=True)])[0]
+    from_seed = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([dataclasses.replace(task, return_memory=True)])[0]
     as_seed = dataclasses.replace(task, initial_memory=memory_bytes(model.initial_memory([task.seed])[0]), return_memory=True)
-    assert ReactiveEngine(model, 1, SAMPLING).run([as_seed], TOKENIZER)[0].final_memory == from_seed.final_memory
+    assert ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([as_seed])[0].final_memory == from_seed.final_memory
     assert from_held.initial_memory == held
     assert from_held.final_memory != from_seed.final_memory
 
@@ -213,8 +213,8 @@ def test_an_episode_starts_from_the_memory_it_is_given() -> None:
 def test_an_erased_episode_answers_every_query_from_the_memory_it_started_with() -> None:
     model, task = make_model(), make_tasks(1)[0]
     assert len(task.row.interactions) > 1
-    erased = ReactiveEngine(model, 2, SAMPLING).run([dataclasses.replace(task, erase_memory=True)], TOKENIZER)[0]
-    assert answers(erased) != answers(ReactiveEngine(model, 2, SAMPLING).run([task], TOKENIZER)[0])
+    erased = ReactiveEngine(model, TOKENIZER, 2, SAMPLING).run([dataclasses.replace(task, erase_memory=True)])[0]
+    assert answers(erased) != answers(ReactiveEngine(model, TOKENIZER, 2, SAMPLING).run([task])[0])
     first = model.initial_memory([task.seed])
     for turn in erased.answered:
         logits = model.decode(torch.tensor([[*turn.query_ids, *turn.answer_ids]]), first)[0, len(turn.query_ids) - 1 : -1]
@@ -225,7 +225,7 @@ def test_an_erased_episode_answers_every_query_from_the_memory_it_started_with()
 def test_greedy_and_sampled_episodes_share_a_batch() -> None:
     model = make_model()
     mixed = [dataclasses.replace(task, greedy=i % 2 == 0) for i, task in enumerate(make_tasks(8))]
-    for task, episode in zip(mixed, ReactiveEngine(model, 8, SAMPLING).run(mixed, TOKENIZER), strict=True):
+    for task, episode in zip(mixed, ReactiveEngine(model, TOKENIZER, 8, SAMPLING).run(mixed), strict=True):
         expected, expected_log_probs, _ = play_plainly(model, task, SAMPLING)
         assert answers(episode) == expected
         torch.testing.assert_close(log_probs(episode), torch.tensor([v for turn in expected_log_probs for v in turn]), atol=1e-4, rtol=0)
@@ -233,8 +233,8 @@ def test_greedy_and_sampled_episodes_share_a_batch() -> None:
 
 def test_temperature_zero_is_greedy() -> None:
     model, tasks = make_model(), make_tasks(5)
-    cold = ReactiveEngine(model, 2, Sampling(temperature=0, max_new_tokens=14)).run(tasks, TOKENIZER)
-    greedy = ReactiveEngine(model, 2, SAMPLING).run([dataclasses.replace(task, greedy=True) for task in tasks], TOKENIZER)
+    cold = ReactiveEngine(model, TOKENIZER, 2, Sampling(temperature=0, max_new_tokens=14)).run(tasks)
+    greedy = ReactiveEngine(model, TOKENIZER, 2, SAMPLING).run([dataclasses.replace(task, greedy=True) for task in tasks])
     assert [answers(episode) for episode in cold] == [answers(episode) for episode in greedy]
     for left, right in zip(cold, greedy, strict=True):
         torch.testing.assert_close(log_probs(left), log_probs(right), atol=1e-5, rtol=0)
@@ -244,7 +244,7 @@ def test_an_interaction_never_grows_past_the_model() -> None:
     model = make_model(max_tokens=16)
     model.decoder.head.bias.data[TOKENIZER.eos_id] = -1e9
     row = Row("dog", "cat", (Interaction("the dog cat bird is", "Rex"),) * 2)
-    episode = ReactiveEngine(model, 1, Sampling(max_new_tokens=99)).run([Task("long", row, seed=1)], TOKENIZER)[0]
+    episode = ReactiveEngine(model, TOKENIZER, 1, Sampling(max_new_tokens=99)).run([Task("long", row, seed=1)])[0]
     assert {len(turn.remembered_ids) for turn in episode.answered} == {16}
 
 
@@ -257,20 +257,20 @@ def test_an_interaction_never_grows_past_the_model() -> None:
 )
 def test_what_does_not_fit_is_a_data_failure_that_names_task_and_turn(row: Row, turn: int) -> None:
     with pytest.raises(DataFailure, match=f"task too-long, turn {turn}: .* tokens"):
-        ReactiveEngine(make_model(), 1, SAMPLING).run([Task("too-long", row, seed=0)], TOKENIZER)
+        ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([Task("too-long", row, seed=0)])
 
 
 def test_a_memory_of_another_shape_is_a_data_failure() -> None:
     task = dataclasses.replace(make_tasks(1)[0], initial_memory=b"0123")
     with pytest.raises(DataFailure, match="4 bytes"):
-        ReactiveEngine(make_model(), 1, SAMPLING).run([task], TOKENIZER)
+        ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([task])
 
 
 def test_a_thought_is_no_part_of_the_answer_text() -> None:
     row = Row("dog", "cat", (Interaction("who", "Rex", think="the dog"),))
     model = make_model()
     model.decoder.head.bias.data[TOKENIZER.answer_id] = 1.0
-    turn = ReactiveEngine(model, 1, SAMPLING).run([Task("t", row, seed=5)], TOKENIZER)[0].turns[1]
+    turn = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([Task("t", row, seed=5)])[0].turns[1]
     assert turn.query_ids[-1] == TOKENIZER.think_id
     cut = list(turn.answer_ids).index(TOKENIZER.answer_id) if TOKENIZER.answer_id in turn.answer_ids else -1
     assert turn.answer == TOKENIZER.decode(turn.answer_ids[cut + 1 :])
@@ -283,14 +283,14 @@ def test_rows_that_wait_for_others_change_nothing() -> None:
             return len(ended) == len(self._live)
 
     model, tasks = make_model(max_tokens=26), make_tasks(20, return_memory=True)
-    waiting = Lockstep(model, 8, SAMPLING)
-    assert waiting.run(tasks, TOKENIZER) == ReactiveEngine(model, 8, SAMPLING).run(tasks, TOKENIZER)
+    waiting = Lockstep(model, TOKENIZER, 8, SAMPLING)
+    assert waiting.run(tasks) == ReactiveEngine(model, TOKENIZER, 8, SAMPLING).run(tasks)
     assert waiting.tally.row_steps == waiting.tally.tokens < waiting.tally.slot_steps
 
 
 def test_occupied_slots_are_counted_over_all_slots() -> None:
-    engine = ReactiveEngine(make_model(), 4, SAMPLING)
-    episodes = engine.run(make_tasks(12), TOKENIZER)
+    engine = ReactiveEngine(make_model(), TOKENIZER, 4, SAMPLING)
+    episodes = engine.run(make_tasks(12))
     tally = engine.tally
     assert tally.tokens == tally.row_steps == sum(len(turn.answer_ids) for episode in episodes for turn in episode.answered)
     assert tally.slot_steps == 4 * tally.steps

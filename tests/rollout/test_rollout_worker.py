@@ -47,7 +47,7 @@ def weights() -> PackedWeights:
 
 def test_a_worker_plays_what_the_engine_plays(weights: PackedWeights) -> None:
     tasks = make_tasks(6)
-    expected = ReactiveEngine(make_model(3), 2, ROLLOUT.sampling).run(tasks, TOKENIZER, version=5, worker="run/rollout-1")
+    expected = ReactiveEngine(make_model(3), TOKENIZER, 2, ROLLOUT.sampling).run(tasks, version=5, worker="run/rollout-1")
     assert make_worker(1).sample(tasks, 5, weights) == expected
     assert {(episode.step, episode.weights_version, episode.id) for episode in expected[:1]} == {("first", 5, "task-0@5")}
 

@@ -82,7 +82,7 @@ def test_drawn_tokens_follow_their_probabilities() -> None:
     sampling = Sampling(temperature=0.9, top_p=0.97)
     logits = torch.randn((1, 30), generator=torch.Generator().manual_seed(5))
     numbers = torch.from_numpy(uniforms(np.full(draws, 12345), np.arange(draws)))
-    tokens, log_probs = sample(logits.expand(draws, -1), numbers, sampling)
+    tokens, log_probs, _ = sample(logits.expand(draws, -1), numbers, sampling)
     probabilities = filtered(logits, sampling).softmax(-1)[0]
     counts = torch.bincount(tokens, minlength=30)
     likely = probabilities > 0
@@ -97,8 +97,8 @@ def test_greedy_rows_say_their_log_prob_under_the_plain_distribution() -> None:
     logits = torch.randn((6, 40), generator=torch.Generator().manual_seed(2))
     greedy = torch.tensor([True, False] * 3)
     low, high = torch.full((2, 6), 0.001, dtype=torch.float64) + torch.tensor([[0.0], [0.998]])
-    tokens, log_probs = sample(logits, low, Sampling(temperature=5, top_k=2), greedy)
-    others, _ = sample(logits, high, Sampling(temperature=5, top_k=2), greedy)
+    tokens, log_probs, _ = sample(logits, low, Sampling(temperature=5, top_k=2), greedy)
+    others = sample(logits, high, Sampling(temperature=5, top_k=2), greedy)
     assert torch.equal(tokens[greedy], logits.argmax(-1)[greedy])
     torch.testing.assert_close(log_probs[greedy], logits.log_softmax(-1).amax(-1)[greedy])
-    assert torch.equal(tokens != others, ~greedy)
+    assert torch.equal(tokens != others.tokens, ~greedy)

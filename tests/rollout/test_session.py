@@ -39,7 +39,7 @@ def say(session: Session, query: str) -> str:
 def test_a_session_says_what_the_engine_says() -> None:
     model = make_model()
     row = Row("my dog is Rex", "nice", (Interaction("the dog?", ""), Interaction("the cat?", "")))
-    episode = ReactiveEngine(model, 3, SAMPLING).run([Task("t", row, seed=4, return_memory=True)], TOKENIZER)[0]
+    episode = ReactiveEngine(model, TOKENIZER, 3, SAMPLING).run([Task("t", row, seed=4, return_memory=True)])[0]
     session = Session(model, TOKENIZER, 4, SAMPLING)
     session.remember(row.query, row.answer)
     assert [say(session, interaction.query) for interaction in row.interactions] == [turn.answer for turn in episode.answered]
