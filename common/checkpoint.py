@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,11 @@ def latest_checkpoint(run: RunDirectory) -> Checkpoint | None:
     return _newest_whole(run.path(FOLDER))
 
 
+def whole_checkpoints(run: RunDirectory) -> list[Checkpoint]:
+    """Every checkpoint of a run whose files are what its manifest says, newest first."""
+    return list(_whole(_all(run.path(FOLDER))))
+
+
 def open_checkpoint(where: str) -> Checkpoint:
     """The checkpoint that a user named: its folder, or a run directory for its latest. InputError where it is neither, or broken."""
     files, inner = fsspec.core.url_to_fs(where)
@@ -210,14 +215,17 @@ def _all(folder: str) -> list[Checkpoint]:
 def _newest_whole(folder: str) -> Checkpoint | None:
     files, latest = fsspec.core.url_to_fs(f"{folder}/{LATEST}")
     named = files.cat_file(latest).decode().strip() if files.exists(latest) else ""
-    for checkpoint in sorted(_all(folder), key=lambda checkpoint: checkpoint.name != named):
+    return next(_whole(sorted(_all(folder), key=lambda checkpoint: checkpoint.name != named)), None)
+
+
+def _whole(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+    for checkpoint in checkpoints:
         try:
             checkpoint.verify()
         except InputError as broken:
             log.warning("passing over checkpoint %s: %s", checkpoint.where, broken)
         else:
-            return checkpoint
-    return None
+            yield checkpoint
 
 
 @contextmanager

@@ -75,6 +75,10 @@ class RunDirectory:
             raise InputError(where, "is not a run directory: it has no config.yaml")
         return run
 
+    def run(self) -> Run:
+        """The configuration that the run was started with."""
+        return Run.model_validate(yaml.safe_load(self.read_text("config.yaml")))
+
     # --- places -----------------------------------------------------------------------------------------------------------
 
     @property

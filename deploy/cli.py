@@ -81,6 +81,35 @@ def evaluate(
 
 
 @app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    episode: Annotated[str, typer.Argument(metavar="EPISODE_ID", help="As in RUN/episodes, such as 4-000100-00003@100.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")] = False,
+) -> None:
+    """Play one recorded episode again and compare tokens, log-probs, rewards and memory; ends with 1 where they part."""
+    from deploy.tables import replay_text
+    from learner.replay import replay as replay_episode
+
+    result = replay_episode(run, episode)
+    typer.echo(json.dumps(result.to_json()) if as_json else replay_text(result))
+    if result.parted is not None:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(metavar="rollout|rewards", help="Which benchmark.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object instead of a table.")] = False,
+) -> None:
+    """Measure this machine: medians over repeats, in minutes."""
+    from deploy.bench import run_bench
+    from deploy.tables import bench_table
+
+    figures = run_bench(what)
+    typer.echo(json.dumps(figures) if as_json else bench_table(what, figures))
+
+
+@app.command()
 def chat(
     checkpoint: Annotated[str, typer.Argument(help="A model checkpoint.")],
     memory: Annotated[str | None, typer.Option(help="A saved memory to start from (one safetensors file).")] = None,

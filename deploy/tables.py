@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.progress import duration, headlines
+
+if TYPE_CHECKING:
+    from learner.replay import Replay
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -41,6 +44,21 @@ def summary_tables(summary: Mapping[str, Any]) -> str:
     if summary["retention"]:
         parts.append(retention_table(summary["retention"]))
     return "\n\n".join(parts)
+
+
+def replay_text(result: Replay) -> str:
+    """What a replay found, in sentences."""
+    what = f"{result.turns} turns and {result.tokens} tokens with the weights of version {result.weights_version} ({result.checkpoint})"
+    if result.parted is not None:
+        return f"{result.episode}: {result.parted}\nreplayed {what}"
+    agreed = f"log-probs within {result.log_prob_max_difference:.1e}, memory {result.memory_hash}"
+    return f"{result.episode}: identical\nreplayed {what}: same tokens and rewards, {agreed}"
+
+
+def bench_table(what: str, figures: Mapping[str, float]) -> str:
+    """Figures of a benchmark, one to a line."""
+    rows = [[name, f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"] for name, value in figures.items()]
+    return table(f"bench {what}", ["figure", "value"], rows)
 
 
 def evaluation_tables(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from common.config.schema import CurriculumStep
+from common.config.schema import MRL, CurriculumStep, Stage
 from common.failures import InputError
 
 
@@ -89,3 +89,8 @@ def _begun(done: int, steps: list[tuple[str, int]]) -> list[tuple[str, int]]:
     """Name and first iteration of each step begun within the first `done` iterations."""
     starts = [sum(iterations for _, iterations in steps[:i]) for i in range(len(steps))]
     return [(name, start) for (name, _), start in zip(steps, starts, strict=True) if start < done]
+
+
+def stage_steps(stage: Stage) -> int:
+    """Optimiser steps of a supervised stage, iterations of MRL."""
+    return Curriculum(stage.curriculum).total if isinstance(stage, MRL) else stage.steps

@@ -11,8 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import yaml
-
 from common.checkpoint import open_checkpoint
 from common.config.schema import Run
 from common.data.rows import load_rows
@@ -133,4 +131,4 @@ def run_of(where: str) -> Run | None:
     directory = RunDirectory(root, name)
     if not directory.exists("config.yaml"):
         return None
-    return Run.model_validate(yaml.safe_load(directory.read_text("config.yaml")))
+    return directory.run()

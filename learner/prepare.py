@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import yaml
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from common.config.schema import MRL, Run
@@ -21,7 +20,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
     """The checkpoint to start from: the run's last one, or a first one with a new or a given model. Raises InputError as `train` does."""
     require_work_for_every_rank(run)
     if directory.exists("config.yaml"):
-        require_same(run, Run.model_validate(yaml.safe_load(directory.read_text("config.yaml"))), directory)
+        require_same(run, directory.run(), directory)
     checkpoint = latest_checkpoint(directory)
     if checkpoint is not None:
         directory.write_config(run)

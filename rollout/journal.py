@@ -22,16 +22,17 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.episode import Episode
-from common.episode_arrow import SCHEMA, to_table
-from common.failures import DataFailure
+from common.episode_arrow import SCHEMA, from_table, to_table
+from common.failures import DataFailure, InputError
 from common.run_directory import RunDirectory, sync
 from rollout.books import Books, Counts, Moment, moment
 
@@ -228,6 +229,35 @@ def outcomes(run_directory: Path) -> pa.Table:
             for task in entry["tasks"]:
                 latest[task] |= {"status": event, "reason": entry.get("reason"), "version": entry.get("version")}
     return pa.Table.from_pylist(rows, schema=_OUTCOMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An episode as a run's folder holds it. stage: index in the run."""
+
+    episode: Episode
+    stage: int
+    iteration: int
+
+
+def find_episode(run: RunDirectory, episode: str) -> Recorded:
+    """An episode of a run, sealed or as it arrived; of a task that was dealt again after a resume, the last.
+
+    Raises InputError naming an episode that there is.
+    """
+    tables = [pq.read_table(run.inner(f"episodes/{name}"), filesystem=run.filesystem, schema=SEALED) for name in run.names("episodes")
+              if name.startswith("part-")]  # fmt: skip
+    if run.local is not None:
+        for path in sorted((run.local / "episodes").glob("_open-*.log")):
+            tables += [pa.ipc.open_stream(payload).read_all() for payload, _ in _records(path)]
+    if not tables:
+        raise InputError(run.path("episodes"), "holds no episodes yet: they are recorded by memory reinforcement learning")
+    table = pa.concat_tables(tables)
+    found = table.filter(pc.equal(table["id"], episode)).sort_by([("attempt", "descending")])
+    if not len(found):
+        ends = pc.min_max(table["id"]).as_py()
+        raise InputError(episode, f"is none of the run's {len(table)} episodes, which go from {ends['min']} to {ends['max']}")
+    return Recorded(from_table(found.slice(0, 1))[0], found["stage"][0].as_py(), found["iteration"][0].as_py())
 
 
 _OUTCOMES = pa.schema(

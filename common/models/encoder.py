@@ -84,7 +84,8 @@ class EncoderLayer(nn.Module):
             sequences, width = len(group.mask), group.mask.shape[-1]
             padded = heads.new_zeros(sequences * width, *heads.shape[1:]).index_copy(0, group.padded, heads.index_select(0, group.packed))
             parts = padded.view(sequences, width, *heads.shape[1:]).transpose(1, 2)
-            looked = attention.look(*parts.split((attention.query_heads, attention.kv_heads, attention.kv_heads), dim=1), mask=group.mask)
+            queries, keys, values = parts.split((attention.query_heads, attention.kv_heads, attention.kv_heads), dim=1)
+            looked = attention.look(queries, keys, values, group.mask)
             seen = seen.index_copy(0, group.packed, looked.transpose(1, 2).flatten(0, 1).index_select(0, group.padded))
         x = x + attention.project(seen.transpose(0, 1)[None])[0]
         return x + self.feed_forward(self.feed_forward_norm(x))
@@ -97,7 +98,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """embedded [batch, tokens, width], mask bool [batch, tokens], right-padded → hidden [batch, layers, tokens, width], 0 at padding."""
+        """embedded [batch, tokens, width], mask bool [batch, tokens], right-padded → [batch, layers, tokens, width], 0 at padding."""
         packing = Packing(mask)
         rope = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, embedded.device)[packing.positions]
         states, x = [], packing.pack(embedded)

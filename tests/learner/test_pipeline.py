@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import ray
 
 from common.checkpoint import latest_checkpoint
 from common.config.schema import Run
+from common.episode import Episode
 from common.failures import Drained, InputError
 from common.metrics import read_rows
 from common.progress import QuietProgress
 from common.run_directory import RunDirectory
+from deploy.cli import run_command
 from learner.evaluate import evaluate_checkpoint
 from learner.pipeline import train
-from rollout.journal import outcomes
+from learner.replay import parting, replay
+from rollout.journal import find_episode, outcomes
 from tests.local_source import STAGES, tiny_run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]
@@ -122,6 +126,54 @@ def test_checkpoint_of_a_run_is_evaluated_with_the_settings_of_that_run(finished
     assert result["retention"].keys() == {"memory", "erased", "most_frequent"}
     assert all(recall.keys() == {"1", "all"} for recall in result["retention"].values())
     assert {"bleu", "cosine", "length", "recall", "total"} <= result["rewards"].keys()
+
+
+def test_recorded_episodes_are_replayed_from_their_checkpoint(finished: tuple[Run, dict[str, Any], Told]) -> None:
+    run, _, _ = finished
+    where = directory_of(run).path()
+    results = [replay(where, f"4-000004-{place:05d}@4") for place in range(7)]
+    assert {result.parted for result in results} == {None}
+    assert {result.weights_version for result in results} == {4}
+    assert all(result.turns and result.tokens and result.log_prob_max_difference <= 1e-5 for result in results)
+    carried = [find_episode(directory_of(run), result.episode).episode.initial_memory is not None for result in results]
+    assert any(carried)
+    assert run_command(["replay", where, "4-000004-00000@4", "--json"]) == 0
+
+
+def test_a_replay_needs_the_weights_and_the_episode(finished: tuple[Run, dict[str, Any], Told]) -> None:
+    where = directory_of(finished[0]).path()
+    with pytest.raises(InputError, match=r"weights of version 1, and checkpoints are kept only of versions 4, 6 \(learner\.keep"):
+        replay(where, "4-000001-00000@1")
+    with pytest.raises(InputError, match=r"is none of the run's 42 episodes, which go from 4-000000-00000@0 to 4-000005-00006@5"):
+        replay(where, "4-000004-00000")
+    with pytest.raises(InputError, match="is not a run directory"):
+        replay(f"{where}/checkpoints", "4-000004-00000@4")
+
+
+def test_a_replay_says_where_it_parts(finished: tuple[Run, dict[str, Any], Told]) -> None:
+    recorded = find_episode(directory_of(finished[0]), "4-000004-00000@4").episode
+    assert parting(recorded, recorded) is None
+
+    def changed(index: int, **fields: Any) -> Episode:
+        turns = list(recorded.turns)
+        turns[index] = replace(turns[index], **fields)
+        return replace(recorded, turns=tuple(turns))
+
+    last = recorded.turns[-1]
+    index = len(recorded.turns) - 1
+    other = [*last.answer_ids[:-1], last.answer_ids[-1] + 1]
+    assert str(parting(recorded, changed(index, answer_ids=other))).startswith(
+        f"tokens part at turn {index}, token {len(other) - 1}: recorded"
+    )
+    shorter = parting(recorded, changed(1, answer_ids=list(recorded.turns[1].answer_ids)[:-1]))
+    assert shorter is not None
+    assert (shorter.turn, shorter.replayed) == (1, None)
+    nudged = [value + 2e-5 * (i == 0) for i, value in enumerate(last.log_probs)]
+    assert str(parting(recorded, changed(index, log_probs=nudged))).startswith(f"log_probs part at turn {index}, token 0")
+    paid = parting(recorded, changed(index, rewards={**last.rewards, "length": 0.123}))
+    assert paid is not None
+    assert (paid.what, paid.replayed) == ("rewards", {"length": 0.123})
+    assert str(parting(recorded, replace(recorded, memory_hash="00"))).startswith("memory part")
 
 
 @contextmanager
