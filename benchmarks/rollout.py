@@ -1,126 +1,83 @@
-"""How fast rollout workers play, and what continuous batching gains over lock-step.
+"""How fast rollout workers play, where their time goes, and what continuous batching gains over lock-step.
 
-The model of all figures: width 128, 4 layers each of encoder, decoder and memory attention, 8 heads with sSQA 4/4, feed-forward 384,
-64 memory slots, vocabulary 4096, dense, float32, random weights; queries of 15 tokens; one thread per worker. Throughput counts
-generated tokens, or interactions, over the wall time of whole `ReactiveEngine.run` calls: prefill, encoding and memory writes are in it.
-Ratios within one process are of CPU time, which is the same on an idle machine and comparable on a busy one.
+The workload is benchmarks/workload.py's. Throughput counts generated tokens, or answered interactions, over the wall time of whole
+conversations: prefill, encoding and memory writes are in it. Figures are medians over `REPEATS`; what is compared is measured in turn,
+and compared pair by pair. Comparisons within one process are of CPU time, which the neighbours of a virtual machine touch less.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-import multiprocessing
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import numpy as np
+import ray
 import torch
 
-from common.config.schema import Sampling
-from common.data.tokenizer import EOS, SMALLEST_VOCABULARY, ConversationTokenizer, train_tokenizer
-from common.episode import Interaction, Row, Task
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
-from common.seeding import derive
-from rollout.policies.reactive import Playing, ReactiveEngine
+from benchmarks.workload import (
+    MOST_TOKENS,
+    NEW_TOKENS,
+    QUERY_TOKENS,
+    VOCABULARY,
+    WIDTH,
+    LongTailed,
+    TurnLockstep,
+    make_engine,
+    make_model,
+    make_tasks,
+    make_tokenizer,
+    model_config,
+    play_in_batches,
+)  # fmt: skip
+from common.config.schema import Rewards, Rollout, Sampling
+from common.data.tokenizer import SPECIAL_TOKENS
+from common.weights import pack
+from reward_service.worker import RewardWorker
+from rollout.policies.reactive import ReactiveEngine
+from rollout.worker import RolloutWorker
 
-QUERY_TOKENS, NEW_TOKENS = 15, 48
-MEDIAN_TOKENS, P95_TOKENS, MOST_TOKENS = 12, 48, 200
-"""Answer lengths with a long tail: log-normal, cut off."""
+REPEATS = 5
+FOLLOW_UPS = 4
+DEADLINE = 300.0
 
 
-def run(seconds: float = 4.0) -> dict[str, float]:
-    """All figures of `engram bench rollout`. seconds: about how long each throughput is measured."""
+def run() -> dict[str, float]:
+    """All figures of `engram bench rollout`. Starts a local Ray for its duration where none is connected."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        continuous, occupancy = long_tailed_rate(LongTailed)
-        lockstep, _ = long_tailed_rate(LockstepEngine)
-        figures = {
-            "tokens_per_second_1_thread_16": fixed_rate(16, seconds),
-            "tokens_per_second_1_thread_64": fixed_rate(64, seconds),
-            "turn_32_over_turn_2": late_over_early_turn(32, 2),
-            "continuous_over_lockstep": continuous / lockstep,
-            "slot_occupancy": occupancy,
-        }
+        figures = fixed_rate(16) | fixed_rate(64) | late_over_early_turn() | long_tailed()
     finally:
         torch.set_num_threads(threads)
-    one, two = (workers_rate(count, seconds) for count in (1, 2))
-    figures |= {"two_workers_over_one": two / one, "interactions_per_second_2_cores": two / NEW_TOKENS}
-    return {name: round(value, 3) for name, value in figures.items()}
+    figures |= under_ray()
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
-# --- what is played -----------------------------------------------------------------------------------------------------
+# --- one engine, answers of one length ------------------------------------------------------------------------------------
 
 
-def make_model(max_tokens: int) -> ReactiveTransformer:
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"vocab_size": 4096, "width": 128, "layers": 4, "heads": 8, "query_heads": 4, "kv_heads": 4}
-    model = ReactiveTransformer(RxTConfig(**shape, decoder_ff=384, encoder_ff=384, slots=64, max_tokens=max_tokens))
-    # Answers end where the benchmark says, not where random weights do.
-    model.decoder.head.bias.data[EOS] = -1e9
-    return model.eval().requires_grad_(False)
-
-
-def make_tokenizer() -> ConversationTokenizer:
-    """A byte is a token."""
-    return train_tokenizer(["a b"], SMALLEST_VOCABULARY)
-
-
-def make_tasks(follow_ups: Sequence[int]) -> list[Task]:
-    """Conversations of so many follow-ups each; [BOS], [Q], [A] and the space before the text are part of QUERY_TOKENS."""
-    query = "x" * (QUERY_TOKENS - 4)
-    interaction = Interaction(query, query)
-    return [Task(f"task-{i}", Row(query, query, (interaction,) * count), seed=i) for i, count in enumerate(follow_ups)]
-
-
-# --- throughput with answers of one length --------------------------------------------------------------------------------
-
-
-def fixed_rate(slots: int, seconds: float) -> float:
-    """Tokens per second of one engine with all slots in use: the median over conversations of 8 follow-ups."""
-    engine = ReactiveEngine(make_model(QUERY_TOKENS + NEW_TOKENS), make_tokenizer(), slots, Sampling(max_new_tokens=NEW_TOKENS))
-    tasks = make_tasks([8] * slots)
+def fixed_rate(slots: int) -> dict[str, float]:
+    """Tokens per second of one engine with all slots in use, and the share of each phase, over conversations of 8 follow-ups."""
+    engine, tasks = make_engine(slots), make_tasks([8] * slots)
     engine.run(make_tasks([1] * slots))
-    rates: list[float] = []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(rates) < 3:
-        rates.append(_rate(engine, lambda: engine.run(tasks)))
-    return statistics.median(rates)
-
-
-def workers_rate(workers: int, seconds: float) -> float:
-    """Tokens per second of `workers` processes together, 32 slots each, all measured over the same stretch of time."""
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        # Far enough ahead that every process is up and has computed something before.
-        start = time.time() + 12
-        return sum(pool.map(_worker_rate, [start] * workers, [seconds] * workers))
-
-
-def _worker_rate(start: float, seconds: float) -> float:
-    torch.set_num_threads(1)
-    engine = ReactiveEngine(make_model(QUERY_TOKENS + NEW_TOKENS), make_tokenizer(), 32, Sampling(max_new_tokens=NEW_TOKENS))
-    tasks = make_tasks([2] * 32)
-    engine.run(tasks)
-    time.sleep(max(0.0, start - time.time()))
-    until = time.perf_counter() + seconds
-
-    def play() -> None:
-        while time.perf_counter() < until:
-            engine.run(tasks)
-
-    return _rate(engine, play)
-
-
-def _rate(engine: ReactiveEngine, play: Callable[[], object]) -> float:
-    tokens, began = engine.tally.tokens, time.perf_counter()
-    play()
-    return (engine.tally.tokens - tokens) / (time.perf_counter() - began)
+    phases = dict(engine.timer.seconds)
+    rates, spent = [], 0.0
+    for _ in range(REPEATS):
+        tokens, began = engine.tally.tokens, time.perf_counter()
+        engine.run(tasks)
+        seconds = time.perf_counter() - began
+        rates.append((engine.tally.tokens - tokens) / seconds)
+        spent += seconds
+    shares = {name: (seconds - phases.get(name, 0.0)) / spent for name, seconds in engine.timer.seconds.items()}
+    shares["other"] = 1 - sum(shares.values())
+    return {f"tokens_per_second_1_thread_{slots}": statistics.median(rates)} | {
+        f"share_{name}_{slots}": share for name, share in shares.items()
+    }
 
 
 # --- late and early turns -------------------------------------------------------------------------------------------------
@@ -129,57 +86,136 @@ def _rate(engine: ReactiveEngine, play: Callable[[], object]) -> float:
 class TurnClock(ReactiveEngine):
     """Notes when turns are over; with answers of one length, all slots' turns are over at once."""
 
-    turns: list[float]
+    turns: list[tuple[float, float]]
 
-    def _turn_over(self, *arguments: Any) -> None:
-        super()._turn_over(*arguments)
-        self.turns.append(time.process_time())
+    def _turn_over(self, ended: list[int]) -> None:
+        super()._turn_over(ended)
+        self.turns.append((time.process_time(), float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
 
 
-def late_over_early_turn(late: int, early: int, repeats: int = 5) -> float:
-    """CPU time of answering turn `late` over that of turn `early`, memory write included: the median over repeats."""
-    engine = TurnClock(make_model(QUERY_TOKENS + NEW_TOKENS), make_tokenizer(), 16, Sampling(max_new_tokens=NEW_TOKENS))
-    tasks = make_tasks([late + 1] * 16)
-    ratios = []
+def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 11) -> dict[str, float]:
+    """CPU time of answering turn `late` over that of turn `early`, memory write included, and the process's peak memory at both."""
+    engine, tasks = make_engine(16, TurnClock), make_tasks([late + 1] * 16)
+    assert isinstance(engine, TurnClock)
+    engine.turns = []
+    engine.run(tasks[:1])
+    times, memory = [], []
     for _ in range(repeats):
         engine.turns = []
         engine.run(tasks)
-        took = [after - before for before, after in zip(engine.turns, engine.turns[1:], strict=False)]
-        ratios.append(took[late - 1] / took[early - 1])
-    return statistics.median(ratios)
+        took = [after[0] - before[0] for before, after in zip(engine.turns, engine.turns[1:], strict=False)]
+        times.append(took[late - 1] / took[early - 1])
+        memory.append(engine.turns[late][1] / engine.turns[early][1])
+    return {"turn_32_over_turn_2": statistics.median(times), "turn_32_over_turn_2_memory": max(memory)}
 
 
 # --- answers of all kinds of lengths ----------------------------------------------------------------------------------------
 
 
-class LongTailed(ReactiveEngine):
-    """Every answer has a length of its own, drawn for its task and turn."""
+def long_tailed(slots: int = 64, conversations: int = 1920) -> dict[str, float]:
+    """Continuous batching against lock-step on conversations of 2 to 8 follow-ups whose answers have a long tail.
 
-    def _room(self, playing: Playing) -> int:
-        draw = random.Random(derive(playing.task.seed, "length", playing.conversation.turn))
-        sigma = math.log(P95_TOKENS / MEDIAN_TOKENS) / 1.645
-        return min(max(1, round(draw.lognormvariate(math.log(MEDIAN_TOKENS), sigma))), MOST_TOKENS)
-
-
-class LockstepEngine(LongTailed):
-    """The same, with all slots going on together: who is ready waits for the longest answer, and is computed meanwhile."""
-
-    def _due(self, ended: list[int]) -> bool:
-        return len(ended) == len(self._live)
-
-
-def long_tailed_rate(kind: type[LongTailed], slots: int = 64, conversations: int = 960) -> tuple[float, float]:
-    """Tokens per second of CPU time, and slot occupancy: rows that got a token over slots × steps, from the first step to the last."""
-    engine = kind(make_model(QUERY_TOKENS + MOST_TOKENS), make_tokenizer(), slots, Sampling(max_new_tokens=MOST_TOKENS))
+    continuous_over_lockstep: against batches of `slots` conversations that start and end together, every row waiting for the longest
+    answer of its turn. continuous_over_turn_lockstep: against rows that wait for the longest answer, but make room when their
+    conversation is over. slot_occupancy: rows that got a token over slots × steps, from the first step to the last.
+    """
     draw = random.Random(0)
     tasks = make_tasks([draw.randint(2, 8) for _ in range(conversations)])
-    engine.run(tasks[:slots])
-    tally = dataclasses.replace(engine.tally)
+    part = tasks[: conversations // 6]
+    continuous, lockstep = (make_engine(slots, kind, MOST_TOKENS) for kind in (LongTailed, TurnLockstep))
+    for engine in (continuous, lockstep):
+        engine.run(tasks[:slots])
+    over_batches, over_turns = [], []
+    for _ in range(REPEATS):
+        free, turns, batches = (
+            _cpu_seconds(work)
+            for work in (
+                lambda: continuous.run(part),
+                lambda: lockstep.run(part),
+                lambda: play_in_batches(lockstep, part, slots),
+            )
+        )
+        over_batches.append(batches / free)
+        over_turns.append(turns / free)
+    rows, steps = continuous.tally.row_steps, continuous.tally.slot_steps
+    tokens, seconds = continuous.tally.tokens, _cpu_seconds(lambda: continuous.run(tasks))
+    return {
+        "continuous_over_lockstep": statistics.median(over_batches),
+        "continuous_over_turn_lockstep": statistics.median(over_turns),
+        "slot_occupancy": (continuous.tally.row_steps - rows) / (continuous.tally.slot_steps - steps),
+        "long_tailed_tokens_per_second": (continuous.tally.tokens - tokens) / seconds,
+    }
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
     began = time.process_time()
-    engine.run(tasks)
-    seconds = time.process_time() - began
-    occupancy = (engine.tally.row_steps - tally.row_steps) / (engine.tally.slot_steps - tally.slot_steps)
-    return (engine.tally.tokens - tally.tokens) / seconds, occupancy
+    work()
+    return time.process_time() - began
+
+
+# --- workers under Ray ------------------------------------------------------------------------------------------------------
+
+
+def under_ray(slots: int = 64) -> dict[str, float]:
+    """One and two rollout workers of one thread each, 64 episodes in flight per worker, conversations of 1 + 4 turns.
+
+    two_workers_over_one: tokens per second. interactions_per_second_2_cores: answered interactions per second of two workers, with
+    rewards: every worker's episodes are scored on the core that they were played on, while it has nothing else to do.
+    """
+    started = not ray.is_initialized()
+    if started:
+        environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False,
+                 runtime_env=environment)  # fmt: skip
+    try:
+        return _workers(slots)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _workers(slots: int) -> dict[str, float]:
+    tokenizer = make_tokenizer().to_json()
+    config = model_config(QUERY_TOKENS + NEW_TOKENS)
+    rollout = Rollout(slots=slots, sampling=Sampling(max_new_tokens=NEW_TOKENS))
+    player: Any = ray.remote(RolloutWorker).options(num_cpus=1)
+    scorer: Any = ray.remote(RewardWorker).options(num_cpus=0)
+    players = [player.remote(config.to_dict(), tokenizer, rollout, "bench", i) for i in range(2)]
+    embedding = np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
+    scorers = [scorer.remote(Rewards(), embedding, frozenset(range(len(SPECIAL_TOKENS)))) for _ in range(2)]
+    weights = ray.put(pack(make_model(QUERY_TOKENS + NEW_TOKENS).state_dict(), 0))
+    batches = [ray.put(make_tasks([FOLLOW_UPS] * slots, seed)) for seed in range(2)]
+
+    def seconds(count: int, rewards: bool, rounds: int = 1) -> float:
+        began = time.perf_counter()
+        done = []
+        for _ in range(rounds):
+            for worker, judge, batch in zip(players[:count], scorers[:count], batches, strict=False):
+                episodes = worker.sample.remote(batch, 0, None)
+                done.append(judge.score.remote(episodes) if rewards else episodes)
+        _wait(done)
+        return time.perf_counter() - began
+
+    try:
+        _wait([worker.sample.remote(batch, 0, weights) for worker, batch in zip(players, batches, strict=True)])
+        seconds(2, rewards=True)
+        alone, together, scored = zip(*((seconds(1, False), seconds(2, False), seconds(2, True)) for _ in range(REPEATS)), strict=True)
+    finally:
+        for actor in (*players, *scorers):
+            ray.kill(actor)
+    interactions = 2 * slots * FOLLOW_UPS
+    return {
+        "two_workers_over_one": statistics.median(2 * one / two for one, two in zip(alone, together, strict=True)),
+        "interactions_per_second_2_cores": statistics.median(interactions / took for took in scored),
+        "interactions_per_second_2_cores_unscored": statistics.median(interactions / took for took in together),
+    }
+
+
+def _wait(calls: Sequence[Any]) -> None:
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=DEADLINE, fetch_local=False)
+    if len(done) < len(calls):
+        raise TimeoutError(f"{len(calls) - len(done)} of {len(calls)} calls took more than {DEADLINE:.0f} s")
+    ray.get(done)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -15,16 +16,21 @@ from safetensors import SafetensorError
 
 from common.checkpoint import open_checkpoint
 from common.config.schema import Sampling
-from common.failures import InputError
+from common.failures import InputError, nearest
 from learner.training_state import checkpoint_model
+from rollout.policies.memories import KeptMemory, list_memories
 from rollout.policies.session import Session
 
 HELP = """\
-/save FILE   keep the memory in FILE
-/load FILE   go on with the memory in FILE
-/reset       start from fresh memory
-/memory      what the memory looks like
-/quit        end"""
+/save FILE     keep the memory in FILE
+/load FILE     go on with the memory in FILE
+/fork NAME     keep the memory under NAME until the chat ends, and go on
+/switch NAME   keep the present memory under its own name, and go on with the one under NAME
+/memories      memories under names, and those in files here
+/reset         start from fresh memory
+/memory        what the memory looks like
+/quit          end"""
+FIRST_NAME = "main"
 
 
 def chat(checkpoint: str, memory: str | None, temperature: float, seed: int) -> None:
@@ -43,6 +49,7 @@ def chat(checkpoint: str, memory: str | None, temperature: float, seed: int) -> 
 def talk(session: Session, source: TextIO, console: Console) -> None:
     """The loop: a line is a query, or a command where it begins with "/"; a mistake is one sentence and the next prompt."""
     interactive = source.isatty() and console.is_terminal
+    commands = Commands(session)
     if interactive:
         say(console, "/help shows the commands")
     while (line := _read(source, console, interactive)) is not None:
@@ -53,33 +60,71 @@ def talk(session: Session, source: TextIO, console: Console) -> None:
             return
         try:
             if words[0].startswith("/"):
-                say(console, command(session, words[0], words[1].strip() if len(words) > 1 else ""))
+                say(console, commands.do(words[0], words[1].strip() if len(words) > 1 else ""))
             else:
                 _interact(session, line.strip(), console)
         except InputError as failure:
             say(console, str(failure))
 
 
-def command(session: Session, name: str, argument: str) -> str:
-    """Do what a command says and return what to show. Raises InputError for an unknown command or a bad file."""
-    match name:
-        case "/help":
-            return HELP
-        case "/memory":
-            return describe(session)
-        case "/reset":
-            session.reset()
-            return "memory is fresh"
-        case "/save" | "/load" if not argument:
-            raise InputError(name, "needs a file")
-        case "/save":
-            save(session, argument)
-            return f"memory saved to {argument}"
-        case "/load":
-            session.load(argument)
-            return f"memory loaded from {argument}"
-        case _:
-            raise InputError(name, "is no command; /help shows them")
+class Commands:
+    """What begins with "/": memories to files and back, and memories side by side under names."""
+
+    def __init__(self, session: Session, folder: Path | None = None):
+        self.session, self.folder = session, folder or Path.cwd()
+        self.current = FIRST_NAME
+        """Name of the memory that the session goes on with."""
+        self.others: dict[str, KeptMemory] = {}
+
+    def do(self, name: str, argument: str) -> str:
+        """Do what a command says and return what to show. Raises InputError for an unknown command, file or name."""
+        match name:
+            case "/help":
+                return HELP
+            case "/memory":
+                return describe(self.session)
+            case "/memories":
+                return self.listing()
+            case "/reset":
+                self.session.reset()
+                return "memory is fresh"
+            case "/save" | "/load" if not argument:
+                raise InputError(name, "needs a file")
+            case "/fork" | "/switch" if not argument:
+                raise InputError(name, "needs a name")
+            case "/save":
+                save(self.session, argument)
+                return f"memory saved to {argument}"
+            case "/load":
+                self.session.load(argument)
+                return f"memory loaded from {argument}"
+            case "/fork":
+                return self.fork(argument)
+            case "/switch":
+                return self.switch(argument)
+            case _:
+                raise InputError(name, "is no command; /help shows them")
+
+    def fork(self, name: str) -> str:
+        if name == self.current or name in self.others:
+            raise InputError(name, "is the name of a memory already; /memories shows them")
+        self.others[name] = self.session.kept()
+        return f"memory kept as {name}; going on with {self.current}"
+
+    def switch(self, name: str) -> str:
+        if name not in self.others:
+            near = nearest(name, self.others) if self.others else "/fork makes one"
+            raise InputError(name, f"is no memory's name; {near}")
+        self.others[self.current] = self.session.kept()
+        self.session.restore(self.others.pop(name))
+        self.current = name
+        return f"going on with {name}, {self.session.turn} interactions written"
+
+    def listing(self) -> str:
+        lines = [f"* {self.current}: {self.session.turn} interactions written"]
+        lines += [f"  {name}: {kept.turn} interactions written" for name, kept in sorted(self.others.items())]
+        lines += [f"  file {found.path.name}: {found.turn} interactions written" for found in list_memories(self.folder)]
+        return "\n".join(lines)
 
 
 def printable(text: str) -> str:

@@ -83,9 +83,10 @@ class Session:
             ends = token.ends or (bool(self._stops) and self._stops.reached(answer))
             text = self._stops.cut(answer_text(self.tokenizer, prompt, answer))
             # A character of several bytes is not shown before its last byte is there.
-            if text.startswith(shown) and (ends or not text.endswith("\ufffd")):
-                yield Event("token", text[len(shown) :])
-                shown = text
+            visible = text if ends else text[: len(text) - self._stops.begun(text)]
+            if visible.startswith(shown) and (ends or not visible.endswith("\ufffd")):
+                yield Event("token", visible[len(shown) :])
+                shown = visible
             else:
                 yield Event("token")
         yield Event("updating", text)

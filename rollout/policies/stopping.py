@@ -29,6 +29,11 @@ class StopStrings:
                 break
         return any(text in tail for text in self._stop)
 
+    def begun(self, text: str) -> int:
+        """Characters at the end of `text` that may be the beginning of a stop string: not to be shown yet."""
+        stops = [stop.decode() for stop in self._stop]
+        return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+
     def cut(self, text: str) -> str:
         """`text` up to the first stop string in it."""
         found = [at for stop in self._stop if (at := text.find(stop.decode())) >= 0]

@@ -15,11 +15,12 @@ from rich.console import Console
 from common.checkpoint import save_checkpoint
 from common.config.schema import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
+from common.failures import InputError
 from common.models.configuration import named_config
 from common.models.reactive import ReactiveTransformer
 from common.run_directory import RunDirectory
 from deploy import cli
-from deploy.chat import printable, talk
+from deploy.chat import Commands, printable, talk
 from rollout.policies.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -130,3 +131,26 @@ def test_chat_opens_a_checkpoint_and_a_memory_and_ends_with_its_input(
 def test_chat_with_what_is_no_checkpoint_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_command(["chat", str(tmp_path / "nothing-here")]) == 2
     assert "nothing-here" in capsys.readouterr().err
+
+
+def test_memories_are_forked_switched_between_and_listed(session: Session, tmp_path: Path) -> None:
+    commands = Commands(session, tmp_path)
+    list(session.respond("my dog is Rex"))
+    before = session.memory
+    assert commands.do("/fork", "early") == "memory kept as early; going on with main"
+    list(session.respond("my dog is Tom"))
+    later = session.memory
+    assert not torch.equal(before, later)
+    session.save(tmp_path / "kept.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(b"no memory")
+    assert commands.do("/switch", "early") == "going on with early, 1 interactions written"
+    assert torch.equal(session.memory, before)
+    assert commands.do("/memories", "").splitlines() == [
+        "* early: 1 interactions written", "  main: 2 interactions written", "  file kept.safetensors: 2 interactions written",
+    ]  # fmt: skip
+    commands.do("/switch", "main")
+    assert torch.equal(session.memory, later)
+    for name, argument, what in (("/switch", "earl", "did you mean 'early'"), ("/fork", "early", "already"), ("/fork", "", "needs a name")):
+        with pytest.raises(InputError, match=what):
+            commands.do(name, argument)
+    assert torch.equal(session.memory, later)

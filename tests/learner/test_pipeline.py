@@ -162,9 +162,8 @@ def test_a_replay_says_where_it_parts(finished: tuple[Run, dict[str, Any], Told]
     last = recorded.turns[-1]
     index = len(recorded.turns) - 1
     other = [*last.answer_ids[:-1], last.answer_ids[-1] + 1]
-    assert str(parting(recorded, changed(index, answer_ids=other))).startswith(
-        f"tokens part at turn {index}, token {len(other) - 1}: recorded"
-    )
+    place = f"turn {index}, token {len(other) - 1}"
+    assert str(parting(recorded, changed(index, answer_ids=other))).startswith(f"tokens part at {place}: recorded")
     shorter = parting(recorded, changed(1, answer_ids=list(recorded.turns[1].answer_ids)[:-1]))
     assert shorter is not None
     assert (shorter.turn, shorter.replayed) == (1, None)
@@ -198,7 +197,8 @@ def interrupt_at(run: Run, step: int) -> Iterator[None]:
 
 
 def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> None:
-    curriculum = [{"name": "all", "iterations": 12, "max_steps": 3, "reset_probability": 0.5}]
+    # Many, because on a quick machine a dozen are over before the driver has heard the signal.
+    curriculum = [{"name": "all", "iterations": 40, "max_steps": 3, "reset_probability": 0.5}]
     settings = WORKERS | {"learner": {"ranks": 2, "checkpoint_every": 100, "log_every": 1}}
     run = tiny_run(tmp_path, STAGES["mrl"] | {"curriculum": curriculum}, name="drained", **settings)
     with pytest.raises(Drained, match="the same command goes on"), interrupt_at(run, 5):
@@ -206,7 +206,7 @@ def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> No
     directory = directory_of(run)
     stopped = latest_checkpoint(directory)
     assert stopped is not None
-    assert 5 <= stopped.step < 12
+    assert 5 <= stopped.step < 40
     summary = json.loads(directory.read_text("summary.json"))
     assert summary["status"] == "stopped"
     assert summary["retention"].keys() == {"before_mrl"}
@@ -218,7 +218,7 @@ def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> No
     assert min(told.steps) >= stopped.step
     assert finished["retention"]["before_mrl"] == summary["retention"]["before_mrl"]
     assert finished["wall_seconds"] > summary["wall_seconds"]
-    assert [row["step"] for row in read_rows(directory)] == list(range(1, 13))
+    assert [row["step"] for row in read_rows(directory)] == list(range(1, 41))
     assert {row["status"] for row in outcomes(Path(directory.path())).to_pylist()} == {"trained"}
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor("engram-drained-conductor", namespace="engram-drained")

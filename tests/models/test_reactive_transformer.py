@@ -13,6 +13,7 @@ from transformers import AutoModel
 from common.failures import InputError
 from common.models.attention import Attention, rope_table, rotate
 from common.models.configuration import NAMED_SIZES, RxTConfig, named_config
+from common.models.feed_forward import MixtureOfExperts
 from common.models.reactive import ReactiveTransformer
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -211,3 +212,15 @@ def test_shapes_that_do_not_fit_are_named(shape: dict[str, Any], key: str) -> No
 def test_an_unknown_size_offers_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'micro'"):
         named_config("mikro")
+
+
+def test_all_experts_at_once_give_what_chosen_experts_give() -> None:
+    torch.manual_seed(0)
+    layer = MixtureOfExperts(16, 24, experts=5, per_token=2)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    tokens = torch.randn(9, 16)
+    with torch.no_grad():
+        weights, chosen = layer.router(tokens).softmax(-1).topk(2, dim=-1)
+        together = layer.by_all_experts(tokens, weights / weights.sum(-1, keepdim=True), chosen)
+        torch.testing.assert_close(together, layer(tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from typing import Any
 
@@ -298,3 +299,15 @@ def test_occupied_slots_are_counted_over_all_slots() -> None:
     assert tally.interactions == sum(len(episode.answered) for episode in episodes)
     assert tally.writes == tally.interactions + tally.episodes
     assert tally.write_batches < tally.writes
+
+
+def test_bfloat16_plays_the_same_conversations_nearly() -> None:
+    model = make_model()
+    tasks = make_tasks(6, greedy=True)
+    exact = ReactiveEngine(model, TOKENIZER, 3, SAMPLING).run(tasks)
+    rounded = ReactiveEngine(make_model().to(torch.bfloat16), TOKENIZER, 3, SAMPLING).run(tasks)
+    for left, right in zip(exact, rounded, strict=True):
+        assert all(math.isfinite(value) for turn in right.answered for value in turn.log_probs)
+        if left.answered:
+            # A few bits of log-prob; greedy tokens may part later.
+            assert abs(left.answered[0].log_probs[0] - right.answered[0].log_probs[0]) < 0.3

@@ -14,6 +14,7 @@ from common.episode import Interaction, Row, Task
 from common.failures import InputError
 from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
+from rollout.policies.memories import list_memories
 from rollout.policies.reactive import ReactiveEngine
 from rollout.policies.session import Session
 
@@ -102,3 +103,31 @@ def test_an_answer_left_early_is_not_remembered() -> None:
     session.reset()
     fresh = Session(session.model, TOKENIZER, 0, SAMPLING)
     assert say(session, "the cat?") == say(fresh, "the cat?")
+
+
+def test_a_fork_remembers_the_same_and_goes_its_own_way() -> None:
+    session = Session(make_model(), TOKENIZER, 3, SAMPLING)
+    say(session, "my dog is Rex")
+    fork = session.fork()
+    kept = session.memory
+    assert torch.equal(fork.memory, kept)
+    said = say(fork, "the cat?")
+    assert torch.equal(session.memory, kept)
+    assert say(session, "the cat?") == said
+
+
+def test_a_session_stops_at_a_stop_string() -> None:
+    free = Session(make_model(), TOKENIZER, 0, SAMPLING)
+    text = say(free, "my dog is Rex")
+    stop = text[1:3]
+    session = Session(make_model(), TOKENIZER, 0, SAMPLING.model_copy(update={"stop": (stop,)}))
+    assert say(session, "my dog is Rex") == text.partition(stop)[0].rstrip()
+
+
+def test_memories_of_a_folder_are_listed_without_what_is_none(tmp_path: Path) -> None:
+    session = Session(make_model(), TOKENIZER, 0, SAMPLING)
+    say(session, "my dog is Rex")
+    session.save(tmp_path / "one.safetensors")
+    save_file({"memory": session.memory.contiguous()}, str(tmp_path / "foreign.safetensors"))
+    (tmp_path / "noise.safetensors").write_bytes(b"noise")
+    assert [(found.path.name, found.shape, found.turn) for found in list_memories(tmp_path)] == [("one.safetensors", (2, 8, 32), 1)]
