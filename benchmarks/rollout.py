@@ -19,6 +19,7 @@ import numpy as np
 import ray
 import torch
 
+from benchmarks import rollout_gpu
 from benchmarks.workload import (
     MOST_TOKENS,
     NEW_TOKENS,
@@ -54,7 +55,7 @@ def run() -> dict[str, float]:
         figures = fixed_rate(16) | fixed_rate(64) | late_over_early_turn() | long_tailed()
     finally:
         torch.set_num_threads(threads)
-    figures |= under_ray()
+    figures |= under_ray() | rollout_gpu.run()
     return {name: round(value, 4) for name, value in figures.items()}
 
 

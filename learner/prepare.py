@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from common.config.schema import MRL, Run
+from common.config.schema import MRL, Rewards, Run
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InfraFailure, InputError
@@ -14,6 +14,7 @@ from common.models.reactive import ReactiveTransformer
 from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.training_state import checkpoint_model, save_training
+from reward_service.custom import load_function
 
 
 def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
@@ -27,6 +28,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
         return checkpoint
     model, tokenizer = first_model(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
+    require_functions(run.rewards)
     directory.write_config(run)
     directory.write_environment()
     save_training(directory, 0, model, tokenizer, {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}, run.learner.keep_checkpoints)
@@ -56,6 +58,13 @@ def first_model(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Conversa
     config: RxTConfig = named_config(run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size})
     torch.manual_seed(derive(run.seed, "weights"))
     return ReactiveTransformer(config), tokenizer
+
+
+def require_functions(rewards: Rewards) -> None:
+    """Refuse a reward function that is not there before anything starts. Raises InputError naming its path."""
+    for mix in (rewards.single, rewards.cumulative, rewards.long_term, rewards.first_turn, rewards.topic_change):
+        for section in mix.functions if mix is not None else ():
+            load_function(section.path)
 
 
 def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.config.schema import Bleu, Cosine, Length
+from common.config.schema import Bleu, Cosine, Length, Repetition
 from common.episode import Strategy, Turn
 from reward_service.bleu import bleu_of_pairs
 from reward_service.cosine import Form, cosine_reward, embed, running_means, unit
 from reward_service.length import length_reward
+from reward_service.text import repetition_reward
 from reward_service.tokens import Ragged
 
 
@@ -128,6 +129,11 @@ class ComparedTexts:
     def length(self, section: Length) -> np.ndarray:
         lengths = self._texts.lengths
         return length_reward(section, lengths[self._answer[self._own]], lengths[self._reference[self._own]])
+
+    def repetition(self, section: Repetition) -> np.ndarray:
+        answers = self._texts.take(self._answer[self._own])
+        spans = zip(answers.starts.tolist(), answers.lengths.tolist(), strict=True)
+        return repetition_reward(section, [answers.flat[start : start + length].tolist() for start, length in spans])
 
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,12 +17,15 @@ from math import isfinite, isnan
 
 import numpy as np
 
-from common.config.schema import RewardMix, Rewards
+from common.config.schema import FunctionReward, RewardMix, Rewards
 from common.episode import Episode, Strategy, Turn
 from common.failures import DataFailure
 from reward_service.comparison import ComparedTexts, Comparison, comparisons
 from reward_service.cosine import Form
+from reward_service.custom import function_rewards
+from reward_service.endpoint import endpoint_rewards
 from reward_service.recall import marked_values, recall_reward
+from reward_service.text import exact_match_reward, format_reward
 
 
 def score_episodes(
@@ -57,8 +60,8 @@ def score_episodes(
     scored = list(turns)
     for mix, group in groups.items():
         scoring = _Scoring(turns, known, mix, embedding, special_ids)
-        weights = {name: section.weight for name, section in mix if section is not None}
-        for comparison, result in zip(group, _isolating(scoring, group), strict=True):
+        weights = mix.weights()
+        for comparison, result in zip(group, _with_custom(scoring, group, _isolating(scoring, group)), strict=True):
             scored[comparison.turn] = _with_result(turns[comparison.turn], result, weights, rewards)
 
     out, first = [], 0
@@ -138,7 +141,9 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
     """Raw value of each component of the mix: {name: float64 [comparisons]}. DataFailure names the component that could not."""
     mix = scoring.mix
     out: dict[str, np.ndarray] = {}
-    if mix.bleu is not None or mix.cosine is not None or mix.length is not None:
+    own = [comparison.turn for comparison in group]
+    turns = [scoring.turns[i] for i in own]
+    if mix.bleu is not None or mix.cosine is not None or mix.length is not None or mix.repetition is not None:
         with _blaming("tokens"):
             texts = ComparedTexts(scoring.turns, group, scoring.special_ids)
     if mix.bleu is not None:
@@ -151,11 +156,35 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
         with _blaming("length"):
             out["length"] = texts.length(mix.length)
     if mix.recall is not None:
-        own = [comparison.turn for comparison in group]
         with _blaming("recall"):
-            turns, known = [scoring.turns[i] for i in own], [scoring.known[i] for i in own]
-            out["recall"] = recall_reward(turns, known, mix.recall.false_recall)
+            out["recall"] = recall_reward(turns, [scoring.known[i] for i in own], mix.recall.false_recall)
+    if mix.repetition is not None:
+        with _blaming("repetition"):
+            out["repetition"] = texts.repetition(mix.repetition)
+    if mix.format is not None:
+        with _blaming("format"):
+            out["format"] = format_reward(mix.format, turns)
+    if mix.exact_match is not None:
+        with _blaming("exact_match"):
+            out["exact_match"] = exact_match_reward(mix.exact_match, turns)
     return out
+
+
+def _with_custom(scoring: _Scoring, group: Sequence[Comparison], results: list[Result]) -> list[Result]:
+    """The results with the components of a user's own. Turns that have failed already are not sent."""
+    mix = scoring.mix
+    for section in mix.own():
+        sent = [i for i, result in enumerate(results) if not isinstance(result, str)]
+        turns = [scoring.turns[group[i].turn] for i in sent]
+        outcomes = function_rewards(section, turns) if isinstance(section, FunctionReward) else endpoint_rewards(section, turns)
+        for i, outcome in zip(sent, outcomes, strict=True):
+            result = results[i]
+            assert not isinstance(result, str)
+            if isinstance(outcome, str):
+                results[i] = f"{section.name}: {outcome}"
+            elif outcome is not None:
+                results[i] = result | {section.name: outcome}
+    return results
 
 
 @contextmanager

@@ -111,8 +111,9 @@ def place_of(task: str) -> int:
 
 
 def groups(tasks: Sequence[T], workers: int, slots: int) -> list[Sequence[T]]:
-    """Tasks in groups that fill a worker's slots and give every worker its share."""
-    size = max(1, min(slots, -(-len(tasks) // workers)))
+    """Tasks in groups that give every worker its share, and fill its slots twice where there are enough: a slot whose episode is over
+    takes another, and only those that are the last of their group wait for nothing."""
+    size = max(1, min(2 * slots, -(-len(tasks) // workers)))
     return [tasks[i : i + size] for i in range(0, len(tasks), size)]
 
 

@@ -5,9 +5,10 @@ Sections are frozen. An unknown key is an error at the door, and no code below a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -324,6 +325,69 @@ class Recall(Section):
     """Subtracted share, among the values standing in the answer, of those that were never told or are out of date."""
 
 
+class Repetition(Section):
+    weight: float = Field(0.1, ge=0)
+    """As for BLEU."""
+    order: int = Field(3, ge=1, le=8)
+    """Length of the n-grams whose distinct share is rewarded."""
+
+
+class Format(Section):
+    weight: float = Field(0.1, ge=0)
+    """As for BLEU."""
+    pattern: str
+    """Regular expression that the whole answer must match to earn 1."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return pattern
+
+
+class ExactMatch(Section):
+    weight: float = Field(0.5, ge=0)
+    """As for BLEU."""
+    words_only: bool = True
+    """Whether lower-cased words are compared, and not every character."""
+
+
+class FunctionReward(Section):
+    """A function of yours: `def NAME(turn, **arguments)` returns a number, or None where it does not apply."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Name of the component in episodes and metrics."""
+    path: str
+    """FILE.py:NAME or package.module:NAME, on every node that runs reward workers."""
+    weight: float = Field(0.5, ge=0)
+    """As for BLEU."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments that the function is called with."""
+    deadline: float = Field(10, gt=0)
+    """Seconds for one turn; a turn that takes longer is failed, the others are not."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+class EndpointReward(Section):
+    """An HTTP endpoint that scores batches of turns (reward_service/endpoint.py)."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Name of the component in episodes and metrics."""
+    url: str = Field(pattern=r"^https?://")
+    """Where turns are posted to."""
+    weight: float = Field(0.5, ge=0)
+    """As for BLEU."""
+    batch: int = Field(64, ge=1)
+    """Turns per request."""
+    deadline: float = Field(10, gt=0)
+    """Seconds for one request."""
+
+
 class RewardMix(Section):
     """Components of one strategy; a component that is absent is not computed."""
 
@@ -335,11 +399,36 @@ class RewardMix(Section):
     """Whether the answer is about as long as it should be."""
     recall: Recall | None = Recall()
     """Whether the facts asked for stand in the answer."""
+    repetition: Repetition | None = None
+    """Whether the answer does not repeat itself."""
+    format: Format | None = None
+    """Whether the answer has a form."""
+    exact_match: ExactMatch | None = None
+    """Whether the answer is the reference."""
+    functions: tuple[FunctionReward, ...] = ()
+    """Components by functions of yours."""
+    endpoints: tuple[EndpointReward, ...] = ()
+    """Components by HTTP endpoints."""
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each component, by its name in episodes."""
+        built_in = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match")
+        own = {name: getattr(self, name).weight for name in built_in if getattr(self, name) is not None}
+        return own | {part.name: part.weight for part in self.own()}
+
+    def own(self) -> tuple[FunctionReward | EndpointReward, ...]:
+        """Components that are not built in."""
+        return (*self.functions, *self.endpoints)
 
     @model_validator(mode="after")
     def _rewards_something(self) -> RewardMix:
-        if not any(part is not None and part.weight > 0 for part in (self.bleu, self.cosine, self.length, self.recall)):
+        weights = self.weights()
+        if not any(weight > 0 for weight in weights.values()):
             raise ValueError("no component has a weight above 0")
+        names = [part.name for part in self.own()]
+        for name in names:
+            if names.count(name) > 1 or name in type(self).model_fields:
+                raise ValueError(f"two components are named {name!r}")
         return self
 
 

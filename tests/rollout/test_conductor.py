@@ -260,7 +260,7 @@ def test_status_names_what_is_waited_for(tmp_path: Path) -> None:
         return status
 
     status = conduct(tmp_path, body, rows(plain="slow"))
-    assert (status["phase"], status["iteration"], status["groups"]["all"]) == ("sampling", 0, 3)
+    assert (status["phase"], status["iteration"], status["groups"]["all"]) == ("sampling", 0, 2)
     assert "0-000000-" in status["reason"]
 
 

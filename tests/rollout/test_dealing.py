@@ -68,7 +68,7 @@ def test_without_carry_over_no_memory_is_brought_back() -> None:
 
 def test_groups_keep_order_and_fill_slots_or_share_among_workers() -> None:
     assert [list(group) for group in groups(range(7), workers=2, slots=32)] == [[0, 1, 2, 3], [4, 5, 6]]
-    assert [len(group) for group in groups(range(10), workers=1, slots=4)] == [4, 4, 2]
+    assert [len(group) for group in groups(range(10), workers=1, slots=4)] == [8, 2]
 
 
 def test_shards_differ_by_one_item_at_most() -> None:

@@ -1,0 +1,114 @@
+"""Rewards by a user's own function: a file and a name in the configuration, called turn by turn, each turn under a deadline.
+
+What goes wrong in the function is the failure of the turn that it was called for: its own traceback, without our frames, and which
+turn it was. A call that does not come back is left behind in its thread, which is told to end as soon as it comes back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from common.config.schema import FunctionReward
+from common.episode import Turn
+from common.failures import InputError, nearest
+
+Outcome = float | str | None
+"""The value; why there is none; or None, where the reward does not apply to the turn."""
+
+
+@lru_cache(maxsize=64)
+def load_function(path: str) -> Callable[..., Any]:
+    """The function that "FILE.py:NAME" or "package.module:NAME" means. Raises InputError naming what is not there."""
+    where, _, name = path.rpartition(":")
+    if not where or not name:
+        raise InputError(path, "should read FILE.py:NAME or package.module:NAME")
+    if where.endswith(".py"):
+        module = _from_file(where)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ImportError as error:
+            raise InputError(path, f"cannot be imported: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(path, f"there is no function {name!r} in {where}; {nearest(name, known)}")
+    return function
+
+
+def _from_file(where: str) -> Any:
+    file = Path(where).expanduser()
+    if not file.is_file():
+        raise InputError(where, "there is no such file")
+    spec = importlib.util.spec_from_file_location(f"engram_reward_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(where, f"cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def function_rewards(section: FunctionReward, turns: Sequence[Turn]) -> list[Outcome]:
+    """The outcome of each turn, in order. No turn takes longer than `section.deadline` seconds, whatever the function does."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < len(turns):
+        run = _Run(load_function(section.path), section.arguments, turns[len(outcomes) :])
+        outcomes += run.outcomes_within(section.deadline)
+    return outcomes
+
+
+class _Run:
+    """A function called for turns one after another in a thread, until it is over or one of the calls takes too long."""
+
+    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any], turns: Sequence[Turn]):
+        self._function, self._arguments, self._turns = function, arguments, turns
+        self._done: list[Outcome] = []
+        self._over, self._given_up = threading.Event(), threading.Event()
+        # A daemon: a call that never comes back must not keep the process from ending.
+        threading.Thread(target=self._work, name="engram-reward-function", daemon=True).start()
+
+    def outcomes_within(self, deadline: float) -> list[Outcome]:
+        """Outcomes of the first turns: of all, or up to and with the one that took longer than `deadline`."""
+        finished = 0
+        while not self._over.wait(deadline):
+            if len(self._done) == finished:
+                self._given_up.set()
+                done = self._done[:finished]
+                return [*done, f"no value within {deadline:g} s for {described(self._turns[finished])}"]
+            finished = len(self._done)
+        return self._done
+
+    def _work(self) -> None:
+        for turn in self._turns:
+            outcome = self._call(turn)
+            if self._given_up.is_set():
+                return
+            self._done.append(outcome)
+        self._over.set()
+
+    def _call(self, turn: Turn) -> Outcome:
+        try:
+            value = self._function(turn, **self._arguments)
+            if value is None:
+                return None
+            number = float(value)
+        except Exception as error:  # noqa: BLE001 - whatever a user's function raises is the failure of this turn
+            frames = error.__traceback__.tb_next if error.__traceback__ else None
+            text = "".join(traceback.format_exception(type(error), error, frames)).strip()
+            return f"{text}\nraised for {described(turn)}"
+        return number if math.isfinite(number) else f"the value is {number} for {described(turn)}"
+
+
+def described(turn: Turn) -> str:
+    return f"the turn with query {turn.query[:200]!r} and answer {turn.answer[:200]!r}"

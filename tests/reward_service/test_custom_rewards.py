@@ -1,0 +1,222 @@
+"""Reward functions and endpoints of a user's own: values, failures and deadlines, turn by turn."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from common.config.schema import EndpointReward, ExactMatch, Format, FunctionReward, Length, Repetition, RewardMix, Rewards
+from common.episode import Episode, Fact, Turn
+from common.failures import DeadlineExceeded, InfraFailure, InputError
+from reward_service.compose import score_episodes
+from reward_service.custom import function_rewards, load_function
+from reward_service.endpoint import endpoint_rewards
+from reward_service.text import exact_match_reward, format_reward, repetition_reward
+
+FUNCTION = """\
+def politeness(turn, bonus=0.0):
+    if turn.answer == "crash":
+        raise LookupError("no such mood")
+    polite = "please" in turn.answer
+    return None if turn.answer == "" else polite + bonus
+"""
+
+
+def turns(*answers: str) -> list[Turn]:
+    ids: dict[str, Any] = {"query_ids": [2, 5, 9, 6], "answer_ids": [10, 11, 3], "log_probs": [-1.0] * 3, "reference_ids": [10, 3]}
+    return [Turn(**ids, query=f"query {i}", answer=answer, reference="yes") for i, answer in enumerate(answers)]
+
+
+def episode_of(answers: list[Turn]) -> Episode:
+    return Episode("e", "t", 0, (Turn([2, 5, 9, 6], [10, 3], [], [10, 3], role="remember"), *answers), 0)
+
+
+def only(**components: Any) -> Rewards:
+    mix = RewardMix(**{"bleu": None, "cosine": None, "length": None, "recall": None, **components})
+    return Rewards(single=mix, cumulative=mix, long_term=mix)
+
+
+@pytest.fixture
+def function_file(tmp_path: Path) -> Path:
+    file = tmp_path / "my_reward.py"
+    file.write_text(FUNCTION)
+    return file
+
+
+# --- functions ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_in_a_file_is_a_component_through_configuration_alone(function_file: Path) -> None:
+    section = FunctionReward(name="polite", path=f"{function_file}:politeness", weight=3.0, arguments={"bonus": 0.5})
+    one = episode_of(turns("yes please", "no", "crash", ""))
+    (scored,) = score_episodes([one], only(length=Length(weight=1.0), functions=(section,)), np.eye(16, dtype=np.float32), range(8))
+    polite, plain, crashed, silent = scored.answered
+    assert polite.rewards == {"length": 0.5, "polite": 1.5}
+    assert polite.reward == pytest.approx((0.5 + 3 * 1.5) / 4)
+    assert plain.rewards["polite"] == 0.5
+    assert silent.rewards == {"length": 0.5}
+    assert silent.reward == 0.5
+    assert crashed.reward is None
+    failure = str(crashed.failure)
+    assert failure.startswith("polite: Traceback")
+    assert f'File "{function_file}", line 3, in politeness' in failure
+    assert 'raise LookupError("no such mood")' in failure
+    assert "custom.py" not in failure
+    assert "query 'query 2' and answer 'crash'" in failure
+
+
+def test_a_turn_that_hangs_is_failed_and_the_others_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "slow.py"
+    file.write_text("import time\ndef slow(turn):\n    time.sleep(30 if turn.answer == 'hang' else 0.01)\n    return 1.0\n")
+    section = FunctionReward(name="slow", path=f"{file}:slow", deadline=0.3)
+    began = time.monotonic()
+    outcomes = function_rewards(section, turns("a", "hang", "b", "hang", "hang", *"c" * 40))
+    assert time.monotonic() - began < 5
+    assert [outcome for outcome in outcomes if not isinstance(outcome, str)] == [1.0] * 42
+    assert [str(outcomes[i]) for i in (1, 3)] == [
+        f"no value within 0.3 s for the turn with query 'query {i}' and answer 'hang'" for i in (1, 3)
+    ]
+
+
+def test_a_value_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text("def odd(turn):\n    return {'a': 'text', 'b': float('nan'), 'c': True}[turn.answer]\n")
+    text, nan, true = function_rewards(FunctionReward(name="odd", path=f"{file}:odd"), turns("a", "b", "c"))
+    assert "could not convert string to float" in str(text)
+    assert "the value is nan" in str(nan)
+    assert true == 1.0
+
+
+def test_functions_that_are_not_there_are_named(function_file: Path) -> None:
+    broken = function_file.with_name("broken.py")
+    broken.write_text("import nothing_of_that_name\n")
+    for path, what in {
+        f"{function_file}:politenes": "did you mean 'politeness'",
+        f"{function_file.with_name('none.py')}:f": "no such file",
+        f"{broken}:f": "nothing_of_that_name",
+        "no_such_package.module:f": "cannot be imported",
+        "politeness": "FILE.py:NAME",
+    }.items():
+        with pytest.raises(InputError, match=what):
+            load_function(path)
+    assert load_function("math:sqrt")(4) == 2
+
+
+def test_names_of_components_must_differ() -> None:
+    function = FunctionReward(name="mine", path="math:sqrt")
+    with pytest.raises(ValidationError, match="two components are named 'mine'"):
+        RewardMix(functions=(function, function))
+    with pytest.raises(ValidationError, match="two components are named 'bleu'"):
+        RewardMix(functions=(FunctionReward(name="bleu", path="math:sqrt"),))
+
+
+# --- endpoints ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[dict[str, Any]], tuple[int, Any]]], str]]:
+    """Start a server that answers with what a function makes of the request; its URL."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(answer: Callable[[dict[str, Any]], tuple[int, Any]]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def handle_one_request(self) -> None:
+                with contextlib.suppress(BrokenPipeError):  # who asked may be gone: one test is about that
+                    super().handle_one_request()
+
+            def do_POST(self) -> None:
+                code, content = answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                body = json.dumps(content).encode()
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_endpoint_scores_in_batches(serve: Callable[..., str]) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: dict[str, Any]) -> tuple[int, Any]:
+        asked.append(request)
+        return 200, {"rewards": [None if turn["answer"] == "" else len(turn["answer"]) for turn in request["turns"]]}
+
+    section = EndpointReward(name="judge", url=serve(answer), batch=2)
+    told = Turn([2], [3], [0.0], [3], query="q", answer="abcd", reference="r", role="recall", facts=(Fact("Rex", 0),))
+    assert endpoint_rewards(section, [*turns("ab", ""), told]) == [2.0, None, 4.0]
+    assert [len(request["turns"]) for request in asked] == [2, 1]
+    assert asked[1]["turns"] == [
+        {"query": "q", "answer": "abcd", "reference": "r", "role": "recall", "facts": [{"value": "Rex", "said_in": 0}]}
+    ]
+
+
+def test_what_an_endpoint_does_wrong_is_sorted_by_whose_fault_it_is(serve: Callable[..., str]) -> None:
+    def outcome(answer: Callable[[dict[str, Any]], tuple[int, Any]], deadline: float = 5.0) -> list[Any]:
+        return endpoint_rewards(EndpointReward(name="judge", url=serve(answer), deadline=deadline), turns("a", "b"))
+
+    assert "answered 422" in outcome(lambda _: (422, {}))[0]
+    assert "1 rewards for 2 turns" in outcome(lambda _: (200, {"rewards": [1]}))[1]
+    assert "KeyError" in outcome(lambda _: (200, {"scores": [1, 2]}))[0]
+    assert outcome(lambda _: (200, {"rewards": [1, float("inf")]})) == [1.0, "the value is inf"]
+    with pytest.raises(InfraFailure, match="answered 503"):
+        outcome(lambda _: (503, {}))
+    with pytest.raises(DeadlineExceeded, match=r"waited 0\.2 s for judge"):
+        outcome(lambda _: (time.sleep(1) or 200, {}), deadline=0.2)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(InfraFailure, match="cannot be reached"):
+        endpoint_rewards(EndpointReward(name="judge", url=f"http://127.0.0.1:{port}"), turns("a"))
+
+
+# --- text by itself -------------------------------------------------------------------------------------------------------
+
+
+def test_repetition_is_the_share_of_distinct_n_grams() -> None:
+    answers = [[1, 2, 3, 4], [1, 2, 1, 2, 1], [7, 7, 7], [5], []]
+    assert repetition_reward(Repetition(order=2), answers).tolist() == [1.0, 2 / 4, 1 / 2, 1.0, 1.0]
+    assert repetition_reward(Repetition(order=1), answers).tolist() == [1.0, 2 / 5, 1 / 3, 1.0, 1.0]
+
+
+def test_format_matches_the_whole_answer() -> None:
+    values = format_reward(Format(pattern=r"\d+ dogs?"), turns("3 dogs", " 1 dog ", "3 dogs and more", "dogs"))
+    assert values.tolist() == [1, 1, 0, 0]
+    with pytest.raises(ValidationError, match="is no regular expression"):
+        Format(pattern="(")
+
+
+def test_exact_match_compares_words_or_characters() -> None:
+    answers = turns("Yes.", "yes", " yes ", "no")
+    assert exact_match_reward(ExactMatch(), answers).tolist() == [1, 1, 1, 0]
+    assert exact_match_reward(ExactMatch(words_only=False), answers).tolist() == [0, 1, 1, 0]
+
+
+def test_new_components_come_with_the_others() -> None:
+    parts = {"repetition": Repetition(order=1), "format": Format(pattern="yes.*"), "exact_match": ExactMatch()}
+    (scored,) = score_episodes([episode_of(turns("yes", "no"))], only(**parts), np.eye(16, dtype=np.float32), range(8))
+    assert [turn.rewards for turn in scored.answered] == [
+        {"repetition": 1.0, "format": 1.0, "exact_match": 1.0}, {"repetition": 1.0, "format": 0.0, "exact_match": 0.0},
+    ]  # fmt: skip

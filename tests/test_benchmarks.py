@@ -1,0 +1,43 @@
+"""The benchmarks run; what they measure on this machine is for docs/performance.md."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import rollout, rollout_gpu
+from benchmarks.workload import LongTailed, TurnLockstep, make_engine, make_tasks, play_in_batches
+from common.failures import InputError
+from deploy.bench import run_bench
+
+
+def test_the_gpu_benchmark_measures_on_any_device() -> None:
+    shape = {"vocab_size": 300, "width": 32, "layers": 2, "heads": 4, "query_heads": 2, "kv_heads": 2, "slots": 6}
+    figures = rollout_gpu.rate("tiny", 4, torch.device("cpu"), 1e10, repeats=1, shape=shape)
+    assert figures["tokens_per_second"] > 0
+    assert 0 < figures["bandwidth_share"] < 1
+    if not torch.cuda.is_available():
+        assert rollout_gpu.run() == {}
+
+
+def test_lock_step_plays_the_same_conversations_in_more_steps() -> None:
+    tasks = make_tasks([2, 5, 3, 4, 2, 6, 3, 2])
+    free, turns, batches = (make_engine(4, kind, 200) for kind in (LongTailed, TurnLockstep, TurnLockstep))
+    for engine in (free, turns):
+        engine.run(tasks)
+    play_in_batches(batches, tasks, 4)
+    assert free.tally.tokens == turns.tally.tokens == batches.tally.tokens
+    assert free.tally.steps < turns.tally.steps < batches.tally.steps
+
+
+def test_turns_of_one_conversation_are_clocked_one_by_one() -> None:
+    engine = make_engine(2, rollout.TurnClock)
+    assert isinstance(engine, rollout.TurnClock)
+    engine.turns = []
+    engine.run(make_tasks([5, 5]))
+    assert len(engine.turns) == 6
+
+
+def test_an_unknown_benchmark_is_refused_by_its_nearest_name() -> None:
+    with pytest.raises(InputError, match="did you mean 'rollout'"):
+        run_bench("rolout")
