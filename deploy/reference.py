@@ -143,6 +143,8 @@ def _type(annotation: Any, bounds: Sequence[Any] = (), tag: Any = None) -> str:
         return ", ".join(f"`{value}`" for value in inside)
     if origin is tuple:
         return f"list{_bounds(bounds)}: {_type(inside[0])}"
+    if origin is dict:
+        return "keys and values"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     named = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}[annotation]
