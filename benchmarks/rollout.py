@@ -12,7 +12,8 @@ import random
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class TurnClock(ReactiveEngine):
         self.turns.append((time.process_time(), float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
 
 
-def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 11) -> dict[str, float]:
+def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 9) -> dict[str, float]:
     """CPU time of answering turn `late` over that of turn `early`, memory write included, and the process's peak memory at both."""
     engine, tasks = make_engine(16, TurnClock), make_tasks([late + 1] * 16)
     assert isinstance(engine, TurnClock)
@@ -122,7 +123,7 @@ def long_tailed(slots: int = 64, conversations: int = 1920) -> dict[str, float]:
     """
     draw = random.Random(0)
     tasks = make_tasks([draw.randint(2, 8) for _ in range(conversations)])
-    part = tasks[: conversations // 6]
+    part = tasks[: conversations // 8]
     continuous, lockstep = (make_engine(slots, kind, MOST_TOKENS) for kind in (LongTailed, TurnLockstep))
     for engine in (continuous, lockstep):
         engine.run(tasks[:slots])
@@ -157,27 +158,40 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 # --- workers under Ray ------------------------------------------------------------------------------------------------------
 
 
-def under_ray(slots: int = 64) -> dict[str, float]:
-    """One and two rollout workers of one thread each, 64 episodes in flight per worker, conversations of 1 + 4 turns.
+def under_ray() -> dict[str, float]:
+    """Rollout workers of one thread each under Ray, conversations of 1 + 4 turns.
 
-    two_workers_over_one: tokens per second. interactions_per_second_2_cores: answered interactions per second of two workers, with
-    rewards: every worker's episodes are scored on the core that they were played on, while it has nothing else to do.
+    two_workers_over_one: tokens per second of two against one, with 32 episodes in flight per worker, and with 64 (…_64), where the
+    working sets of two no longer fit into the caches together. interactions_per_second_2_cores: answered interactions per second of two
+    workers with 64 episodes in flight each, memory writes and rewards included; …_unscored: without rewards.
     """
     started = not ray.is_initialized()
     if started:
-        environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False,
-                 runtime_env=environment)  # fmt: skip
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+        )  # fmt: skip
     try:
-        return _workers(slots)
+        with _workers(32) as seconds:
+            narrow = statistics.median(2 * seconds(1, False) / seconds(2, False) for _ in range(REPEATS))
+        with _workers(64) as seconds:
+            measured = [(seconds(1, False), seconds(2, False), seconds(2, True)) for _ in range(REPEATS)]
     finally:
         if started:
             ray.shutdown()
+    interactions = 2 * 64 * FOLLOW_UPS
+    return {
+        "two_workers_over_one": narrow,
+        "two_workers_over_one_64": statistics.median(2 * one / two for one, two, _ in measured),
+        "interactions_per_second_2_cores": statistics.median(interactions / scored for _, _, scored in measured),
+        "interactions_per_second_2_cores_unscored": statistics.median(interactions / two for _, two, _ in measured),
+    }
 
 
-def _workers(slots: int) -> dict[str, float]:
-    tokenizer = make_tokenizer().to_json()
-    config = model_config(QUERY_TOKENS + NEW_TOKENS)
+@contextmanager
+def _workers(slots: int) -> Iterator[Callable[[int, bool], float]]:
+    """Seconds that so many workers take for `slots` conversations each, with rewards or without."""
+    tokenizer, config = make_tokenizer().to_json(), model_config(QUERY_TOKENS + NEW_TOKENS)
     rollout = Rollout(slots=slots, sampling=Sampling(max_new_tokens=NEW_TOKENS))
     player: Any = ray.remote(RolloutWorker).options(num_cpus=1)
     scorer: Any = ray.remote(RewardWorker).options(num_cpus=0)
@@ -187,29 +201,22 @@ def _workers(slots: int) -> dict[str, float]:
     weights = ray.put(pack(make_model(QUERY_TOKENS + NEW_TOKENS).state_dict(), 0))
     batches = [ray.put(make_tasks([FOLLOW_UPS] * slots, seed)) for seed in range(2)]
 
-    def seconds(count: int, rewards: bool, rounds: int = 1) -> float:
+    def seconds(count: int, rewards: bool) -> float:
         began = time.perf_counter()
         done = []
-        for _ in range(rounds):
-            for worker, judge, batch in zip(players[:count], scorers[:count], batches, strict=False):
-                episodes = worker.sample.remote(batch, 0, None)
-                done.append(judge.score.remote(episodes) if rewards else episodes)
+        for worker, judge, batch in zip(players[:count], scorers[:count], batches, strict=False):
+            episodes = worker.sample.remote(batch, 0, None)
+            done.append(judge.score.remote(episodes) if rewards else episodes)
         _wait(done)
         return time.perf_counter() - began
 
     try:
         _wait([worker.sample.remote(batch, 0, weights) for worker, batch in zip(players, batches, strict=True)])
-        seconds(2, rewards=True)
-        alone, together, scored = zip(*((seconds(1, False), seconds(2, False), seconds(2, True)) for _ in range(REPEATS)), strict=True)
+        seconds(2, True)
+        yield seconds
     finally:
         for actor in (*players, *scorers):
             ray.kill(actor)
-    interactions = 2 * slots * FOLLOW_UPS
-    return {
-        "two_workers_over_one": statistics.median(2 * one / two for one, two in zip(alone, together, strict=True)),
-        "interactions_per_second_2_cores": statistics.median(interactions / took for took in scored),
-        "interactions_per_second_2_cores_unscored": statistics.median(interactions / took for took in together),
-    }
 
 
 def _wait(calls: Sequence[Any]) -> None:

@@ -24,15 +24,33 @@ ATTENTION_CALL = 128
 """Tokens of padding that cost as much as one more call of attention."""
 
 
+DENSE = 0.9
+"""Share of real tokens from which a batch is computed as it is: moving tokens about would cost more than the padding."""
+
+
 class Group(NamedTuple):
     """Sequences that attention takes together."""
 
-    packed: Tensor
-    """Where their tokens lie in the packed rows, sequence by sequence."""
-    padded: Tensor
+    packed: Tensor | None
+    """Where their tokens lie in the packed rows, sequence by sequence; None: the rows are the padded batch."""
+    padded: Tensor | None
     """Where the same tokens lie in [sequences · width]."""
     mask: Tensor
     """bool [sequences, 1, 1, width]."""
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """[packed, …] → [sequences, width, …]."""
+        sequences, width = len(self.mask), self.mask.shape[-1]
+        if self.packed is None or self.padded is None:
+            return rows.unflatten(0, (sequences, width))
+        flat = rows.new_zeros(sequences * width, *rows.shape[1:]).index_copy(0, self.padded, rows.index_select(0, self.packed))
+        return flat.unflatten(0, (sequences, width))
+
+    def pack(self, x: Tensor, rows: Tensor) -> Tensor:
+        """`rows` [packed, …] with those of this group taken from x [sequences, width, …]."""
+        if self.packed is None or self.padded is None:
+            return x.flatten(0, 1)
+        return rows.index_copy(0, self.packed, x.flatten(0, 1).index_select(0, self.padded))
 
 
 class Packing:
@@ -43,6 +61,12 @@ class Packing:
 
     def __init__(self, mask: Tensor):
         self.batch, self.tokens = mask.shape
+        self.mask = mask
+        self.dense = int(mask.sum()) >= DENSE * mask.numel() and self.tokens % TOKENS == 0
+        if self.dense:
+            self.positions = torch.arange(self.tokens, device=mask.device).repeat(self.batch)
+            self.groups = [Group(None, None, mask[:, None, None, :])]
+            return
         self.places = mask.flatten().nonzero().squeeze(1)
         self.extra = -len(self.places) % TOKENS
         self.positions = F.pad(self.places % self.tokens, (0, self.extra))
@@ -57,11 +81,16 @@ class Packing:
 
     def pack(self, x: Tensor) -> Tensor:
         """[batch, tokens, …] → [packed, …]."""
+        if self.dense:
+            return x.flatten(0, 1)
         rows = x.flatten(0, 1).index_select(0, self.places)
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, self.extra))
 
     def unpack(self, rows: Tensor) -> Tensor:
         """[packed, …] → [batch, tokens, …], 0 at padding."""
+        if self.dense:
+            x = rows.unflatten(0, (self.batch, self.tokens))
+            return x * self.mask.view(self.batch, self.tokens, *(1,) * (x.dim() - 2)).to(x.dtype)
         flat = rows.new_zeros(self.batch * self.tokens, *rows.shape[1:])
         return flat.index_copy(0, self.places, rows[: len(self.places)]).unflatten(0, (self.batch, self.tokens))
 
@@ -77,16 +106,11 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, rope: Tensor, groups: list[Group]) -> Tensor:
         """x [packed, width], rope [packed, head_dim / 2] → [packed, width]."""
         attention = self.attention
-        # [packed, heads, head_dim] with queries, keys and values as heads beside each other, so that they move in one piece.
-        heads = torch.cat(attention.queries_keys_values(self.attention_norm(x)[None], rope), dim=1)[0].transpose(0, 1)
-        seen = heads.new_zeros(len(x), attention.query_heads, attention.head_dim)
+        parts = [part[0].transpose(0, 1) for part in attention.queries_keys_values(self.attention_norm(x)[None], rope)]
+        seen = x.new_zeros(len(x), attention.query_heads, attention.head_dim)
         for group in groups:
-            sequences, width = len(group.mask), group.mask.shape[-1]
-            padded = heads.new_zeros(sequences * width, *heads.shape[1:]).index_copy(0, group.padded, heads.index_select(0, group.packed))
-            parts = padded.view(sequences, width, *heads.shape[1:]).transpose(1, 2)
-            queries, keys, values = parts.split((attention.query_heads, attention.kv_heads, attention.kv_heads), dim=1)
-            looked = attention.look(queries, keys, values, group.mask)
-            seen = seen.index_copy(0, group.packed, looked.transpose(1, 2).flatten(0, 1).index_select(0, group.padded))
+            queries, keys, values = (group.unpack(part).transpose(1, 2) for part in parts)
+            seen = group.pack(attention.look(queries, keys, values, group.mask).transpose(1, 2), seen)
         x = x + attention.project(seen.transpose(0, 1)[None])[0]
         return x + self.feed_forward(self.feed_forward_norm(x))
 

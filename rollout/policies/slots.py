@@ -37,6 +37,10 @@ WRITE_CALL = 512
 """Tokens of padding that cost as much as one more call. Padding takes part in attention and in what memory reads, not in the encoder."""
 
 
+WRITE_ROWS = 16
+"""Interactions that a CPU writes at once."""
+
+
 class Token(NamedTuple):
     id: int
     log_prob: float
@@ -126,7 +130,10 @@ class Slots:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids), in one batch. Changes no row."""
         with self.timer("write"):
             widths = [round_up(len(each), TOKENS) for each in interactions]
-            groups = by_width(widths, WRITE_CALL) if self.device.type == "cpu" else [list(range(len(widths)))]
+            groups = [list(range(len(widths)))]
+            if self.device.type == "cpu":
+                # More rows at once than caches have room for are slower, not faster.
+                groups = [part[i : i + WRITE_ROWS] for part in by_width(widths, WRITE_CALL) for i in range(0, len(part), WRITE_ROWS)]
             if len(groups) == 1:
                 return self._remember(memories, interactions)
             after = torch.empty_like(memories)
