@@ -45,6 +45,8 @@ from rollout.worker import RolloutWorker
 
 REPEATS = 5
 FOLLOW_UPS = 4
+ROUNDS = 3
+"""Groups of conversations that each worker under Ray plays one after another in a measurement."""
 DEADLINE = 300.0
 
 
@@ -179,7 +181,7 @@ def under_ray() -> dict[str, float]:
     finally:
         if started:
             ray.shutdown()
-    interactions = 2 * 64 * FOLLOW_UPS
+    interactions = 2 * ROUNDS * 64 * FOLLOW_UPS
     return {
         "two_workers_over_one": narrow,
         "two_workers_over_one_64": statistics.median(2 * one / two for one, two, _ in measured),
@@ -204,7 +206,7 @@ def _workers(slots: int) -> Iterator[Callable[[int, bool], float]]:
     def seconds(count: int, rewards: bool) -> float:
         began = time.perf_counter()
         done = []
-        for worker, judge, batch in zip(players[:count], scorers[:count], batches, strict=False):
+        for worker, judge, batch in [*zip(players, scorers, batches, strict=True)][:count] * ROUNDS:
             episodes = worker.sample.remote(batch, 0, None)
             done.append(judge.score.remote(episodes) if rewards else episodes)
         _wait(done)
