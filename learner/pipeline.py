@@ -19,11 +19,12 @@ from common.logs import setup_logging
 from common.metrics import Metrics
 from common.progress import Progress
 from common.run_directory import RunDirectory
+from learner.curriculum import stage_steps
 from learner.evaluate import most_frequent_recall, retention
 from learner.figures import record_retention
 from learner.group import Job, Loop, launch
 from learner.prepare import newest, prepare
-from learner.recorder import RecorderClient, Report, stage_steps
+from learner.recorder import RecorderClient, Report
 from learner.rollout_half import RolloutHalf
 from learner.stages.mrl import mrl_loop
 from learner.stages.supervised import supervised_loop
@@ -68,6 +69,7 @@ def train(run: Run, progress: Progress) -> dict[str, Any]:
                 run_stage(supervised_loop, job, recorder, progress)
             checkpoint = newest(directory)
             summary.spent(stage.stage, time.monotonic() - begun, stage_steps(stage))
+            summary.write("running", 0.0)
             if not is_finished(checkpoint, index, stage):
                 raise Drained(f"stopped at step {checkpoint.step}; the same command goes on from there")
         status = "done"

@@ -14,6 +14,7 @@ from common.config.schema import Run
 from common.failures import EngramError, InputError
 from common.metrics import Metrics, MetricsWriter, PrometheusExporter
 from common.run_directory import RunDirectory
+from learner.curriculum import stage_steps
 
 ENDPOINT_FILE = "metrics_endpoint"
 CALL_SECONDS = 60.0
@@ -132,11 +133,6 @@ class Recorder:
 
     def close(self) -> None:
         self.exporter.close()
-
-
-def stage_steps(stage: Any) -> int:
-    """Steps of a stage as the run counts them: optimiser steps, or iterations of the curriculum."""
-    return sum(step.iterations for step in stage.curriculum) if stage.stage == "mrl" else stage.steps
 
 
 def recorder_name(namespace: str) -> str:

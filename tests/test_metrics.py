@@ -284,4 +284,6 @@ def test_a_port_that_is_taken_is_bad_input() -> None:
 def test_a_closed_exporter_gives_its_port_back() -> None:
     first = PrometheusExporter("127.0.0.1", 0, "demo")
     first.close()
-    PrometheusExporter("127.0.0.1", first.port, "demo").close()
+    second = PrometheusExporter("127.0.0.1", first.port, "demo")
+    second.close()
+    assert second.port == first.port
