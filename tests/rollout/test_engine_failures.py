@@ -39,7 +39,7 @@ def poisoned(model: ReactiveTransformer, task: Task) -> Task:
     return dataclasses.replace(task, initial_memory=memory_bytes(memory))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), slots=st.sampled_from([1, 2, 3, 5, 8]))
 def test_cancelled_failed_and_refilled_slots_never_mix_memories(
     model: ReactiveTransformer, alone: dict[str, Episode], seed: int, slots: int
