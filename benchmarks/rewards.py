@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from common.config.schema import Bleu, RewardMix, Rewards
+from common.config.rewards import Bleu, RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from reward_service.bleu import bleu_of_pairs
 from reward_service.compose import score_episodes

@@ -36,7 +36,8 @@ from benchmarks.workload import (
     model_config,
     play_in_batches,
 )  # fmt: skip
-from common.config.schema import Rewards, Rollout, Sampling
+from common.config.rewards import Rewards
+from common.config.schema import Rollout, Sampling
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.weights import pack
 from reward_service.worker import RewardWorker

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from common.config.schema import MRL, Rewards, Run
+from common.config.rewards import Rewards
+from common.config.schema import MRL, Run
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InfraFailure, InputError

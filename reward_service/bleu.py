@@ -22,7 +22,7 @@ from typing import get_args
 
 import numpy as np
 
-from common.config.schema import Smoothing
+from common.config.rewards import Smoothing
 from reward_service.tokens import Ragged
 
 _CHUNK = 1 << 21

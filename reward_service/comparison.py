@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.config.schema import Bleu, Cosine, Length, Repetition
+from common.config.rewards import Bleu, Cosine, Length, Repetition
 from common.episode import Strategy, Turn
 from reward_service.bleu import bleu_of_pairs
 from reward_service.cosine import Form, cosine_reward, embed, running_means, unit

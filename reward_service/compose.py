@@ -17,7 +17,7 @@ from math import isfinite, isnan
 
 import numpy as np
 
-from common.config.schema import FunctionReward, RewardMix, Rewards
+from common.config.rewards import FunctionReward, RewardMix, Rewards
 from common.episode import Episode, Strategy, Turn
 from common.failures import DataFailure
 from reward_service.comparison import ComparedTexts, Comparison, comparisons

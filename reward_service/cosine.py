@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.config.schema import Cosine
+from common.config.rewards import Cosine
 from reward_service.tokens import Ragged
 
 Form = Literal["standard", "topic_change", "long_range"]

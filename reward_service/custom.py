@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.config.schema import FunctionReward
+from common.config.rewards import FunctionReward
 from common.episode import Turn
 from common.failures import InputError, nearest
 

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from common.config.schema import EndpointReward
+from common.config.rewards import EndpointReward
 from common.episode import Turn
 from common.failures import DeadlineExceeded, InfraFailure
 from reward_service.custom import Outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.config.schema import Length
+from common.config.rewards import Length
 
 
 def length_reward(section: Length, answers: np.ndarray, references: np.ndarray) -> np.ndarray:

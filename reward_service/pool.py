@@ -15,7 +15,7 @@ import ray
 from ray.actor import ActorHandle
 
 from common.actor_pool import ActorPool
-from common.config.schema import Rewards
+from common.config.rewards import Rewards
 from common.episode import Episode
 from common.failures import DataFailure, InfraFailure
 from common.metrics import Metrics

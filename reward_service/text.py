@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.config.schema import ExactMatch, Format, Repetition
+from common.config.rewards import ExactMatch, Format, Repetition
 from common.episode import Turn
 from common.text import words
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.schema import Rewards
+from common.config.rewards import Rewards
 from common.episode import Episode
 from common.metrics import Metrics
 from common.pooled_actor import PooledActor

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from common.config.schema import MRL, Rewards, Run, Sampling
+from common.config.rewards import Rewards
+from common.config.schema import MRL, Run, Sampling
 from common.data.rows import values_of
 from common.data.sources import Corpus, load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from common.config import schema
+from common.config import rewards, schema
 from common.failures import InputError
 from common.metric_registry import REGISTRY
 from deploy.reference import PAGES, configuration_reference, main, metrics_reference
@@ -15,7 +15,7 @@ from deploy.reference import PAGES, configuration_reference, main, metrics_refer
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SECTIONS = {
     name: found
-    for name, found in vars(schema).items()
+    for name, found in (vars(rewards) | vars(schema)).items()
     if isinstance(found, type) and issubclass(found, BaseModel) and found.model_fields and name != "SupervisedStage"
 }
 

@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from common.config.schema import Smoothing
+from common.config.rewards import Smoothing
 from reward_service.bleu import bleu, bleu_of_pairs
 from reward_service.tokens import Ragged
 

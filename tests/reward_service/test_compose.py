@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common.config.schema import Bleu, Cosine, Length, Recall, RewardMix, Rewards
+from common.config.rewards import Bleu, Cosine, Length, Recall, RewardMix, Rewards
 from common.episode import Episode, Fact, Strategy, Turn
 from reward_service.bleu import bleu
 from reward_service.compose import score_episodes, unscored

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common.config.schema import EndpointReward, ExactMatch, Format, FunctionReward, Length, Repetition, RewardMix, Rewards
+from common.config.rewards import EndpointReward, ExactMatch, Format, FunctionReward, Length, Repetition, RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from common.failures import DeadlineExceeded, InfraFailure, InputError
 from reward_service.compose import score_episodes

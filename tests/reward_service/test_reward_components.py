@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from common.config.schema import Length
+from common.config.rewards import Length
 from common.episode import Fact, Turn
 from common.text import contains_value
 from reward_service.cosine import embed, likeness, running_means, unit

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 
-from common.config.schema import Rewards
+from common.config.rewards import Rewards
 from common.episode import Episode, Fact, Turn
 from common.metrics import Metrics
 from reward_service.compose import score_episodes
