@@ -79,7 +79,7 @@ def worker_rates() -> tuple[float, float, float]:
 
     def seconds(count: int) -> float:
         began = time.perf_counter()
-        calls = [worker.score.remote(batches[i % len(batches)]) for i in range(CALLS) for worker in workers[:count]]
+        calls = [worker.score.remote(batches[i % len(batches)], {}) for i in range(CALLS) for worker in workers[:count]]
         done, _ = ray.wait(calls, num_returns=len(calls), timeout=60, fetch_local=False)
         if len(done) < len(calls):
             raise TimeoutError(f"{len(calls) - len(done)} of {len(calls)} scoring calls took more than 60 s")

@@ -8,6 +8,7 @@ Token ids are plain lists of int: a record pickles small, compares by value, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -79,6 +80,23 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """How a component's raw value entered the total of a turn: as weight · (value held to [low, high] - mean) / std."""
+
+    weight: float
+    version: str
+    """Changes with whatever computes the value: settings, a function's file, a model's weights."""
+    low: float = -math.inf
+    high: float = math.inf
+    mean: float = 0.0
+    std: float = 1.0
+
+    def value(self, raw: float) -> float:
+        """What the raw value counts as, before its weight."""
+        return (min(max(raw, self.low), self.high) - self.mean) / self.std
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One interaction as it happened. Index 0 of an episode is the opening one: nothing generated, nothing rewarded."""
 
@@ -100,8 +118,12 @@ class Turn:
     reference: str = ""
     rewards: Mapping[str, float] = field(default_factory=dict)
     """Raw value of each component."""
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    """How each of them entered the total."""
     reward: float | None = None
-    """Weighted total; None where the turn was not scored."""
+    """Weighted mean of the terms, scaled; None where the turn was not scored."""
+    reward_std: float = 0.0
+    """Standard deviation of the score by reward models that give a distribution; of several, the largest."""
     failure: str | None = None
     """Why it was not scored, or not played to its end."""
     unfiltered_log_probs: Sequence[float] = field(default_factory=list)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from common.episode import Episode, Fact, Turn
+from common.episode import Episode, Fact, Term, Turn
 
 _ids = pa.list_(pa.int32())
 
+TERM_NUMBERS = ("weight", "low", "high", "mean", "std")
 TURN = pa.struct(
     [
         ("query_ids", _ids),
@@ -31,7 +32,9 @@ TURN = pa.struct(
         ("answer", pa.string()),
         ("reference", pa.string()),
         ("rewards", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+        ("terms", pa.list_(pa.struct([("name", pa.string()), ("version", pa.string()), *((key, pa.float64()) for key in TERM_NUMBERS)]))),
         ("reward", pa.float64()),
+        ("reward_std", pa.float64()),
         ("failure", pa.string()),
         ("unfiltered_log_probs", pa.list_(pa.float64())),
     ]
@@ -75,7 +78,10 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
     record = {name: getattr(turn, name) for name in _TURN_NAMES}
     facts = [{"value": fact.value, "said_in": fact.said_in} for fact in turn.facts]
     rewards = [{"name": name, "value": value} for name, value in turn.rewards.items()]
-    return record | {"facts": facts, "rewards": rewards}
+    terms = [
+        {"name": name, "version": term.version, **{key: getattr(term, key) for key in TERM_NUMBERS}} for name, term in turn.terms.items()
+    ]
+    return record | {"facts": facts, "rewards": rewards, "terms": terms}
 
 
 def _episode(record: dict[str, Any]) -> Episode:
@@ -85,4 +91,5 @@ def _episode(record: dict[str, Any]) -> Episode:
 def _turn(record: dict[str, Any]) -> Turn:
     facts = tuple(Fact(fact["value"], fact["said_in"]) for fact in record["facts"])
     rewards = {reward["name"]: reward["value"] for reward in record["rewards"]}
-    return Turn(**(record | {"facts": facts, "rewards": rewards}))
+    terms = {term["name"]: Term(term["weight"], term["version"], *(term[key] for key in TERM_NUMBERS[1:])) for term in record["terms"]}
+    return Turn(**(record | {"facts": facts, "rewards": rewards, "terms": terms}))

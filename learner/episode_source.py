@@ -16,7 +16,7 @@ from learner.rollout_half import conductor_name
 from rollout.conductor import Batch
 from rollout.dealing import Plan, place_of
 
-START = {"iteration": 0, "memories": None}
+START: dict[str, Any] = {"iteration": 0, "memories": None, "scorer": {}}
 """The conductor's state before the first iteration."""
 
 

@@ -63,8 +63,8 @@ def first_model(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Conversa
 
 def require_functions(rewards: Rewards) -> None:
     """Refuse a reward function that is not there before anything starts. Raises InputError naming its path."""
-    for mix in (rewards.single, rewards.cumulative, rewards.long_term, rewards.first_turn, rewards.topic_change):
-        for section in mix.functions if mix is not None else ():
+    for mix in rewards.mixes():
+        for section in mix.functions:
             load_function(section.path)
 
 

@@ -24,6 +24,7 @@ from common.run_directory import RunDirectory
 from learner.curriculum import stage_steps
 from learner.rollout_half import reward_embedding
 from learner.training_state import checkpoint_model
+from reward_service import statistics
 from reward_service.compose import score_episodes
 from rollout.journal import Recorded, find_episode
 from rollout.policies.reactive import ReactiveEngine
@@ -87,7 +88,7 @@ def replay(where: str, episode_id: str) -> Replay:
     played = engine.run([task_of(recorded, tokenizer)], version=recorded.weights_version, worker=recorded.worker)
     embedding = reward_embedding(checkpoint, found.stage)
     known = values_of(load_corpus(run.data, run.seed).train)
-    (again,) = score_episodes(played, run.rewards, embedding, tuple(range(len(SPECIAL_TOKENS))), known)
+    (again,) = score_episodes(played, run.rewards, embedding, tuple(range(len(SPECIAL_TOKENS))), known, statistics.recorded(recorded))
     return Replay(
         episode_id, checkpoint.where, recorded.weights_version, len(recorded.answered),
         sum(len(turn.answer_ids) for turn in recorded.answered), log_prob_difference(recorded, again), again.memory_hash,

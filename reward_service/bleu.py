@@ -62,12 +62,17 @@ def bleu(
     hypotheses = Ragged.of(candidates)
     columns = [Ragged.of([refs[k] if k < len(refs) else () for refs in references]) for k in range(most)]
     present = np.array([[k < len(refs) for k in range(most)] for refs in references], dtype=bool).reshape(len(references), most)
-    lengths = np.stack([column.lengths for column in columns], axis=1)
-    # The closest reference length; of two equally close ones the shorter.
-    distance = np.where(present, np.abs(lengths - hypotheses.lengths[:, None]) * 2 + (lengths > hypotheses.lengths[:, None]), sys.maxsize)
-    closest = np.take_along_axis(lengths, distance.argmin(axis=1)[:, None], axis=1)[:, 0]
     matches = clipped_matches(hypotheses, [columns], counted_order(order, smoothing))[0]
+    closest = closest_lengths(hypotheses, columns, present)
     return score(matches, hypotheses.lengths, closest, order, weights, smoothing, constant, effective_order)
+
+
+def closest_lengths(candidates: Ragged, columns: Sequence[Ragged], present: np.ndarray) -> np.ndarray:
+    """Length of the reference closest to each candidate's; of two equally close ones the shorter. present: bool [batch, columns]."""
+    lengths = np.stack([column.lengths for column in columns], axis=1)
+    own = candidates.lengths[:, None]
+    distance = np.where(present, np.abs(lengths - own) * 2 + (lengths > own), sys.maxsize)
+    return np.take_along_axis(lengths, distance.argmin(axis=1)[:, None], axis=1)[:, 0]
 
 
 def bleu_of_pairs(
@@ -79,6 +84,15 @@ def bleu_of_pairs(
         score(matched, candidates.lengths, document.lengths, order, weights, smoothing, None, not smoothing.startswith("method"))
         for matched, document in zip(matches, documents, strict=True)
     ]
+
+
+def bleu_of_either(
+    candidates: Ragged, documents: Sequence[Ragged], order: int, weights: Sequence[float] | None, smoothing: Smoothing
+) -> np.ndarray:
+    """BLEU of each candidate with its rows of all document columns as references; effective order as in `bleu_of_pairs`."""
+    matches = clipped_matches(candidates, [documents], counted_order(order, smoothing))[0]
+    closest = closest_lengths(candidates, documents, np.ones((len(candidates), len(documents)), dtype=bool))
+    return score(matches, candidates.lengths, closest, order, weights, smoothing, None, not smoothing.startswith("method"))
 
 
 def counted_order(order: int, smoothing: Smoothing) -> int:

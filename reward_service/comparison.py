@@ -22,7 +22,7 @@ import numpy as np
 
 from common.config.rewards import Bleu, Cosine, Length, Repetition
 from common.episode import Strategy, Turn
-from reward_service.bleu import bleu_of_pairs
+from reward_service.bleu import bleu_of_either, bleu_of_pairs
 from reward_service.cosine import Form, cosine_reward, embed, running_means, unit
 from reward_service.length import length_reward
 from reward_service.text import repetition_reward
@@ -99,19 +99,29 @@ class ComparedTexts:
         return np.searchsorted(self._needed, numbers)
 
     def bleu(self, section: Bleu) -> np.ndarray:
-        """Weighted BLEU with reference and saved interaction; unlikeness to the latter where the topic changes."""
-        documents, weights = [], []
-        if section.reference > 0:
-            documents.append(self._texts.take(self._reference[self._own]))
-            weights.append(section.reference)
-        if section.saved > 0:
-            documents.append(self._remembered.take(self._saved))
-            weights.append(section.saved)
+        """Weighted BLEU with reference and saved interaction, or one BLEU with both; unlikeness to the latter where the topic changes."""
         answers = self._texts.take(self._answer[self._own])
-        scores = bleu_of_pairs(answers, documents, section.order, section.order_weights, section.smoothing)
-        if section.saved > 0:
-            scores[-1] = np.where(self._forms == "topic_change", 1 - scores[-1], scores[-1])
-        return sum((weight * score for weight, score in zip(weights, scores, strict=True)), np.zeros(len(self._own))) / sum(weights)
+        reference, saved = self._texts.take(self._reference[self._own]), self._remembered.take(self._saved)
+        changes = self._forms == "topic_change"
+
+        def of_pairs(*documents: Ragged) -> list[np.ndarray]:
+            return bleu_of_pairs(answers, documents, section.order, section.order_weights, section.smoothing)
+
+        if section.saved == 0:
+            return of_pairs(reference)[0]
+        if section.combined and not changes.any():
+            return bleu_of_either(answers, [reference, saved], section.order, section.order_weights, section.smoothing)
+        if section.reference == 0:
+            (to_saved,) = of_pairs(saved)
+            return np.where(changes, 1 - to_saved, to_saved)
+        to_reference, to_saved = of_pairs(reference, saved)
+        to_saved = np.where(changes, 1 - to_saved, to_saved)
+        apart = (section.reference * to_reference + section.saved * to_saved) / (section.reference + section.saved)
+        if not section.combined:
+            return apart
+        # Where the topic changes an answer cannot be like one text or unlike the other at once: there the two stay apart.
+        both = bleu_of_either(answers, [reference, saved], section.order, section.order_weights, section.smoothing)
+        return np.where(changes, apart, both)
 
     def cosine(self, section: Cosine, embedding: np.ndarray) -> np.ndarray:
         sums = embed(embedding, self._texts)

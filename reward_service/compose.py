@@ -2,8 +2,9 @@
 
 Invariants:
 * Special tokens are taken out of every text first: template tokens and padding earn nothing and change nothing.
-* A total is the weighted mean of the components that apply. Recall does not apply to a turn without facts: a 0 there would
-  punish turns that ask nothing, and a 1 would pay them for nothing, so its weight goes to the others in proportion.
+* A total is the weighted mean of the components that apply, each clipped and normalised as its term says. Recall does not apply to a
+  turn without facts: a 0 there would punish turns that ask nothing, and a 1 would pay them for nothing, so its weight goes to the
+  others in proportion.
 * A turn that cannot be scored has reward None and says why in `failure`. It never gets a number, and no other turn is touched,
   except those that are compared with the very text at fault.
 """
@@ -14,17 +15,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite, isnan
+from types import MappingProxyType
 
 import numpy as np
 
-from common.config.rewards import FunctionReward, RewardMix, Rewards
-from common.episode import Episode, Strategy, Turn
+from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
+from common.episode import Episode, Strategy, Term, Turn
 from common.failures import DataFailure
 from reward_service.comparison import ComparedTexts, Comparison, comparisons
 from reward_service.cosine import Form
-from reward_service.custom import function_rewards
+from reward_service.custom import ModelOutcome, function_rewards
 from reward_service.endpoint import endpoint_rewards
 from reward_service.recall import marked_values, recall_reward
+from reward_service.statistics import Statistics, terms_of
 from reward_service.text import exact_match_reward, format_reward
 
 
@@ -34,18 +37,21 @@ def score_episodes(
     embedding: np.ndarray,
     special_ids: Collection[int],
     known_values: Collection[str] = (),
+    statistics: Statistics = MappingProxyType({}),
 ) -> list[Episode]:
     """The episodes with `rewards`, `reward` or `failure` of each answered turn filled in, and status "scored".
 
-    rewards: each component's raw value, whatever its weight; absent where it does not apply. reward: the weighted mean,
-    mapped to [-1, 1] where `symmetric`, times `scale`. False recall can take it below its range.
+    rewards: each component's raw value, whatever its weight; absent where it does not apply. terms: how each of them entered the
+    total. reward: the weighted mean, mapped to [-1, 1] where `symmetric`, times `scale`. False recall can take it below its range.
     embedding: frozen float32 [vocabulary, width]. special_ids: tokens that are no part of any text.
     known_values: values that a wrong answer may hold, besides those of the conversation itself (reward_service/recall.py).
+    statistics: of the components that are normalised (reward_service/statistics.py).
     An episode none of whose turns could be scored has status "failed"; one that came as "failed" goes back as it is.
     """
     everywhere = marked_values(known_values)
     turns: list[Turn] = []
     known: list[Collection[str]] = []
+    began: list[int] = []
     mixes = _mixes(rewards)
     groups: dict[RewardMix, list[Comparison]] = {mix: [] for mix in mixes.values()}
     route = {key: groups[mix] for key, mix in mixes.items()}
@@ -55,14 +61,15 @@ def score_episodes(
                 route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(comparison)
         values = {fact.value for turn in episode.turns for fact in turn.facts}
         known += [marked_values(values) | everywhere if values else everywhere] * len(episode.turns)
+        began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 
     scored = list(turns)
     for mix, group in groups.items():
-        scoring = _Scoring(turns, known, mix, embedding, special_ids)
-        weights = mix.weights()
+        scoring = _Scoring(turns, began, known, mix, embedding, special_ids)
+        totals = _Totals(terms_of(mix, statistics), rewards)
         for comparison, result in zip(group, _with_custom(scoring, group, _isolating(scoring, group)), strict=True):
-            scored[comparison.turn] = _with_result(turns[comparison.turn], result, weights, rewards)
+            scored[comparison.turn] = totals.of(turns[comparison.turn], result)
 
     out, first = [], 0
     for episode in episodes:
@@ -78,7 +85,7 @@ def score_episodes(
 
 def unscored(episode: Episode, reason: str) -> Episode:
     """The episode as failed, with every answered turn unscored for `reason`."""
-    turns = tuple(replace(turn, rewards={}, reward=None, failure=reason) for turn in episode.answered)
+    turns = tuple(replace(turn, rewards={}, terms={}, reward=None, failure=reason) for turn in episode.answered)
     return replace(episode, turns=(*episode.turns[:1], *turns), status="failed")
 
 
@@ -104,6 +111,8 @@ class _Scoring:
 
     turns: Sequence[Turn]
     """All turns of all episodes of the batch, in a row."""
+    began: Sequence[int]
+    """Of each turn: where its episode begins."""
     known: Sequence[Collection[str]]
     """Of each turn: the values of its conversation."""
     mix: RewardMix
@@ -112,7 +121,9 @@ class _Scoring:
 
 
 Result = dict[str, float] | str
-"""Raw value of each component that applies, or why the turn has none."""
+"""Raw value of each component that applies, under STD the spread of a reward model's score; or why the turn has none."""
+STD = "/std"
+"""No component can have this name."""
 
 
 def _isolating(scoring: _Scoring, group: Sequence[Comparison]) -> list[Result]:
@@ -171,17 +182,29 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
 
 
 def _with_custom(scoring: _Scoring, group: Sequence[Comparison], results: list[Result]) -> list[Result]:
-    """The results with the components of a user's own. Turns that have failed already are not sent."""
+    """The results with the components of a user's own and of reward models. Turns that have failed already are not sent."""
     mix = scoring.mix
-    for section in mix.own():
+    for section in mix.named():
         sent = [i for i, result in enumerate(results) if not isinstance(result, str)]
-        turns = [scoring.turns[group[i].turn] for i in sent]
-        outcomes = function_rewards(section, turns) if isinstance(section, FunctionReward) else endpoint_rewards(section, turns)
+        places = [group[i].turn for i in sent]
+        turns = [scoring.turns[place] for place in places]
+        if isinstance(section, FunctionReward):
+            outcomes: Sequence[ModelOutcome] = function_rewards(section, turns)
+        elif isinstance(section, EndpointReward):
+            outcomes = endpoint_rewards(section, turns)
+        else:
+            # Here and not at the top: it brings torch, which a service without reward models does without.
+            from reward_service.preference_model import model_rewards
+
+            outcomes = model_rewards(section, [scoring.turns[scoring.began[place] : place + 1] for place in places])
         for i, outcome in zip(sent, outcomes, strict=True):
             result = results[i]
             assert not isinstance(result, str)
             if isinstance(outcome, str):
                 results[i] = f"{section.name}: {outcome}"
+            elif isinstance(outcome, tuple):
+                value, std = outcome
+                results[i] = result | {section.name: value, STD: max(std, result.get(STD, 0.0))}
             elif outcome is not None:
                 results[i] = result | {section.name: outcome}
     return results
@@ -196,13 +219,26 @@ def _blaming(component: str) -> Iterator[None]:
         raise DataFailure(f"{component}: {type(error).__name__}: {error}") from error
 
 
-def _with_result(turn: Turn, result: Result, weights: Mapping[str, float], rewards: Rewards) -> Turn:
-    if isinstance(result, str):
-        return replace(turn, rewards={}, reward=None, failure=result)
-    applicable = sum([weights[name] for name in result])
-    if applicable == 0:
-        return replace(turn, rewards=result, reward=None, failure="no component with a weight applies to this turn")
-    total = sum([weights[name] * value for name, value in result.items()]) / applicable
-    if rewards.symmetric:
-        total = 2 * total - 1
-    return replace(turn, rewards=result, reward=total * rewards.scale, failure=None)
+class _Totals:
+    """From raw values to the total, for one mix."""
+
+    def __init__(self, terms: Mapping[str, Term], rewards: Rewards):
+        self._terms, self._rewards = terms, rewards
+        self._chosen: dict[tuple[str, ...], dict[str, Term]] = {}
+        """The terms that apply, by their names: turns of a batch share them, and so a pickle of it holds them once."""
+
+    def of(self, turn: Turn, result: Result) -> Turn:
+        if isinstance(result, str):
+            return replace(turn, rewards={}, terms={}, reward=None, failure=result)
+        std = result.pop(STD, 0.0)
+        names = tuple(result)
+        if names not in self._chosen:
+            self._chosen[names] = {name: self._terms[name] for name in names}
+        terms = self._chosen[names]
+        applicable = sum([term.weight for term in terms.values()])
+        if applicable == 0:
+            return replace(turn, rewards=result, terms=terms, reward=None, failure="no component with a weight applies to this turn")
+        total = sum([term.weight * term.value(result[name]) for name, term in terms.items()]) / applicable
+        if self._rewards.symmetric:
+            total = 2 * total - 1
+        return replace(turn, rewards=result, terms=terms, reward=total * self._rewards.scale, reward_std=std, failure=None)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +24,8 @@ from common.failures import InputError, nearest
 
 Outcome = float | str | None
 """The value; why there is none; or None, where the reward does not apply to the turn."""
+ModelOutcome = Outcome | tuple[float, float]
+"""Of a reward model that gives a distribution: the value and its standard deviation."""
 
 
 @lru_cache(maxsize=64)
@@ -42,6 +46,11 @@ def load_function(path: str) -> Callable[..., Any]:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(path, f"there is no function {name!r} in {where}; {nearest(name, known)}")
     return function
+
+
+def source_file(path: str) -> str | None:
+    """The file that the function's module was read from; None where it has none."""
+    return getattr(sys.modules.get(load_function(path).__module__), "__file__", None) or inspect.getsourcefile(load_function(path))
 
 
 def _from_file(where: str) -> Any:

@@ -16,6 +16,7 @@ from common.episode import Episode
 from common.metrics import Metrics
 from common.pooled_actor import PooledActor
 from reward_service.compose import score_episodes
+from reward_service.statistics import Statistics
 
 
 class RewardWorker(PooledActor):
@@ -27,10 +28,10 @@ class RewardWorker(PooledActor):
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
         self._metrics = Metrics()
 
-    def score(self, episodes: list[Episode]) -> list[Episode]:
+    def score(self, episodes: list[Episode], statistics: Statistics) -> list[Episode]:
         """The episodes in the same order, scored or with `failure` set, turn by turn."""
         began = time.perf_counter()
-        scored = score_episodes(episodes, self._rewards, self._embedding, self._special_ids, self._known_values)
+        scored = score_episodes(episodes, self._rewards, self._embedding, self._special_ids, self._known_values, statistics)
         self._metrics.record("reward/batch_seconds", time.perf_counter() - began)
         record_rewards(self._metrics, scored)
         return scored

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,8 +32,15 @@ T = TypeVar("T")
 class Scorer(Protocol):
     """What the conductor is handed to have episodes scored. It retries infra failures itself, each with a deadline."""
 
-    async def score(self, episodes: Sequence[Episode]) -> list[Episode]:
-        """The same episodes with `rewards` and `reward` of each answered turn, or `failure` where a turn could not be scored."""
+    async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
+        """The same episodes with `rewards` and `reward` of each answered turn, or `failure` where a turn could not be scored.
+
+        state: what the scorer goes by from the iterations before (`after`); empty before the first, and for an evaluation.
+        """
+        ...
+
+    def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
+        """The state for the iteration after one that scored `episodes` with `state`. JSON-ready."""
         ...
 
     async def metrics(self) -> dict[str, Any]:
@@ -98,12 +105,17 @@ class Collector:
         self.groups_done = self.groups_total = 0
         self._last_failure = ""
 
-    async def collect(self, iteration: int, tasks: Sequence[Task], version: int, weights: ray.ObjectRef) -> Collected:
-        """Raises InfraFailure or DeadlineExceeded where a group could not be had, DataFailure where nothing is left."""
+    async def collect(
+        self, iteration: int, tasks: Sequence[Task], version: int, weights: ray.ObjectRef, state: Mapping[str, Any]
+    ) -> Collected:
+        """state: the scorer's (`Scorer.after`).
+
+        Raises InfraFailure or DeadlineExceeded where a group could not be had, DataFailure where nothing is left.
+        """
         await self._disk(self._disk.journal.dealt, iteration, [task.id for task in tasks])
         dealt = groups(tasks, self._rollout.workers, self._rollout.slots)
         self.groups_done, self.groups_total = 0, len(dealt)
-        parts = await together([self._group(iteration, group, version, weights) for group in dealt])
+        parts = await together([self._group(iteration, group, version, weights, state) for group in dealt])
         episodes = [episode for part in parts for episode in part]
         if not episodes:
             raise DataFailure(f"iteration {iteration}: all {len(tasks)} tasks failed; the last one: {self._last_failure}")
@@ -120,12 +132,14 @@ class Collector:
                     "sample", list(tasks), version, weights,
                     deadline=self._rollout.deadline, retries=self._rollout.retries, reason=f"evaluating {reason}",
                 )  # fmt: skip
-                return await self._scorer.score(episodes)
+                return await self._scorer.score(episodes, {})
 
         parts = await together([group(part) for part in groups(tasks, self._rollout.workers, self._rollout.slots)])
         return [episode for part in parts for episode in part]
 
-    async def _group(self, iteration: int, tasks: Sequence[Task], version: int, weights: ray.ObjectRef) -> list[Episode]:
+    async def _group(
+        self, iteration: int, tasks: Sequence[Task], version: int, weights: ray.ObjectRef, state: Mapping[str, Any]
+    ) -> list[Episode]:
         reason = f"{tasks[0].id} and {len(tasks) - 1} more"
 
         async def sample(tasks: Sequence[Task]) -> list[Episode]:
@@ -142,7 +156,7 @@ class Collector:
             with self._waits("scoring", reason):
                 try:
                     async with asyncio.timeout(limit):
-                        returned = await self._scorer.score(episodes)
+                        returned = await self._scorer.score(episodes, state)
                 except TimeoutError as missed:
                     raise DeadlineExceeded(f"scoring {reason}", limit) from missed
             return await self._scored(iteration, episodes, returned)

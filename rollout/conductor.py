@@ -105,6 +105,8 @@ class Conductor:
         self._collector = Collector(run, self._pool, self._scorer, self._disk, self._waits)
         self._next = 0
         self._memories: dict[int, Memories] = {}
+        self._scorer_states: dict[int, dict[str, Any]] = {}
+        """After each iteration; kept and let go with the memories."""
         self._version: int | None = None
         self._weights: ray.ObjectRef | None = None
         self._held: Held | None = None
@@ -189,14 +191,16 @@ class Conductor:
     async def _make(self, iteration: int, version: int, plan: Plan, weights: ray.ObjectRef) -> Collected:
         """Deal and collect, and settle the accounts before any rank sees the batch or its failure."""
         tasks = self._dealer.deal(plan, iteration, self._memories.get(iteration - 1))
+        scorer_state = self._scorer_states.get(iteration - 1, {})
         try:
-            collected = await self._collector.collect(iteration, tasks, version, weights)
+            collected = await self._collector.collect(iteration, tasks, version, weights, scorer_state)
         except EngramError as failure:
             await self._disk(self._disk.journal.give_up, iteration, f"its batch failed: {type(failure).__name__}")
             raise
         # What the next batch starts from is kept here and goes no further: the learner recomputes memories.
         by_place = {place_of(e.task): e.final_memory for e in collected.episodes if e.final_memory is not None}
         self._memories[iteration] = Memories(iteration, plan.step, by_place)
+        self._scorer_states[iteration] = self._scorer.after(scorer_state, collected.episodes)
         return replace(collected, episodes=[replace(episode, final_memory=None) for episode in collected.episodes])
 
     async def _discard(self, reason: str) -> None:
@@ -207,6 +211,7 @@ class Conductor:
             await asyncio.gather(held.making, return_exceptions=True)
             if held.iteration >= self._next:
                 self._memories.pop(held.iteration, None)
+                self._scorer_states.pop(held.iteration, None)
             await self._disk(self._disk.journal.give_up, held.iteration, reason)
 
     async def mark_trained(self, iteration: int, version: int) -> int:
@@ -217,6 +222,7 @@ class Conductor:
         count = await self._disk(self._disk.journal.trained, iteration, version)
         self._next = iteration + 1
         self._memories = {i: memories for i, memories in self._memories.items() if i >= iteration}
+        self._scorer_states = {i: state for i, state in self._scorer_states.items() if i >= iteration}
         return count
 
     async def play(self, tasks: Sequence[Task], version: int) -> list[Episode]:
@@ -243,17 +249,18 @@ class Conductor:
             await self._discard("its run went back")
             self._next = int(state["iteration"])
             self._memories = {}
+            self._scorer_states = {self._next - 1: state["scorer"]}
             if state["memories"] is not None:
                 by_place = {int(place): base64.b64decode(memory) for place, memory in state["memories"]["by_place"].items()}
                 self._memories[self._next - 1] = Memories(self._next - 1, state["memories"]["step"], by_place)
             await self._disk(self._disk.journal.roll_back, self._next)
 
     def _state(self, iteration: int) -> dict[str, Any]:
-        memories = self._memories.get(iteration - 1)
+        memories, state = self._memories.get(iteration - 1), {"iteration": iteration, "scorer": self._scorer_states.get(iteration - 1, {})}
         if memories is None or not memories.by_place:
-            return {"iteration": iteration, "memories": None}
+            return state | {"memories": None}
         by_place = {str(place): base64.b64encode(memory).decode() for place, memory in memories.by_place.items()}
-        return {"iteration": iteration, "memories": {"step": memories.step, "by_place": by_place}}
+        return state | {"memories": {"step": memories.step, "by_place": by_place}}
 
     # --- what is going on ---------------------------------------------------------------------------------------------------
 

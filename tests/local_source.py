@@ -119,7 +119,7 @@ class LocalSource:
 
     def state(self) -> dict[str, Any]:
         if self.memories is None:
-            return {"iteration": self.next, "memories": None}
+            return {"iteration": self.next, "scorer": {}, "memories": None}
         by_place = {str(place): base64.b64encode(memory).decode() for place, memory in self.memories.by_place.items()}
         return {"iteration": self.next, "memories": {"step": self.memories.step, "by_place": by_place}}
 

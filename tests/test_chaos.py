@@ -81,7 +81,7 @@ def test_run_goes_on_when_its_processes_are_killed_and_its_books_add_up(tmp_path
     settings: dict[str, Any] = {
         "learner": {"ranks": 2, "checkpoint_every": 3, "batch_deadline": 240},
         "rollout": {"workers": 2, "slots": 4, "sampling": {"max_new_tokens": 8}, "deadline": 120},
-        "rewards": {"workers": 2, "batch": 4, "deadline": 120},
+        "rewards": {"workers": 2, "batch_tokens": 400, "deadline": 120},
     }
     run = tiny_run(tmp_path, STAGES["mrl"] | {"curriculum": curriculum}, name="chaos", **settings)
     directory = RunDirectory(run.runs, run.name)

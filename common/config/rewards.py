@@ -14,9 +14,28 @@ Smoothing = Literal[
 ]  # fmt: skip
 
 
-class Bleu(Section):
-    weight: float = Field(0.4, ge=0)
+class Component(Section):
+    """What every component has; each names its own default weight."""
+
+    weight: float = Field(0.1, ge=0)
     """Share of the total; weights are relative to those of the components that apply to a turn, so they need not sum to 1."""
+    clip: tuple[float, float] | None = None
+    """Raw values are held to this range, [low, high], before they are normalised and weighed."""
+    normalise: bool = False
+    """Count in standard deviations from the mean, by what the iterations of MRL before this one saw of the component: so that components
+    of other ranges can be mixed. The first iteration counts raw values."""
+
+    @field_validator("clip")
+    @classmethod
+    def _is_a_range(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
+        if clip is not None and not clip[0] < clip[1]:
+            raise ValueError("the low end should lie below the high one")
+        return clip
+
+
+class Bleu(Component):
+    weight: float = Field(0.4, ge=0)
+    """Share of the total."""
     order: int = Field(2, ge=1, le=4)
     """Longest n-gram counted."""
     order_weights: tuple[float, ...] | None = None
@@ -27,6 +46,8 @@ class Bleu(Section):
     """Weight of BLEU against the reference answer, relative to `saved`."""
     saved: float = Field(0.0, ge=0)
     """Weight of BLEU against the saved (earlier) interaction; of one minus it where the topic changes."""
+    combined: bool = False
+    """One score with both as references, whichever match better, in place of two scores weighed by `reference` and `saved`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Bleu:
@@ -38,12 +59,14 @@ class Bleu(Section):
             raise ValueError(f"smoothing {self.smoothing!r} weighs all orders alike; leave order_weights out")
         if self.smoothing == "method6" and self.order < 3:
             raise ValueError("smoothing 'method6' needs order 3 or more")
+        if self.combined and (self.reference == 0 or self.saved == 0):
+            raise ValueError("combined needs both reference and saved above 0: it is one score with both as references")
         return self
 
 
-class Cosine(Section):
+class Cosine(Component):
     weight: float = Field(0.2, ge=0)
-    """As for BLEU."""
+    """Share of the total."""
     reference: float = Field(0.5, ge=0)
     """Weight of the reference answer, relative to `saved` and `running`."""
     saved: float = Field(0.3, ge=0)
@@ -52,6 +75,9 @@ class Cosine(Section):
     """Weight of the running mean over earlier interactions (subtracted from one in the long-range comparison)."""
     decay: float = Field(0.2, ge=0, lt=1)
     """Share of the running mean that stays when the next interaction enters it."""
+    model: str | None = None
+    """A sentence-transformers model, by folder or name, whose embedding of the text is compared; None: the mean of token embeddings of the
+    model that MRL started from. Needs the extra `sentence`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Cosine:
@@ -60,32 +86,32 @@ class Cosine(Section):
         return self
 
 
-class Length(Section):
+class Length(Component):
     weight: float = Field(0.1, ge=0)
-    """As for BLEU."""
+    """Share of the total."""
     target: int | None = Field(None, ge=1)
     """Rewarded length in tokens without special ones; None: the reference's."""
     penalty: bool = True
     """Whether answers past the target lose (target / length) instead of keeping 1."""
 
 
-class Recall(Section):
+class Recall(Component):
     weight: float = Field(0.3, ge=0)
-    """As for BLEU. On a turn that asks for no fact, recall does not apply."""
+    """Share of the total. On a turn that asks for no fact, recall does not apply."""
     false_recall: float = Field(0.5, ge=0)
     """Subtracted share, among the values standing in the answer, of those that were never told or are out of date."""
 
 
-class Repetition(Section):
+class Repetition(Component):
     weight: float = Field(0.1, ge=0)
-    """As for BLEU."""
+    """Share of the total."""
     order: int = Field(3, ge=1, le=8)
     """Length of the n-grams whose distinct share is rewarded."""
 
 
-class Format(Section):
+class Format(Component):
     weight: float = Field(0.1, ge=0)
-    """As for BLEU."""
+    """Share of the total."""
     pattern: str
     """Regular expression that the whole answer must match to earn 1."""
 
@@ -99,14 +125,14 @@ class Format(Section):
         return pattern
 
 
-class ExactMatch(Section):
+class ExactMatch(Component):
     weight: float = Field(0.5, ge=0)
-    """As for BLEU."""
+    """Share of the total."""
     words_only: bool = True
     """Whether lower-cased words are compared, and not every character."""
 
 
-class FunctionReward(Section):
+class FunctionReward(Component):
     """A function of yours: `def NAME(turn, **arguments)` returns a number, or None where it does not apply."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -114,7 +140,7 @@ class FunctionReward(Section):
     path: str
     """FILE.py:NAME or package.module:NAME, on every node that runs reward workers."""
     weight: float = Field(0.5, ge=0)
-    """As for BLEU."""
+    """Share of the total."""
     arguments: dict[str, Any] = Field({})
     """Keyword arguments that the function is called with."""
     deadline: float = Field(10, gt=0)
@@ -124,7 +150,27 @@ class FunctionReward(Section):
         return hash(self.model_dump_json())
 
 
-class EndpointReward(Section):
+class ModelReward(Component):
+    """A reward model (stage `reward_model`, or any sequence classifier of transformers) that scores the answer."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Name of the component in episodes and metrics."""
+    path: str
+    """A run that trained it, one of its checkpoints, or a folder or hub name that transformers opens."""
+    weight: float = Field(0.5, ge=0)
+    """Share of the total."""
+    unit: bool = True
+    """Map the score to [0, 1]: the sigmoid of a scalar, (expected level - 1) / (levels - 1) of a discrete one. False: as it is."""
+    serve: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model, inside the reward worker. vllm reads text, so not a reward model with short-term memory."""
+    batch_tokens: int = Field(16384, ge=1)
+    """Tokens, padding included, in one forward pass."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+class EndpointReward(Component):
     """An HTTP endpoint that scores batches of turns (reward_service/endpoint.py)."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -132,7 +178,7 @@ class EndpointReward(Section):
     url: str = Field(pattern=r"^https?://")
     """Where turns are posted to."""
     weight: float = Field(0.5, ge=0)
-    """As for BLEU."""
+    """Share of the total."""
     batch: int = Field(64, ge=1)
     """Turns per request."""
     deadline: float = Field(10, gt=0)
@@ -160,23 +206,24 @@ class RewardMix(Section):
     """Components by functions of yours."""
     endpoints: tuple[EndpointReward, ...] = ()
     """Components by HTTP endpoints."""
+    models: tuple[ModelReward, ...] = ()
+    """Components by reward models."""
 
-    def weights(self) -> dict[str, float]:
-        """Weight of each component, by its name in episodes."""
+    def components(self) -> dict[str, Component]:
+        """Every component that is there, by its name in episodes."""
         built_in = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match")
-        own = {name: getattr(self, name).weight for name in built_in if getattr(self, name) is not None}
-        return own | {part.name: part.weight for part in self.own()}
+        present = {name: getattr(self, name) for name in built_in if getattr(self, name) is not None}
+        return present | {part.name: part for part in self.named()}
 
-    def own(self) -> tuple[FunctionReward | EndpointReward, ...]:
+    def named(self) -> tuple[FunctionReward | EndpointReward | ModelReward, ...]:
         """Components that are not built in."""
-        return (*self.functions, *self.endpoints)
+        return (*self.functions, *self.endpoints, *self.models)
 
     @model_validator(mode="after")
     def _rewards_something(self) -> RewardMix:
-        weights = self.weights()
-        if not any(weight > 0 for weight in weights.values()):
+        if not any(component.weight > 0 for component in self.components().values()):
             raise ValueError("no component has a weight above 0")
-        names = [part.name for part in self.own()]
+        names = [part.name for part in self.named()]
         for name in names:
             if names.count(name) > 1 or name in type(self).model_fields:
                 raise ValueError(f"two components are named {name!r}")
@@ -199,10 +246,28 @@ class Rewards(Section):
     symmetric: bool = False
     """Map the total from [0, 1] to [-1, 1] before scaling."""
     workers: int = Field(1, ge=1)
-    """Actors that score."""
-    batch: int = Field(64, ge=1)
-    """Episodes per scoring call."""
+    """Actors that score, at least."""
+    max_workers: int | None = Field(None, ge=1)
+    """Actors that score, at most: more are started while batches wait, and ended when they are idle. None: as many as `workers`."""
+    queue_seconds: float = Field(1.0, gt=0)
+    """A batch that waits longer for a free actor has another one started."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of each actor, for reward models; a fraction shares one. 0: on CPU."""
+    batch_tokens: int = Field(32768, ge=1)
+    """Tokens of queries, answers and references in one scoring call; an episode that has more goes by itself."""
     deadline: float = Field(60, gt=0)
     """Seconds for one scoring call."""
     retries: int = Field(3, ge=0)
     """Further tries on another worker after an infra failure."""
+
+    def mixes(self) -> tuple[RewardMix, ...]:
+        """Every mix that is there."""
+        return tuple(mix for mix in (self.single, self.cumulative, self.long_term, self.first_turn, self.topic_change) if mix is not None)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rewards:
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(f"max_workers is {self.max_workers}, fewer than the {self.workers} workers that are always there")
+        if self.symmetric and any(part.normalise for mix in self.mixes() for part in mix.components().values()):
+            raise ValueError("symmetric maps totals in [0, 1], and normalised components leave that range; choose one")
+        return self

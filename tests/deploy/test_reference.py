@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 SECTIONS = {
     name: found
     for name, found in (vars(rewards) | vars(schema)).items()
-    if isinstance(found, type) and issubclass(found, BaseModel) and found.model_fields and name != "SupervisedStage"
+    if isinstance(found, type) and issubclass(found, BaseModel) and found.model_fields and name not in ("SupervisedStage", "Component")
 }
 
 

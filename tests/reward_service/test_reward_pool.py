@@ -21,6 +21,8 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 EMBEDDING = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
 SPECIAL = range(8)
+TWO = 2 * 4 * 90
+"""Tokens of two of the episodes below."""
 
 
 def episodes(count: int) -> list[Episode]:
@@ -47,12 +49,12 @@ def run(body: Callable[[RewardPool], Coroutine[Any, Any, Any]], rewards: Rewards
 
 
 def test_every_episode_is_scored_once_though_a_worker_is_killed_meanwhile() -> None:
-    rewards, dealt = Rewards(workers=2, batch=2), episodes(600)
+    rewards, dealt = Rewards(workers=2, batch_tokens=TWO), episodes(600)
 
     async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
         # The pid from the actor itself: titles and tables may name another run's.
         pid: Any = await asyncio.to_thread(ray.get, pool.actors[0].apply.remote(lambda _: os.getpid()), timeout=30)
-        scoring = asyncio.create_task(pool.score(dealt))
+        scoring = asyncio.create_task(pool.score(dealt, {}))
         while pool.stats()["calls"] < 30:
             await asyncio.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
@@ -71,11 +73,11 @@ def test_every_episode_is_scored_once_though_a_worker_is_killed_meanwhile() -> N
 
 
 def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted() -> None:
-    rewards, dealt = Rewards(workers=1, batch=8), episodes(16)
+    rewards, dealt = Rewards(workers=1, batch_tokens=4 * TWO), episodes(16)
     dealt[5] = replace(dealt[5], strategy="backwards")  # type: ignore[arg-type]
 
     async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, Any]]:
-        return await pool.score(dealt), await pool.metrics()
+        return await pool.score(dealt, {}), await pool.metrics()
 
     scored, state = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]
@@ -94,10 +96,10 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
 
 
 def test_a_missed_deadline_leaves_episodes_without_a_reward_and_says_why() -> None:
-    rewards, dealt = Rewards(workers=1, batch=4, deadline=0.001, retries=0), episodes(4)
+    rewards, dealt = Rewards(workers=1, batch_tokens=2 * TWO, deadline=0.001, retries=0), episodes(4)
 
     async def body(pool: RewardPool) -> list[Episode]:
-        return await pool.score(dealt)
+        return await pool.score(dealt, {})
 
     scored = run(body, rewards)
     assert [one.status for one in scored] == ["failed"] * 4

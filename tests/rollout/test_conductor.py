@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,10 @@ class Worker(PooledActor):
 
 
 class Scorer:
-    async def score(self, episodes: Sequence[Episode]) -> list[Episode]:
+    def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
+        return {"seen": state.get("seen", 0) + len(episodes)}
+
+    async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         await asyncio.sleep(0.01)
         if any(turn.query == "crash" for episode in episodes for turn in episode.turns):
             raise DataFailure("this row cannot be scored at all")
@@ -364,6 +367,6 @@ def test_ranks_in_other_processes_share_the_batches_of_a_conductor_actor(tmp_pat
     (first, state), (second, _) = ray.get([rank_of_two.remote(rank, weights(0)) for rank in range(2)], timeout=60)
     assert sorted(episode.task for episode in first + second) == [f"0-000000-{place:05d}" for place in range(12)]
     assert ray.get(conductor.mark_trained.remote(0, 1)) == 12
-    assert ray.get(conductor.state_dict.remote()) == state == {"iteration": 1, "memories": None}
+    assert ray.get(conductor.state_dict.remote()) == state == {"iteration": 1, "scorer": {"seen": 12}, "memories": None}
     ray.get(conductor.close.remote(), timeout=30)
     ray.kill(conductor)
