@@ -88,6 +88,10 @@ _TRAIN = [
     _mean("train/loss_router", "1", "optimiser steps", "Load-balancing loss of mixture-of-experts layers", better="lower"),
     _mean("train/accuracy_lm", "fraction", "predicted tokens", "Share of tokens the decoder ranks first", better="higher"),
     _mean("train/accuracy_masked_lm", "fraction", "masked tokens", "Share of masked tokens the encoder ranks first", better="higher"),
+    _mean("train/loss_preference", "nats", "prompts", "Loss of the reward model on ranked answers", better="lower"),
+    _mean("train/loss_centering", "reward^2", "prompts", "Square of the sum of the rewards of two answers", better="lower"),
+    _mean("train/accuracy_preference", "fraction", "prompts", "Share of pairs whose better answer has the higher reward", better="higher"),
+    _mean("train/reward_margin", "reward", "prompts", "Reward of the better answer less that of the worse", better="higher"),
     _mean("train/memory_cosine", "cosine", "memory writes", "Cosine of the written memory and its label", better="higher"),
     _mean("train/gradient_norm", "1", "optimiser steps", "Gradient norm before clipping"),
     _mean("train/gradient_clipped", "fraction", "optimiser steps", "Share of steps whose gradient was clipped"),
@@ -100,6 +104,13 @@ _TRAIN = [
 ]
 
 _EVAL = [
+    _mean("eval/preference_accuracy", "fraction", "held-out pairs", "Share whose better answer has the higher reward", better="higher"),
+    _mean("eval/preference_accuracy_low", "fraction", "held-out pairs", "Lower end of its 95 % interval", better="higher"),
+    _mean("eval/preference_accuracy_high", "fraction", "held-out pairs", "Upper end of its 95 % interval", better="higher"),
+    _mean("eval/preference_loss", "nats", "held-out pairs", "-log of the probability that the better answer wins", better="lower"),
+    _mean(
+        "eval/preference_calibration_error", "fraction", "held-out pairs", "Distance of confidence and accuracy, in bins", better="lower"
+    ),
     _mean("eval/scores", "reward", "scored turns of held-out conversations", "Weighted reward", better="higher"),
     _mean("eval/reward", "reward", "scored turns of held-out conversations", "Raw reward component", ("component",), "higher"),
     _mean(

@@ -163,6 +163,10 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self.write_json("summary.json", summary)
 
+    def write_reward_model(self, report: Mapping[str, Any]) -> None:
+        """What the reward model of the run is worth on held-out preferences (learner/preferences.py)."""
+        self.write_json("reward_model.json", report)
+
 
 def write_atomically(target: Path, content: bytes) -> None:
     """Write beside the target, sync, rename over it: a crash leaves the old file or the new one."""

@@ -41,6 +41,8 @@ class Format(StrEnum):
 class Source(StrEnum):
     babi = "babi"
     sgd = "sgd"
+    instructions = "instructions"
+    taskmaster = "taskmaster"
 
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files of the splits.")]
@@ -69,8 +71,12 @@ def convert(
     settings: Settings = None,
     format: FileFormat = Format.jsonl,
 ) -> None:
-    """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD."""
+    """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD. Or as preferences: the instructions of
+    "Build a Large Language Model (From Scratch)", Taskmaster's rewarded actions."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if source in (Source.instructions, Source.taskmaster):
+        _write_preferences(source, folder, settings or [], out, format)
+        return
     section: type[BabiData | SgdData] = BabiData if source is Source.babi else SgdData
     _write(load_section(section, {"folder": str(folder)}, [], settings or []), 0, out, format)
 
@@ -174,3 +180,16 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
         path = out / f"{split}.{format.value}"
         save_rows(rows, path)
         typer.echo(f"{path}: {len(rows)} conversations")
+
+
+def _write_preferences(source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format) -> None:
+    from common.data.preferences import save_preferences
+    from common.data.ranked import load_instructions, load_taskmaster
+    from common.failures import InputError
+
+    if settings:
+        raise InputError(settings[0], f"{source} has no settings")
+    preferences = load_instructions(folder) if source is Source.instructions else load_taskmaster(folder)
+    path = out / f"preferences.{format.value}"
+    save_preferences(preferences, path)
+    typer.echo(f"{path}: {len(preferences)} preferences in {len({each.group for each in preferences})} groups")

@@ -21,8 +21,8 @@ from common.progress import Progress
 HEADLINES = {
     "reward": ("objective/scores",),
     "recall": ("rollout/recall",),
-    "loss": ("train/loss_lm",),
-    "accuracy": ("train/accuracy_lm",),
+    "loss": ("train/loss_lm", "train/loss_preference"),
+    "accuracy": ("train/accuracy_lm", "train/accuracy_preference"),
     "cosine": ("train/memory_cosine",),
     "kl": ("objective/kl",),
 }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
+from transformers import PreTrainedModel
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from common.config.rewards import Rewards
-from common.config.schema import MRL, Run
+from common.config.schema import MRL, RewardModelStage, Run
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InfraFailure, InputError
@@ -16,6 +20,7 @@ from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.training_state import checkpoint_model, save_training
 from reward_service.custom import load_function
+from reward_service.preference_model import from_folder
 
 
 def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
@@ -27,12 +32,12 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
     if checkpoint is not None:
         directory.write_config(run)
         return checkpoint
-    model, tokenizer = first_model(run, corpus)
-    require_fit(corpus, tokenizer, model.config.max_tokens)
     require_functions(run.rewards)
+    model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
-    save_training(directory, 0, model, tokenizer, {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}, run.learner.keep_checkpoints)
+    state = {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}
+    save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)
 
 
@@ -43,7 +48,19 @@ def require_work_for_every_rank(run: Run) -> None:
             raise InputError(f"stages.{index}.{key}", f"is {size}, which leaves some of {run.learner.ranks} learner ranks nothing to do")
 
 
-def first_model(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, ConversationTokenizer]:
+def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Path], None]]:
+    """What the run's first stage begins with, and what writes its tokenizer."""
+    stage = run.stages[0]
+    if isinstance(stage, RewardModelStage) and stage.backbone is not None:
+        torch.manual_seed(derive(run.seed, "weights"))
+        reward_model = from_folder(stage.backbone, stage.backbone, stage.max_tokens, stage.levels)
+        return reward_model.module, reward_model.save_tokenizer
+    model, tokenizer = first_policy(run, corpus)
+    require_fit(corpus, tokenizer, model.config.max_tokens)
+    return model, tokenizer.save
+
+
+def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, ConversationTokenizer]:
     overrides = run.model.model_dump(exclude={"size", "checkpoint"})
     if run.model.checkpoint is not None:
         given = open_checkpoint(run.model.checkpoint)

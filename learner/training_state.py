@@ -5,11 +5,13 @@ All of it is safetensors and JSON beside the model in the checkpoint; nothing is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from common.checkpoint import Checkpoint, capture_rng, save_checkpoint
@@ -18,6 +20,7 @@ from common.failures import InputError
 from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
 from common.run_directory import RunDirectory
+from learner.lora import plain_state
 from learner.optimizer import Trainer
 
 TRAINING = "training.safetensors"
@@ -26,8 +29,8 @@ TRAINING = "training.safetensors"
 def save_training(
     directory: RunDirectory,
     step: int,
-    model: ReactiveTransformer,
-    tokenizer: ConversationTokenizer,
+    model: PreTrainedModel,
+    write_tokenizer: Callable[[Path], None],
     state: dict[str, Any],
     keep: int,
     trainers: dict[str, Trainer] | None = None,
@@ -40,7 +43,7 @@ def save_training(
 
     def write(folder: Path) -> None:
         save_model(model, folder)
-        tokenizer.save(folder)
+        write_tokenizer(folder)
         tensors: dict[str, Tensor] = {}
         for name, trainer in (trainers or {}).items():
             tensors |= {f"optimizer/{name}/{key}": value for key, value in trainer.state().items()}
@@ -51,9 +54,10 @@ def save_training(
     return save_checkpoint(directory, step, write, state | {"rng": capture_rng()}, keep)
 
 
-def save_model(model: ReactiveTransformer, folder: Path) -> None:
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """As `from_pretrained` opens it; adapters are merged into the weights."""
     transformers_logging.disable_progress_bar()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=plain_state(model))
 
 
 def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> ReactiveTransformer:

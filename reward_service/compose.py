@@ -194,7 +194,7 @@ def _with_custom(scoring: _Scoring, group: Sequence[Comparison], results: list[R
             outcomes = endpoint_rewards(section, turns)
         else:
             # Here and not at the top: it brings torch, which a service without reward models does without.
-            from reward_service.preference_model import model_rewards
+            from reward_service.model_rewards import model_rewards
 
             outcomes = model_rewards(section, [scoring.turns[scoring.began[place] : place + 1] for place in places])
         for i, outcome in zip(sent, outcomes, strict=True):

@@ -103,7 +103,7 @@ def version_of(component: Component) -> str:
         parts.append(Path(file).read_text() if file else "")
     if isinstance(component, ModelReward):
         # Here and not at the top: it brings torch, which a service without reward models does without.
-        from reward_service.preference_model import weights_digest
+        from reward_service.model_rewards import weights_digest
 
         parts.append(weights_digest(component.path))
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()

@@ -26,7 +26,6 @@ from learner.rl.experience import gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.update import ppo_update
 from learner.stages.supervised import batch_indices, build_objective
-from learner.training_state import checkpoint_model
 from rollout.dealing import place_of, shards
 from tests.local_source import prepared
 
@@ -37,8 +36,7 @@ Outcome = dict[str, Tensor]
 def supervised_outcome(run: Run, group: Group) -> Outcome:
     """Two steps of the only stage of a prepared run. The first gradients are taken as they are, before clipping could hide a factor."""
     directory = prepared(run)
-    model, tokenizer = checkpoint_model(newest(directory))
-    objective = build_objective(Job(run, directory, 0, "local"), model, tokenizer)
+    objective, _ = build_objective(Job(run, directory, 0, "local"), newest(directory), 0)
     stage: Any = run.stages[0]
     trainer = plain(Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable))
     before = weights(objective.modules)

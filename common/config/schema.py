@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.rewards import Rewards
 from common.config.section import Section
@@ -81,7 +81,24 @@ class RowsData(Section):
     """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training conversations' interactions."""
 
 
-Data = Annotated[SynthData | BabiData | SgdData | RowsData, Field(discriminator="kind")]
+class PreferencesData(Section):
+    """Answers that people ranked, for a reward model: JSONL or Parquet files of {"prompt", "chosen", "rejected", "margin"?}, or of
+    {"prompt", "answers"} from best to worst, either with "history"?; or names of `datasets`. Stages before the reward model train on the
+    best answers."""
+
+    kind: Literal["preferences"] = "preferences"
+    """Which kind of data this is."""
+    train: tuple[str, ...] = Field(min_length=1)
+    """To train on."""
+    eval: tuple[str, ...] = ()
+    """Held out; empty: a share of `train`."""
+    eval_fraction: float = Field(0.2, gt=0, lt=0.5)
+    """Share of `train` that is held out where `eval` is empty, by hash of the group, so that no group is divided."""
+    texts: tuple[str, ...] = ()
+    """Files of {"text"} for joint LM pre-training; empty: everything said in the preferences to train on."""
+
+
+Data = Annotated[SynthData | BabiData | SgdData | RowsData | PreferencesData, Field(discriminator="kind")]
 
 
 class Tokenizer(Section):
@@ -252,6 +269,41 @@ class MemoryAware(SupervisedStage):
     """Whether the memory attention is trained."""
 
 
+class Lora(Section):
+    """Low-rank adaptation (Hu 2021), by peft. Checkpoints hold the merged weights."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of each update."""
+    alpha: int = Field(32, gt=0)
+    """Updates are scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the input of each update."""
+    targets: tuple[str, ...] = ()
+    """Last parts of the names of the linear layers to adapt, such as q_proj; empty: all but the head."""
+
+
+class RewardModelStage(SupervisedStage):
+    """A reward model from preferences: of the run's RxT, which then reads memory, or of any model of transformers. It is the last stage
+    of its run, and the run's checkpoints are reward models from there on."""
+
+    stage: Literal["reward_model"]
+    """Which stage this is."""
+    backbone: str | None = None
+    """Folder or hub name of a model that transformers opens; None: the model that the stages before trained."""
+    levels: int = Field(1, ge=1)
+    """1: a scalar reward (Bradley–Terry); K: probabilities of scores 1…K, whose spread says how sure it is."""
+    ranking: Literal["pairs", "best"] = "pairs"
+    """What more than two answers of a prompt teach: every pair of them, or which one is best. Discrete scores know pairs only."""
+    centering: float = Field(0.01, ge=0)
+    """Coefficient of (chosen + rejected)², which keeps scalar rewards around 0."""
+    max_tokens: int = Field(512, ge=8)
+    """A text longer than this loses its beginning. An RxT reads whole interactions, up to model.max_tokens."""
+    lora: Lora | None = None
+    """Train low-rank updates and the head only; None: the whole reader."""
+    evaluate_every: int = Field(100, ge=1)
+    """Steps between measurements on held-out preferences; one is always made at the end."""
+
+
 # --- rollout and MRL ----------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +390,9 @@ class PPO(Section):
     """Writes that gradients flow back through, as in memory-aware training."""
     whiten: bool = True
     """Whether advantages are whitened over the whole batch."""
+    doubt: bool = False
+    """Divide each advantage by 1 + the standard deviation of its score, where a discrete reward model gave one: less is learnt from
+    what it is unsure of."""
     critic_warmup: int = Field(0, ge=0)
     """Iterations in which only the critic learns. Its first values are 0, so without it the first advantages are whole returns, and a
     policy that starts good is first of all shaken."""
@@ -364,7 +419,7 @@ class MRL(Section):
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
 
 
-Stage = Annotated[JointLM | SFT | MemoryPretrain | MemoryAware | MRL, Field(discriminator="stage")]
+Stage = Annotated[JointLM | SFT | MemoryPretrain | MemoryAware | RewardModelStage | MRL, Field(discriminator="stage")]
 
 
 # --- the run ------------------------------------------------------------------------------------------------------------
@@ -409,3 +464,17 @@ class Run(Section):
     """Held-out conversations before and after MRL."""
     metrics: Metrics = Metrics()
     """Where Prometheus finds the run."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Run:
+        kinds = [stage.stage for stage in self.stages]
+        if "reward_model" in kinds[:-1]:
+            raise ValueError("reward_model comes last: what follows would train a reward model on, not a policy")
+        if "reward_model" in kinds and self.data.kind != "preferences":
+            raise ValueError(f"the stage reward_model learns from data of kind preferences, not {self.data.kind}")
+        last = self.stages[-1] if self.stages else None
+        if isinstance(last, RewardModelStage) and last.backbone is not None and len(kinds) > 1:
+            raise ValueError(
+                f"the stages before reward_model train the run's own model, and its backbone is {last.backbone}; leave one out"
+            )
+        return self

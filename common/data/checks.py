@@ -19,7 +19,8 @@ _ROW_OPTIONAL = {"think": str, "strategy": str}
 _INTERACTION = {"query": str, "answer": str}
 _INTERACTION_OPTIONAL = {"think": str, "role": str, "facts": list}
 _FACT = {"value": str, "said_in": int}
-_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
+NUMBER = (int, float)
+_NAMES: dict[Any, str] = {str: "text", int: "a whole number", NUMBER: "a number", list: "a list", dict: "an object", type(None): "left out"}
 
 
 def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
@@ -27,7 +28,7 @@ def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
 
     Values that follow from what was said without standing in it (yes, no, counts) are right only with `literal` off.
     """
-    faults = list(_shape(record, _ROW, _ROW_OPTIONAL, ""))
+    faults = list(shape_faults(record, _ROW, _ROW_OPTIONAL, ""))
     yield from faults
     if faults:
         return
@@ -39,7 +40,7 @@ def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
     whole = True
     for i, interaction in enumerate(interactions):
         at = f"interactions.{i}."
-        wrong = list(_shape(interaction, _INTERACTION, _INTERACTION_OPTIONAL, at))
+        wrong = list(shape_faults(interaction, _INTERACTION, _INTERACTION_OPTIONAL, at))
         whole = whole and not wrong
         yield from wrong
         if not wrong:
@@ -53,7 +54,7 @@ def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
 
 
 def _fact_faults(fact: Any, turns: list[Mapping[str, Any]], turn: int, at: str, literal: bool) -> Iterator[Fault]:
-    faults = list(_shape(fact, _FACT, {}, at))
+    faults = list(shape_faults(fact, _FACT, {}, at))
     yield from faults
     if faults:
         return
@@ -68,19 +69,20 @@ def _fact_faults(fact: Any, turns: list[Mapping[str, Any]], turn: int, at: str, 
 
 def pair_faults(record: Any) -> Iterator[Fault]:
     """Faults of an SFT record with `query` and `answer`."""
-    faults = list(_shape(record, _INTERACTION, {"think": str}, ""))
+    faults = list(shape_faults(record, _INTERACTION, {"think": str}, ""))
     yield from faults or _words(record, "")
 
 
 def text_faults(record: Any) -> Iterator[Fault]:
     """Faults of an LM record with `text`."""
-    faults = list(_shape(record, {"text": str}, {}, ""))
+    faults = list(shape_faults(record, {"text": str}, {}, ""))
     yield from faults
     if not faults and not record["text"].strip():
         yield "text", "is empty"
 
 
-def _shape(record: Any, required: Mapping[str, type], optional: Mapping[str, type], at: str) -> Iterator[Fault]:
+def shape_faults(record: Any, required: Mapping[str, Any], optional: Mapping[str, Any], at: str) -> Iterator[Fault]:
+    """Fields that are unknown, missing or of another type than `required` and `optional` say; `at` stands before their names."""
     if not isinstance(record, dict):
         yield at.rstrip(".") or "record", f"should be an object with {', '.join(required)}, not {_kind(record)}"
         return

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from common.config.schema import BabiData, Data, RowsData, SgdData, SynthData
+from common.config.schema import BabiData, Data, PreferencesData, RowsData, SgdData, SynthData
 from common.data import babi, sgd, synth
+from common.data.preferences import Preference, load_preferences
 from common.data.rows import load_pairs, load_rows, load_texts
 from common.data.splits import conversation_hash, fraction, text_hash
 from common.episode import Interaction, Row
@@ -33,6 +34,9 @@ class Corpus:
     """For joint LM pre-training and for training the tokenizer."""
     pairs: list[Interaction]
     """For SFT."""
+    preferences: list[Preference] = field(default_factory=list)
+    """For a reward model."""
+    held_preferences: list[Preference] = field(default_factory=list)
 
 
 def load_corpus(data: Data, seed: int) -> Corpus:
@@ -61,6 +65,8 @@ def load_corpus(data: Data, seed: int) -> Corpus:
             train = _short(sgd.load(data.folder, "train"), data.max_follow_ups, "train")
             test = [confirmation.row for confirmation in _short(sgd.load(data.folder, "dev"), data.max_follow_ups, "dev")]
             return _carved([(text_hash(each.dialogue), each.row) for each in train], test, data.eval_fraction)
+        case PreferencesData():
+            return _preferences(data)
         case RowsData():
             return _corpus(
                 [row for source in data.train for row in load_rows(source)],
@@ -69,6 +75,28 @@ def load_corpus(data: Data, seed: int) -> Corpus:
                 [text for source in data.texts for text in load_texts(source)],
                 [pair for source in data.pairs for pair in load_pairs(source)],
             )
+
+
+def _preferences(data: PreferencesData) -> Corpus:
+    told = [preference for source in data.train for preference in load_preferences(source)]
+    held = [preference for source in data.eval for preference in load_preferences(source)]
+    if held:
+        groups = {preference.group for preference in held}
+        train = [preference for preference in told if preference.group not in groups]
+    else:
+        train = [preference for preference in told if fraction(text_hash(preference.group)) >= data.eval_fraction]
+        held = [preference for preference in told if fraction(text_hash(preference.group)) < data.eval_fraction]
+    if not train or not held:
+        raise InputError("data", f"{len(told)} preferences leave {len(train)} to train on and {len(held)} held out; both need some")
+    rows, held_rows = ([row for each in part if (row := each.row) is not None] for part in (train, held))
+    said = list(dict.fromkeys(turn for each in train for turn in (*each.earlier, each.chosen)))
+    texts = [text for source in data.texts for text in load_texts(source)]
+    corpus = _corpus(rows, held_rows, [], texts or list(dict.fromkeys(t for each in train for t in _texts(each))), said)
+    return replace(corpus, preferences=train, held_preferences=held)
+
+
+def _texts(preference: Preference) -> list[str]:
+    return [*(part for turn in preference.history for part in turn), preference.prompt, *preference.answers]
 
 
 def _corpus(

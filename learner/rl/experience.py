@@ -18,9 +18,9 @@ from common.config.schema import PPO
 from common.data.batches import pad
 from common.episode import Episode
 from common.failures import DataFailure
+from common.models.conversations import ConversationBatch, TurnTokens, answer_logits, collate, memories
 from common.models.critic import Critic
 from common.models.reactive import ReactiveTransformer
-from learner.conversations import ConversationBatch, TurnTokens, answer_logits, collate, memories
 from learner.group import Group
 from learner.rl.advantages import explained_variance, generalized_advantages, mean_and_variance, whiten
 from learner.rl.losses import token_log_probs

@@ -15,11 +15,11 @@ from torch import Tensor
 from common.config.schema import MRL
 from common.data.batches import pad
 from common.metrics import Metrics
+from common.models.conversations import answer_logits, collate, memories
 from common.models.critic import Critic
 from common.models.feed_forward import Routing
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
-from learner.conversations import answer_logits, collate, memories
 from learner.group import Group
 from learner.optimizer import Term, Trainer, combine
 from learner.rl.experience import Experience, answered_rows, conversation, critic_rows

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.config.schema import MemoryAware
+from common.models.conversations import TurnTokens, answer_logits, collate, memories
 from common.models.feed_forward import Routing
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
-from learner.conversations import TurnTokens, answer_logits, collate, memories
 from learner.group import Group
 from learner.optimizer import Term
 from learner.routing import router_terms

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config.schema import MemoryPretrain
+from common.models.conversations import ConversationBatch, TurnTokens, collate
 from common.models.memory import as_memory
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
-from learner.conversations import ConversationBatch, TurnTokens, collate
 from learner.group import Group
 from learner.optimizer import Term
 

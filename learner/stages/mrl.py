@@ -144,7 +144,7 @@ class Learner:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         extras = {"reference": self.reference, "critic": self.critic}
-        save_training(self.job.directory, step, self.model, self.tokenizer, state, self.keep, self.trainers, extras)
+        save_training(self.job.directory, step, self.model, self.tokenizer.save, state, self.keep, self.trainers, extras)
 
 
 def plan_of(step: CurriculumStep, episodes: int) -> Plan:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from common.checkpoint import latest_checkpoint
-from common.config.schema import SFT, JointLM, MemoryAware, MemoryPretrain
-from common.data.sources import load_corpus
+from common.checkpoint import Checkpoint, latest_checkpoint
+from common.config.schema import MRL, SFT, JointLM, MemoryAware, MemoryPretrain, RewardModelStage, Stage
+from common.data.sources import Corpus, load_corpus
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
 from common.metrics import Metrics
+from common.models.conversations import TurnTokens
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
-from learner.conversations import TurnTokens
 from learner.figures import Pace
 from learner.group import Group, Job
 from learner.optimizer import Term, Trainer, combine
@@ -27,12 +28,15 @@ from learner.recorder import Recorder, RecorderClient
 from learner.stages.joint_lm import JointLMObjective
 from learner.stages.memory_aware import MemoryAwareObjective
 from learner.stages.memory_pretrain import MemoryPretrainObjective
+from learner.stages.reward_model import RewardModelObjective, stage_model
 from learner.training_state import checkpoint_model, resume_training, save_training, take_over
 
 
 class Objective(Protocol):
+    model: Any
+    """What checkpoints open as."""
     modules: dict[str, nn.Module]
-    """What is saved and may be trained; "model" is the policy."""
+    """What may be trained, by the beginning of its parameters' names; what is not under "model" is saved beside it."""
 
     @property
     def examples(self) -> int: ...
@@ -49,12 +53,11 @@ class Objective(Protocol):
 def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:
     """Stage `job.stage` of the run from the last checkpoint to its end, or to a requested stop."""
     run, stage = job.run, job.run.stages[job.stage]
-    assert isinstance(stage, JointLM | SFT | MemoryPretrain | MemoryAware)
+    assert not isinstance(stage, MRL)
     checkpoint = latest_checkpoint(job.directory)
     assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
     position = Position.of(checkpoint, job.stage)
-    model, tokenizer = checkpoint_model(checkpoint)
-    objective = build_objective(job, model, tokenizer)
+    objective, write_tokenizer = build_objective(job, checkpoint, position.in_stage)
     for module in objective.modules.values():
         module.to(group.device).train()
     trainer = Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable)
@@ -88,6 +91,10 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         metrics.record("train/sequences", len(indices))
 
         done = step + 1
+        if isinstance(objective, RewardModelObjective) and (done % objective.settings.evaluate_every == 0 or done == stage.steps):
+            result = objective.evaluate(group, metrics)
+            if done == stage.steps and group.rank == 0:
+                job.directory.write_reward_model(result.to_json())
         log, save = (done % every == 0 or done == stage.steps for every in (run.learner.log_every, run.learner.checkpoint_every))
         if log or save:  # a row never spans a checkpoint: a run that resumes there could only write the half of it that follows
             pace.record(metrics)
@@ -97,17 +104,28 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
             state = reporter.state(done)
             if group.rank == 0:
                 keep, trainers = run.learner.keep_checkpoints, {"optimizer": trainer}
-                save_training(job.directory, position.base + done, model, tokenizer, state, keep, trainers, extras)
+                save_training(job.directory, position.base + done, objective.model, write_tokenizer, state, keep, trainers, extras)
             reporter.saved()
         if stop:
             return
 
 
-def build_objective(job: Job, model: ReactiveTransformer, tokenizer: ConversationTokenizer) -> Objective:
-    """What the stage trains on. The corpus is made anew on every rank from the configuration: the same on each, and nothing to ship."""
+def build_objective(job: Job, checkpoint: Checkpoint, in_stage: int) -> tuple[Objective, Callable[[Path], None]]:
+    """What the stage trains, and what writes its tokenizer into a folder.
+
+    The corpus is made anew on every rank from the configuration: the same on each, and nothing to ship.
+    """
     run, stage = job.run, job.run.stages[job.stage]
     corpus, seed = load_corpus(run.data, run.seed), derive(run.seed, "stage", job.stage)
     torch.manual_seed(derive(seed, "new modules"))  # or ranks, and a run that resumes here, would begin with other heads
+    if isinstance(stage, RewardModelStage):
+        preferred = stage_model(stage, checkpoint, in_stage)
+        return RewardModelObjective(stage, preferred, corpus.preferences, corpus.held_preferences, seed), preferred.save_tokenizer
+    model, tokenizer = checkpoint_model(checkpoint)
+    return policy_objective(stage, corpus, model, tokenizer, seed), tokenizer.save
+
+
+def policy_objective(stage: Stage, corpus: Corpus, model: ReactiveTransformer, tokenizer: ConversationTokenizer, seed: int) -> Objective:
     limit = model.config.max_tokens
     if isinstance(stage, SFT):
         prompts = [tokenizer.prompt(pair.query, pair.think is not None) for pair in corpus.pairs]

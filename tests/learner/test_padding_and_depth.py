@@ -12,10 +12,10 @@ import torch
 from common.config.schema import MRL, SFT, CurriculumStep, JointLM, MemoryAware, MemoryPretrain
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.metrics import Metrics
+from common.models.conversations import ConversationBatch, TurnTokens, answer_logits, collate, memories
 from common.models.critic import Critic
 from common.models.memory import as_memory
 from common.models.reactive import ReactiveTransformer
-from learner.conversations import ConversationBatch, TurnTokens, answer_logits, collate, memories
 from learner.group import OneRank
 from learner.optimizer import Term
 from learner.rl.experience import gather_experience

@@ -14,12 +14,12 @@ from common.config.schema import SFT, JointLM, MemoryAware, MemoryPretrain, Opti
 from common.data.tokenizer import EOS, PAD, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row
 from common.failures import InputError
+from common.models.conversations import TurnTokens, collate
 from common.models.feed_forward import Routing
 from common.models.memory import as_memory
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
 from common.text import contains_value
-from learner.conversations import TurnTokens, collate
 from learner.evaluate import evaluation_tasks, recall_by_distance
 from learner.group import OneRank
 from learner.optimizer import Trainer, combine, learning_rate_factor

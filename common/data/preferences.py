@@ -1,0 +1,124 @@
+"""Preferences: answers to one prompt from best to worst.
+
+A record is `{"prompt", "chosen", "rejected", "margin"?}`, or with more than two answers `{"prompt", "answers": [best, …, worst]}`; either
+may have `"history": [{"query", "answer"}]`, what was said before the prompt, and `"group"`: records of one group never stand in two splits,
+and count as one when confidence is computed. Without it, a group is what has the same history and prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from common.data.checks import NUMBER, Fault, pair_faults, shape_faults
+from common.data.records import checked_records, write_records
+from common.data.splits import text_hash
+from common.episode import Interaction, Row
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("margin", pa.float64()),
+        ("history", pa.list_(pa.struct([("query", pa.string()), ("answer", pa.string())]))),
+        ("group", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    prompt: str
+    answers: tuple[str, ...]
+    """From best to worst, two at least."""
+    margin: float = 0.0
+    """By how much the better of two is better, in units of reward; 0 where it is not known, and with more than two."""
+    history: tuple[tuple[str, str], ...] = ()
+    """(query, answer) of the interactions before."""
+    group: str = ""
+
+    @property
+    def chosen(self) -> Interaction:
+        return Interaction(self.prompt, self.answers[0])
+
+    @property
+    def earlier(self) -> tuple[Interaction, ...]:
+        return tuple(Interaction(query, answer) for query, answer in self.history)
+
+    @property
+    def row(self) -> Row | None:
+        """The conversation with the best answer; None where nothing was said before the prompt."""
+        if not self.history:
+            return None
+        opening, *rest = self.earlier
+        return Row(opening.query, opening.answer, (*rest, self.chosen))
+
+
+def load_preferences(source: str | Path) -> list[Preference]:
+    """Preferences from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name. BadRecords names file, line and field."""
+    return [_preference(record) for record in checked_records(source, preference_faults)]
+
+
+def save_preferences(preferences: Iterable[Preference], path: str | Path) -> None:
+    """To a file that `load_preferences` reads back to equal preferences."""
+    write_records((_record(preference) for preference in preferences), path, SCHEMA)
+
+
+def preference_faults(record: Any) -> Iterator[Fault]:
+    """Faults of one record; unknown fields come first."""
+    # Parquet writes fields that a record does not have as null, so whether it is a ranking is told by what is not null.
+    ranking = isinstance(record, dict) and record.get("answers") is not None
+    required = {"prompt": str, "answers": list} if ranking else {"prompt": str, "chosen": str, "rejected": str}
+    optional = {"history": list, "group": str, "margin": NUMBER}
+    known = required | optional | dict.fromkeys(["chosen", "rejected"] if ranking else ["answers"], type(None))
+    faults = list(shape_faults(record, required, {name: kind for name, kind in known.items() if name not in required}, ""))
+    yield from faults
+    if faults:
+        return
+    answers = _answers(record)
+    if not record["prompt"].strip():
+        yield "prompt", "is empty"
+    if len(answers) < 2:
+        yield "answers", f"holds {len(answers)}: a preference takes two at least"
+    for i, answer in enumerate(answers):
+        name = f"answers.{i}" if ranking else ("chosen", "rejected")[i]
+        if not isinstance(answer, str) or not answer.strip():
+            yield name, "should be a text that is not empty"
+    if len(set(map(str, answers))) < len(answers):
+        yield "answers" if ranking else "rejected", "is an answer twice: there is nothing to prefer"
+    if ranking and record.get("margin"):
+        yield "margin", "goes with one chosen and one rejected answer only"
+    for i, turn in enumerate(record.get("history") or ()):
+        for field, what in pair_faults(turn):
+            yield f"history.{i}.{field}", what
+
+
+def _answers(record: Mapping[str, Any]) -> list[Any]:
+    answers = record.get("answers")
+    return [record["chosen"], record["rejected"]] if answers is None else answers
+
+
+def _preference(record: Mapping[str, Any]) -> Preference:
+    history = tuple((turn["query"], turn["answer"]) for turn in record.get("history") or ())
+    said = "\x1e".join(part for turn in history for part in turn)
+    return Preference(
+        prompt=record["prompt"],
+        answers=tuple(_answers(record)),
+        margin=float(record.get("margin") or 0.0),
+        history=history,
+        group=record.get("group") or text_hash(f"{said}\x1f{record['prompt']}"),
+    )
+
+
+def _record(preference: Preference) -> dict[str, Any]:
+    history = [{"query": query, "answer": answer} for query, answer in preference.history]
+    rest = ({"margin": preference.margin} if preference.margin else {}) | ({"history": history} if history else {})
+    pair = len(preference.answers) == 2
+    answers = dict(zip(("chosen", "rejected"), preference.answers, strict=True)) if pair else {"answers": list(preference.answers)}
+    return {"prompt": preference.prompt, **answers, **rest, "group": preference.group}

@@ -1,0 +1,108 @@
+"""Public data sets of ranked answers as preferences.
+
+instructions: instruction-data-with-preference.json of rasbt/LLMs-from-scratch (Apache-2.0): one polite and one rude answer each, by an LLM.
+taskmaster: the rewards of Taskmaster-3 and -4 (Google, CC BY 4.0): next actions of a booking agent that people judged good or bad. Contexts
+with both kinds give every pair of a good and a bad action.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.data.preferences import Preference
+from common.data.splits import text_hash
+from common.failures import InputError
+
+INSTRUCTIONS = "instruction-data-with-preference.json"
+
+
+def load_instructions(folder: str | Path) -> list[Preference]:
+    """InputError where the file is missing or is not what it should be."""
+    path = Path(folder) / INSTRUCTIONS
+    found = []
+    for number, record in enumerate(_json(path), 1):
+        try:
+            prompt = "\n".join(part for part in (record["instruction"], record["input"]) if part)
+            chosen, rejected = record["chosen"].strip(), record["rejected"].strip()
+        except (KeyError, TypeError, AttributeError) as wrong:
+            raise InputError(f"{path}, record {number}", f"lacks a field: {wrong}") from wrong
+        if chosen and rejected and chosen != rejected:
+            found.append(Preference(prompt, (chosen, rejected), group=text_hash(prompt)))
+    return found
+
+
+def load_taskmaster(folder: str | Path) -> list[Preference]:
+    """Pairs of actions in the same context; a group is a conversation. InputError where files are missing or not what they should be."""
+    paths = sorted(Path(folder).glob("tm*_reward_*.json.gz"))
+    if not paths:
+        raise InputError(str(folder), "holds no tm*_reward_*.json.gz")
+    judged: dict[str, tuple[str, dict[bool, list[str]]]] = defaultdict(lambda: ("", {True: [], False: []}))
+    for path in paths:
+        for number, record in enumerate(_json(path), 1):
+            try:
+                context, action = record["context"], said(json.loads(record["generation"]))
+                _, actions = judged[context] = (record["conversation_id"], judged[context][1])
+                good = bool(record["reward"] > 0)
+            except (KeyError, TypeError, ValueError) as wrong:
+                raise InputError(f"{path}, record {number}", f"is no judged action: {type(wrong).__name__}: {wrong}") from wrong
+            if action not in actions[good]:
+                actions[good].append(action)
+    found = []
+    for context, (conversation, actions) in judged.items():
+        *history, prompt = interactions(json.loads(context))
+        found += [
+            Preference(prompt[0], (good, bad), history=tuple(history), group=conversation)
+            for good in actions[True]
+            for bad in actions[False]
+            if good not in actions[False] and bad not in actions[True]
+        ]
+    return found
+
+
+def interactions(turns: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What was told the agent (by the user, or by a program it called) and what it did; the last one is not answered yet: (told, "")."""
+    done: list[tuple[str, str]] = []
+    told: list[str] = []
+    did: list[str] = []
+    for turn in turns:
+        if turn["role"] == "agent":
+            did.append(said(turn))
+            continue
+        if did:
+            # The agent's greeting answers nobody.
+            done += [(" ".join(told), " ".join(did))] if told else []
+            told, did = [], []
+        told.append(said(turn))
+    if did:
+        done += [(" ".join(told), " ".join(did))] if told else []
+        told = ["Go on."]
+    return [*done, (" ".join(told), "")]
+
+
+def said(turn: Mapping[str, Any]) -> str:
+    """Text as it is; calls and responses as name(key: value, …)."""
+    if "text" in turn:
+        return str(turn["text"]).strip()
+    calls = turn["api"] if "api" in turn else turn["response"]
+    return " ".join(f"{name}({_values(values)})" for name, values in calls.items())
+
+
+def _values(values: Any) -> str:
+    if isinstance(values, Mapping):
+        return ", ".join(f"{key}: {_values(value)}" for key, value in values.items())
+    if isinstance(values, list):
+        return "; ".join(_values(value) for value in values)
+    return str(values)
+
+
+def _json(path: Path) -> Any:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return json.loads(content)
+    except (OSError, EOFError, ValueError) as unreadable:
+        raise InputError(str(path), f"cannot be read as JSON: {unreadable}") from None

@@ -1,0 +1,131 @@
+"""What a reward model is worth: how often it puts the better answer first, how sure it says it is, and how far that can be trusted.
+
+Confidence intervals come from a bootstrap over groups: pairs of one prompt are no independent observations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.preferences import Preference
+from learner.group import Group
+from learner.rl.preference import EPSILON, ranking_pairs, win_probability
+from reward_service.preference_model import Dialogue, PreferenceModel, Reading, expected_and_std, in_passes
+
+BINS = 10
+RESAMPLES = 2000
+PASS_TOKENS = 16384
+
+
+@dataclass(frozen=True)
+class Report:
+    """On held-out pairs. All intervals hold 95 %."""
+
+    pairs: int
+    groups: int
+    """Prompts, or what the data calls a group: the independent observations."""
+    accuracy: float
+    """Share of pairs whose better answer has the higher reward; a tie is none."""
+    accuracy_low: float
+    accuracy_high: float
+    loss: float
+    """-log of the probability that the better answer wins, without margin or centring."""
+    loss_low: float
+    loss_high: float
+    constant_loss: float
+    """What the best constant answer comes to: log 2, or -log((K - 1) / 2K) for K levels."""
+    calibration_error: float
+    """Mean distance of confidence and accuracy over bins of confidence, weighted by their pairs (expected calibration error)."""
+    calibration: list[tuple[float, float, int]]
+    """Of each bin that has pairs: mean confidence, accuracy, pairs."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def readings_of(model: PreferenceModel, preference: Preference) -> tuple[Reading, ...]:
+    """One for each answer, best first."""
+    return tuple(model.read(Dialogue(preference.history, preference.prompt, answer)) for answer in preference.answers)
+
+
+def pairs_of(answers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """(better, worse, prompt) of every pair of answers to several prompts, which lie in a row: int64 [pairs] each. answers: how many each has."""
+    better, worse, prompt, start = [], [], [], 0
+    for i, count in enumerate(answers):
+        b, w = ranking_pairs(count)
+        better.append(b + start)
+        worse.append(w + start)
+        prompt.append(torch.full_like(b, i))
+        start += count
+    return torch.cat(better), torch.cat(worse), torch.cat(prompt)
+
+
+@torch.no_grad()
+def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Group) -> Report:
+    """Every rank calls it with the same preferences and scores its share of them; all get the same report."""
+    counts = [len(preference.answers) for preference in preferences]
+    _, _, prompts = pairs_of(counts)
+    firsts = np.cumsum([0, *(count * (count - 1) // 2 for count in counts)])
+    # difference of rewards, probability that the better wins, that it loses
+    found = torch.zeros(3, len(prompts), dtype=torch.float64, device=group.device)
+    mine = list(range(group.rank, len(preferences), group.size))
+    if mine:
+        readings = [readings_of(model, preferences[i]) for i in mine]
+        logits = in_passes(model.logits, [reading for each in readings for reading in each], PASS_TOKENS)
+        better, worse, _ = (part.to(logits.device) for part in pairs_of([len(each) for each in readings]))
+        places = torch.cat([torch.arange(firsts[i], firsts[i + 1]) for i in mine]).to(group.device)
+        rewards, _ = expected_and_std(logits)
+        wins, loses = win_and_loss(logits[better], logits[worse])
+        found[:, places] = torch.stack([rewards[better] - rewards[worse], wins, loses]).to(group.device)
+    difference, wins, loses = group.sum(found).cpu().numpy()
+    names = sorted({preference.group for preference in preferences})
+    number = {name: i for i, name in enumerate(names)}
+    groups = np.array([number[preferences[i].group] for i in prompts.tolist()])
+    constant = math.log(2) if model.levels == 1 else -math.log((model.levels - 1) / (2 * model.levels))
+    return report(difference, wins, loses, groups, constant)
+
+
+def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities that the better answer wins and that it loses, float64 [pairs]; with discrete scores they leave room for a tie."""
+    better, worse = better.double(), worse.double()
+    if better.shape[-1] == 1:
+        wins = torch.sigmoid(better[:, 0] - worse[:, 0])
+        return wins, 1 - wins
+    return win_probability(better, worse), win_probability(worse, better)
+
+
+def report(difference: np.ndarray, wins: np.ndarray, loses: np.ndarray, groups: np.ndarray, constant_loss: float) -> Report:
+    """difference, wins, loses: of each pair [pairs]; groups: int [pairs], 0 to the number of groups - 1."""
+    right = (difference > 0).astype(np.float64)
+    losses = -np.log(wins + EPSILON)
+    # A tie of levels counts half for each side: then the two probabilities add up to 1, and confidence is that of the side it takes.
+    share = wins + (1 - wins - loses) / 2
+    confidence = np.maximum(share, 1 - share)
+    taken = np.where(share > 0.5, 1.0, 0.0)
+    bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    filled = [bins == b for b in range(BINS) if (bins == b).any()]
+    calibration = [(float(confidence[each].mean()), float(taken[each].mean()), int(each.sum())) for each in filled]
+    error = sum(count * abs(sure - correct) for sure, correct, count in calibration) / len(right)
+    low, high = bootstrap(np.stack([right, losses]), groups)
+    return Report(
+        len(right), int(groups.max()) + 1, float(right.mean()), low[0], high[0], float(losses.mean()), low[1], high[1], constant_loss,
+        error, calibration,
+    )  # fmt: skip
+
+
+def bootstrap(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[list[float], list[float]]:
+    """Ends of the 95 % interval of the mean of each row of `values` [rows, pairs], over resampled groups."""
+    count = int(groups.max()) + 1
+    sums = np.stack([np.bincount(groups, row, minlength=count) for row in values])
+    sizes = np.bincount(groups, minlength=count)
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    means = sums[:, drawn].sum(-1) / sizes[drawn].sum(-1)
+    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    return low.tolist(), high.tolist()

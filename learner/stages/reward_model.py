@@ -1,0 +1,121 @@
+"""The stage reward_model: rewards under which the answer that people preferred wins.
+
+Bradley–Terry on a scalar, with margin and centring, or the win probability of discrete scores (learner/rl/preference.py). A prompt counts
+as one whatever number of answers it has: all their pairs are in one batch element (Ouyang 2022), or long rankings would outweigh pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.checkpoint import Checkpoint
+from common.config.schema import RewardModelStage
+from common.data.preferences import Preference
+from common.failures import DataFailure, InputError
+from common.metrics import Metrics
+from common.models.reward import RxTRewardModel
+from common.seeding import derive
+from learner.group import Group
+from learner.lora import add_lora, is_adapter_or_head
+from learner.optimizer import Term
+from learner.preferences import PASS_TOKENS, Report, measure, pairs_of, readings_of
+from learner.rl.preference import bradley_terry_loss, centering_penalty, choice_loss, discrete_loss
+from learner.training_state import checkpoint_model
+from reward_service.preference_model import (
+    MemoryPreferenceModel,
+    PreferenceModel,
+    Reading,
+    expected_and_std,
+    from_folder,
+    in_passes,
+)
+
+
+def stage_model(settings: RewardModelStage, checkpoint: Checkpoint, in_stage: int) -> PreferenceModel:
+    """The model as this stage trains it: what the checkpoint holds, or at the stage's beginning a new one from the policy in it."""
+    if settings.backbone is None and not in_stage:
+        policy, tokenizer = checkpoint_model(checkpoint)
+        return MemoryPreferenceModel(RxTRewardModel.from_policy(policy, settings.levels), tokenizer)
+    with checkpoint.folder() as folder:
+        return from_folder(checkpoint.where, folder, settings.max_tokens)
+
+
+class RewardModelObjective:
+    def __init__(
+        self, settings: RewardModelStage, preferred: PreferenceModel, train: Sequence[Preference], held: Sequence[Preference], seed: int
+    ):
+        """Raises InputError naming the first preference that the model cannot read."""
+        self.settings, self.preferred, self.held, self.seed = settings, preferred, held, seed
+        self.model: nn.Module = preferred.module
+        self.modules: dict[str, nn.Module] = {"model": self.model}
+        if settings.lora is not None:
+            add_lora(self.model, settings.lora)
+            # Not under "model": a checkpoint's model has the adapters merged in, and to go on they are needed apart.
+            self.modules = {"with_adapters": self.model}
+        self.readings = [_read(preferred, preference, i) for i, preference in enumerate(train)]
+        self.margins = [preference.margin for preference in train]
+        for i, preference in enumerate(held):
+            _read(preferred, preference, i)
+
+    @property
+    def examples(self) -> int:
+        return len(self.readings)
+
+    def tokens(self, index: int, step: int) -> int:
+        return sum(len(reading.tokens) for reading in self.readings[index])
+
+    def trainable(self, name: str) -> bool:
+        own = name.partition(".")[2]
+        if self.settings.lora is not None:
+            return is_adapter_or_head(own)
+        return not (isinstance(self.model, RxTRewardModel) and own.startswith(self.model.writer_parameters))
+
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+        torch.manual_seed(derive(self.seed, "dropout", step, group.rank))  # so a resumed run drops what an uninterrupted one does
+        chosen = [self.readings[i] for i in indices]
+        logits = in_passes(self.preferred.logits, [reading for each in chosen for reading in each], PASS_TOKENS)
+        better, worse, prompt = (part.to(logits.device) for part in pairs_of([len(each) for each in chosen]))
+        # Each prompt counts as one: its pairs share its weight.
+        weight = 1.0 / torch.bincount(prompt, minlength=len(chosen))[prompt]
+        rewards, _ = expected_and_std(logits)
+        prompts = len(chosen)
+        margin = torch.tensor([self.margins[i] for i in indices], device=logits.device)[prompt]
+        loss = self._loss(logits, better, worse, margin, weight, [len(each) for each in chosen])
+        centering = (centering_penalty(rewards[better], rewards[worse]) * weight).sum().float()
+        ahead = (rewards[better] - rewards[worse]).detach()
+        return [
+            Term("train/loss_preference", loss, prompts),
+            # Discrete scores have their own middle, and nothing to centre.
+            Term("train/loss_centering", centering, prompts, coefficient=self.settings.centering if self.preferred.levels == 1 else 0.0),
+            Term("train/accuracy_preference", ((ahead > 0) * weight).sum().float(), prompts, coefficient=0.0),
+            Term("train/reward_margin", (ahead * weight).sum().float(), prompts, coefficient=0.0),
+        ]
+
+    def _loss(self, logits: Tensor, better: Tensor, worse: Tensor, margin: Tensor, weight: Tensor, answers: Sequence[int]) -> Tensor:
+        """Summed over prompts."""
+        if self.preferred.levels > 1:
+            return (discrete_loss(logits[better], logits[worse]) * weight).sum()
+        rewards = logits[:, 0]
+        if self.settings.ranking == "best":
+            return torch.stack([choice_loss(part) for part in rewards.split(list(answers))]).sum()
+        return (bradley_terry_loss(rewards[better], rewards[worse], margin) * weight).sum()
+
+    def evaluate(self, group: Group, metrics: Metrics) -> Report:
+        """Measure on the held-out preferences; all ranks call it, and rank 0 records."""
+        self.model.eval()
+        result = measure(self.preferred, self.held, group)
+        self.model.train()
+        if group.rank == 0:
+            for name in ("accuracy", "accuracy_low", "accuracy_high", "loss", "calibration_error"):
+                metrics.record(f"eval/preference_{name}", getattr(result, name), weight=result.pairs)
+        return result
+
+
+def _read(model: PreferenceModel, preference: Preference, index: int) -> tuple[Reading, ...]:
+    try:
+        return readings_of(model, preference)
+    except DataFailure as misfit:
+        raise InputError(f"data, preference {index + 1} ({preference.prompt[:40]!r} …)", str(misfit)) from misfit
