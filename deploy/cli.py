@@ -68,14 +68,19 @@ def submit(
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A model checkpoint.")],
-    data: Annotated[str, typer.Option(help="MRL rows to evaluate on.")],
+    checkpoint: Annotated[str, typer.Argument(help="A model checkpoint, or a run for its latest.")],
+    data: Annotated[str, typer.Option(help="MRL rows to evaluate on; for a reward model, preferences.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Retention by distance and rewards by component."""
-    from deploy.tables import evaluation_tables
+    """Retention by distance and rewards by component; of a reward model, how often and how surely it is right."""
+    from deploy.tables import evaluation_tables, preference_tables
     from learner.evaluate import evaluate_checkpoint
+    from learner.preferences import evaluate_reward_model, is_reward_model
 
+    if is_reward_model(checkpoint):
+        result = evaluate_reward_model(checkpoint, data)
+        typer.echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
+        return
     result = evaluate_checkpoint(checkpoint, data)
     typer.echo(json.dumps(result) if as_json else evaluation_tables(result))
 

@@ -61,6 +61,26 @@ def bench_table(what: str, figures: Mapping[str, float]) -> str:
     return table(f"bench {what}", ["figure", "value"], rows)
 
 
+def preference_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The result of `engram eval` on preferences: accuracy and loss with their 95 % intervals, and calibration."""
+    header = ["", "pairs", "groups", "accuracy", "95 %", "loss", "95 %", "constant", "calibration error"]
+    rows = [
+        [
+            name.replace("_", " "), str(found["pairs"]), str(found["groups"]), f"{found['accuracy']:.3f}",
+            f"{found['accuracy_low']:.3f}–{found['accuracy_high']:.3f}", f"{found['loss']:.3f}",
+            f"{found['loss_low']:.3f}–{found['loss_high']:.3f}", f"{found['constant_loss']:.3f}", f"{found['calibration_error']:.3f}",
+        ]
+        for name, found in results.items()
+    ]  # fmt: skip
+    bins = [[f"{sure:.3f}", f"{right:.3f}", str(count)] for sure, right, count in results["with_history"]["calibration"]]
+    return "\n\n".join(
+        [
+            table("How often the better answer has the higher reward", header, rows),
+            table("How sure the model is, and how often it is right", ["confidence", "accuracy", "pairs"], bins),
+        ]
+    )
+
+
 def evaluation_tables(result: Mapping[str, Any]) -> str:
     """The result of `engram eval`: retention, and mean rewards by component."""
     parts = [retention_table(result["retention"])]

@@ -5,18 +5,22 @@ Confidence intervals come from a bootstrap over groups: pairs of one prompt are 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.preferences import Preference
-from learner.group import Group
+from common.checkpoint import open_checkpoint
+from common.data.preferences import Preference, load_preferences
+from learner.group import Group, OneRank
 from learner.rl.preference import EPSILON, ranking_pairs, win_probability
+from reward_service.model_rewards import is_ours, open_model
 from reward_service.preference_model import Dialogue, PreferenceModel, Reading, expected_and_std, in_passes
 
 BINS = 10
@@ -56,7 +60,7 @@ def readings_of(model: PreferenceModel, preference: Preference) -> tuple[Reading
 
 
 def pairs_of(answers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(better, worse, prompt) of every pair of answers to several prompts, which lie in a row: int64 [pairs] each. answers: how many each has."""
+    """(better, worse, prompt) of every pair of answers to several prompts, that lie in a row: int64 [pairs] each. answers: of each prompt."""
     better, worse, prompt, start = [], [], [], 0
     for i, count in enumerate(answers):
         b, w = ranking_pairs(count)
@@ -90,6 +94,29 @@ def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Gr
     groups = np.array([number[preferences[i].group] for i in prompts.tolist()])
     constant = math.log(2) if model.levels == 1 else -math.log((model.levels - 1) / (2 * model.levels))
     return report(difference, wins, loses, groups, constant)
+
+
+def is_reward_model(where: str) -> bool:
+    """Whether `where` is a run or a checkpoint whose model scores answers, or a folder that transformers opens."""
+    if not is_ours(where):
+        return (Path(where) / "config.json").is_file()
+    with open_checkpoint(where).folder() as folder:
+        config = json.loads((folder / "config.json").read_text())
+    return config.get("model_type") == "rxt_reward" or any("SequenceClassification" in name for name in config.get("architectures") or ())
+
+
+def evaluate_reward_model(where: str, data: str) -> dict[str, Any]:
+    """`engram eval` of a reward model (a run, a checkpoint, a folder or a hub name) on a file of preferences.
+
+    "with_history" as the data has it; "without_history", where it has any, is the control: what the last interaction alone gives away.
+    Raises InputError where either cannot be read.
+    """
+    model, preferences = open_model(where, "transformers"), load_preferences(data)
+    results = {"with_history": measure(model, preferences, OneRank(model.module.device)).to_json()}
+    if any(preference.history for preference in preferences):
+        alone = [replace(preference, history=()) for preference in preferences]
+        results["without_history"] = measure(model, alone, OneRank(model.module.device)).to_json()
+    return {"preferences": results}
 
 
 def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:

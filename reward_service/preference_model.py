@@ -167,6 +167,8 @@ def from_folder(where: str, folder: str | Path, max_tokens: int | None = None, l
     InputError naming `where`: nothing that transformers opens, or a language model asked to score without `levels`.
     """
     transformers_logging.disable_progress_bar()
+    if str(folder).startswith((".", "/")) and not Path(folder).is_dir():
+        raise InputError(where, "does not exist")
     try:
         config = AutoConfig.from_pretrained(folder)
         if config.model_type == "rxt_reward":

@@ -87,3 +87,8 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor | None = No
     errors = torch.where(present, values.detach() - returns, 0.0).double().square().sum()
     mean_error = reduce(errors.reshape(1))[0] / count.clamp(min=1)
     return None if variance.item() == 0 else 1.0 - (mean_error / variance).item()
+
+
+def doubted(advantages: Tensor, stds: Tensor) -> Tensor:
+    """advantages / (1 + σ): less is learnt from a score that its reward model is unsure of (probabilistic reward models). Same shapes."""
+    return advantages / (1 + stds)

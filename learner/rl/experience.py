@@ -22,7 +22,7 @@ from common.models.conversations import ConversationBatch, TurnTokens, answer_lo
 from common.models.critic import Critic
 from common.models.reactive import ReactiveTransformer
 from learner.group import Group
-from learner.rl.advantages import explained_variance, generalized_advantages, mean_and_variance, whiten
+from learner.rl.advantages import doubted, explained_variance, generalized_advantages, mean_and_variance, whiten
 from learner.rl.losses import token_log_probs
 
 EVALUATION_ROWS = 256
@@ -80,12 +80,13 @@ def gather_experience(
     """Evaluate a batch of scored episodes; every rank calls it with its own shard, which may be of any size but not empty."""
     shape = (len(episodes), max(len(episode.answered) for episode in episodes))
     scored, rewards, present = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    stds = torch.zeros(shape)
     for i, episode in enumerate(episodes):
         for k, turn in enumerate(episode.answered):
             present[i, k] = True
             if turn.reward is not None:
-                scored[i, k], rewards[i, k] = True, turn.reward
-    scored, rewards, present = (x.to(group.device) for x in (scored, rewards, present))
+                scored[i, k], rewards[i, k], stds[i, k] = True, turn.reward, turn.reward_std
+    scored, rewards, present, stds = (x.to(group.device) for x in (scored, rewards, present, stds))
     values = torch.zeros(shape, device=group.device)
     values[present] = critic_values(critic, episodes, group.device)
 
@@ -96,6 +97,8 @@ def gather_experience(
     explained = explained_variance(values, returns, scored, group.sum)
     if explained is not None:
         figures["ppo/explained_variance"] = explained
+    if ppo.doubt:
+        advantages = doubted(advantages, stds)
     if ppo.whiten:
         advantages = whiten(advantages, scored, reduce=group.sum)
     log_probs = reference_log_probs(reference, episodes, temperature, group.device)
