@@ -21,6 +21,15 @@ def add_lora(module: nn.Module, settings: Lora) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as missing:
         raise InputError("lora", "needs peft, which is not installed here: pip install 'engram-rl[peft]'") from missing
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=adaptable_layers(module, settings)
+    )
+    adapted: Any = module
+    inject_adapter_in_model(config, adapted, ADAPTER)
+
+
+def adaptable_layers(module: nn.Module, settings: Lora) -> list[str]:
+    """Names of the layers that get an adapter. InputError where no layer has one of the names in the settings."""
     adaptable = [name for name, layer in module.named_modules() if _is_linear(layer) and name.split(".")[0] not in (*HEADS, *FROZEN)]
     # Memory looks slice the weight of their input projection instead of calling it, so an adapter there would be passed over.
     adaptable = [name for name in adaptable if not (name.startswith("looks.") and name.endswith(".input"))]
@@ -28,10 +37,7 @@ def add_lora(module: nn.Module, settings: Lora) -> None:
     for target in settings.targets:
         if target not in known:
             raise InputError("lora.targets", f"no linear layer is named {target!r}; {nearest(target, known)}")
-    chosen = [name for name in adaptable if not settings.targets or name.rpartition(".")[2] in settings.targets]
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=chosen)
-    adapted: Any = module
-    inject_adapter_in_model(config, adapted, ADAPTER)
+    return [name for name in adaptable if not settings.targets or name.rpartition(".")[2] in settings.targets]
 
 
 FROZEN = ("embedding", "encoder", "memory_attention")

@@ -60,7 +60,7 @@ def readings_of(model: PreferenceModel, preference: Preference) -> tuple[Reading
 
 
 def pairs_of(answers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(better, worse, prompt) of every pair of answers to several prompts, that lie in a row: int64 [pairs] each. answers: of each prompt."""
+    """(better, worse, prompt) of every pair of answers to several prompts, in a row: int64 [pairs] each. answers: how many each has."""
     better, worse, prompt, start = [], [], [], 0
     for i, count in enumerate(answers):
         b, w = ranking_pairs(count)

@@ -18,6 +18,7 @@ from common.models.configuration import RxTConfig, named_config
 from common.models.reactive import ReactiveTransformer
 from common.run_directory import RunDirectory
 from common.seeding import derive
+from learner.lora import adaptable_layers
 from learner.training_state import checkpoint_model, save_training
 from reward_service.custom import load_function
 from reward_service.preference_model import from_folder
@@ -54,6 +55,8 @@ def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Pa
     if isinstance(stage, RewardModelStage) and stage.backbone is not None:
         torch.manual_seed(derive(run.seed, "weights"))
         reward_model = from_folder(stage.backbone, stage.backbone, stage.max_tokens, stage.levels)
+        if stage.lora is not None:
+            adaptable_layers(reward_model.module, stage.lora)  # refuses names that are not there, before anything is written
         return reward_model.module, reward_model.save_tokenizer
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)

@@ -71,7 +71,9 @@ def tiny_run(folder: Path | str, *stages: str | dict[str, Any], name: str = "tin
         "evaluation": {"episodes": 6},
     }
     for section, values in sections.items():
-        settings[section] = settings.get(section, {}) | values
+        default = settings.get(section, {})
+        other = values.get("kind", default.get("kind")) != default.get("kind")
+        settings[section] = values if other else default | values
     chosen = [STAGES[stage] if isinstance(stage, str) else stage for stage in stages]
     return Run.model_validate({"name": name, "runs": str(folder), "seed": 5, "stages": chosen, **settings})
 

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.rl.advantages import Reduce, explained_variance, generalized_advantages, mean_and_variance, whiten
+from learner.rl.advantages import Reduce, doubted, explained_variance, generalized_advantages, mean_and_variance, whiten
 from learner.rl.kl import AdaptiveKL, Estimator, importance_weighted_kl, kl_estimate, kl_reward, kl_sum
 from learner.rl.losses import masked_sum, memory_change_penalty, policy_loss, token_entropy, token_log_probs, value_loss
+from learner.rl.preference import bradley_terry_loss, centering_penalty, choice_loss, discrete_loss, ranking_loss, win_probability
+from reward_service.preference_model import expected_and_std
 
 ESTIMATORS: tuple[Estimator, ...] = ("k1", "k2", "k3", "abs")
 JUNK = [math.nan, math.inf, -math.inf, 1e30]
@@ -65,6 +67,43 @@ def test_whitening_agrees_with_vectors(vectors: dict[str, Any]) -> None:
         _, mean, variance = mean_and_variance(x, mask, given_["ddof"])
         assert_close(mean, case["outputs"]["mean"])
         assert_close(variance, case["outputs"]["var"])
+
+
+def test_rewards_by_comparison_agree_with_vectors(vectors: dict[str, Any]) -> None:
+    cases = vectors["bradley_terry"]
+    for name in ("plain", "centered0.01", "margin_centered0.01"):
+        given_, expected = cases[name]["inputs"], cases[name]["outputs"]
+        chosen, rejected = double(given_["chosen"], grad=True), double(given_["rejected"], grad=True)
+        pair_loss = bradley_terry_loss(chosen, rejected, double(given_["margin"])).mean()
+        penalty = given_["center_rewards_coefficient"] * centering_penalty(chosen, rejected).mean()
+        assert_close(pair_loss, expected["pair_loss"])
+        assert_close(penalty, expected["center_penalty"])
+        (pair_loss + penalty).backward()
+        assert_close(pair_loss + penalty, expected["loss"])
+        assert_close(chosen.grad, expected["d_chosen"])
+        assert_close(rejected.grad, expected["d_rejected"])
+    ranking, best = cases["ranking_K4"], cases["best_of_4"]
+    assert_close(ranking_loss(double(ranking["inputs"]["rewards_best_to_worst"])), ranking["outputs"]["loss"])
+    assert_close(choice_loss(double(best["inputs"]["rewards"]), best["inputs"]["best"]), best["outputs"]["loss"])
+
+
+def test_discrete_rewards_agree_with_vectors_and_their_gradients_with_differences(vectors: dict[str, Any]) -> None:
+    for name, case in vectors["probabilistic_rm"].items():
+        given_, expected = case["inputs"], case["outputs"]
+        if name == "advantage_with_std":
+            apart = double([given_["reward"] - given_["baseline"]] * len(given_["std"]))
+            assert_close(doubted(apart, double(given_["std"])), expected["advantage"])
+            continue
+        better, worse = double([given_["logits_w"]], grad=True), double([given_["logits_l"]], grad=True)
+        assert_close(win_probability(better, worse)[0], expected["p_w_beats_l"])
+        assert_close(win_probability(worse, better)[0], expected["p_l_beats_w"])
+        assert_close(discrete_loss(better, worse)[0], expected["loss"])
+        (reward, other), (std, _) = expected_and_std(torch.cat([better, worse]).detach())
+        assert_close(reward, expected["expected_w"])
+        assert_close(other, expected["expected_l"])
+        assert_close(std, expected["std_w"])
+        assert_close(1 / (1 + std), expected["f_sigma_w"])
+        torch.autograd.gradcheck(discrete_loss, (better, worse), atol=1e-9)
 
 
 def test_whitening_over_two_ranks_agrees_with_vectors(vectors: dict[str, Any]) -> None:

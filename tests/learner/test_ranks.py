@@ -14,6 +14,7 @@ import torch
 
 from common.config.schema import MRL
 from common.data.tokenizer import train_tokenizer
+from tests.local_preferences import preference_run
 from tests.local_source import lively_model, played, prepared, processes, tiny_corpus, tiny_run, tiny_tasks
 from tests.two_ranks import Outcome, one_rank, rank_main
 
@@ -28,6 +29,7 @@ SUPERVISED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "memory_aware": ({"stage": "memory_aware"}, MIXTURE),
     "memory_aware_one_turn_each": ({"stage": "memory_aware", "bptt_turns": 1, "batch_size": 2}, {"initial_memory": "learned"}),
 }
+PREFERENCES = {"reward_model": {"stage": "reward_model"}, "reward_model_discrete": {"stage": "reward_model", "levels": 5, "batch_size": 2}}
 PPO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo-dense": ({"minibatches": 2, "epochs": 2}, {"initial_memory": "learned"}),
     # Seven episodes in five minibatches: in most of them a rank has nothing to do, and must take part all the same.
@@ -42,6 +44,10 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcom
     folder = tmp_path_factory.mktemp("ranks")
     for name, (stage, shape) in SUPERVISED.items():
         run = tiny_run(folder, LARGE | stage, name=name, model=shape)
+        prepared(run)
+        (folder / f"run-{name}.pickle").write_bytes(pickle.dumps(run.model_dump()))
+    for name, stage in PREFERENCES.items():
+        run = preference_run(folder, {key: LARGE[key] for key in ("optimizer", "batch_size", "steps")} | stage, name=name)
         prepared(run)
         (folder / f"run-{name}.pickle").write_bytes(pickle.dumps(run.model_dump()))
     tokenizer = train_tokenizer(tiny_corpus().texts, 400)
@@ -61,7 +67,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcom
     return alone, [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("case", [*SUPERVISED, *PPO])
+@pytest.mark.parametrize("case", [*SUPERVISED, *PREFERENCES, *PPO])
 def test_two_ranks_compute_what_one_computes_on_the_whole_batch(
     case: str, outcomes: tuple[dict[str, Outcome], list[dict[str, Outcome]]]
 ) -> None:

@@ -1,0 +1,99 @@
+"""Preferences in files, and the public data sets that become them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.data.preferences import Preference, load_preferences, save_preferences
+from common.data.ranked import interactions, load_instructions, load_taskmaster
+from common.data.records import BadRecords
+from common.failures import InputError
+from tests.local_preferences import preferences
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+def test_what_was_saved_is_loaded(tmp_path: Path, ending: str) -> None:
+    told = [*preferences(4, margin=0.5), *preferences(3, seed=1, answers=3)]
+    save_preferences(told, tmp_path / f"told.{ending}")
+    assert load_preferences(tmp_path / f"told.{ending}") == told
+
+
+def test_records_without_a_group_are_grouped_by_history_and_prompt(tmp_path: Path) -> None:
+    pair = {"prompt": "tea?", "chosen": "yes", "rejected": "no"}
+    other = pair | {"chosen": "gladly", "rejected": "never"}
+    history = [{"query": "hi", "answer": "hello"}]
+    (tmp_path / "told.jsonl").write_text("\n".join(map(json.dumps, [pair, other, pair | {"history": history}])))
+    first, second, third = (each.group for each in load_preferences(tmp_path / "told.jsonl"))
+    assert first == second != third
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejectedd": "c"}, "field rejectedd: is no field of this record; did you mean 'rejected'"),
+        ({"prompt": "a", "chosen": "b"}, "field rejected: is missing"),
+        ({"prompt": " ", "chosen": "b", "rejected": "c"}, "field prompt: is empty"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "field rejected: is an answer twice"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "field margin: should be a number, not text"),
+        ({"prompt": "a", "answers": ["b"]}, "field answers: holds 1: a preference takes two at least"),
+        ({"prompt": "a", "answers": ["b", 3]}, "field answers.1: should be a text"),
+        ({"prompt": "a", "answers": ["b", "c", "d"], "margin": 1.0}, "field margin: goes with one chosen and one rejected"),
+        ({"prompt": "a", "answers": ["b", "c"], "chosen": "b"}, "field chosen: should be left out, not text"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "history": [{"query": "x"}]}, "field history.0.answer: is missing"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_line_and_field(tmp_path: Path, record: dict[str, Any], fault: str) -> None:
+    path = tmp_path / "told.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n" + json.dumps(record))
+    with pytest.raises(BadRecords) as bad:
+        load_preferences(path)
+    assert f"{path}, line 2, {fault}" in str(bad.value)
+
+
+def test_turns_become_what_the_agent_was_told_and_what_it_did() -> None:
+    turns = [
+        {"role": "agent", "text": "Welcome."},
+        {"role": "user", "text": "Two teas"},
+        {"role": "agent", "api": {"get_menu": {"query": "tea"}}},
+        {"role": "api", "response": {"get_menu": {"items": [{"id": "t1", "name": "Tea"}, {"id": "t2"}]}}},
+        {"role": "agent", "text": "Which one?"},
+        {"role": "user", "text": "The first"},
+    ]
+    assert interactions(turns) == [
+        ("Two teas", "get_menu(query: tea)"),
+        ("get_menu(items: id: t1, name: Tea; id: t2)", "Which one?"),
+        ("The first", ""),
+    ]
+
+
+def test_good_and_bad_actions_of_one_context_make_pairs(tmp_path: Path) -> None:
+    context = json.dumps([{"role": "user", "text": "Two teas"}])
+    said = [("text", "Gladly", 1.0), ("text", "No", 0.0), ("text", "Never", 0.0), ("text", "Maybe", 1.0), ("text", "Maybe", 0.0)]
+    records = [
+        {"conversation_id": "c", "context": context, "generation": json.dumps({"role": "agent", kind: text}), "reward": reward}
+        for kind, text, reward in said
+    ]
+    (tmp_path / "tm3_reward_00.json.gz").write_bytes(gzip.compress(json.dumps(records).encode()))
+    found = load_taskmaster(tmp_path)
+    assert found == [Preference("Two teas", ("Gladly", bad), group="c") for bad in ("No", "Never")], "Maybe was judged both ways"
+
+
+def test_files_that_are_not_there_or_something_else_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no tm"):
+        load_taskmaster(tmp_path)
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        load_instructions(tmp_path)
+    (tmp_path / "instruction-data-with-preference.json").write_text('[{"instruction": "a", "input": ""}]')
+    with pytest.raises(InputError, match="record 1: lacks a field: 'chosen'"):
+        load_instructions(tmp_path)
+
+
+def test_the_public_files_give_what_they_are_known_to_hold(shared: Path) -> None:
+    taskmaster = load_taskmaster(shared / "data" / "taskmaster_reward")
+    assert (len(taskmaster), len({each.group for each in taskmaster})) == (639, 230)
+    assert len(load_instructions(shared / "data" / "rasbt_instruction")) == 1094

@@ -1,0 +1,170 @@
+"""Reward models at work: what they are given, what comes out, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.config.rewards import ModelReward, RewardMix, Rewards
+from common.data.tokenizer import train_tokenizer
+from common.episode import Episode, Turn
+from common.failures import InputError
+from common.models.reactive import ReactiveTransformer
+from common.models.reward import RxTRewardModel
+from reward_service.compose import score_episodes
+from reward_service.model_rewards import model_rewards, open_model, weights_digest
+from reward_service.pool import RewardPool
+from reward_service.preference_model import Dialogue, MemoryPreferenceModel, expected_and_std, in_passes
+from tests.local_preferences import preferences, text_model
+from tests.local_source import lively_model
+
+EMBEDDING = np.eye(16, dtype=np.float32)
+
+
+def conversation(*said: tuple[str, str], name: str = "e", teacher_forced: bool = False) -> Episode:
+    turns = [
+        Turn([2, 5, 6], [7, 3], [-1.0, -1.0], [8, 3], query=query, answer=answer, reference="it is milk", teacher_forced=teacher_forced)
+        for query, answer in said
+    ]
+    return Episode(name, name, 0, tuple(turns), 0)
+
+
+EPISODES = [
+    conversation(("I like tea", "noted tea"), ("what about milk", "gladly it is milk"), ("what about rain", "go away with rain"), name="a"),
+    conversation(("I like snow", "noted snow"), ("what about tea number", "gladly it is tea"), name="b"),
+]
+
+
+def rewards(path: str, **settings: object) -> Rewards:
+    mix = RewardMix(bleu=None, cosine=None, recall=None, models=(ModelReward(name="quality", path=path, **settings),))  # type: ignore[arg-type]
+    return Rewards(single=mix, cumulative=mix, long_term=mix)
+
+
+@pytest.fixture(scope="module")
+def memory_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A discrete reward model with memory, of a policy whose memory changes what comes out by much."""
+    told = preferences(30)
+    tokenizer = train_tokenizer([text for each in told for text in (each.prompt, *each.answers)], 320)
+    policy: ReactiveTransformer = lively_model(tokenizer, max_tokens=64)
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("memory")
+    RxTRewardModel.from_policy(policy, 5).save_pretrained(folder)
+    tokenizer.save(folder)
+    return str(folder)
+
+
+def test_a_turn_is_scored_after_the_turns_before_it_in_whatever_company(memory_model: str) -> None:
+    scored = score_episodes(EPISODES, rewards(memory_model, unit=False), EMBEDDING, ())
+    model = open_model(memory_model, "transformers")
+    assert isinstance(model, MemoryPreferenceModel)
+    for episode in scored:
+        for k, turn in enumerate(episode.answered, 1):
+            history = tuple((before.query, before.answer) for before in episode.turns[:k])
+            with torch.no_grad():
+                reward, std = expected_and_std(model.logits([model.read(Dialogue(history, turn.query, turn.answer))]))
+                forgetful, _ = expected_and_std(model.logits([model.read(Dialogue((), turn.query, turn.answer))]))
+            assert turn.rewards["quality"] == pytest.approx(float(reward), abs=1e-5)
+            assert turn.reward_std == pytest.approx(float(std), abs=1e-5)
+            assert abs(float(reward) - float(forgetful)) > 1e-3, "memory is read"
+
+
+def test_memory_holds_the_reference_where_it_was_written_with_it(memory_model: str) -> None:
+    section = ModelReward(name="quality", path=memory_model)
+    said = [("I like tea", "noted tea"), ("what about milk", "go away")]
+    forced, free, told = (
+        model_rewards(section, [episode.turns])[0]
+        for episode in (
+            conversation(*said, teacher_forced=True), conversation(*said), conversation(("I like tea", "it is milk"), said[1]),
+        )
+    )  # fmt: skip
+    assert forced == pytest.approx(told, abs=1e-6)
+    assert forced != pytest.approx(free, abs=1e-4)
+
+
+def test_memory_after_each_prefix_is_what_it_is_for_that_prefix_alone(memory_model: str) -> None:
+    model = open_model(memory_model, "transformers")
+    assert isinstance(model, MemoryPreferenceModel)
+    a, b, c = (
+        tuple(model.tokenizer.interaction(query, answer)) for query, answer in (("tea", "milk"), ("cat", "dog"), ("rain", "sun snow"))
+    )
+    histories = [(a, b), (), (a,), (c, a, b), (c,), (a, b), (a, b, c)]
+    together = model.memories(histories)
+    for history, memory in zip(histories, together, strict=True):
+        torch.testing.assert_close(memory, model.memories([history])[0], atol=1e-5, rtol=1e-5)
+
+
+def test_passes_are_bounded_in_tokens_and_keep_the_order(memory_model: str) -> None:
+    model = open_model(memory_model, "transformers")
+    readings = [model.read(Dialogue((), "tea " * (i % 5 + 1), "it is")) for i in range(11)]
+    seen: list[int] = []
+
+    def score(part: list) -> torch.Tensor:  # type: ignore[type-arg]
+        seen.append(len(part) * max(len(reading.tokens) for reading in part))
+        return torch.tensor([[float(len(reading.tokens))] for reading in part])
+
+    found = in_passes(score, readings, 30)
+    assert found[:, 0].tolist() == [len(reading.tokens) for reading in readings]
+    assert max(seen) <= 30
+    assert len(seen) < len(readings)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_unit_reward_lies_between_0_and_1_and_orders_alike(tmp_path: Path, levels: int) -> None:
+    path = text_model(tmp_path / "judge", "bert", levels)
+    raw, unit = (score_episodes(EPISODES, rewards(path, unit=unit), EMBEDDING, ()) for unit in (False, True))
+    pairs = [(a, b) for one, other in zip(raw, unit, strict=True) for a, b in zip(one.answered, other.answered, strict=True)]
+    for a, b in pairs:
+        value = a.rewards["quality"]
+        expected = 1 / (1 + np.exp(-value)) if levels == 1 else (value - 1) / 2
+        assert b.rewards["quality"] == pytest.approx(expected, abs=1e-6)
+        assert b.reward_std == pytest.approx(a.reward_std / 2 if levels == 3 else 0.0, abs=1e-9)
+
+
+def test_an_interaction_that_the_model_cannot_read_fails_alone_and_says_why(memory_model: str) -> None:
+    long = conversation(("I like tea", "noted tea"), ("what about milk", "milk " * 80), ("tea", "it is"), name="long")
+    scored = score_episodes([*EPISODES, long], rewards(memory_model), EMBEDDING, ())
+    assert all(turn.reward is not None for episode in scored[:2] for turn in episode.answered)
+    assert [turn.reward for turn in scored[2].answered] == [None, None]
+    assert "quality: an interaction has" in str(scored[2].turns[1].failure)
+
+
+def test_other_weights_are_another_version(tmp_path: Path) -> None:
+    path = text_model(tmp_path / "judge", "bert", 1)
+    one = weights_digest(path)
+    weights_digest.cache_clear()
+    assert weights_digest(path) == one
+    weights_digest.cache_clear()
+    assert weights_digest(text_model(tmp_path / "other", "bert", 3)) != one
+    scored = score_episodes(EPISODES[:1], rewards(path), EMBEDDING, ())
+    assert len(scored[0].turns[1].terms["quality"].version) == 8
+
+
+def test_what_is_no_reward_model_is_refused_by_name(tmp_path: Path, memory_model: str) -> None:
+    causal = text_model(tmp_path / "causal")
+    with pytest.raises(InputError, match="has no head that scores: it is a LlamaForCausalLM"):
+        open_model(causal, "transformers")
+    with pytest.raises(InputError, match="does not exist"):
+        open_model(f"{tmp_path}/nothing", "transformers")
+    with pytest.raises(InputError, match="reads short-term memory, which vLLM cannot"):
+        open_model(memory_model, "vllm")
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_workers_of_a_pool_score_with_the_model_too(memory_model: str) -> None:
+    settings = rewards(memory_model)
+
+    async def main() -> list[Episode]:
+        pool = RewardPool(settings, EMBEDDING, ())
+        try:
+            return await pool.score(EPISODES, {})
+        finally:
+            await pool.close()
+
+    scored = asyncio.run(asyncio.wait_for(main(), 120))
+    expected = score_episodes(EPISODES, settings, EMBEDDING, ())
+    for one, other in zip(scored, expected, strict=True):
+        assert [turn.reward for turn in one.answered] == pytest.approx([turn.reward for turn in other.answered])
