@@ -184,12 +184,13 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
 
 def _write_preferences(source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format) -> None:
     from common.data.preferences import save_preferences
-    from common.data.ranked import load_instructions, load_taskmaster
+    from common.data.ranked import held_for_test, load_instructions, load_taskmaster
     from common.failures import InputError
 
     if settings:
         raise InputError(settings[0], f"{source} has no settings")
     preferences = load_instructions(folder) if source is Source.instructions else load_taskmaster(folder)
-    path = out / f"preferences.{format.value}"
-    save_preferences(preferences, path)
-    typer.echo(f"{path}: {len(preferences)} preferences in {len({each.group for each in preferences})} groups")
+    for split, part in held_for_test(preferences).items():
+        path = out / f"{split}.{format.value}"
+        save_preferences(part, path)
+        typer.echo(f"{path}: {len(part)} preferences in {len({each.group for each in part})} groups")

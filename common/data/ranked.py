@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from common.data.preferences import Preference
-from common.data.splits import text_hash
+from common.data.splits import fraction, text_hash
 from common.failures import InputError
 
+TEST_FRACTION = 0.25
 INSTRUCTIONS = "instruction-data-with-preference.json"
 
 
@@ -62,6 +63,14 @@ def load_taskmaster(folder: str | Path) -> list[Preference]:
             if good not in actions[False] and bad not in actions[True]
         ]
     return found
+
+
+def held_for_test(preferences: Iterable[Preference]) -> dict[str, list[Preference]]:
+    """ "train" and "test", for the final figure only: a quarter of the groups, by hash, apart from what a run holds out to tune on."""
+    parts: dict[str, list[Preference]] = {"train": [], "test": []}
+    for preference in preferences:
+        parts["test" if fraction(text_hash(f"test {preference.group}")) < TEST_FRACTION else "train"].append(preference)
+    return parts
 
 
 def interactions(turns: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -109,8 +109,11 @@ class RewardModelObjective:
         result = measure(self.preferred, self.held, group)
         self.model.train()
         if group.rank == 0:
-            for name in ("accuracy", "accuracy_low", "accuracy_high", "loss", "calibration_error"):
-                metrics.record(f"eval/preference_{name}", getattr(result, name), weight=result.pairs)
+            metrics.record("eval/preference_accuracy", result.accuracy, result.pairs)
+            metrics.record("eval/preference_accuracy_low", result.accuracy_low, result.pairs)
+            metrics.record("eval/preference_accuracy_high", result.accuracy_high, result.pairs)
+            metrics.record("eval/preference_loss", result.loss, result.pairs)
+            metrics.record("eval/preference_calibration_error", result.calibration_error, result.pairs)
         return result
 
 
