@@ -82,6 +82,24 @@ def convert(
 
 
 @app.command()
+def prefer(
+    file: File,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file of preferences: .jsonl, .jsonl.gz or .parquet.")],
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds choose other wrong values.")] = 0,
+) -> None:
+    """Make preferences of conversations: of each question for a fact, the right answer against the same with another value."""
+    from common.data.preferences import recall_preferences, save_preferences
+    from common.data.rows import load_rows
+    from common.failures import InputError
+
+    preferences = recall_preferences(load_rows(file), seed)
+    if not preferences:
+        raise InputError(file, "no question for one fact is answered with two values: there is nothing to prefer")
+    save_preferences(preferences, out)
+    typer.echo(f"{out}: {len(preferences)} preferences in {len({each.group for each in preferences})} conversations")
+
+
+@app.command()
 def validate(
     file: File,
     max_answer_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, [EOS] included; needs --tokenizer.")] = None,

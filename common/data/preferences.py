@@ -7,7 +7,9 @@ and count as one when confidence is computed. Without it, a group is what has th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ import pyarrow as pa
 
 from common.data.checks import NUMBER, Fault, pair_faults, shape_faults
 from common.data.records import checked_records, write_records
-from common.data.splits import text_hash
+from common.data.splits import conversation_hash, text_hash
 from common.episode import Interaction, Row
+from common.seeding import derive
+from common.text import contains_value
 
 SCHEMA = pa.schema(
     [
@@ -68,6 +72,28 @@ def load_preferences(source: str | Path) -> list[Preference]:
 def save_preferences(preferences: Iterable[Preference], path: str | Path) -> None:
     """To a file that `load_preferences` reads back to equal preferences."""
     write_records((_record(preference) for preference in preferences), path, SCHEMA)
+
+
+def recall_preferences(rows: Sequence[Row], seed: int) -> list[Preference]:
+    """Of each turn that asks for one fact: its answer against the same answer with another value, for reward models that read memory.
+
+    The other value is one that the same query is answered with elsewhere in `rows`, so nothing but memory tells the two apart.
+    """
+    known: dict[str, set[str]] = defaultdict(set)
+    asking = [(row, k, turn) for row in rows for k, turn in enumerate(row.turns) if k and len(turn.facts) == 1]
+    for _, _, turn in asking:
+        known[turn.query].add(turn.facts[0].value)
+    found = []
+    for number, (row, k, turn) in enumerate(asking):
+        value = turn.facts[0].value
+        others = sorted(known[turn.query] - {value})
+        if others and contains_value(turn.answer, value):
+            other = others[derive(seed, "other value", number) % len(others)]
+            wrong = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", lambda _, other=other: other, turn.answer)  # type: ignore[misc]
+            if wrong != turn.answer:
+                history = tuple((before.query, before.answer) for before in row.turns[:k])
+                found.append(Preference(turn.query, (turn.answer, wrong), history=history, group=conversation_hash(row)))
+    return found
 
 
 def preference_faults(record: Any) -> Iterator[Fault]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from common.data.preferences import Preference, load_preferences, save_preferences
+from common.data.preferences import Preference, load_preferences, recall_preferences, save_preferences
 from common.data.ranked import interactions, load_instructions, load_taskmaster
 from common.data.records import BadRecords
 from common.failures import InputError
 from tests.local_preferences import preferences
+from tests.local_source import tiny_corpus
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
@@ -97,3 +98,16 @@ def test_the_public_files_give_what_they_are_known_to_hold(shared: Path) -> None
     taskmaster = load_taskmaster(shared / "data" / "taskmaster_reward")
     assert (len(taskmaster), len({each.group for each in taskmaster})) == (639, 230)
     assert len(load_instructions(shared / "data" / "rasbt_instruction")) == 1094
+
+
+def test_only_memory_tells_the_answers_of_recall_preferences_apart() -> None:
+    rows = tiny_corpus().train
+    found = recall_preferences(rows, 0)
+    assert len(found) > 10
+    right_elsewhere = {(turn.query, turn.answer) for row in rows for turn in row.interactions}
+    for each in found:
+        chosen, rejected = each.answers
+        assert (each.prompt, chosen) in right_elsewhere
+        assert (each.prompt, rejected) in right_elsewhere, "the wrong answer is the right one of another conversation"
+        assert chosen != rejected
+    assert recall_preferences(rows, 0) == found != recall_preferences(rows, 1)
