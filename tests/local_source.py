@@ -38,6 +38,7 @@ from learner.stages.mrl import train_on
 from learner.stages.supervised import supervised_loop
 from learner.training_state import checkpoint_model
 from reward_service.compose import score_episodes
+from reward_service.statistics import Moments, after, from_json, to_json
 from rollout.dealing import Dealer, Memories, Plan, place_of, shards
 from rollout.policies.reactive import ReactiveEngine
 
@@ -95,6 +96,9 @@ class LocalSource:
         self.next = 0
         self.memories: Memories | None = None
         self.held: Memories | None = None
+        self.statistics: dict[str, Moments] = {}
+        """Of normalised rewards, after the last trained iteration."""
+        self.held_statistics: dict[str, Moments] = {}
         self.carried = 0
         """Episodes that went on from the memory of an earlier one."""
 
@@ -109,7 +113,8 @@ class LocalSource:
         self.carried += sum(task.initial_memory is not None for task in tasks)
         played = self.engine.run(tasks, version=version)
         self.held = Memories(iteration, plan.step, {place_of(e.task): e.final_memory for e in played if e.final_memory is not None})
-        scored = score_episodes(played, self.run.rewards, self.embedding, tuple(range(len(SPECIAL_TOKENS))), self.known)
+        scored = score_episodes(played, self.run.rewards, self.embedding, tuple(range(len(SPECIAL_TOKENS))), self.known, self.statistics)
+        self.held_statistics = after(self.statistics, scored, self.run.rewards)
         mine = list(shards(scored, ranks)[rank])
         failed = sum(turn.reward is None for episode in scored for turn in episode.answered)
         return Shard(mine, [place_of(episode.task) for episode in mine], len(tasks), 0, failed)
@@ -117,18 +122,19 @@ class LocalSource:
     def trained(self, iteration: int, version: int) -> None:
         assert self.held is not None
         assert self.held.iteration == iteration
-        self.memories, self.next = self.held, iteration + 1
+        self.memories, self.statistics, self.next = self.held, self.held_statistics, iteration + 1
 
     def state(self) -> dict[str, Any]:
+        state = {"iteration": self.next, "scorer": to_json(self.statistics)}
         if self.memories is None:
-            return {"iteration": self.next, "scorer": {}, "memories": None}
+            return state | {"memories": None}
         by_place = {str(place): base64.b64encode(memory).decode() for place, memory in self.memories.by_place.items()}
-        return {"iteration": self.next, "memories": {"step": self.memories.step, "by_place": by_place}}
+        return state | {"memories": {"step": self.memories.step, "by_place": by_place}}
 
     def load_state(self, state: dict[str, Any] | None) -> None:
-        self.next, self.memories = 0, None
+        self.next, self.memories, self.statistics = 0, None, {}
         if state is not None:
-            self.next, held = state["iteration"], state["memories"]
+            self.next, held, self.statistics = state["iteration"], state["memories"], from_json(state["scorer"])
             if held is not None:
                 by_place = {int(place): base64.b64decode(memory) for place, memory in held["by_place"].items()}
                 self.memories = Memories(self.next - 1, held["step"], by_place)

@@ -20,6 +20,8 @@ from learner.recorder import Recorder
 from learner.rollout_half import reward_embedding
 from tests.local_source import StoppingRecorder, comparable_rows, processes, run_and_die, run_here, tiny_run
 
+NORMALISED = {mix: {"length": {"normalise": True}, "bleu": {"normalise": True}} for mix in ("single", "cumulative", "long_term")}
+"""What a reward counts as depends on all iterations before."""
 STAGES = ("sft", "memory_pretrain", "mrl")
 """Steps 1-6, 7-12 and 13-18 of the run. Checkpoints after every second step; from step 15 on, memories are carried over."""
 
@@ -27,8 +29,9 @@ STAGES = ("sft", "memory_pretrain", "mrl")
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run that nobody disturbed."""
-    directory, sources = run_here(tiny_run(tmp_path_factory.mktemp("straight"), *STAGES))
+    directory, sources = run_here(tiny_run(tmp_path_factory.mktemp("straight"), *STAGES, rewards=NORMALISED))
     assert sources[0].carried > 5
+    assert sources[0].statistics.keys() == {"bleu", "length"}
     return directory
 
 
@@ -61,7 +64,7 @@ def killed_after(run: Run, step: int) -> None:
 
 def test_same_seed_gives_the_same_losses_and_weights_bit_for_bit(straight: RunDirectory, tmp_path: Path) -> None:
     torch.manual_seed(1234)  # nothing may depend on what this process drew before
-    again, _ = run_here(tiny_run(tmp_path, *STAGES))
+    again, _ = run_here(tiny_run(tmp_path, *STAGES, rewards=NORMALISED))
     assert_same_run(straight, again)
 
 
@@ -73,7 +76,7 @@ def test_other_seed_gives_other_losses(straight: RunDirectory, tmp_path: Path) -
 
 def test_run_killed_again_and_again_is_the_undisturbed_run_bit_for_bit(straight: RunDirectory, tmp_path: Path) -> None:
     """Killed within a supervised stage, in the first step of the next one, and twice in MRL, each time past the last checkpoint."""
-    run = tiny_run(tmp_path, *STAGES)
+    run = tiny_run(tmp_path, *STAGES, rewards=NORMALISED)
     for step, resumes_from in ((5, 4), (7, 6), (13, 12), (17, 16)):
         killed_after(run, step)
         directory = RunDirectory(run.runs, run.name)
@@ -84,7 +87,7 @@ def test_run_killed_again_and_again_is_the_undisturbed_run_bit_for_bit(straight:
 
 
 def test_run_that_was_asked_to_stop_leaves_a_checkpoint_of_that_very_step(straight: RunDirectory, tmp_path: Path) -> None:
-    run = tiny_run(tmp_path, *STAGES)
+    run = tiny_run(tmp_path, *STAGES, rewards=NORMALISED)
 
     def stopping(run: Run, directory: RunDirectory, step: int) -> Recorder:
         recorder = StoppingRecorder(run, directory, step)

@@ -100,13 +100,13 @@ class Scorer:
         await asyncio.sleep(0.01)
         if any(turn.query == "crash" for episode in episodes for turn in episode.turns):
             raise DataFailure("this row cannot be scored at all")
-        return [replace(episode, turns=(episode.turns[0], *map(self.turn, episode.answered))) for episode in episodes]
+        return [replace(episode, turns=(episode.turns[0], *(self.turn(turn, state) for turn in episode.answered))) for episode in episodes]
 
     @staticmethod
-    def turn(turn: Turn) -> Turn:
+    def turn(turn: Turn, state: Mapping[str, Any]) -> Turn:
         if turn.query == "unscorable" or (turn.query == "half" and turn.done):
             return replace(turn, failure="no reference")
-        return replace(turn, rewards={"length": 1.0}, reward=sum(turn.log_probs))
+        return replace(turn, rewards={"length": 1.0, "seen": state.get("seen", 0)}, reward=sum(turn.log_probs))
 
     async def metrics(self) -> dict[str, Any]:
         return {}
