@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from common.config.rewards import Rewards
+from common.config.rewards import RewardMix, Rewards
 from common.config.schema import MRL, RewardModelStage, Run
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
@@ -22,6 +22,7 @@ from learner.lora import adaptable_layers
 from learner.training_state import checkpoint_model, save_training
 from reward_service.custom import load_function
 from reward_service.preference_model import from_folder
+from reward_service.sentences import open_sentence_model
 
 
 def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
@@ -34,6 +35,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
         directory.write_config(run)
         return checkpoint
     require_functions(run.rewards)
+    require_sentence_models(run.rewards)
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
@@ -86,6 +88,19 @@ def require_functions(rewards: Rewards) -> None:
     for mix in rewards.mixes():
         for section in mix.functions:
             load_function(section.path)
+
+
+def require_sentence_models(rewards: Rewards) -> None:
+    """Refuse a model of the cosine that cannot be opened before anything starts. Raises InputError naming its key."""
+    opened = set()
+    for key, mix in rewards:
+        model = mix.cosine.model if isinstance(mix, RewardMix) and mix.cosine is not None else None
+        if model is not None and model not in opened:
+            try:
+                open_sentence_model(model, device="cpu")
+            except InputError as error:
+                raise InputError(f"rewards.{key}.cosine.model", f"{error.where!r} {error.what}") from error
+            opened.add(model)
 
 
 def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:

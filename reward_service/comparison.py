@@ -77,12 +77,12 @@ class ComparedTexts:
         self._means_over, self._mean_position = _ranges(self._mean_from, self._mean_to)
         self._needed = np.unique(np.concatenate([own, saved, self._means_over]))
         self._own, self._saved = self._row(own), self._row(saved)
+        self._turns = [turns[number] for number in self._needed.tolist()]
 
         # In the flat array, a query is followed by what memory was written with, so that the two are one span.
         sequences: list[Sequence[int]] = []
         forced = np.zeros(len(self._needed), dtype=np.int64)
-        for i, number in enumerate(self._needed.tolist()):
-            turn = turns[number]
+        for i, turn in enumerate(self._turns):
             if turn.teacher_forced:
                 forced[i] = 1
                 sequences += (turn.answer_ids, turn.query_ids, turn.reference_ids)
@@ -124,9 +124,10 @@ class ComparedTexts:
         return np.where(changes, apart, both)
 
     def cosine(self, section: Cosine, embedding: np.ndarray) -> np.ndarray:
-        sums = embed(embedding, self._texts)
-        remembered = unit(sums[self._query] + sums[self._query + 1])
-        answer, reference = unit(sums[self._answer[self._own]]), unit(sums[self._reference[self._own]])
+        """Weighted likeness of embeddings: of `section.model` where it names one, else by the token embedding given."""
+        answer, reference, remembered = (
+            self._by_tokens(embedding) if section.model is None else self._by_model(section.model, section.running > 0)
+        )
         running = np.zeros_like(answer)
         if section.running > 0 and len(self._means_over):
             positions = np.zeros(len(self._needed), dtype=np.int64)
@@ -136,6 +137,26 @@ class ComparedTexts:
             running[begun] = unit(means[self._row(self._mean_to[begun] - 1)])
         return cosine_reward(section, answer, reference, remembered[self._saved], running, self._forms)
 
+    def _by_tokens(self, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Unit rows of answers and references [comparisons, width], and of what every needed turn left in memory [needed, width]."""
+        sums = embed(embedding, self._texts)
+        remembered = unit(sums[self._query] + sums[self._query + 1])
+        return unit(sums[self._answer[self._own]]), unit(sums[self._reference[self._own]]), remembered
+
+    def _by_model(self, model: str, running: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `_by_tokens`. Rows of turns that no other is compared with are left at 0. running: whether there is a running mean."""
+        # Here and not at the top: it brings torch, which a service without such a model does without.
+        from reward_service.sentences import sentence_vectors
+
+        own = [self._turns[i] for i in self._own.tolist()]
+        looked_back_to = np.unique(np.concatenate([self._saved, self._row(self._means_over)]) if running else self._saved)
+        saved = [self._turns[i] for i in looked_back_to.tolist()]
+        texts = [turn.answer for turn in own] + [turn.reference for turn in own] + [remembered_text(turn) for turn in saved]
+        answers, references, left = np.split(unit(sentence_vectors(model, texts)), [len(own), 2 * len(own)])
+        remembered = np.zeros((len(self._needed), left.shape[1]), dtype=left.dtype)
+        remembered[looked_back_to] = left
+        return answers, references, remembered
+
     def length(self, section: Length) -> np.ndarray:
         lengths = self._texts.lengths
         return length_reward(section, lengths[self._answer[self._own]], lengths[self._reference[self._own]])
@@ -144,6 +165,11 @@ class ComparedTexts:
         answers = self._texts.take(self._answer[self._own])
         spans = zip(answers.starts.tolist(), answers.lengths.tolist(), strict=True)
         return repetition_reward(section, [answers.flat[start : start + length].tolist() for start, length in spans])
+
+
+def remembered_text(turn: Turn) -> str:
+    """`Turn.remembered_ids` as text: the query, and what memory was written with after it."""
+    return f"{turn.query} {turn.reference if turn.teacher_forced else turn.answer}"
 
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

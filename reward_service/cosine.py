@@ -1,7 +1,8 @@
-"""Likeness of texts by the mean of their token embeddings: cosine, clamped at 0.
+"""Likeness of texts by their embeddings: cosine, clamped at 0.
 
-The embedding is a frozen float32 matrix [vocabulary, width], given once. It must not be the trainable one of the policy: a
-reward that moves with the policy can be raised by moving the embedding.
+Of a text, the mean of its token embeddings: a frozen float32 matrix [vocabulary, width], given once. It must not be the trainable
+one of the policy: a reward that moves with the policy can be raised by moving the embedding. Or the vector of a frozen model
+(reward_service/sentences.py); all that follows is the same.
 """
 
 from __future__ import annotations

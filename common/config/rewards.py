@@ -76,8 +76,8 @@ class Cosine(Component):
     decay: float = Field(0.2, ge=0, lt=1)
     """Share of the running mean that stays when the next interaction enters it."""
     model: str | None = None
-    """A sentence-transformers model, by folder or name, whose embedding of the text is compared; None: the mean of token embeddings of the
-    model that MRL started from. Needs the extra `sentence`."""
+    """A sentence-transformers model, by folder (on every node that runs reward workers) or hub name, whose embeddings of the texts are
+    compared; None: the mean of token embeddings of the model that MRL started from. Needs the extra `sentence`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Cosine:
@@ -191,7 +191,7 @@ class RewardMix(Section):
     bleu: Bleu | None = Bleu()
     """BLEU of the answer, on token ids."""
     cosine: Cosine | None = Cosine()
-    """Cosine of mean token embeddings, of the frozen model that MRL started from."""
+    """Cosine of frozen embeddings of the texts: of the model that MRL started from, or of one of sentence-transformers."""
     length: Length | None = Length()
     """Whether the answer is about as long as it should be."""
     recall: Recall | None = Recall()
