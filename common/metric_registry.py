@@ -20,6 +20,8 @@ COHORTS = ("all", "trained")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKENS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+_VALUES = (-5, -2, -1, -0.5, -0.01, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1, 2, 5)
+"""Of rewards: mostly in [0, 1]. The narrow buckets below 0 and 1 keep the ends, where many values lie, apart from what is near them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,38 @@ _MEMORY = [
 
 _REWARD = [
     _mean("reward/component", "reward", "scored turns", "Raw reward component, before its weight", ("component", "cohort"), "higher"),
+    # Beside the mean: where values fall below 0 the sum of a histogram is no counter, and Prometheus has no mean of it.
+    _histogram(
+        "reward/value",
+        "reward",
+        _VALUES,
+        "scored turns to which the component applies",
+        "Distribution of a raw reward component",
+        ("component",),
+    ),
+    _mean(
+        "reward/saturated",
+        "fraction",
+        "scored turns to which the component applies",
+        "Share at an end of the component's range: its clip's, or 0 and 1 of a built-in one",
+        ("component", "end"),
+    ),
+    _counter(
+        "reward/alarms",
+        "alarms",
+        "one iteration in whose whole batch a component of 16 turns or more does not vary, or lies at one end in more than 95 %",
+        "Components that have nothing to teach",
+        ("component", "kind"),
+    ),
+    _gauge(
+        "reward/recall_correlation",
+        "1",
+        "last",
+        "turns of the whole batch that have both",
+        "Pearson correlation of a component with recall; absent where one of them does not vary, or over fewer than 8 turns",
+        ("component",),
+        "higher",
+    ),
     _counter("reward/turns", "turns", "one turn scored", "Turns scored"),
     _counter("reward/failed_turns", "turns", "one turn that could not be scored and is left out of training", "Failed turns", ("reason",)),
     _histogram("reward/batch_seconds", "s", _SECONDS, "scoring calls", "Time of one scoring call"),

@@ -21,6 +21,7 @@ from common.failures import DataFailure, InfraFailure
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
+from reward_service.monitor import BatchMonitor
 from reward_service.statistics import Statistics, after, from_json, to_json
 from reward_service.worker import RewardWorker, record_rewards
 
@@ -56,6 +57,7 @@ class RewardPool:
         self.actors: list[ActorHandle] = [make.remote(*arguments) for _ in range(rewards.workers)]
         self._pool = ActorPool("rewards", self.actors)
         self._metrics = Metrics()
+        self._monitor = BatchMonitor(self._metrics)
         self._waiting = 0
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
@@ -72,7 +74,11 @@ class RewardPool:
             self._waiting -= len(episodes)
 
     def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
-        """The state for the next iteration, once these were trained on. JSON-ready; a function of its arguments."""
+        """The state for the next iteration, once these were trained on. JSON-ready; a function of its arguments.
+
+        Records beside it what this whole batch shows (reward_service/monitor.py).
+        """
+        self._monitor.record(episodes)
         return to_json(after(from_json(state), episodes, self._rewards))
 
     async def _score(self, batch: list[Episode], statistics: Statistics) -> list[Episode]:

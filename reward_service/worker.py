@@ -16,6 +16,7 @@ from common.episode import Episode
 from common.metrics import Metrics
 from common.pooled_actor import PooledActor
 from reward_service.compose import score_episodes
+from reward_service.monitor import record_components, scored_turns
 from reward_service.statistics import Statistics
 
 
@@ -42,14 +43,10 @@ class RewardWorker(PooledActor):
 
 
 def record_rewards(metrics: Metrics, episodes: Sequence[Episode]) -> None:
-    """Counts of scored and failed turns, and the mean of each raw component over the scored turns to which it applies."""
-    turns = [turn for episode in episodes for turn in episode.answered]
-    scored = [turn for turn in turns if turn.reward is not None]
+    """Counts of scored and failed turns, and each raw component over the scored turns to which it applies (reward_service/monitor.py)."""
+    scored = scored_turns(episodes)
     metrics.record("reward/turns", len(scored))
-    for turn in turns:
-        if turn.failure is not None:
-            # A failure begins with the component, or the kind of failure, that is to blame: few enough values for a label.
-            metrics.record("reward/failed_turns", 1, reason=turn.failure.partition(":")[0])
-    for name in dict.fromkeys(name for turn in scored for name in turn.rewards):
-        values = [turn.rewards[name] for turn in scored if name in turn.rewards]
-        metrics.record("reward/component", float(np.mean(values)), len(values), component=name)
+    for turn in (turn for episode in episodes for turn in episode.answered if turn.failure is not None):
+        # A failure begins with the component, or the kind of failure, that is to blame: few enough values for a label.
+        metrics.record("reward/failed_turns", 1, reason=str(turn.failure).partition(":")[0])
+    record_components(metrics, scored)

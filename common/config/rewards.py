@@ -185,6 +185,10 @@ class EndpointReward(Component):
     """Seconds for one request."""
 
 
+BUILT_IN = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match")
+"""Components with values between 0 and 1; recall goes below 0 for what is remembered wrongly."""
+
+
 class RewardMix(Section):
     """Components of one strategy; a component that is absent is not computed."""
 
@@ -211,8 +215,7 @@ class RewardMix(Section):
 
     def components(self) -> dict[str, Component]:
         """Every component that is there, by its name in episodes."""
-        built_in = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match")
-        present = {name: getattr(self, name) for name in built_in if getattr(self, name) is not None}
+        present = {name: getattr(self, name) for name in BUILT_IN if getattr(self, name) is not None}
         return present | {part.name: part for part in self.named()}
 
     def named(self) -> tuple[FunctionReward | EndpointReward | ModelReward, ...]:

@@ -77,7 +77,9 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
     dealt[5] = replace(dealt[5], strategy="backwards")  # type: ignore[arg-type]
 
     async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, Any]]:
-        return await pool.score(dealt, {}), await pool.metrics()
+        scored = await pool.score(dealt, {})
+        assert pool.after({}, scored) == {}
+        return scored, await pool.metrics()
 
     scored, state = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]
@@ -91,6 +93,7 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
     assert row["reward/turns"] == 15 * 3
     assert row["reward/failed_turns{reason=DataFailure}"] == 3
     assert row["reward/component{component=recall}"] == 1.0
+    assert row["reward/alarms{component=length,kind=constant}"] == 1, "every answer is as long as its reference"
     expected = np.mean([turn.rewards["bleu"] for one in scored for turn in one.answered if turn.reward is not None])
     assert row["reward/component{component=bleu}"] == pytest.approx(expected)
 

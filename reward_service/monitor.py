@@ -1,0 +1,152 @@
+"""What the rewards of many turns show as a whole: where values lie, whether they still tell answers apart, and whether they go with recall.
+
+Per scoring call: the distribution of each component and its share at the ends of its range; parts add up, so any call will do. Of
+the whole batch of an iteration, because a part could not tell: alarms, and the correlation with recall. A component that is the same
+for all answers teaches nothing, and one that lies at its upper end has nothing left to teach; one that rises while it goes against
+recall is being earned without remembering.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from common.config.rewards import BUILT_IN
+from common.episode import Episode, Turn
+from common.metrics import Metrics
+from reward_service.statistics import SMALLEST_STD
+
+ALARM_TURNS = 16
+"""Fewer values raise no alarm: a handful of answers may well be alike."""
+ALARM_SHARE = 0.95
+CORRELATION_TURNS = 8
+"""Fewer turns have no correlation worth showing."""
+AT_END = 1e-6
+"""How near to an end is at it: cosines come from float32."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One component on the scored turns to which it applies; all arrays float64 [values], except `rows`."""
+
+    rows: np.ndarray
+    """Places of these turns among the scored ones, ascending: int64."""
+    raw: np.ndarray
+    held: np.ndarray
+    """Held to the clip, where there is one."""
+    low: np.ndarray
+    high: np.ndarray
+    """Ends of the range: the clip's, else 0 and 1 of a built-in component, else unknown (nan)."""
+
+    def saturated(self) -> dict[str, float]:
+        """Share of values at the low and at the high end; empty where no value has a range. Recall below 0 is not at an end."""
+        if np.isnan(self.low).all():
+            return {}
+        return {"low": _share(np.abs(self.held - self.low) <= AT_END), "high": _share(np.abs(self.held - self.high) <= AT_END)}
+
+
+Kind = Literal["constant", "saturated_low", "saturated_high"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    component: str
+    kind: Kind
+    figure: float
+    """Standard deviation of a constant component, share at the end of a saturated one."""
+    values: int
+
+
+def scored_turns(episodes: Iterable[Episode]) -> list[Turn]:
+    return [turn for episode in episodes for turn in episode.answered if turn.reward is not None]
+
+
+def columns(turns: Sequence[Turn]) -> dict[str, Column]:
+    """The components of scored turns, by name."""
+    gathered: dict[str, list[tuple[int, float, float, float]]] = {}
+    for row, turn in enumerate(turns):
+        for name, value in turn.rewards.items():
+            term = turn.terms[name]
+            gathered.setdefault(name, []).append((row, value, term.low, term.high))
+    out = {}
+    for name, values in gathered.items():
+        rows, raw, low, high = np.array(values, dtype=np.float64).T
+        start, end = (0.0, 1.0) if name in BUILT_IN else (np.nan, np.nan)
+        ends = np.where(np.isfinite(low), low, start), np.where(np.isfinite(high), high, end)
+        out[name] = Column(rows.astype(np.int64), raw, np.clip(raw, low, high), *ends)
+    return out
+
+
+def record_components(metrics: Metrics, turns: Sequence[Turn]) -> None:
+    """Mean, distribution and saturation of each component over some scored turns."""
+    for name, column in columns(turns).items():
+        metrics.record("reward/component", float(column.raw.mean()), len(column.raw), component=name)
+        metrics.record_all("reward/value", column.raw, component=name)
+        for end, share in column.saturated().items():
+            metrics.record("reward/saturated", share, len(column.raw), component=name, end=end)
+
+
+def alarms(components: Mapping[str, Column]) -> list[Alarm]:
+    """Of a whole batch: components that do not vary, and those that nearly all lie at one end of their range."""
+    raised = []
+    for name, column in components.items():
+        if (count := len(column.held)) >= ALARM_TURNS:
+            if (std := float(column.held.std())) < SMALLEST_STD:
+                raised.append(Alarm(name, "constant", std, count))
+            kinds: dict[str, Kind] = {"low": "saturated_low", "high": "saturated_high"}
+            raised += [Alarm(name, kinds[end], share, count) for end, share in column.saturated().items() if share > ALARM_SHARE]
+    return raised
+
+
+def recall_correlations(components: Mapping[str, Column]) -> dict[str, float]:
+    """Pearson correlation of each other component with recall, over the turns that have both.
+
+    A component is absent where fewer than CORRELATION_TURNS turns have both, or one of the two does not vary over them.
+    """
+    recall = components.get("recall")
+    out = {}
+    for name, column in components.items():
+        if recall is None or name == "recall":
+            continue
+        _, ours, theirs = np.intersect1d(column.rows, recall.rows, assume_unique=True, return_indices=True)
+        a, b = column.held[ours], recall.held[theirs]
+        if len(a) >= CORRELATION_TURNS and min(a.std(), b.std()) >= SMALLEST_STD:
+            covariance = float(np.mean((a - a.mean()) * (b - b.mean())))
+            out[name] = min(max(covariance / float(a.std() * b.std()), -1.0), 1.0)
+    return out
+
+
+class BatchMonitor:
+    """Records what each whole batch shows, and says so in the log when an alarm begins: not again while it lasts."""
+
+    def __init__(self, metrics: Metrics):
+        self._metrics = metrics
+        self._lasting: set[tuple[str, Kind]] = set()
+
+    def record(self, episodes: Iterable[Episode]) -> None:
+        """All scored episodes of one iteration."""
+        components = columns(scored_turns(episodes))
+        raised = alarms(components)
+        for alarm in raised:
+            self._metrics.record("reward/alarms", 1, component=alarm.component, kind=alarm.kind)
+            if (alarm.component, alarm.kind) not in self._lasting:
+                log.warning("reward component %s: %s", alarm.component, _sentence(alarm))
+        self._lasting = {(alarm.component, alarm.kind) for alarm in raised}
+        for name, correlation in recall_correlations(components).items():
+            self._metrics.record("reward/recall_correlation", correlation, component=name)
+
+
+def _sentence(alarm: Alarm) -> str:
+    if alarm.kind == "constant":
+        return f"constant, standard deviation {alarm.figure:.1e} over {alarm.values} turns: it tells no answer from another"
+    return f"{alarm.kind}, {alarm.figure:.1%} of {alarm.values} turns at the {alarm.kind.removeprefix('saturated_')} end of its range"
+
+
+def _share(flags: np.ndarray) -> float:
+    return float(flags.mean())
