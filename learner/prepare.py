@@ -99,7 +99,7 @@ def require_sentence_models(rewards: Rewards) -> None:
             try:
                 open_sentence_model(model, device="cpu")
             except InputError as error:
-                raise InputError(f"rewards.{key}.cosine.model", f"{error.where!r} {error.what}") from error
+                raise InputError(f"rewards.{key}.cosine.model", str(error)) from error
             opened.add(model)
 
 
