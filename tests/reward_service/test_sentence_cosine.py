@@ -164,7 +164,5 @@ def test_a_model_that_cannot_be_opened_is_refused_by_its_key(model: str, tmp_pat
     with pytest.raises(InputError, match=r"rewards\.first_turn\.cosine\.model: .*: is no model that sentence-transformers opens"):
         require_sentence_models(rewards(str(tmp_path)))
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(
-        InputError, match=r"first_turn\.cosine\.model: .*: needs the package .*'engram-rl\[sentence\]'"
-    ):
+    with pytest.raises(InputError, match=r"first_turn\.cosine\.model: .*: needs the package .*'engram-rl\[sentence\]'"):
         require_sentence_models(rewards(model))
