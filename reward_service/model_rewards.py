@@ -117,7 +117,9 @@ class VllmPreferenceModel:
                 "serve", "is vllm, which is not installed here: pip install 'engram-rl[vllm]', or serve by transformers"
             ) from missing
         self._text, self.levels, self.module = model, model.levels, model.module
-        self._engine: Any = LLM(folder, runner="pooling", max_model_len=model.max_tokens)
+        # In the checkpoint's own type: vLLM would halve float32, and rewards would depend on who serves them.
+        dtype = str(model.module.dtype).removeprefix("torch.")
+        self._engine: Any = LLM(folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype)
         # The raw logits: an activation would hide a scalar's size and a level's odds.
         self._parameters = PoolingParams(task="classify", use_activation=False)
 

@@ -50,11 +50,11 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]")
 
 
-def text_model(folder: Path, kind: str = "llama", levels: int | None = None) -> str:
+def text_model(folder: Path, kind: str = "llama", levels: int | None = None, width: int = 32) -> str:
     """A folder with a tiny model of transformers: a causal LM ("llama"), an encoder ("bert"), or a classifier of `levels` ("bert")."""
     torch.manual_seed(0)
     tokenizer = text_tokenizer()
-    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4}
     shape |= {"intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
     if kind == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, bos_token_id=None, eos_token_id=2))

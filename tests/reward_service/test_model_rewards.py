@@ -16,7 +16,7 @@ from common.failures import InputError
 from common.models.reactive import ReactiveTransformer
 from common.models.reward import RxTRewardModel
 from reward_service.compose import score_episodes
-from reward_service.model_rewards import model_rewards, open_model, weights_digest
+from reward_service.model_rewards import model_rewards, open_model, scores, weights_digest
 from reward_service.pool import RewardPool
 from reward_service.preference_model import Dialogue, MemoryPreferenceModel, expected_and_std, in_passes
 from tests.local_preferences import preferences, text_model
@@ -168,3 +168,14 @@ def test_workers_of_a_pool_score_with_the_model_too(memory_model: str) -> None:
     expected = score_episodes(EPISODES, settings, EMBEDDING, ())
     for one, other in zip(scored, expected, strict=True):
         assert [turn.reward for turn in one.answered] == pytest.approx([turn.reward for turn in other.answered])
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_vllm_gives_the_scores_of_transformers(tmp_path: Path, levels: int) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed on this machine")
+    path = text_model(tmp_path / "judge", "bert", levels, width=128)  # heads of 32, the smallest that vLLM computes
+    section = ModelReward(name="quality", path=path, unit=False)
+    said = [Dialogue((), f"what about {word}", f"{tone} {word}") for word in ("tea", "milk") for tone in ("gladly it is", "go away with")]
+    ours, theirs = (open_model(path, serve) for serve in ("transformers", "vllm"))
+    expected, found = (scores(section, model, [model.read(each) for each in said]) for model in (ours, theirs))
+    assert np.array(found) == pytest.approx(np.array(expected), abs=1e-4)
