@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.checkpoint import open_checkpoint
 from common.data.preferences import Preference, load_preferences
+from common.failures import DataFailure, InputError
 from learner.group import Group, OneRank
 from learner.rl.preference import EPSILON, ranking_pairs, win_probability
 from reward_service.model_rewards import is_ours, open_model
@@ -112,10 +113,14 @@ def evaluate_reward_model(where: str, data: str) -> dict[str, Any]:
     Raises InputError where either cannot be read.
     """
     model, preferences = open_model(where, "transformers"), load_preferences(data)
-    results = {"with_history": measure(model, preferences, OneRank(model.module.device)).to_json()}
+    kinds = {"with_history": preferences}
     if any(preference.history for preference in preferences):
-        alone = [replace(preference, history=()) for preference in preferences]
-        results["without_history"] = measure(model, alone, OneRank(model.module.device)).to_json()
+        kinds["without_history"] = [replace(preference, history=()) for preference in preferences]
+    group = OneRank(model.module.device)
+    try:
+        results = {name: measure(model, part, group).to_json() for name, part in kinds.items()}
+    except DataFailure as misfit:
+        raise InputError(data, str(misfit)) from misfit
     return {"preferences": results}
 
 

@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from common.config.rewards import RewardMix, Rewards
 from common.config.schema import MRL, RewardModelStage, Run
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
@@ -20,9 +19,8 @@ from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.lora import adaptable_layers
 from learner.training_state import checkpoint_model, save_training
-from reward_service.custom import load_function
 from reward_service.preference_model import from_folder
-from reward_service.sentences import open_sentence_model
+from reward_service.requirements import require_rewards
 
 
 def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
@@ -34,8 +32,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
     if checkpoint is not None:
         directory.write_config(run)
         return checkpoint
-    require_functions(run.rewards)
-    require_sentence_models(run.rewards)
+    require_rewards(run.rewards)
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
@@ -81,26 +78,6 @@ def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Convers
     config: RxTConfig = named_config(run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size})
     torch.manual_seed(derive(run.seed, "weights"))
     return ReactiveTransformer(config), tokenizer
-
-
-def require_functions(rewards: Rewards) -> None:
-    """Refuse a reward function that is not there before anything starts. Raises InputError naming its path."""
-    for mix in rewards.mixes():
-        for section in mix.functions:
-            load_function(section.path)
-
-
-def require_sentence_models(rewards: Rewards) -> None:
-    """Refuse a model of the cosine that cannot be opened before anything starts. Raises InputError naming its key."""
-    opened = set()
-    for key, mix in rewards:
-        model = mix.cosine.model if isinstance(mix, RewardMix) and mix.cosine is not None else None
-        if model is not None and model not in opened:
-            try:
-                open_sentence_model(model, device="cpu")
-            except InputError as error:
-                raise InputError(f"rewards.{key}.cosine.model", str(error)) from error
-            opened.add(model)
 
 
 def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:

@@ -7,6 +7,7 @@ text, so it cannot serve a reward model with short-term memory.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from reward_service.preference_model import (
     expected_and_std,
     from_folder,
     in_passes,
+    scoring_config,
 )
 
 
@@ -77,6 +79,25 @@ def open_model(path: str, serve: str) -> PreferenceModel:
     return _serving(from_folder(path, path), path, serve)
 
 
+def require_model(section: ModelReward) -> None:
+    """Refuse a reward model that is not there, without loading its weights. Raises InputError naming its path."""
+    if is_ours(section.path):
+        checkpoint = open_checkpoint(section.path)
+        with checkpoint.folder() as folder:
+            config = scoring_config(checkpoint.where, folder)
+    else:
+        config = scoring_config(section.path, section.path)
+    if section.serve == "vllm":
+        require_vllm(section.path, reads_memory=config.model_type == "rxt_reward")
+
+
+def require_vllm(where: str, reads_memory: bool) -> None:
+    if reads_memory:
+        raise InputError(where, "reads short-term memory, which vLLM cannot: serve it by transformers")
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError("serve", "is vllm, which is not installed here: pip install 'engram-rl[vllm]', or serve by transformers")
+
+
 def _serving(model: PreferenceModel, folder: str | Path, serve: str) -> PreferenceModel:
     if serve == "vllm":
         return VllmPreferenceModel(model, str(folder))
@@ -108,14 +129,10 @@ class VllmPreferenceModel:
     """The same scores by vLLM's pooling runner, which batches requests of all lengths by itself."""
 
     def __init__(self, model: PreferenceModel, folder: str):
-        if not isinstance(model, TextPreferenceModel):
-            raise InputError(folder, "reads short-term memory, which vLLM cannot: serve it by transformers")
-        try:
-            from vllm import LLM, PoolingParams
-        except ImportError as missing:
-            raise InputError(
-                "serve", "is vllm, which is not installed here: pip install 'engram-rl[vllm]', or serve by transformers"
-            ) from missing
+        require_vllm(folder, reads_memory=not isinstance(model, TextPreferenceModel))
+        assert isinstance(model, TextPreferenceModel)
+        from vllm import LLM, PoolingParams
+
         self._text, self.levels, self.module = model, model.levels, model.module
         # In the checkpoint's own type: vLLM would halve float32, and rewards would depend on who serves them.
         dtype = str(model.module.dtype).removeprefix("torch.")

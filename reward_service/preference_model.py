@@ -7,7 +7,8 @@ share both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -166,26 +167,41 @@ def from_folder(where: str, folder: str | Path, max_tokens: int | None = None, l
 
     InputError naming `where`: nothing that transformers opens, or a language model asked to score without `levels`.
     """
+    config = scoring_config(where, folder, levels)
     transformers_logging.disable_progress_bar()
+    if config.model_type == "rxt_reward":
+        return MemoryPreferenceModel(RxTRewardModel.from_pretrained(folder), ConversationTokenizer.load(folder))
+    labels = {} if levels is None else {"num_labels": levels}
+    with _naming(where):
+        module = AutoModelForSequenceClassification.from_pretrained(folder, ignore_mismatched_sizes=levels is not None, **labels)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if levels is not None and not (_scores(config) and config.num_labels == levels):
+        draw_head(module)
+    return TextPreferenceModel(module, tokenizer, max_tokens)
+
+
+def scoring_config(where: str, folder: str | Path, levels: int | None = None) -> Any:
+    """The configuration of what `from_folder` would open, without its weights. Raises InputError as it does."""
     if str(folder).startswith((".", "/")) and not Path(folder).is_dir():
         raise InputError(where, "does not exist")
-    try:
+    with _naming(where):
         config = AutoConfig.from_pretrained(folder)
-        if config.model_type == "rxt_reward":
-            return MemoryPreferenceModel(RxTRewardModel.from_pretrained(folder), ConversationTokenizer.load(folder))
-        if config.model_type == "rxt":
-            raise InputError(where, "is a policy, not a reward model: train one from it with the stage reward_model")
-        scores = any("SequenceClassification" in name for name in config.architectures or ())
-        if levels is None and not scores:
-            raise InputError(where, f"has no head that scores: it is a {', '.join(config.architectures or ['model'])}")
-        labels = {} if levels is None else {"num_labels": levels}
-        module = AutoModelForSequenceClassification.from_pretrained(folder, ignore_mismatched_sizes=levels is not None, **labels)
-        if levels is not None and not (scores and config.num_labels == levels):
-            draw_head(module)
-        return TextPreferenceModel(module, AutoTokenizer.from_pretrained(folder), max_tokens)
+    if config.model_type == "rxt":
+        raise InputError(where, "is a policy, not a reward model: train one from it with the stage reward_model")
+    if config.model_type != "rxt_reward" and levels is None and not _scores(config):
+        raise InputError(where, f"has no head that scores: it is a {', '.join(config.architectures or ['model'])}")
+    return config
+
+
+def _scores(config: Any) -> bool:
+    return any("SequenceClassification" in name for name in config.architectures or ())
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as unreadable:
-        if isinstance(unreadable, InputError):
-            raise
         raise InputError(where, f"is nothing that transformers opens: {' '.join(str(unreadable).split())[:200]}") from unreadable
 
 

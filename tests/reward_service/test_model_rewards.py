@@ -19,6 +19,7 @@ from reward_service.compose import score_episodes
 from reward_service.model_rewards import model_rewards, open_model, scores, weights_digest
 from reward_service.pool import RewardPool
 from reward_service.preference_model import Dialogue, MemoryPreferenceModel, expected_and_std, in_passes
+from reward_service.requirements import require_rewards
 from tests.local_preferences import preferences, text_model
 from tests.local_source import lively_model
 
@@ -145,12 +146,17 @@ def test_other_weights_are_another_version(tmp_path: Path) -> None:
 
 def test_what_is_no_reward_model_is_refused_by_name(tmp_path: Path, memory_model: str) -> None:
     causal = text_model(tmp_path / "causal")
-    with pytest.raises(InputError, match="has no head that scores: it is a LlamaForCausalLM"):
-        open_model(causal, "transformers")
-    with pytest.raises(InputError, match="does not exist"):
-        open_model(f"{tmp_path}/nothing", "transformers")
-    with pytest.raises(InputError, match="reads short-term memory, which vLLM cannot"):
-        open_model(memory_model, "vllm")
+    for path, serve, what in (
+        (causal, "transformers", "has no head that scores: it is a LlamaForCausalLM"),
+        (f"{tmp_path}/nothing", "transformers", "does not exist"),
+        (str(tmp_path), "transformers", "is nothing that transformers opens"),
+        (memory_model, "vllm", "reads short-term memory, which vLLM cannot"),
+    ):
+        with pytest.raises(InputError, match=what):
+            require_rewards(rewards(path, serve=serve))
+        with pytest.raises(InputError, match=what):
+            open_model(path, serve)
+    require_rewards(rewards(memory_model))
 
 
 @pytest.mark.usefixtures("ray_local")

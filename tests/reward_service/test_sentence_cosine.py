@@ -17,8 +17,8 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from common.config.rewards import Cosine, RewardMix, Rewards
 from common.episode import Episode, Strategy, Turn
 from common.failures import InputError
-from learner.prepare import require_sentence_models
 from reward_service.compose import score_episodes
+from reward_service.requirements import require_sentence_models
 from reward_service.sentences import sentence_vectors
 
 WORDS = ("what", "is", "the", "name", "of", "my", "dog", "called", "rex", "max", "and", "lives", "in", "oslo", "york", "she")
