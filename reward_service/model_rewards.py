@@ -118,7 +118,7 @@ def weights_digest(path: str) -> str:
         with open_checkpoint(path).folder() as checkpoint:
             return hashlib.blake2b((checkpoint / MANIFEST).read_bytes(), digest_size=8).hexdigest()
     digest = hashlib.blake2b(path.encode() if not Path(path).is_dir() else b"", digest_size=8)
-    for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else ():
+    for file in sorted(Path(path).rglob("*.safetensors")) if Path(path).is_dir() else ():
         with file.open("rb") as stream:
             for part in iter(partial(stream.read, 1 << 20), b""):
                 digest.update(part)

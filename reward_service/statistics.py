@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.rewards import Component, FunctionReward, ModelReward, RewardMix, Rewards
+from common.config.rewards import Component, Cosine, FunctionReward, ModelReward, RewardMix, Rewards
 from common.episode import Episode, Term
 from reward_service.custom import source_file
 
@@ -96,14 +96,15 @@ def terms_of(mix: RewardMix, statistics: Statistics) -> dict[str, Term]:
 
 @lru_cache(maxsize=256)
 def version_of(component: Component) -> str:
-    """Eight digits that change with whatever decides a component's raw values: its settings, and the file of a function."""
+    """Eight digits that change with whatever decides a component's raw values: its settings, the file of a function, the weights of a model."""
     parts = [type(component).__name__, component.model_dump_json(exclude={"weight", "clip", "normalise"})]
     if isinstance(component, FunctionReward):
         file = source_file(component.path)
         parts.append(Path(file).read_text() if file else "")
-    if isinstance(component, ModelReward):
-        # Here and not at the top: it brings torch, which a service without reward models does without.
+    model = component.path if isinstance(component, ModelReward) else component.model if isinstance(component, Cosine) else None
+    if model is not None:
+        # Here and not at the top: it brings torch, which a service without models does without.
         from reward_service.model_rewards import weights_digest
 
-        parts.append(weights_digest(component.path))
+        parts.append(weights_digest(model))
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
