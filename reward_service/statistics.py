@@ -96,7 +96,7 @@ def terms_of(mix: RewardMix, statistics: Statistics) -> dict[str, Term]:
 
 @lru_cache(maxsize=256)
 def version_of(component: Component) -> str:
-    """Eight digits that change with whatever decides a component's raw values: its settings, the file of a function, the weights of a model."""
+    """Eight digits that change with what decides raw values: settings, the file of a function, the weights of a model."""
     parts = [type(component).__name__, component.model_dump_json(exclude={"weight", "clip", "normalise"})]
     if isinstance(component, FunctionReward):
         file = source_file(component.path)

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from common.config.schema import RewardModelStage, Run
 from common.data.preferences import Preference
 from common.data.sources import load_corpus
+from common.data.tokenizer import train_tokenizer
 from common.failures import InputError
 from common.metrics import read_rows
 from common.models.reward import RxTRewardModel
@@ -30,7 +31,7 @@ from learner.stages.reward_model import RewardModelObjective
 from learner.stages.supervised import build_objective
 from reward_service.preference_model import Dialogue, from_folder
 from tests.local_preferences import POLITE, RUDE, preference_run, preferences, text_model
-from tests.local_source import comparable_rows, prepared, processes, run_and_die, run_here
+from tests.local_source import comparable_rows, lively_model, prepared, processes, run_and_die, run_here, tiny_corpus, tiny_run
 
 RATE = {"optimizer": {"learning_rate": 5e-3, "warmup_fraction": 0.1}}
 STAGE: dict[str, Any] = {"stage": "reward_model", "steps": 60, "batch_size": 10, "evaluate_every": 30, **RATE}
@@ -235,3 +236,28 @@ def test_held_out_groups_are_never_trained_on(tmp_path: Path) -> None:
     assert held
     assert not train & held
     assert load_corpus(run.data.model_copy(update={"train": both}), 0).preferences == load_corpus(run.data, 0).preferences
+
+
+# --- in reinforcement learning ------------------------------------------------------------------------------------------
+
+
+def test_mrl_learns_from_retention_and_quality_each_measured_in_its_own_spread(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(tiny_corpus().texts, 400)
+    judge = tmp_path / "judge"
+    RxTRewardModel.from_policy(lively_model(tokenizer), 5).save_pretrained(judge)
+    tokenizer.save(judge)
+    quality = {"name": "quality", "path": str(judge), "unit": False, "normalise": True}
+    mix = {"bleu": None, "cosine": None, "length": {"normalise": True}, "recall": {"normalise": True}, "models": [quality]}
+    changed = {}
+    for doubt in (False, True):
+        mrl = {"stage": "mrl", "episodes": 6, "curriculum": [{"name": "all", "iterations": 3, "max_steps": 3}], "ppo": {"doubt": doubt}}
+        run = tiny_run(tmp_path, mrl, name=f"doubt-{doubt}", rewards=dict.fromkeys(("single", "cumulative", "long_term"), mix))
+        directory, (source,) = run_here(run)
+        assert source.statistics.keys() == {"length", "quality", "recall"}
+        assert 1 < source.statistics["quality"].mean < 5
+        rows = read_rows(directory)
+        assert all(1 < row["reward/component{component=quality,cohort=trained}"] < 5 for row in rows), "raw values are reported"
+        assert all(abs(row["objective/scores"]) < 3 for row in rows[1:]), "totals are in standard deviations"
+        with newest(directory).folder() as folder:
+            changed[doubt] = load_file(folder / "model.safetensors")["decoder.head.weight"]
+    assert not torch.equal(changed[False], changed[True])
