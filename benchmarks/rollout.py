@@ -205,7 +205,7 @@ def _workers(slots: int) -> Iterator[Callable[[int, bool], float]]:
         done = []
         for worker, judge, batch in [*zip(players, scorers, batches, strict=True)][:count] * ROUNDS:
             episodes = worker.sample.remote(batch, 0, None)
-            done.append(judge.score.remote(episodes) if rewards else episodes)
+            done.append(judge.score.remote(episodes, {}) if rewards else episodes)
         _wait(done)
         return time.perf_counter() - began
 
