@@ -202,13 +202,21 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
 
 def _write_preferences(source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format) -> None:
     from common.data.preferences import save_preferences
-    from common.data.ranked import held_for_test, load_instructions, load_taskmaster
+    from common.data.ranked import is_for_test, load_instructions, load_taskmaster
+    from common.data.rows import save_rows
     from common.failures import InputError
 
     if settings:
         raise InputError(settings[0], f"{source} has no settings")
-    preferences = load_instructions(folder) if source is Source.instructions else load_taskmaster(folder)
-    for split, part in held_for_test(preferences).items():
-        path = out / f"{split}.{format.value}"
-        save_preferences(part, path)
-        typer.echo(f"{path}: {len(part)} preferences in {len({each.group for each in part})} groups")
+    if source is Source.instructions:
+        preferences = load_instructions(folder)
+    else:
+        judged = load_taskmaster(folder)
+        preferences = [preference for each in judged for preference in each.preferences]
+        rows = [row for each in judged if not is_for_test(each.conversation) for row in each.rows]
+        save_rows(rows, out / f"conversations.{format.value}")
+        typer.echo(f"{out}/conversations.{format.value}: {len(rows)} conversations that end with a good action")
+    for split, test in (("train", False), ("test", True)):
+        part = [preference for preference in preferences if is_for_test(preference.group) == test]
+        save_preferences(part, out / f"{split}.{format.value}")
+        typer.echo(f"{out}/{split}.{format.value}: {len(part)} preferences in {len({each.group for each in part})} groups")

@@ -94,8 +94,10 @@ class PreferencesData(Section):
     """Held out; empty: a share of `train`."""
     eval_fraction: float = Field(0.2, gt=0, lt=0.5)
     """Share of `train` that is held out where `eval` is empty, by hash of the group, so that no group is divided."""
-    texts: tuple[str, ...] = ()
-    """Files of {"text"} for joint LM pre-training; empty: everything said in the preferences to train on."""
+    conversations: tuple[str, ...] = ()
+    """Files of conversations (MRL rows) that the stages before the reward model train on besides the best answers."""
+    pairs: tuple[str, ...] = ()
+    """Files of {"query", "answer"} for the same."""
 
 
 Data = Annotated[SynthData | BabiData | SgdData | RowsData | PreferencesData, Field(discriminator="kind")]

@@ -2,20 +2,21 @@
 
 instructions: instruction-data-with-preference.json of rasbt/LLMs-from-scratch (Apache-2.0): one polite and one rude answer each, by an LLM.
 taskmaster: the rewards of Taskmaster-3 and -4 (Google, CC BY 4.0): next actions of a booking agent that people judged good or bad. Contexts
-with both kinds give every pair of a good and a bad action.
+with both kinds give every pair of a good and a bad action, and all good ones conversations to learn the language from.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.data.preferences import Preference
 from common.data.splits import fraction, text_hash
+from common.episode import Interaction, Row
 from common.failures import InputError
 
 TEST_FRACTION = 0.25
@@ -37,40 +38,57 @@ def load_instructions(folder: str | Path) -> list[Preference]:
     return found
 
 
-def load_taskmaster(folder: str | Path) -> list[Preference]:
-    """Pairs of actions in the same context; a group is a conversation. InputError where files are missing or not what they should be."""
+@dataclass(frozen=True)
+class Judged:
+    """What people said of the agent's actions in one context."""
+
+    conversation: str
+    history: tuple[tuple[str, str], ...]
+    prompt: str
+    good: tuple[str, ...]
+    """Without those that were judged bad too, by somebody else."""
+    bad: tuple[str, ...]
+
+    @property
+    def preferences(self) -> list[Preference]:
+        """Every pair of a good and a bad action."""
+        return [
+            Preference(self.prompt, (good, bad), history=self.history, group=self.conversation) for good in self.good for bad in self.bad
+        ]
+
+    @property
+    def rows(self) -> list[Row]:
+        """A conversation for each good action; none where nothing was said before."""
+        if not self.history:
+            return []
+        opening, *rest = (Interaction(query, answer) for query, answer in self.history)
+        return [Row(opening.query, opening.answer, (*rest, Interaction(self.prompt, good))) for good in self.good]
+
+
+def load_taskmaster(folder: str | Path) -> list[Judged]:
+    """InputError where files are missing or not what they should be."""
     paths = sorted(Path(folder).glob("tm*_reward_*.json.gz"))
     if not paths:
         raise InputError(str(folder), "holds no tm*_reward_*.json.gz")
-    judged: dict[str, tuple[str, dict[bool, list[str]]]] = defaultdict(lambda: ("", {True: [], False: []}))
+    judged: dict[str, tuple[str, dict[bool, list[str]]]] = {}
     for path in paths:
         for number, record in enumerate(_json(path), 1):
             try:
-                context, action = record["context"], said(json.loads(record["generation"]))
-                _, actions = judged[context] = (record["conversation_id"], judged[context][1])
-                good = bool(record["reward"] > 0)
+                _, actions = judged.setdefault(record["context"], (record["conversation_id"], {True: [], False: []}))
+                actions[bool(record["reward"] > 0)].append(said(json.loads(record["generation"])))
             except (KeyError, TypeError, ValueError) as wrong:
                 raise InputError(f"{path}, record {number}", f"is no judged action: {type(wrong).__name__}: {wrong}") from wrong
-            if action not in actions[good]:
-                actions[good].append(action)
     found = []
     for context, (conversation, actions) in judged.items():
-        *history, prompt = interactions(json.loads(context))
-        found += [
-            Preference(prompt[0], (good, bad), history=tuple(history), group=conversation)
-            for good in actions[True]
-            for bad in actions[False]
-            if good not in actions[False] and bad not in actions[True]
-        ]
+        *history, (prompt, _) = interactions(json.loads(context))
+        good, bad = (tuple(dict.fromkeys(each for each in actions[kind] if each not in actions[not kind])) for kind in (True, False))
+        found.append(Judged(conversation, tuple(history), prompt, good, bad))
     return found
 
 
-def held_for_test(preferences: Iterable[Preference]) -> dict[str, list[Preference]]:
-    """ "train" and "test", for the final figure only: a quarter of the groups, by hash, apart from what a run holds out to tune on."""
-    parts: dict[str, list[Preference]] = {"train": [], "test": []}
-    for preference in preferences:
-        parts["test" if fraction(text_hash(f"test {preference.group}")) < TEST_FRACTION else "train"].append(preference)
-    return parts
+def is_for_test(group: str) -> bool:
+    """A quarter of the groups, by hash, for the final figure only: another part than what a run holds out to tune on."""
+    return fraction(text_hash(f"test {group}")) < TEST_FRACTION
 
 
 def interactions(turns: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -79,14 +97,17 @@ def interactions(turns: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     told: list[str] = []
     did: list[str] = []
     for turn in turns:
+        what = said(turn)
+        if not what:
+            continue  # a turn in which nothing was said
         if turn["role"] == "agent":
-            did.append(said(turn))
+            did.append(what)
             continue
         if did:
             # The agent's greeting answers nobody.
             done += [(" ".join(told), " ".join(did))] if told else []
             told, did = [], []
-        told.append(said(turn))
+        told.append(what)
     if did:
         done += [(" ".join(told), " ".join(did))] if told else []
         told = ["Go on."]

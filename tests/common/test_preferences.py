@@ -63,6 +63,7 @@ def test_turns_become_what_the_agent_was_told_and_what_it_did() -> None:
         {"role": "agent", "api": {"get_menu": {"query": "tea"}}},
         {"role": "api", "response": {"get_menu": {"items": [{"id": "t1", "name": "Tea"}, {"id": "t2"}]}}},
         {"role": "agent", "text": "Which one?"},
+        {"role": "agent", "text": ""},
         {"role": "user", "text": "The first"},
     ]
     assert interactions(turns) == [
@@ -80,8 +81,11 @@ def test_good_and_bad_actions_of_one_context_make_pairs(tmp_path: Path) -> None:
         for kind, text, reward in said
     ]
     (tmp_path / "tm3_reward_00.json.gz").write_bytes(gzip.compress(json.dumps(records).encode()))
-    found = load_taskmaster(tmp_path)
-    assert found == [Preference("Two teas", ("Gladly", bad), group="c") for bad in ("No", "Never")], "Maybe was judged both ways"
+    (judged,) = load_taskmaster(tmp_path)
+    assert judged.rows == [], "nothing was said before"
+    assert judged.preferences == [
+        Preference("Two teas", ("Gladly", bad), group="c") for bad in ("No", "Never")
+    ]  # Maybe was judged both ways
 
 
 def test_files_that_are_not_there_or_something_else_are_named(tmp_path: Path) -> None:
@@ -95,7 +99,8 @@ def test_files_that_are_not_there_or_something_else_are_named(tmp_path: Path) ->
 
 
 def test_the_public_files_give_what_they_are_known_to_hold(shared: Path) -> None:
-    taskmaster = load_taskmaster(shared / "data" / "taskmaster_reward")
+    judged = load_taskmaster(shared / "data" / "taskmaster_reward")
+    taskmaster = [preference for each in judged for preference in each.preferences]
     assert (len(taskmaster), len({each.group for each in taskmaster})) == (639, 230)
     assert len(load_instructions(shared / "data" / "rasbt_instruction")) == 1094
 
