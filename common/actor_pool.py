@@ -72,6 +72,8 @@ class ActorPool:
         self._waiting_threads: Counter[int] = Counter()
         """Calls of each actor whose thread still waits, those of an earlier life too."""
         self._idle_since = dict.fromkeys(self._handles, self._progress)
+        self._killed: dict[int, int] = {}
+        """The last life of an actor that the pool ended because a call was overdue."""
         self._closed = False
 
     # --- calls --------------------------------------------------------------------------------------------------------------
@@ -86,6 +88,7 @@ class ActorPool:
         """
         self._nurse.tend()
         tried: list[int] = []
+        failed = 0
         while True:
             actor, life, ahead = await self._free_actor(tried, deadline, reason)
             try:
@@ -93,8 +96,9 @@ class ActorPool:
             except InfraFailure as failure:
                 tried.append(actor)
                 log.warning("pool %s: %s failed on actor %d: %s", self.name, reason, actor, failure)
+                failed += not isinstance(failure, _Bystander)
                 overdue = isinstance(failure, CallOverdue) and not retry_overdue
-                if len(tried) > retries or overdue or self._closed:
+                if failed > retries or overdue or self._closed:
                     failure.add_note(f"tried {len(tried)} times on pool {self.name}")
                     raise
                 self.tally.retries += 1
@@ -163,13 +167,14 @@ class ActorPool:
             self.tally.missed_deadlines += 1
             failure: EngramError = CallOverdue(f"{reason} on actor {actor} of pool {self.name}", deadline)
             if self._bury(actor, life, str(failure)):
+                self._killed[actor] = life
                 await asyncio.to_thread(ray.kill, self._handles[actor], no_restart=False)
             raise failure
         if isinstance(outcome, RayError) and not _raised_by_application(outcome):
             self.tally.infra_failures += 1
             why = f"{reason}: {type(outcome).__name__} on actor {actor} of pool {self.name}"
             self._bury(actor, life, type(outcome).__name__)
-            raise InfraFailure(why) from outcome
+            raise (_Bystander if self._killed.get(actor) == life else InfraFailure)(why) from outcome
         self._progress = time.monotonic()
         if isinstance(outcome, RayError):
             # Outside `apply` (an argument or a result that does not pickle): the manager took the actor for sick, it is not.
@@ -227,6 +232,7 @@ class ActorPool:
             raise ValueError(f"pool {self.name} was made for at most {self._most} actors")
         self._manager.add_actors([handle])
         actor = self._manager.actor_ids()[-1]
+        self._manager.set_actor_state(actor, healthy=False)
         self._handles[actor], self._idle_since[actor] = handle, time.monotonic()
         self.fleet.add(actor)
         self.tally.added += 1
@@ -245,6 +251,7 @@ class ActorPool:
         self.fleet.remove(actor)
         del self._handles[actor]
         del self._idle_since[actor]
+        self._killed.pop(actor, None)
         self.tally.ended += 1
 
     def waiting_since(self) -> float | None:
@@ -297,6 +304,10 @@ class ActorPool:
         for handle in self._handles.values():
             await asyncio.to_thread(ray.kill, handle, no_restart=True)
         self._threads.shutdown(wait=False)
+
+
+class _Bystander(InfraFailure):
+    """The call was on an actor that was killed because another was overdue. No try of its own: one slow call would fail those behind it."""
 
 
 class _Missed:

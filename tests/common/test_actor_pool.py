@@ -207,6 +207,19 @@ def test_missed_deadline_names_its_reason_and_frees_the_place_of_the_hanging_act
     run(body, actors=1)
 
 
+def test_a_call_that_stands_behind_one_that_hangs_is_not_failed_with_it() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        hanging = asyncio.create_task(pool.call("sleep", 600, deadline=2, retries=0, reason="hanging"))
+        await asyncio.sleep(0.1)
+        assert await pool.call("add", 1, 1, deadline=30, retries=0, reason="adding") == 2
+        with pytest.raises(CallOverdue):
+            await hanging
+        assert pool.stats()["retries"] == 1
+
+    run(body, actors=1)
+
+
 def test_broadcast_reports_each_actor_that_failed() -> None:
     async def body(pool: ActorPool) -> None:
         outcomes = await pool.broadcast("refuse", "data", deadline=30, reason="refusing")
