@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from common.config.rewards import Bleu, FunctionReward, RewardMix, Rewards
 from common.episode import Episode, Turn
@@ -91,7 +91,7 @@ class Killer:
         """Keep the worker's id known. It answers as soon as it is back, before it is given work."""
         while True:
             if self._pids[place] is None:
-                with contextlib.suppress(RayActorError):
+                with contextlib.suppress(RayActorError, GetTimeoutError):
                     self._pids[place] = await asyncio.to_thread(ray.get, actor.apply.remote(lambda _: os.getpid()), timeout=60)
             await asyncio.sleep(0.05)
 
