@@ -1,11 +1,11 @@
 """An asyncio face over RLlib's `FaultTolerantActorManager`: who is eligible, who is tried next, and when a wait is over.
 
-The manager sends calls, notices dead actors and probes them; `common/fleet.py` decides. Each call waits in a thread of its own
-(at most `in_flight` per actor), so that neither a slow actor nor Ray's blocking calls hold up the event loop, and a result is
-seen the moment it exists.
+The manager sends calls and notices dead actors; `common/fleet.py` decides, `waiting_line.py` says who is next and `nurse.py` brings
+actors into service. Each call waits in a thread of its own (at most `in_flight` per actor), so that neither a slow actor nor Ray's
+blocking calls hold up the event loop, and a result is seen the moment it exists.
 
-Invariants: an actor that came back is not eligible before `on_restored` finished for it (invariant 6); no wait is without a
-deadline and a reason (invariant 7); a data failure is never retried.
+Invariants: an actor that came back, or was added, is not eligible before `on_restored` finished for it (invariant 6); no wait is
+without a deadline and a reason (invariant 7); a data failure is never retried; an actor is not ended while a call is on it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -23,33 +24,23 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from common.failures import DataFailure, DeadlineExceeded, EngramError, InfraFailure
-from common.fleet import Fleet, Health
+from common.failures import CallOverdue, DataFailure, DeadlineExceeded, EngramError, InfraFailure
+from common.fleet import Fleet, Health, Tally
 from common.metrics import Metrics
+from common.nurse import Nurse
 from common.pooled_actor import Invoke, RemoteFailure
+from common.waiting_line import Place, WaitingLine
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What happened in a pool since it was made."""
-
-    calls: int = 0
-    data_failures: int = 0
-    infra_failures: int = 0
-    missed_deadlines: int = 0
-    retries: int = 0
-    restored: int = 0
-    failed_restores: int = 0
 
 
 class ActorPool:
     """actors: handles of `PooledActor`s with max_restarts; the pool owns them from here on and ends them in `close`.
 
-    on_restored(actor): brings an actor that lost its state up to date (through `call_actor`); the actor serves only after it
-    returned, and is tried again where it raised. A call that misses its deadline takes its actor with it: the actor is killed and
+    on_restored(actor): brings an actor that lost its state, or is new, up to date (through `call_actor`); the actor serves only after
+    it returned, and is tried again where it raised. A call that misses its deadline takes its actor with it: the actor is killed and
     restarted, because an actor that hangs would keep its place for ever.
+    most: actors that there will ever be at once, with those added. on_wait(seconds): told how long each try waited for a free actor.
     """
 
     def __init__(
@@ -58,6 +49,8 @@ class ActorPool:
         actors: Sequence[ActorHandle],
         on_restored: Callable[[int], Awaitable[None]] | None = None,
         *,
+        most: int | None = None,
+        on_wait: Callable[[float], None] | None = None,
         in_flight: int = 2,
         probe_every: float = 0.5,
         probe_deadline: float = 5.0,
@@ -66,30 +59,36 @@ class ActorPool:
         self.fleet = Fleet(range(len(actors)), in_flight)
         self.tally = Tally()
         self._recorded = Tally()
-        self._handles = list(actors)
-        self._manager = FaultTolerantActorManager(self._handles, max_remote_requests_in_flight_per_actor=in_flight)
-        self._on_restored = on_restored
-        self._probe_every, self._probe_deadline = probe_every, probe_deadline
-        # Room for every call in flight, a broadcast on top, and the probe: no call may wait for a thread.
-        self._threads = ThreadPoolExecutor(len(self._handles) * (in_flight + 2) + 1, thread_name_prefix=f"pool-{name}")
-        self._changed = asyncio.Event()
+        self._handles = dict(enumerate(actors))
+        self._manager = FaultTolerantActorManager(list(actors), max_remote_requests_in_flight_per_actor=in_flight)
+        self._on_wait = on_wait
+        self._probe_deadline = probe_deadline
+        self._most = len(actors) if most is None else most
+        # Room for every call in flight, a broadcast on top, metrics, and a probe: no call may wait for a thread.
+        self._threads = ThreadPoolExecutor(max(1, self._most) * (in_flight + 3), thread_name_prefix=f"pool-{name}")
+        self._line = WaitingLine(self.fleet)
+        self._nurse = Nurse(name, self.fleet, self.tally, self._ping, on_restored, self._serves, probe_every)
         self._progress = time.monotonic()
-        self._nurse: asyncio.Task[None] | None = None
-        self._refreshing: dict[int, asyncio.Task[None]] = {}
-        self._waiting = 0
+        self._waiting_threads: Counter[int] = Counter()
+        """Calls of each actor whose thread still waits, those of an earlier life too."""
+        self._idle_since = dict.fromkeys(self._handles, self._progress)
+        self._killed: dict[int, int] = {}
+        """The last life of an actor that the pool ended because a call was overdue."""
         self._closed = False
 
     # --- calls --------------------------------------------------------------------------------------------------------------
 
-    async def call(self, method: str, *args: Any, deadline: float, retries: int, reason: str) -> Any:
+    async def call(self, method: str, *args: Any, deadline: float, retries: int, reason: str, retry_overdue: bool = True) -> Any:
         """Result of `method(*args)` on the least loaded eligible actor; after an infra failure, on another, `retries` more times.
 
         deadline: seconds for each try, once the actor gets to it; waiting for a free actor is over when the pool made no progress
-        for as long. An ObjectRef among `args` arrives resolved.
-        Raises DataFailure (the input is to blame), DeadlineExceeded or InfraFailure (of the last try).
+        for as long. An ObjectRef among `args` arrives resolved. retry_overdue: False for a caller that divides a call which missed its
+        deadline, in place of asking for as much once more.
+        Raises DataFailure (the input is to blame), CallOverdue, DeadlineExceeded or InfraFailure (of the last try).
         """
-        self._tend()
+        self._nurse.tend()
         tried: list[int] = []
+        failed = 0
         while True:
             actor, life, ahead = await self._free_actor(tried, deadline, reason)
             try:
@@ -97,10 +96,14 @@ class ActorPool:
             except InfraFailure as failure:
                 tried.append(actor)
                 log.warning("pool %s: %s failed on actor %d: %s", self.name, reason, actor, failure)
-                if len(tried) > retries or self._closed:
+                failed += not isinstance(failure, _Bystander)
+                overdue = isinstance(failure, CallOverdue) and not retry_overdue
+                if failed > retries or overdue or self._closed:
                     failure.add_note(f"tried {len(tried)} times on pool {self.name}")
                     raise
                 self.tally.retries += 1
+            finally:
+                self._idle_since[actor] = time.monotonic()
 
     async def call_actor(self, actor: int, method: str, *args: Any, deadline: float, reason: str) -> Any:
         """The same on one actor, whatever its health, once: for `on_restored`."""
@@ -111,7 +114,7 @@ class ActorPool:
 
         Announces new state: a refresh that is under way meanwhile is done again before its actor serves.
         """
-        self._tend()
+        self._nurse.tend()
         self.fleet.announce()
         actors = self.fleet.having(Health.HEALTHY)
         sends = [self.call_actor(actor, method, *args, deadline=deadline, reason=reason) for actor in actors]
@@ -124,30 +127,32 @@ class ActorPool:
     def outdated(self, actor: int, why: str) -> None:
         """Take a healthy actor out of service until `on_restored` has brought it up to date."""
         self.fleet.outdated(actor, why)
-        self._tend()
+        self._nurse.tend()
 
-    async def _free_actor(self, tried: Sequence[int], deadline: float, reason: str) -> tuple[int, int, int]:
-        """(actor, life, calls before ours), reserved."""
+    async def _free_actor(self, tried: Sequence[int], deadline: float, reason: str) -> Place:
         began = time.monotonic()
-        self._waiting += 1
+        waiter = self._line.join(began, tried)
         try:
-            while (actor := self.fleet.pick(tried)) is None:
+            while not waiter.place.done():
                 left = max(began, self._progress) + deadline - time.monotonic()
                 if left <= 0 or self._closed:
-                    waited = time.monotonic() - began
-                    raise DeadlineExceeded(f"an actor of pool {self.name} for {reason}: {self.fleet.describe() or 'pool is empty'}", waited)
-                self._changed.clear()
-                try:
-                    await asyncio.wait_for(self._changed.wait(), left)
-                except TimeoutError:
-                    continue
-        finally:
-            self._waiting -= 1
-        ahead = self.fleet.members[actor].load
-        return actor, self.fleet.began(actor), ahead
+                    break
+                await asyncio.wait([waiter.place], timeout=left)
+        except asyncio.CancelledError:
+            self._line.leave(waiter)
+            raise
+        waited = time.monotonic() - began
+        place = waiter.place.result() if waiter.place.done() else None
+        if place is None:
+            self._line.leave(waiter)
+            raise DeadlineExceeded(f"an actor of pool {self.name} for {reason}: {self.fleet.describe() or 'pool is empty'}", waited)
+        if self._on_wait is not None:
+            self._on_wait(waited)
+        return place
 
     async def _send(self, actor: int, life: int, method: str, args: tuple[Any, ...], deadline: float, reason: str) -> Any:
         self.tally.calls += 1
+        self._waiting_threads[actor] += 1
         loop = asyncio.get_running_loop()
         future: Future[Any] = self._threads.submit(self._wait_for_result, actor, method, args, deadline)
 
@@ -160,15 +165,16 @@ class ActorPool:
         outcome = await asyncio.wrap_future(future)
         if outcome is _MISSED:
             self.tally.missed_deadlines += 1
-            failure: EngramError = DeadlineExceeded(f"{reason} on actor {actor} of pool {self.name}", deadline)
+            failure: EngramError = CallOverdue(f"{reason} on actor {actor} of pool {self.name}", deadline)
             if self._bury(actor, life, str(failure)):
+                self._killed[actor] = life
                 await asyncio.to_thread(ray.kill, self._handles[actor], no_restart=False)
             raise failure
         if isinstance(outcome, RayError) and not _raised_by_application(outcome):
             self.tally.infra_failures += 1
             why = f"{reason}: {type(outcome).__name__} on actor {actor} of pool {self.name}"
             self._bury(actor, life, type(outcome).__name__)
-            raise InfraFailure(why) from outcome
+            raise (_Bystander if self._killed.get(actor) == life else InfraFailure)(why) from outcome
         self._progress = time.monotonic()
         if isinstance(outcome, RayError):
             # Outside `apply` (an argument or a result that does not pickle): the manager took the actor for sick, it is not.
@@ -192,54 +198,70 @@ class ActorPool:
     # --- health -------------------------------------------------------------------------------------------------------------
 
     def _ended(self, actor: int, life: int) -> None:
+        self._waiting_threads[actor] -= 1
         self.fleet.ended(actor, life)
-        self._changed.set()
+        self._line.serve()
 
     def _bury(self, actor: int, life: int, why: str) -> bool:
         if not self.fleet.died(actor, life, why):
             return False
         self._manager.set_actor_state(actor, healthy=False)
-        self._tend()
+        self._nurse.tend()
         return True
 
-    def _tend(self) -> None:
-        """Start the task that looks after the sick, where there are any."""
-        if not self._closed and (self._nurse is None or self._nurse.done()) and len(self.fleet.having(Health.HEALTHY)) < len(self._handles):
-            self._nurse = asyncio.create_task(self._look_after_the_sick(), name=f"pool-{self.name}-nurse")
+    def _serves(self, actor: int) -> None:
+        self._manager.set_actor_state(actor, healthy=True)
+        self._idle_since[actor] = self._progress = time.monotonic()
+        self._line.serve()
 
-    async def _look_after_the_sick(self) -> None:
-        loop = asyncio.get_running_loop()
-        while len(self.fleet.having(Health.HEALTHY)) < len(self._handles):
-            if self.fleet.probing():
-                answered = await loop.run_in_executor(self._threads, self._manager.probe_unhealthy_actors, self._probe_deadline)
-                self.fleet.probed(answered)
-            for actor in self.fleet.having(Health.STALE):
-                if actor not in self._refreshing:
-                    self._refreshing[actor] = asyncio.create_task(self._refresh(actor))
-            await asyncio.sleep(self._probe_every)
+    async def _ping(self, actor: int) -> bool:
+        def answers() -> bool:
+            # By itself, and not with all others that are out of service: one that has no place on the cluster keeps silent for ever.
+            results = self._manager.foreach_actor(
+                Invoke("ping"), kwargs={}, healthy_only=False, remote_actor_ids=[actor], timeout_seconds=self._probe_deadline
+            )
+            return any(result.ok for result in results)
 
-    async def _refresh(self, actor: int) -> None:
-        refresh = self.fleet.begin_refresh(actor)
-        try:
-            if self._on_restored is not None:
-                await self._on_restored(actor)
-        except EngramError as failure:
-            self.tally.failed_restores += 1
-            self.fleet.members[actor].why = f"restoring it failed: {failure}"
-            log.warning("pool %s: actor %d stays out of service: %s", self.name, actor, failure)
-        # The end of a background task: a bug in `on_restored` must be seen, and must not let the actor serve.
-        except Exception as error:
-            self.tally.failed_restores += 1
-            self.fleet.members[actor].why = f"restoring it failed: {error!r}"
-            log.exception("pool %s: actor %d stays out of service", self.name, actor)
-        else:
-            if self.fleet.refreshed(refresh):
-                self.tally.restored += 1
-                self._manager.set_actor_state(actor, healthy=True)
-                self._progress = time.monotonic()
-                self._changed.set()
-        finally:
-            del self._refreshing[actor]
+        return await asyncio.get_running_loop().run_in_executor(self._threads, answers)
+
+    # --- size ---------------------------------------------------------------------------------------------------------------
+
+    def add(self, handle: ActorHandle) -> int:
+        """One more actor, which serves when it has answered and `on_restored` has returned. Nothing waits for it until then."""
+        if len(self._handles) >= self._most:
+            raise ValueError(f"pool {self.name} was made for at most {self._most} actors")
+        self._manager.add_actors([handle])
+        actor = self._manager.actor_ids()[-1]
+        self._manager.set_actor_state(actor, healthy=False)
+        self._handles[actor], self._idle_since[actor] = handle, time.monotonic()
+        self.fleet.add(actor)
+        self.tally.added += 1
+        self._nurse.tend()
+        return actor
+
+    def withdraw(self, actor: int) -> bool:
+        """Send the actor nothing any more but what `call_actor` sends, until `end`. False, and nothing changes, while a call is on it."""
+        return self._waiting_threads[actor] == 0 and self.fleet.withdraw(actor)
+
+    async def end(self, actor: int) -> None:
+        """End an actor that was withdrawn, for good."""
+        await asyncio.to_thread(ray.kill, self._handles[actor], no_restart=True)
+        await self._nurse.finished_with(actor)
+        self._manager.remove_actor(actor)
+        self.fleet.remove(actor)
+        del self._handles[actor]
+        del self._idle_since[actor]
+        self._killed.pop(actor, None)
+        self.tally.ended += 1
+
+    def waiting_since(self) -> float | None:
+        """When the call that has waited longest for a free actor began to (`time.monotonic`); None where none waits."""
+        return self._line.oldest()
+
+    def idle_since(self) -> dict[int, float]:
+        """Of every actor that has nothing to do, from when on; metrics and broadcasts are no work. An actor may be idle as it starts."""
+        free = self.fleet.having(Health.HEALTHY) + self.fleet.having(Health.STARTING)
+        return {actor: self._idle_since[actor] for actor in free if self._waiting_threads[actor] == 0}
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
 
@@ -247,7 +269,7 @@ class ActorPool:
         """Counts: actors by health, calls in flight and waiting, and the tally since the pool was made."""
         states = {str(health): len(self.fleet.having(health)) for health in Health}
         in_flight = sum(member.load for member in self.fleet.members.values())
-        return {"actors": len(self._handles), **states, "in_flight": in_flight, "waiting": self._waiting, **asdict(self.tally)}
+        return {"actors": len(self._handles), **states, "in_flight": in_flight, "waiting": len(self._line), **asdict(self.tally)}
 
     def record(self, metrics: Metrics) -> None:
         """Workers by state as they are, and what was restored and tried again since the last call."""
@@ -258,9 +280,11 @@ class ActorPool:
         self._recorded = replace(self.tally)
 
     async def metrics_of_healthy(self, deadline: float) -> list[dict[str, Any]]:
-        """What each healthy actor's `metrics()` gives; one that fails is passed over, and what it had recorded is gone."""
-        healthy = self.fleet.having(Health.HEALTHY)
-        calls = [self.call_actor(actor, "metrics", deadline=deadline, reason=f"metrics of pool {self.name}") for actor in healthy]
+        return await self.metrics_of(self.fleet.having(Health.HEALTHY), deadline)
+
+    async def metrics_of(self, actors: Sequence[int], deadline: float) -> list[dict[str, Any]]:
+        """What each actor's `metrics()` gives; one that fails is passed over, and what it had recorded is gone."""
+        calls = [self.call_actor(actor, "metrics", deadline=deadline, reason=f"metrics of pool {self.name}") for actor in actors]
         states = []
         for state in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(state, BaseException) and not isinstance(state, InfraFailure):
@@ -269,17 +293,21 @@ class ActorPool:
                 states.append(state)
         return states
 
+    def actors(self) -> list[ActorHandle]:
+        return list(self._handles.values())
+
     async def close(self) -> None:
         """End the actors for good; calls in flight fail."""
         self._closed = True
-        self._changed.set()
-        tasks = [task for task in (self._nurse, *self._refreshing.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for handle in self._handles:
+        self._line.close()
+        await self._nurse.close()
+        for handle in self._handles.values():
             await asyncio.to_thread(ray.kill, handle, no_restart=True)
         self._threads.shutdown(wait=False)
+
+
+class _Bystander(InfraFailure):
+    """The call was on an actor that was killed because another was overdue. No try of its own: one slow call would fail those behind it."""
 
 
 class _Missed:

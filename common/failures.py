@@ -48,6 +48,10 @@ class DeadlineExceeded(InfraFailure):
         return f"waited {self.seconds:.1f} s for {self.reason}"
 
 
+class CallOverdue(DeadlineExceeded):
+    """An actor was sent the call and did not answer in time. The call may ask for too much: a caller that can divide it, should."""
+
+
 class DataFailure(EngramError):
     """This input fails wherever it is tried. Report and count it; never retry it."""
 

@@ -1,12 +1,16 @@
 """Health of the actors of one pool, as a pure state machine: no Ray, no clock, no waiting.
 
     HEALTHY ──died──► DEAD ──probing──► RESTARTING ──answered──► STALE ──refreshed──► HEALTHY
-       └────────────────────outdated────────────────────────────► STALE
+       ├────────────────────outdated────────────────────────────► STALE
+       └──withdraw──► LEAVING ──remove──► gone      add──► STARTING ──answered──► STALE
 
 An actor that died lost its state, so an answer to a probe is not enough: it passes through STALE, where it answers but is not
-eligible, until it has taken and verified the current state (invariant 6). Two races are closed here. A call of an earlier life
-that fails late must not bury the new one: every call carries the `life` it began in. A refresh that began before the latest
-announcement brings yesterday's state: it carries the announcement it saw, and leaves the actor STALE when a newer one was made.
+eligible, until it has taken and verified the current state (invariant 6). One that was added comes the same way: until it answers
+it may be waiting for a place on the cluster, which is neither a death nor a reason to send it work.
+
+Two races are closed here. A call of an earlier life that fails late must not bury the new one: every call carries the `life` it began
+in. A refresh that began before the latest announcement brings yesterday's state: it carries the announcement it saw, and leaves the
+actor STALE when a newer one was made.
 """
 
 from __future__ import annotations
@@ -16,11 +20,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+@dataclass(slots=True)
+class Tally:
+    """What happened in a pool since it was made."""
+
+    calls: int = 0
+    data_failures: int = 0
+    infra_failures: int = 0
+    missed_deadlines: int = 0
+    retries: int = 0
+    restored: int = 0
+    failed_restores: int = 0
+    added: int = 0
+    ended: int = 0
+
+
 class Health(StrEnum):
+    STARTING = "starting"
     HEALTHY = "healthy"
     DEAD = "dead"
     RESTARTING = "restarting"
     STALE = "stale"
+    LEAVING = "leaving"
 
 
 @dataclass(slots=True)
@@ -32,6 +53,8 @@ class Member:
     """Calls in flight of this life."""
     why: str = ""
     """What took it out of service last."""
+    served: bool = True
+    """False for one that was added and has not come into service yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +84,21 @@ class Fleet:
         self.members[actor].load += 1
         return self.members[actor].life
 
+    def add(self, actor: int) -> None:
+        """A new actor, of which nothing has been heard yet."""
+        self.members[actor] = Member(Health.STARTING, served=False)
+
+    def withdraw(self, actor: int) -> bool:
+        """Send the actor nothing any more. False: it has calls in flight, nothing changes."""
+        member = self.members[actor]
+        if member.load:
+            return False
+        member.health = Health.LEAVING
+        return True
+
+    def remove(self, actor: int) -> None:
+        del self.members[actor]
+
     def ended(self, actor: int, life: int) -> None:
         if self.members[actor].life == life:
             self.members[actor].load -= 1
@@ -70,20 +108,22 @@ class Fleet:
         member = self.members[actor]
         if member.life != life:
             return False
-        self.members[actor] = Member(Health.DEAD, life + 1, 0, why)
+        health = Health.LEAVING if member.health is Health.LEAVING else Health.DEAD
+        self.members[actor] = Member(health, life + 1, 0, why, member.served)
         return True
 
-    def probing(self) -> list[int]:
-        """Dead actors, now being asked whether they are back."""
-        dead = self.having(Health.DEAD)
-        for actor in dead:
+    def probing(self, actor: int) -> None:
+        """The actor is being asked whether it is there."""
+        if self.members[actor].health is Health.DEAD:
             self.members[actor].health = Health.RESTARTING
-        return dead
 
-    def probed(self, answered: Collection[int]) -> None:
-        """What the probe found: who answered is stale, who kept silent is still dead."""
-        for actor in self.having(Health.RESTARTING):
-            self.members[actor].health = Health.STALE if actor in answered else Health.DEAD
+    def probed(self, actor: int, answered: bool) -> None:
+        """What the probe found: one that answered is stale; one that kept silent is still dead, or still starting."""
+        member = self.members[actor]
+        if answered and member.health in (Health.RESTARTING, Health.STARTING):
+            member.health = Health.STALE
+        elif member.health is Health.RESTARTING:
+            member.health = Health.DEAD
 
     def announce(self) -> None:
         """New state (a weights version) is being sent to the healthy; whoever is not among them needs it too."""
@@ -103,11 +143,15 @@ class Fleet:
         member = self.members[refresh.actor]
         current = member.health is Health.STALE and member.life == refresh.life and refresh.announcement == self.announcement
         if current:
-            member.health = Health.HEALTHY
+            member.health, member.served = Health.HEALTHY, True
         return current
 
     def having(self, health: Health) -> list[int]:
         return [actor for actor, member in self.members.items() if member.health is health]
+
+    def sick(self) -> list[int]:
+        """Actors that should serve and do not yet."""
+        return [actor for actor, member in self.members.items() if member.health not in (Health.HEALTHY, Health.LEAVING)]
 
     def describe(self) -> str:
         """For the reason of a wait that failed: how many are in which state, and why."""

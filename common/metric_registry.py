@@ -22,6 +22,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _TOKENS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 _VALUES = (-5, -2, -1, -0.5, -0.01, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1, 2, 5)
 """Of rewards: mostly in [0, 1]. The narrow buckets below 0 and 1 keep the ends, where many values lie, apart from what is near them."""
+_TURNS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,8 @@ _REWARD = [
     _counter("reward/turns", "turns", "one turn scored", "Turns scored"),
     _counter("reward/failed_turns", "turns", "one turn that could not be scored and is left out of training", "Failed turns", ("reason",)),
     _histogram("reward/batch_seconds", "s", _SECONDS, "scoring calls", "Time of one scoring call"),
+    _histogram("reward/batch_turns", "turns", _TURNS, "scoring calls", "Answered turns of one scoring call"),
+    _histogram("reward/queue_seconds", "s", _SECONDS, "tries of scoring calls", "Wait for a worker with room for the call"),
     _gauge("reward/queue", "episodes", "sum", "this moment, summed over workers", "Episodes that wait to be scored"),
 ]
 

@@ -28,7 +28,7 @@ from common.metric_registry import COHORTS, REGISTRY, Metric
 from common.run_directory import RunDirectory
 
 METRICS_FILE = "metrics.jsonl"
-QUANTILES = {"p50": 0.5, "p90": 0.9}
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95}
 _RESERVED = re.compile(r"[{},=:\n\"]")
 _KEY = re.compile(r"(?P<name>[^{}:]+)(?:\{(?P<labels>[^{}]*)\})?(?::(?P<statistic>\w+))?")
 
@@ -39,7 +39,7 @@ class Key(NamedTuple):
     name: str
     labels: dict[str, str]
     statistic: str
-    """"" for the value itself (a histogram's mean); p50, p90 or max of a histogram."""
+    """"" for the value itself (a histogram's mean); p50, p90, p95 or max of a histogram."""
 
 
 def parse_key(key: str) -> Key:
@@ -127,7 +127,7 @@ class Metrics:
         """The row of metrics.jsonl for a step of the run; begins a new window.
 
         Counters are totals since the run began; all else is of the window that ends here. A value that is not finite becomes
-        null, which JSON can say. A histogram gives its mean under its own key, and `:p50`, `:p90`, `:max` beside it.
+        null, which JSON can say. A histogram gives its mean under its own key, and `:p50`, `:p90`, `:p95`, `:max` beside it.
         """
         if stage != self._stage:
             # A gauge of a stage that is over must not be shown as if it were still so.

@@ -28,7 +28,7 @@ class Claim:
 
 
 def claims(run: Run) -> tuple[Claim, ...]:
-    """Every actor that stands at the busiest moment of a run. A run without MRL has no rollout half."""
+    """Every actor that must stand at the busiest moment of a run. A run without MRL has no rollout half."""
     learners = Claim("learner rank", run.learner.ranks, float(run.learner.threads), run.learner.gpus_per_rank)
     if not any(isinstance(stage, MRL) for stage in run.stages):
         return (learners,)
@@ -42,6 +42,12 @@ def claims(run: Run) -> tuple[Claim, ...]:
 
 def total_cpus(run: Run) -> float:
     return sum(claim.count * claim.cpus for claim in claims(run))
+
+
+def growth_cpus(run: Run) -> float:
+    """What reward workers would claim besides, were there as many as there may be. A run does without where it is not to be had."""
+    grow = max(0, (run.rewards.max_workers or 0) - run.rewards.workers)
+    return grow * REWARD_WORKER_CPUS if any(isinstance(stage, MRL) for stage in run.stages) else 0.0
 
 
 def total_gpus(run: Run) -> float:

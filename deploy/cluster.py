@@ -22,7 +22,7 @@ from typing import Any
 
 from common.config.schema import Run
 from common.failures import InfraFailure, InputError
-from common.resources import namespace, total_cpus, total_gpus
+from common.resources import growth_cpus, namespace, total_cpus, total_gpus
 from common.run_directory import RunDirectory
 
 CONNECT_SECONDS = 15.0
@@ -97,8 +97,11 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
 
 
 def local_cpus(run: Run) -> int:
-    """Logical CPUs of a local cluster: all the claims and two to spare (Ray Train's own actors), at least the cores there are."""
-    return max(math.ceil(total_cpus(run)) + 2, os.cpu_count() or 1)
+    """Logical CPUs of a local cluster: all claims, those that may come too, and two to spare (Ray Train's own actors).
+
+    At least the cores there are.
+    """
+    return max(math.ceil(total_cpus(run) + growth_cpus(run)) + 2, os.cpu_count() or 1)
 
 
 def keep_actor_logs(session_logs: Path, target: Path) -> None:

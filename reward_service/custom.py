@@ -12,6 +12,7 @@ import inspect
 import math
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -83,23 +84,25 @@ class _Run:
     def __init__(self, function: Callable[..., Any], arguments: dict[str, Any], turns: Sequence[Turn]):
         self._function, self._arguments, self._turns = function, arguments, turns
         self._done: list[Outcome] = []
+        self._present = (0, time.monotonic())
+        """The turn that the function is called for, and since when. One tuple, so that the two always belong together."""
         self._over, self._given_up = threading.Event(), threading.Event()
         # A daemon: a call that never comes back must not keep the process from ending.
         threading.Thread(target=self._work, name="engram-reward-function", daemon=True).start()
 
     def outcomes_within(self, deadline: float) -> list[Outcome]:
         """Outcomes of the first turns: of all, or up to and with the one that took longer than `deadline`."""
-        finished = 0
-        while not self._over.wait(deadline):
-            if len(self._done) == finished:
+        while True:
+            turn, began = self._present
+            if self._over.wait(max(0.0, began + deadline - time.monotonic())):
+                return self._done
+            if self._present[0] == turn:
                 self._given_up.set()
-                done = self._done[:finished]
-                return [*done, f"no value within {deadline:g} s for {described(self._turns[finished])}"]
-            finished = len(self._done)
-        return self._done
+                return [*self._done[:turn], f"no value within {deadline:g} s for {described(self._turns[turn])}"]
 
     def _work(self) -> None:
-        for turn in self._turns:
+        for i, turn in enumerate(self._turns):
+            self._present = (i, time.monotonic())
             outcome = self._call(turn)
             if self._given_up.is_set():
                 return

@@ -1,12 +1,15 @@
 """A pool of reward workers that survives them: every episode handed in comes back once, scored or with its failure set.
 
-Infra failures are tried again on another worker; a batch whose data is at fault is divided until the episode at fault stands
-alone. What cannot be scored comes back with reward None and the reason, never with a number.
+Infra failures are tried again on another worker; a batch whose data is at fault, or that takes too long, is divided until the episode
+at fault stands alone. What cannot be scored comes back with reward None and the reason, never with a number. Where the settings allow
+more workers than there must be, some are started while batches wait and ended when they are idle (`scaling.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +20,21 @@ from ray.actor import ActorHandle
 from common.actor_pool import ActorPool
 from common.config.rewards import Rewards
 from common.episode import Episode
-from common.failures import DataFailure, InfraFailure
+from common.failures import CallOverdue, DataFailure, InfraFailure
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
 from reward_service.monitor import BatchMonitor
+from reward_service.scaling import Scaling
 from reward_service.statistics import Statistics, after, from_json, to_json
 from reward_service.worker import RewardWorker, record_rewards
+
+log = logging.getLogger(__name__)
+
+PROBE_EVERY = 0.1
+"""Seconds between two questions to a worker that died, whether it is back: it has nothing to load, and work may wait for it."""
+LOOKS = 4
+"""Looks at the size of the pool within `queue_seconds`: a worker is started late by a quarter of them at most."""
 
 
 def by_tokens(episodes: Sequence[Episode], limit: int) -> list[list[Episode]]:
@@ -50,15 +61,32 @@ class RewardPool:
         self._rewards = rewards
         # A worker that was killed takes up a shared reference again when Ray restarts it.
         self._embedding = ray.put(np.ascontiguousarray(embedding, dtype=np.float32))
-        make: Any = ray.remote(RewardWorker).options(
-            num_cpus=REWARD_WORKER_CPUS, num_gpus=rewards.gpus_per_worker, max_restarts=-1, max_task_retries=0
-        )
-        arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
-        self.actors: list[ActorHandle] = [make.remote(*arguments) for _ in range(rewards.workers)]
-        self._pool = ActorPool("rewards", self.actors)
+        self._arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
         self._metrics = Metrics()
         self._monitor = BatchMonitor(self._metrics)
+        self._most = max(rewards.workers, rewards.max_workers or 0)
+        self._pool = ActorPool(
+            "rewards",
+            [self._start() for _ in range(rewards.workers)],
+            most=self._most,
+            on_wait=lambda seconds: self._metrics.record("reward/queue_seconds", seconds),
+            probe_every=PROBE_EVERY,
+        )
+        self._scaling = Scaling(rewards.workers, self._most, rewards.queue_seconds)
+        self._keeping_size: asyncio.Task[None] | None = None
         self._waiting = 0
+
+    @property
+    def actors(self) -> list[ActorHandle]:
+        """The workers that there are now, whatever their health."""
+        return self._pool.actors()
+
+    def _start(self) -> ActorHandle:
+        make: Any = ray.remote(RewardWorker).options(
+            num_cpus=REWARD_WORKER_CPUS, num_gpus=self._rewards.gpus_per_worker, max_restarts=-1, max_task_retries=0
+        )
+        handle: ActorHandle = make.remote(*self._arguments)
+        return handle
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at once.
@@ -68,6 +96,7 @@ class RewardPool:
         statistics = from_json(state)
         batches = by_tokens(episodes, self._rewards.batch_tokens)
         self._waiting += len(episodes)
+        self._tend_size()
         try:
             return [episode for batch in await asyncio.gather(*(self._score(batch, statistics) for batch in batches)) for episode in batch]
         finally:
@@ -85,9 +114,16 @@ class RewardPool:
         reason = f"scoring {len(batch)} episodes from {batch[0].id}"
         try:
             scored: list[Episode] = await self._pool.call(
-                "score", batch, statistics, deadline=self._rewards.deadline, retries=self._rewards.retries, reason=reason
+                "score",
+                batch,
+                statistics,
+                deadline=self._rewards.deadline,
+                retries=self._rewards.retries,
+                reason=reason,
+                # Its halves are tries as well, of less each.
+                retry_overdue=len(batch) == 1,
             )
-        except DataFailure as failure:
+        except (DataFailure, CallOverdue) as failure:
             if len(batch) == 1:
                 return self._given_up(batch, failure)
             middle = len(batch) // 2
@@ -101,6 +137,38 @@ class RewardPool:
         given_up = [unscored(episode, f"{type(failure).__name__}: {failure}") for episode in batch]
         record_rewards(self._metrics, given_up)
         return given_up
+
+    # --- size ---------------------------------------------------------------------------------------------------------------
+
+    def _tend_size(self) -> None:
+        if self._most == self._rewards.workers:
+            return
+        if self._keeping_size is not None and self._keeping_size.done():
+            # Where it ended by a bug, that must be seen.
+            self._keeping_size.result()
+            self._keeping_size = None
+        if self._keeping_size is None:
+            self._keeping_size = asyncio.create_task(self._keep_size(), name="reward-pool-size")
+
+    async def _keep_size(self) -> None:
+        """Start and end workers until there is no work and none more than there must be."""
+        members = self._pool.fleet.members
+        while self._waiting or len(members) > self._rewards.workers:
+            starting = sum(not member.served for member in members.values())
+            idle = self._pool.idle_since()
+            longest = min(idle, key=idle.__getitem__, default=-1)
+            wants = self._scaling.wants(time.monotonic(), len(members), starting, self._pool.waiting_since(), idle.get(longest))
+            if wants > 0:
+                self._pool.add(self._start())
+                log.info("batches wait: started a reward worker more, %d in all", len(members))
+            elif wants < 0 and self._pool.withdraw(longest):
+                # What it recorded would go with it; one that never served might not answer.
+                served = [longest] if members[longest].served else []
+                for state in await self._pool.metrics_of(served, self._rewards.deadline):
+                    self._metrics.merge(state)
+                await self._pool.end(longest)
+                log.info("ended an idle reward worker, %d are left", len(members))
+            await asyncio.sleep(self._rewards.queue_seconds / LOOKS)
 
     def stats(self) -> dict[str, int]:
         """Counts of the pool's actors and calls (`ActorPool.stats`)."""
@@ -118,4 +186,7 @@ class RewardPool:
         return self._metrics.drain()
 
     async def close(self) -> None:
+        if self._keeping_size is not None:
+            self._keeping_size.cancel()
+            await asyncio.wait([self._keeping_size])
         await self._pool.close()

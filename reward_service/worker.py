@@ -34,6 +34,7 @@ class RewardWorker(PooledActor):
         began = time.perf_counter()
         scored = score_episodes(episodes, self._rewards, self._embedding, self._special_ids, self._known_values, statistics)
         self._metrics.record("reward/batch_seconds", time.perf_counter() - began)
+        self._metrics.record("reward/batch_turns", sum(len(episode.answered) for episode in episodes))
         record_rewards(self._metrics, scored)
         return scored
 

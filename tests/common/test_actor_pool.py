@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from common.actor_pool import ActorPool
-from common.failures import DataFailure, DeadlineExceeded, InfraFailure, InputError
+from common.failures import CallOverdue, DataFailure, DeadlineExceeded, InfraFailure, InputError
 from common.fleet import Health
 from common.pooled_actor import PooledActor
 
@@ -62,7 +62,7 @@ def run(
             if on_restored is not None:
                 await on_restored(pool, actor)
 
-        pool = ActorPool("test", [Worker.remote() for _ in range(actors)], restored, probe_every=0.1)
+        pool = ActorPool("test", [Worker.remote() for _ in range(actors)], restored, most=actors + 1, probe_every=0.1)
         try:
             return await body(pool)
         finally:
@@ -207,10 +207,82 @@ def test_missed_deadline_names_its_reason_and_frees_the_place_of_the_hanging_act
     run(body, actors=1)
 
 
+def test_a_call_that_stands_behind_one_that_hangs_is_not_failed_with_it() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        hanging = asyncio.create_task(pool.call("sleep", 600, deadline=2, retries=0, reason="hanging"))
+        await asyncio.sleep(0.1)
+        assert await pool.call("add", 1, 1, deadline=30, retries=0, reason="adding") == 2
+        with pytest.raises(CallOverdue):
+            await hanging
+        assert pool.stats()["retries"] == 1
+
+    run(body, actors=1)
+
+
 def test_broadcast_reports_each_actor_that_failed() -> None:
     async def body(pool: ActorPool) -> None:
         outcomes = await pool.broadcast("refuse", "data", deadline=30, reason="refusing")
         assert sorted(outcomes) == [0, 1]
         assert all(isinstance(outcome, DataFailure) for outcome in outcomes.values())
+
+    run(body)
+
+
+def test_actor_that_was_added_takes_its_share_and_one_that_was_withdrawn_is_gone() -> None:
+    async def body(pool: ActorPool) -> None:
+        first = await pool.call("pid", deadline=30, retries=0, reason="asking")
+        added = pool.add(Worker.remote())
+        with pytest.raises(ValueError, match="at most 2"):
+            pool.add(Worker.remote())
+        await until_healthy(pool)
+        assert (pool.stats()["added"], pool.stats()["restored"]) == (1, 0)
+        busy = [asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping")) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        assert not pool.withdraw(added)
+        assert pool.idle_since() == {}
+        assert len({*await asyncio.gather(*busy), first}) == 2
+        assert sorted(pool.idle_since()) == [0, added]
+        assert pool.withdraw(added)
+        await pool.end(added)
+        assert pool.stats()["actors"] == 1
+        assert await pool.call("pid", deadline=30, retries=0, reason="asking") == first
+        # The place may be taken again.
+        pool.add(Worker.remote())
+        await until_healthy(pool)
+
+    run(body, actors=1)
+
+
+def test_actor_that_finds_no_place_on_the_cluster_holds_nothing_up_and_is_not_counted_as_dead() -> None:
+    async def body(pool: ActorPool) -> None:
+        pid = await pool.call("pid", deadline=30, retries=0, reason="asking")
+        pending = pool.add(Worker.options(num_gpus=1).remote())  # this Ray has none
+        assert await pool.call("add", 1, 2, deadline=30, retries=0, reason="adding") == 3
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        assert await pool.call("add", 1, 2, deadline=30, retries=3, reason="adding") == 3
+        # Were the two probed together, the one that was killed would wait out the probe of the other.
+        assert time.monotonic() - began < 20
+        member = pool.fleet.members[pending]
+        assert (member.health, member.life, pool.stats()["restored"]) == (Health.STARTING, 0, 1)
+        assert await pool.broadcast("set_version", 1, deadline=30, reason="setting") == {0: 1}
+        assert pool.withdraw(pending)
+        await pool.end(pending)
+        assert pool.fleet.describe() == "1 healthy"
+
+    run(body, actors=1)
+
+
+def test_a_caller_that_divides_overdue_calls_gets_them_back_after_the_first_try() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        with pytest.raises(CallOverdue):
+            await pool.call("sleep", 600, deadline=1, retries=5, reason="hanging", retry_overdue=False)
+        assert pool.stats()["retries"] == 0
+        # What is the machine's fault is tried again all the same.
+        with pytest.raises(InfraFailure, match="disk"):
+            await pool.call("refuse", "infra", deadline=30, retries=2, reason="refusing", retry_overdue=False)
+        assert pool.stats()["retries"] == 2
 
     run(body)

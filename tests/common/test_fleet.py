@@ -3,8 +3,8 @@ from common.fleet import Fleet, Health
 
 def dead_and_answering(fleet: Fleet, actor: int) -> None:
     assert fleet.died(actor, fleet.members[actor].life, "killed")
-    assert fleet.probing() == [actor]
-    fleet.probed([actor])
+    fleet.probing(actor)
+    fleet.probed(actor, True)
 
 
 def test_least_loaded_healthy_actor_is_picked_up_to_the_cap() -> None:
@@ -37,9 +37,9 @@ def test_dead_actor_is_not_eligible_until_it_was_refreshed() -> None:
 def test_silent_actor_stays_dead() -> None:
     fleet = Fleet(range(1))
     fleet.died(0, 0, "killed")
-    fleet.probing()
+    fleet.probing(0)
     assert fleet.members[0].health is Health.RESTARTING
-    fleet.probed([])
+    fleet.probed(0, False)
     assert fleet.members[0].health is Health.DEAD
 
 
@@ -57,8 +57,8 @@ def test_actor_that_died_during_its_refresh_stays_dead() -> None:
     dead_and_answering(fleet, 0)
     refresh = fleet.begin_refresh(0)
     fleet.died(0, 1, "killed again")
-    dead = fleet.probing()
-    fleet.probed(dead)
+    fleet.probing(0)
+    fleet.probed(0, True)
     assert not fleet.refreshed(refresh)
 
 
@@ -79,3 +79,33 @@ def test_actor_that_missed_new_weights_is_stale_and_says_why() -> None:
     fleet.outdated(1, "refused weights 3")
     assert fleet.having(Health.STALE) == [1]
     assert "refused weights 3" in fleet.describe()
+
+
+def test_an_actor_that_was_added_serves_only_once_it_answered_and_its_silence_is_no_death() -> None:
+    fleet = Fleet(range(1))
+    fleet.add(1)
+    fleet.began(0)
+    fleet.began(0)
+    assert fleet.pick() is None
+    fleet.probing(1)
+    fleet.probed(1, False)
+    assert (fleet.members[1].health, fleet.members[1].life, fleet.members[1].served) == (Health.STARTING, 0, False)
+    fleet.probing(1)
+    fleet.probed(1, True)
+    assert fleet.refreshed(fleet.begin_refresh(1))
+    assert fleet.pick() == 1
+    assert fleet.members[1].served
+
+
+def test_an_actor_is_withdrawn_only_without_calls_and_then_stays_out_though_it_dies() -> None:
+    fleet = Fleet(range(2))
+    life = fleet.began(1)
+    assert not fleet.withdraw(1)
+    fleet.ended(1, life)
+    assert fleet.withdraw(1)
+    assert [fleet.pick(), fleet.pick(avoid=[0])] == [0, 0]
+    fleet.died(1, fleet.began(1), "killed")
+    assert fleet.members[1].health is Health.LEAVING
+    assert fleet.sick() == []
+    fleet.remove(1)
+    assert list(fleet.members) == [0]

@@ -11,7 +11,7 @@ from common.config.schema import Run
 from common.failures import InputError
 from common.models.configuration import named_config
 from common.models.critic import Critic
-from common.resources import claims, total_cpus, total_gpus
+from common.resources import REWARD_WORKER_CPUS, claims, total_cpus, total_gpus
 from common.run_directory import RunDirectory
 from deploy.cluster import local_cpus
 from deploy.plan import batches, critic_parameters, learner_bytes, longest_conversation, model_shape, plan_text, rollout_bytes
@@ -58,6 +58,10 @@ def test_claims_add_up_and_a_run_without_mrl_has_no_rollout_half() -> None:
     assert total_gpus(run()) == 2 * 1 + 3 * 0.5
     assert [claim.role for claim in claims(run(stages=[{"stage": "sft"}]))] == ["learner rank"]
     assert local_cpus(run()) >= total_cpus(run())
+    # Reward workers that may be started later are no claim, but a local cluster has a place for them.
+    growing = run(rewards={"workers": 1, "max_workers": 65})
+    assert total_cpus(growing) == total_cpus(run(rewards={"workers": 1}))
+    assert local_cpus(growing) >= total_cpus(growing) + 64 * REWARD_WORKER_CPUS
 
 
 def test_rollout_memory_counts_slots_layers_heads_and_positions() -> None:

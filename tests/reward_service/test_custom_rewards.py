@@ -76,6 +76,18 @@ def test_a_function_in_a_file_is_a_component_through_configuration_alone(functio
     assert "query 'query 2' and answer 'crash'" in failure
 
 
+def test_a_turn_has_its_deadline_and_no_longer_whatever_came_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "slow.py"
+    file.write_text("import time\ndef slow(turn):\n    time.sleep(float(turn.answer))\n    return 1.0\n")
+    section = FunctionReward(name="slow", path=f"{file}:slow", deadline=4)
+    began = time.monotonic()
+    outcomes = function_rewards(section, turns("0", "0", "600"))
+    # Counted from when the turns before it were over: from the last look at them, it would be 8 s.
+    assert 4 <= time.monotonic() - began < 7
+    assert outcomes[:2] == [1.0, 1.0]
+    assert "no value within 4 s" in str(outcomes[2])
+
+
 def test_a_turn_that_hangs_is_failed_and_the_others_are_not(tmp_path: Path) -> None:
     file = tmp_path / "slow.py"
     file.write_text("import time\ndef slow(turn):\n    time.sleep(90 if turn.answer == 'hang' else 0.01)\n    return 1.0\n")

@@ -3,19 +3,23 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
-from common.config.rewards import Rewards
+from common.config.rewards import FunctionReward, RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from common.metrics import Metrics
+from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import score_episodes
 from reward_service.pool import RewardPool
+from reward_service.scaling import IDLE_OVER_QUEUE
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -37,6 +41,33 @@ def episodes(count: int) -> list[Episode]:
     return [Episode(f"e{i}", f"t{i}", i, tuple(turn(t) for t in range(4)), 0) for i in range(count)]
 
 
+def sleeping(folder: Path, **settings: Any) -> Rewards:
+    """Length and a function: every turn scores 1 after as many seconds as its answer says."""
+    file = folder / "sleeping.py"
+    file.write_text("import time\ndef sleeping(turn):\n    time.sleep(float(turn.answer))\n    return 1.0\n")
+    function = FunctionReward(name="sleeping", path=f"{file}:sleeping", deadline=600)
+    mix = RewardMix(bleu=None, cosine=None, recall=None, functions=(function,))
+    return Rewards(single=mix, cumulative=mix, long_term=mix, **settings)
+
+
+def lasting(seconds: Sequence[float]) -> list[Episode]:
+    """Episodes of one answered turn, which takes so long to score."""
+    opening = Turn([9], [10], [], [10])
+    return [Episode(f"e{i}", f"t{i}", i, (opening, Turn([9], [10], [], [10], answer=str(s))), 0) for i, s in enumerate(seconds)]
+
+
+async def started(pool: RewardPool) -> list[int]:
+    """Waits for the workers that there are; their pids, from themselves: titles and tables may name another run's."""
+    pids: list[int] = await asyncio.to_thread(ray.get, [actor.apply.remote(lambda _: os.getpid()) for actor in pool.actors], timeout=60)
+    return pids
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
 def run(body: Callable[[RewardPool], Coroutine[Any, Any, Any]], rewards: Rewards) -> Any:
     async def main() -> Any:
         pool = RewardPool(rewards, EMBEDDING, SPECIAL)
@@ -52,16 +83,12 @@ def test_every_episode_is_scored_once_though_a_worker_is_killed_meanwhile() -> N
     rewards, dealt = Rewards(workers=2, batch_tokens=TWO), episodes(600)
 
     async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
-        # The pid from the actor itself: titles and tables may name another run's.
-        pid: Any = await asyncio.to_thread(ray.get, pool.actors[0].apply.remote(lambda _: os.getpid()), timeout=30)
+        pid, _ = await started(pool)
         scoring = asyncio.create_task(pool.score(dealt, {}))
-        while pool.stats()["calls"] < 30:
-            await asyncio.sleep(0.005)
+        await until(lambda: pool.stats()["calls"] >= 30)
         os.kill(pid, signal.SIGKILL)
         scored = await scoring
-        async with asyncio.timeout(30):
-            while pool.stats()["healthy"] < 2:
-                await asyncio.sleep(0.05)
+        await until(lambda: pool.stats()["healthy"] == 2)
         return scored, pool.stats()
 
     scored, stats = run(body, rewards)
@@ -98,14 +125,80 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
     assert row["reward/component{component=bleu}"] == pytest.approx(expected)
 
 
-def test_a_missed_deadline_leaves_episodes_without_a_reward_and_says_why() -> None:
+def test_where_no_worker_is_in_time_every_episode_is_without_a_reward_and_says_why() -> None:
     rewards, dealt = Rewards(workers=1, batch_tokens=2 * TWO, deadline=0.001, retries=0), episodes(4)
 
     async def body(pool: RewardPool) -> list[Episode]:
         return await pool.score(dealt, {})
 
     scored = run(body, rewards)
+    assert [one.id for one in scored] == [one.id for one in dealt]
     assert [one.status for one in scored] == ["failed"] * 4
-    assert all(
-        turn.reward is None and "waited 0.0 s for scoring 4 episodes" in str(turn.failure) for one in scored for turn in one.answered
-    )
+    assert all(turn.reward is None and "waited 0.0 s for" in str(turn.failure) for one in scored for turn in one.answered)
+
+
+def test_an_episode_that_takes_too_long_is_alone_in_failing(tmp_path: Path) -> None:
+    rewards = sleeping(tmp_path, workers=2, deadline=4, retries=1)
+
+    async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
+        await started(pool)
+        return await pool.score(lasting([0, 0, 600, 0]), {}), pool.stats()
+
+    scored, stats = run(body, rewards)
+    assert [one.answered[0].reward for one in scored] == [1.0, 1.0, None, 1.0]
+    assert str(scored[2].answered[0].failure).startswith("CallOverdue: waited 4.0 s for scoring 1 episodes from e2")
+    # Once with all four, once with two, and twice alone.
+    assert stats["missed_deadlines"] == 4
+
+
+def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_every_episode_once(tmp_path: Path) -> None:
+    rewards, dealt = sleeping(tmp_path, workers=1, max_workers=3, queue_seconds=0.1, batch_tokens=4), lasting([0.1] * 200)
+    metrics = Metrics()
+
+    async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, Any]]:
+        await started(pool)
+        scoring = asyncio.create_task(pool.score(dealt, {}))
+        await until(lambda: pool.stats()["healthy"] == 3)
+        assert not scoring.done()
+        scored = await scoring
+        idle = time.monotonic()
+        await until(lambda: pool.stats()["actors"] == 1)
+        assert time.monotonic() - idle > IDLE_OVER_QUEUE * 0.1 / 2
+        # The one that is left serves, and what the others recorded has not gone with them.
+        assert (await pool.score(dealt[:1], {}))[0].answered[0].reward == 1.0
+        metrics.merge(await pool.metrics())
+        return scored, pool.stats()
+
+    scored, stats = run(body, rewards)
+    assert [one.id for one in scored] == [one.id for one in dealt]
+    assert [one.answered[0].reward for one in scored] == [1.0] * 200
+    assert (stats["calls"], stats["added"], stats["ended"]) == (200 + 1 + 3, 2, 2)  # each was asked for its metrics
+    assert (stats["retries"], stats["restored"], stats["infra_failures"]) == (0, 0, 0)
+    row = metrics.flush(step=0, stage="test")
+    assert row["reward/turns"] == 201
+    assert row["reward/batch_turns:max"] == 1
+    assert row["reward/batch_seconds:p95"] >= row["reward/batch_seconds:p50"] >= 0.1
+    assert row["reward/queue_seconds:max"] > 1
+
+
+def test_a_worker_that_finds_no_place_on_the_cluster_holds_nothing_up(tmp_path: Path) -> None:
+    rewards, dealt = sleeping(tmp_path, workers=1, max_workers=3, queue_seconds=0.5, batch_tokens=4), lasting([0.1] * 40)
+
+    async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
+        await started(pool)
+        rest = ray.available_resources()["CPU"] - REWARD_WORKER_CPUS / 2
+        claim = ray.util.placement_group([{"CPU": rest}])
+        try:
+            assert claim.wait(60)
+            scoring = asyncio.create_task(pool.score(dealt, {}))
+            await until(lambda: pool.stats()["starting"] == 1)
+            scored = await scoring
+            stats = pool.stats()
+        finally:
+            ray.util.remove_placement_group(claim)
+        return scored, stats
+
+    scored, stats = run(body, rewards)
+    assert [one.answered[0].reward for one in scored] == [1.0] * 40
+    assert (stats["healthy"], stats["starting"], stats["dead"], stats["added"]) == (1, 1, 0, 1)
+    assert (stats["retries"], stats["infra_failures"], stats["missed_deadlines"]) == (0, 0, 0)
