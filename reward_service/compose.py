@@ -137,6 +137,8 @@ def _isolating(scoring: _Scoring, group: Sequence[Comparison]) -> list[Result]:
             return [str(failure)]
         middle = len(group) // 2
         return _isolating(scoring, group[:middle]) + _isolating(scoring, group[middle:])
+    if not components:  # a mix of the user's own components alone
+        return [{} for _ in group]
     rows = np.stack(list(components.values()), axis=1).tolist()
     return [_result(dict(zip(components, row, strict=True))) for row in rows]
 

@@ -232,3 +232,13 @@ def test_new_components_come_with_the_others() -> None:
     assert [turn.rewards for turn in scored.answered] == [
         {"repetition": 1.0, "format": 1.0, "exact_match": 1.0}, {"repetition": 1.0, "format": 0.0, "exact_match": 0.0},
     ]  # fmt: skip
+
+
+def test_a_mix_may_be_of_functions_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def half(turn):\n    return 0.5\n")
+    own = FunctionReward(name="half", path=f"{path}:half")
+    mix = RewardMix(bleu=None, cosine=None, length=None, recall=None, functions=(own,))
+    answered = Turn([2, 5, 6], [7, 3], [-1.0, -1.0], [8, 3])
+    (scored,) = score_episodes([Episode("e", "t", 0, (answered, answered), 0)], Rewards(cumulative=mix), np.eye(16, dtype=np.float32), ())
+    assert (scored.turns[1].rewards, scored.turns[1].reward) == ({"half": 0.5}, 0.5)
