@@ -2,8 +2,8 @@
 
 Two halves. The writer (embedding, encoder, memory attention) is the policy's as it was, frozen: it turns the interactions before into
 memory. The reader is a second encoder that starts as the policy's and looks at memory after every layer, by cross-attentions that start
-as the decoder's: reading memory is not learnt from a few thousand comparisons. Its last states, averaged over the interaction, go through
-one linear head: one number, or logits of the levels 1…K.
+as the decoder's: reading memory is not learnt from a few thousand comparisons. Its last states, averaged over the answer (a long query
+would drown it), go through one linear head: one number, or logits of the levels 1…K.
 """
 
 from __future__ import annotations
@@ -104,15 +104,17 @@ class RxTRewardModel(PreTrainedModel):
     # --- the reader ---------------------------------------------------------------------------------------------------------
 
     def forward(self, tokens: Tensor, mask: Tensor, memory: Tensor) -> Tensor:
-        """tokens int64 [batch, tokens], right-padded interactions; mask bool; memory [batch, layers, slots, width] → [batch, levels]."""
+        """tokens int64 [batch, tokens], right-padded, each an interaction with its [A]; mask bool; memory [batch, layers, slots, width] →
+        [batch, levels]."""
         packing = Packing(mask)
         table = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, tokens.device)
         x, rope = packing.pack(self.reader_embedding(tokens)), table[packing.positions]
         for i, (layer, look) in enumerate(zip(self.reader.layers, self.looks, strict=True)):
             x = layer(x, rope, packing.groups)
             x = x + packing.pack(look(packing.unpack(x), table[: tokens.shape[1]], memory[:, i]))
-        states = packing.unpack(self.norm(x))
-        return self.head(states.sum(1) / mask.sum(1, keepdim=True))
+        answer = mask & ((tokens == self.config.answer_token_id).cumsum(1) > 0)
+        states = packing.unpack(self.norm(x)) * answer.unsqueeze(-1)
+        return self.head(states.sum(1) / answer.sum(1, keepdim=True))
 
 
 AutoConfig.register("rxt_reward", RxTRewardConfig, exist_ok=True)
