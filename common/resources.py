@@ -35,7 +35,7 @@ def claims(run: Run) -> tuple[Claim, ...]:
     return (
         Claim("conductor", 1, CONDUCTOR_CPUS),
         Claim("rollout worker", run.rollout.workers, float(run.rollout.threads), run.rollout.gpus_per_worker),
-        Claim("reward worker", run.rewards.workers, REWARD_WORKER_CPUS),
+        Claim("reward worker", run.rewards.workers, REWARD_WORKER_CPUS, run.rewards.gpus_per_worker),
         learners,
     )
 

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from common.episode import Episode
-from common.failures import DeadlineExceeded, EngramError, InfraFailure
+from common.failures import DataFailure, DeadlineExceeded, EngramError, InfraFailure
 from common.weights import PackedWeights
 from learner.group import Job
 from learner.rollout_half import conductor_name
@@ -74,6 +74,9 @@ class ConductorSource:
         batch: Batch = self._call("next_batch", iteration, version, rank, ranks, plan)
         parts = self._get(list(batch.shard), f"the episodes of iteration {iteration}")
         episodes = [episode for part in parts for episode in part]
+        if not episodes:
+            what = f"iteration {iteration} left {batch.episodes} episodes of {plan.episodes} for {ranks} learner ranks"
+            raise DataFailure(f"{what}: rank {rank} has nothing to learn from")
         return Shard(episodes, [place_of(episode.task) for episode in episodes], plan.episodes, batch.failed, batch.failed_turns)
 
     def trained(self, iteration: int, version: int) -> None:

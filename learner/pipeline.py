@@ -68,7 +68,7 @@ def train(run: Run, progress: Progress) -> dict[str, Any]:
             else:
                 run_stage(supervised_loop, job, recorder, progress)
             checkpoint = newest(directory)
-            summary.spent(stage.stage, time.monotonic() - begun, stage_steps(stage))
+            summary.spent(index, stage.stage, time.monotonic() - begun, stage_steps(stage))
             summary.write("running", 0.0)
             if not is_finished(checkpoint, index, stage):
                 raise Drained(f"stopped at step {checkpoint.step}; the same command goes on from there")

@@ -22,12 +22,15 @@ class Summary:
         if directory.exists(SUMMARY):
             self.value = json.loads(directory.read_text(SUMMARY)) | {"status": "running"}
 
-    def spent(self, stage: str, seconds: float, steps: int) -> None:
-        """Time spent in a stage; a stage that was resumed adds up."""
-        known = {each["name"]: each for each in self.value["stages"]}
-        before = known[stage]["wall_seconds"] if stage in known else 0.0
-        entry = {"name": stage, "wall_seconds": before + seconds, "steps": steps, "metrics": stage_metrics(self.directory, stage)}
-        self.value["stages"] = [each for each in self.value["stages"] if each["name"] != stage] + [entry]
+    def spent(self, index: int, stage: str, seconds: float, steps: int) -> None:
+        """Time spent in stage number `index` of the run; a stage that was resumed adds up."""
+        stages: list[dict[str, Any]] = self.value["stages"]
+        known: dict[str, Any] = next(
+            (each for each in stages if each["index"] == index), {"index": index, "name": stage, "wall_seconds": 0.0}
+        )
+        entry = known | {"wall_seconds": known["wall_seconds"] + seconds, "steps": steps}
+        entry["metrics"] = stage_metrics(self.directory, index)
+        self.value["stages"] = sorted([*(each for each in stages if each["index"] != index), entry], key=lambda each: each["index"])
 
     def keep_retention(self, name: str, recall: dict[str, float], counts: dict[str, int] | None = None) -> None:
         self.value["retention"][name] = recall
@@ -42,11 +45,11 @@ class Summary:
         return self.value
 
 
-def stage_metrics(directory: RunDirectory, stage: str) -> dict[str, dict[str, float]]:
-    """First, best and last value of each metric over a stage's rows; counters and what has no better end have no best."""
+def stage_metrics(directory: RunDirectory, stage: int) -> dict[str, dict[str, float]]:
+    """First, best and last value of each metric over the rows of a stage, by its index; counters and what has no better end have no best."""
     figures: dict[str, dict[str, float]] = {}
     for row in read_rows(directory):
-        if row["stage"] != stage:
+        if row.get("run/stage") != stage:
             continue
         for key, value in row.items():
             if key in ("step", "stage", "time") or value is None:
