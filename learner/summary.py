@@ -46,7 +46,7 @@ class Summary:
 
 
 def stage_metrics(directory: RunDirectory, stage: int) -> dict[str, dict[str, float]]:
-    """First, best and last value of each metric over the rows of a stage, by its index; counters and what has no better end have no best."""
+    """First, best and last value of each metric over the rows of a stage, by index; counters and what has no better end have no best."""
     figures: dict[str, dict[str, float]] = {}
     for row in read_rows(directory):
         if row.get("run/stage") != stage:
