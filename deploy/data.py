@@ -201,7 +201,7 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
 
 
 def _write_preferences(source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format) -> None:
-    from common.data.preferences import save_preferences
+    from common.data.preferences import save_preferences, without_answers_to
     from common.data.ranked import is_for_test, load_instructions, load_taskmaster
     from common.data.rows import save_rows
     from common.failures import InputError
@@ -213,7 +213,8 @@ def _write_preferences(source: Source, folder: Path, settings: Sequence[str], ou
     else:
         judged = load_taskmaster(folder)
         preferences = [preference for each in judged for preference in each.preferences]
-        rows = [row for each in judged if not is_for_test(each.conversation) for row in each.rows]
+        tests = [preference for preference in preferences if is_for_test(preference.group)]
+        rows = without_answers_to([row for each in judged if not is_for_test(each.conversation) for row in each.rows], tests)
         save_rows(rows, out / f"conversations.{format.value}")
         typer.echo(f"{out}/conversations.{format.value}: {len(rows)} conversations that end with a good action")
     for split, test in (("train", False), ("test", True)):

@@ -74,6 +74,17 @@ def save_preferences(preferences: Iterable[Preference], path: str | Path) -> Non
     write_records((_record(preference) for preference in preferences), path, SCHEMA)
 
 
+def without_answers_to(rows: Iterable[Row], held: Iterable[Preference]) -> list[Row]:
+    """The conversations in which no held-out prompt is answered, after the very same history."""
+    asked = {(preference.history, preference.prompt) for preference in held}
+    kept = []
+    for row in rows:
+        said = tuple((turn.query, turn.answer) for turn in row.turns)
+        if not any((said[:k], query) in asked for k, (query, _) in enumerate(said)):
+            kept.append(row)
+    return kept
+
+
 def recall_preferences(rows: Sequence[Row], seed: int) -> list[Preference]:
     """Of each turn that asks for one fact: its answer against the same answer with another value, for reward models that read memory.
 

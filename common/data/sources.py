@@ -89,7 +89,7 @@ def _preferences(data: PreferencesData) -> Corpus:
     if not train or not held:
         raise InputError("data", f"{len(told)} preferences leave {len(train)} to train on and {len(held)} held out; both need some")
     rows, held_rows = ([row for each in part if (row := each.row) is not None] for part in (train, held))
-    rows += [row for source in data.conversations for row in load_rows(source)]
+    rows += without_answers_to([row for source in data.conversations for row in load_rows(source)], held)
     turns = [turn for each in train for turn in (*each.earlier, each.chosen)] + [turn for row in rows for turn in row.turns]
     pairs = list(dict.fromkeys([*turns, *(pair for source in data.pairs for pair in load_pairs(source))]))
     texts = [text for each in train for text in _texts(each)] + [part for pair in pairs for part in (pair.query, pair.answer)]

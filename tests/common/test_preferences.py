@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from common.data.preferences import Preference, load_preferences, recall_preferences, save_preferences
+from common.data.preferences import Preference, load_preferences, recall_preferences, save_preferences, without_answers_to
 from common.data.ranked import interactions, load_instructions, load_taskmaster
 from common.data.records import BadRecords
+from common.episode import Interaction, Row
 from common.failures import InputError
 from tests.local_preferences import preferences
 from tests.local_source import tiny_corpus
@@ -116,3 +117,15 @@ def test_only_memory_tells_the_answers_of_recall_preferences_apart() -> None:
         assert (each.prompt, rejected) in right_elsewhere, "the wrong answer is the right one of another conversation"
         assert chosen != rejected
     assert recall_preferences(rows, 0) == found != recall_preferences(rows, 1)
+
+
+def test_conversations_that_answer_a_held_out_prompt_are_left_out() -> None:
+    held = Preference("tea?", ("yes", "no"), history=(("hi", "hello"),))
+    opening = Interaction("hi", "hello")
+    same, other_history, longer, not_asked = (
+        Row(first.query, first.answer, tuple(Interaction(query, "yes") for query in queries))
+        for first, queries in (
+            (opening, ["tea?"]), (Interaction("hey", "hello"), ["tea?"]), (opening, ["tea?", "milk?"]), (opening, ["milk?", "tea?"]),
+        )
+    )  # fmt: skip
+    assert without_answers_to([same, other_history, longer, not_asked], [held]) == [other_history, not_asked]
