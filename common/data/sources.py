@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from common.config.schema import BabiData, Data, PreferencesData, RowsData, SgdData, SynthData
 from common.data import babi, sgd, synth
-from common.data.preferences import Preference, load_preferences
+from common.data.preferences import Preference, load_preferences, without_answers_to
 from common.data.rows import load_pairs, load_rows, load_texts
 from common.data.splits import conversation_hash, fraction, text_hash
 from common.episode import Interaction, Row
