@@ -81,6 +81,8 @@ def load_taskmaster(folder: str | Path) -> list[Judged]:
     found = []
     for context, (conversation, actions) in judged.items():
         *history, (prompt, _) = interactions(json.loads(context))
+        if not prompt:
+            continue  # the agent's first words: nobody asked
         good, bad = (tuple(dict.fromkeys(each for each in actions[kind] if each not in actions[not kind])) for kind in (True, False))
         found.append(Judged(conversation, tuple(history), prompt, good, bad))
     return found
