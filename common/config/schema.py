@@ -83,8 +83,8 @@ class RowsData(Section):
 
 class PreferencesData(Section):
     """Answers that people ranked, for a reward model: JSONL or Parquet files of {"prompt", "chosen", "rejected", "margin"?}, or of
-    {"prompt", "answers"} from best to worst, either with "history"?; or names of `datasets`. Stages before the reward model train on the
-    best answers."""
+    {"prompt", "answers"} from best to worst, either with "history"?; or names of `datasets`. Stages before the reward model train on all
+    answers alike."""
 
     kind: Literal["preferences"] = "preferences"
     """Which kind of data this is."""
@@ -95,7 +95,8 @@ class PreferencesData(Section):
     eval_fraction: float = Field(0.2, gt=0, lt=0.5)
     """Share of `train` that is held out where `eval` is empty, by hash of the group, so that no group is divided."""
     conversations: tuple[str, ...] = ()
-    """Files of conversations (MRL rows) that the stages before the reward model train on besides the best answers."""
+    """Files of conversations (MRL rows) that the stages before the reward model train on as well, without those that answer a
+    prompt of the preferences."""
     pairs: tuple[str, ...] = ()
     """Files of {"query", "answer"} for the same."""
 

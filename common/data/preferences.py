@@ -48,20 +48,21 @@ class Preference:
     group: str = ""
 
     @property
-    def chosen(self) -> Interaction:
-        return Interaction(self.prompt, self.answers[0])
-
-    @property
     def earlier(self) -> tuple[Interaction, ...]:
         return tuple(Interaction(query, answer) for query, answer in self.history)
 
     @property
-    def row(self) -> Row | None:
-        """The conversation with the best answer; None where nothing was said before the prompt."""
+    def answered(self) -> tuple[Interaction, ...]:
+        """The prompt with each of its answers."""
+        return tuple(Interaction(self.prompt, answer) for answer in self.answers)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The conversation with each of its answers; none where nothing was said before the prompt."""
         if not self.history:
-            return None
+            return []
         opening, *rest = self.earlier
-        return Row(opening.query, opening.answer, (*rest, self.chosen))
+        return [Row(opening.query, opening.answer, (*rest, answer)) for answer in self.answered]
 
 
 def load_preferences(source: str | Path) -> list[Preference]:

@@ -88,17 +88,15 @@ def _preferences(data: PreferencesData) -> Corpus:
         held = [preference for preference in told if fraction(text_hash(preference.group)) < data.eval_fraction]
     if not train or not held:
         raise InputError("data", f"{len(told)} preferences leave {len(train)} to train on and {len(held)} held out; both need some")
-    rows, held_rows = ([row for each in part if (row := each.row) is not None] for part in (train, held))
-    rows += without_answers_to([row for source in data.conversations for row in load_rows(source)], held)
-    turns = [turn for each in train for turn in (*each.earlier, each.chosen)] + [turn for row in rows for turn in row.turns]
+    # The stages before learn from all answers alike. A policy that has seen the better ones alone would make a reward model that knows them
+    # by that, and is lost where it has seen neither.
+    rows, held_rows = ([row for each in part for row in each.rows] for part in (train, held))
+    rows += without_answers_to([row for source in data.conversations for row in load_rows(source)], [*train, *held])
+    turns = [turn for each in train for turn in (*each.earlier, *each.answered)] + [turn for row in rows for turn in row.turns]
     pairs = list(dict.fromkeys([*turns, *(pair for source in data.pairs for pair in load_pairs(source))]))
-    texts = [text for each in train for text in _texts(each)] + [part for pair in pairs for part in (pair.query, pair.answer)]
-    corpus = _corpus(rows, held_rows, [], list(dict.fromkeys(texts)), pairs)
+    texts = list(dict.fromkeys([part for pair in pairs for part in (pair.query, pair.answer)]))
+    corpus = _corpus(rows, held_rows, [], [text for source in data.texts for text in load_texts(source)] or texts, pairs)
     return replace(corpus, preferences=train, held_preferences=held)
-
-
-def _texts(preference: Preference) -> list[str]:
-    return [*(part for turn in preference.history for part in turn), preference.prompt, *preference.answers]
 
 
 def _corpus(
