@@ -95,7 +95,7 @@ def _preferences(data: PreferencesData) -> Corpus:
     turns = [turn for each in train for turn in (*each.earlier, *each.answered)] + [turn for row in rows for turn in row.turns]
     pairs = list(dict.fromkeys([*turns, *(pair for source in data.pairs for pair in load_pairs(source))]))
     texts = list(dict.fromkeys([part for pair in pairs for part in (pair.query, pair.answer)]))
-    corpus = _corpus(rows, held_rows, [], [text for source in data.texts for text in load_texts(source)] or texts, pairs)
+    corpus = _corpus(rows, held_rows, [], texts, pairs)
     return replace(corpus, preferences=train, held_preferences=held)
 
 
