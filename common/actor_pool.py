@@ -40,6 +40,7 @@ class ActorPool:
     on_restored(actor): brings an actor that lost its state, or is new, up to date (through `call_actor`); the actor serves only after
     it returned, and is tried again where it raised. A call that misses its deadline takes its actor with it: the actor is killed and
     restarted, because an actor that hangs would keep its place for ever.
+    new: whether the first actors, too, are brought up to date by `on_restored` before they serve.
     most: actors that there will ever be at once, with those added. on_wait(seconds): told how long each try waited for a free actor.
     """
 
@@ -50,13 +51,14 @@ class ActorPool:
         on_restored: Callable[[int], Awaitable[None]] | None = None,
         *,
         most: int | None = None,
+        new: bool = False,
         on_wait: Callable[[float], None] | None = None,
         in_flight: int = 2,
         probe_every: float = 0.5,
         probe_deadline: float = 5.0,
     ):
         self.name = name
-        self.fleet = Fleet(range(len(actors)), in_flight)
+        self.fleet = Fleet(range(len(actors)), in_flight, new)
         self.tally = Tally()
         self._recorded = Tally()
         self._handles = dict(enumerate(actors))
@@ -78,19 +80,21 @@ class ActorPool:
 
     # --- calls --------------------------------------------------------------------------------------------------------------
 
-    async def call(self, method: str, *args: Any, deadline: float, retries: int, reason: str, retry_overdue: bool = True) -> Any:
+    async def call(
+        self, method: str, *args: Any, deadline: float, retries: int, reason: str, retry_overdue: bool = True, patience: float | None = None
+    ) -> Any:
         """Result of `method(*args)` on the least loaded eligible actor; after an infra failure, on another, `retries` more times.
 
-        deadline: seconds for each try, once the actor gets to it; waiting for a free actor is over when the pool made no progress
-        for as long. An ObjectRef among `args` arrives resolved. retry_overdue: False for a caller that divides a call which missed its
-        deadline, in place of asking for as much once more.
+        deadline: seconds for each try, once the actor gets to it. patience: waiting for a free actor is over when the pool made no
+        progress for as long; None: as the deadline. An ObjectRef among `args` arrives resolved. retry_overdue: False for a caller that
+        divides a call which missed its deadline, in place of asking for as much once more.
         Raises DataFailure (the input is to blame), CallOverdue, DeadlineExceeded or InfraFailure (of the last try).
         """
         self._nurse.tend()
         tried: list[int] = []
         failed = 0
         while True:
-            actor, life, ahead = await self._free_actor(tried, deadline, reason)
+            actor, life, ahead = await self._free_actor(tried, patience or deadline, reason)
             try:
                 return await self._send(actor, life, method, args, deadline * (1 + ahead), reason)
             except InfraFailure as failure:

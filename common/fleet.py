@@ -67,10 +67,10 @@ class Refresh:
 
 
 class Fleet:
-    """cap: calls in flight that an actor takes at once."""
+    """cap: calls in flight that an actor takes at once. new: whether actors have to be brought up to date before they serve."""
 
-    def __init__(self, actors: Iterable[int], cap: int = 2):
-        self.members = {actor: Member() for actor in actors}
+    def __init__(self, actors: Iterable[int], cap: int = 2, new: bool = False):
+        self.members = {actor: Member(Health.STARTING, served=False) if new else Member() for actor in actors}
         self.cap = cap
         self.announcement = 0
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import yaml
 
 from common.checkpoint import open_checkpoint
-from common.config.schema import MRL, MemoryAware, Run, SupervisedStage
+from common.config.schema import MRL, MemoryAware, RewardModelStage, Run, SupervisedStage
 from common.models.configuration import RxTConfig, named_config
 from common.resources import claims, total_cpus, total_gpus
 from deploy.tables import table
@@ -147,8 +147,13 @@ def model_shape(run: Run) -> RxTConfig:
 
 def plan_text(run: Run) -> str:
     """The whole plan. Raises InputError where the parts of the config do not fit together."""
+    last = run.stages[-1]
+    if isinstance(last, RewardModelStage) and last.backbone is not None:
+        return _backbone_plan(run, last, last.backbone)
     config = model_shape(run)
     counts = [[name, f"{n:,}"] for name, n in config.parameters().items()]
+    if isinstance(last, RewardModelStage):
+        counts.append(["of the reward model", f"{reward_parameters(config, last.levels):,}"])
     parts = [
         yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(),
         _actors(run),
@@ -159,6 +164,33 @@ def plan_text(run: Run) -> str:
     if any(isinstance(stage, MRL) for stage in run.stages):
         parts.append(_memory("Memory of a rollout worker", rollout_bytes(run, config)))
     return "\n\n".join(parts)
+
+
+def _backbone_plan(run: Run, stage: RewardModelStage, backbone: str) -> str:
+    """A reward model of transformers: its shape is its own, and so its memory is not worked out here. InputError where it is not there."""
+    # Here and not at the top: it brings torch and transformers, which a plan otherwise does without.
+    from reward_service.preference_model import scoring_config
+
+    config = scoring_config(backbone, backbone, stage.levels)
+    rows = [[key, str(getattr(config, key))] for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")]
+    per_rank = math.ceil(stage.batch_size / run.learner.ranks)
+    batch = [[stage.stage, f"{stage.batch_size:,}", f"{per_rank:,}", f"{stage.steps:,}"]]
+    return "\n\n".join(
+        [
+            yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(),
+            _actors(run),
+            table("Batches", ["stage", "prompts", "per rank", "optimiser steps"], batch),
+            table(f"The backbone, {backbone}", ["what", "value"], rows),
+        ]
+    )
+
+
+def reward_parameters(config: RxTConfig, levels: int) -> int:
+    """Of `common.models.reward`: two encoders with an embedding each, memory attention, a look at memory per layer, a norm and the head."""
+    parts, width = config.parameters(), config.width
+    query, kv = config.cross_query_heads or config.query_heads, config.cross_kv_heads or config.kv_heads
+    look = width * config.head_dim * (query + 2 * kv) + config.head_dim * query * width + width + 2 * width
+    return 2 * (parts["embedding"] + parts["encoder"]) + parts["memory"] + config.layers * look + width + levels * (width + 1)
 
 
 def _actors(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -17,19 +18,18 @@ HEADS = ("score", "classifier", "head")
 
 def add_lora(module: nn.Module, settings: Lora) -> None:
     """Put adapters into `module`, in place. Raises InputError where peft is missing or no layer has one of the names."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as missing:
-        raise InputError("lora", "needs peft, which is not installed here: pip install 'engram-rl[peft]'") from missing
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=adaptable_layers(module, settings)
-    )
+    targets = adaptable_layers(module, settings)
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets)
     adapted: Any = module
     inject_adapter_in_model(config, adapted, ADAPTER)
 
 
 def adaptable_layers(module: nn.Module, settings: Lora) -> list[str]:
-    """Names of the layers that get an adapter. InputError where no layer has one of the names in the settings."""
+    """Names of the layers that get an adapter. InputError where peft is missing, or no layer has one of the names in the settings."""
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("lora", "needs peft, which is not installed here: pip install 'engram-rl[peft]'")
     adaptable = [name for name, layer in module.named_modules() if _is_linear(layer) and name.split(".")[0] not in (*HEADS, *FROZEN)]
     # Memory looks slice the weight of their input projection instead of calling it, so an adapter there would be passed over.
     adaptable = [name for name in adaptable if not (name.startswith("looks.") and name.endswith(".input"))]

@@ -15,6 +15,7 @@ from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InfraFailure, InputError
 from common.models.configuration import RxTConfig, named_config
 from common.models.reactive import ReactiveTransformer
+from common.models.reward import RxTRewardModel
 from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.lora import adaptable_layers
@@ -26,13 +27,13 @@ from reward_service.requirements import require_rewards
 def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
     """The checkpoint to start from: the run's last one, or a first one with a new or a given model. Raises InputError as `train` does."""
     require_work_for_every_rank(run)
+    require_rewards(run.rewards)
     if directory.exists("config.yaml"):
         require_same(run, directory.run(), directory)
     checkpoint = latest_checkpoint(directory)
     if checkpoint is not None:
         directory.write_config(run)
         return checkpoint
-    require_rewards(run.rewards)
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
@@ -50,15 +51,17 @@ def require_work_for_every_rank(run: Run) -> None:
 
 def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Path], None]]:
     """What the run's first stage begins with, and what writes its tokenizer."""
-    stage = run.stages[0]
+    stage = run.stages[-1]
     if isinstance(stage, RewardModelStage) and stage.backbone is not None:
         torch.manual_seed(derive(run.seed, "weights"))
-        reward_model = from_folder(stage.backbone, stage.backbone, stage.max_tokens, stage.levels)
+        reward_model = from_folder(stage.backbone, stage.backbone, stage.max_tokens, stage.levels, training=True)
         if stage.lora is not None:
             adaptable_layers(reward_model.module, stage.lora)  # refuses names that are not there, before anything is written
         return reward_model.module, reward_model.save_tokenizer
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
+    if isinstance(stage, RewardModelStage) and stage.lora is not None:
+        adaptable_layers(RxTRewardModel.from_policy(model, stage.levels), stage.lora)
     return model, tokenizer.save
 
 
@@ -82,7 +85,13 @@ def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Convers
 
 def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:
     """Every interaction must fit the model whole: one that is cut loses its end, and with it [EOS]. Raises InputError naming the first."""
-    named = [(f"data.pairs, pair {i + 1}", pair) for i, pair in enumerate(corpus.pairs)]
+    named = [
+        (f"data.{split}, preference {i + 1}", turn)
+        for split, preferences in (("train", corpus.preferences), ("eval", corpus.held_preferences))
+        for i, preference in enumerate(preferences)
+        for turn in (*preference.earlier, *preference.answered)
+    ]
+    named += [(f"data.pairs, pair {i + 1}", pair) for i, pair in enumerate(corpus.pairs)]
     for split, rows in (("train", corpus.train), ("eval", corpus.eval)):
         named += [(f"data.{split}, row {i + 1}, interaction {k}", turn) for i, row in enumerate(rows) for k, turn in enumerate(row.turns)]
     for where, interaction in named:
@@ -104,6 +113,13 @@ def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
                 changed = [k for k in type(then).model_fields if getattr(now, k, None) != getattr(then, k)]
                 key = f"{section}.{changed[0]}" if changed else section
             raise InputError(key, f"is not what the run in {directory.path()} was started with; choose another name, or put it back")
+    for index, (now, then) in enumerate(zip(run.stages, before.stages, strict=False)):
+        if isinstance(now, RewardModelStage) and isinstance(then, RewardModelStage):
+            for key in ("backbone", "levels", "lora"):
+                if getattr(now, key) != getattr(then, key):
+                    raise InputError(
+                        f"stages.{index}.{key}", f"is not what the run in {directory.path()} was started with; choose another name"
+                    )
     if [s.stage for s in run.stages][: len(before.stages)] != [s.stage for s in before.stages][: len(run.stages)]:
         raise InputError("stages", f"are not those that the run in {directory.path()} was started with; choose another name")
 

@@ -5,6 +5,7 @@ All of it is safetensors and JSON beside the model in the checkpoint; nothing is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> R
     transformers_logging.disable_progress_bar()
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise InputError(where, "is not a model checkpoint: it has no config.json and model.safetensors")
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != RxTConfig.model_type:
+        reward = kind == "rxt_reward"
+        raise InputError(
+            where, "is a reward model, not a policy: it can be evaluated, and scores answers in MRL" if reward else f"is a {kind} model"
+        )
     config = RxTConfig.from_pretrained(folder)
     if expected is not None:
         for key in SHAPE_KEYS:

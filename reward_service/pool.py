@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
 from reward_service.monitor import BatchMonitor
+from reward_service.requirements import has_models
 from reward_service.scaling import Scaling
 from reward_service.statistics import Statistics, after, from_json, to_json
 from reward_service.worker import RewardWorker, record_rewards
@@ -68,6 +70,8 @@ class RewardPool:
         self._pool = ActorPool(
             "rewards",
             [self._start() for _ in range(rewards.workers)],
+            self._prepare if has_models(rewards) else None,
+            new=has_models(rewards),
             most=self._most,
             on_wait=lambda seconds: self._metrics.record("reward/queue_seconds", seconds),
             probe_every=PROBE_EVERY,
@@ -87,6 +91,18 @@ class RewardPool:
         )
         handle: ActorHandle = make.remote(*self._arguments)
         return handle
+
+    async def _prepare(self, actor: int) -> None:
+        """A model may take longer to open than a call may take, so a worker serves only after it has."""
+        await self._pool.call_actor(actor, "prepare", deadline=self._rewards.start_deadline, reason="opening the models of rewards")
+
+    def patience(self, episodes: Sequence[Episode]) -> float:
+        """Every batch one after another, each down to one slow episode that is tried as often as may be, with restarts between."""
+        batches = by_tokens(episodes, self._rewards.batch_tokens)
+        tries = sum(math.ceil(math.log2(len(batch))) + 1 + self._rewards.retries for batch in batches)
+        starting = self._rewards.start_deadline if has_models(self._rewards) else self._rewards.deadline
+        # A call may stand behind another one of its actor.
+        return 2 * tries * (self._rewards.deadline + starting)
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at once.
@@ -122,6 +138,7 @@ class RewardPool:
                 reason=reason,
                 # Its halves are tries as well, of less each.
                 retry_overdue=len(batch) == 1,
+                patience=max(self._rewards.deadline, self._rewards.start_deadline) if has_models(self._rewards) else None,
             )
         except (DataFailure, CallOverdue) as failure:
             if len(batch) == 1:

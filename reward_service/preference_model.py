@@ -7,6 +7,7 @@ share both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from common.data.tokenizer import PAD, ConversationTokenizer
 from common.failures import DataFailure, InputError
 from common.models.conversations import TurnTokens, collate, memories
 from common.models.reward import RxTRewardModel
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Dialogue(NamedTuple):
@@ -43,6 +46,10 @@ class Reading:
     tokens: tuple[int, ...]
     written: History = ()
 
+    @property
+    def written_tokens(self) -> int:
+        return sum(map(len, self.written))
+
 
 class PreferenceModel(Protocol):
     levels: int
@@ -61,13 +68,14 @@ class PreferenceModel(Protocol):
 
 
 class TextPreferenceModel:
-    """A sequence classifier of `transformers`: the whole dialogue is one text, cut on the left to `max_tokens`."""
+    """A sequence classifier of `transformers`: the whole dialogue is one text, which loses its beginning past `max_tokens`."""
 
     def __init__(self, module: PreTrainedModel, tokenizer: Any, max_tokens: int | None = None):
         self.module, self.tokenizer = module, tokenizer
         self.levels = int(module.config.num_labels or 1)
         known = (getattr(module.config, "max_position_embeddings", None), tokenizer.model_max_length, max_tokens)
         self.max_tokens = min(limit for limit in known if limit)
+        tokenizer.truncation_side = "left"
         if tokenizer.pad_token_id is None:
             # A decoder finds the last token of a row by what is not padding; an end of text at the end of a row is not looked at.
             tokenizer.pad_token = tokenizer.eos_token
@@ -76,12 +84,22 @@ class TextPreferenceModel:
 
     def read(self, dialogue: Dialogue) -> Reading:
         turns = [*dialogue.history, (dialogue.query, dialogue.answer)]
+        ids = self._tokens(turns)
+        while len(ids) > self.max_tokens and len(turns) > 1:
+            # Whole turns go first: what a template puts before the first of them stays.
+            turns = turns[1:]
+            ids = self._tokens(turns)
+        return Reading(tuple(ids if len(ids) <= self.max_tokens else self._tokens(turns, cut=True)))
+
+    def _tokens(self, turns: Sequence[tuple[str, str]], cut: bool = False) -> list[int]:
+        """With the special tokens that the tokenizer puts around a text; cut: from the left, inside of them."""
+        cutting: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if cut else {}
         if getattr(self.tokenizer, "chat_template", None):
             messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
-            ids = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-        else:
-            ids = self.tokenizer("\n".join(part for turn in turns for part in turn))["input_ids"]
-        return Reading(tuple(ids[-self.max_tokens :]))
+            ids: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **cutting)
+            return ids
+        ids = self.tokenizer("\n".join(part for turn in turns for part in turn), verbose=False, **cutting)["input_ids"]
+        return ids
 
     def logits(self, readings: Sequence[Reading]) -> Tensor:
         device = self.module.device
@@ -139,12 +157,16 @@ class MemoryPreferenceModel:
 
 
 def in_passes(score: Callable[[list[Reading]], Tensor], readings: Sequence[Reading], batch_tokens: int) -> Tensor:
-    """`score` of all readings in their order, [len(readings), …], in passes of at most `batch_tokens` tokens with padding."""
+    """`score` of all readings in their order, [len(readings), …], in passes of at most `batch_tokens` tokens, with padding and with what
+    memory is written with; a reading that has more is a pass by itself."""
     order = sorted(range(len(readings)), key=lambda i: len(readings[i].tokens))
     parts, start = [], 0
     while start < len(order):
-        stop = start + 1
-        while stop < len(order) and len(readings[order[stop]].tokens) * (stop + 1 - start) <= batch_tokens:
+        stop, written = start + 1, readings[order[start]].written_tokens
+        while stop < len(order):
+            written += readings[order[stop]].written_tokens
+            if len(readings[order[stop]].tokens) * (stop + 1 - start) + written > batch_tokens:
+                break
             stop += 1
         parts.append(score([readings[i] for i in order[start:stop]]))
         start = stop
@@ -162,8 +184,11 @@ def expected_and_std(logits: Tensor) -> tuple[Tensor, Tensor]:
     return expected, (probabilities * (levels - expected[..., None]) ** 2).sum(-1).sqrt()
 
 
-def from_folder(where: str, folder: str | Path, max_tokens: int | None = None, levels: int | None = None) -> PreferenceModel:
-    """The reward model in a folder, or of a hub name. levels: of its head, a new one where it has none of that size.
+def from_folder(
+    where: str, folder: str | Path, max_tokens: int | None = None, levels: int | None = None, training: bool = False
+) -> PreferenceModel:
+    """The reward model in a folder, or of a hub name. levels: of its head, a new one where it has none of that size. training: in float32,
+    whatever it is kept in, for small steps on bfloat16 weights round to nothing.
 
     InputError naming `where`: nothing that transformers opens, or a language model asked to score without `levels`.
     """
@@ -171,7 +196,8 @@ def from_folder(where: str, folder: str | Path, max_tokens: int | None = None, l
     transformers_logging.disable_progress_bar()
     if config.model_type == "rxt_reward":
         return MemoryPreferenceModel(RxTRewardModel.from_pretrained(folder), ConversationTokenizer.load(folder))
-    labels = {} if levels is None else {"num_labels": levels}
+    labels: dict[str, Any] = {} if levels is None else {"num_labels": levels}
+    labels |= {"dtype": torch.float32} if training else {}
     with _naming(where):
         module = AutoModelForSequenceClassification.from_pretrained(folder, ignore_mismatched_sizes=levels is not None, **labels)
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -182,10 +208,13 @@ def from_folder(where: str, folder: str | Path, max_tokens: int | None = None, l
 
 def scoring_config(where: str, folder: str | Path, levels: int | None = None) -> Any:
     """The configuration of what `from_folder` would open, without its weights. Raises InputError as it does."""
-    if str(folder).startswith((".", "/")) and not Path(folder).is_dir():
+    if not Path(folder).is_dir() and (Path(folder).is_absolute() or not HUB_NAME.fullmatch(str(folder)) or Path(folder).parent.is_dir()):
+        # A name that only a folder could have: asking the hub for it would take half a minute to say so.
         raise InputError(where, "does not exist")
     with _naming(where):
         config = AutoConfig.from_pretrained(folder)
+    if config.model_type == "rxt_reward" and levels not in (None, config.levels):
+        raise InputError(where, f"is a reward model of {config.levels} levels, not {levels}")
     if config.model_type == "rxt":
         raise InputError(where, "is a policy, not a reward model: train one from it with the stage reward_model")
     if config.model_type != "rxt_reward" and levels is None and not _scores(config):

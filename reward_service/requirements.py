@@ -5,7 +5,6 @@ from __future__ import annotations
 from common.config.rewards import RewardMix, Rewards
 from common.failures import InputError
 from reward_service.custom import load_function
-from reward_service.model_rewards import require_model
 from reward_service.sentences import open_sentence_model
 
 
@@ -15,8 +14,27 @@ def require_rewards(rewards: Rewards) -> None:
         for function in mix.functions:
             load_function(function.path)
         for model in mix.models:
+            # Here and not at the top, as below: it brings torch, which a service without reward models does without.
+            from reward_service.model_rewards import require_model
+
             require_model(model)
     require_sentence_models(rewards)
+
+
+def has_models(rewards: Rewards) -> bool:
+    """Whether a worker has models to open before it can score."""
+    return any(mix.models or (mix.cosine is not None and mix.cosine.model is not None) for mix in rewards.mixes())
+
+
+def open_models(rewards: Rewards) -> None:
+    """Open them all, so that no scoring call has to. Raises InputError where one cannot be."""
+    for mix in rewards.mixes():
+        if mix.cosine is not None and mix.cosine.model is not None:
+            open_sentence_model(mix.cosine.model)
+        for model in mix.models:
+            from reward_service.model_rewards import open_model
+
+            open_model(model.path, model.serve)
 
 
 def require_sentence_models(rewards: Rewards) -> None:

@@ -17,6 +17,7 @@ from common.metrics import Metrics
 from common.pooled_actor import PooledActor
 from reward_service.compose import score_episodes
 from reward_service.monitor import record_components, scored_turns
+from reward_service.requirements import open_models
 from reward_service.statistics import Statistics
 
 
@@ -28,6 +29,10 @@ class RewardWorker(PooledActor):
         self._embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
         self._metrics = Metrics()
+
+    def prepare(self) -> None:
+        """Open every model that rewards need. Raises InputError where one cannot be."""
+        open_models(self._rewards)
 
     def score(self, episodes: list[Episode], statistics: Statistics) -> list[Episode]:
         """The episodes in the same order, scored or with `failure` set, turn by turn."""

@@ -43,6 +43,10 @@ class Scorer(Protocol):
         """The state for the iteration after one that scored `episodes` with `state`. JSON-ready."""
         ...
 
+    def patience(self, episodes: Sequence[Episode]) -> float:
+        """Seconds that `score` can take at the very most, every deadline and every try of its own used up."""
+        ...
+
     async def metrics(self) -> dict[str, Any]:
         """What was recorded since the last call, for `Metrics.merge`."""
         ...
@@ -100,7 +104,7 @@ class Disk:
 
 class Collector:
     def __init__(self, run: Run, pool: ActorPool, scorer: Scorer, disk: Disk, waits: Waits):
-        self._rollout, self._rewards = run.rollout, run.rewards
+        self._rollout = run.rollout
         self._pool, self._scorer, self._disk, self._waits = pool, scorer, disk, waits
         self.groups_done = self.groups_total = 0
         self._last_failure = ""
@@ -152,7 +156,7 @@ class Collector:
 
         async def score(episodes: Sequence[Episode]) -> list[Episode]:
             # The scorer has a deadline for every try of its own; this one is for a scorer that forgot.
-            limit = 2 * self._rewards.deadline * (self._rewards.retries + 1)
+            limit = self._scorer.patience(episodes)
             with self._waits("scoring", reason):
                 try:
                     async with asyncio.timeout(limit):

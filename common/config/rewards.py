@@ -260,6 +260,8 @@ class Rewards(Section):
     """Tokens of queries, answers and references in one scoring call; an episode that has more goes by itself."""
     deadline: float = Field(60, gt=0)
     """Seconds for one scoring call."""
+    start_deadline: float = Field(600, gt=0)
+    """Seconds for a worker to open its models, where it has any, each time that it starts."""
     retries: int = Field(3, ge=0)
     """Further tries on another worker after an infra failure."""
 

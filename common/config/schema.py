@@ -210,8 +210,6 @@ class SupervisedStage(Section):
     """Sequences, or conversations, per step over all ranks."""
     optimizer: Optimizer = Optimizer()
     """Of everything that the stage trains."""
-    router_loss: float = Field(0.01, ge=0)
-    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
 
 
 class JointLM(SupervisedStage):
@@ -219,6 +217,8 @@ class JointLM(SupervisedStage):
 
     stage: Literal["joint_lm"]
     """Which stage this is."""
+    router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
     mask_probability: float = Field(0.15, gt=0, lt=1)
     """Probability that the encoder has to guess a token; special tokens are never masked."""
     hide_probability: float = Field(0.0, ge=0, lt=1)
@@ -258,6 +258,8 @@ class MemoryAware(SupervisedStage):
 
     stage: Literal["memory_aware"]
     """Which stage this is."""
+    router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
     bptt_turns: int | Literal["all"] = "all"
     """Writes that gradients flow back through: 1 as in the articles, or the whole episode."""
     first_follow_ups: int | None = Field(None, ge=1)

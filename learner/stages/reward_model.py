@@ -40,7 +40,7 @@ def stage_model(settings: RewardModelStage, checkpoint: Checkpoint, in_stage: in
         policy, tokenizer = checkpoint_model(checkpoint)
         return MemoryPreferenceModel(RxTRewardModel.from_policy(policy, settings.levels), tokenizer)
     with checkpoint.folder() as folder:
-        return from_folder(checkpoint.where, folder, settings.max_tokens)
+        return from_folder(checkpoint.where, folder, settings.max_tokens, training=True)
 
 
 class RewardModelObjective:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from common.config.schema import RewardModelStage, Run
-from common.data.preferences import Preference
+from common.data.preferences import Preference, save_preferences
 from common.data.sources import load_corpus
 from common.data.tokenizer import train_tokenizer
 from common.failures import InputError
@@ -220,10 +221,54 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: 
         with pytest.raises(InputError, match=what):
             prepared(run)
     text = text_model(tmp_path / "backbone")
-    run = preference_run(tmp_path, STAGE | {"backbone": text, "lora": {"targets": ["q_projj"]}})
-    with pytest.raises(InputError, match="no linear layer is named 'q_projj'; did you mean 'q_proj'"):
-        prepared(run)
+    for stages, what in (
+        ([STAGE | {"backbone": text, "lora": {"targets": ["q_projj"]}}], "no linear layer is named 'q_projj'; did you mean 'q_proj'"),
+        (["joint_lm", STAGE | {"lora": {"targets": ["q_proj"]}}], "no linear layer is named 'q_proj'"),
+    ):
+        with pytest.raises(InputError, match=what):
+            prepared(preference_run(tmp_path, *stages))
+    save_preferences([Preference("what about tea", (POLITE, "go away " * 40), group="g")] * 3, tmp_path / "long.jsonl")
+    run = preference_run(tmp_path, "joint_lm", STAGE)
+    data = run.data.model_copy(update={"train": (*run.data.train, str(tmp_path / "long.jsonl"))})
+    with pytest.raises(InputError, match=r"preference 41: query and answer .* model.max_tokens is 32"):
+        prepared(run.model_copy(update={"data": data}))
     assert not (tmp_path / "tiny" / "checkpoints").exists()
+
+
+def test_a_reward_model_is_not_taken_for_a_policy_and_keeps_what_it_was_begun_with(tmp_path: Path) -> None:
+    run = preference_run(tmp_path, STAGE | {"steps": 1})
+    directory, _ = run_here(run)
+    for model in (tiny_run(tmp_path, "sft", name="on", model={"checkpoint": directory.path()}),):
+        with pytest.raises(InputError, match="is a reward model, not a policy"):
+            prepared(model)
+    for key, value in (("levels", 5), ("lora", {"rank": 4})):
+        with pytest.raises(InputError, match=f"stages.0.{key}: is not what the run"):
+            prepared(preference_run(tmp_path, STAGE | {"steps": 1, key: value}))
+    backbone = newest(directory).where
+    with pytest.raises(InputError, match="is a reward model of 1 levels, not 5"):
+        prepared(preference_run(tmp_path, STAGE | {"backbone": backbone, "levels": 5}, name="other"))
+
+
+def test_a_backbone_in_half_precision_is_trained_in_full(tmp_path: Path) -> None:
+    path = text_model(tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(path).to(torch.bfloat16).save_pretrained(path)
+    assert from_folder("half", path, levels=1).module.dtype == torch.bfloat16
+    assert from_folder("half", path, levels=1, training=True).module.dtype == torch.float32
+
+
+def test_a_text_too_long_loses_whole_turns_first_and_never_its_special_tokens(tmp_path: Path) -> None:
+    path = text_model(tmp_path / "backbone", "bert", 1)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="[EOS] $A [EOS]", special_tokens=[("[EOS]", 2)])
+    tokenizer.save_pretrained(path)
+    model = from_folder("backbone", path, 12)
+    short = model.read(Dialogue((), "what about tea", "it is")).tokens
+    long = model.read(Dialogue((("I like milk", "noted milk") * 1, ("cat " * 20, "dog")), "what about tea", "it is")).tokens
+    assert short == long
+    cut = model.read(Dialogue((), "red " * 30, "gladly it is tea")).tokens
+    assert len(cut) == 12
+    assert (cut[0], cut[-1]) == (2, 2)
+    assert tokenizer.decode(cut[-5:-1]) == "gladly it is tea"
 
 
 def test_held_out_groups_are_never_trained_on(tmp_path: Path) -> None:

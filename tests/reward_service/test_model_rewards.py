@@ -18,12 +18,23 @@ from common.models.reward import RxTRewardModel
 from reward_service.compose import score_episodes
 from reward_service.model_rewards import model_rewards, open_model, scores, weights_digest
 from reward_service.pool import RewardPool
-from reward_service.preference_model import Dialogue, MemoryPreferenceModel, expected_and_std, in_passes
+from reward_service.preference_model import Dialogue, MemoryPreferenceModel, Reading, expected_and_std, in_passes
 from reward_service.requirements import require_rewards
 from tests.local_preferences import preferences, text_model
 from tests.local_source import lively_model
 
 EMBEDDING = np.eye(16, dtype=np.float32)
+
+
+def parts_of(readings: list[Reading], limit: int) -> list[list[Reading]]:
+    parts: list[list[Reading]] = []
+
+    def score(part: list[Reading]) -> torch.Tensor:
+        parts.append(part)
+        return torch.zeros(len(part), 1)
+
+    in_passes(score, readings, limit)
+    return parts
 
 
 def conversation(*said: tuple[str, str], name: str = "e", teacher_forced: bool = False) -> Episode:
@@ -107,6 +118,8 @@ def test_passes_are_bounded_in_tokens_and_keep_the_order(memory_model: str) -> N
         seen.append(len(part) * max(len(reading.tokens) for reading in part))
         return torch.tensor([[float(len(reading.tokens))] for reading in part])
 
+    heavy = Reading((5, 6), ((5,) * 25,))
+    assert [len(part) for part in parts_of([heavy, heavy, heavy], 60)] == [2, 1], "what memory is written with counts too"
     found = in_passes(score, readings, 30)
     assert found[:, 0].tolist() == [len(reading.tokens) for reading in readings]
     assert max(seen) <= 30
@@ -157,6 +170,23 @@ def test_what_is_no_reward_model_is_refused_by_name(tmp_path: Path, memory_model
         with pytest.raises(InputError, match=what):
             open_model(path, serve)
     require_rewards(rewards(memory_model))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_model_that_opens_slower_than_a_call_may_take_is_opened_all_the_same(memory_model: str) -> None:
+    """Opening takes seconds (torch and transformers are imported for it), a call here a fraction of one."""
+    settings = rewards(memory_model).model_copy(update={"deadline": 2.0, "retries": 0})
+
+    async def main() -> tuple[list[Episode], dict[str, int]]:
+        pool = RewardPool(settings, EMBEDDING, ())
+        try:
+            return await pool.score(EPISODES, {}), pool.stats()
+        finally:
+            await pool.close()
+
+    scored, stats = asyncio.run(asyncio.wait_for(main(), 120))
+    assert all(turn.reward is not None for one in scored for turn in one.answered)
+    assert (stats["missed_deadlines"], stats["restored"]) == (0, 0)
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -108,6 +108,9 @@ class Scorer:
             return replace(turn, failure="no reference")
         return replace(turn, rewards={"length": 1.0, "seen": state.get("seen", 0)}, reward=sum(turn.log_probs))
 
+    def patience(self, episodes: Sequence[Episode]) -> float:
+        return 60.0
+
     async def metrics(self) -> dict[str, Any]:
         return {}
 
