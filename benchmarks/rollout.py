@@ -46,8 +46,8 @@ from rollout.worker import RolloutWorker
 
 REPEATS = 5
 FOLLOW_UPS = 4
-ROUNDS = 3
-"""Groups of conversations that each worker under Ray plays one after another in a measurement."""
+ROUNDS = 6
+"""Groups of conversations in a measurement under Ray, for each worker that takes part."""
 DEADLINE = 300.0
 
 
@@ -201,12 +201,26 @@ def _workers(slots: int) -> Iterator[Callable[[int, bool], float]]:
     batches = [ray.put(make_tasks([FOLLOW_UPS] * slots, seed)) for seed in range(2)]
 
     def seconds(count: int, rewards: bool) -> float:
+        """Who is done with a group takes the next one, as from the pool of a run: no worker waits for one whose core is slower."""
         began = time.perf_counter()
-        done = []
-        for worker, judge, batch in [*zip(players, scorers, batches, strict=True)][:count] * ROUNDS:
-            episodes = worker.sample.remote(batch, 0, None)
-            done.append(judge.score.remote(episodes, {}) if rewards else episodes)
-        _wait(done)
+        left, busy, scored = count * ROUNDS, {}, []
+
+        def deal(worker: int) -> None:
+            episodes = players[worker].sample.remote(batches[worker], 0, None)
+            busy[episodes] = worker
+            if rewards:
+                scored.append(scorers[worker].score.remote(episodes, {}))
+
+        for worker in range(count):
+            deal(worker)
+        while busy:
+            done, _ = ray.wait(list(busy), num_returns=1, timeout=DEADLINE, fetch_local=False)
+            if not done:
+                raise TimeoutError(f"a group of {slots} conversations took more than {DEADLINE:.0f} s")
+            worker, left = busy.pop(done[0]), left - 1
+            if left >= count:
+                deal(worker)
+        _wait(scored)
         return time.perf_counter() - began
 
     try:
@@ -219,6 +233,8 @@ def _workers(slots: int) -> Iterator[Callable[[int, bool], float]]:
 
 
 def _wait(calls: Sequence[Any]) -> None:
+    if not calls:
+        return
     done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=DEADLINE, fetch_local=False)
     if len(done) < len(calls):
         raise TimeoutError(f"{len(calls) - len(done)} of {len(calls)} calls took more than {DEADLINE:.0f} s")
