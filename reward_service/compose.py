@@ -145,6 +145,8 @@ def _isolating(scoring: _Scoring, group: Sequence[Comparison]) -> list[Result]:
 
 def _result(values: dict[str, float]) -> Result:
     """A nan says of recall that it does not apply, and of any other component that it is undefined."""
+    if all(map(isfinite, values.values())):
+        return values
     raw = {name: value for name, value in values.items() if name != "recall" or not isnan(value)}
     undefined = [f"{name}: the value is {value}" for name, value in raw.items() if not isfinite(value)]
     return undefined[0] if undefined else raw

@@ -5,6 +5,7 @@ Stateless but for its metrics, so a restarted worker serves at once. Scoring its
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ class RewardWorker(PooledActor):
         self._embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
         self._metrics = Metrics()
+        # What is here now stays: without this, each scoring call's new records have the collector walk through all of torch and Ray.
+        gc.freeze()
 
     def prepare(self) -> None:
         """Open every model that rewards need. Raises InputError where one cannot be."""
