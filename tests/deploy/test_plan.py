@@ -11,11 +11,23 @@ from common.config.schema import Run
 from common.failures import InputError
 from common.models.configuration import named_config
 from common.models.critic import Critic
+from common.models.reactive import ReactiveTransformer
+from common.models.reward import RxTRewardModel
 from common.resources import REWARD_WORKER_CPUS, claims, total_cpus, total_gpus
 from common.run_directory import RunDirectory
 from deploy.cluster import local_cpus
-from deploy.plan import batches, critic_parameters, learner_bytes, longest_conversation, model_shape, plan_text, rollout_bytes
+from deploy.plan import (
+    batches,
+    critic_parameters,
+    learner_bytes,
+    longest_conversation,
+    model_shape,
+    plan_text,
+    reward_parameters,
+    rollout_bytes,
+)
 from deploy.tables import evaluation_tables, retention_table, summary_tables
+from tests.local_preferences import preference_run, text_model
 
 MRL = {
     "stage": "mrl",
@@ -137,3 +149,19 @@ def test_evaluation_shows_rewards_where_they_were_computed() -> None:
     retention = {"memory": {"1": 0.9}, "erased": {"1": 0.0}}
     assert "recall" in evaluation_tables({"retention": retention, "counts": {}, "rewards": {"recall": 0.5}})
     assert "component" not in evaluation_tables({"retention": retention, "counts": {}, "rewards": {}})
+
+
+@pytest.mark.parametrize("levels", [1, 7])
+def test_parameters_of_a_reward_model_are_those_that_it_has(levels: int) -> None:
+    config = named_config("tiny", vocab_size=400, memory_attention="gated_self_interlayer")
+    model = RxTRewardModel.from_policy(ReactiveTransformer(config), levels)
+    assert reward_parameters(config, levels) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_plan_of_a_backbone_says_what_it_is_and_refuses_one_that_is_not_there(tmp_path: Path) -> None:
+    backbone = text_model(tmp_path / "backbone")
+    run = preference_run(tmp_path, {"stage": "reward_model", "backbone": backbone})
+    assert "llama" in plan_text(run)
+    missing = preference_run(tmp_path, {"stage": "reward_model", "backbone": f"{tmp_path}/nothing"})
+    with pytest.raises(InputError, match="does not exist"):
+        plan_text(missing)
