@@ -20,13 +20,14 @@ from tests.two_ranks import Outcome, one_rank, rank_main
 
 MIXTURE = {"experts": 4, "experts_per_token": 2, "decoder_ff": 24}
 # A large rate, so that weights move by more than the rounding of float32, and a batch that two ranks cannot share evenly.
-LARGE = {"optimizer": {"learning_rate": 0.5, "warmup_fraction": 0.0}, "batch_size": 7, "steps": 4, "router_loss": 0.5}
+LARGE = {"optimizer": {"learning_rate": 0.5, "warmup_fraction": 0.0}, "batch_size": 7, "steps": 4}
+ROUTED = {"router_loss": 0.5}
 NOISY = {"blind_fraction": 0.4, "hide_probability": 0.2, "noise": 0.3}
 SUPERVISED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "joint_lm": ({"stage": "joint_lm", **NOISY}, {}),
-    "sft": ({"stage": "sft", **NOISY}, MIXTURE),
+    "joint_lm": ({"stage": "joint_lm", **NOISY, **ROUTED}, {}),
+    "sft": ({"stage": "sft", **NOISY, **ROUTED}, MIXTURE),
     "memory_pretrain": ({"stage": "memory_pretrain", "input_noise": 0.3}, {"initial_memory": "learned"}),
-    "memory_aware": ({"stage": "memory_aware"}, MIXTURE),
+    "memory_aware": ({"stage": "memory_aware", **ROUTED}, MIXTURE),
     "memory_aware_one_turn_each": ({"stage": "memory_aware", "bptt_turns": 1, "batch_size": 2}, {"initial_memory": "learned"}),
 }
 PREFERENCES = {"reward_model": {"stage": "reward_model"}, "reward_model_discrete": {"stage": "reward_model", "levels": 5, "batch_size": 2}}
@@ -47,7 +48,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcom
         prepared(run)
         (folder / f"run-{name}.pickle").write_bytes(pickle.dumps(run.model_dump()))
     for name, stage in PREFERENCES.items():
-        run = preference_run(folder, {key: LARGE[key] for key in ("optimizer", "batch_size", "steps")} | stage, name=name)
+        run = preference_run(folder, LARGE | stage, name=name)
         prepared(run)
         (folder / f"run-{name}.pickle").write_bytes(pickle.dumps(run.model_dump()))
     tokenizer = train_tokenizer(tiny_corpus().texts, 400)
