@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import math
 import sys
 import threading
@@ -50,8 +49,12 @@ def load_function(path: str) -> Callable[..., Any]:
 
 
 def source_file(path: str) -> str | None:
-    """The file that the function's module was read from; None where it has none."""
-    return getattr(sys.modules.get(load_function(path).__module__), "__file__", None) or inspect.getsourcefile(load_function(path))
+    """The file that the path names, or that its module is read from; None where that is no file. Whatever is callable may stand in it."""
+    where = path.rpartition(":")[0]
+    if where.endswith(".py"):
+        return str(Path(where).expanduser())
+    load_function(path)  # a module is in sys.modules once it was imported
+    return getattr(sys.modules[where], "__file__", None)
 
 
 def _from_file(where: str) -> Any:

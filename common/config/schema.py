@@ -97,8 +97,6 @@ class PreferencesData(Section):
     conversations: tuple[str, ...] = ()
     """Files of conversations (MRL rows) that the stages before the reward model train on as well, without those that answer a
     prompt of the preferences."""
-    pairs: tuple[str, ...] = ()
-    """Files of {"query", "answer"} for the same."""
 
 
 Data = Annotated[SynthData | BabiData | SgdData | RowsData | PreferencesData, Field(discriminator="kind")]

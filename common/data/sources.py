@@ -93,7 +93,7 @@ def _preferences(data: PreferencesData) -> Corpus:
     rows, held_rows = ([row for each in part for row in each.rows] for part in (train, held))
     rows += without_answers_to([row for source in data.conversations for row in load_rows(source)], [*train, *held])
     turns = [turn for each in train for turn in (*each.earlier, *each.answered)] + [turn for row in rows for turn in row.turns]
-    pairs = list(dict.fromkeys([*turns, *(pair for source in data.pairs for pair in load_pairs(source))]))
+    pairs = list(dict.fromkeys(turns))
     texts = list(dict.fromkeys([part for pair in pairs for part in (pair.query, pair.answer)]))
     corpus = _corpus(rows, held_rows, [], texts, pairs)
     return replace(corpus, preferences=train, held_preferences=held)

@@ -17,8 +17,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from common.config.schema import RewardModelStage, Run
 from common.data.preferences import Preference, save_preferences
+from common.data.rows import save_rows
 from common.data.sources import load_corpus
 from common.data.tokenizer import train_tokenizer
+from common.episode import Interaction, Row
 from common.failures import InputError
 from common.metrics import read_rows
 from common.models.reward import RxTRewardModel
@@ -280,6 +282,12 @@ def test_held_out_groups_are_never_trained_on(tmp_path: Path) -> None:
     assert train
     assert held
     assert not train & held
+    other = Row("hi", "hello", (Interaction("and then", "nothing"),))
+    asked = next(each for each in corpus.held_preferences if each.history)
+    save_rows([*asked.rows, other], tmp_path / "told.jsonl")
+    more = load_corpus(data.model_copy(update={"conversations": (str(tmp_path / "told.jsonl"),)}), 0)
+    assert other in more.train
+    assert not set(asked.rows) & set(more.train), "nothing answers a held-out prompt"
     assert load_corpus(run.data.model_copy(update={"train": both}), 0).preferences == load_corpus(run.data, 0).preferences
 
 

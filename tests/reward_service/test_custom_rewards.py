@@ -22,6 +22,7 @@ from common.failures import DeadlineExceeded, InfraFailure, InputError
 from reward_service.compose import score_episodes
 from reward_service.custom import function_rewards, load_function
 from reward_service.endpoint import endpoint_rewards
+from reward_service.statistics import version_of
 from reward_service.text import exact_match_reward, format_reward, repetition_reward
 
 FUNCTION = """\
@@ -232,6 +233,23 @@ def test_new_components_come_with_the_others() -> None:
     assert [turn.rewards for turn in scored.answered] == [
         {"repetition": 1.0, "format": 1.0, "exact_match": 1.0}, {"repetition": 1.0, "format": 0.0, "exact_match": 0.0},
     ]  # fmt: skip
+
+
+def test_any_callable_will_do_and_its_file_makes_the_version(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    answered = Turn([2, 5, 6], [7, 3], [-1.0, -1.0], [8, 3])
+    versions = set()
+    for value in (0.5, 0.25):
+        path.write_text(f"class Judge:\n    def __call__(self, turn):\n        return {value}\njudge = Judge()\n")
+        load_function.cache_clear()
+        version_of.cache_clear()
+        mix = RewardMix(functions=(FunctionReward(name="judge", path=f"{path}:judge"),))
+        (scored,) = score_episodes(
+            [Episode("e", "t", 0, (answered, answered), 0)], Rewards(cumulative=mix), np.eye(16, dtype=np.float32), ()
+        )
+        assert scored.turns[1].rewards["judge"] == value
+        versions.add(scored.turns[1].terms["judge"].version)
+    assert len(versions) == 2
 
 
 def test_a_mix_may_be_of_functions_alone(tmp_path: Path) -> None:
