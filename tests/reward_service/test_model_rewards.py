@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.config.rewards import ModelReward, RewardMix, Rewards
+from common.data.batches import pad
 from common.data.tokenizer import train_tokenizer
 from common.episode import Episode, Turn
 from common.failures import InputError
@@ -106,7 +107,11 @@ def test_memory_after_each_prefix_is_what_it_is_for_that_prefix_alone(memory_mod
     histories = [(a, b), (), (a,), (c, a, b), (c,), (a, b), (a, b, c)]
     together = model.memories(histories)
     for history, memory in zip(histories, together, strict=True):
-        torch.testing.assert_close(memory, model.memories([history])[0], atol=1e-5, rtol=1e-5)
+        expected = model.module.initial_memory([0])
+        for turn in history:
+            tokens, mask = pad([turn])
+            expected = model.module.remember(expected, model.module.encode(tokens, mask), mask)
+        torch.testing.assert_close(memory, expected[0], atol=1e-5, rtol=1e-5)
 
 
 def test_passes_are_bounded_in_tokens_and_keep_the_order(memory_model: str) -> None:
