@@ -31,8 +31,8 @@ REWARDS = Rewards(single=MIX, cumulative=MIX, long_term=MIX)
 REPEATS = 7
 SHORT_REPEATS = 51
 """Of what takes milliseconds."""
-CALLS, CALL_EPISODES = 16, 256
-"""Scoring calls per worker in one repeat, and episodes in each: enough for Ray's own work per call to be small."""
+CALLS, CALL_EPISODES = 64, 256
+"""Calls per worker in one repeat, and episodes in each: enough for the last call, with which one worker is alone, to be little of it."""
 
 
 def run() -> dict[str, float]:
@@ -62,9 +62,9 @@ def bleu_rate(turns: int) -> float:
 
 
 def composed_rate(turns: int) -> float:
-    """Whole episodes in, scored episodes out, by a worker without Ray around it."""
+    """Whole episodes in, a verdict on each turn out, by a worker without Ray around it."""
     episodes, worker = _episodes(turns // ANSWERED, seed=0), RewardWorker(REWARDS, _embedding(), SPECIAL)
-    return turns / _median_seconds(lambda: worker.score(episodes, {}))
+    return turns / _median_seconds(lambda: worker.judge(episodes, {}))
 
 
 def worker_rates() -> tuple[float, float, float]:
@@ -83,7 +83,7 @@ def worker_rates() -> tuple[float, float, float]:
         left, busy = count * CALLS, {}
 
         def deal(worker: int) -> None:
-            busy[workers[worker].score.remote(batches[worker], {})] = worker
+            busy[workers[worker].judge.remote(batches[worker], {})] = worker
 
         for i in range(2 * count):
             deal(i % count)

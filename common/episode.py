@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Self
 
 Role = Literal["remember", "distract", "recall", "act"]
 Strategy = Literal["single", "cumulative", "long_term"]
@@ -96,6 +96,16 @@ class Term:
         return (min(max(raw, self.low), self.high) - self.mean) / self.std
 
 
+class Verdict(NamedTuple):
+    """What rewards say of one turn: values for the fields of `Turn` that have these names."""
+
+    rewards: Mapping[str, float]
+    terms: Mapping[str, Term]
+    reward: float | None
+    reward_std: float = 0.0
+    failure: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One interaction as it happened. Index 0 of an episode is the opening one: nothing generated, nothing rewarded."""
@@ -159,3 +169,11 @@ class Episode:
     def answered(self) -> tuple[Turn, ...]:
         """The turns that the policy answered: all but the opening."""
         return self.turns[1:]
+
+    def judged(self, verdicts: Sequence[Verdict]) -> Self:
+        """With a verdict for each answered turn, in order. "failed" where no turn has a reward, and where it was so before."""
+        if self.status == "failed":
+            return self
+        answered = tuple(replace(turn, **verdict._asdict()) for turn, verdict in zip(self.answered, verdicts, strict=True))
+        lost = bool(verdicts) and all(verdict.reward is None for verdict in verdicts)
+        return replace(self, turns=(*self.turns[:1], *answered), status="failed" if lost else "scored")

@@ -1,4 +1,4 @@
-"""From episodes to scored episodes: every component raw, and the weighted total. Pure.
+"""From episodes to a verdict on each answered turn: every component raw, and the weighted total. Pure.
 
 Invariants:
 * Special tokens are taken out of every text first: template tokens and padding earn nothing and change nothing.
@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite, isnan
 from types import MappingProxyType
 
 import numpy as np
 
 from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
-from common.episode import Episode, Strategy, Term, Turn
+from common.episode import Episode, Strategy, Term, Turn, Verdict
 from common.failures import DataFailure
 from reward_service.comparison import ComparedTexts, Comparison, comparisons
 from reward_service.cosine import Form
@@ -39,14 +39,27 @@ def score_episodes(
     known_values: Collection[str] = (),
     statistics: Statistics = MappingProxyType({}),
 ) -> list[Episode]:
-    """The episodes with `rewards`, `reward` or `failure` of each answered turn filled in, and status "scored".
+    """The episodes with the verdicts of `judge` filled in, and status "scored", or "failed" where no turn could be scored."""
+    verdicts = judge(episodes, rewards, embedding, special_ids, known_values, statistics)
+    return [episode.judged(own) for episode, own in zip(episodes, verdicts, strict=True)]
+
+
+def judge(
+    episodes: Sequence[Episode],
+    rewards: Rewards,
+    embedding: np.ndarray,
+    special_ids: Collection[int],
+    known_values: Collection[str] = (),
+    statistics: Statistics = MappingProxyType({}),
+) -> list[list[Verdict]]:
+    """A verdict on each answered turn of each episode.
 
     rewards: each component's raw value, whatever its weight; absent where it does not apply. terms: how each of them entered the
     total. reward: the weighted mean, mapped to [-1, 1] where `symmetric`, times `scale`. False recall can take it below its range.
     embedding: frozen float32 [vocabulary, width]. special_ids: tokens that are no part of any text.
     known_values: values that a wrong answer may hold, besides those of the conversation itself (reward_service/recall.py).
     statistics: of the components that are normalised (reward_service/statistics.py).
-    An episode none of whose turns could be scored has status "failed"; one that came as "failed" goes back as it is.
+    The turns of an episode that came as "failed" are judged by what they hold already.
     """
     everywhere = marked_values(known_values)
     turns: list[Turn] = []
@@ -64,29 +77,23 @@ def score_episodes(
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 
-    scored = list(turns)
+    verdicts = [Verdict(turn.rewards, turn.terms, turn.reward, turn.reward_std, turn.failure) for turn in turns]
     for mix, group in groups.items():
         scoring = _Scoring(turns, began, known, mix, embedding, special_ids)
         totals = _Totals(terms_of(mix, statistics), rewards)
         for comparison, result in zip(group, _with_custom(scoring, group, _isolating(scoring, group)), strict=True):
-            scored[comparison.turn] = totals.of(turns[comparison.turn], result)
+            verdicts[comparison.turn] = totals.of(result)
 
     out, first = [], 0
     for episode in episodes:
-        if episode.status != "failed":
-            own = tuple(scored[first : first + len(episode.turns)])
-            lost = len(own) > 1 and all(turn.reward is None for turn in own[1:])
-            out.append(replace(episode, turns=own, status="failed" if lost else "scored"))
-        else:
-            out.append(episode)
+        out.append(verdicts[first + 1 : first + len(episode.turns)])
         first += len(episode.turns)
     return out
 
 
-def unscored(episode: Episode, reason: str) -> Episode:
-    """The episode as failed, with every answered turn unscored for `reason`."""
-    turns = tuple(replace(turn, rewards={}, terms={}, reward=None, failure=reason) for turn in episode.answered)
-    return replace(episode, turns=(*episode.turns[:1], *turns), status="failed")
+def unscored(episode: Episode, reason: str) -> list[Verdict]:
+    """Every answered turn of the episode is without a reward for `reason`."""
+    return [Verdict({}, {}, None, failure=reason)] * len(episode.answered)
 
 
 def _mixes(rewards: Rewards) -> dict[tuple[Strategy, Form, bool], RewardMix]:
@@ -231,9 +238,9 @@ class _Totals:
         self._chosen: dict[tuple[str, ...], dict[str, Term]] = {}
         """The terms that apply, by their names: turns of a batch share them, and so a pickle of it holds them once."""
 
-    def of(self, turn: Turn, result: Result) -> Turn:
+    def of(self, result: Result) -> Verdict:
         if isinstance(result, str):
-            return replace(turn, rewards={}, terms={}, reward=None, failure=result)
+            return Verdict({}, {}, None, failure=result)
         std = result.pop(STD, 0.0)
         names = tuple(result)
         if names not in self._chosen:
@@ -241,8 +248,8 @@ class _Totals:
         terms = self._chosen[names]
         applicable = sum([term.weight for term in terms.values()])
         if applicable == 0:
-            return replace(turn, rewards=result, terms=terms, reward=None, failure="no component with a weight applies to this turn")
+            return Verdict(result, terms, None, failure="no component with a weight applies to this turn")
         total = sum([term.weight * term.value(result[name]) for name, term in terms.items()]) / applicable
         if self._rewards.symmetric:
             total = 2 * total - 1
-        return replace(turn, rewards=result, terms=terms, reward=total * self._rewards.scale, reward_std=std, failure=None)
+        return Verdict(result, terms, total * self._rewards.scale, std)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from common.config.rewards import BUILT_IN
-from common.episode import Episode, Turn
+from common.episode import Episode, Turn, Verdict
 from common.metrics import Metrics
 from reward_service.statistics import SMALLEST_STD
 
@@ -67,8 +67,8 @@ def scored_turns(episodes: Iterable[Episode]) -> list[Turn]:
     return [turn for episode in episodes for turn in episode.answered if turn.reward is not None]
 
 
-def columns(turns: Sequence[Turn]) -> dict[str, Column]:
-    """The components of scored turns, by name."""
+def columns(turns: Sequence[Turn | Verdict]) -> dict[str, Column]:
+    """The components of scored turns, or of the verdicts on them, by name."""
     gathered: dict[str, list[tuple[int, float, float, float]]] = {}
     for row, turn in enumerate(turns):
         for name, value in turn.rewards.items():
@@ -83,7 +83,7 @@ def columns(turns: Sequence[Turn]) -> dict[str, Column]:
     return out
 
 
-def record_components(metrics: Metrics, turns: Sequence[Turn]) -> None:
+def record_components(metrics: Metrics, turns: Sequence[Turn | Verdict]) -> None:
     """Mean, distribution and saturation of each component over some scored turns."""
     for name, column in columns(turns).items():
         metrics.record("reward/component", float(column.raw.mean()), len(column.raw), component=name)

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ray.actor import ActorHandle
 
 from common.actor_pool import ActorPool
 from common.config.rewards import Rewards
-from common.episode import Episode
+from common.episode import Episode, Verdict
 from common.failures import CallOverdue, DataFailure, InfraFailure
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 PROBE_EVERY = 0.1
 """Seconds between two questions to a worker that died, whether it is back: it has nothing to load, and work may wait for it."""
+STARTING = 60.0
+"""Seconds that a worker without models may take to start, on a machine that is busy with something else."""
 LOOKS = 4
 """Looks at the size of the pool within `queue_seconds`: a worker is started late by a quarter of them at most."""
 
@@ -64,6 +67,7 @@ class RewardPool:
         # A worker that was killed takes up a shared reference again when Ray restarts it.
         self._embedding = ray.put(np.ascontiguousarray(embedding, dtype=np.float32))
         self._arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
+        self._starting = rewards.start_deadline if has_models(rewards) else STARTING
         self._metrics = Metrics()
         self._monitor = BatchMonitor(self._metrics)
         self._most = max(rewards.workers, rewards.max_workers or 0)
@@ -100,9 +104,8 @@ class RewardPool:
         """Every batch one after another, each down to one slow episode that is tried as often as may be, with restarts between."""
         batches = by_tokens(episodes, self._rewards.batch_tokens)
         tries = sum(math.ceil(math.log2(len(batch))) + 1 + self._rewards.retries for batch in batches)
-        starting = self._rewards.start_deadline if has_models(self._rewards) else self._rewards.deadline
         # A call may stand behind another one of its actor.
-        return 2 * tries * (self._rewards.deadline + starting)
+        return 2 * tries * (self._rewards.deadline + self._starting)
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at once.
@@ -114,9 +117,11 @@ class RewardPool:
         self._waiting += len(episodes)
         self._tend_size()
         try:
-            return [episode for batch in await asyncio.gather(*(self._score(batch, statistics) for batch in batches)) for episode in batch]
+            judged = await asyncio.gather(*(self._judge(batch, statistics) for batch in batches))
         finally:
             self._waiting -= len(episodes)
+        verdicts = chain.from_iterable(judged)
+        return [episode.judged(own) for episode, own in zip(episodes, verdicts, strict=True)]
 
     def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
         """The state for the next iteration, once these were trained on. JSON-ready; a function of its arguments.
@@ -126,11 +131,11 @@ class RewardPool:
         self._monitor.record(episodes)
         return to_json(after(from_json(state), episodes, self._rewards))
 
-    async def _score(self, batch: list[Episode], statistics: Statistics) -> list[Episode]:
+    async def _judge(self, batch: list[Episode], statistics: Statistics) -> list[list[Verdict]]:
         reason = f"scoring {len(batch)} episodes from {batch[0].id}"
         try:
-            scored: list[Episode] = await self._pool.call(
-                "score",
+            verdicts: list[list[Verdict]] = await self._pool.call(
+                "judge",
                 batch,
                 statistics,
                 deadline=self._rewards.deadline,
@@ -138,19 +143,20 @@ class RewardPool:
                 reason=reason,
                 # Its halves are tries as well, of less each.
                 retry_overdue=len(batch) == 1,
-                patience=max(self._rewards.deadline, self._rewards.start_deadline) if has_models(self._rewards) else None,
+                # Else short deadlines would fail whoever waits while a worker starts again that another episode has cost.
+                patience=max(self._rewards.deadline, self._starting),
             )
         except (DataFailure, CallOverdue) as failure:
             if len(batch) == 1:
                 return self._given_up(batch, failure)
             middle = len(batch) // 2
-            first, second = await asyncio.gather(self._score(batch[:middle], statistics), self._score(batch[middle:], statistics))
+            first, second = await asyncio.gather(self._judge(batch[:middle], statistics), self._judge(batch[middle:], statistics))
             return first + second
         except InfraFailure as failure:
             return self._given_up(batch, failure)
-        return scored
+        return verdicts
 
-    def _given_up(self, batch: list[Episode], failure: Exception) -> list[Episode]:
+    def _given_up(self, batch: list[Episode], failure: Exception) -> list[list[Verdict]]:
         given_up = [unscored(episode, f"{type(failure).__name__}: {failure}") for episode in batch]
         record_rewards(self._metrics, given_up)
         return given_up

@@ -1,23 +1,25 @@
-"""The actor that scores episodes: a frozen embedding, the settings, and the metrics of what it scored.
+"""The actor that judges episodes: a frozen embedding, the settings, and the metrics of what it judged.
 
-Stateless but for its metrics, so a restarted worker serves at once. Scoring itself is `compose.score_episodes`.
+Stateless but for its metrics, so a restarted worker serves at once. Judging itself is `compose.judge`. Verdicts go back, without the
+episodes they are about: the caller has those, and to take a thousand turns apart and put them together again costs as much as to
+judge them.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 
 from common.config.rewards import Rewards
-from common.episode import Episode
+from common.episode import Episode, Verdict
 from common.metrics import Metrics
 from common.pooled_actor import PooledActor
-from reward_service.compose import score_episodes
-from reward_service.monitor import record_components, scored_turns
+from reward_service.compose import judge
+from reward_service.monitor import record_components
 from reward_service.requirements import open_models
 from reward_service.statistics import Statistics
 
@@ -30,32 +32,35 @@ class RewardWorker(PooledActor):
         self._embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
         self._metrics = Metrics()
-        # What is here now stays: without this, each scoring call's new records have the collector walk through all of torch and Ray.
+        # What is here now stays: without this, each call's new records have the collector walk through all of torch and Ray. A call brings
+        # tens of thousands of them, which live until it ends: at the usual 700, looking for garbage is a tenth of its time.
         gc.freeze()
+        gc.set_threshold(20_000)
 
     def prepare(self) -> None:
         """Open every model that rewards need. Raises InputError where one cannot be."""
         open_models(self._rewards)
 
-    def score(self, episodes: list[Episode], statistics: Statistics) -> list[Episode]:
-        """The episodes in the same order, scored or with `failure` set, turn by turn."""
+    def judge(self, episodes: list[Episode], statistics: Statistics) -> list[list[Verdict]]:
+        """A verdict on each answered turn of each episode, in order."""
         began = time.perf_counter()
-        scored = score_episodes(episodes, self._rewards, self._embedding, self._special_ids, self._known_values, statistics)
+        verdicts = judge(episodes, self._rewards, self._embedding, self._special_ids, self._known_values, statistics)
         self._metrics.record("reward/batch_seconds", time.perf_counter() - began)
-        self._metrics.record("reward/batch_turns", sum(len(episode.answered) for episode in episodes))
-        record_rewards(self._metrics, scored)
-        return scored
+        self._metrics.record("reward/batch_turns", sum(map(len, verdicts)))
+        record_rewards(self._metrics, verdicts)
+        return verdicts
 
     def metrics(self) -> dict[str, Any]:
         """What was recorded since the last call, for `Metrics.merge`."""
         return self._metrics.drain()
 
 
-def record_rewards(metrics: Metrics, episodes: Sequence[Episode]) -> None:
+def record_rewards(metrics: Metrics, verdicts: Iterable[Iterable[Verdict]]) -> None:
     """Counts of scored and failed turns, and each raw component over the scored turns to which it applies (reward_service/monitor.py)."""
-    scored = scored_turns(episodes)
+    every = [verdict for episode in verdicts for verdict in episode]
+    scored = [verdict for verdict in every if verdict.reward is not None]
     metrics.record("reward/turns", len(scored))
-    for turn in (turn for episode in episodes for turn in episode.answered if turn.failure is not None):
+    for failure in (verdict.failure for verdict in every if verdict.failure is not None):
         # A failure begins with the component, or the kind of failure, that is to blame: few enough values for a label.
-        metrics.record("reward/failed_turns", 1, reason=str(turn.failure).partition(":")[0])
+        metrics.record("reward/failed_turns", 1, reason=failure.partition(":")[0])
     record_components(metrics, scored)

@@ -1,6 +1,7 @@
 """What each strategy compares, how totals are made, and that a turn at fault is alone in having no reward."""
 
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from common.config.rewards import Bleu, Cosine, Length, Recall, RewardMix, Rewards
 from common.episode import Episode, Fact, Strategy, Turn
 from reward_service.bleu import bleu
-from reward_service.compose import score_episodes, unscored
+from reward_service.compose import judge, score_episodes, unscored
 
 SPECIAL = range(8)
 PAD, BOS, EOS, Q, A = 0, 2, 3, 5, 6
@@ -271,7 +272,14 @@ def test_an_undefined_component_fails_the_turn_and_an_episode_without_any_reward
 
 
 def test_a_failed_episode_is_not_scored_and_an_unscored_one_gives_its_reason_everywhere() -> None:
-    lost = unscored(episode("cumulative", OPENING, ASKED, NOT_ASKED), "DeadlineExceeded: too late")
+    generated = episode("cumulative", OPENING, ASKED, NOT_ASKED)
+    lost = generated.judged(unscored(generated, "DeadlineExceeded: too late"))
     assert lost.status == "failed"
     assert [t.failure for t in lost.turns] == [None, "DeadlineExceeded: too late", "DeadlineExceeded: too late"]
     assert scored(lost, EVERYTHING) == lost
+
+
+def test_verdicts_on_a_thousand_turns_are_small_enough_for_the_message_that_ends_a_call_of_ray() -> None:
+    verdicts = judge([episode("cumulative", OPENING, *[ASKED] * 4)] * 256, EVERYTHING, ONE_HOT, SPECIAL)
+    # 100 KiB, above which an answer takes the way through the object store.
+    assert len(pickle.dumps(verdicts, 5)) < 100 * 2**10

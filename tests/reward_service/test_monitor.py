@@ -13,7 +13,7 @@ import pytest
 from common.config.rewards import Length, Recall, RewardMix, Rewards
 from common.episode import Episode, Fact, Term, Turn
 from common.metrics import Metrics
-from reward_service.compose import score_episodes
+from reward_service.compose import judge
 from reward_service.monitor import BatchMonitor, alarms, columns, recall_correlations, record_components
 from reward_service.worker import record_rewards
 
@@ -103,7 +103,7 @@ def test_what_a_worker_records_of_real_scoring() -> None:
     lost = Turn([2, 9], [10], [0.0], [-1])
     episode = Episode("e", "t", 0, (Turn([2, 9], [10, 3], [], [10, 3]), *answered, lost), 0)
     metrics = Metrics()
-    record_rewards(metrics, score_episodes([episode], rewards, np.eye(16, dtype=np.float32), ()))
+    record_rewards(metrics, judge([episode], rewards, np.eye(16, dtype=np.float32), ()))
     row = metrics.flush(1, "mrl")
     assert row["reward/turns"] == 4
     assert row["reward/failed_turns{reason=tokens}"] == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -126,14 +127,14 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
 
 
 def test_where_no_worker_is_in_time_every_episode_is_without_a_reward_and_says_why() -> None:
-    rewards, dealt = Rewards(workers=1, batch_tokens=2 * TWO, deadline=0.001, retries=0), episodes(4)
+    rewards, dealt = Rewards(workers=1, batch_tokens=TWO, deadline=0.0001, retries=0), episodes(2)
 
     async def body(pool: RewardPool) -> list[Episode]:
         return await pool.score(dealt, {})
 
     scored = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]
-    assert [one.status for one in scored] == ["failed"] * 4
+    assert [one.status for one in scored] == ["failed"] * 2
     assert all(turn.reward is None and "waited 0.0 s for" in str(turn.failure) for one in scored for turn in one.answered)
 
 
@@ -146,7 +147,8 @@ def test_an_episode_that_takes_too_long_is_alone_in_failing(tmp_path: Path) -> N
 
     scored, stats = run(body, rewards)
     assert [one.answered[0].reward for one in scored] == [1.0, 1.0, None, 1.0]
-    assert str(scored[2].answered[0].failure).startswith("CallOverdue: waited 4.0 s for scoring 1 episodes from e2")
+    # 8 where it stood behind another call of its worker.
+    assert re.match(r"CallOverdue: waited [48]\.0 s for scoring 1 episodes from e2", str(scored[2].answered[0].failure))
     # Once with all four, once with two, and twice alone.
     assert stats["missed_deadlines"] == 4
 
