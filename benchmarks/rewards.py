@@ -28,10 +28,11 @@ ANSWERED = 4
 MIX = RewardMix(bleu=Bleu(order=4, reference=0.4, saved=0.6))
 """All four components, each of their comparisons included."""
 REWARDS = Rewards(single=MIX, cumulative=MIX, long_term=MIX)
-REPEATS = 7
+PAIRS = 31
+"""Of one worker and two: many, and short, for the neighbours of a virtual machine come and go within seconds."""
 SHORT_REPEATS = 51
 """Of what takes milliseconds."""
-CALLS, CALL_EPISODES = 64, 256
+CALLS, CALL_EPISODES = 24, 256
 """Calls per worker in one repeat, and episodes in each: enough for the last call, with which one worker is alone, to be little of it."""
 
 
@@ -101,7 +102,7 @@ def worker_rates() -> tuple[float, float, float]:
     try:
         seconds(2)
         # In turn, and compared pair by pair, so that whatever else the machine does touches both alike.
-        pairs = [(seconds(1), seconds(2)) for _ in range(REPEATS)]
+        pairs = [(seconds(1), seconds(2)) for _ in range(PAIRS)]
     finally:
         for worker in workers:
             ray.kill(worker)

@@ -45,11 +45,11 @@ from rollout.policies.reactive import ReactiveEngine
 from rollout.worker import RolloutWorker
 
 REPEATS = 5
-PAIRS = 9
-"""Of one worker and two: a pair takes long enough for a neighbour of a virtual machine to come or go within it."""
+PAIRS = 15
+"""Of one worker and two: many, for the neighbours of a virtual machine come and go within seconds."""
 FOLLOW_UPS = 4
-ROUNDS = 10
-"""Groups of conversations in a measurement under Ray, for each worker that takes part: the last, in which one is alone, counts little."""
+ROUNDS = 6
+"""Groups of conversations in a measurement under Ray, for each worker that takes part."""
 DEADLINE = 300.0
 
 
