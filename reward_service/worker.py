@@ -1,8 +1,8 @@
 """The actor that judges episodes: a frozen embedding, the settings, and the metrics of what it judged.
 
 Stateless but for its metrics, so a restarted worker serves at once. Judging itself is `compose.judge`. Verdicts go back, without the
-episodes they are about: the caller has those, and to take a thousand turns apart and put them together again costs as much as to
-judge them.
+episodes they are about: the caller has those, and to take a thousand turns apart and put them together again costs nearly as much
+as to judge them.
 """
 
 from __future__ import annotations
