@@ -178,13 +178,16 @@ def test_a_replay_says_where_it_parts(finished: tuple[Run, dict[str, Any], Told]
 @contextmanager
 def interrupt_at(run: Run, step: int) -> Iterator[None]:
     """Ctrl-C in the driver's thread as soon as metrics.jsonl has the row of `step`."""
-    over = threading.Event()
+    over, sent = threading.Event(), threading.Event()
+    driver = threading.get_ident()
 
     def watch() -> None:
         while not over.wait(0.02):
             rows = read_rows(directory_of(run))
             if rows and rows[-1]["step"] >= step:
-                signal.raise_signal(signal.SIGINT)
+                # To the driver's thread, which a terminal's signal wakes too; raised in this one, it would wait for the driver to look.
+                signal.pthread_kill(driver, signal.SIGINT)
+                sent.set()
                 return
 
     watcher = threading.Thread(target=watch)
@@ -194,6 +197,7 @@ def interrupt_at(run: Run, step: int) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
+        assert sent.is_set(), f"the run was over before the row of step {step} was seen"
 
 
 def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> None:
