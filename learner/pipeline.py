@@ -23,6 +23,7 @@ from learner.curriculum import stage_steps
 from learner.evaluate import most_frequent_recall, retention
 from learner.figures import record_retention
 from learner.group import Job, Loop, launch
+from learner.interrupts import counted
 from learner.prepare import newest, prepare
 from learner.recorder import RecorderClient, Report
 from learner.rollout_half import RolloutHalf
@@ -127,10 +128,13 @@ def run_stage(loop: Loop, job: Job, recorder: RecorderClient, progress: Progress
     thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
     progress.stage(stage.stage, stage_steps(stage))
     thread.start()
-    interrupted, warned = False, 0.0
-    while not ended.is_set():
-        try:
-            ended.wait(POLL_SECONDS)
+    stopping, warned = False, 0.0
+    with counted() as interrupts:
+        while not ended.wait(POLL_SECONDS):
+            if interrupts.count and not stopping:
+                stopping = True
+                progress.note("stopping at the next step; interrupt again to end at once")
+                recorder.request_stop()
             report = recorder.report()
             show(report, stage.stage, progress)
             if report.idle_seconds > STALL_SECONDS and time.monotonic() - warned > STALL_SECONDS:
@@ -139,18 +143,14 @@ def run_stage(loop: Loop, job: Job, recorder: RecorderClient, progress: Progress
                 metrics.record("run/watchdog", 1, waiting_for=longest_phase(report))
                 recorder.observe(metrics.drain())
                 log.warning("nothing was reported for %.0f s; %s", report.idle_seconds, describe(report, half))
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
-            interrupted = True
-            progress.note("stopping at the next step; interrupt again to end at once")
-            recorder.request_stop()
     report = recorder.report()
     show(report, stage.stage, progress)
     if report.failure is not None:
         raise rebuilt(report.failure)
     if failures:
         raise failures[0]
+    if interrupts.count and not stopping:
+        raise KeyboardInterrupt  # it came when the stage was over
 
 
 def show(report: Report, stage: str, progress: Progress) -> None:
