@@ -1,7 +1,7 @@
 """Interrupts taken as a count, so that none is lost.
 
-Python raises KeyboardInterrupt wherever the main thread happens to be, and that may be inside code that drops it: a run in which the
-driver waited for Ray was seen to go on after one. A handler that only counts cannot be dropped.
+Python raises KeyboardInterrupt wherever the main thread happens to be, and that may be inside code that drops it, such as `__del__`. A run
+was once seen to go on after one; where it was dropped was not found. A handler that only counts leaves nothing to drop.
 """
 
 from __future__ import annotations
