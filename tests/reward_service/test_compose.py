@@ -283,3 +283,10 @@ def test_verdicts_on_a_thousand_turns_are_small_enough_for_the_message_that_ends
     verdicts = judge([episode("cumulative", OPENING, *[ASKED] * 4)] * 256, EVERYTHING, ONE_HOT, SPECIAL)
     # 100 KiB, above which an answer takes the way through the object store.
     assert len(pickle.dumps(verdicts, 5)) < 100 * 2**10
+
+
+def test_an_episode_that_failed_before_stays_as_it_is_whatever_is_said_of_it() -> None:
+    unplayed = replace(episode("cumulative", OPENING), status="failed")
+    assert scored(unplayed, EVERYTHING) == unplayed
+    lost = replace(episode("cumulative", OPENING, ASKED), status="failed")
+    assert lost.judged(judge([replace(lost, status="generated")], EVERYTHING, ONE_HOT, SPECIAL)[0]) == lost
