@@ -33,6 +33,11 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rope).flatten(-2).to(x.dtype)
 
 
+def added_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask, True where a query may look, as numbers to add to scores: attention would make them anew in every layer."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
 class Attention(nn.Module):
     """Projections without bias for queries, keys and values; an output projection with bias.
 
@@ -54,12 +59,20 @@ class Attention(nn.Module):
 
     def queries(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope` where given."""
-        q = self._heads(linear(x, self.input.weight[: self.query_heads * self.head_dim]))
+        q = self._heads(self.project_queries(x))
         return q if rope is None else rotate(q, rope)
+
+    def project_queries(self, x: Tensor) -> Tensor:
+        """x [..., width] → [..., query_heads · head_dim], not rotated."""
+        return linear(x, self.input.weight[: self.query_heads * self.head_dim])
+
+    def project_keys_values(self, x: Tensor) -> Tensor:
+        """x [..., width] → [..., 2 · kv_heads · head_dim], keys then values, not rotated."""
+        return linear(x, self.input.weight[self.query_heads * self.head_dim :])
 
     def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated by `rope` where given."""
-        heads = self._heads(linear(x, self.input.weight[self.query_heads * self.head_dim :]))
+        heads = self._heads(self.project_keys_values(x))
         k, v = heads[:, : self.kv_heads], heads[:, self.kv_heads :]
         return (k if rope is None else rotate(k, rope)), v
 
@@ -69,15 +82,22 @@ class Attention(nn.Module):
         mask: broadcast to [batch, heads, queries, keys]; bool, True where a query may look, or a number to add to its score.
         Each query must see a key.
         """
-        return self.project(self.look(q, k, v, mask, causal))
+        return self.output(self.see(q, k, v, mask, causal))
+
+    def between(self, x: Tensor, y: Tensor, mask: Tensor | None = None, key_rope: Tensor | None = None) -> Tensor:
+        """Rows of x ask, rows of y answer; neither has an order but what `key_rope` gives to y. mask: as in `look`.
+
+        x [batch, queries, width], y [batch, keys, width] → [batch, queries, width].
+        """
+        return self.attend(self.queries(x), *self.keys_values(y, key_rope), mask)
+
+    def see(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """`attend` before the output projection: [batch, tokens, query_heads · head_dim]."""
+        return self.look(q, k, v, mask, causal).transpose(1, 2).flatten(2)
 
     def look(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """`attend` before the output projection: [batch, query_heads, tokens, head_dim]."""
+        """`see`, head by head: [batch, query_heads, tokens, head_dim]."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.query_heads != self.kv_heads)
-
-    def project(self, seen: Tensor) -> Tensor:
-        """What `look` saw → [batch, tokens, width]."""
-        return self.output(seen.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

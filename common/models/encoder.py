@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.data.grouping import by_width
-from common.models.attention import Attention, rope_table
+from common.models.attention import Attention, added_mask, rope_table
 from common.models.configuration import RxTConfig
 from common.models.feed_forward import FeedForward
+from common.models.kernels import RMSNorm
 from common.models.rows import TOKENS, round_up
 
 ATTENTION_CALL = 128
@@ -36,7 +37,7 @@ class Group(NamedTuple):
     padded: Tensor | None
     """Where the same tokens lie in [sequences · width]."""
     mask: Tensor
-    """bool [sequences, 1, 1, width]."""
+    """[sequences, 1, 1, width], to be added to scores."""
 
     def unpack(self, rows: Tensor) -> Tensor:
         """[packed, …] → [sequences, width, …]."""
@@ -54,30 +55,31 @@ class Group(NamedTuple):
 
 
 class Packing:
-    """Where the real tokens of a right-padded batch lie. mask: bool [batch, tokens].
+    """Where the real tokens of a right-padded batch lie. mask: bool [batch, tokens]; rope [at least tokens, head_dim / 2];
+    dtype: of what will be computed.
 
     The count of packed rows is a multiple of `TOKENS` (common/models/rows.py): up to `TOKENS` - 1 rows of zeros come after the real ones.
     """
 
-    def __init__(self, mask: Tensor):
+    def __init__(self, mask: Tensor, rope: Tensor, dtype: torch.dtype):
         self.batch, self.tokens = mask.shape
         self.mask = mask
         self.dense = int(mask.sum()) >= DENSE * mask.numel() and self.tokens % TOKENS == 0
         if self.dense:
-            self.positions = torch.arange(self.tokens, device=mask.device).repeat(self.batch)
-            self.groups = [Group(None, None, mask[:, None, None, :])]
+            self._rope = rope[: self.tokens].repeat(self.batch, 1)
+            self._groups = [Group(None, None, added_mask(mask, dtype)[:, None, None])]
             return
         self.places = mask.flatten().nonzero().squeeze(1)
         self.extra = -len(self.places) % TOKENS
-        self.positions = F.pad(self.places % self.tokens, (0, self.extra))
+        self._rope = rope[F.pad(self.places % self.tokens, (0, self.extra))]
         lengths = mask.sum(1).tolist()
         widths = [min(round_up(max(1, length), TOKENS), self.tokens) for length in lengths]
         ends = torch.cumsum(torch.tensor(lengths), 0).tolist()
-        self.groups = []
+        self._groups = []
         for rows in by_width(widths, ATTENTION_CALL):
             seen = mask[rows, : max(widths[row] for row in rows)]
             packed = torch.cat([torch.arange(ends[row] - lengths[row], ends[row]) for row in rows]).to(mask.device)
-            self.groups.append(Group(packed, seen.flatten().nonzero().squeeze(1), seen[:, None, None, :]))
+            self._groups.append(Group(packed, seen.flatten().nonzero().squeeze(1), added_mask(seen, dtype)[:, None, None]))
 
     def pack(self, x: Tensor) -> Tensor:
         """[batch, tokens, …] → [packed, …]."""
@@ -94,24 +96,27 @@ class Packing:
         flat = rows.new_zeros(self.batch * self.tokens, *rows.shape[1:])
         return flat.index_copy(0, self.places, rows[: len(self.places)]).unflatten(0, (self.batch, self.tokens))
 
+    def see(self, attention: Attention, x: Tensor) -> Tensor:
+        """Self-attention of each sequence before the output projection. x [packed, width] → [packed, query_heads · head_dim]."""
+        parts = [part[0].transpose(0, 1) for part in attention.queries_keys_values(x[None], self._rope)]
+        seen = x.new_zeros(len(x), attention.query_heads, attention.head_dim)
+        for group in self._groups:
+            queries, keys, values = (group.unpack(part).transpose(1, 2) for part in parts)
+            seen = group.pack(attention.look(queries, keys, values, group.mask).transpose(1, 2), seen)
+        return seen.flatten(1)
+
 
 class EncoderLayer(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config.width, config.head_dim, config.query_heads, config.kv_heads)
-        self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward = FeedForward(config.width, config.encoder_ff)
 
-    def forward(self, x: Tensor, rope: Tensor, groups: list[Group]) -> Tensor:
-        """x [packed, width], rope [packed, head_dim / 2] → [packed, width]."""
-        attention = self.attention
-        parts = [part[0].transpose(0, 1) for part in attention.queries_keys_values(self.attention_norm(x)[None], rope)]
-        seen = x.new_zeros(len(x), attention.query_heads, attention.head_dim)
-        for group in groups:
-            queries, keys, values = (group.unpack(part).transpose(1, 2) for part in parts)
-            seen = group.pack(attention.look(queries, keys, values, group.mask).transpose(1, 2), seen)
-        x = x + attention.project(seen.transpose(0, 1)[None])[0]
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """x [packed, width] → [packed, width]."""
+        x = x + self.attention.output(packing.see(self.attention, self.attention_norm(x)))
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -123,11 +128,11 @@ class Encoder(nn.Module):
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """embedded [batch, tokens, width], mask bool [batch, tokens], right-padded → [batch, layers, tokens, width], 0 at padding."""
-        packing = Packing(mask)
-        rope = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, embedded.device)[packing.positions]
+        rope = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, embedded.device)
+        packing = Packing(mask, rope, embedded.dtype)
         states, x = [], packing.pack(embedded)
         for layer in self.layers:
-            x = layer(x, rope, packing.groups)
+            x = layer(x, packing)
             states.append(x)
         return packing.unpack(torch.stack(states, dim=1)).transpose(1, 2)
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from common.models.kernels import swiglu
 from common.models.rows import Linear, narrow_linear
 
 _FEW_TOKENS = 2048
@@ -32,8 +32,7 @@ class FeedForward(nn.Module):
         self.down = Linear(inner, width)
 
     def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        value, gate = self.up(x).chunk(2, dim=-1)
-        return self.down(value * F.silu(gate))
+        return self.down(swiglu(self.up(x)))
 
 
 class MixtureOfExperts(nn.Module):
@@ -71,8 +70,8 @@ class MixtureOfExperts(nn.Module):
             picks = order[start : start + count]
             start += count
             rows = picks // self.per_token
-            value, gate = narrow_linear(tokens[rows], self.up[expert], self.up_bias[expert]).chunk(2, dim=-1)
-            result = narrow_linear(value * F.silu(gate), self.down[expert], self.down_bias[expert])
+            inner = swiglu(narrow_linear(tokens[rows], self.up[expert], self.up_bias[expert]))
+            result = narrow_linear(inner, self.down[expert], self.down_bias[expert])
             out.index_add_(0, rows, result * weights.flatten()[picks, None])
         return out.view_as(x)
 
@@ -84,8 +83,7 @@ class MixtureOfExperts(nn.Module):
         """
         share = tokens.new_zeros(len(tokens), len(self.up)).scatter_(1, chosen, weights)
         wide = torch.baddbmm(self.up_bias[:, None], tokens.expand(len(self.up), -1, -1), self.up.transpose(1, 2))
-        value, gate = wide.chunk(2, dim=-1)
-        results = torch.baddbmm(self.down_bias[:, None], value * F.silu(gate), self.down.transpose(1, 2))
+        results = torch.baddbmm(self.down_bias[:, None], swiglu(wide), self.down.transpose(1, 2))
         return torch.einsum("te,etw->tw", share, results)
 
 

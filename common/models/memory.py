@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from common.models.attention import Attention, rope_table
+from common.models.attention import Attention, added_mask, rope_table
 from common.models.configuration import RxTConfig
+from common.models.kernels import RMSNorm, mean_of_sum
 from common.models.rows import by_rows, narrow_linear
 
 
@@ -40,7 +41,7 @@ class ResidualGate(nn.Module):
         if self.kind == "static":
             pre: Tensor = self.weight
         else:
-            status = (old + new).mean(-1)
+            status = mean_of_sum(old, new)
             if self.kind == "linear":
                 pre = narrow_linear(status, self.linear.weight, self.linear.bias)
             else:
@@ -56,19 +57,19 @@ class MemoryLayer(nn.Module):
         super().__init__()
         self.kind = config.memory_attention
         heads = config.memory_query_heads or config.query_heads, config.memory_kv_heads or config.kv_heads
-        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.encoded_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.memory_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.encoded_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config.width, config.head_dim, *heads)
         self.gate = ResidualGate(config)
         if self.kind != "simple":
-            self.slot_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+            self.slot_norm = RMSNorm(config.width, eps=config.norm_eps)
             self.slot_attention = Attention(config.width, config.head_dim, *heads)
             self.slot_gate = ResidualGate(config)
         if self.kind == "gated_self_interlayer":
             self.mixture_gate = ResidualGate(config)
 
-    def forward(self, slots: Tensor, layer_mean: Tensor | None, encoded: Tensor, rope: Tensor, mask: Tensor) -> Tensor:
-        """slots [batch, slots, width], encoded [batch, tokens, width], mask bool [batch, 1, 1, tokens] → new slots."""
+    def forward(self, slots: Tensor, layer_mean: Tensor | None, encoded: Tensor, rope: Tensor, unseen: Tensor) -> Tensor:
+        """slots [batch, slots, width], encoded [batch, tokens, width], unseen: as `look` takes a mask → new slots."""
         if self.kind != "simple":
             normed = self.slot_norm(slots)
             if self.kind == "self":
@@ -77,11 +78,8 @@ class MemoryLayer(nn.Module):
                 seen = layer_mean
             else:
                 seen = self.mixture_gate(normed, layer_mean)
-            keys, values = self.slot_attention.keys_values(seen)
-            slots = self.slot_gate(slots, self.slot_attention.attend(self.slot_attention.queries(normed), keys, values))
-        keys, values = self.attention.keys_values(self.encoded_norm(encoded), rope)
-        update = self.attention.attend(self.attention.queries(self.memory_norm(slots)), keys, values, mask)
-        return self.gate(slots, update)
+            slots = self.slot_gate(slots, self.slot_attention.between(normed, seen))
+        return self.gate(slots, self.attention.between(self.memory_norm(slots), self.encoded_norm(encoded), unseen, rope))
 
 
 class MemoryAttention(nn.Module):
@@ -91,14 +89,15 @@ class MemoryAttention(nn.Module):
         self.layers = nn.ModuleList(MemoryLayer(config) for _ in range(config.layers))
         self.reads_mean = config.memory_attention in ("interlayer", "gated_self_interlayer")
         if self.reads_mean:
-            self.mean_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+            self.mean_norm = RMSNorm(config.width, eps=config.norm_eps)
 
     def forward(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
-        """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool [batch, tokens] → new memory."""
+        """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool [batch, tokens],
+        right-padded → new memory."""
         rope = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, memory.device)[: encoded.shape[2]]
+        unseen = added_mask(mask, memory.dtype)[:, None, None]
         mean = self.mean_norm(memory.mean(1)) if self.reads_mean else None
-        keys_seen = mask[:, None, None, :]
-        return torch.stack([layer(memory[:, i], mean, encoded[:, i], rope, keys_seen) for i, layer in enumerate(self.layers)], dim=1)
+        return torch.stack([layer(memory[:, i], mean, encoded[:, i], rope, unseen) for i, layer in enumerate(self.layers)], dim=1)
 
 
 def as_memory(encoded: Tensor, mask: Tensor, slots: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from common.models.configuration import RxTConfig
-from common.models.decoder import Decoder
+from common.models.decoder import Decoder, Sequences
 from common.models.encoder import Encoder
 from common.models.feed_forward import MixtureOfExperts, Routing
 from common.models.memory import MemoryAttention, ResidualGate
@@ -90,8 +90,8 @@ class ReactiveTransformer(PreTrainedModel):
 
     def decode_hidden(self, tokens: Tensor, memory: Tensor, routings: list[Routing] | None = None) -> Tensor:
         """As `decode`, before the output head: callers that need few positions project only those."""
-        keys, values = self.decoder.read_memory(memory)
-        return self.decoder(self.embedding(tokens), keys, values, routings)
+        rope = self.decoder.rope(tokens.device)[: tokens.shape[1]]
+        return self.decoder(self.embedding(tokens), Sequences(rope, *self.decoder.read_memory(memory)), routings)
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
         return self.decode(tokens, memory)

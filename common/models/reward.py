@@ -18,6 +18,7 @@ from common.models.attention import Attention, rope_table
 from common.models.configuration import RxTConfig
 from common.models.decoder import DecoderLayer
 from common.models.encoder import Encoder, Packing
+from common.models.kernels import RMSNorm
 from common.models.memory import MemoryAttention
 from common.models.reactive import ReactiveTransformer
 
@@ -35,8 +36,8 @@ class MemoryLook(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
         heads = config.cross_query_heads or config.query_heads, config.cross_kv_heads or config.kv_heads
-        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.memory_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.cross_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.cross_attention = Attention(config.width, config.head_dim, *heads)
 
     def forward(self, x: Tensor, rope: Tensor, memory: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class RxTRewardModel(PreTrainedModel):
         self.reader_embedding = nn.Embedding(config.vocab_size, config.width)
         self.reader = Encoder(config)
         self.looks = nn.ModuleList(MemoryLook(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.levels)
         self.post_init()
 
@@ -106,11 +107,12 @@ class RxTRewardModel(PreTrainedModel):
     def forward(self, tokens: Tensor, mask: Tensor, memory: Tensor) -> Tensor:
         """tokens int64 [batch, tokens], right-padded, each an interaction with its [A]; mask bool; memory [batch, layers, slots, width] →
         [batch, levels]."""
-        packing = Packing(mask)
         table = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, tokens.device)
-        x, rope = packing.pack(self.reader_embedding(tokens)), table[packing.positions]
+        embedded = self.reader_embedding(tokens)
+        packing = Packing(mask, table, embedded.dtype)
+        x = packing.pack(embedded)
         for i, (layer, look) in enumerate(zip(self.reader.layers, self.looks, strict=True)):
-            x = layer(x, rope, packing.groups)
+            x = layer(x, packing)
             x = x + packing.pack(look(packing.unpack(x), table[: tokens.shape[1]], memory[:, i]))
         answer = mask & ((tokens == self.config.answer_token_id).cumsum(1) > 0)
         states = packing.unpack(self.norm(x)) * answer.unsqueeze(-1)

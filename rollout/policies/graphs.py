@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from common.models.rows import ROWS, round_up
+from common.models.rows import ROWS, TOKENS, round_up
 from rollout.policies.cache import Reach
 
 LENGTHS = 64
@@ -35,7 +35,7 @@ class StepGraphs:
     def reach(self, lengths: Sequence[int]) -> Reach:
         """Shape of a step of rows that are `lengths` long after it."""
         if not self._record:
-            return Reach.of(lengths, min(round_up(len(lengths), ROWS), self._rows))
+            return Reach(min(round_up(len(lengths), ROWS), self._rows), min(round_up(max(lengths), TOKENS), self._positions))
         return Reach(min(power_of_two(len(lengths)), self._rows), min(round_up(max(lengths), LENGTHS), self._positions))
 
     def run(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config.schema import Sampling
+from common.models import kernels
 
 _BLOCK = 64
 
@@ -89,10 +90,8 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, greedy: Tensor 
     logits = logits.float()
     if sampling.temperature == 0:
         return _most_probable(logits)
-    probabilities = filtered(logits, sampling).softmax(-1)
-    tokens = inverse_cdf(probabilities, uniforms)
-    log_probs = _log_probs(probabilities, tokens)
-    unfiltered = _log_probs((logits / sampling.temperature).softmax(-1), tokens) if filters(sampling) else None
+    tokens, log_probs = _draw(filtered(logits, sampling), uniforms)
+    unfiltered = _log_probs(logits / sampling.temperature, tokens) if filters(sampling) else None
     if greedy is None:
         return Sampled(tokens, log_probs, unfiltered)
     best = _most_probable(logits)
@@ -103,9 +102,18 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, greedy: Tensor 
 
 def _most_probable(logits: Tensor) -> Sampled:
     tokens = logits.argmax(-1)
-    return Sampled(tokens, _log_probs(logits.softmax(-1), tokens), None)
+    return Sampled(tokens, _log_probs(logits, tokens), None)
 
 
-def _log_probs(probabilities: Tensor, tokens: Tensor) -> Tensor:
-    # In double, because the last few numbers of a float tensor are computed by other code than the first (common/models/rows.py).
-    return probabilities.gather(-1, tokens[:, None]).squeeze(-1).double().log().float()
+def _draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of `uniforms` and their log-probs under logits."""
+    if kernels.usable(logits):
+        return kernels.draw(logits, uniforms)
+    tokens = inverse_cdf(logits.softmax(-1), uniforms)
+    return tokens, _log_probs(logits, tokens)
+
+
+def _log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
+    if kernels.usable(logits):
+        return kernels.log_probs(logits, tokens)
+    return logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)

@@ -28,7 +28,7 @@ from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
 from common.models.rows import ROWS, TOKENS, round_up
 from common.seeding import uniforms
-from rollout.policies.cache import KeyValueBuffers, Prefill, Reach, Step
+from rollout.policies.cache import KernelContext, KeyValues, Prefill, Reach, Step
 from rollout.policies.graphs import StepGraphs, power_of_two
 from rollout.policies.sampling import filters, sample
 from rollout.timing import PhaseTimer
@@ -97,10 +97,13 @@ class Slots:
         self.memory = torch.zeros((count, config.layers, config.slots, config.width), device=device, dtype=dtype)
         # Products of few rows round otherwise, and few heights need few kernels: up to `ROWS` - 1 unused rows are computed along.
         rows = round_up(count, ROWS) if device.type == "cpu" else power_of_two(count)
+        by_kernels = device.type == "cpu" and dtype == torch.float32
+        past = (config.layers, rows, config.kv_heads, config.positions, config.head_dim)
         read = (config.layers, rows, config.cross_kv_heads or config.kv_heads, config.slots, config.head_dim)
-        self._memory_keys = torch.zeros(read, device=device, dtype=dtype)
-        self._memory_values = torch.zeros(read, device=device, dtype=dtype)
-        self._cache = KeyValueBuffers(config, rows, device, dtype)
+        self._past, self._read = (KeyValues(shape, device, dtype, by_dimension=by_kernels) for shape in (past, read))
+        self._rope = model.decoder.rope(device)
+        self._kernels = KernelContext(self._past, self._read, self._rope) if by_kernels else None
+        self._every_row = np.arange(rows)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -122,8 +125,8 @@ class Slots:
             index = torch.tensor(rows, device=self.device)
             keys, values = self.model.decoder.read_memory(memories)
             self.memory.index_copy_(0, index, memories)
-            self._memory_keys.index_copy_(1, index, keys)
-            self._memory_values.index_copy_(1, index, values)
+            self._read.keys.index_copy_(1, index, keys)
+            self._read.values.index_copy_(1, index, values)
 
     @torch.inference_mode()
     def remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
@@ -157,11 +160,7 @@ class Slots:
             return
         with self.timer("prefill"):
             index = torch.tensor(rows, device=self.device)
-            tokens = _pad([prompt[:-1] for prompt in prompts])[0].to(self.device)
-            if tokens.shape[1]:
-                cache = Prefill(self._cache, index, tokens.shape[1])
-                embedded = self.model.embedding(tokens)
-                self.model.decoder(embedded, self._memory_keys[:, index], self._memory_values[:, index], cache=cache)
+            self._prefill(index, [prompt[:-1] for prompt in prompts])
             longest = self.sampling.max_new_tokens
             drawn = uniforms(np.repeat(np.asarray(keys, dtype=np.int64), longest), np.tile(np.arange(longest), len(rows)))
             self._uniforms[index] = torch.from_numpy(drawn).view(len(rows), longest).to(self.device)
@@ -195,10 +194,12 @@ class Slots:
         """
         rows = reach.rows
         with self.timer("decode"):
-            cache = Step(self._cache, self._positions[:rows], reach)
-            embedded = self.model.embedding(self._tokens[:rows])[:, None]
-            hidden = self.model.decoder(embedded, self._memory_keys[:, :rows], self._memory_values[:, :rows], cache=cache)
-            logits = self.model.decoder.logits(hidden[:, 0])
+            embedded, positions = self.model.embedding(self._tokens[:rows]), self._positions[:rows]
+            if self._kernels is not None:
+                hidden = self.model.decoder(embedded, self._kernels.place(self._every_row[:rows], positions.numpy()))
+            else:
+                hidden = self.model.decoder(embedded[:, None], Step(self._past, self._read, self._rope, positions, reach))[:, 0]
+            logits = self.model.decoder.logits(hidden)
         with self.timer("sample"):
             drawn = self._drawn[:rows]
             chosen = self._uniforms[:rows].gather(1, drawn[:, None]).squeeze(1)
@@ -210,21 +211,34 @@ class Slots:
             unfiltered = sampled.log_probs if sampled.unfiltered is None else sampled.unfiltered
             return torch.stack((sampled.tokens.double(), sampled.log_probs.double(), unfiltered.double()))
 
+    def _prefill(self, rows: Tensor, prompts: Sequence[Sequence[int]]) -> None:
+        """Keys and values of prompts (ids), each of which may be empty, for the rows int64 [prompts]."""
+        lengths = [len(prompt) for prompt in prompts]
+        if not any(lengths):
+            return
+        if self._kernels is None:
+            tokens = _pad(prompts)[0].to(self.device)
+            context = Prefill(self._past, self._read, rows, self._rope[: tokens.shape[1]])
+            self.model.decoder.fill(self.model.embedding(tokens), context)
+            return
+        ids = [token for prompt in prompts for token in prompt]
+        places = np.repeat(rows.numpy(), lengths), np.concatenate([np.arange(length) for length in lengths])
+        ids += [0] * (-len(ids) % ROWS)
+        self.model.decoder.fill(self.model.embedding(torch.tensor(ids)), self._kernels.place(*places))
+
     @torch.inference_mode()
     def clear(self, rows: Sequence[int]) -> None:
         """Forget what rows hold that is not finite: a masked position takes part in sums with weight 0, and 0 × NaN is NaN."""
         for row in rows:
-            self._cache.clear(row)
-            self._memory_keys[:, row] = 0
-            self._memory_values[:, row] = 0
+            self._past.clear(row)
+            self._read.clear(row)
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Row `target` becomes what row `source` is."""
-        self._cache.move(source, target, self._length[source])
+        self._past.move(source, target, self._length[source])
+        self._read.move(source, target, self.config.slots)
         for state in (self.memory, self._tokens, self._positions, self._drawn, self._uniforms, self._greedy):
             state[target] = state[source]
-        for state in (self._memory_keys, self._memory_values):
-            state[:, target] = state[:, source]
         self._length[target], self._room[target] = self._length[source], self._room[source]
         self._is_greedy[target] = self._is_greedy[source]

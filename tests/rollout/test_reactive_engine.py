@@ -301,6 +301,17 @@ def test_occupied_slots_are_counted_over_all_slots() -> None:
     assert tally.write_batches < tally.writes
 
 
+@pytest.mark.parametrize("shape", [SHAPES["sqa"], SHAPES["gqa"], SHAPES["mixture of experts"]], ids=["sqa", "gqa", "experts"])
+def test_what_a_gpu_computes_by_equals_plain_decoding(shape: dict[str, Any]) -> None:
+    """Double precision takes PyTorch's operations on a CPU too, where float32 takes kernels."""
+    model = make_model(**shape).double()
+    tasks = make_tasks(9)
+    for task, episode in zip(tasks, ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks), strict=True):
+        expected, expected_log_probs, _ = play_plainly(model, task, SAMPLING)
+        assert answers(episode) == expected
+        torch.testing.assert_close(log_probs(episode), torch.tensor([v for turn in expected_log_probs for v in turn]), atol=1e-6, rtol=0)
+
+
 def test_bfloat16_plays_the_same_conversations_nearly() -> None:
     model = make_model()
     tasks = make_tasks(6, greedy=True)

@@ -1,0 +1,322 @@
+"""Inner loops of inference on CPUs, compiled from Python by Numba: what PyTorch takes half a dozen passes or calls for, in one.
+
+A decoding step of a small model is a few hundred calls on little data. Between the matrix products, which stay PyTorch's, these replace
+some thirty calls a layer. They serve float32 on CPUs where no gradient is asked for (`usable`); everything else takes PyTorch's operations.
+
+Invariants: a row's result depends on that row alone, bit for bit, as every row is computed by the same instructions in the same order; what
+is not a number stays not a number. Nothing here knows of models or slots. All kernels are in this one file, because Numba keeps compiled
+code on disk by the date of the file that a kernel is in, not of those it calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_REORDERED = {"reassoc", "contract", "nsz"}
+"""What sums may do to be computed in vectors. Not "nnan" or "ninf": a row that is not finite has to show."""
+_F0, _F1 = np.float32(0), np.float32(1)
+
+
+def kernel(function: Function, fastmath: set[str] = _REORDERED) -> Function:
+    """Compile at the first call, once per machine; where nothing can be written, once per process."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for compiled code
+        return njit(**options)(function)
+
+
+def usable(x: Tensor) -> bool:
+    """Whether kernels may compute what is asked of x."""
+    return x.dtype == torch.float32 and x.is_cpu and not torch.is_grad_enabled()
+
+
+# --- elementary functions ---------------------------------------------------------------------------------------------------
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LN_2_HIGH, _LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+"""ln 2 in two parts, of which the first has so few digits that its product with a small integer is exact (Cody and Waite 1980)."""
+_SMALLEST, _LARGEST = np.float32(-87), np.float32(88)
+_C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / d) for d in (2, 6, 24, 120, 720, 5040))
+
+
+@partial(kernel, fastmath={"contract"})
+def _exp(x: np.float32) -> np.float32:
+    """e^x to 2 units in the last place; 0 below -87, e^88 above 88."""
+    bounded = _SMALLEST if x < _SMALLEST else x
+    bounded = _LARGEST if bounded > _LARGEST else bounded
+    n = np.floor(bounded * _LOG2_E + np.float32(0.5))
+    r = bounded - n * _LN_2_HIGH
+    r = r - n * _LN_2_LOW
+    # |r| ≤ ln 2 / 2: the Taylor series to the seventh power is exact to 2^-26.
+    series = _F1 + r * (_F1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))))
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return _F0 if x < _SMALLEST else series * power
+
+
+@kernel
+def _largest(row: np.ndarray, count: int) -> np.float32:
+    """Of the first `count` numbers of a row. Four at a time, for each has to wait for the one before."""
+    top0 = top1 = top2 = top3 = row[0]
+    whole = count - count % 4
+    for i in range(0, whole, 4):
+        top0 = row[i] if row[i] > top0 else top0
+        top1 = row[i + 1] if row[i + 1] > top1 else top1
+        top2 = row[i + 2] if row[i + 2] > top2 else top2
+        top3 = row[i + 3] if row[i + 3] > top3 else top3
+    for i in range(whole, count):
+        top0 = row[i] if row[i] > top0 else top0
+    top0, top2 = (top1 if top1 > top0 else top0), (top3 if top3 > top2 else top2)
+    return top2 if top2 > top0 else top0
+
+
+# --- normalisation and gating -----------------------------------------------------------------------------------------------
+
+
+@kernel
+def _rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    rows, width = x.shape
+    for r in range(rows):
+        squares = _F0
+        for i in range(width):
+            squares += x[r, i] * x[r, i]
+        scale = _F1 / np.sqrt(squares / np.float32(width) + eps)
+        for i in range(width):
+            out[r, i] = x[r, i] * scale * weight[i]
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` over the last dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not usable(x):
+            return super().forward(x)
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        out = torch.empty_like(rows)
+        _rms_norm(rows.numpy(), self.weight.detach().numpy(), np.float32(self.eps), out.numpy())
+        return out.view(x.shape)
+
+
+@kernel
+def _swiglu(x: np.ndarray, out: np.ndarray) -> None:
+    rows, width = out.shape
+    for r in range(rows):
+        for i in range(width):
+            gate = x[r, width + i]
+            out[r, i] = x[r, i] * gate / (_F1 + _exp(-gate))
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """value · silu(gate) of x [..., 2 · width] = (value, gate) → [..., width] (Shazeer 2020, arXiv 2002.05202)."""
+    if not usable(x):
+        value, gate = x.chunk(2, dim=-1)
+        return value * nn.functional.silu(gate)
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    out = rows.new_empty(len(rows), x.shape[-1] // 2)
+    _swiglu(rows.numpy(), out.numpy())
+    return out.view(*x.shape[:-1], -1)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _rotate(x: np.ndarray, rope: np.ndarray, out: np.ndarray, scale: np.float32) -> None:
+    """Rotate the pairs (2i, 2i + 1) of one head. x, out: [head_dim]; rope [head_dim / 2, 2]: cosine and sine."""
+    for i in range(rope.shape[0]):
+        cosine, sine = rope[i, 0] * scale, rope[i, 1] * scale
+        out[2 * i] = x[2 * i] * cosine - x[2 * i + 1] * sine
+        out[2 * i + 1] = x[2 * i] * sine + x[2 * i + 1] * cosine
+
+
+@kernel
+def _look(query: np.ndarray, keys: np.ndarray, values: np.ndarray, count: int, scores: np.ndarray, out: np.ndarray) -> None:
+    """What one query sees of the first `count` keys. query, out: [head_dim]; keys, values [head_dim, …]; scores: scratch.
+
+    Keys and values lie by dimension, for inner loops over positions are long and over dimensions short; four dimensions go into one loop.
+    """
+    width = query.shape[0]
+    fours = width - width % 4
+    for p in range(count):
+        scores[p] = _F0
+    for d in range(0, fours, 4):
+        q0, q1, q2, q3 = query[d], query[d + 1], query[d + 2], query[d + 3]
+        k0, k1, k2, k3 = keys[d], keys[d + 1], keys[d + 2], keys[d + 3]
+        for p in range(count):
+            scores[p] += q0 * k0[p] + q1 * k1[p] + q2 * k2[p] + q3 * k3[p]
+    for d in range(fours, width):
+        for p in range(count):
+            scores[p] += query[d] * keys[d, p]
+    top = _largest(scores, count)
+    for p in range(count):
+        scores[p] = _exp(scores[p] - top)
+    total = _F0
+    for p in range(count):
+        total += scores[p]
+    share = _F1 / total
+    for d in range(0, fours, 4):
+        sum0 = sum1 = sum2 = sum3 = _F0
+        for p in range(count):
+            score = scores[p]
+            sum0 += score * values[d, p]
+            sum1 += score * values[d + 1, p]
+            sum2 += score * values[d + 2, p]
+            sum3 += score * values[d + 3, p]
+        out[d], out[d + 1], out[d + 2], out[d + 3] = sum0 * share, sum1 * share, sum2 * share, sum3 * share
+    for d in range(fours, width):
+        sum0 = _F0
+        for p in range(count):
+            sum0 += scores[p] * values[d, p]
+        out[d] = sum0 * share
+
+
+@kernel
+def attend_past(
+    projected: np.ndarray, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray
+) -> None:
+    """Causal self-attention of new tokens to their row's tokens up to their own position, which they join.
+
+    projected [tokens, (query heads + 2 · kv heads) · head_dim]: queries, keys, values, not rotated; rope [positions, head_dim / 2, 2];
+    rows, positions: int64 [tokens], tokens of one row in order; keys, values [rows, kv heads, head_dim, positions], both changed;
+    out [tokens, query heads · head_dim].
+    """
+    kv_heads, width = keys.shape[1], keys.shape[2]
+    query_heads = out.shape[1] // width
+    share = query_heads // kv_heads
+    scale = np.float32(1 / np.sqrt(width))
+    scores, rotated = np.empty(keys.shape[3], np.float32), np.empty(width, np.float32)
+    for t in range(len(positions)):
+        row, position = rows[t], positions[t]
+        for head in range(kv_heads):
+            start = (query_heads + head) * width
+            _rotate(projected[t, start : start + width], rope[position], rotated, _F1)
+            start += kv_heads * width
+            for d in range(width):
+                keys[row, head, d, position] = rotated[d]
+                values[row, head, d, position] = projected[t, start + d]
+        for head in range(query_heads):
+            here = slice(head * width, (head + 1) * width)
+            _rotate(projected[t, here], rope[position], rotated, scale)
+            _look(rotated, keys[row, head // share], values[row, head // share], position + 1, scores, out[t, here])
+
+
+@kernel
+def attend_memory(
+    projected: np.ndarray, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray
+) -> None:
+    """Cross-attention of tokens to all that their row remembers: as `attend_past`, with projected [tokens, query heads · head_dim] and keys
+    and values that are only read."""
+    kv_heads, width, count = keys.shape[1], keys.shape[2], keys.shape[3]
+    query_heads = out.shape[1] // width
+    share = query_heads // kv_heads
+    scale = np.float32(1 / np.sqrt(width))
+    scores, rotated = np.empty(count, np.float32), np.empty(width, np.float32)
+    for t in range(len(positions)):
+        row = rows[t]
+        for head in range(query_heads):
+            here = slice(head * width, (head + 1) * width)
+            _rotate(projected[t, here], rope[positions[t]], rotated, scale)
+            _look(rotated, keys[row, head // share], values[row, head // share], count, scores, out[t, here])
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _mean_of_sum(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    rows, width = x.shape
+    for r in range(rows):
+        total = _F0
+        for i in range(width):
+            total += x[r, i] + y[r, i]
+        out[r] = total / np.float32(width)
+
+
+def mean_of_sum(x: Tensor, y: Tensor) -> Tensor:
+    """(x + y).mean(-1) of x, y [..., width]."""
+    if not usable(x):
+        return (x + y).mean(-1)
+    out = torch.empty(x.shape[:-1])
+    width = x.shape[-1]
+    _mean_of_sum(x.reshape(-1, width).contiguous().numpy(), y.reshape(-1, width).contiguous().numpy(), out.view(-1).numpy())
+    return out
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------------
+
+_BLOCK = 64
+
+
+@kernel
+def _draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray) -> None:
+    rows, vocabulary = logits.shape
+    weights = np.empty(vocabulary, np.float32)
+    blocks = -(-vocabulary // _BLOCK)
+    ends = np.empty(blocks, np.float64)
+    for r in range(rows):
+        top = _largest(logits[r], vocabulary)
+        for i in range(vocabulary):
+            weights[i] = _exp(logits[r, i] - top)
+        total = 0.0
+        for block in range(blocks):
+            part = _F0
+            for i in range(block * _BLOCK, min(vocabulary, (block + 1) * _BLOCK)):
+                part += weights[i]
+            total += float(part)
+            ends[block] = total
+        target = uniforms[r] * total
+        block = 0
+        while block < blocks - 1 and not ends[block] > target:
+            block += 1
+        passed = ends[block - 1] if block else 0.0
+        # Rounding may put the target a hair past the end of its block: then it is the last token there that has any weight.
+        token = block * _BLOCK
+        for i in range(block * _BLOCK, min(vocabulary, (block + 1) * _BLOCK)):
+            if weights[i] > _F0:
+                token = i
+                passed += float(weights[i])
+                if passed > target:
+                    break
+        tokens[r] = token
+        log_probs[r] = np.float64(logits[r, token]) - np.float64(top) - np.log(total)
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of each row's cumulative distribution at its uniform: tokens int64 [rows], and their log-probs float32 [rows].
+
+    logits [rows, vocabulary], `usable`; uniforms float64 [rows] in [0, 1). A token of weight 0 is never drawn. A row that is not finite
+    gets a token that means nothing and a log-prob that is not finite.
+    """
+    tokens, log_probs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+    _draw(logits.contiguous().numpy(), uniforms.contiguous().numpy(), tokens.numpy(), log_probs.numpy())
+    return tokens, log_probs
+
+
+@kernel
+def _log_probs(logits: np.ndarray, tokens: np.ndarray, out: np.ndarray) -> None:
+    rows, vocabulary = logits.shape
+    for r in range(rows):
+        top = _largest(logits[r], vocabulary)
+        total = 0.0
+        for start in range(0, vocabulary, _BLOCK):
+            part = _F0
+            for i in range(start, min(vocabulary, start + _BLOCK)):
+                part += _exp(logits[r, i] - top)
+            total += float(part)
+        out[r] = np.float64(logits[r, tokens[r]]) - np.float64(top) - np.log(total)
+
+
+def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probs float32 [rows] of tokens int64 [rows] under logits [rows, vocabulary], `usable`."""
+    out = torch.empty(len(logits))
+    _log_probs(logits.contiguous().numpy(), tokens.contiguous().numpy(), out.numpy())
+    return out

@@ -1,0 +1,152 @@
+"""Kernels against PyTorch in double precision, and what they promise besides: rows that do not touch each other, and NaN that shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.models import kernels
+from common.models.attention import rope_table, rotate
+
+CPU = torch.device("cpu")
+COUNTS = (1, 3, 8, 21, 64)
+"""Of what is summed over: below, at and between multiples of what fits into a vector."""
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def spread(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(shape) * scale
+
+
+def test_kernels_serve_float32_on_cpus_without_gradients_alone() -> None:
+    x = torch.zeros(2)
+    assert kernels.usable(x)
+    assert not kernels.usable(x.double())
+    assert not kernels.usable(x.bfloat16())
+    with torch.enable_grad():
+        assert not kernels.usable(x)
+
+
+def test_exp_is_right_to_two_units_in_the_last_place() -> None:
+    x = np.concatenate((np.linspace(-87, 88, 40001), np.linspace(-1, 1, 4001))).astype(np.float32)
+    found = np.array([kernels._exp(each) for each in x], dtype=np.float32)
+    exact = np.exp(x.astype(np.float64))
+    assert (np.abs(found - exact) / np.spacing(exact.astype(np.float32))).max() <= 2
+    ends = [kernels._exp(np.float32(each)) for each in (-np.inf, -88, 89, np.inf)]
+    assert ends[:2] == [0, 0]
+    assert ends[2] == ends[3] == kernels._exp(np.float32(88))
+    assert np.isnan(kernels._exp(np.float32(np.nan)))
+
+
+@pytest.mark.parametrize("width", COUNTS)
+def test_rms_norm(width: int) -> None:
+    norm = kernels.RMSNorm(width, eps=1e-5)
+    norm.weight.copy_(spread(width))
+    x = spread(3, 5, 2 * width)[..., :width]  # not contiguous
+    exact = F.rms_norm(x.double(), (width,), norm.weight.double(), 1e-5)
+    torch.testing.assert_close(norm(x).double(), exact, atol=2e-6, rtol=2e-6)
+    with torch.enable_grad():  # PyTorch's own
+        torch.testing.assert_close(norm(x).double(), exact, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("width", COUNTS)
+def test_swiglu(width: int) -> None:
+    x = spread(4, 3, 2 * width, scale=20)
+    value, gate = x.double().chunk(2, -1)
+    torch.testing.assert_close(kernels.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
+    with torch.enable_grad():
+        torch.testing.assert_close(kernels.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
+
+
+def test_the_mean_of_a_sum() -> None:
+    x, y = spread(2, 5, 21), spread(2, 5, 21)
+    torch.testing.assert_close(kernels.mean_of_sum(x, y).double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6)])
+def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, head_dim: int) -> None:
+    """Prompts of several rows token by token, then one more token each, against causal attention over whole sequences."""
+    lengths, slots, positions = {2: 7, 0: 1, 3: 20}, 13, 24
+    table = rope_table(positions, head_dim, 10000.0, CPU)
+    rope = torch.view_as_real(table).numpy()
+    past_keys, past_values = np.zeros((2, 4, kv_heads, head_dim, positions), np.float32)
+    memory_keys, memory_values = (spread(4, kv_heads, head_dim, slots, scale=2) for _ in range(2))
+    for row, length in lengths.items():
+        x = spread(length, (query_heads + 2 * kv_heads) * head_dim, scale=2)
+        queries, keys, values = (
+            part.unflatten(-1, (-1, head_dim)).transpose(0, 1)[None].double()
+            for part in x.split([query_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], -1)
+        )
+        queries, keys = (rotate(each.float(), table[:length]).double() for each in (queries, keys))
+        exact = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)[0].transpose(0, 1).flatten(1)
+        remembered = (each[row : row + 1].mT.double() for each in (memory_keys, memory_values))
+        recalled = F.scaled_dot_product_attention(queries, *remembered, enable_gqa=True)[0].transpose(0, 1).flatten(1)
+        seen, recall = np.zeros((2, length, query_heads * head_dim), np.float32)
+        for part in (slice(0, length - 1), slice(length - 1, length)):
+            places = np.full(length, row)[part], np.arange(length)[part]
+            projected = x[part].numpy()
+            kernels.attend_past(projected, rope, *places, past_keys, past_values, seen[part])
+            own = np.ascontiguousarray(projected[:, : query_heads * head_dim])
+            kernels.attend_memory(own, rope, *places, memory_keys.numpy(), memory_values.numpy(), recall[part])
+        torch.testing.assert_close(torch.from_numpy(seen).double(), exact, atol=3e-6, rtol=0)
+        torch.testing.assert_close(torch.from_numpy(recall).double(), recalled, atol=3e-6, rtol=0)
+    assert not past_keys[1].any(), "a row that nobody asked for was written to"
+    assert not past_keys[:, :, :, max(lengths.values()) :].any()
+
+
+@pytest.mark.parametrize("vocabulary", [5, 64, 200, 4096])
+def test_draws_are_the_inverse_of_the_cumulative_distribution(vocabulary: int) -> None:
+    logits = spread(500, vocabulary, scale=3)
+    logits[::3, ::2] = -torch.inf
+    uniforms = torch.rand(500, dtype=torch.float64)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-53])
+    tokens, log_probs = kernels.draw(logits, uniforms)
+    exact = logits.double().log_softmax(-1)
+    before = (exact.exp().cumsum(-1) - exact.exp()).gather(-1, tokens[:, None])[:, 0]
+    chosen = exact.gather(-1, tokens[:, None])[:, 0]
+    assert chosen.isfinite().all(), "a token without weight was drawn"
+    # A float32 weight is right to some 1e-7, and so is where a token begins and ends.
+    assert (before <= uniforms + 1e-6).all()
+    assert (uniforms <= before + chosen.exp() + 1e-6).all()
+    torch.testing.assert_close(log_probs.double(), chosen, atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(kernels.log_probs(logits, tokens), log_probs, atol=1e-6, rtol=0)
+
+
+def test_a_row_that_is_not_finite_shows_and_disturbs_no_other() -> None:
+    logits, uniforms = spread(4, 100), torch.rand(4, dtype=torch.float64)
+    tokens, log_probs = kernels.draw(logits, uniforms)
+    for bad in (torch.nan, torch.inf):
+        broken = logits.clone()
+        broken[1, 70] = bad
+        others, found = kernels.draw(broken, uniforms)
+        assert not found[1].isfinite()
+        assert 0 <= others[1] < 100
+        keep = torch.tensor([0, 2, 3])
+        assert torch.equal(others[keep], tokens[keep])
+        assert torch.equal(found[keep], log_probs[keep])
+    x = spread(4, 64)
+    x[1, 3] = torch.nan
+    for out in (kernels.RMSNorm(64, eps=1e-6)(x), kernels.swiglu(x)):
+        assert out[1].isnan().any()
+        assert out[[0, 2, 3]].isfinite().all()
+
+
+def test_a_row_is_computed_alike_in_any_company() -> None:
+    x, logits, uniforms = spread(70, 42, scale=5), spread(70, 333, scale=3), torch.rand(70, dtype=torch.float64)
+    norm = kernels.RMSNorm(42, eps=1e-6)
+    normed, gated, drawn = norm(x), kernels.swiglu(x), kernels.draw(logits, uniforms)
+    for rows in ([5], [69, 5, 6], list(range(5, 40))):
+        assert torch.equal(norm(x[rows]), normed[rows])
+        assert torch.equal(kernels.swiglu(x[rows]), gated[rows])
+        for found, whole in zip(kernels.draw(logits[rows], uniforms[rows]), drawn, strict=True):
+            assert torch.equal(found, whole[rows])
