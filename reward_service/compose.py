@@ -26,7 +26,7 @@ from reward_service.comparison import ComparedTexts, Comparison, comparisons
 from reward_service.cosine import Form
 from reward_service.custom import ModelOutcome, function_rewards
 from reward_service.endpoint import endpoint_rewards
-from reward_service.recall import marked_values, recall_reward
+from reward_service.recall import Words, recall_reward, words_of_values
 from reward_service.statistics import Statistics, terms_of
 from reward_service.text import exact_match_reward, format_reward
 
@@ -61,9 +61,9 @@ def judge(
     statistics: of the components that are normalised (reward_service/statistics.py).
     The turns of an episode that came as "failed" are judged by what they hold already.
     """
-    everywhere = marked_values(known_values)
+    everywhere = words_of_values(known_values)
     turns: list[Turn] = []
-    known: list[Collection[str]] = []
+    known: list[Collection[Words]] = []
     began: list[int] = []
     mixes = _mixes(rewards)
     groups: dict[RewardMix, list[Comparison]] = {mix: [] for mix in mixes.values()}
@@ -73,7 +73,7 @@ def judge(
             for comparison in comparisons(episode.strategy, len(episode.turns), first=len(turns)):
                 route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(comparison)
         values = {fact.value for turn in episode.turns for fact in turn.facts}
-        known += [marked_values(values) | everywhere if values else everywhere] * len(episode.turns)
+        known += [words_of_values(values) | everywhere if values else everywhere] * len(episode.turns)
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 
@@ -120,7 +120,7 @@ class _Scoring:
     """All turns of all episodes of the batch, in a row."""
     began: Sequence[int]
     """Of each turn: where its episode begins."""
-    known: Sequence[Collection[str]]
+    known: Sequence[Collection[Words]]
     """Of each turn: the values of its conversation."""
     mix: RewardMix
     embedding: np.ndarray

@@ -10,60 +10,63 @@ is not found inside "New York".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from functools import lru_cache
 
 import numpy as np
 
 from common.episode import Turn
-from common.text import words
+from common.text import places, value_words
+
+Words = tuple[str, ...]
 
 
-def recall_reward(turns: Iterable[Turn], known: Iterable[Collection[str]], false_recall: float) -> np.ndarray:
+def recall_reward(turns: Iterable[Turn], known: Iterable[Collection[Words]], false_recall: float) -> np.ndarray:
     """Recall of each turn: float64 [turns]; nan where a turn has no facts, and recall does not apply.
 
-    known: for each turn the `marked` values of its conversation, and any others that could be confused with them.
+    known: for each turn the `words_of_values` of its conversation, and any others that could be confused with them.
     """
     return np.array(
         [recall(turn, values, false_recall) if turn.facts else np.nan for turn, values in zip(turns, known, strict=True)], dtype=np.float64
     )
 
 
-def recall(turn: Turn, known: Collection[str], false_recall: float) -> float:
+def recall(turn: Turn, known: Collection[Words], false_recall: float) -> float:
     """Share of the turn's facts whose value stands in the answer as whole words (common/text.py), minus `false_recall` times the
     share of wrong values among the values that stand in it: in [-false_recall, 1].
 
     So a guess at the wrong value costs in full, and so does a list of all values, which holds the right one too.
     """
-    answer = marked(turn.answer)
-    asked = [_marked_value(fact.value) for fact in turn.facts]
+    answer = turn.answer.lower()
+    asked = [value_words(fact.value) for fact in turn.facts]
     for value, fact in zip(asked, turn.facts, strict=True):
-        if not value.strip():
+        if not value:
             raise ValueError(f"the value {fact.value!r} of a fact has no word that an answer could contain")
-    wanted = {value: value in answer for value in asked}
+    wanted = {value: _stands(value, answer) for value in asked}
     share = sum(wanted[value] for value in asked) / len(asked)
     if false_recall == 0:
         return share
-    for value in sorted(wanted, key=len, reverse=True):
-        answer = answer.replace(value, " | ")
-    standing = [value for value in known if value in answer and value not in wanted]
+    for value in sorted((value for value, stands in wanted.items() if stands), key=lambda value: len(" ".join(value)), reverse=True):
+        answer = _without(value, answer)
+    standing = [value for value in known if value not in wanted and _stands(value, answer)]
     if not standing:
         return share
-    context = marked(turn.query) + marked(turn.reference)
-    wrong = sum(value not in context for value in standing)
+    context = turn.query.lower(), turn.reference.lower()
+    wrong = sum(not any(_stands(value, text) for text in context) for value in standing)
     return share - false_recall * wrong / (wrong + sum(wanted.values())) if wrong else share
 
 
-def marked(text: str) -> str:
-    """The words of a text, each between spaces of its own: one marked text stands in another exactly if its words do, in order."""
-    return f" {'  '.join(words(text))} "
-
-
-@lru_cache(maxsize=8192)
-def _marked_value(value: str) -> str:
-    """Values come again and again, texts do not."""
-    return marked(value)
-
-
-def marked_values(values: Iterable[str]) -> frozenset[str]:
+def words_of_values(values: Iterable[str]) -> frozenset[Words]:
     """The values as `recall` takes them; those without a word cannot stand in an answer, and are left out."""
-    return frozenset(value for value in map(_marked_value, values) if value.strip())
+    return frozenset(words for words in map(value_words, values) if words)
+
+
+def _stands(value: Words, lowered: str) -> bool:
+    return next(places(lowered, value), None) is not None
+
+
+def _without(value: Words, lowered: str) -> str:
+    """The text with a mark in place of the value, so that what stood before it and what stood after it do not become one."""
+    parts, end = [], 0
+    for start, after in places(lowered, value):
+        parts.append(lowered[end:start])
+        end = after
+    return " | ".join([*parts, lowered[end:]])
