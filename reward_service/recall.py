@@ -64,9 +64,10 @@ def _stands(value: Words, lowered: str) -> bool:
 
 
 def _without(value: Words, lowered: str) -> str:
-    """The text with a mark in place of the value, so that what stood before it and what stood after it do not become one."""
+    """The text with another word in place of the value, so that what stood before it and what stood after it do not become neighbours."""
     parts, end = [], 0
     for start, after in places(lowered, value):
         parts.append(lowered[end:start])
         end = after
-    return " | ".join([*parts, lowered[end:]])
+    # A capital: no lower-cased value can be that word.
+    return " X ".join([*parts, lowered[end:]])

@@ -45,10 +45,10 @@ def test_places_are_where_all_words_of_a_text_have_those_of_a_value() -> None:
     pieces = ["a", "b", "ab", "12", "12:30", "é", "_", " ", " ", " ", ".", "-", "'", ":", ",", "..", "A"]
     found = 0
     for _ in range(20000):
-        text = "".join(draw.choices(pieces, k=draw.randrange(1, 12)))
+        text = "".join(draw.choices(pieces, k=draw.randrange(1, 12))).lower()
         value = "".join(draw.choices(pieces, k=draw.randrange(1, 4)))
         own, needle = words(text), value_words(value)
-        here = list(places(text.lower(), needle))
+        here = list(places(text, needle))
         assert bool(here) == contains_words(own, list(needle)), (text, value)
         assert all(words(text[start:end]) == list(needle) for start, end in here)
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(here))
@@ -57,6 +57,6 @@ def test_places_are_where_all_words_of_a_text_have_those_of_a_value() -> None:
         for start, after in here:
             kept.append(text[end:start])
             end = after
-        assert not list(places(" | ".join([*kept, text[end:]]).lower(), needle))
+        assert not list(places(" X ".join([*kept, text[end:]]), needle))
         found += bool(here)
     assert found > 1000

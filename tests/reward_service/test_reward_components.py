@@ -82,6 +82,7 @@ KNOWN = words_of_values(["Rex", "Max", "Oslo", "New York", "York"])
         ("rex max oslo York", 1.0 - 0.5 * 3 / 4),
         ("Rexford", 0.0),
         ("Rex the puppy", 1.0),
+        ("New Rex York", 1.0 - 0.5 * 1 / 2),
     ],
 )
 def test_recall_pays_the_right_value_and_charges_wrong_ones(answer: str, expected: float) -> None:
