@@ -67,7 +67,9 @@ class RxTRewardModel(PreTrainedModel):
 
     @classmethod
     def from_policy(cls, policy: ReactiveTransformer, levels: int) -> RxTRewardModel:
-        """With the policy's weights in both halves, and a new head: N(0, 1 / sqrt(width + 1)), as in lm-human-preferences."""
+        """With the policy's weights in both halves, and a new head. That of a scalar is N(0, 1 / sqrt(width + 1)), as in
+        lm-human-preferences. That of levels is 0, so that they begin equally probable, which is the best constant answer: a distribution
+        drawn at random has narrow places, loses to it, and would have to be unlearnt from the few comparisons there are."""
         shape = {key: value for key, value in policy.config.to_dict().items() if key not in ("model_type", "architectures")}
         model = cls(RxTRewardConfig(**shape, levels=levels))
         for own, given in (
@@ -82,7 +84,7 @@ class RxTRewardModel(PreTrainedModel):
                 getattr(look, name).load_state_dict(getattr(layer, name).state_dict())
         if policy.config.initial_memory == "learned":
             model.first_memory.data.copy_(policy.first_memory.data)
-        nn.init.normal_(model.head.weight, std=(policy.config.width + 1) ** -0.5)
+        nn.init.normal_(model.head.weight, std=(policy.config.width + 1) ** -0.5 if levels == 1 else 0.0)
         nn.init.zeros_(model.head.bias)
         return model
 

@@ -291,13 +291,24 @@ def test_held_out_groups_are_never_trained_on(tmp_path: Path) -> None:
     assert load_corpus(run.data.model_copy(update={"train": both}), 0).preferences == load_corpus(run.data, 0).preferences
 
 
+def test_a_new_discrete_reward_model_begins_as_the_best_constant_answer() -> None:
+    tokenizer = train_tokenizer(tiny_corpus().texts, 400)
+    model = RxTRewardModel.from_policy(lively_model(tokenizer), 10).eval()
+    with torch.no_grad():
+        tokens = [torch.tensor([tokenizer.interaction("What is it?", answer)]) for answer in ("Rex", "a long answer")]
+        better, worse = (model(each, torch.ones_like(each, dtype=torch.bool), model.initial_memory([0])) for each in tokens)
+    assert float(discrete_loss(better, worse)) == pytest.approx(-math.log(0.45), abs=1e-6)
+
+
 # --- in reinforcement learning ------------------------------------------------------------------------------------------
 
 
 def test_mrl_learns_from_retention_and_quality_each_measured_in_its_own_spread(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(tiny_corpus().texts, 400)
     judge = tmp_path / "judge"
-    RxTRewardModel.from_policy(lively_model(tokenizer), 5).save_pretrained(judge)
+    model = RxTRewardModel.from_policy(lively_model(tokenizer), 5)
+    model.head.weight.data.normal_()  # a new one says the same of everything
+    model.save_pretrained(judge)
     tokenizer.save(judge)
     quality = {"name": "quality", "path": str(judge), "unit": False, "normalise": True}
     mix = {"bleu": None, "cosine": None, "length": {"normalise": True}, "recall": {"normalise": True}, "models": [quality]}
