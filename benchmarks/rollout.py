@@ -48,8 +48,8 @@ REPEATS = 5
 PAIRS = 9
 """Of one worker and two."""
 FOLLOW_UPS = 4
-ROUNDS = 8
-"""Groups of conversations for each worker that takes part in a measurement under Ray. The last, when one may be alone, counts little."""
+CONVERSATIONS = 256
+"""For each worker that takes part in a measurement under Ray, in groups of as many as it has slots."""
 DEADLINE = 300.0
 
 
@@ -119,7 +119,7 @@ def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 9) -> di
 # --- answers of all kinds of lengths ----------------------------------------------------------------------------------------
 
 
-def long_tailed(slots: int = 64, conversations: int = 1920) -> dict[str, float]:
+def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
     """Continuous batching against lock-step on conversations of 2 to 8 follow-ups whose answers have a long tail.
 
     continuous_over_lockstep: against batches of `slots` conversations that start and end together, every row waiting for the longest
@@ -182,7 +182,7 @@ def under_ray() -> dict[str, float]:
     finally:
         if started:
             ray.shutdown()
-    interactions = 2 * ROUNDS * 64 * FOLLOW_UPS
+    interactions = 2 * CONVERSATIONS * FOLLOW_UPS
     return {
         "two_workers_over_one": narrow,
         "two_workers_over_one_64": statistics.median(2 * one / two for one, two in wide),
@@ -193,7 +193,7 @@ def under_ray() -> dict[str, float]:
 
 @contextmanager
 def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], float]]:
-    """Seconds that so many of two workers take for ROUNDS groups of `slots` conversations each.
+    """Seconds that so many of two workers take for CONVERSATIONS each, in groups of `slots`.
 
     rewards: two reward workers score what they play. An idle one costs a hundredth of a core, so they are there only where asked for.
     """
@@ -210,7 +210,7 @@ def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], floa
     def seconds(count: int) -> float:
         """Who is done with a group takes the next one, as from the pool of a run: no worker waits for one whose core is slower."""
         began = time.perf_counter()
-        left, busy, scored = count * ROUNDS, {}, []
+        left, busy, scored = count * CONVERSATIONS // slots, {}, []
 
         def deal(worker: int) -> None:
             episodes = players[worker].sample.remote(batches[worker], 0, None)
