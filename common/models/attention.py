@@ -66,13 +66,9 @@ class Attention(nn.Module):
         """x [..., width] → [..., query_heads · head_dim], not rotated."""
         return linear(x, self.input.weight[: self.query_heads * self.head_dim])
 
-    def project_keys_values(self, x: Tensor) -> Tensor:
-        """x [..., width] → [..., 2 · kv_heads · head_dim], keys then values, not rotated."""
-        return linear(x, self.input.weight[self.query_heads * self.head_dim :])
-
     def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated by `rope` where given."""
-        heads = self._heads(self.project_keys_values(x))
+        heads = self._heads(linear(x, self.input.weight[self.query_heads * self.head_dim :]))
         k, v = heads[:, : self.kv_heads], heads[:, self.kv_heads :]
         return (k if rope is None else rotate(k, rope)), v
 

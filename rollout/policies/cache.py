@@ -20,7 +20,7 @@ from common.models.kernels import attend_memory, attend_past
 class KeyValues:
     """keys, values: [layers, rows, kv_heads, positions, head_dim].
 
-    by_dimension: whether keys lie in memory with positions innermost, as kernels want them. Indexed alike either way.
+    by_dimension: whether both lie in memory with positions innermost, as kernels want them. Indexed alike either way.
     """
 
     def __init__(self, shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype, by_dimension: bool):
