@@ -6,7 +6,7 @@ from importlib import import_module
 
 from common.failures import InputError, nearest
 
-BENCHMARKS = ("rollout", "rewards")
+BENCHMARKS = ("rollout", "rewards", "reward_chaos")
 
 
 def run_bench(what: str) -> dict[str, float]:

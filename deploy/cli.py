@@ -103,7 +103,7 @@ def replay(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(metavar="rollout|rewards", help="Which benchmark.")],
+    what: Annotated[str, typer.Argument(metavar="rollout|rewards|reward_chaos", help="Which benchmark.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object instead of a table.")] = False,
 ) -> None:
     """Measure this machine: medians over repeats, in minutes."""

@@ -1,179 +1,75 @@
 """Reward workers are killed all the time, functions raise and hang, and every turn is accounted for once, for its own reason.
 
-The figures in docs/reliability.md are of this test: `pytest tests/reward_service/test_reward_chaos.py -s` prints them.
+How fast that goes is measured by `engram bench reward_chaos`, on five times as many turns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-import os
-import signal
-import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
 
-from common.config.rewards import Bleu, FunctionReward, RewardMix, Rewards
-from common.episode import Episode, Turn
-from reward_service.pool import RewardPool
+from benchmarks.reward_chaos import Chaos, Killer, run
+from common.episode import Episode
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
-
-SEED = 0
-EPISODES, ANSWERED = 5000, 4
-RAISING, HANGING = 0.01, 0.005
-WORKERS = 10
-"""More than two cores need for the work: waiting for turns that hang takes no CPU, and while some restart the others are enough."""
-KILL_EVERY = 2.0
-FUNCTION_DEADLINE = 1.5
-"""Seconds for one turn. Healthy ones take microseconds, but on a busy machine a thread may stand still for a quarter of a second."""
-BATCH_EPISODES = 5
-"""Few, so that a kill costs little: a turn that hangs is waited for again when its batch is done again."""
-OVERALL_SECONDS = 500.0
-
-FUNCTION = """\
-import time
-
-def judge(turn):
-    kind, _, name = turn.answer.partition("-")
-    if kind == "raise":
-        raise LookupError(f"no opinion of {name}")
-    if kind == "hang":
-        time.sleep(3600)
-    return 0.5
-"""
-
-
-def workload() -> list[Episode]:
-    """The kind of every turn stands in its answer, with the turn's own name."""
-    rng = np.random.default_rng(SEED)
-    turns = EPISODES * ANSWERED
-    kinds = np.full(turns, "good", dtype=object)
-    drawn = rng.permutation(turns)
-    raising, hanging = round(RAISING * turns), round(HANGING * turns)
-    kinds[drawn[:raising]], kinds[drawn[raising : raising + hanging]] = "raise", "hang"
-
-    def turn(answer: str) -> Turn:
-        query, words, reference = (rng.integers(8, 256, 12).tolist() for _ in range(3))
-        return Turn(query, words, [], reference, query="?", answer=answer)
-
-    return [
-        Episode(f"e{i}", f"t{i}", i, (turn("opening"), *(turn(f"{kinds[i * ANSWERED + t]}-{i}.{t}") for t in range(ANSWERED))), 0)
-        for i in range(EPISODES)
-    ]
-
-
-def settings(folder: Path) -> Rewards:
-    file = folder / "judge.py"
-    file.write_text(FUNCTION)
-    judge = FunctionReward(name="judge", path=f"{file}:judge", deadline=FUNCTION_DEADLINE)
-    mix = RewardMix(bleu=Bleu(), cosine=None, length=None, recall=None, functions=(judge,))
-    tokens = BATCH_EPISODES * (1 + ANSWERED) * 36
-    # A batch may be on a worker that is killed a few times over; the default of three tries more would do most of the time.
-    return Rewards(single=mix, cumulative=mix, long_term=mix, workers=WORKERS, batch_tokens=tokens, retries=20)
-
-
-class Killer:
-    """Kills the workers in turn, each by the process id that it gave itself in its present life."""
-
-    def __init__(self, actors: list[ActorHandle]):
-        self._pids: list[int | None] = [None] * len(actors)
-        self._asking = [asyncio.create_task(self._ask(i, actor)) for i, actor in enumerate(actors)]
-        self.kills = 0
-
-    async def _ask(self, place: int, actor: ActorHandle) -> None:
-        """Keep the worker's id known. It answers as soon as it is back, before it is given work."""
-        while True:
-            if self._pids[place] is None:
-                with contextlib.suppress(RayActorError, GetTimeoutError):
-                    self._pids[place] = await asyncio.to_thread(ray.get, actor.apply.remote(lambda _: os.getpid()), timeout=60)
-            await asyncio.sleep(0.05)
-
-    async def ready(self) -> None:
-        while None in self._pids:
-            await asyncio.sleep(0.05)
-
-    async def kill_in_turn(self) -> None:
-        for place in itertools.cycle(range(len(self._pids))):
-            await asyncio.sleep(KILL_EVERY)
-            while (pid := self._pids[place]) is None:
-                await asyncio.sleep(0.05)
-            self._pids[place] = None
-            os.kill(pid, signal.SIGKILL)
-            self.kills += 1
-
-    async def close(self) -> None:
-        for task in self._asking:
-            task.cancel()
-        await asyncio.gather(*self._asking, return_exceptions=True)
-
-
-def expected(turn: Turn) -> str | None:
-    """What must stand in the turn's failure; None where it must be scored."""
-    kind, _, name = turn.answer.partition("-")
-    if kind == "raise":
-        return f"LookupError: no opinion of {name}\nraised for the turn with query '?' and answer '{turn.answer}'"
-    if kind == "hang":
-        return f"no value within {FUNCTION_DEADLINE} s for the turn with query '?' and answer '{turn.answer}'"
-    return None
-
-
-def check(dealt: list[Episode], scored: list[Episode]) -> None:
-    """Every turn once, in place, scored or failed for the reason that is its own."""
-    assert [(one.id, [turn.answer for turn in one.turns]) for one in scored] == [
-        (one.id, [turn.answer for turn in one.turns]) for one in dealt
-    ]
-    for turn in (turn for one in scored for turn in one.answered):
-        reason = expected(turn)
-        if reason is None:
-            assert turn.failure is None, turn.failure
-            assert turn.reward is not None
-            assert turn.rewards["judge"] == 0.5
-        else:
-            assert turn.reward is None
-            assert turn.failure is not None
-            assert turn.failure.startswith("judge: ")
-            assert reason in turn.failure
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(300)]
 
 
 def test_every_turn_is_accounted_for_once_while_workers_are_killed(tmp_path: Path) -> None:
-    dealt = workload()
-    turns = EPISODES * ANSWERED
+    # The more turns hang, the longer it takes, and the more kills there are for a given number of turns.
+    chaos = Chaos(episodes=1000, hanging=0.01, workers=6, kill_every=1.5)
+    dealt = chaos.workload()
 
-    async def measured(pool: RewardPool) -> tuple[list[Episode], float]:
-        began = time.perf_counter()
-        scored = await pool.score(dealt, {})
-        return scored, turns / (time.perf_counter() - began)
-
-    async def main() -> tuple[list[Episode], float, list[Episode], float, int, dict[str, int]]:
-        pool = RewardPool(settings(tmp_path), np.ones((256, 4), np.float32), range(8))
-        killer = Killer(pool.actors)
+    async def killed() -> tuple[list[Episode], int, dict[str, int]]:
+        pool = chaos.pool(tmp_path)
+        killer = Killer(pool.actors, chaos.kill_every)
         try:
             await killer.ready()
-            undisturbed = await measured(pool)
-            assert pool.stats()["infra_failures"] == 0
             killing = asyncio.create_task(killer.kill_in_turn())
-            disturbed = await measured(pool)
+            scored = await pool.score(dealt, {})
             killing.cancel()
-            return (*undisturbed, *disturbed, killer.kills, pool.stats())
+            return scored, killer.kills, pool.stats()
         finally:
             await killer.close()
             await pool.close()
 
-    undisturbed, calm, disturbed, harried, kills, stats = asyncio.run(asyncio.wait_for(main(), OVERALL_SECONDS))
-    print(
-        f"\n{calm:.0f} turns/s undisturbed, {harried:.0f} under {kills} kills, {harried / calm:.2f} of it; calls lost: {stats['retries']}"
-    )
-    check(dealt, undisturbed)
-    check(dealt, disturbed)
-    assert disturbed == undisturbed
+    scored, kills, stats = asyncio.run(asyncio.wait_for(killed(), 240))
+    assert chaos.unaccounted(dealt, scored) == []
     assert kills >= 3
     # Not all of them: that a worker is gone shows when it has a call, and the last ones killed may get none.
     assert stats["restored"] >= kills // 2
-    assert harried >= 0.5 * calm
+
+
+def test_the_benchmark_measures_both_parts() -> None:
+    figures = run(Chaos(episodes=50, workers=2, kill_every=0.5))
+    assert figures["undisturbed_turns_per_second"] > 0
+    ratio = figures["disturbed_turns_per_second"] / figures["undisturbed_turns_per_second"]
+    assert figures["disturbed_over_undisturbed"] == pytest.approx(ratio)
+
+
+def test_what_is_not_accounted_for_is_found() -> None:
+    chaos = Chaos(episodes=2, raising=0.25, hanging=0.25)
+    dealt = chaos.workload()
+
+    def scored(episode: Episode) -> Episode:
+        def judged(answer: str, reason: str | None) -> dict[str, object]:
+            if reason is None:
+                return {"reward": 0.5, "rewards": {"judge": 0.5}}
+            return {"failure": f"judge: {reason}"}
+
+        turns = tuple(replace(turn, **judged(turn.answer, chaos.expected(turn))) for turn in episode.turns[1:])
+        return replace(episode, turns=(episode.turns[0], *turns))
+
+    right = [scored(episode) for episode in dealt]
+    assert chaos.unaccounted(dealt, right) == []
+    assert len(chaos.unaccounted(dealt, dealt)) == chaos.turns
+    assert "1 of 2 episodes" in chaos.unaccounted(dealt, right[:1])[0]
+    assert len(chaos.unaccounted(dealt, right[::-1])) == 1
+    failed = next(turn for episode in right for turn in episode.answered if turn.failure)
+    swapped = [
+        replace(episode, turns=tuple(replace(turn, failure="judge: other") if turn is failed else turn for turn in episode.turns))
+        for episode in right
+    ]
+    assert chaos.unaccounted(dealt, swapped) == [f"{failed.answer}: reward None, failure 'judge: other'"]
