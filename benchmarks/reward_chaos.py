@@ -100,11 +100,11 @@ class Chaos:
         if kind == "raise":
             return f"LookupError: no opinion of {name}\nraised for the turn with query '?' and answer '{turn.answer}'"
         if kind == "hang":
-            return f"no value within {self.function_deadline} s for the turn with query '?' and answer '{turn.answer}'"
+            return f"no value within {self.function_deadline:g} s for the turn with query '?' and answer '{turn.answer}'"
         return None
 
     def unaccounted(self, dealt: Sequence[Episode], scored: Sequence[Episode]) -> list[str]:
-        """What is wrong with what came back: turns that are missing, doubled or out of place, or whose reward or failure is not their own."""
+        """What is wrong with what came back: turns missing, doubled or out of place, or whose reward or failure is not their own."""
         names, came = ([(one.id, [turn.answer for turn in one.turns]) for one in each] for each in (dealt, scored))
         if names != came:
             return [f"{len(scored)} of {len(dealt)} episodes came back, or not each with its turns in its place"]

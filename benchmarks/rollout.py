@@ -1,8 +1,9 @@
 """How fast rollout workers play, where their time goes, and what continuous batching gains over lock-step.
 
-The workload is benchmarks/workload.py's. Throughput counts generated tokens, or answered interactions, over the wall time of whole
-conversations: prefill, encoding and memory writes are in it. Figures are medians over `REPEATS`; what is compared is measured in turn,
-and compared pair by pair. Comparisons within one process are of CPU time, which the neighbours of a virtual machine touch less.
+The workload is benchmarks/workload.py's. There are two rates, both over whole conversations. *Generation* is new tokens over all time but
+that in which memories are written: reading memory, prompts, decoding, sampling and bookkeeping are in it. The other, `…_with_writes`, is
+over all time; interactions per second are, too. Figures are medians over `REPEATS`; what is compared is measured in turn, and compared pair
+by pair. Comparisons within one process are of CPU time, which the neighbours of a virtual machine touch less.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import random
 import resource
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -65,6 +67,30 @@ def run() -> dict[str, float]:
     return {name: round(value, 4) for name, value in figures.items()}
 
 
+class Rate(NamedTuple):
+    tokens: int
+    seconds: float
+    writing: float
+    """Seconds of these in which memories were written."""
+
+    @property
+    def generation(self) -> float:
+        """Tokens per second, memory writes left out."""
+        return self.tokens / (self.seconds - self.writing)
+
+    @property
+    def with_writes(self) -> float:
+        return self.tokens / self.seconds
+
+
+def measured(engine: ReactiveEngine, work: Callable[[], object], clock: Callable[[], float]) -> Rate:
+    """What `engine` does in `work`, by a clock, which its phases are timed by as well."""
+    timer, engine.timer.clock = engine.timer, clock
+    tokens, writing, began = engine.tally.tokens, timer.seconds["write"], clock()
+    work()
+    return Rate(engine.tally.tokens - tokens, clock() - began, timer.seconds["write"] - writing)
+
+
 # --- one engine, answers of one length ------------------------------------------------------------------------------------
 
 
@@ -75,16 +101,15 @@ def fixed_rate(slots: int) -> dict[str, float]:
     phases = dict(engine.timer.seconds)
     rates, spent = [], 0.0
     for _ in range(REPEATS):
-        tokens, began = engine.tally.tokens, time.perf_counter()
-        engine.run(tasks)
-        seconds = time.perf_counter() - began
-        rates.append((engine.tally.tokens - tokens) / seconds)
-        spent += seconds
+        rate = measured(engine, lambda: engine.run(tasks), time.perf_counter)
+        rates.append(rate)
+        spent += rate.seconds
     shares = {name: (seconds - phases.get(name, 0.0)) / spent for name, seconds in engine.timer.seconds.items()}
     shares["other"] = 1 - sum(shares.values())
-    return {f"tokens_per_second_1_thread_{slots}": statistics.median(rates)} | {
-        f"share_{name}_{slots}": share for name, share in shares.items()
-    }
+    return {
+        f"tokens_per_second_1_thread_{slots}": statistics.median(rate.generation for rate in rates),
+        f"tokens_per_second_1_thread_{slots}_with_writes": statistics.median(rate.with_writes for rate in rates),
+    } | {f"share_{name}_{slots}": share for name, share in shares.items()}
 
 
 # --- late and early turns -------------------------------------------------------------------------------------------------
@@ -124,9 +149,10 @@ def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
 
     continuous_over_lockstep: against batches of `slots` conversations that start and end together, every row waiting for the longest
     answer of its turn. continuous_over_turn_lockstep: against rows that wait for the longest answer, but make room when their
-    conversation is over. slot_occupancy: rows that got a token over slots × steps, from the first step to the last of all conversations.
-    Ratios are of tokens per CPU second. Lock-step is measured on an eighth of the conversations, which is all the same to it; continuous
-    batching on half of them, since its last conversations, when there is nothing left to take, are part of what it costs.
+    conversation is over. Both are of generation, by CPU time; …_with_writes: with memory writes, which cost both ways of playing the same.
+    slot_occupancy: rows that got a token over slots × steps, from the first step to the last of all conversations. Lock-step is measured on
+    an eighth of the conversations, which is all the same to it; continuous batching on half of them, since its last conversations, when
+    there is nothing left to take, are part of what it costs.
     """
     draw = random.Random(0)
     tasks = make_tasks([draw.randint(2, 8) for _ in range(conversations)])
@@ -134,26 +160,21 @@ def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
     continuous, lockstep = (make_engine(slots, kind, MOST_TOKENS) for kind in (LongTailed, TurnLockstep))
     for engine in (continuous, lockstep):
         engine.run(tasks[:slots])
-    over_batches, over_turns = [], []
+    ratios: defaultdict[str, list[float]] = defaultdict(list)
     for _ in range(REPEATS):
-        free = _cpu_rate(continuous, lambda: continuous.run(half))
-        over_batches.append(free / _cpu_rate(lockstep, lambda: play_in_batches(lockstep, eighth, slots)))
-        over_turns.append(free / _cpu_rate(lockstep, lambda: lockstep.run(eighth)))
+        free = measured(continuous, lambda: continuous.run(half), time.process_time)
+        batches = measured(lockstep, lambda: play_in_batches(lockstep, eighth, slots), time.process_time)
+        turns = measured(lockstep, lambda: lockstep.run(eighth), time.process_time)
+        for name, waiting in (("continuous_over_lockstep", batches), ("continuous_over_turn_lockstep", turns)):
+            ratios[name].append(free.generation / waiting.generation)
+            ratios[f"{name}_with_writes"].append(free.with_writes / waiting.with_writes)
     rows, steps = continuous.tally.row_steps, continuous.tally.slot_steps
-    rate = _cpu_rate(continuous, lambda: continuous.run(tasks))
-    return {
-        "continuous_over_lockstep": statistics.median(over_batches),
-        "continuous_over_turn_lockstep": statistics.median(over_turns),
+    rate = measured(continuous, lambda: continuous.run(tasks), time.process_time)
+    return {name: statistics.median(of) for name, of in ratios.items()} | {
         "slot_occupancy": (continuous.tally.row_steps - rows) / (continuous.tally.slot_steps - steps),
-        "long_tailed_tokens_per_second": rate,
+        "long_tailed_tokens_per_second": rate.generation,
+        "long_tailed_tokens_per_second_with_writes": rate.with_writes,
     }
-
-
-def _cpu_rate(engine: ReactiveEngine, work: Callable[[], object]) -> float:
-    """Tokens per second of CPU time."""
-    tokens, began = engine.tally.tokens, time.process_time()
-    work()
-    return (engine.tally.tokens - tokens) / (time.process_time() - began)
 
 
 # --- workers under Ray ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import traceback
 import uuid
 from collections.abc import Callable, Iterable
@@ -125,7 +126,8 @@ def launch(loop: Loop, job: Job) -> None:
     learner = job.run.learner
     trainer = TorchTrainer(
         _rank_main,
-        train_loop_config={"loop": loop, "job": job},
+        # As bytes: Ray Train's controller, through which this goes, would import all that a rank needs before it starts any.
+        train_loop_config={"loop": pickle.dumps(loop), "job": job},
         torch_config=TorchConfig(backend="nccl" if learner.gpus_per_rank else "gloo", timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ray.train.ScalingConfig(
             num_workers=learner.ranks,
@@ -160,7 +162,8 @@ def _rank_main(config: dict[str, Any]) -> None:
         return
     group: Group = DistributedGroup(ray.train.torch.get_device()) if dist.is_initialized() else OneRank(ray.train.torch.get_device())
     try:
-        config["loop"](group, job, recorder)
+        loop: Loop = pickle.loads(config["loop"])
+        loop(group, job, recorder)
     except InfraFailure:
         raise
     except EngramError as failure:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from common.data.batches import pad
@@ -192,6 +192,9 @@ def from_folder(
 
     InputError naming `where`: nothing that transformers opens, or a language model asked to score without `levels`.
     """
+    # Here: who trains or serves no model of transformers would wait 1.5 s for this in each of its processes.
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
     config = scoring_config(where, folder, levels)
     transformers_logging.disable_progress_bar()
     if config.model_type == "rxt_reward":
@@ -208,6 +211,8 @@ def from_folder(
 
 def scoring_config(where: str, folder: str | Path, levels: int | None = None) -> Any:
     """The configuration of what `from_folder` would open, without its weights. Raises InputError as it does."""
+    from common.models.auto import AutoConfig
+
     if not Path(folder).is_dir() and (Path(folder).is_absolute() or not HUB_NAME.fullmatch(str(folder)) or Path(folder).parent.is_dir()):
         # A name that only a folder could have: asking the hub for it would take half a minute to say so.
         raise InputError(where, "does not exist")

@@ -134,7 +134,7 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
 ) -> None:
     project, directory = tmp_path / "project", RunDirectory(str(tmp_path / "runs"), "tiny")
     for package in ("common", "rollout", "reward_service", "learner", "deploy"):
-        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, project / package)  # compiled kernels too, which would take each process ten seconds
     (project / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     monkeypatch.chdir(project)
     output = {1: io.StringIO(), 2: io.StringIO()}

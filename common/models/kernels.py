@@ -1,10 +1,11 @@
 """Inner loops of inference on CPUs, compiled from Python by Numba: what PyTorch takes half a dozen passes or calls for, in one.
 
-A decoding step of a small model is a few hundred calls on little data. Between the matrix products, which stay PyTorch's, these replace
-some thirty calls a layer. They serve float32 on CPUs where no gradient is asked for (`usable`); everything else takes PyTorch's operations.
+A decoding step of a small model is a few hundred calls on little data, each of which costs more to make than to compute: so a decoder
+layer is two calls here (`attend`, `feed_forward`). They serve float32 on CPUs where no gradient is asked for (`usable`); everything else
+takes PyTorch's operations.
 
 Invariants: a row's result depends on that row alone, bit for bit, as every row is computed by the same instructions in the same order; what
-is not a number stays not a number. Nothing here knows of models or slots. All kernels are in this one file, because Numba keeps compiled
+is not a number stays not a number. Nothing here knows of modules or slots. All kernels are in this one file, because Numba keeps compiled
 code on disk by the date of the file that a kernel is in, not of those it calls.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -126,6 +127,51 @@ def swiglu(x: Tensor) -> Tensor:
     return out.view(*x.shape[:-1], -1)
 
 
+# --- matrix products --------------------------------------------------------------------------------------------------------
+
+_CHUNK = 64
+"""Rows that go through all weights together: as many as stay in the first levels of cache."""
+
+
+@kernel
+def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; weight [outputs, features] of at least 3 outputs.
+
+    Blocks of four rows and three outputs, which are twelve sums: as many as there are registers for on AVX2. Where a product is this small,
+    a library spends as long on its call and on arranging weights as on the product.
+    """
+    rows, outputs = out.shape
+    for first in range(0, rows, _CHUNK):
+        last = min(rows, first + _CHUNK)
+        for n in range(0, outputs, 3):
+            o = min(n, outputs - 3)  # the last block may overlap the one before
+            for r in range(first, last, 4):
+                a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = d0 = d1 = d2 = _F0
+                for k in range(x.shape[1]):
+                    w0, w1, w2 = weight[o, k], weight[o + 1, k], weight[o + 2, k]
+                    a, b, c, d = x[r, k], x[r + 1, k], x[r + 2, k], x[r + 3, k]
+                    a0, a1, a2 = a0 + a * w0, a1 + a * w1, a2 + a * w2
+                    b0, b1, b2 = b0 + b * w0, b1 + b * w1, b2 + b * w2
+                    c0, c1, c2 = c0 + c * w0, c1 + c * w1, c2 + c * w2
+                    d0, d1, d2 = d0 + d * w0, d1 + d * w1, d2 + d * w2
+                out[r, o], out[r, o + 1], out[r, o + 2] = a0, a1, a2
+                out[r + 1, o], out[r + 1, o + 1], out[r + 1, o + 2] = b0, b1, b2
+                out[r + 2, o], out[r + 2, o + 1], out[r + 2, o + 2] = c0, c1, c2
+                out[r + 3, o], out[r + 3, o + 1], out[r + 3, o + 2] = d0, d1, d2
+        if bias is not None:
+            for r in range(first, last):
+                for n in range(outputs):
+                    out[r, n] += bias[n]
+
+
+@kernel
+def _add(x: np.ndarray, y: np.ndarray) -> None:
+    """x += y, both [rows, width]."""
+    for r in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[r, i] += y[r, i]
+
+
 # --- attention --------------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +274,89 @@ def attend_memory(
             _look(rotated, keys[row, head // share], values[row, head // share], count, scores, out[t, here])
 
 
+# --- a decoder ----------------------------------------------------------------------------------------------------------------
+
+
+class AttentionWeights(NamedTuple):
+    """A norm and the attention behind it. norm [width]; input [heads · head_dim, width]: queries, keys, values; output [width, query
+    heads · head_dim]; bias [width]."""
+
+    norm: np.ndarray
+    input: np.ndarray
+    output: np.ndarray
+    bias: np.ndarray
+
+
+class FeedForwardWeights(NamedTuple):
+    """A norm and the SwiGLU behind it. norm [width]; up [2 · inner, width]; up_bias [2 · inner]; down [width, inner]; down_bias [width]."""
+
+    norm: np.ndarray
+    up: np.ndarray
+    up_bias: np.ndarray
+    down: np.ndarray
+    down_bias: np.ndarray
+
+
+class Places(NamedTuple):
+    """Where the tokens of a call are: `rope` of all positions, `rows` and `positions` as `attend_past` takes them."""
+
+    rope: np.ndarray
+    rows: np.ndarray
+    positions: np.ndarray
+
+
+class Cache(NamedTuple):
+    """Keys and values of a layer, as `attend_past` takes them."""
+
+    keys: np.ndarray
+    values: np.ndarray
+
+
+@kernel
+def attend(
+    x: np.ndarray, own: AttentionWeights, past: Cache, cross: AttentionWeights, memory: Cache, eps: np.float32, places: Places
+) -> None:
+    """x += self-attention, then x += attention to memory, of x [tokens, width], of which the first len(positions) are looked at."""
+    normed, added = np.empty_like(x), np.empty_like(x)
+
+    _rms_norm(x, own.norm, eps, normed)
+    projected = np.empty((x.shape[0], own.input.shape[0]), np.float32)
+    _linear(normed, own.input, None, projected)
+    seen = np.zeros((x.shape[0], own.output.shape[1]), np.float32)
+    attend_past(projected, places.rope, places.rows, places.positions, past.keys, past.values, seen)
+    _linear(seen, own.output, own.bias, added)
+    _add(x, added)
+
+    _rms_norm(x, cross.norm, eps, normed)
+    queries = np.empty((x.shape[0], cross.output.shape[1]), np.float32)
+    _linear(normed, cross.input[: queries.shape[1]], None, queries)
+    recalled = np.zeros_like(queries)
+    attend_memory(queries, places.rope, places.rows, places.positions, memory.keys, memory.values, recalled)
+    _linear(recalled, cross.output, cross.bias, added)
+    _add(x, added)
+
+
+@kernel
+def feed_forward(x: np.ndarray, weights: FeedForwardWeights, eps: np.float32) -> None:
+    """x += SwiGLU, of x [tokens, width]."""
+    normed = np.empty_like(x)
+    _rms_norm(x, weights.norm, eps, normed)
+    wide = np.empty((x.shape[0], weights.up.shape[0]), np.float32)
+    _linear(normed, weights.up, weights.up_bias, wide)
+    inner = np.empty((x.shape[0], weights.down.shape[1]), np.float32)
+    _swiglu(wide, inner)
+    _linear(inner, weights.down, weights.down_bias, normed)
+    _add(x, normed)
+
+
+@kernel
+def logits(x: np.ndarray, norm: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    """The head: x [tokens, width] → out [tokens, vocabulary]."""
+    normed = np.empty_like(x)
+    _rms_norm(x, norm, eps, normed)
+    _linear(normed, weight, bias, out)
+
+
 # --- gates ------------------------------------------------------------------------------------------------------------------
 
 
@@ -259,18 +388,15 @@ _BLOCK = 64
 @kernel
 def _draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray) -> None:
     rows, vocabulary = logits.shape
-    weights = np.empty(vocabulary, np.float32)
     blocks = -(-vocabulary // _BLOCK)
     ends = np.empty(blocks, np.float64)
     for r in range(rows):
         top = _largest(logits[r], vocabulary)
-        for i in range(vocabulary):
-            weights[i] = _exp(logits[r, i] - top)
         total = 0.0
         for block in range(blocks):
             part = _F0
             for i in range(block * _BLOCK, min(vocabulary, (block + 1) * _BLOCK)):
-                part += weights[i]
+                part += _exp(logits[r, i] - top)
             total += float(part)
             ends[block] = total
         target = uniforms[r] * total
@@ -281,9 +407,10 @@ def _draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_prob
         # Rounding may put the target a hair past the end of its block: then it is the last token there that has any weight.
         token = block * _BLOCK
         for i in range(block * _BLOCK, min(vocabulary, (block + 1) * _BLOCK)):
-            if weights[i] > _F0:
+            weight = _exp(logits[r, i] - top)
+            if weight > _F0:
                 token = i
-                passed += float(weights[i])
+                passed += float(weight)
                 if passed > target:
                     break
         tokens[r] = token

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from common.models.configuration import RxTConfig
 from common.models.decoder import Decoder, Sequences
@@ -95,7 +95,3 @@ class ReactiveTransformer(PreTrainedModel):
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
         return self.decode(tokens, memory)
-
-
-AutoConfig.register("rxt", RxTConfig, exist_ok=True)
-AutoModel.register(RxTConfig, ReactiveTransformer, exist_ok=True)

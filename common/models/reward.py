@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from common.models.attention import Attention, rope_table
 from common.models.configuration import RxTConfig
@@ -119,7 +119,3 @@ class RxTRewardModel(PreTrainedModel):
         answer = mask & ((tokens == self.config.answer_token_id).cumsum(1) > 0)
         states = packing.unpack(self.norm(x)) * answer.unsqueeze(-1)
         return self.head(states.sum(1) / answer.sum(1, keepdim=True))
-
-
-AutoConfig.register("rxt_reward", RxTRewardConfig, exist_ok=True)
-AutoModel.register(RxTRewardConfig, RxTRewardModel, exist_ok=True)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from common.models.attention import Attention, added_mask
 from common.models.decoder import Sequences
-from common.models.kernels import attend_memory, attend_past
+from common.models.kernels import Cache
 
 
 class KeyValues:
@@ -29,6 +28,10 @@ class KeyValues:
         # Zeros, not `empty`: where attention masks, a masked position still takes part in the sum with weight 0, and 0 × NaN is NaN.
         keys, values = torch.zeros((2, *rows, *inner), device=device, dtype=dtype)
         self.keys, self.values = (keys.mT, values.mT) if by_dimension else (keys, values)
+
+    def layer(self, index: int) -> Cache:
+        """One layer as kernels take it: [rows, kv_heads, head_dim, positions], of what is by dimension."""
+        return Cache(self.keys[index].mT.numpy(), self.values[index].mT.numpy())
 
     def move(self, source: int, target: int, positions: int) -> None:
         """Copy the first `positions` of one row to another."""
@@ -86,31 +89,3 @@ class Step:
     def memory(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
         keys, values = self._memory
         return attention.see(attention.queries(x, self._rope), keys[layer], values[layer])
-
-
-class KernelContext:
-    """The same by kernels (common/models/kernels.py), for steps and prompts alike: tokens of any rows at any positions, without padding,
-    each of which looks at its row's tokens up to its own.
-
-    Made once; `place` comes before each call. Call with x [tokens, width]; further rows are computed along and see nothing.
-    """
-
-    def __init__(self, past: KeyValues, memory: KeyValues, rope: Tensor):
-        """past, memory: by dimension; rope: of all positions."""
-        self._rope = torch.view_as_real(rope).numpy()
-        self._past, self._memory = (list(zip(each.keys.mT.numpy(), each.values.mT.numpy(), strict=True)) for each in (past, memory))
-
-    def place(self, rows: np.ndarray, positions: np.ndarray) -> KernelContext:
-        """int64 [tokens] each; tokens of one row in order."""
-        self._rows, self._positions = rows, positions
-        return self
-
-    def tokens(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
-        seen = x.new_zeros(len(x), attention.query_heads * attention.head_dim)
-        attend_past(attention.input(x).numpy(), self._rope, self._rows, self._positions, *self._past[layer], seen.numpy())
-        return seen
-
-    def memory(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
-        seen = x.new_zeros(len(x), attention.query_heads * attention.head_dim)
-        attend_memory(attention.project_queries(x).numpy(), self._rope, self._rows, self._positions, *self._memory[layer], seen.numpy())
-        return seen

@@ -7,7 +7,7 @@ Shapes are rounded up until few are left. On a CPU nothing is recorded and shape
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -32,11 +32,11 @@ class StepGraphs:
         self._record = device.type == "cuda"
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
-    def reach(self, lengths: Sequence[int]) -> Reach:
-        """Shape of a step of rows that are `lengths` long after it."""
+    def reach(self, rows: int, longest: int) -> Reach:
+        """Shape of a step of so many rows, the longest of which is `longest` tokens long after it."""
         if not self._record:
-            return Reach(min(round_up(len(lengths), ROWS), self._rows), min(round_up(max(lengths), TOKENS), self._positions))
-        return Reach(min(power_of_two(len(lengths)), self._rows), min(round_up(max(lengths), LENGTHS), self._positions))
+            return Reach(min(round_up(rows, ROWS), self._rows), min(round_up(longest, TOKENS), self._positions))
+        return Reach(min(power_of_two(rows), self._rows), min(round_up(longest, LENGTHS), self._positions))
 
     def run(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """What `compute` returns, which on a GPU is recorded at the first call of a key and replayed at later ones.

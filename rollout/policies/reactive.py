@@ -154,22 +154,24 @@ class ReactiveEngine:
 
     def _step(self) -> list[int]:
         """One token for every live row; all rows whose answers are complete."""
-        tokens = self._slots.step(len(self._live))
+        tokens, stopping = self._slots.step(len(self._live)), bool(self._stops)
         ended, broken = [], []
-        for row, (playing, token) in enumerate(zip(self._live, tokens, strict=True)):
+        given = 0
+        for row, (playing, token, log_prob, ends) in enumerate(zip(self._live, tokens.ids, tokens.log_probs, tokens.ends, strict=True)):
             if not playing.complete:
-                if not math.isfinite(token.log_prob):
+                if not math.isfinite(log_prob):
                     broken.append(row)
                     continue
-                playing.answer.append(token.id)
-                playing.log_probs.append(token.log_prob)
-                if token.unfiltered is not None:
-                    playing.unfiltered.append(token.unfiltered)
-                playing.complete = token.ends or (bool(self._stops) and self._stops.reached(playing.answer))
-                self.tally.tokens += 1
-                self.tally.row_steps += 1
+                playing.answer.append(token)
+                playing.log_probs.append(log_prob)
+                if tokens.unfiltered is not None:
+                    playing.unfiltered.append(tokens.unfiltered[row])
+                playing.complete = ends or (stopping and self._stops.reached(playing.answer))
+                given += 1
             if playing.complete:
                 ended.append(row)
+        self.tally.tokens += given
+        self.tally.row_steps += given
         self.tally.steps += 1
         self.tally.slot_steps += self._slots.count
         if broken:

@@ -78,9 +78,9 @@ class Session:
         answer: list[int] = []
         shown, ends = "", False
         while not ends:
-            token = self._slots.step(1)[0]
-            answer.append(token.id)
-            ends = token.ends or (bool(self._stops) and self._stops.reached(answer))
+            tokens = self._slots.step(1)
+            answer.append(tokens.ids[0])
+            ends = tokens.ends[0] or (bool(self._stops) and self._stops.reached(answer))
             text = self._stops.cut(answer_text(self.tokenizer, prompt, answer))
             # A character of several bytes is not shown before its last byte is there.
             visible = text if ends else text[: len(text) - self._stops.begun(text)]

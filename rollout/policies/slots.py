@@ -28,7 +28,8 @@ from common.models.configuration import RxTConfig
 from common.models.reactive import ReactiveTransformer
 from common.models.rows import ROWS, TOKENS, round_up
 from common.seeding import uniforms
-from rollout.policies.cache import KernelContext, KeyValues, Prefill, Reach, Step
+from rollout.policies.cache import KeyValues, Prefill, Reach, Step
+from rollout.policies.compiled import CompiledDecoder
 from rollout.policies.graphs import StepGraphs, power_of_two
 from rollout.policies.sampling import filters, sample
 from rollout.timing import PhaseTimer
@@ -41,14 +42,16 @@ WRITE_ROWS = 16
 """Interactions that a CPU writes at once."""
 
 
-class Token(NamedTuple):
-    id: int
-    log_prob: float
-    """Not finite where the row's logits were not."""
-    unfiltered: float | None
+class Tokens(NamedTuple):
+    """One for each of the first rows."""
+
+    ids: list[int]
+    log_probs: list[float]
+    """Not finite where a row's logits were not."""
+    unfiltered: list[float] | None
     """As `Turn.unfiltered_log_probs`; None where no filter is on."""
-    ends: bool
-    """Whether the answer is complete with it: [EOS], or no room for another."""
+    ends: list[bool]
+    """Whether an answer is complete with its token: [EOS], or no room for another."""
 
 
 def memory_bytes(memory: Tensor) -> bytes:
@@ -97,12 +100,13 @@ class Slots:
         self.memory = torch.zeros((count, config.layers, config.slots, config.width), device=device, dtype=dtype)
         # Products of few rows round otherwise, and few heights need few kernels: up to `ROWS` - 1 unused rows are computed along.
         rows = round_up(count, ROWS) if device.type == "cpu" else power_of_two(count)
-        by_kernels = device.type == "cpu" and dtype == torch.float32
+        # More threads are for larger models, whose products a library divides among them.
+        compiled = device.type == "cpu" and dtype == torch.float32 and torch.get_num_threads() == 1
         past = (config.layers, rows, config.kv_heads, config.positions, config.head_dim)
         read = (config.layers, rows, config.cross_kv_heads or config.kv_heads, config.slots, config.head_dim)
-        self._past, self._read = (KeyValues(shape, device, dtype, by_dimension=by_kernels) for shape in (past, read))
+        self._past, self._read = (KeyValues(shape, device, dtype, by_dimension=compiled) for shape in (past, read))
         self._rope = model.decoder.rope(device)
-        self._kernels = KernelContext(self._past, self._read, self._rope) if by_kernels else None
+        self._compiled = CompiledDecoder(model.decoder, self._past, self._read, self._rope) if compiled else None
         self._every_row = np.arange(rows)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -112,16 +116,15 @@ class Slots:
         self._filtered = filters(sampling)
         self._graphs = StepGraphs(device, rows, config.positions)
         # The host's own copies, so that no decision waits for the device.
-        self._length = [0] * count
-        self._room = [0] * count
-        self._is_greedy = [False] * count
+        self._length, self._room = np.zeros((2, count), np.int64)
+        self._is_greedy = np.zeros(count, np.bool_)
 
     @torch.inference_mode()
     def start(self, rows: Sequence[int], memories: Tensor) -> None:
         """memories [rows, layers, slots, width]: what each row remembers from now on. Its keys and values are made here, once."""
         if not rows:
             return
-        with self.timer("write"):
+        with self.timer("prefill"):
             index = torch.tensor(rows, device=self.device)
             keys, values = self.model.decoder.read_memory(memories)
             self.memory.index_copy_(0, index, memories)
@@ -172,20 +175,17 @@ class Slots:
                 self._length[row], self._room[row], self._is_greedy[row] = len(prompt), room, flag
 
     @torch.inference_mode()
-    def step(self, active: int) -> list[Token]:
+    def step(self, active: int) -> Tokens:
         """The next token of each of the first `active` rows, all of which must have been asked. Past an answer's end it means nothing."""
-        reach, greedy = self._graphs.reach(self._length[:active]), any(self._is_greedy[:active])
+        reach, greedy = self._graphs.reach(active, int(self._length[:active].max())), bool(self._is_greedy[:active].any())
         numbers = self._graphs.run((reach, greedy), lambda: self._advance(reach, greedy))
         with self.timer("sync"):
-            ids, log_probs, unfiltered = numbers[:, :active].tolist()
-        out = []
-        for row in range(active):
-            self._length[row] = min(self._length[row] + 1, self.config.max_tokens)
-            self._room[row] -= 1
-            token = int(ids[row])
-            ends = token == self.config.eos_token_id or self._room[row] <= 0
-            out.append(Token(token, log_probs[row], unfiltered[row] if self._filtered else None, ends))
-        return out
+            ids, log_probs, unfiltered = numbers[:, :active].cpu().numpy()
+        length, room = self._length[:active], self._room[:active]
+        np.minimum(length + 1, self.config.max_tokens, out=length)
+        room -= 1
+        ends = (ids == self.config.eos_token_id) | (room <= 0)
+        return Tokens(ids.astype(np.int64).tolist(), log_probs.tolist(), unfiltered.tolist() if self._filtered else None, ends.tolist())
 
     def _advance(self, reach: Reach, any_greedy: bool) -> Tensor:
         """One step of the first rows on the device: tokens, log-probs and unfiltered log-probs, float64 [3, rows].
@@ -195,11 +195,11 @@ class Slots:
         rows = reach.rows
         with self.timer("decode"):
             embedded, positions = self.model.embedding(self._tokens[:rows]), self._positions[:rows]
-            if self._kernels is not None:
-                hidden = self.model.decoder(embedded, self._kernels.place(self._every_row[:rows], positions.numpy()))
+            if self._compiled is not None:
+                logits = self._compiled.logits(self._compiled.hidden(embedded, self._every_row[:rows], positions.numpy()))
             else:
-                hidden = self.model.decoder(embedded[:, None], Step(self._past, self._read, self._rope, positions, reach))[:, 0]
-            logits = self.model.decoder.logits(hidden)
+                context = Step(self._past, self._read, self._rope, positions, reach)
+                logits = self.model.decoder.logits(self.model.decoder(embedded[:, None], context)[:, 0])
         with self.timer("sample"):
             drawn = self._drawn[:rows]
             chosen = self._uniforms[:rows].gather(1, drawn[:, None]).squeeze(1)
@@ -216,7 +216,7 @@ class Slots:
         lengths = [len(prompt) for prompt in prompts]
         if not any(lengths):
             return
-        if self._kernels is None:
+        if self._compiled is None:
             tokens = _pad(prompts)[0].to(self.device)
             context = Prefill(self._past, self._read, rows, self._rope[: tokens.shape[1]])
             self.model.decoder.fill(self.model.embedding(tokens), context)
@@ -224,7 +224,7 @@ class Slots:
         ids = [token for prompt in prompts for token in prompt]
         places = np.repeat(rows.numpy(), lengths), np.concatenate([np.arange(length) for length in lengths])
         ids += [0] * (-len(ids) % ROWS)
-        self.model.decoder.fill(self.model.embedding(torch.tensor(ids)), self._kernels.place(*places))
+        self._compiled.fill(self.model.embedding(torch.tensor(ids)), *places)
 
     @torch.inference_mode()
     def clear(self, rows: Sequence[int]) -> None:

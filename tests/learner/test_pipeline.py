@@ -202,15 +202,15 @@ def interrupt_at(run: Run, step: int) -> Iterator[None]:
 
 def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> None:
     # Many, because on a quick machine a dozen are over before the driver has heard the signal.
-    curriculum = [{"name": "all", "iterations": 40, "max_steps": 3, "reset_probability": 0.5}]
+    curriculum = [{"name": "all", "iterations": 25, "max_steps": 3, "reset_probability": 0.5}]
     settings = WORKERS | {"learner": {"ranks": 2, "checkpoint_every": 100, "log_every": 1}}
     run = tiny_run(tmp_path, STAGES["mrl"] | {"curriculum": curriculum}, name="drained", **settings)
-    with pytest.raises(Drained, match="the same command goes on"), interrupt_at(run, 5):
+    with pytest.raises(Drained, match="the same command goes on"), interrupt_at(run, 3):
         train(run, QuietProgress())
     directory = directory_of(run)
     stopped = latest_checkpoint(directory)
     assert stopped is not None
-    assert 5 <= stopped.step < 40
+    assert 3 <= stopped.step < 25
     summary = json.loads(directory.read_text("summary.json"))
     assert summary["status"] == "stopped"
     assert summary["retention"].keys() == {"before_mrl"}
@@ -222,7 +222,7 @@ def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> No
     assert min(told.steps) >= stopped.step
     assert finished["retention"]["before_mrl"] == summary["retention"]["before_mrl"]
     assert finished["wall_seconds"] > summary["wall_seconds"]
-    assert [row["step"] for row in read_rows(directory)] == list(range(1, 41))
+    assert [row["step"] for row in read_rows(directory)] == list(range(1, 26))
     assert {row["status"] for row in outcomes(Path(directory.path())).to_pylist()} == {"trained"}
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor("engram-drained-conductor", namespace="engram-drained")

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from common.config.schema import RewardModelStage, Run
 from common.data.preferences import Preference, save_preferences
@@ -23,6 +23,7 @@ from common.data.tokenizer import train_tokenizer
 from common.episode import Interaction, Row
 from common.failures import InputError
 from common.metrics import read_rows
+from common.models.auto import AutoModel
 from common.models.reward import RxTRewardModel
 from common.run_directory import RunDirectory
 from learner.group import Job, OneRank

@@ -73,6 +73,17 @@ def test_the_mean_of_a_sum() -> None:
     torch.testing.assert_close(kernels.mean_of_sum(x, y).double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("features", COUNTS)
+@pytest.mark.parametrize(("rows", "outputs"), [(4, 3), (8, 4), (16, 65), (72, 200)])
+def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
+    x, weight, bias = spread(rows, features), spread(outputs, features), spread(outputs)
+    for added in (None, bias):
+        out = torch.full((rows, outputs), torch.nan)
+        kernels._linear(x.numpy(), weight.numpy(), None if added is None else added.numpy(), out.numpy())
+        exact = F.linear(x.double(), weight.double(), None if added is None else added.double())
+        torch.testing.assert_close(out.double(), exact, atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6)])
 def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, head_dim: int) -> None:
     """Prompts of several rows token by token, then one more token each, against causal attention over whole sequences."""
@@ -147,8 +158,18 @@ def test_a_row_is_computed_alike_in_any_company() -> None:
     x, logits, uniforms = spread(70, 42, scale=5), spread(70, 333, scale=3), torch.rand(70, dtype=torch.float64)
     norm = kernels.RMSNorm(42, eps=1e-6)
     normed, gated, drawn = norm(x), kernels.swiglu(x), kernels.draw(logits, uniforms)
+    weight, bias = spread(50, 42).numpy(), spread(50).numpy()
+
+    def mapped(of: torch.Tensor) -> torch.Tensor:
+        """A multiple of four rows, the first of which are `of`."""
+        out = torch.empty(-(-len(of) // 4) * 4, 50)
+        kernels._linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), weight, bias, out.numpy())
+        return out[: len(of)]
+
+    whole_map = mapped(x)
     for rows in ([5], [69, 5, 6], list(range(5, 40))):
         assert torch.equal(norm(x[rows]), normed[rows])
         assert torch.equal(kernels.swiglu(x[rows]), gated[rows])
+        assert torch.equal(mapped(x[rows]), whole_map[rows])
         for found, whole in zip(kernels.draw(logits[rows], uniforms[rows]), drawn, strict=True):
             assert torch.equal(found, whole[rows])

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel
 
 from common.failures import InputError
 from common.models.attention import Attention, rope_table, rotate
+from common.models.auto import AutoModel
 from common.models.configuration import NAMED_SIZES, RxTConfig, named_config
 from common.models.feed_forward import MixtureOfExperts
 from common.models.reactive import ReactiveTransformer
