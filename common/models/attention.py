@@ -59,12 +59,13 @@ class Attention(nn.Module):
 
     def queries(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope` where given."""
-        q = self._heads(self.project_queries(x))
+        q = self._heads(linear(x, self.query_weight))
         return q if rope is None else rotate(q, rope)
 
-    def project_queries(self, x: Tensor) -> Tensor:
-        """x [..., width] → [..., query_heads · head_dim], not rotated."""
-        return linear(x, self.input.weight[: self.query_heads * self.head_dim])
+    @property
+    def query_weight(self) -> Tensor:
+        """[query_heads · head_dim, width]."""
+        return self.input.weight[: self.query_heads * self.head_dim]
 
     def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated by `rope` where given."""

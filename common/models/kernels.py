@@ -11,13 +11,16 @@ code on disk by the date of the file that a kernel is in, not of those it calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from torch import Tensor, nn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -129,44 +132,91 @@ def swiglu(x: Tensor) -> Tensor:
 
 # --- matrix products --------------------------------------------------------------------------------------------------------
 
+PANEL = 16
+"""Outputs that are computed together: as many as two registers of AVX2 hold, or one of AVX-512."""
 _CHUNK = 64
 """Rows that go through all weights together: as many as stay in the first levels of cache."""
 
 
-@kernel
-def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
-    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; weight [outputs, features] of at least 3 outputs.
+class Packed(NamedTuple):
+    """A linear map with its weights in the order in which they are used, padded with zeros to whole panels of outputs."""
 
-    Blocks of four rows and three outputs, which are twelve sums: as many as there are registers for on AVX2. Where a product is this small,
-    a library spends as long on its call and on arranging weights as on the product.
+    panels: np.ndarray
+    """[panels, features, PANEL]."""
+    bias: np.ndarray
+    """[panels · PANEL]."""
+
+
+def pack(weight: Tensor, bias: Tensor | None = None) -> Packed:
+    """A copy of weight [outputs, features] and bias [outputs]."""
+    outputs, features = weight.shape
+    count = -(-outputs // PANEL)
+    padded, added = np.zeros((count * PANEL, features), np.float32), np.zeros(count * PANEL, np.float32)
+    padded[:outputs] = weight.detach().numpy()
+    if bias is not None:
+        added[:outputs] = bias.detach().numpy()
+    return Packed(np.ascontiguousarray(padded.reshape(count, PANEL, features).swapaxes(1, 2)), added)
+
+
+@intrinsic
+def _tile(typing_context: Any, x: Any, row: Any, panel: Any, bias: Any, out: Any, column: Any) -> Any:
+    """out[row : row + 4, column : column + PANEL] = x[row : row + 4] · panel + bias[column : column + PANEL], all of them contiguous.
+
+    Written as instructions, because a compiler keeps no array in registers, and the 4 × PANEL sums have to be there.
     """
-    rows, outputs = out.shape
+    index, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), PANEL)
+    first = ir.Constant(ir.VectorType(ir.IntType(32), PANEL), [0] * PANEL)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        x, row, panel, bias, out, column = (
+            context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else value
+            for kind, value in zip(signature.args, arguments, strict=True)
+        )
+        features, width = builder.extract_value(x.shape, 1), builder.extract_value(out.shape, 1)
+        rows = [builder.add(row, index(r)) for r in range(4)]
+
+        def at(array: Any, place: Any) -> Any:
+            return builder.bitcast(builder.gep(array.data, [place]), vector.as_pointer())
+
+        multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{PANEL}f32")
+        sums = [cgutils.alloca_once_value(builder, builder.load(at(bias, column), align=4)) for _ in rows]
+        starts = [builder.gep(x.data, [builder.mul(r, features)]) for r in rows]
+        with cgutils.for_range(builder, features) as loop:
+            weights = builder.load(at(panel, builder.mul(loop.index, index(PANEL))), align=4)
+            for start, total in zip(starts, sums, strict=True):
+                feature = builder.insert_element(vector(ir.Undefined), builder.load(builder.gep(start, [loop.index])), ir.IntType(32)(0))
+                everywhere = builder.shuffle_vector(feature, vector(ir.Undefined), first)
+                builder.store(builder.call(multiply_add, [everywhere, weights, builder.load(total)]), total)
+        for r, total in zip(rows, sums, strict=True):
+            builder.store(builder.load(total), at(out, builder.add(builder.mul(r, width), column)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, panel, bias, out, types.intp), generate
+
+
+@kernel
+def _linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
+    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; out [rows, panels · PANEL], 0 past the outputs.
+
+    Where a product is this small, a library spends as long on its call and on arranging weights as on the product.
+    """
+    rows = x.shape[0]
     for first in range(0, rows, _CHUNK):
-        last = min(rows, first + _CHUNK)
-        for n in range(0, outputs, 3):
-            o = min(n, outputs - 3)  # the last block may overlap the one before
-            for r in range(first, last, 4):
-                a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = d0 = d1 = d2 = _F0
-                for k in range(x.shape[1]):
-                    w0, w1, w2 = weight[o, k], weight[o + 1, k], weight[o + 2, k]
-                    a, b, c, d = x[r, k], x[r + 1, k], x[r + 2, k], x[r + 3, k]
-                    a0, a1, a2 = a0 + a * w0, a1 + a * w1, a2 + a * w2
-                    b0, b1, b2 = b0 + b * w0, b1 + b * w1, b2 + b * w2
-                    c0, c1, c2 = c0 + c * w0, c1 + c * w1, c2 + c * w2
-                    d0, d1, d2 = d0 + d * w0, d1 + d * w1, d2 + d * w2
-                out[r, o], out[r, o + 1], out[r, o + 2] = a0, a1, a2
-                out[r + 1, o], out[r + 1, o + 1], out[r + 1, o + 2] = b0, b1, b2
-                out[r + 2, o], out[r + 2, o + 1], out[r + 2, o + 2] = c0, c1, c2
-                out[r + 3, o], out[r + 3, o + 1], out[r + 3, o + 2] = d0, d1, d2
-        if bias is not None:
-            for r in range(first, last):
-                for n in range(outputs):
-                    out[r, n] += bias[n]
+        for n in range(weights.panels.shape[0]):
+            for r in range(first, min(rows, first + _CHUNK), 4):
+                _tile(x, r, weights.panels[n], weights.bias, out, n * PANEL)
+
+
+@kernel
+def _linear_of(x: np.ndarray, weights: Packed) -> np.ndarray:
+    out = np.empty((x.shape[0], weights.bias.shape[0]), np.float32)
+    _linear(x, weights, out)
+    return out
 
 
 @kernel
 def _add(x: np.ndarray, y: np.ndarray) -> None:
-    """x += y, both [rows, width]."""
+    """x [rows, width] += y [rows, at least width]."""
     for r in range(x.shape[0]):
         for i in range(x.shape[1]):
             x[r, i] += y[r, i]
@@ -278,23 +328,23 @@ def attend_memory(
 
 
 class AttentionWeights(NamedTuple):
-    """A norm and the attention behind it. norm [width]; input [heads · head_dim, width]: queries, keys, values; output [width, query
-    heads · head_dim]; bias [width]."""
+    """A norm and the attention behind it."""
 
     norm: np.ndarray
-    input: np.ndarray
-    output: np.ndarray
-    bias: np.ndarray
+    """[width]."""
+    input: Packed
+    """To queries, keys and values, or to queries alone."""
+    output: Packed
 
 
 class FeedForwardWeights(NamedTuple):
-    """A norm and the SwiGLU behind it. norm [width]; up [2 · inner, width]; up_bias [2 · inner]; down [width, inner]; down_bias [width]."""
+    """A norm and the SwiGLU behind it."""
 
     norm: np.ndarray
-    up: np.ndarray
-    up_bias: np.ndarray
-    down: np.ndarray
-    down_bias: np.ndarray
+    """[width]."""
+    up: Packed
+    """To 2 · inner."""
+    down: Packed
 
 
 class Places(NamedTuple):
@@ -316,24 +366,20 @@ class Cache(NamedTuple):
 def attend(
     x: np.ndarray, own: AttentionWeights, past: Cache, cross: AttentionWeights, memory: Cache, eps: np.float32, places: Places
 ) -> None:
-    """x += self-attention, then x += attention to memory, of x [tokens, width], of which the first len(positions) are looked at."""
-    normed, added = np.empty_like(x), np.empty_like(x)
+    """x += self-attention, then x += attention to memory, of x [tokens, width], of which the first len(positions) look at anything."""
+    normed = np.empty_like(x)
 
     _rms_norm(x, own.norm, eps, normed)
-    projected = np.empty((x.shape[0], own.input.shape[0]), np.float32)
-    _linear(normed, own.input, None, projected)
-    seen = np.zeros((x.shape[0], own.output.shape[1]), np.float32)
+    projected = _linear_of(normed, own.input)
+    seen = np.zeros((x.shape[0], own.output.panels.shape[1]), np.float32)
     attend_past(projected, places.rope, places.rows, places.positions, past.keys, past.values, seen)
-    _linear(seen, own.output, own.bias, added)
-    _add(x, added)
+    _add(x, _linear_of(seen, own.output))
 
     _rms_norm(x, cross.norm, eps, normed)
-    queries = np.empty((x.shape[0], cross.output.shape[1]), np.float32)
-    _linear(normed, cross.input[: queries.shape[1]], None, queries)
-    recalled = np.zeros_like(queries)
-    attend_memory(queries, places.rope, places.rows, places.positions, memory.keys, memory.values, recalled)
-    _linear(recalled, cross.output, cross.bias, added)
-    _add(x, added)
+    projected = _linear_of(normed, cross.input)
+    seen = np.zeros((x.shape[0], cross.output.panels.shape[1]), np.float32)
+    attend_memory(projected, places.rope, places.rows, places.positions, memory.keys, memory.values, seen)
+    _add(x, _linear_of(seen, cross.output))
 
 
 @kernel
@@ -341,20 +387,17 @@ def feed_forward(x: np.ndarray, weights: FeedForwardWeights, eps: np.float32) ->
     """x += SwiGLU, of x [tokens, width]."""
     normed = np.empty_like(x)
     _rms_norm(x, weights.norm, eps, normed)
-    wide = np.empty((x.shape[0], weights.up.shape[0]), np.float32)
-    _linear(normed, weights.up, weights.up_bias, wide)
-    inner = np.empty((x.shape[0], weights.down.shape[1]), np.float32)
-    _swiglu(wide, inner)
-    _linear(inner, weights.down, weights.down_bias, normed)
-    _add(x, normed)
+    inner = np.empty((x.shape[0], weights.down.panels.shape[1]), np.float32)
+    _swiglu(_linear_of(normed, weights.up), inner)
+    _add(x, _linear_of(inner, weights.down))
 
 
 @kernel
-def logits(x: np.ndarray, norm: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
-    """The head: x [tokens, width] → out [tokens, vocabulary]."""
+def logits(x: np.ndarray, norm: np.ndarray, head: Packed, eps: np.float32, out: np.ndarray) -> None:
+    """x [tokens, width] → out [tokens, panels · PANEL]: the vocabulary, and 0 past it."""
     normed = np.empty_like(x)
     _rms_norm(x, norm, eps, normed)
-    _linear(normed, weight, bias, out)
+    _linear(normed, head, out)
 
 
 # --- gates ------------------------------------------------------------------------------------------------------------------

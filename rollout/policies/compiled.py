@@ -1,7 +1,6 @@
 """The decoder as compiled kernels, for float32 on CPUs: what CUDA graphs are on a GPU, a step without the cost of its calls.
 
-It computes what `Decoder` computes (common/models/decoder.py), from the same weights, which it sees where they lie: they may be changed in
-place at any time, but not moved.
+It computes what `Decoder` computes (common/models/decoder.py), from a copy of its weights that is arranged for that (`kernels.pack`).
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from common.models import kernels
-from common.models.attention import Attention
 from common.models.decoder import Decoder, DecoderLayer
 from common.models.feed_forward import FeedForward
-from common.models.kernels import AttentionWeights, Cache, FeedForwardWeights, Places
+from common.models.kernels import AttentionWeights, Cache, FeedForwardWeights, Packed, Places, pack
 from rollout.policies.cache import KeyValues
 
 
@@ -27,10 +25,16 @@ class CompiledDecoder:
     """
 
     def __init__(self, decoder: Decoder, past: KeyValues, memory: KeyValues, rope: Tensor):
-        self._layers = [_Layer(layer, past.layer(i), memory.layer(i)) for i, layer in enumerate(decoder.layers)]
+        self._decoder, self._past, self._memory = decoder, past, memory
         self._rope = torch.view_as_real(rope).numpy()
-        self._head = _array(decoder.head_norm.weight), _array(decoder.head.weight), _array(decoder.head.bias)
         self._eps = np.float32(decoder.config.norm_eps)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up the decoder's weights as they are now."""
+        decoder = self._decoder
+        self._layers = [_Layer(layer, self._past.layer(i), self._memory.layer(i)) for i, layer in enumerate(decoder.layers)]
+        self._head_norm, self._head = _array(decoder.head_norm.weight), _pack(decoder.head)
 
     def hidden(self, embedded: Tensor, rows: np.ndarray, positions: np.ndarray) -> Tensor:
         """embedded [tokens, width] → hidden states of the same shape, in its place. rows, positions: int64 [at most tokens], tokens of one
@@ -51,23 +55,24 @@ class CompiledDecoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, width] → [tokens, vocabulary]."""
-        norm, weight, bias = self._head
-        out = hidden.new_empty(len(hidden), len(weight))
-        kernels.logits(hidden.numpy(), norm, weight, bias, self._eps, out.numpy())
-        return out
+        out = hidden.new_empty(len(hidden), len(self._head.bias))
+        kernels.logits(hidden.numpy(), self._head_norm, self._head, self._eps, out.numpy())
+        return out[:, : self._decoder.config.vocab_size]
 
 
 class _Layer:
     def __init__(self, layer: nn.Module, past: Cache, memory: Cache):
         assert isinstance(layer, DecoderLayer)
-        self._own, self._cross = _attention(layer.attention_norm, layer.attention), _attention(layer.cross_norm, layer.cross_attention)
+        own, cross = layer.attention, layer.cross_attention
+        self._own = AttentionWeights(_array(layer.attention_norm.weight), pack(own.input.weight), _pack(own.output))
+        self._cross = AttentionWeights(_array(layer.cross_norm.weight), pack(cross.query_weight), _pack(cross.output))
         self._past, self._memory = past, memory
         self._eps = np.float32(layer.attention_norm.eps)
         self._module = layer
         self._feed_forward: FeedForwardWeights | None = None
         if isinstance(layer.feed_forward, FeedForward):
             norm, up, down = layer.feed_forward_norm, layer.feed_forward.up, layer.feed_forward.down
-            self._feed_forward = FeedForwardWeights(*map(_array, (norm.weight, up.weight, up.bias, down.weight, down.bias)))
+            self._feed_forward = FeedForwardWeights(_array(norm.weight), _pack(up), _pack(down))
 
     def attend(self, x: Tensor, places: Places) -> None:
         kernels.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
@@ -80,10 +85,9 @@ class _Layer:
             x += self._module.feed_forward(self._module.feed_forward_norm(x))
 
 
-def _attention(norm: nn.RMSNorm, attention: Attention) -> AttentionWeights:
-    return AttentionWeights(*map(_array, (norm.weight, attention.input.weight, attention.output.weight, attention.output.bias)))
+def _pack(linear: nn.Linear) -> Packed:
+    return pack(linear.weight, linear.bias)
 
 
 def _array(parameter: Tensor) -> np.ndarray:
-    """The same memory."""
     return parameter.detach().numpy()

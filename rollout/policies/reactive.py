@@ -84,6 +84,8 @@ class ReactiveEngine:
     def add(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> None:
         """Queue tasks. Raises DataFailure and queues none, naming the first task and turn that does not fit the model."""
         prepared = [self.prepare(task) for task in tasks]
+        if not self.in_flight:
+            self._slots.refresh()
         for playing in prepared:
             playing.number, playing.version, playing.worker = self._given, version, worker
             self._given += 1

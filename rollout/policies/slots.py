@@ -119,6 +119,11 @@ class Slots:
         self._length, self._room = np.zeros((2, count), np.int64)
         self._is_greedy = np.zeros(count, np.bool_)
 
+    def refresh(self) -> None:
+        """Take up the model's weights, which were changed in place. What is in flight would go on with other ones than it began with."""
+        if self._compiled is not None:
+            self._compiled.refresh()
+
     @torch.inference_mode()
     def start(self, rows: Sequence[int], memories: Tensor) -> None:
         """memories [rows, layers, slots, width]: what each row remembers from now on. Its keys and values are made here, once."""

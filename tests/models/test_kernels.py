@@ -78,10 +78,12 @@ def test_the_mean_of_a_sum() -> None:
 def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
     x, weight, bias = spread(rows, features), spread(outputs, features), spread(outputs)
     for added in (None, bias):
-        out = torch.full((rows, outputs), torch.nan)
-        kernels._linear(x.numpy(), weight.numpy(), None if added is None else added.numpy(), out.numpy())
+        packed = kernels.pack(weight, added)
+        out = torch.full((rows, len(packed.bias)), torch.nan)
+        kernels._linear(x.numpy(), packed, out.numpy())
         exact = F.linear(x.double(), weight.double(), None if added is None else added.double())
-        torch.testing.assert_close(out.double(), exact, atol=2e-5, rtol=0)
+        torch.testing.assert_close(out[:, :outputs].double(), exact, atol=2e-5, rtol=0)
+        assert not out[:, outputs:].any()
 
 
 @pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6)])
@@ -158,12 +160,12 @@ def test_a_row_is_computed_alike_in_any_company() -> None:
     x, logits, uniforms = spread(70, 42, scale=5), spread(70, 333, scale=3), torch.rand(70, dtype=torch.float64)
     norm = kernels.RMSNorm(42, eps=1e-6)
     normed, gated, drawn = norm(x), kernels.swiglu(x), kernels.draw(logits, uniforms)
-    weight, bias = spread(50, 42).numpy(), spread(50).numpy()
+    packed = kernels.pack(spread(50, 42), spread(50))
 
     def mapped(of: torch.Tensor) -> torch.Tensor:
         """A multiple of four rows, the first of which are `of`."""
-        out = torch.empty(-(-len(of) // 4) * 4, 50)
-        kernels._linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), weight, bias, out.numpy())
+        out = torch.empty(-(-len(of) // 4) * 4, len(packed.bias))
+        kernels._linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), packed, out.numpy())
         return out[: len(of)]
 
     whole_map = mapped(x)

@@ -322,3 +322,29 @@ def test_bfloat16_plays_the_same_conversations_nearly() -> None:
         if left.answered:
             # A few bits of log-prob; greedy tokens may part later.
             assert abs(left.answered[0].log_probs[0] - right.answered[0].log_probs[0]) < 0.3
+
+
+def test_weights_changed_in_place_are_those_that_the_next_run_is_played_with() -> None:
+    model, tasks = make_model(), make_tasks(6)
+    engine = ReactiveEngine(model, TOKENIZER, 4, SAMPLING)
+    before = engine.run(tasks)
+    model.load_state_dict(make_model(seed=1).state_dict())
+    after = engine.run(tasks)
+    assert after == ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
+    assert [answers(episode) for episode in after] != [answers(episode) for episode in before]
+
+
+@pytest.mark.parametrize("shape", [SHAPES["gqa"], SHAPES["mixture of experts"]], ids=["gqa", "experts"])
+def test_several_threads_play_the_same_episodes(shape: dict[str, Any]) -> None:
+    """They compute by a library's products in place of our own."""
+    model, tasks = make_model(**shape), make_tasks(9)
+    alone = ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(alone, together, strict=True):
+        assert answers(one) == answers(other)
+        torch.testing.assert_close(log_probs(one), log_probs(other), atol=1e-5, rtol=0)
