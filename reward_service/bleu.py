@@ -1,32 +1,21 @@
 """Sentence BLEU of a whole batch on token ids (Papineni et al. 2002), with the smoothings of NLTK and of sacrebleu.
 
-N-grams are matched as bits instead of being counted in hash maps. For each candidate position i, a bit mask says at which
-positions of a document the same token stands. Then the bigrams at i match where
-
-    bigram[i] = unigram[i] & (unigram[i + 1] >> 1)
-
-and so on for higher orders: one AND per order for 64 document positions at once. Matching is exact, for no key is ever hashed.
-Popcounts give how often the n-gram at i stands in a reference, and (with the candidate itself as document, below the diagonal)
-how often it stood earlier in the candidate. An occurrence is matched when fewer came before it than the reference holds, which
-sums up to BLEU's clipped count. Work grows with candidate length x document length / 64: right for answers, not for books.
-
-The candidate's own masks are shared by all comparisons of one call (`clipped_matches` takes groups of references).
+Matching is exact, for no n-gram is ever hashed (`kernels.clipped_matches`): for each position of a candidate, how far the text from
+there on is the same as that from each position of a document on says which n-grams of all orders stand there. Work grows with
+candidate length × document length, in vectors: right for answers, not for books.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from common.config.rewards import Smoothing
-from reward_service.tokens import Ragged
-
-_CHUNK = 1 << 21
-"""Token comparisons held in memory at once (bytes); small enough to stay in a second-level cache."""
+from reward_service import kernels
+from reward_service.tokens import Ragged, side_by_side
 
 CONSTANTS = {"method1": 0.1, "method4": 5.0, "method6": 5.0, "method7": 5.0, "floor": 0.1, "add-k": 1.0}
 """Epsilon of method1, K of method4 and method7, alpha of method6, and sacrebleu's smooth_value, as both packages set them."""
@@ -110,78 +99,10 @@ def clipped_matches(candidates: Ragged, groups: Sequence[Sequence[Ragged]], orde
     """
     out = np.zeros((len(groups), len(candidates), order), dtype=np.int64)
     documents = [document for group in groups for document in group]
-    # Rows of like length go together, so that one long text does not make every row of the batch as wide.
-    rows = np.argsort(-candidates.lengths, kind="stable")
-    done = 0
-    while done < len(rows) and candidates.lengths[rows[done]] > 0:
-        width = int(candidates.lengths[rows[done]])
-        cost = width * sum(_words(width if d is None else int(d.lengths.max())) * 64 for d in (None, *documents))
-        chunk = rows[done : done + max(1, _CHUNK // cost)]
-        out[:, chunk] = _chunk_matches(candidates.take(chunk), [[d.take(chunk) for d in group] for group in groups], order)
-        done += len(chunk)
-    return out
-
-
-def _words(length: int) -> int:
-    """64-bit words for the positions of a document, one at least."""
-    return max(1, -(-length // 64))
-
-
-@dataclass(frozen=True, slots=True)
-class _Masks:
-    """Layout of the words of several documents side by side."""
-
-    starts: np.ndarray
-    """First word of each document."""
-    inner: np.ndarray
-    """Words that are not the last of their document: a shift carries into them from the word after."""
-
-    @classmethod
-    def of(cls, words: Sequence[int]) -> _Masks:
-        ends = np.cumsum(words)
-        return cls(ends - words, np.setdiff1d(np.arange(ends[-1]), ends - 1))
-
-    def shifted(self, masks: np.ndarray) -> np.ndarray:
-        """Every document's bits moved down by one position; none crosses into another document."""
-        out = masks >> np.uint64(1)
-        if len(self.inner):
-            out[..., self.inner] |= masks[..., self.inner + 1] << np.uint64(63)
-        return out
-
-    def counts(self, masks: np.ndarray) -> np.ndarray:
-        """Bits set per document: [..., documents]."""
-        bits = np.bitwise_count(masks)
-        return np.add.reduceat(bits, self.starts, axis=-1, dtype=np.int64) if len(self.inner) else bits
-
-
-def _chunk_matches(candidates: Ragged, groups: Sequence[Sequence[Ragged]], order: int) -> np.ndarray:
-    width = int(candidates.lengths.max())
-    documents = [candidates, *(document for group in groups for document in group)]
-    words = [_words(int(document.lengths.max())) for document in documents]
-    layout = _Masks.of(words)
-    # Two fills, so that padding equals nothing: neither a token nor the padding of the other side.
-    tokens = candidates.padded(width, fill=-1)
-    others = np.concatenate([d.padded(64 * w, fill=-2) for d, w in zip(documents, words, strict=True)], axis=1)
-    equal = tokens[:, :, None] == others[:, None, :]
-    unigrams = np.packbits(equal, axis=-1, bitorder="little").view("<u8")
-    below = np.packbits(np.tri(width, 64 * words[0], -1, dtype=bool), axis=-1, bitorder="little").view("<u8")
-    unigrams[..., : words[0]] &= below
-
-    out = np.zeros((len(groups), len(candidates), order), dtype=np.int64)
-    matched = unigrams
-    for n in range(order):
-        if n:
-            if matched.shape[1] == 1:
-                break
-            matched = unigrams[:, : matched.shape[1] - 1] & layout.shifted(matched[:, 1:])
-        counts = layout.counts(matched)
-        earlier, column = counts[..., 0], 1
-        for g, group in enumerate(groups):
-            most = counts[..., column]
-            for other in range(column + 1, column + len(group)):
-                most = np.maximum(most, counts[..., other])
-            out[g, :, n] = np.count_nonzero(earlier < most, axis=1)
-            column += len(group)
+    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    flat, (own, *others) = side_by_side([candidates, *documents])
+    starts, lengths = np.array(others), np.array([document.lengths for document in documents])
+    kernels.clipped_matches(flat, own, candidates.lengths, starts, lengths, group_of, out)
     return out
 
 

@@ -52,10 +52,10 @@ class Ragged:
         starts = kept_before[self.starts]
         return Ragged(self.flat[keep], starts, kept_before[self.starts + self.lengths] - starts)
 
-    def padded(self, width: int, fill: int) -> np.ndarray:
-        """int32 [rows, width], each row's tokens followed by `fill`. width: at least the longest row."""
-        columns = np.arange(width)
-        inside = columns < self.lengths[:, None]
-        out = np.full((len(self), width), fill, dtype=np.int32)
-        out[inside] = self.flat[(self.starts[:, None] + columns)[inside]]
-        return out
+
+def side_by_side(ragged: Sequence[Ragged]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """One flat array with the tokens of all, and the starts of the rows of each in there."""
+    if all(one.flat is ragged[0].flat for one in ragged):
+        return ragged[0].flat, [one.starts for one in ragged]
+    before = np.cumsum([0, *(len(one.flat) for one in ragged[:-1])])
+    return np.concatenate([one.flat for one in ragged]), [one.starts + offset for one, offset in zip(ragged, before, strict=True)]

@@ -5,38 +5,26 @@ layer is two calls here (`attend`, `feed_forward`). They serve float32 on CPUs w
 takes PyTorch's operations.
 
 Invariants: a row's result depends on that row alone, bit for bit, as every row is computed by the same instructions in the same order; what
-is not a number stays not a number. Nothing here knows of modules or slots. All kernels are in this one file, because Numba keeps compiled
-code on disk by the date of the file that a kernel is in, not of those it calls.
+is not a number stays not a number. Nothing here knows of modules or slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from common.compiling import kernel
 
-_REORDERED = {"reassoc", "contract", "nsz"}
-"""What sums may do to be computed in vectors. Not "nnan" or "ninf": a row that is not finite has to show."""
 _F0, _F1 = np.float32(0), np.float32(1)
-
-
-def kernel(function: Function, fastmath: set[str] = _REORDERED) -> Function:
-    """Compile at the first call, once per machine; where nothing can be written, once per process."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for compiled code
-        return njit(**options)(function)
 
 
 def usable(x: Tensor) -> bool:
