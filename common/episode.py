@@ -93,7 +93,8 @@ class Term:
 
     def value(self, raw: float) -> float:
         """What the raw value counts as, before its weight."""
-        return (min(max(raw, self.low), self.high) - self.mean) / self.std
+        held = raw if self.low <= raw <= self.high else min(max(raw, self.low), self.high)
+        return (held - self.mean) / self.std
 
 
 class Verdict(NamedTuple):

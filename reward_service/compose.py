@@ -235,8 +235,9 @@ class _Totals:
 
     def __init__(self, terms: Mapping[str, Term], rewards: Rewards):
         self._terms, self._rewards = terms, rewards
-        self._chosen: dict[tuple[str, ...], dict[str, Term]] = {}
-        """The terms that apply, by their names: turns of a batch share them, and so a pickle of it holds them once."""
+        self._chosen: dict[tuple[str, ...], tuple[dict[str, Term], float]] = {}
+        """The terms that apply and the sum of their weights, by their names: turns of a batch share them, and so a pickle of it holds them
+        once."""
 
     def of(self, result: Result) -> Verdict:
         if isinstance(result, str):
@@ -244,9 +245,9 @@ class _Totals:
         std = result.pop(STD, 0.0)
         names = tuple(result)
         if names not in self._chosen:
-            self._chosen[names] = {name: self._terms[name] for name in names}
-        terms = self._chosen[names]
-        applicable = sum([term.weight for term in terms.values()])
+            chosen = {name: self._terms[name] for name in names}
+            self._chosen[names] = chosen, sum(term.weight for term in chosen.values())
+        terms, applicable = self._chosen[names]
         if applicable == 0:
             return Verdict(result, terms, None, failure="no component with a weight applies to this turn")
         total = sum([term.weight * term.value(result[name]) for name, term in terms.items()]) / applicable

@@ -44,7 +44,10 @@ def recall(turn: Turn, known: Collection[Words], false_recall: float) -> float:
     share = sum(wanted[value] for value in asked) / len(asked)
     if false_recall == 0:
         return share
-    for value in sorted((value for value, stands in wanted.items() if stands), key=lambda value: len(" ".join(value)), reverse=True):
+    right = [value for value, stands in wanted.items() if stands]
+    if len(right) > 1:
+        right.sort(key=lambda value: len(" ".join(value)), reverse=True)
+    for value in right:
         answer = _without(value, answer)
     standing = [value for value in known if value not in wanted and _stands(value, answer)]
     if not standing:
@@ -60,7 +63,8 @@ def words_of_values(values: Iterable[str]) -> frozenset[Words]:
 
 
 def _stands(value: Words, lowered: str) -> bool:
-    return next(places(lowered, value), None) is not None
+    # Most values do not, and most of those not even as part of other words.
+    return value[0] in lowered and next(places(lowered, value), None) is not None
 
 
 def _without(value: Words, lowered: str) -> str:
