@@ -164,7 +164,8 @@ def run(chaos: Chaos = Chaos()) -> dict[str, float]:
     """
     started = not ray.is_initialized()
     if started:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+        # Places for all workers: most of them wait.
+        ray.init(address="local", num_cpus=chaos.workers, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory() as folder:
             return asyncio.run(asyncio.wait_for(_both_parts(chaos, Path(folder)), OVERALL_SECONDS))
