@@ -184,11 +184,14 @@ def _tile(typing_context: Any, x: Any, row: Any, panel: Any, bias: Any, out: Any
 
 @kernel
 def _linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
-    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; out [rows, panels · PANEL], 0 past the outputs.
+    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; out [rows, panels · PANEL], 0 past the outputs. Raises ValueError where
+    shapes are others.
 
     Where a product is this small, a library spends as long on its call and on arranging weights as on the product.
     """
     rows = x.shape[0]
+    if rows % 4 or x.shape[1] != weights.panels.shape[1] or out.shape != (rows, weights.panels.shape[0] * PANEL):
+        raise ValueError("a linear map is given rows that are no multiple of 4, or features or outputs that are not its own")
     for first in range(0, rows, _CHUNK):
         for n in range(weights.panels.shape[0]):
             for r in range(first, min(rows, first + _CHUNK), 4):

@@ -86,6 +86,14 @@ def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
         assert not out[:, outputs:].any()
 
 
+@pytest.mark.parametrize(("rows", "features", "outputs"), [(6, 8, 32), (8, 9, 32), (8, 8, 20)])
+def test_a_linear_map_of_other_shapes_is_refused_before_anything_is_written(rows: int, features: int, outputs: int) -> None:
+    x, out = np.ones((rows, features), np.float32), np.zeros((rows, outputs), np.float32)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        kernels._linear(x, kernels.pack(torch.ones(20, 8)), out)
+    assert not out.any()
+
+
 @pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6)])
 def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, head_dim: int) -> None:
     """Prompts of several rows token by token, then one more token each, against causal attention over whole sequences."""
