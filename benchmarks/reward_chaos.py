@@ -57,6 +57,8 @@ class Chaos:
     workers: int = 10
     """More than two cores need for the work: waiting for turns that hang takes no CPU, and while some restart the others are enough."""
     kill_every: float = 2.0
+    kills: int | None = None
+    """At most; None: until all is scored, which a machine that restarts workers more slowly than they are killed never comes to."""
     function_deadline: float = 1.5
     """For one turn. Healthy ones take microseconds, but on a busy machine a thread may stand still for a quarter of a second."""
     seed: int = 0
@@ -123,10 +125,10 @@ class Chaos:
 class Killer:
     """Kills the workers in turn, each by the process id that it gave itself in its present life."""
 
-    def __init__(self, actors: list[ActorHandle], every: float):
+    def __init__(self, actors: list[ActorHandle], every: float, most: int | None):
         self._pids: list[int | None] = [None] * len(actors)
         self._asking = [asyncio.create_task(self._ask(i, actor)) for i, actor in enumerate(actors)]
-        self._every = every
+        self._every, self._most = every, most
         self.kills = 0
 
     async def _ask(self, place: int, actor: ActorHandle) -> None:
@@ -142,7 +144,7 @@ class Killer:
             await asyncio.sleep(0.05)
 
     async def kill_in_turn(self) -> None:
-        for place in itertools.cycle(range(len(self._pids))):
+        for place in itertools.islice(itertools.cycle(range(len(self._pids))), self._most):
             await asyncio.sleep(self._every)
             while (pid := self._pids[place]) is None:
                 await asyncio.sleep(0.05)
@@ -177,7 +179,7 @@ def run(chaos: Chaos = Chaos()) -> dict[str, float]:
 async def _both_parts(chaos: Chaos, folder: Path) -> dict[str, float]:
     dealt = chaos.workload()
     pool = chaos.pool(folder)
-    killer = Killer(pool.actors, chaos.kill_every)
+    killer = Killer(pool.actors, chaos.kill_every, chaos.kills)
 
     async def measured() -> tuple[list[Episode], float]:
         began = time.perf_counter()

@@ -18,13 +18,13 @@ pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(300)]
 
 
 def test_every_turn_is_accounted_for_once_while_workers_are_killed(tmp_path: Path) -> None:
-    # The more turns hang, the more kills there are for a given number of turns.
-    chaos = Chaos(episodes=600, hanging=0.01, workers=6, kill_every=1.0, function_deadline=1.0)
+    # The more turns hang, the longer it takes, and the more kills there are for a given number of turns.
+    chaos = Chaos(episodes=600, hanging=0.01, workers=6, kill_every=1.0, kills=8)
     dealt = chaos.workload()
 
     async def killed() -> tuple[list[Episode], int, dict[str, int]]:
         pool = chaos.pool(tmp_path)
-        killer = Killer(pool.actors, chaos.kill_every)
+        killer = Killer(pool.actors, chaos.kill_every, chaos.kills)
         try:
             await killer.ready()
             killing = asyncio.create_task(killer.kill_in_turn())
@@ -43,7 +43,7 @@ def test_every_turn_is_accounted_for_once_while_workers_are_killed(tmp_path: Pat
 
 
 def test_the_benchmark_measures_both_parts() -> None:
-    figures = run(Chaos(episodes=50, workers=2, kill_every=0.5))
+    figures = run(Chaos(episodes=50, workers=2, kill_every=0.5, kills=3))
     assert figures["undisturbed_turns_per_second"] > 0
     ratio = figures["disturbed_turns_per_second"] / figures["undisturbed_turns_per_second"]
     assert figures["disturbed_over_undisturbed"] == pytest.approx(ratio)
