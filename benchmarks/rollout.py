@@ -85,7 +85,8 @@ class Rate(NamedTuple):
 
 def measured(engine: ReactiveEngine, work: Callable[[], object], clock: Callable[[], float]) -> Rate:
     """What `engine` does in `work`, by a clock, which its phases are timed by as well."""
-    timer, engine.timer.clock = engine.timer, clock
+    timer = engine.timer
+    timer.clock = clock
     tokens, writing, began = engine.tally.tokens, timer.seconds["write"], clock()
     work()
     return Rate(engine.tally.tokens - tokens, clock() - began, timer.seconds["write"] - writing)

@@ -192,7 +192,7 @@ def from_folder(
 
     InputError naming `where`: nothing that transformers opens, or a language model asked to score without `levels`.
     """
-    # Here: who trains or serves no model of transformers would wait 1.5 s for this in each of its processes.
+    # Here, as in `scoring_config`: each process that imports this file without opening a reward model would wait 1.5 s for them.
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     config = scoring_config(where, folder, levels)
