@@ -201,23 +201,20 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
 
 
 def _write_preferences(source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format) -> None:
-    from common.data.preferences import save_preferences, without_answers_to
-    from common.data.ranked import is_for_test, load_instructions, load_taskmaster
+    from common.data.preferences import save_preferences
+    from common.data.ranked import load_instructions, load_taskmaster, parts
     from common.data.rows import save_rows
     from common.failures import InputError
 
     if settings:
         raise InputError(settings[0], f"{source} has no settings")
     if source is Source.instructions:
-        preferences = load_instructions(folder)
+        divided = parts(load_instructions(folder))
     else:
         judged = load_taskmaster(folder)
-        preferences = [preference for each in judged for preference in each.preferences]
-        tests = [preference for preference in preferences if is_for_test(preference.group)]
-        rows = without_answers_to([row for each in judged if not is_for_test(each.conversation) for row in each.rows], tests)
-        save_rows(rows, out / f"conversations.{format.value}")
-        typer.echo(f"{out}/conversations.{format.value}: {len(rows)} conversations that end with a good action")
-    for split, test in (("train", False), ("test", True)):
-        part = [preference for preference in preferences if is_for_test(preference.group) == test]
+        divided = parts([preference for each in judged for preference in each.preferences], judged)
+        save_rows(divided.conversations, out / f"conversations.{format.value}")
+        typer.echo(f"{out}/conversations.{format.value}: {len(divided.conversations)} conversations that end with a good action")
+    for split, part in (("train", divided.train), ("test", divided.test)):
         save_preferences(part, out / f"{split}.{format.value}")
         typer.echo(f"{out}/{split}.{format.value}: {len(part)} preferences in {len({each.group for each in part})} groups")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,9 +72,28 @@ def pairs_of(answers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(better), torch.cat(worse), torch.cat(prompt)
 
 
+class Outcomes(NamedTuple):
+    """What a model says of each pair of answers."""
+
+    differences: np.ndarray
+    """Reward of the better minus that of the worse: float64 [pairs]."""
+    wins: np.ndarray
+    loses: np.ndarray
+    """Probabilities that the better answer does so; with discrete scores they leave room for a tie."""
+    groups: list[str]
+    """`Preference.group` of each pair."""
+    levels: int
+
+    def and_those(self, others: Outcomes) -> Outcomes:
+        """Of both, from models of the same kind."""
+        assert self.levels == others.levels
+        differences, wins, loses = (np.concatenate(pair) for pair in zip(self[:3], others[:3], strict=True))
+        return Outcomes(differences, wins, loses, self.groups + others.groups, self.levels)
+
+
 @torch.no_grad()
-def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Group) -> Report:
-    """Every rank calls it with the same preferences and scores its share of them; all get the same report."""
+def outcomes(model: PreferenceModel, preferences: Sequence[Preference], group: Group) -> Outcomes:
+    """Every rank calls it with the same preferences and scores its share of them; all get the same."""
     counts = [len(preference.answers) for preference in preferences]
     _, _, prompts = pairs_of(counts)
     firsts = np.cumsum([0, *(count * (count - 1) // 2 for count in counts)])
@@ -89,12 +108,13 @@ def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Gr
         rewards, _ = expected_and_std(logits)
         wins, loses = win_and_loss(logits[better], logits[worse])
         found[:, places] = torch.stack([rewards[better] - rewards[worse], wins, loses]).to(group.device)
-    difference, wins, loses = group.sum(found).cpu().numpy()
-    names = sorted({preference.group for preference in preferences})
-    number = {name: i for i, name in enumerate(names)}
-    groups = np.array([number[preferences[i].group] for i in prompts.tolist()])
-    constant = math.log(2) if model.levels == 1 else -math.log((model.levels - 1) / (2 * model.levels))
-    return report(difference, wins, loses, groups, constant)
+    differences, wins, loses = group.sum(found).cpu().numpy()
+    return Outcomes(differences, wins, loses, [preferences[i].group for i in prompts.tolist()], model.levels)
+
+
+def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Group) -> Report:
+    """As `outcomes`."""
+    return report(outcomes(model, preferences, group))
 
 
 def is_reward_model(where: str) -> bool:
@@ -133,8 +153,10 @@ def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
     return win_probability(better, worse), win_probability(worse, better)
 
 
-def report(difference: np.ndarray, wins: np.ndarray, loses: np.ndarray, groups: np.ndarray, constant_loss: float) -> Report:
-    """difference, wins, loses: of each pair [pairs]; groups: int [pairs], 0 to the number of groups - 1."""
+def report(found: Outcomes) -> Report:
+    difference, wins, loses = found.differences, found.wins, found.loses
+    _, groups = np.unique(found.groups, return_inverse=True)
+    constant_loss = math.log(2) if found.levels == 1 else -math.log((found.levels - 1) / (2 * found.levels))
     right = (difference > 0).astype(np.float64)
     losses = -np.log(wins + EPSILON)
     # A tie of levels counts half for each side: then the two probabilities add up to 1, and confidence is that of the side it takes.

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from common.data.preferences import Preference
+from common.data.preferences import Preference, without_answers_to
 from common.data.splits import fraction, text_hash
 from common.episode import Interaction, Row
 from common.failures import InputError
 
-TEST_FRACTION = 0.25
+FOLDS = 4
+"""A quarter of the groups is for the final figure."""
 INSTRUCTIONS = "instruction-data-with-preference.json"
 
 
@@ -88,9 +89,27 @@ def load_taskmaster(folder: str | Path) -> list[Judged]:
     return found
 
 
-def is_for_test(group: str) -> bool:
-    """A quarter of the groups, by hash, for the final figure only: another part than what a run holds out to tune on."""
-    return fraction(text_hash(f"test {group}")) < TEST_FRACTION
+def fold_of(group: str) -> int:
+    """One of `FOLDS`, by hash."""
+    return int(fraction(text_hash(f"test {group}")) * FOLDS)
+
+
+class Parts(NamedTuple):
+    """What a reward model is trained on and what it is evaluated on."""
+
+    conversations: list[Row]
+    """To learn the language from: all that end with a good action, but for those that answer a prompt of the test part."""
+    train: list[Preference]
+    test: list[Preference]
+    """One fold, for the final figure only: another part than what a run holds out to tune on."""
+
+
+def parts(preferences: Sequence[Preference], judged: Sequence[Judged] = (), fold: int = 0) -> Parts:
+    """Put one fold of the groups apart. judged: where preferences came from, if there is more to learn from than they hold."""
+    test = [preference for preference in preferences if fold_of(preference.group) == fold]
+    rows = [row for each in judged if fold_of(each.conversation) != fold for row in each.rows]
+    train = [preference for preference in preferences if fold_of(preference.group) != fold]
+    return Parts(without_answers_to(rows, test), train, test)
 
 
 def interactions(turns: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.data.preferences import Preference, load_preferences, recall_preferences, save_preferences, without_answers_to
-from common.data.ranked import interactions, load_instructions, load_taskmaster
+from common.data.ranked import FOLDS, Judged, interactions, load_instructions, load_taskmaster, parts
 from common.data.records import BadRecords
 from common.episode import Interaction, Row
 from common.failures import InputError
@@ -104,6 +104,21 @@ def test_the_public_files_give_what_they_are_known_to_hold(shared: Path) -> None
     taskmaster = [preference for each in judged for preference in each.preferences]
     assert (len(taskmaster), len({each.group for each in taskmaster})) == (639, 230)
     assert len(load_instructions(shared / "data" / "rasbt_instruction")) == 1094
+
+
+def test_every_group_is_in_the_test_part_of_one_fold_and_taught_by_the_others() -> None:
+    judged = [Judged(f"talk {i // 2}", (("hi", "hello"),), f"prompt {i}", ("good",), ("bad", "worse")) for i in range(80)]
+    every = [preference for each in judged for preference in each.preferences]
+    folds = [parts(every, judged, fold) for fold in range(FOLDS)]
+    for each in folds:
+        assert len(each.train) + len(each.test) == len(every)
+        tested = {preference.group for preference in each.test}
+        assert 0 < len(tested) < 20
+        assert tested.isdisjoint(preference.group for preference in each.train)
+        taught = {row.turns[-1].query for row in each.conversations}
+        assert taught.isdisjoint(preference.prompt for preference in each.test)
+    tested_once = [preference.prompt for each in folds for preference in each.test]
+    assert sorted(tested_once) == sorted(preference.prompt for preference in every)
 
 
 def test_only_memory_tells_the_answers_of_recall_preferences_apart() -> None:

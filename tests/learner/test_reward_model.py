@@ -28,7 +28,7 @@ from common.models.reward import RxTRewardModel
 from common.run_directory import RunDirectory
 from learner.group import Job, OneRank
 from learner.lora import is_adapter_or_head
-from learner.preferences import BINS, bootstrap, evaluate_reward_model, measure, pairs_of, report
+from learner.preferences import BINS, Outcomes, bootstrap, evaluate_reward_model, measure, pairs_of, report
 from learner.prepare import newest
 from learner.rl.preference import EPSILON, bradley_terry_loss, choice_loss, discrete_loss, ranking_loss
 from learner.stages.reward_model import RewardModelObjective
@@ -167,13 +167,25 @@ def test_a_killed_stage_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
 
 def test_the_report_of_pairs_worked_by_hand() -> None:
     wins = np.array([0.9, 0.8, 0.4, 0.7])
-    found = report(np.array([2.0, 1.0, -0.5, 0.0]), wins, 1 - wins, np.array([0, 0, 1, 2]), math.log(2))
+    found = report(Outcomes(np.array([2.0, 1.0, -0.5, 0.0]), wins, 1 - wins, ["a", "a", "c", "b"], 1))
+    assert (found.pairs, found.groups, found.constant_loss) == (4, 3, pytest.approx(math.log(2)))
     assert found.accuracy == 0.5, "a tie of rewards is no success"
     assert found.loss == pytest.approx(-np.log(wins + EPSILON).mean())
     # Confidences 0.9, 0.8, 0.6 and 0.7, of which the third took the wrong side.
     assert sorted(found.calibration) == [(pytest.approx(0.6), 0.0, 1), (pytest.approx(0.7), 1.0, 1), (0.8, 1.0, 1), (0.9, 1.0, 1)]
     assert found.calibration_error == pytest.approx((0.6 + 0.3 + 0.2 + 0.1) / 4)
     assert BINS == 10
+
+
+def test_folds_are_pooled_as_if_one_model_had_judged_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    differences, wins = rng.standard_normal(60), rng.uniform(0.1, 0.9, 60)
+    groups = [f"group {i // 3}" for i in range(60)]
+    whole = Outcomes(differences, wins, 0.9 - wins, groups, 10)
+    first, second = (Outcomes(*(part[here] for part in whole[:4]), 10) for here in (slice(0, 24), slice(24, 60)))
+    pooled = report(first.and_those(second))
+    assert pooled == report(whole)
+    assert (pooled.pairs, pooled.groups, pooled.constant_loss) == (60, 20, pytest.approx(-math.log(9 / 20)))
 
 
 def test_pairs_of_one_prompt_do_not_make_a_result_surer() -> None:

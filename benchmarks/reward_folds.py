@@ -1,0 +1,89 @@
+"""What reward models of Taskmaster's actions are worth, by cross-validation: `python -m benchmarks.reward_folds FOLDER OUT`.
+
+The config is configs/reward_taskmaster.yaml.
+There are 639 pairs in 230 conversations, too few for a quarter of them to tell a weak model from chance. So each quarter is put apart in
+turn: a policy is taught the language without it, a reward model of each kind is trained from that policy, and what they say of the quarter
+is pooled, every pair judged once by a model that has not seen its conversation. FOLDER: Taskmaster's rewards. OUT: for data and runs;
+started again, it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+
+import yaml
+
+from common.data.preferences import load_preferences, save_preferences
+from common.data.ranked import FOLDS, load_taskmaster, parts
+from common.data.rows import save_rows
+from deploy.tables import preference_tables
+from learner.group import OneRank
+from learner.preferences import Outcomes, Report, outcomes, report
+from reward_service.model_rewards import open_model
+
+CONFIG = Path(__file__).parent.parent / "configs" / "reward_taskmaster.yaml"
+LEVELS = {"scalar": 1, "scores": 10}
+FOLD_SECONDS = 3600.0
+"""That one training may take, of the minutes that it does."""
+
+
+def run(folder: Path, out: Path) -> dict[str, dict[str, Report]]:
+    """Of each kind of reward model, with what was said before and without: all folds together."""
+    found: dict[str, list[tuple[Outcomes, Outcomes]]] = {kind: [] for kind in LEVELS}
+    for fold in range(FOLDS):
+        here = out / f"fold{fold}"
+        _write_data(folder, fold, here)
+        *teaching, rewarding = yaml.safe_load(CONFIG.read_text())["stages"]
+        policy = _train(here, "policy", [*teaching])
+        for kind, levels in LEVELS.items():
+            where = _train(here, kind, [rewarding | {"levels": levels}], policy)
+            found[kind].append(_outcomes(where, here / "test.jsonl"))
+    return {kind: _pooled(each) for kind, each in found.items()}
+
+
+def _write_data(folder: Path, fold: int, here: Path) -> None:
+    if not (here / "test.jsonl").is_file():
+        judged = load_taskmaster(folder)
+        divided = parts([preference for each in judged for preference in each.preferences], judged, fold)
+        save_rows(divided.conversations, here / "conversations.jsonl")
+        save_preferences(divided.train, here / "train.jsonl")
+        save_preferences(divided.test, here / "test.jsonl")
+
+
+def _train(here: Path, name: str, stages: list[dict[str, object]], policy: Path | None = None) -> Path:
+    """The run directory of some of the config's stages, on the data in `here`, from a policy where one is given."""
+    settings = yaml.safe_load(CONFIG.read_text()) | {"name": name, "runs": str(here), "stages": stages}
+    settings["data"] |= {"train": [str(here / "train.jsonl")], "conversations": [str(here / "conversations.jsonl")]}
+    if policy is not None:
+        settings["model"] = {"checkpoint": str(policy)}
+        del settings["tokenizer"]
+    config = here / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    subprocess.run([sys.executable, "-m", "deploy", "train", str(config)], check=True, timeout=FOLD_SECONDS)
+    return here / name
+
+
+def _outcomes(where: Path, test: Path) -> tuple[Outcomes, Outcomes]:
+    """With what was said before the prompts, and without."""
+    model, preferences = open_model(str(where), "transformers"), load_preferences(test)
+    group = OneRank(model.module.device)
+    alone = [replace(preference, history=()) for preference in preferences]
+    return outcomes(model, preferences, group), outcomes(model, alone, group)
+
+
+def _pooled(folds: list[tuple[Outcomes, Outcomes]]) -> dict[str, Report]:
+    names = ("with_history", "without_history")
+    return {name: report(reduce(Outcomes.and_those, parts)) for name, parts in zip(names, zip(*folds, strict=True), strict=True)}
+
+
+if __name__ == "__main__":
+    source, target = map(Path, sys.argv[1:])
+    reports = {kind: {name: each.to_json() for name, each in found.items()} for kind, found in run(source, target.resolve()).items()}
+    (target / "reports.json").write_text(json.dumps(reports, indent=1))
+    for kind, found in reports.items():
+        print(f"\n== {kind}\n\n{preference_tables(found)}")
