@@ -67,9 +67,14 @@ class Attention(nn.Module):
         """[query_heads · head_dim, width]."""
         return self.input.weight[: self.query_heads * self.head_dim]
 
+    @property
+    def key_value_weight(self) -> Tensor:
+        """[2 · kv_heads · head_dim, width]."""
+        return self.input.weight[self.query_heads * self.head_dim :]
+
     def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated by `rope` where given."""
-        heads = self._heads(linear(x, self.input.weight[self.query_heads * self.head_dim :]))
+        heads = self._heads(linear(x, self.key_value_weight))
         k, v = heads[:, : self.kv_heads], heads[:, self.kv_heads :]
         return (k if rope is None else rotate(k, rope)), v
 

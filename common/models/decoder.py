@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.models.attention import Attention, rope_table
 from common.models.configuration import RxTConfig
 from common.models.feed_forward import FeedForward, MixtureOfExperts, Routing
-from common.models.kernels import RMSNorm
+from common.models.operations import RMSNorm
 from common.models.rows import Linear
 
 

@@ -18,7 +18,7 @@ from common.data.grouping import by_width
 from common.models.attention import Attention, added_mask, rope_table
 from common.models.configuration import RxTConfig
 from common.models.feed_forward import FeedForward
-from common.models.kernels import RMSNorm
+from common.models.operations import RMSNorm
 from common.models.rows import TOKENS, round_up
 
 ATTENTION_CALL = 128

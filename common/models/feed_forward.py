@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.models.kernels import swiglu
+from common.models.operations import swiglu
 from common.models.rows import Linear, narrow_linear
 
 _FEW_TOKENS = 2048

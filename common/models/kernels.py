@@ -1,8 +1,7 @@
 """Inner loops of inference on CPUs, compiled from Python by Numba: what PyTorch takes half a dozen passes or calls for, in one.
 
 A decoding step of a small model is a few hundred calls on little data, each of which costs more to make than to compute: so a decoder
-layer is two calls here (`attend`, `feed_forward`). They serve float32 on CPUs where no gradient is asked for (`usable`); everything else
-takes PyTorch's operations.
+layer is two calls here (`attend`, `feed_forward`). All arrays are float32, but for places and tokens.
 
 Invariants: a row's result depends on that row alone, bit for bit, as every row is computed by the same instructions in the same order; what
 is not a number stays not a number. Nothing here knows of modules or slots.
@@ -15,21 +14,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from torch import Tensor, nn
 
 from common.compiling import kernel
 
 _F0, _F1 = np.float32(0), np.float32(1)
-
-
-def usable(x: Tensor) -> bool:
-    """Whether kernels may compute what is asked of x."""
-    return x.dtype == torch.float32 and x.is_cpu and not torch.is_grad_enabled()
 
 
 # --- elementary functions ---------------------------------------------------------------------------------------------------
@@ -75,7 +67,7 @@ def _largest(row: np.ndarray, count: int) -> np.float32:
 
 
 @kernel
-def _rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
     rows, width = x.shape
     for r in range(rows):
         squares = _F0
@@ -86,36 +78,13 @@ def _rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarra
             out[r, i] = x[r, i] * scale * weight[i]
 
 
-class RMSNorm(nn.RMSNorm):
-    """`nn.RMSNorm` over the last dimension."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not usable(x):
-            return super().forward(x)
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
-        out = torch.empty_like(rows)
-        _rms_norm(rows.numpy(), self.weight.detach().numpy(), np.float32(self.eps), out.numpy())
-        return out.view(x.shape)
-
-
 @kernel
-def _swiglu(x: np.ndarray, out: np.ndarray) -> None:
+def swiglu(x: np.ndarray, out: np.ndarray) -> None:
     rows, width = out.shape
     for r in range(rows):
         for i in range(width):
             gate = x[r, width + i]
             out[r, i] = x[r, i] * gate / (_F1 + _exp(-gate))
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """value · silu(gate) of x [..., 2 · width] = (value, gate) → [..., width] (Shazeer 2020, arXiv 2002.05202)."""
-    if not usable(x):
-        value, gate = x.chunk(2, dim=-1)
-        return value * nn.functional.silu(gate)
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    out = rows.new_empty(len(rows), x.shape[-1] // 2)
-    _swiglu(rows.numpy(), out.numpy())
-    return out.view(*x.shape[:-1], -1)
 
 
 # --- matrix products --------------------------------------------------------------------------------------------------------
@@ -135,14 +104,14 @@ class Packed(NamedTuple):
     """[panels · PANEL]."""
 
 
-def pack(weight: Tensor, bias: Tensor | None = None) -> Packed:
+def pack(weight: np.ndarray, bias: np.ndarray | None = None) -> Packed:
     """A copy of weight [outputs, features] and bias [outputs]."""
     outputs, features = weight.shape
     count = -(-outputs // PANEL)
     padded, added = np.zeros((count * PANEL, features), np.float32), np.zeros(count * PANEL, np.float32)
-    padded[:outputs] = weight.detach().numpy()
+    padded[:outputs] = weight
     if bias is not None:
-        added[:outputs] = bias.detach().numpy()
+        added[:outputs] = bias
     return Packed(np.ascontiguousarray(padded.reshape(count, PANEL, features).swapaxes(1, 2)), added)
 
 
@@ -183,7 +152,7 @@ def _tile(typing_context: Any, x: Any, row: Any, panel: Any, bias: Any, out: Any
 
 
 @kernel
-def _linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
+def linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
     """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; out [rows, panels · PANEL], 0 past the outputs. Raises ValueError where
     shapes are others.
 
@@ -201,7 +170,7 @@ def _linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
 @kernel
 def _linear_of(x: np.ndarray, weights: Packed) -> np.ndarray:
     out = np.empty((x.shape[0], weights.bias.shape[0]), np.float32)
-    _linear(x, weights, out)
+    linear(x, weights, out)
     return out
 
 
@@ -360,13 +329,13 @@ def attend(
     """x += self-attention, then x += attention to memory, of x [tokens, width], of which the first len(positions) look at anything."""
     normed = np.empty_like(x)
 
-    _rms_norm(x, own.norm, eps, normed)
+    rms_norm(x, own.norm, eps, normed)
     projected = _linear_of(normed, own.input)
     seen = np.zeros((x.shape[0], own.output.panels.shape[1]), np.float32)
     attend_past(projected, places.rope, places.rows, places.positions, past.keys, past.values, seen)
     _add(x, _linear_of(seen, own.output))
 
-    _rms_norm(x, cross.norm, eps, normed)
+    rms_norm(x, cross.norm, eps, normed)
     projected = _linear_of(normed, cross.input)
     seen = np.zeros((x.shape[0], cross.output.panels.shape[1]), np.float32)
     attend_memory(projected, places.rope, places.rows, places.positions, memory.keys, memory.values, seen)
@@ -376,26 +345,205 @@ def attend(
 @kernel
 def feed_forward(x: np.ndarray, weights: FeedForwardWeights, eps: np.float32) -> None:
     """x += SwiGLU, of x [tokens, width]."""
-    normed = np.empty_like(x)
-    _rms_norm(x, weights.norm, eps, normed)
-    inner = np.empty((x.shape[0], weights.down.panels.shape[1]), np.float32)
-    _swiglu(_linear_of(normed, weights.up), inner)
-    _add(x, _linear_of(inner, weights.down))
+    for first in range(0, x.shape[0], _CHUNK):
+        part = x[first : first + _CHUNK]
+        normed = np.empty_like(part)
+        rms_norm(part, weights.norm, eps, normed)
+        inner = np.empty((part.shape[0], weights.down.panels.shape[1]), np.float32)
+        swiglu(_linear_of(normed, weights.up), inner)
+        _add(part, _linear_of(inner, weights.down))
 
 
 @kernel
 def logits(x: np.ndarray, norm: np.ndarray, head: Packed, eps: np.float32, out: np.ndarray) -> None:
     """x [tokens, width] → out [tokens, panels · PANEL]: the vocabulary, and 0 past it."""
     normed = np.empty_like(x)
-    _rms_norm(x, norm, eps, normed)
-    _linear(normed, head, out)
+    rms_norm(x, norm, eps, normed)
+    linear(normed, head, out)
 
 
-# --- gates ------------------------------------------------------------------------------------------------------------------
+# --- writing memory -----------------------------------------------------------------------------------------------------------
+
+
+class Spans(NamedTuple):
+    """Sequences that stand one after another in rows: of each, its first row and the one past its last, int64 [sequences]."""
+
+    starts: np.ndarray
+    stops: np.ndarray
+
+
+class Heads(NamedTuple):
+    query: int
+    kv: int
+    width: int
+
+
+class SequenceWeights(NamedTuple):
+    """Attention of whole sequences: one asks, another, or the same one, is asked."""
+
+    queries: Packed
+    keys_values: Packed
+    output: Packed
+
+
+class GateWeights(NamedTuple):
+    """A residual gate: `most` · sigmoid(`most` · (weight · status + bias)) the share of what is new, the rest of `most` of what was."""
+
+    weight: np.ndarray
+    """[1 or slots, slots]."""
+    bias: np.ndarray
+    most: np.float32
+
+
+_NO_BIAS = np.zeros(PANEL, np.float32)
 
 
 @kernel
-def _mean_of_sum(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+def _rotate_rows(x: np.ndarray, heads: int, rope: np.ndarray, spans: Spans) -> None:
+    """Rotate the first heads of each row by its place in its sequence, in place."""
+    width = 2 * rope.shape[1]
+    rotated = np.empty(width, np.float32)
+    for s in range(len(spans.starts)):
+        for r in range(spans.starts[s], spans.stops[s]):
+            for head in range(heads):
+                here = slice(head * width, (head + 1) * width)
+                _rotate(x[r, here], rope[r - spans.starts[s]], rotated, _F1)
+                x[r, here] = rotated
+
+
+@kernel
+def _softmax(scores: np.ndarray, count: int, shares: np.ndarray) -> None:
+    """e^(score - largest) of each column over the first `count` rows of scores [rows, PANEL], in place; shares [PANEL]: 1 / their totals."""
+    tops = scores[0].copy()
+    for p in range(1, count):
+        for c in range(PANEL):
+            tops[c] = scores[p, c] if scores[p, c] > tops[c] else tops[c]
+    for p in range(count):
+        for c in range(PANEL):
+            scores[p, c] -= tops[c]
+    flat = scores.reshape(-1)  # one long loop goes through vectors where many short ones do not
+    for i in range(count * PANEL):
+        flat[i] = _exp(flat[i])
+    shares[:] = _F0
+    for p in range(count):
+        for c in range(PANEL):
+            shares[c] += scores[p, c]
+    for c in range(PANEL):
+        shares[c] = _F1 / shares[c]
+
+
+@kernel
+def attend_sequences(queries: np.ndarray, asking: Spans, keys_values: np.ndarray, asked: Spans, heads: Heads, out: np.ndarray) -> None:
+    """Attention of each asking sequence to all of the asked one of the same number, whatever its length.
+
+    queries [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads · width]; out [rows, query heads · width].
+    `PANEL` queries are taken together, each a column: so no sum or vector depends on how many there are.
+    """
+    width = heads.width
+    share = heads.query // heads.kv
+    scale = np.float32(1 / np.sqrt(width))
+    panel, shares = np.empty((width, PANEL), np.float32), np.empty(PANEL, np.float32)
+    seen = np.empty((-(-width // 4) * 4, PANEL), np.float32)
+    for s in range(len(asking.starts)):
+        first, count = asked.starts[s], asked.stops[s] - asked.starts[s]
+        # Tiles are of four rows.
+        keys, values = np.zeros((-(-count // 4) * 4, width), np.float32), np.zeros((seen.shape[0], count), np.float32)
+        scores = np.empty((keys.shape[0], PANEL), np.float32)
+        for kv in range(heads.kv):
+            for p in range(count):
+                for d in range(width):
+                    keys[p, d] = keys_values[first + p, kv * width + d]
+                    values[d, p] = keys_values[first + p, (heads.kv + kv) * width + d]
+            for head in range(kv * share, (kv + 1) * share):
+                for start in range(asking.starts[s], asking.stops[s], PANEL):
+                    columns = min(PANEL, asking.stops[s] - start)
+                    panel[:] = _F0
+                    for c in range(columns):
+                        for d in range(width):
+                            panel[d, c] = queries[start + c, head * width + d] * scale
+                    for p in range(0, keys.shape[0], 4):
+                        _tile(keys, p, panel, _NO_BIAS, scores, 0)
+                    _softmax(scores, count, shares)
+                    for d in range(0, seen.shape[0], 4):
+                        _tile(values, d, scores, _NO_BIAS, seen, 0)
+                    for c in range(columns):
+                        for d in range(width):
+                            out[start + c, head * width + d] = seen[d, c] * shares[c]
+
+
+@kernel
+def encode(
+    x: np.ndarray, spans: Spans, rope: np.ndarray, weights: SequenceWeights, heads: Heads, norm: np.ndarray, eps: np.float32
+) -> None:
+    """x += self-attention of each sequence in both directions, of x [tokens, width]. Rows outside `spans` are computed along."""
+    normed = np.empty_like(x)
+    rms_norm(x, norm, eps, normed)
+    queries, keys_values = _linear_of(normed, weights.queries), _linear_of(normed, weights.keys_values)
+    _rotate_rows(queries, heads.query, rope, spans)
+    _rotate_rows(keys_values, heads.kv, rope, spans)
+    seen = np.zeros((x.shape[0], heads.query * heads.width), np.float32)
+    attend_sequences(queries, spans, keys_values, spans, heads, seen)
+    _add(x, _linear_of(seen, weights.output))
+
+
+@kernel
+def gate(old: np.ndarray, new: np.ndarray, memories: Spans, weights: GateWeights, out: np.ndarray) -> None:
+    """Old and new slots [rows, width] mixed; new may have more columns, out may be old."""
+    slots, width = weights.weight.shape[1], old.shape[1]
+    status = np.empty(slots, np.float32)
+    for start in memories.starts:
+        for s in range(slots):
+            total = _F0
+            for i in range(width):
+                total += old[start + s, i] + new[start + s, i]
+            status[s] = total / np.float32(width)
+        share = _F0
+        for s in range(slots):
+            if s < weights.weight.shape[0]:
+                before = weights.bias[s]
+                for other in range(slots):
+                    before += weights.weight[s, other] * status[other]
+                share = weights.most / (_F1 + _exp(-weights.most * before))
+            kept = weights.most - share
+            for i in range(width):
+                out[start + s, i] = share * new[start + s, i] + kept * old[start + s, i]
+
+
+@kernel
+def ask(
+    slots: np.ndarray, asking: np.ndarray, memories: Spans, answers: np.ndarray, asked: Spans, rope: np.ndarray,
+    weights: SequenceWeights, heads: Heads, residual: GateWeights,
+) -> None:  # fmt: skip
+    """slots [rows, width] = gate(slots, what they see of `answers` [rows, width] when they ask by `asking` [rows, width]).
+
+    rope: of the answers' keys, [positions, width of a head / 2, 2]; without positions where answers have no order.
+    """
+    queries, keys_values = _linear_of(asking, weights.queries), _linear_of(answers, weights.keys_values)
+    if rope.shape[0]:
+        _rotate_rows(keys_values, heads.kv, rope, asked)
+    seen = np.zeros((slots.shape[0], heads.query * heads.width), np.float32)
+    attend_sequences(queries, memories, keys_values, asked, heads, seen)
+    gate(slots, _linear_of(seen, weights.output), memories, residual, slots)
+
+
+@kernel
+def read_memory(slots: np.ndarray, norm: np.ndarray, weights: Packed, eps: np.float32, rows: np.ndarray, cache: Cache) -> None:
+    """What a decoder layer sees of memories: keys and values of slots [at least len(rows) · slots, width], one memory after another, put
+    into the given rows of the cache."""
+    normed = np.empty_like(slots)
+    rms_norm(slots, norm, eps, normed)
+    projected = _linear_of(normed, weights)
+    _, kv_heads, width, count = cache.keys.shape
+    for i, row in enumerate(rows):
+        for head in range(kv_heads):
+            for d in range(width):
+                for s in range(count):
+                    cache.keys[row, head, d, s] = projected[i * count + s, head * width + d]
+                    cache.values[row, head, d, s] = projected[i * count + s, (kv_heads + head) * width + d]
+
+
+@kernel
+def mean_of_sum(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     rows, width = x.shape
     for r in range(rows):
         total = _F0
@@ -404,23 +552,13 @@ def _mean_of_sum(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
         out[r] = total / np.float32(width)
 
 
-def mean_of_sum(x: Tensor, y: Tensor) -> Tensor:
-    """(x + y).mean(-1) of x, y [..., width]."""
-    if not usable(x):
-        return (x + y).mean(-1)
-    out = torch.empty(x.shape[:-1])
-    width = x.shape[-1]
-    _mean_of_sum(x.reshape(-1, width).contiguous().numpy(), y.reshape(-1, width).contiguous().numpy(), out.view(-1).numpy())
-    return out
-
-
 # --- sampling ---------------------------------------------------------------------------------------------------------------
 
 _BLOCK = 64
 
 
 @kernel
-def _draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray) -> None:
+def draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray) -> None:
     rows, vocabulary = logits.shape
     blocks = -(-vocabulary // _BLOCK)
     ends = np.empty(blocks, np.float64)
@@ -451,19 +589,8 @@ def _draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_prob
         log_probs[r] = np.float64(logits[r, token]) - np.float64(top) - np.log(total)
 
 
-def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of each row's cumulative distribution at its uniform: tokens int64 [rows], and their log-probs float32 [rows].
-
-    logits [rows, vocabulary], `usable`; uniforms float64 [rows] in [0, 1). A token of weight 0 is never drawn. A row that is not finite
-    gets a token that means nothing and a log-prob that is not finite.
-    """
-    tokens, log_probs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
-    _draw(logits.contiguous().numpy(), uniforms.contiguous().numpy(), tokens.numpy(), log_probs.numpy())
-    return tokens, log_probs
-
-
 @kernel
-def _log_probs(logits: np.ndarray, tokens: np.ndarray, out: np.ndarray) -> None:
+def log_probs(logits: np.ndarray, tokens: np.ndarray, out: np.ndarray) -> None:
     rows, vocabulary = logits.shape
     for r in range(rows):
         top = _largest(logits[r], vocabulary)
@@ -474,10 +601,3 @@ def _log_probs(logits: np.ndarray, tokens: np.ndarray, out: np.ndarray) -> None:
                 part += _exp(logits[r, i] - top)
             total += float(part)
         out[r] = np.float64(logits[r, tokens[r]]) - np.float64(top) - np.log(total)
-
-
-def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probs float32 [rows] of tokens int64 [rows] under logits [rows, vocabulary], `usable`."""
-    out = torch.empty(len(logits))
-    _log_probs(logits.contiguous().numpy(), tokens.contiguous().numpy(), out.numpy())
-    return out

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.models.attention import Attention, added_mask, rope_table
 from common.models.configuration import RxTConfig
-from common.models.kernels import RMSNorm, mean_of_sum
+from common.models.operations import RMSNorm, mean_of_sum
 from common.models.rows import by_rows, narrow_linear
 
 
@@ -28,7 +28,7 @@ class ResidualGate(nn.Module):
         super().__init__()
         self.kind, self.activation, self.initial = config.residual_gate, config.gate_activation, config.gate_initial
         gates = config.slots if config.gate_per_slot else 1
-        self.per_slot = config.gate_per_slot
+        self.per_slot, self.slots = config.gate_per_slot, config.slots
         if self.kind in ("static", "elementwise"):
             self.weight = nn.Parameter(torch.empty(gates))
         elif self.kind == "linear":

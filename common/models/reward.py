@@ -18,8 +18,8 @@ from common.models.attention import Attention, rope_table
 from common.models.configuration import RxTConfig
 from common.models.decoder import DecoderLayer
 from common.models.encoder import Encoder, Packing
-from common.models.kernels import RMSNorm
 from common.models.memory import MemoryAttention
+from common.models.operations import RMSNorm
 from common.models.reactive import ReactiveTransformer
 
 

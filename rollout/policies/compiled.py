@@ -1,18 +1,38 @@
-"""The decoder as compiled kernels, for float32 on CPUs: what CUDA graphs are on a GPU, a step without the cost of its calls.
+"""The model as compiled kernels, for float32 on CPUs: what CUDA graphs are on a GPU, a step without the cost of its calls.
 
-It computes what `Decoder` computes (common/models/decoder.py), from a copy of its weights that is arranged for that (`kernels.pack`).
+They compute what `Decoder`, `Encoder` and `MemoryAttention` compute (common/models), from a copy of their weights that is arranged for that
+(`kernels.pack`). Nothing is padded, and no row's result depends on the others.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.models import kernels
+from common.models.attention import Attention
 from common.models.decoder import Decoder, DecoderLayer
+from common.models.encoder import EncoderLayer
 from common.models.feed_forward import FeedForward
-from common.models.kernels import AttentionWeights, Cache, FeedForwardWeights, Packed, Places, pack
+from common.models.kernels import (
+    AttentionWeights,
+    Cache,
+    FeedForwardWeights,
+    GateWeights,
+    Heads,
+    Packed,
+    Places,
+    SequenceWeights,
+    Spans,
+    pack,
+)
+from common.models.memory import MemoryLayer, ResidualGate
+from common.models.operations import RMSNorm
+from common.models.reactive import ReactiveTransformer
+from common.models.rows import ROWS, round_up
 from rollout.policies.cache import KeyValues
 
 
@@ -53,6 +73,11 @@ class CompiledDecoder:
             layer.feed_forward(embedded)
         self._layers[-1].attend(embedded, places)
 
+    def read_memory(self, memories: Tensor, rows: np.ndarray) -> None:
+        """Put into these rows of `memory` what the decoder sees of memories [rows, layers, slots, width]."""
+        for i, layer in enumerate(self._layers):
+            layer.read_memory(_rows(memories.numpy()[:, i]), rows)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, width] → [tokens, vocabulary]."""
         out = hidden.new_empty(len(hidden), len(self._head.bias))
@@ -64,15 +89,18 @@ class _Layer:
     def __init__(self, layer: nn.Module, past: Cache, memory: Cache):
         assert isinstance(layer, DecoderLayer)
         own, cross = layer.attention, layer.cross_attention
-        self._own = AttentionWeights(_array(layer.attention_norm.weight), pack(own.input.weight), _pack(own.output))
-        self._cross = AttentionWeights(_array(layer.cross_norm.weight), pack(cross.query_weight), _pack(cross.output))
+        self._own = AttentionWeights(_array(layer.attention_norm.weight), pack(_array(own.input.weight)), _pack(own.output))
+        self._cross = AttentionWeights(_array(layer.cross_norm.weight), pack(_array(cross.query_weight)), _pack(cross.output))
+        self._reading = _array(layer.memory_norm.weight), pack(_array(cross.key_value_weight))
         self._past, self._memory = past, memory
         self._eps = np.float32(layer.attention_norm.eps)
         self._module = layer
         self._feed_forward: FeedForwardWeights | None = None
         if isinstance(layer.feed_forward, FeedForward):
-            norm, up, down = layer.feed_forward_norm, layer.feed_forward.up, layer.feed_forward.down
-            self._feed_forward = FeedForwardWeights(_array(norm.weight), _pack(up), _pack(down))
+            self._feed_forward = _feed_forward(layer.feed_forward_norm, layer.feed_forward)
+
+    def read_memory(self, slots: np.ndarray, rows: np.ndarray) -> None:
+        kernels.read_memory(slots, *self._reading, self._eps, rows, self._memory)
 
     def attend(self, x: Tensor, places: Places) -> None:
         kernels.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
@@ -85,8 +113,123 @@ class _Layer:
             x += self._module.feed_forward(self._module.feed_forward_norm(x))
 
 
+class CompiledMemory:
+    """The encoder and the memory attention."""
+
+    def __init__(self, model: ReactiveTransformer, rope: Tensor):
+        self._model = model
+        self._rope = torch.view_as_real(rope).numpy()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up the model's weights as they are now."""
+        model = self._model
+        self._layers = [_MemoryLayer(*pair, self._rope) for pair in zip(model.encoder.layers, model.memory_attention.layers, strict=True)]
+        self._mean_norm = _norm(model.memory_attention.mean_norm) if model.memory_attention.reads_mean else None
+
+    def write(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
+        """Memories [batch, layers, slots, width] after each was written with one interaction (ids)."""
+        lengths = [len(each) for each in interactions]
+        ids = [token for each in interactions for token in each]
+        x = self._model.embedding(torch.tensor(ids + [0] * (-len(ids) % ROWS))).numpy()
+        before, (batch, _, slots, width) = memories.numpy(), memories.shape
+        mean = _normed(_rows(before.mean(axis=1)), *self._mean_norm) if self._mean_norm is not None else None
+        tokens, places = _spans(lengths), _spans([slots] * batch)
+        after = torch.empty_like(memories)
+        for i, layer in enumerate(self._layers):
+            layer.encode(x, tokens)
+            written = layer.write(_rows(before[:, i]), mean, places, x, tokens)
+            after.numpy()[:, i] = written[: batch * slots].reshape(batch, slots, width)
+        return after
+
+
+class _MemoryLayer:
+    """Of both. Arrays are [rows, width]."""
+
+    def __init__(self, encoder: nn.Module, memory: nn.Module, rope: np.ndarray):
+        assert isinstance(encoder, EncoderLayer)
+        assert isinstance(memory, MemoryLayer)
+        self._kind, self._rope = memory.kind, rope
+        self._encoding = *_sequences(encoder.attention), *_norm(encoder.attention_norm)
+        self._feed_forward = _feed_forward(encoder.feed_forward_norm, encoder.feed_forward)
+        self._memory_norm, self._encoded_norm = _norm(memory.memory_norm), _norm(memory.encoded_norm)
+        self._asking_tokens = *_sequences(memory.attention), _gate(memory.gate)
+        if self._kind != "simple":
+            self._slot_norm = _norm(memory.slot_norm)
+            self._asking_slots = *_sequences(memory.slot_attention), _gate(memory.slot_gate)
+        if self._kind == "gated_self_interlayer":
+            self._mixture = _gate(memory.mixture_gate)
+
+    def encode(self, x: np.ndarray, tokens: Spans) -> None:
+        """x in place."""
+        kernels.encode(x, tokens, self._rope, *self._encoding)
+        kernels.feed_forward(x, self._feed_forward, self._memory_norm[1])
+
+    def write(self, slots: np.ndarray, mean: np.ndarray | None, places: Spans, encoded: np.ndarray, tokens: Spans) -> np.ndarray:
+        """slots, of which `places` are memories, in place. As `MemoryLayer.forward`."""
+        if self._kind != "simple":
+            normed = _normed(slots, *self._slot_norm)
+            seen = normed if mean is None else mean
+            if mean is not None and self._kind == "gated_self_interlayer":
+                seen = np.zeros_like(normed)
+                kernels.gate(normed, mean, places, self._mixture, seen)
+            kernels.ask(slots, normed, places, seen, places, self._rope[:0], *self._asking_slots)
+        asking, answers = _normed(slots, *self._memory_norm), _normed(encoded, *self._encoded_norm)
+        kernels.ask(slots, asking, places, answers, tokens, self._rope, *self._asking_tokens)
+        return slots
+
+
+def _sequences(attention: Attention) -> tuple[SequenceWeights, Heads]:
+    queries, keys_values = pack(_array(attention.query_weight)), pack(_array(attention.key_value_weight))
+    heads = Heads(attention.query_heads, attention.kv_heads, attention.head_dim)
+    return SequenceWeights(queries, keys_values, _pack(attention.output)), heads
+
+
+def _gate(gate: ResidualGate) -> GateWeights:
+    """Every kind is a linear map of the statuses, and none a gate that is always half open, times two."""
+    slots = gate.slots
+    if gate.kind == "linear":
+        weight, bias = _array(gate.linear.weight), _array(gate.linear.bias)
+    elif gate.kind == "elementwise":
+        own = _array(gate.weight)
+        weight = np.diag(own) if gate.per_slot else np.repeat(own[:, None] / np.float32(slots), slots, axis=1)
+        bias = np.zeros_like(own)
+    else:
+        bias = _array(gate.weight) if gate.kind == "static" else np.zeros(1, np.float32)
+        weight = np.zeros((len(bias), slots), np.float32)
+    doubled = gate.kind == "none" or gate.activation == "tanh"
+    return GateWeights(weight, bias, np.float32(2 if doubled else 1))
+
+
+def _feed_forward(norm: RMSNorm, layer: FeedForward) -> FeedForwardWeights:
+    return FeedForwardWeights(_array(norm.weight), _pack(layer.up), _pack(layer.down))
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """A copy of x [batch, slots, width] as [batch · slots, width], and zeros up to a multiple of `ROWS`."""
+    batch, slots, width = x.shape
+    rows = np.zeros((round_up(batch * slots, ROWS), width), np.float32)
+    rows[: batch * slots] = x.reshape(-1, width)
+    return rows
+
+
+def _norm(norm: RMSNorm) -> tuple[np.ndarray, np.float32]:
+    return _array(norm.weight), np.float32(norm.eps)
+
+
+def _normed(x: np.ndarray, weight: np.ndarray, eps: np.float32) -> np.ndarray:
+    out = np.empty_like(x)
+    kernels.rms_norm(x, weight, eps, out)
+    return out
+
+
+def _spans(lengths: Sequence[int]) -> Spans:
+    stops = np.cumsum(lengths)
+    return Spans(stops - lengths, stops)
+
+
 def _pack(linear: nn.Linear) -> Packed:
-    return pack(linear.weight, linear.bias)
+    return pack(_array(linear.weight), _array(linear.bias))
 
 
 def _array(parameter: Tensor) -> np.ndarray:

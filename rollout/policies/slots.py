@@ -29,7 +29,7 @@ from common.models.reactive import ReactiveTransformer
 from common.models.rows import ROWS, TOKENS, round_up
 from common.seeding import uniforms
 from rollout.policies.cache import KeyValues, Prefill, Reach, Step
-from rollout.policies.compiled import CompiledDecoder
+from rollout.policies.compiled import CompiledDecoder, CompiledMemory
 from rollout.policies.graphs import StepGraphs, power_of_two
 from rollout.policies.sampling import filters, sample
 from rollout.timing import PhaseTimer
@@ -107,6 +107,7 @@ class Slots:
         self._past, self._read = (KeyValues(shape, device, dtype, by_dimension=compiled) for shape in (past, read))
         self._rope = model.decoder.rope(device)
         self._compiled = CompiledDecoder(model.decoder, self._past, self._read, self._rope) if compiled else None
+        self._writer = CompiledMemory(model, self._rope) if compiled else None
         self._every_row = np.arange(rows)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -121,8 +122,9 @@ class Slots:
 
     def refresh(self) -> None:
         """Take up the model's weights, which were changed in place. What is in flight would go on with other ones than it began with."""
-        if self._compiled is not None:
-            self._compiled.refresh()
+        for part in (self._compiled, self._writer):
+            if part is not None:
+                part.refresh()
 
     @torch.inference_mode()
     def start(self, rows: Sequence[int], memories: Tensor) -> None:
@@ -131,8 +133,11 @@ class Slots:
             return
         with self.timer("prefill"):
             index = torch.tensor(rows, device=self.device)
-            keys, values = self.model.decoder.read_memory(memories)
             self.memory.index_copy_(0, index, memories)
+            if self._compiled is not None:
+                self._compiled.read_memory(memories, index.numpy())
+                return
+            keys, values = self.model.decoder.read_memory(memories)
             self._read.keys.index_copy_(1, index, keys)
             self._read.values.index_copy_(1, index, values)
 
@@ -142,7 +147,9 @@ class Slots:
         with self.timer("write"):
             widths = [round_up(len(each), TOKENS) for each in interactions]
             groups = [list(range(len(widths)))]
-            if self.device.type == "cpu":
+            if self._writer is not None:
+                groups = [groups[0][i : i + WRITE_ROWS] for i in range(0, len(widths), WRITE_ROWS)]
+            elif self.device.type == "cpu":
                 # More rows at once than caches have room for are slower, not faster.
                 groups = [part[i : i + WRITE_ROWS] for part in by_width(widths, WRITE_CALL) for i in range(0, len(part), WRITE_ROWS)]
             if len(groups) == 1:
@@ -153,6 +160,8 @@ class Slots:
             return after
 
     def _remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
+        if self._writer is not None:
+            return self._writer.write(memories, interactions)
         tokens, mask = (part.to(self.device) for part in _pad(interactions))
         return self.model.remember(memories, self.model.encode(tokens, mask), mask)
 

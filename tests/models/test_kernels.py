@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.models import kernels
+from common.models import kernels, operations
 from common.models.attention import rope_table, rotate
 
 CPU = torch.device("cpu")
@@ -30,11 +30,11 @@ def spread(*shape: int, scale: float = 1.0) -> torch.Tensor:
 
 def test_kernels_serve_float32_on_cpus_without_gradients_alone() -> None:
     x = torch.zeros(2)
-    assert kernels.usable(x)
-    assert not kernels.usable(x.double())
-    assert not kernels.usable(x.bfloat16())
+    assert operations.usable(x)
+    assert not operations.usable(x.double())
+    assert not operations.usable(x.bfloat16())
     with torch.enable_grad():
-        assert not kernels.usable(x)
+        assert not operations.usable(x)
 
 
 def test_exp_is_right_to_two_units_in_the_last_place() -> None:
@@ -50,7 +50,7 @@ def test_exp_is_right_to_two_units_in_the_last_place() -> None:
 
 @pytest.mark.parametrize("width", COUNTS)
 def test_rms_norm(width: int) -> None:
-    norm = kernels.RMSNorm(width, eps=1e-5)
+    norm = operations.RMSNorm(width, eps=1e-5)
     norm.weight.copy_(spread(width))
     x = spread(3, 5, 2 * width)[..., :width]  # not contiguous
     exact = F.rms_norm(x.double(), (width,), norm.weight.double(), 1e-5)
@@ -63,14 +63,14 @@ def test_rms_norm(width: int) -> None:
 def test_swiglu(width: int) -> None:
     x = spread(4, 3, 2 * width, scale=20)
     value, gate = x.double().chunk(2, -1)
-    torch.testing.assert_close(kernels.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
     with torch.enable_grad():
-        torch.testing.assert_close(kernels.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
 
 
 def test_the_mean_of_a_sum() -> None:
     x, y = spread(2, 5, 21), spread(2, 5, 21)
-    torch.testing.assert_close(kernels.mean_of_sum(x, y).double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(operations.mean_of_sum(x, y).double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("features", COUNTS)
@@ -78,9 +78,9 @@ def test_the_mean_of_a_sum() -> None:
 def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
     x, weight, bias = spread(rows, features), spread(outputs, features), spread(outputs)
     for added in (None, bias):
-        packed = kernels.pack(weight, added)
+        packed = kernels.pack(weight.numpy(), None if added is None else added.numpy())
         out = torch.full((rows, len(packed.bias)), torch.nan)
-        kernels._linear(x.numpy(), packed, out.numpy())
+        kernels.linear(x.numpy(), packed, out.numpy())
         exact = F.linear(x.double(), weight.double(), None if added is None else added.double())
         torch.testing.assert_close(out[:, :outputs].double(), exact, atol=2e-5, rtol=0)
         assert not out[:, outputs:].any()
@@ -90,7 +90,7 @@ def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
 def test_a_linear_map_of_other_shapes_is_refused_before_anything_is_written(rows: int, features: int, outputs: int) -> None:
     x, out = np.ones((rows, features), np.float32), np.zeros((rows, outputs), np.float32)
     with pytest.raises(ValueError, match="multiple of 4"):
-        kernels._linear(x, kernels.pack(torch.ones(20, 8)), out)
+        kernels.linear(x, kernels.pack(np.ones((20, 8), np.float32)), out)
     assert not out.any()
 
 
@@ -133,7 +133,7 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(vocabulary: int) -
     # Rounding may put the last of all numbers past the end of the last block, whose last token is one that must not be drawn.
     uniforms[::3] = 1 - 2**-53
     uniforms[1] = 0
-    tokens, log_probs = kernels.draw(logits, uniforms)
+    tokens, log_probs = operations.draw(logits, uniforms)
     exact = logits.double().log_softmax(-1)
     before = (exact.exp().cumsum(-1) - exact.exp()).gather(-1, tokens[:, None])[:, 0]
     chosen = exact.gather(-1, tokens[:, None])[:, 0]
@@ -142,16 +142,16 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(vocabulary: int) -
     assert (before <= uniforms + 1e-6).all()
     assert (uniforms <= before + chosen.exp() + 1e-6).all()
     torch.testing.assert_close(log_probs.double(), chosen, atol=2e-6, rtol=1e-6)
-    torch.testing.assert_close(kernels.log_probs(logits, tokens), log_probs, atol=1e-6, rtol=0)
+    torch.testing.assert_close(operations.log_probs(logits, tokens), log_probs, atol=1e-6, rtol=0)
 
 
 def test_a_row_that_is_not_finite_shows_and_disturbs_no_other() -> None:
     logits, uniforms = spread(4, 100), torch.rand(4, dtype=torch.float64)
-    tokens, log_probs = kernels.draw(logits, uniforms)
+    tokens, log_probs = operations.draw(logits, uniforms)
     for bad in (torch.nan, torch.inf):
         broken = logits.clone()
         broken[1, 70] = bad
-        others, found = kernels.draw(broken, uniforms)
+        others, found = operations.draw(broken, uniforms)
         assert not found[1].isfinite()
         assert 0 <= others[1] < 100
         keep = torch.tensor([0, 2, 3])
@@ -159,27 +159,27 @@ def test_a_row_that_is_not_finite_shows_and_disturbs_no_other() -> None:
         assert torch.equal(found[keep], log_probs[keep])
     x = spread(4, 64)
     x[1, 3] = torch.nan
-    for out in (kernels.RMSNorm(64, eps=1e-6)(x), kernels.swiglu(x)):
+    for out in (operations.RMSNorm(64, eps=1e-6)(x), operations.swiglu(x)):
         assert out[1].isnan().any()
         assert out[[0, 2, 3]].isfinite().all()
 
 
 def test_a_row_is_computed_alike_in_any_company() -> None:
     x, logits, uniforms = spread(70, 42, scale=5), spread(70, 333, scale=3), torch.rand(70, dtype=torch.float64)
-    norm = kernels.RMSNorm(42, eps=1e-6)
-    normed, gated, drawn = norm(x), kernels.swiglu(x), kernels.draw(logits, uniforms)
-    packed = kernels.pack(spread(50, 42), spread(50))
+    norm = operations.RMSNorm(42, eps=1e-6)
+    normed, gated, drawn = norm(x), operations.swiglu(x), operations.draw(logits, uniforms)
+    packed = kernels.pack(spread(50, 42).numpy(), spread(50).numpy())
 
     def mapped(of: torch.Tensor) -> torch.Tensor:
         """A multiple of four rows, the first of which are `of`."""
         out = torch.empty(-(-len(of) // 4) * 4, len(packed.bias))
-        kernels._linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), packed, out.numpy())
+        kernels.linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), packed, out.numpy())
         return out[: len(of)]
 
     whole_map = mapped(x)
     for rows in ([5], [69, 5, 6], list(range(5, 40))):
         assert torch.equal(norm(x[rows]), normed[rows])
-        assert torch.equal(kernels.swiglu(x[rows]), gated[rows])
+        assert torch.equal(operations.swiglu(x[rows]), gated[rows])
         assert torch.equal(mapped(x[rows]), whole_map[rows])
-        for found, whole in zip(kernels.draw(logits[rows], uniforms[rows]), drawn, strict=True):
+        for found, whole in zip(operations.draw(logits[rows], uniforms[rows]), drawn, strict=True):
             assert torch.equal(found, whole[rows])
