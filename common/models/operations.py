@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.models import kernels
+from common.models.kernels import elementary, sampling
 
 
 def usable(x: Tensor) -> bool:
@@ -22,7 +22,7 @@ class RMSNorm(nn.RMSNorm):
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         out = torch.empty_like(rows)
-        kernels.rms_norm(rows.numpy(), self.weight.detach().numpy(), np.float32(self.eps), out.numpy())
+        elementary.rms_norm(rows.numpy(), self.weight.detach().numpy(), np.float32(self.eps), out.numpy())
         return out.view(x.shape)
 
 
@@ -33,7 +33,7 @@ def swiglu(x: Tensor) -> Tensor:
         return value * nn.functional.silu(gate)
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     out = rows.new_empty(len(rows), x.shape[-1] // 2)
-    kernels.swiglu(rows.numpy(), out.numpy())
+    elementary.swiglu(rows.numpy(), out.numpy())
     return out.view(*x.shape[:-1], -1)
 
 
@@ -43,7 +43,7 @@ def mean_of_sum(x: Tensor, y: Tensor) -> Tensor:
         return (x + y).mean(-1)
     out = torch.empty(x.shape[:-1])
     width = x.shape[-1]
-    kernels.mean_of_sum(x.reshape(-1, width).contiguous().numpy(), y.reshape(-1, width).contiguous().numpy(), out.view(-1).numpy())
+    elementary.mean_of_sum(x.reshape(-1, width).contiguous().numpy(), y.reshape(-1, width).contiguous().numpy(), out.view(-1).numpy())
     return out
 
 
@@ -54,12 +54,12 @@ def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     gets a token that means nothing and a log-prob that is not finite.
     """
     tokens, log_probs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
-    kernels.draw(logits.contiguous().numpy(), uniforms.contiguous().numpy(), tokens.numpy(), log_probs.numpy())
+    sampling.draw(logits.contiguous().numpy(), uniforms.contiguous().numpy(), tokens.numpy(), log_probs.numpy())
     return tokens, log_probs
 
 
 def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probs float32 [rows] of tokens int64 [rows] under logits [rows, vocabulary], `usable`."""
     out = torch.empty(len(logits))
-    kernels.log_probs(logits.contiguous().numpy(), tokens.contiguous().numpy(), out.numpy())
+    sampling.log_probs(logits.contiguous().numpy(), tokens.contiguous().numpy(), out.numpy())
     return out

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.models.attention import Attention, added_mask
 from common.models.decoder import Sequences
-from common.models.kernels import Cache
+from common.models.kernels.layers import Cache
 
 
 class KeyValues:

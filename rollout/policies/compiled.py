@@ -1,7 +1,7 @@
 """The model as compiled kernels, for float32 on CPUs: what CUDA graphs are on a GPU, a step without the cost of its calls.
 
 They compute what `Decoder`, `Encoder` and `MemoryAttention` compute (common/models), from a copy of their weights that is arranged for that
-(`kernels.pack`). Nothing is padded, and no row's result depends on the others.
+(`products.pack`). Nothing is padded, and no row's result depends on the others.
 """
 
 from __future__ import annotations
@@ -12,23 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.models import kernels
 from common.models.attention import Attention
 from common.models.decoder import Decoder, DecoderLayer
 from common.models.encoder import EncoderLayer
 from common.models.feed_forward import FeedForward
-from common.models.kernels import (
-    AttentionWeights,
-    Cache,
-    FeedForwardWeights,
-    GateWeights,
-    Heads,
-    Packed,
-    Places,
-    SequenceWeights,
-    Spans,
-    pack,
-)
+from common.models.kernels import elementary, layers
+from common.models.kernels.attention import Heads, Spans
+from common.models.kernels.layers import AttentionWeights, Cache, FeedForwardWeights, GateWeights, Places, SequenceWeights
+from common.models.kernels.products import Packed, pack
 from common.models.memory import MemoryLayer, ResidualGate
 from common.models.operations import RMSNorm
 from common.models.reactive import ReactiveTransformer
@@ -81,7 +72,7 @@ class CompiledDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, width] → [tokens, vocabulary]."""
         out = hidden.new_empty(len(hidden), len(self._head.bias))
-        kernels.logits(hidden.numpy(), self._head_norm, self._head, self._eps, out.numpy())
+        layers.logits(hidden.numpy(), self._head_norm, self._head, self._eps, out.numpy())
         return out[:, : self._decoder.config.vocab_size]
 
 
@@ -100,14 +91,14 @@ class _Layer:
             self._feed_forward = _feed_forward(layer.feed_forward_norm, layer.feed_forward)
 
     def read_memory(self, slots: np.ndarray, rows: np.ndarray) -> None:
-        kernels.read_memory(slots, *self._reading, self._eps, rows, self._memory)
+        layers.read_memory(slots, *self._reading, self._eps, rows, self._memory)
 
     def attend(self, x: Tensor, places: Places) -> None:
-        kernels.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
+        layers.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
 
     def feed_forward(self, x: Tensor) -> None:
         if self._feed_forward is not None:
-            kernels.feed_forward(x.numpy(), self._feed_forward, self._eps)
+            layers.feed_forward(x.numpy(), self._feed_forward, self._eps)
         else:
             # Which experts a token takes is for the module to say.
             x += self._module.feed_forward(self._module.feed_forward_norm(x))
@@ -162,8 +153,8 @@ class _MemoryLayer:
 
     def encode(self, x: np.ndarray, tokens: Spans) -> None:
         """x in place."""
-        kernels.encode(x, tokens, self._rope, *self._encoding)
-        kernels.feed_forward(x, self._feed_forward, self._memory_norm[1])
+        layers.encode(x, tokens, self._rope, *self._encoding)
+        layers.feed_forward(x, self._feed_forward, self._memory_norm[1])
 
     def write(self, slots: np.ndarray, mean: np.ndarray | None, places: Spans, encoded: np.ndarray, tokens: Spans) -> np.ndarray:
         """slots, of which `places` are memories, in place. As `MemoryLayer.forward`."""
@@ -172,10 +163,10 @@ class _MemoryLayer:
             seen = normed if mean is None else mean
             if mean is not None and self._kind == "gated_self_interlayer":
                 seen = np.zeros_like(normed)
-                kernels.gate(normed, mean, places, self._mixture, seen)
-            kernels.ask(slots, normed, places, seen, places, self._rope[:0], *self._asking_slots)
+                layers.gate(normed, mean, places, self._mixture, seen)
+            layers.ask(slots, normed, places, seen, places, self._rope[:0], *self._asking_slots)
         asking, answers = _normed(slots, *self._memory_norm), _normed(encoded, *self._encoded_norm)
-        kernels.ask(slots, asking, places, answers, tokens, self._rope, *self._asking_tokens)
+        layers.ask(slots, asking, places, answers, tokens, self._rope, *self._asking_tokens)
         return slots
 
 
@@ -219,7 +210,7 @@ def _norm(norm: RMSNorm) -> tuple[np.ndarray, np.float32]:
 
 def _normed(x: np.ndarray, weight: np.ndarray, eps: np.float32) -> np.ndarray:
     out = np.empty_like(x)
-    kernels.rms_norm(x, weight, eps, out)
+    elementary.rms_norm(x, weight, eps, out)
     return out
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.models import kernels, operations
+from common.models import operations
 from common.models.attention import rope_table, rotate
+from common.models.kernels import attention, elementary, products
 
 CPU = torch.device("cpu")
 COUNTS = (1, 3, 8, 21, 64)
@@ -39,13 +40,13 @@ def test_kernels_serve_float32_on_cpus_without_gradients_alone() -> None:
 
 def test_exp_is_right_to_two_units_in_the_last_place() -> None:
     x = np.concatenate((np.linspace(-87, 88, 40001), np.linspace(-1, 1, 4001))).astype(np.float32)
-    found = np.array([kernels._exp(each) for each in x], dtype=np.float32)
+    found = np.array([elementary.exp(each) for each in x], dtype=np.float32)
     exact = np.exp(x.astype(np.float64))
     assert (np.abs(found - exact) / np.spacing(exact.astype(np.float32))).max() <= 2
-    ends = [kernels._exp(np.float32(each)) for each in (-np.inf, -88, 89, np.inf)]
+    ends = [elementary.exp(np.float32(each)) for each in (-np.inf, -88, 89, np.inf)]
     assert ends[:2] == [0, 0]
-    assert ends[2] == ends[3] == kernels._exp(np.float32(88))
-    assert np.isnan(kernels._exp(np.float32(np.nan)))
+    assert ends[2] == ends[3] == elementary.exp(np.float32(88))
+    assert np.isnan(elementary.exp(np.float32(np.nan)))
 
 
 @pytest.mark.parametrize("width", COUNTS)
@@ -78,9 +79,9 @@ def test_the_mean_of_a_sum() -> None:
 def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
     x, weight, bias = spread(rows, features), spread(outputs, features), spread(outputs)
     for added in (None, bias):
-        packed = kernels.pack(weight.numpy(), None if added is None else added.numpy())
+        packed = products.pack(weight.numpy(), None if added is None else added.numpy())
         out = torch.full((rows, len(packed.bias)), torch.nan)
-        kernels.linear(x.numpy(), packed, out.numpy())
+        products.linear(x.numpy(), packed, out.numpy())
         exact = F.linear(x.double(), weight.double(), None if added is None else added.double())
         torch.testing.assert_close(out[:, :outputs].double(), exact, atol=2e-5, rtol=0)
         assert not out[:, outputs:].any()
@@ -90,7 +91,7 @@ def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
 def test_a_linear_map_of_other_shapes_is_refused_before_anything_is_written(rows: int, features: int, outputs: int) -> None:
     x, out = np.ones((rows, features), np.float32), np.zeros((rows, outputs), np.float32)
     with pytest.raises(ValueError, match="multiple of 4"):
-        kernels.linear(x, kernels.pack(np.ones((20, 8), np.float32)), out)
+        products.linear(x, products.pack(np.ones((20, 8), np.float32)), out)
     assert not out.any()
 
 
@@ -116,9 +117,9 @@ def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, he
         for part in (slice(0, length - 1), slice(length - 1, length)):
             places = np.full(length, row)[part], np.arange(length)[part]
             projected = x[part].numpy()
-            kernels.attend_past(projected, rope, *places, past_keys, past_values, seen[part])
+            attention.attend_past(projected, rope, *places, past_keys, past_values, seen[part])
             own = np.ascontiguousarray(projected[:, : query_heads * head_dim])
-            kernels.attend_memory(own, rope, *places, memory_keys.numpy(), memory_values.numpy(), recall[part])
+            attention.attend_memory(own, rope, *places, memory_keys.numpy(), memory_values.numpy(), recall[part])
         torch.testing.assert_close(torch.from_numpy(seen).double(), exact, atol=3e-6, rtol=0)
         torch.testing.assert_close(torch.from_numpy(recall).double(), recalled, atol=3e-6, rtol=0)
     assert not past_keys[1].any(), "a row that nobody asked for was written to"
@@ -168,12 +169,12 @@ def test_a_row_is_computed_alike_in_any_company() -> None:
     x, logits, uniforms = spread(70, 42, scale=5), spread(70, 333, scale=3), torch.rand(70, dtype=torch.float64)
     norm = operations.RMSNorm(42, eps=1e-6)
     normed, gated, drawn = norm(x), operations.swiglu(x), operations.draw(logits, uniforms)
-    packed = kernels.pack(spread(50, 42).numpy(), spread(50).numpy())
+    packed = products.pack(spread(50, 42).numpy(), spread(50).numpy())
 
     def mapped(of: torch.Tensor) -> torch.Tensor:
         """A multiple of four rows, the first of which are `of`."""
         out = torch.empty(-(-len(of) // 4) * 4, len(packed.bias))
-        kernels.linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), packed, out.numpy())
+        products.linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), packed, out.numpy())
         return out[: len(of)]
 
     whole_map = mapped(x)

@@ -1,0 +1,120 @@
+"""Matrix products with weights that are arranged for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from common.compiling import kernel
+
+PANEL = 16
+"""Outputs that are computed together: as many as two registers of AVX2 hold, or one of AVX-512."""
+CHUNK = 64
+"""Rows that go through all weights together: as many as stay in the first levels of cache."""
+
+
+class Packed(NamedTuple):
+    """A linear map with its weights in the order in which they are used, padded with zeros to whole panels of outputs."""
+
+    panels: np.ndarray
+    """[panels, features, PANEL]."""
+    bias: np.ndarray
+    """[panels · PANEL]."""
+
+
+def pack(weight: np.ndarray, bias: np.ndarray | None = None) -> Packed:
+    """A copy of weight [outputs, features] and bias [outputs]."""
+    outputs, features = weight.shape
+    count = -(-outputs // PANEL)
+    padded, added = np.zeros((count * PANEL, features), np.float32), np.zeros(count * PANEL, np.float32)
+    padded[:outputs] = weight
+    if bias is not None:
+        added[:outputs] = bias
+    return Packed(np.ascontiguousarray(padded.reshape(count, PANEL, features).swapaxes(1, 2)), added)
+
+
+FLOAT, INTEGER = ir.VectorType(ir.FloatType(), PANEL), ir.VectorType(ir.IntType(32), PANEL)
+"""A row of a panel, as instructions take it."""
+
+
+def arrays(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> list[Any]:
+    """The arguments of an intrinsic, with arrays opened."""
+    return [
+        context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else value
+        for kind, value in zip(signature.args, arguments, strict=True)
+    ]
+
+
+def place(builder: Any, array: Any, index: Any) -> Any:
+    """Where the PANEL numbers from flat index `index` on are."""
+    return builder.bitcast(builder.gep(array.data, [index]), FLOAT.as_pointer())
+
+
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a · b + c, rounded once."""
+    name, kind = f"llvm.fma.v{PANEL}f32", ir.FunctionType(FLOAT, [FLOAT] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+@intrinsic
+def tile(typing_context: Any, x: Any, row: Any, panel: Any, bias: Any, out: Any, column: Any) -> Any:
+    """out[row : row + 4, column : column + PANEL] = x[row : row + 4] · panel + bias[column : column + PANEL], all of them contiguous.
+
+    Written as instructions, because a compiler keeps no array in registers, and the 4 × PANEL sums have to be there.
+    """
+    index, first = ir.IntType(64), ir.Constant(INTEGER, [0] * PANEL)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        x, row, panel, bias, out, column = arrays(context, builder, signature, arguments)
+        features, width = builder.extract_value(x.shape, 1), builder.extract_value(out.shape, 1)
+        rows = [builder.add(row, index(r)) for r in range(4)]
+        sums = [cgutils.alloca_once_value(builder, builder.load(place(builder, bias, column), align=4)) for _ in rows]
+        starts = [builder.gep(x.data, [builder.mul(r, features)]) for r in rows]
+        with cgutils.for_range(builder, features) as loop:
+            weights = builder.load(place(builder, panel, builder.mul(loop.index, index(PANEL))), align=4)
+            for start, total in zip(starts, sums, strict=True):
+                feature = builder.insert_element(FLOAT(ir.Undefined), builder.load(builder.gep(start, [loop.index])), ir.IntType(32)(0))
+                everywhere = builder.shuffle_vector(feature, FLOAT(ir.Undefined), first)
+                builder.store(multiply_add(builder, everywhere, weights, builder.load(total)), total)
+        for r, total in zip(rows, sums, strict=True):
+            builder.store(builder.load(total), place(builder, out, builder.add(builder.mul(r, width), column)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, panel, bias, out, types.intp), generate
+
+
+@kernel
+def linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
+    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; out [rows, panels · PANEL], 0 past the outputs. Raises ValueError where
+    shapes are others.
+
+    Where a product is this small, a library spends as long on its call and on arranging weights as on the product.
+    """
+    rows = x.shape[0]
+    if rows % 4 or x.shape[1] != weights.panels.shape[1] or out.shape != (rows, weights.panels.shape[0] * PANEL):
+        raise ValueError("a linear map is given rows that are no multiple of 4, or features or outputs that are not its own")
+    for first in range(0, rows, CHUNK):
+        for n in range(weights.panels.shape[0]):
+            for r in range(first, min(rows, first + CHUNK), 4):
+                tile(x, r, weights.panels[n], weights.bias, out, n * PANEL)
+
+
+@kernel
+def linear_of(x: np.ndarray, weights: Packed) -> np.ndarray:
+    out = np.empty((x.shape[0], weights.bias.shape[0]), np.float32)
+    linear(x, weights, out)
+    return out
+
+
+@kernel
+def add(x: np.ndarray, y: np.ndarray) -> None:
+    """x [rows, width] += y [rows, at least width]."""
+    for r in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[r, i] += y[r, i]
