@@ -57,12 +57,12 @@ class CompiledDecoder:
         return embedded
 
     def fill(self, embedded: Tensor, rows: np.ndarray, positions: np.ndarray) -> None:
-        """As `hidden`, for the keys and values that it leaves."""
+        """As `hidden`, for the keys and values that it leaves: of the last layer nothing else is computed."""
         places = Places(self._rope, rows, positions)
         for layer in self._layers[:-1]:
             layer.attend(embedded, places)
             layer.feed_forward(embedded)
-        self._layers[-1].attend(embedded, places)
+        self._layers[-1].keep(embedded, places)
 
     def read_memory(self, memories: Tensor, rows: np.ndarray) -> None:
         """Put into these rows of `memory` what the decoder sees of memories [rows, layers, slots, width]."""
@@ -95,6 +95,9 @@ class _Layer:
 
     def attend(self, x: Tensor, places: Places) -> None:
         layers.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
+
+    def keep(self, x: Tensor, places: Places) -> None:
+        layers.keep_past(x.numpy(), self._own, self._past, self._eps, places)
 
     def feed_forward(self, x: Tensor) -> None:
         if self._feed_forward is not None:

@@ -69,13 +69,32 @@ def _look(query: np.ndarray, keys: np.ndarray, values: np.ndarray, count: int, s
 
 
 @kernel
+def keep(
+    projected: np.ndarray, heads: int, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray
+) -> None:
+    """Put new tokens into their rows. projected [tokens, at least (heads + 2 · kv heads) · head_dim]: after `heads` of queries, keys and
+    values, not rotated; the rest as in `attend_past`."""
+    kv_heads, width = keys.shape[1], keys.shape[2]
+    rotated = np.empty(width, np.float32)
+    for t in range(len(positions)):
+        row, position = rows[t], positions[t]
+        for head in range(kv_heads):
+            start = (heads + head) * width
+            rotate(projected[t, start : start + width], rope[position], rotated, ONE)
+            start += kv_heads * width
+            for d in range(width):
+                keys[row, head, d, position] = rotated[d]
+                values[row, head, d, position] = projected[t, start + d]
+
+
+@kernel
 def attend_past(
     projected: np.ndarray, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray
 ) -> None:
     """Causal self-attention of new tokens to their row's tokens up to their own position, which they join.
 
     projected [tokens, (query heads + 2 · kv heads) · head_dim]: queries, keys, values, not rotated; rope [positions, head_dim / 2, 2];
-    rows, positions: int64 [tokens], tokens of one row in order; keys, values [rows, kv heads, head_dim, positions], both changed;
+    rows, positions: int64 [tokens]; keys, values [rows, kv heads, head_dim, positions], both changed;
     out [tokens, query heads · head_dim].
     """
     kv_heads, width = keys.shape[1], keys.shape[2]
@@ -83,15 +102,9 @@ def attend_past(
     share = query_heads // kv_heads
     scale = np.float32(1 / np.sqrt(width))
     scores, rotated = np.empty(keys.shape[3], np.float32), np.empty(width, np.float32)
+    keep(projected, query_heads, rope, rows, positions, keys, values)
     for t in range(len(positions)):
         row, position = rows[t], positions[t]
-        for head in range(kv_heads):
-            start = (query_heads + head) * width
-            rotate(projected[t, start : start + width], rope[position], rotated, ONE)
-            start += kv_heads * width
-            for d in range(width):
-                keys[row, head, d, position] = rotated[d]
-                values[row, head, d, position] = projected[t, start + d]
         for head in range(query_heads):
             here = slice(head * width, (head + 1) * width)
             rotate(projected[t, here], rope[position], rotated, scale)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.compiling import kernel
-from common.models.kernels.attention import Heads, Spans, attend_memory, attend_past, attend_sequences, rotate_rows
+from common.models.kernels.attention import Heads, Spans, attend_memory, attend_past, attend_sequences, keep, rotate_rows
 from common.models.kernels.elementary import ONE, ZERO, exp, rms_norm, swiglu
 from common.models.kernels.products import CHUNK, Packed, add, linear, linear_of
 
@@ -67,6 +67,15 @@ def attend(
     seen = np.zeros((x.shape[0], cross.output.panels.shape[1]), np.float32)
     attend_memory(projected, places.rope, places.rows, places.positions, memory.keys, memory.values, seen)
     add(x, linear_of(seen, cross.output))
+
+
+@kernel
+def keep_past(x: np.ndarray, own: AttentionWeights, past: Cache, eps: np.float32, places: Places) -> None:
+    """What `attend` leaves in `past`, alone."""
+    normed = np.empty_like(x)
+    rms_norm(x, own.norm, eps, normed)
+    heads = own.output.panels.shape[1] // past.keys.shape[2]
+    keep(linear_of(normed, own.input), heads, places.rope, places.rows, places.positions, past.keys, past.values)
 
 
 @kernel
