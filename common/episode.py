@@ -9,17 +9,33 @@ Token ids are plain lists of int: a record pickles small, compares by value, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple, Self
 
 Role = Literal["remember", "distract", "recall", "act"]
 Strategy = Literal["single", "cumulative", "long_term"]
 Status = Literal["generated", "scored", "failed"]
 
 
+@cache
+def _values_of(record: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
+    return attrgetter(*(field.name for field in fields(record)))  # type: ignore[arg-type]
+
+
+class Record:
+    """Pickled as the values of its fields, in half the time of what dataclasses with slots do by themselves."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[Record], tuple[Any, ...]]:
+        return type(self), _values_of(type(self))(self)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Record):
     """A value that a good answer must contain, and where the conversation last said it."""
 
     value: str
@@ -28,7 +44,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Interaction:
+class Interaction(Record):
     """One query and the answer that the data set holds for it."""
 
     query: str
@@ -39,7 +55,7 @@ class Interaction:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Record):
     """A conversation: the opening interaction goes to memory as it stands, the follow-ups are answered by the policy."""
 
     query: str
@@ -59,7 +75,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(Record):
     """A row dealt to a rollout worker. Everything random about its episode derives from `seed`."""
 
     id: str
@@ -80,7 +96,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Term(Record):
     """How a component's raw value entered the total of a turn: as weight · (value held to [low, high] - mean) / std."""
 
     weight: float
@@ -108,7 +124,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Record):
     """One interaction as it happened. Index 0 of an episode is the opening one: nothing generated, nothing rewarded."""
 
     query_ids: Sequence[int]
@@ -147,7 +163,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class Episode(Record):
     """A whole conversation with the policy of one weights version."""
 
     id: str

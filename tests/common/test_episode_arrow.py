@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pyarrow.dataset
@@ -50,6 +51,7 @@ episodes = st.builds(
 @given(st.lists(episodes, max_size=3))
 def test_round_trip_is_exact(records: list[Episode]) -> None:
     assert from_table(to_table(records)) == records
+    assert pickle.loads(pickle.dumps(records)) == records
 
 
 def example() -> Episode:
