@@ -44,12 +44,16 @@ def recall(turn: Turn, known: Collection[Words], false_recall: float) -> float:
     share = sum(wanted[value] for value in asked) / len(asked)
     if false_recall == 0:
         return share
+    # What takes right values out of the answer cannot put others in: mostly there is nothing to look for.
+    others = [value for value in known if value not in wanted and value[0] in answer]
+    if not others:
+        return share
     right = [value for value, stands in wanted.items() if stands]
     if len(right) > 1:
         right.sort(key=lambda value: len(" ".join(value)), reverse=True)
     for value in right:
         answer = _without(value, answer)
-    standing = [value for value in known if value not in wanted and _stands(value, answer)]
+    standing = [value for value in others if _stands(value, answer)]
     if not standing:
         return share
     context = turn.query.lower(), turn.reference.lower()
