@@ -149,8 +149,9 @@ def test_an_episode_that_takes_too_long_is_alone_in_failing(tmp_path: Path) -> N
     assert [one.answered[0].reward for one in scored] == [1.0, 1.0, None, 1.0]
     # 8 where it stood behind another call of its worker.
     assert re.match(r"CallOverdue: waited [48]\.0 s for scoring 1 episodes from e2", str(scored[2].answered[0].failure))
-    # Once with all four, once with two, and twice alone.
-    assert stats["missed_deadlines"] == 4
+    # Once with all four, once with two, and twice alone; and while the other worker restarts, which may take longer than a deadline, a call
+    # that stands behind one of these is overdue with it.
+    assert 4 <= stats["missed_deadlines"] <= 6
 
 
 def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_every_episode_once(tmp_path: Path) -> None:
