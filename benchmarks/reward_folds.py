@@ -28,8 +28,8 @@ from reward_service.model_rewards import open_model
 
 CONFIG = Path(__file__).parent.parent / "configs" / "reward_taskmaster.yaml"
 LEVELS = {"scalar": 1, "scores": 10}
-FOLD_SECONDS = 3600.0
-"""That one training may take, of the minutes that it does."""
+TRAINING_SECONDS = 3600.0
+"""That one may take, of the minutes that it does."""
 
 
 def run(folder: Path, out: Path) -> dict[str, dict[str, Report]]:
@@ -39,7 +39,7 @@ def run(folder: Path, out: Path) -> dict[str, dict[str, Report]]:
         here = out / f"fold{fold}"
         _write_data(folder, fold, here)
         *teaching, rewarding = yaml.safe_load(CONFIG.read_text())["stages"]
-        policy = _train(here, "policy", [*teaching])
+        policy = _train(here, "policy", teaching)
         for kind, levels in LEVELS.items():
             where = _train(here, kind, [rewarding | {"levels": levels}], policy)
             found[kind].append(_outcomes(where, here / "test.jsonl"))
@@ -47,12 +47,11 @@ def run(folder: Path, out: Path) -> dict[str, dict[str, Report]]:
 
 
 def _write_data(folder: Path, fold: int, here: Path) -> None:
-    if not (here / "test.jsonl").is_file():
-        judged = load_taskmaster(folder)
-        divided = parts([preference for each in judged for preference in each.preferences], judged, fold)
-        save_rows(divided.conversations, here / "conversations.jsonl")
-        save_preferences(divided.train, here / "train.jsonl")
-        save_preferences(divided.test, here / "test.jsonl")
+    judged = load_taskmaster(folder)
+    divided = parts([preference for each in judged for preference in each.preferences], judged, fold)
+    save_rows(divided.conversations, here / "conversations.jsonl")
+    save_preferences(divided.train, here / "train.jsonl")
+    save_preferences(divided.test, here / "test.jsonl")
 
 
 def _train(here: Path, name: str, stages: list[dict[str, object]], policy: Path | None = None) -> Path:
@@ -64,7 +63,7 @@ def _train(here: Path, name: str, stages: list[dict[str, object]], policy: Path 
         del settings["tokenizer"]
     config = here / f"{name}.yaml"
     config.write_text(yaml.safe_dump(settings))
-    subprocess.run([sys.executable, "-m", "deploy", "train", str(config)], check=True, timeout=FOLD_SECONDS)
+    subprocess.run([sys.executable, "-m", "deploy", "train", str(config)], check=True, timeout=TRAINING_SECONDS)
     return here / name
 
 
@@ -78,7 +77,7 @@ def _outcomes(where: Path, test: Path) -> tuple[Outcomes, Outcomes]:
 
 def _pooled(folds: list[tuple[Outcomes, Outcomes]]) -> dict[str, Report]:
     names = ("with_history", "without_history")
-    return {name: report(reduce(Outcomes.and_those, parts)) for name, parts in zip(names, zip(*folds, strict=True), strict=True)}
+    return {name: report(reduce(Outcomes.and_those, each)) for name, each in zip(names, zip(*folds, strict=True), strict=True)}
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from numba import config, njit
+from numba import njit
 from numba.core import caching
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -16,30 +17,34 @@ REORDERED = {"reassoc", "contract", "nsz"}
 
 
 class _ByFolder:
-    """Numba keeps compiled code until the file that a function is in changes. Kernels are made of those of other files of their folder, so
-    theirs is kept until any of these does."""
+    """Numba keeps compiled code until the file that a function is in changes. Kernels are made of those of other files of their folder, and
+    by the options of this file, so theirs is kept until any of these changes."""
 
     _py_file: str
 
     def get_source_stamp(self) -> tuple[tuple[str, float, int], ...]:
-        files = sorted(Path(self._py_file).parent.glob("*.py"))
-        return tuple((file.name, file.stat().st_mtime, file.stat().st_size) for file in files)
+        states = [(file, file.stat()) for file in [*sorted(Path(self._py_file).parent.glob("[!.]*.py")), Path(__file__)]]
+        return tuple((file.name, state.st_mtime, state.st_size) for file, state in states)
 
 
-class Configured(_ByFolder, caching.UserProvidedCacheLocator):
+class _Configured(_ByFolder, caching.UserProvidedCacheLocator):
     """In NUMBA_CACHE_DIR, where it is set."""
 
 
-class Beside(_ByFolder, caching.InTreeCacheLocator):
+class _Beside(_ByFolder, caching.InTreeCacheLocator):
     """In __pycache__."""
 
 
-class OfUser(_ByFolder, caching.UserWideCacheLocator):
+class _OfUser(_ByFolder, caching.UserWideCacheLocator):
     """Where a user's caches are."""
 
 
-if not config.CACHE_LOCATOR_CLASSES:
-    config.CACHE_LOCATOR_CLASSES = ",".join(f"{__name__}.{place.__name__}" for place in (Configured, Beside, OfUser))
+class _Places(caching.CompileResultCacheImpl):
+    _locator_classes: ClassVar[list[type]] = [_Configured, _Beside, _OfUser]
+
+
+class _Cache(caching.FunctionCache):
+    _impl_class = _Places
 
 
 def kernel(function: Function, fastmath: set[str] = REORDERED) -> Function:
@@ -47,8 +52,7 @@ def kernel(function: Function, fastmath: set[str] = REORDERED) -> Function:
 
     A kernel may call those of its own file and of others in its folder.
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for compiled code
-        return njit(**options)(function)
+    compiled: Any = njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
+    with suppress(RuntimeError):  # no folder for compiled code
+        compiled._cache = _Cache(function)  # as cache=True does, with places of our own
+    return compiled

@@ -26,7 +26,8 @@ def _values_of(record: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
 
 
 class Record:
-    """Pickled as the values of its fields, in half the time of what dataclasses with slots do by themselves."""
+    """Pickled as the values of its fields, two at least, which go back to the constructor in order: in half the time of what dataclasses
+    with slots do by themselves."""
 
     __slots__ = ()
 

@@ -113,7 +113,7 @@ def outcomes(model: PreferenceModel, preferences: Sequence[Preference], group: G
 
 
 def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Group) -> Report:
-    """As `outcomes`."""
+    """The report on `outcomes`; every rank calls it."""
     return report(outcomes(model, preferences, group))
 
 
@@ -154,6 +154,7 @@ def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def report(found: Outcomes) -> Report:
+    """What the pairs show together; the same for the same pairs."""
     difference, wins, loses = found.differences, found.wins, found.loses
     _, groups = np.unique(found.groups, return_inverse=True)
     constant_loss = math.log(2) if found.levels == 1 else -math.log((found.levels - 1) / (2 * found.levels))

@@ -1,7 +1,7 @@
 """The model as compiled kernels, for float32 on CPUs: what CUDA graphs are on a GPU, a step without the cost of its calls.
 
 They compute what `Decoder`, `Encoder` and `MemoryAttention` compute (common/models), from a copy of their weights that is arranged for that
-(`products.pack`). Nothing is padded, and no row's result depends on the others.
+(`products.pack`). No conversation is padded to the length of another, and none's result depends on the others.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class CompiledDecoder:
         """Take up the decoder's weights as they are now."""
         decoder = self._decoder
         self._layers = [_Layer(layer, self._past.layer(i), self._memory.layer(i)) for i, layer in enumerate(decoder.layers)]
-        self._head_norm, self._head = _array(decoder.head_norm.weight), _pack(decoder.head)
+        last = decoder.layers[-1]
+        assert isinstance(last, DecoderLayer)
+        self._keeping = _copy(last.attention_norm.weight), pack(_array(last.attention.key_value_weight))
+        self._head_norm, self._head = _copy(decoder.head_norm.weight), _pack(decoder.head)
 
     def hidden(self, embedded: Tensor, rows: np.ndarray, positions: np.ndarray) -> Tensor:
-        """embedded [tokens, width] → hidden states of the same shape, in its place. rows, positions: int64 [at most tokens], tokens of one
-        row in order."""
+        """embedded [tokens, width] → hidden states of the same shape, in its place. rows, positions: int64 [at most tokens]."""
         places = Places(self._rope, rows, positions)
         for layer in self._layers:
             layer.attend(embedded, places)
@@ -62,7 +64,7 @@ class CompiledDecoder:
         for layer in self._layers[:-1]:
             layer.attend(embedded, places)
             layer.feed_forward(embedded)
-        self._layers[-1].keep(embedded, places)
+        layers.keep_past(embedded.numpy(), *self._keeping, self._past.layer(len(self._layers) - 1), self._eps, places)
 
     def read_memory(self, memories: Tensor, rows: np.ndarray) -> None:
         """Put into these rows of `memory` what the decoder sees of memories [rows, layers, slots, width]."""
@@ -80,9 +82,9 @@ class _Layer:
     def __init__(self, layer: nn.Module, past: Cache, memory: Cache):
         assert isinstance(layer, DecoderLayer)
         own, cross = layer.attention, layer.cross_attention
-        self._own = AttentionWeights(_array(layer.attention_norm.weight), pack(_array(own.input.weight)), _pack(own.output))
-        self._cross = AttentionWeights(_array(layer.cross_norm.weight), pack(_array(cross.query_weight)), _pack(cross.output))
-        self._reading = _array(layer.memory_norm.weight), pack(_array(cross.key_value_weight))
+        self._own = AttentionWeights(_copy(layer.attention_norm.weight), pack(_array(own.input.weight)), _pack(own.output))
+        self._cross = AttentionWeights(_copy(layer.cross_norm.weight), pack(_array(cross.query_weight)), _pack(cross.output))
+        self._reading = _copy(layer.memory_norm.weight), pack(_array(cross.key_value_weight))
         self._past, self._memory = past, memory
         self._eps = np.float32(layer.attention_norm.eps)
         self._module = layer
@@ -95,9 +97,6 @@ class _Layer:
 
     def attend(self, x: Tensor, places: Places) -> None:
         layers.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
-
-    def keep(self, x: Tensor, places: Places) -> None:
-        layers.keep_past(x.numpy(), self._own, self._past, self._eps, places)
 
     def feed_forward(self, x: Tensor) -> None:
         if self._feed_forward is not None:
@@ -122,8 +121,13 @@ class CompiledMemory:
         self._mean_norm = _norm(model.memory_attention.mean_norm) if model.memory_attention.reads_mean else None
 
     def write(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
-        """Memories [batch, layers, slots, width] after each was written with one interaction (ids)."""
+        """Memories [batch, layers, slots, width] after each was written with one interaction (ids).
+
+        Raises ValueError where there are not as many interactions as memories, or one is empty or too long.
+        """
         lengths = [len(each) for each in interactions]
+        if len(lengths) != len(memories) or not all(0 < length <= len(self._rope) for length in lengths):
+            raise ValueError(f"{len(memories)} memories cannot be written with interactions of {lengths} tokens: at most {len(self._rope)}")
         ids = [token for each in interactions for token in each]
         x = self._model.embedding(torch.tensor(ids + [0] * (-len(ids) % ROWS))).numpy()
         before, (batch, _, slots, width) = memories.numpy(), memories.shape
@@ -146,6 +150,7 @@ class _MemoryLayer:
         self._kind, self._rope = memory.kind, rope
         self._encoding = *_sequences(encoder.attention), *_norm(encoder.attention_norm)
         self._feed_forward = _feed_forward(encoder.feed_forward_norm, encoder.feed_forward)
+        self._eps = np.float32(encoder.feed_forward_norm.eps)
         self._memory_norm, self._encoded_norm = _norm(memory.memory_norm), _norm(memory.encoded_norm)
         self._asking_tokens = *_sequences(memory.attention), _gate(memory.gate)
         if self._kind != "simple":
@@ -157,7 +162,7 @@ class _MemoryLayer:
     def encode(self, x: np.ndarray, tokens: Spans) -> None:
         """x in place."""
         layers.encode(x, tokens, self._rope, *self._encoding)
-        layers.feed_forward(x, self._feed_forward, self._memory_norm[1])
+        layers.feed_forward(x, self._feed_forward, self._eps)
 
     def write(self, slots: np.ndarray, mean: np.ndarray | None, places: Spans, encoded: np.ndarray, tokens: Spans) -> np.ndarray:
         """slots, of which `places` are memories, in place. As `MemoryLayer.forward`."""
@@ -180,23 +185,27 @@ def _sequences(attention: Attention) -> tuple[SequenceWeights, Heads]:
 
 
 def _gate(gate: ResidualGate) -> GateWeights:
-    """Every kind is a linear map of the statuses, and none a gate that is always half open, times two."""
+    """Every kind is a linear map of the statuses, or of none of them, and no gate is one that is always half open, times two."""
     slots = gate.slots
     if gate.kind == "linear":
-        weight, bias = _array(gate.linear.weight), _array(gate.linear.bias)
+        weight, bias = _copy(gate.linear.weight), _copy(gate.linear.bias)
     elif gate.kind == "elementwise":
-        own = _array(gate.weight)
+        assert isinstance(gate.weight, Tensor)
+        own = _copy(gate.weight)
         weight = np.diag(own) if gate.per_slot else np.repeat(own[:, None] / np.float32(slots), slots, axis=1)
         bias = np.zeros_like(own)
     else:
-        bias = _array(gate.weight) if gate.kind == "static" else np.zeros(1, np.float32)
-        weight = np.zeros((len(bias), slots), np.float32)
+        bias = np.zeros(1, np.float32)
+        if gate.kind == "static":
+            assert isinstance(gate.weight, Tensor)
+            bias = _copy(gate.weight)
+        weight = np.zeros((len(bias), 0), np.float32)
     doubled = gate.kind == "none" or gate.activation == "tanh"
     return GateWeights(weight, bias, np.float32(2 if doubled else 1))
 
 
 def _feed_forward(norm: RMSNorm, layer: FeedForward) -> FeedForwardWeights:
-    return FeedForwardWeights(_array(norm.weight), _pack(layer.up), _pack(layer.down))
+    return FeedForwardWeights(_copy(norm.weight), _pack(layer.up), _pack(layer.down))
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
@@ -208,7 +217,7 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 
 def _norm(norm: RMSNorm) -> tuple[np.ndarray, np.float32]:
-    return _array(norm.weight), np.float32(norm.eps)
+    return _copy(norm.weight), np.float32(norm.eps)
 
 
 def _normed(x: np.ndarray, weight: np.ndarray, eps: np.float32) -> np.ndarray:
@@ -228,3 +237,7 @@ def _pack(linear: nn.Linear) -> Packed:
 
 def _array(parameter: Tensor) -> np.ndarray:
     return parameter.detach().numpy()
+
+
+def _copy(parameter: Tensor) -> np.ndarray:
+    return _array(parameter).copy()

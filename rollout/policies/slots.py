@@ -145,12 +145,12 @@ class Slots:
     def remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids), in one batch. Changes no row."""
         with self.timer("write"):
-            widths = [round_up(len(each), TOKENS) for each in interactions]
-            groups = [list(range(len(widths)))]
+            groups = [list(range(len(interactions)))]
+            # More rows at once than caches have room for are slower, not faster.
             if self._writer is not None:
-                groups = [groups[0][i : i + WRITE_ROWS] for i in range(0, len(widths), WRITE_ROWS)]
+                groups = [groups[0][i : i + WRITE_ROWS] for i in range(0, len(interactions), WRITE_ROWS)]
             elif self.device.type == "cpu":
-                # More rows at once than caches have room for are slower, not faster.
+                widths = [round_up(len(each), TOKENS) for each in interactions]
                 groups = [part[i : i + WRITE_ROWS] for part in by_width(widths, WRITE_CALL) for i in range(0, len(part), WRITE_ROWS)]
             if len(groups) == 1:
                 return self._remember(memories, interactions)

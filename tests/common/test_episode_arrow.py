@@ -6,7 +6,7 @@ import pyarrow.parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.episode import Episode, Fact, Turn
+from common.episode import Episode, Fact, Interaction, Row, Task, Turn
 from common.episode_arrow import SCHEMA, from_table, to_table
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=4)
@@ -52,6 +52,13 @@ episodes = st.builds(
 def test_round_trip_is_exact(records: list[Episode]) -> None:
     assert from_table(to_table(records)) == records
     assert pickle.loads(pickle.dumps(records)) == records
+
+
+def test_a_task_comes_out_of_a_pickle_as_it_went_in() -> None:
+    told = Interaction("what?", "Rex", "so", "recall", (Fact("Rex", 0), Fact("dog", 1)))
+    row = Row("My dog is Rex", "Nice", (told, Interaction("and?", "dog")), "hm", "long_term")
+    task = Task("t", row, 7, "2", True, True, True, b"\x00", True)
+    assert pickle.loads(pickle.dumps([task, row])) == [task, row]
 
 
 def example() -> Episode:

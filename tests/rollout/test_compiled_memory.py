@@ -59,8 +59,10 @@ def test_every_variant_writes_what_its_modules_do(kind: str, heads: tuple[int, i
         torch.testing.assert_close(written.double(), exact, atol=3e-5, rtol=1e-5, msg=lambda text, gate=gate: f"{gate}: {text}")
 
 
-def test_a_memory_is_written_alike_in_any_company_bit_for_bit() -> None:
-    model, compiled = make()
+@pytest.mark.parametrize("gate", ["none", "elementwise", "linear"])
+@pytest.mark.parametrize("kind", ["simple", "gated_self_interlayer"])
+def test_a_memory_is_written_alike_in_any_company_bit_for_bit(kind: str, gate: str) -> None:
+    model, compiled = make(memory_attention=kind, residual_gate=gate, query_heads=8, kv_heads=2)
     interactions, memories = interactions_and_memories(model)
     written = compiled.write(memories, interactions)
     for some in ([0], [3], [2, 1], [3, 0, 2]):
@@ -76,8 +78,21 @@ def test_what_is_not_finite_shows_in_its_memory_and_in_no_other() -> None:
     broken = compiled.write(memories, interactions)
     assert broken[2].isnan().any()
     assert torch.equal(broken[[0, 1, 3]], written[[0, 1, 3]])
-    model.embedding.weight[interactions[1][2], 5] = torch.inf
-    assert not compiled.write(memories, interactions)[1].isfinite().all()
+    only = next(iter(set(interactions[1]).difference(interactions[0], interactions[3])))
+    for bad in (torch.nan, torch.inf):
+        model.embedding.weight[only, 5] = bad
+        unreadable = compiled.write(memories, interactions)
+        assert not unreadable[1].isfinite().all()
+        assert torch.equal(unreadable[[0, 3]], written[[0, 3]])
+
+
+def test_what_does_not_fit_is_refused_before_anything_reads_past_an_array() -> None:
+    model, compiled = make()
+    interactions, memories = interactions_and_memories(model)
+    too_long = [9] * (model.config.positions + 1)
+    for unfit in (interactions[:3], [*interactions, [9]], [*interactions[:3], []], [*interactions[:3], too_long]):
+        with pytest.raises(ValueError, match="4 memories cannot be written with interactions of"):
+            compiled.write(memories, unfit)
 
 
 def test_weights_changed_in_place_are_taken_up_by_refresh() -> None:

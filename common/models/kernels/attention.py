@@ -179,7 +179,9 @@ def _exp(builder: Any, x: Any) -> Any:
     series = number(TAYLOR[-1])
     for coefficient in TAYLOR[-2::-1]:
         series = multiply_add(builder, r, series, number(coefficient))
-    power = builder.shl(builder.add(builder.fptosi(n, INTEGER), integer(127)), integer(23))
+    # What is not a number has no integer, not even a wrong one; `series` keeps it.
+    whole = builder.fptosi(builder.select(builder.fcmp_ordered("ord", n, n), n, number(0)), INTEGER)
+    power = builder.shl(builder.add(whole, integer(127)), integer(23))
     return builder.select(small, number(0), builder.fmul(series, builder.bitcast(power, FLOAT)))
 
 

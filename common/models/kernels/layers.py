@@ -70,12 +70,11 @@ def attend(
 
 
 @kernel
-def keep_past(x: np.ndarray, own: AttentionWeights, past: Cache, eps: np.float32, places: Places) -> None:
-    """What `attend` leaves in `past`, alone."""
+def keep_past(x: np.ndarray, norm: np.ndarray, keys_values: Packed, past: Cache, eps: np.float32, places: Places) -> None:
+    """What `attend` leaves in `past`, alone. keys_values: the part of its input weights that gives them."""
     normed = np.empty_like(x)
-    rms_norm(x, own.norm, eps, normed)
-    heads = own.output.panels.shape[1] // past.keys.shape[2]
-    keep(linear_of(normed, own.input), heads, places.rope, places.rows, places.positions, past.keys, past.values)
+    rms_norm(x, norm, eps, normed)
+    keep(linear_of(normed, keys_values), 0, places.rope, places.rows, places.positions, past.keys, past.values)
 
 
 @kernel
@@ -113,8 +112,9 @@ class GateWeights(NamedTuple):
     """A residual gate: `most` · sigmoid(`most` · (weight · status + bias)) of what is new, and the rest of `most` of what was."""
 
     weight: np.ndarray
-    """[1 or slots, slots]."""
+    """[1 or slots, slots], or [1 or slots, 0] where the share depends on no status."""
     bias: np.ndarray
+    """[1 or slots]."""
     most: np.float32
 
 
@@ -135,20 +135,22 @@ def encode(
 
 @kernel
 def gate(old: np.ndarray, new: np.ndarray, memories: Spans, weights: GateWeights, out: np.ndarray) -> None:
-    """Old and new slots [rows, width] mixed; new may have more columns, out may be old."""
-    slots, width = weights.weight.shape[1], old.shape[1]
-    status = np.empty(slots, np.float32)
-    for start in memories.starts:
-        for s in range(slots):
+    """Old and new slots [rows, width] mixed; new may have more columns, out may be old. Where a share depends
+    on statuses, a slot that is not finite makes all of its memory so."""
+    width = old.shape[1]
+    gates, statuses = weights.weight.shape
+    status = np.empty(statuses, np.float32)
+    for start, stop in zip(memories.starts, memories.stops):  # noqa: B905 (Numba knows no `strict`)
+        for s in range(statuses):
             total = ZERO
             for i in range(width):
                 total += old[start + s, i] + new[start + s, i]
             status[s] = total / np.float32(width)
         share = ZERO
-        for s in range(slots):
-            if s < weights.weight.shape[0]:
+        for s in range(stop - start):
+            if s < gates:
                 before = weights.bias[s]
-                for other in range(slots):
+                for other in range(statuses):
                     before += weights.weight[s, other] * status[other]
                 share = weights.most / (ONE + exp(-weights.most * before))
             kept = weights.most - share
