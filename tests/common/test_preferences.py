@@ -116,6 +116,7 @@ def test_every_group_is_in_the_test_part_of_one_fold_and_taught_by_the_others() 
         assert 0 < len(tested) < 20
         assert tested.isdisjoint(preference.group for preference in each.train)
         taught = {row.turns[-1].query for row in each.conversations}
+        assert taught == {preference.prompt for preference in each.train}
         assert taught.isdisjoint(preference.prompt for preference in each.test)
     tested_once = [preference.prompt for each in folds for preference in each.test]
     assert sorted(tested_once) == sorted(preference.prompt for preference in every)
