@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from common.compiling import kernel
 from common.models.kernels.elementary import LN_2_HIGH, LN_2_LOW, LOG2_E, ONE, SMALLEST, TAYLOR, ZERO, exp, largest
-from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, multiply_add, place, tile
+from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, fetch, multiply_add, place, tile
 
 # --- to a cache ---------------------------------------------------------------------------------------------------------------
 
@@ -112,6 +112,14 @@ def attend_past(
 
 
 @kernel
+def _fetch_next(keys: np.ndarray, values: np.ndarray, row: int, head: int, size: int) -> None:
+    """Ask for the `size` keys and values of the head after this one, while this one is looked at."""
+    start = (row * keys.shape[1] + head + 1) * size
+    fetch(keys, start, size)
+    fetch(values, start, size)
+
+
+@kernel
 def attend_memory(
     projected: np.ndarray, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray
 ) -> None:
@@ -125,6 +133,7 @@ def attend_memory(
     for t in range(len(positions)):
         row = rows[t]
         for head in range(query_heads):
+            _fetch_next(keys, values, row, head // share, width * count)
             here = slice(head * width, (head + 1) * width)
             rotate(projected[t, here], rope[positions[t]], rotated, scale)
             _look(rotated, keys[row, head // share], values[row, head // share], count, scores, out[t, here])

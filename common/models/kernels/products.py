@@ -62,6 +62,31 @@ def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
 
 
+_LINE = 16
+"""Numbers in a line of cache."""
+
+
+@intrinsic
+def fetch(typing_context: Any, array: Any, start: Any, count: Any) -> Any:
+    """Ask for `count` numbers of an array from flat index `start` on, so that they are in cache when they are needed. Changes nothing else.
+
+    Hardware asks ahead by itself within a page of memory, and what one head of one row remembers is about a page.
+    """
+    index, number, byte = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        array, start, count = arrays(context, builder, signature, arguments)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        with cgutils.for_range(builder, builder.sdiv(builder.add(count, index(_LINE - 1)), index(_LINE))) as loop:
+            line = builder.gep(array.data, [builder.add(start, builder.mul(loop.index, index(_LINE)))])
+            # To be read, kept as long as may be, data.
+            builder.call(ask, [builder.bitcast(line, byte), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
 @intrinsic
 def tile(typing_context: Any, x: Any, row: Any, panel: Any, bias: Any, out: Any, column: Any) -> Any:
     """out[row : row + 4, column : column + PANEL] = x[row : row + 4] · panel + bias[column : column + PANEL], all of them contiguous.
