@@ -331,7 +331,7 @@ class Rollout(Section):
     slots: int = Field(32, ge=1)
     """Episodes in flight per worker."""
     threads: int = Field(1, ge=1)
-    """Torch threads of each worker on CPU. One decodes by kernels made for small models, several by PyTorch."""
+    """Torch threads of each worker on CPU. One plays by kernels made for small models, several by PyTorch."""
     gpus_per_worker: float = Field(0, ge=0)
     """0: on CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -182,8 +182,9 @@ def _exp(builder: Any, x: Any) -> Any:
 
     floor = cgutils.get_or_insert_function(builder.module, ir.FunctionType(FLOAT, [FLOAT]), f"llvm.floor.v{PANEL}f32")
     small = builder.fcmp_ordered("<", x, number(SMALLEST))
-    n = builder.call(floor, [multiply_add(builder, builder.select(small, number(SMALLEST), x), number(LOG2_E), number(0.5))])
-    r = multiply_add(builder, n, number(-LN_2_HIGH), builder.select(small, number(SMALLEST), x))
+    bounded = builder.select(small, number(SMALLEST), x)
+    n = builder.call(floor, [multiply_add(builder, bounded, number(LOG2_E), number(0.5))])
+    r = multiply_add(builder, n, number(-LN_2_HIGH), bounded)
     r = multiply_add(builder, n, number(-LN_2_LOW), r)
     series = number(TAYLOR[-1])
     for coefficient in TAYLOR[-2::-1]:

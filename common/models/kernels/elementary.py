@@ -71,6 +71,7 @@ def swiglu(x: np.ndarray, out: np.ndarray) -> None:
 
 @kernel
 def mean_of_sum(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """x [rows, width], y [rows, at least width] → out [rows]."""
     rows, width = x.shape
     for r in range(rows):
         total = ZERO

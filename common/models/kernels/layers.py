@@ -8,7 +8,7 @@ import numpy as np
 
 from common.compiling import kernel
 from common.models.kernels.attention import Heads, Spans, attend_memory, attend_past, attend_sequences, keep, rotate_rows
-from common.models.kernels.elementary import ONE, ZERO, exp, rms_norm, swiglu
+from common.models.kernels.elementary import ONE, ZERO, exp, mean_of_sum, rms_norm, swiglu
 from common.models.kernels.products import CHUNK, Packed, add, linear, linear_of
 
 # --- a decoder ----------------------------------------------------------------------------------------------------------------
@@ -135,17 +135,14 @@ def encode(
 
 @kernel
 def gate(old: np.ndarray, new: np.ndarray, memories: Spans, weights: GateWeights, out: np.ndarray) -> None:
-    """Old and new slots [rows, width] mixed; new may have more columns, out may be old. Where a share depends
-    on statuses, a slot that is not finite makes all of its memory so."""
+    """Old and new slots [rows, width] mixed; new may have more columns, out may be old. Where a share depends on
+    statuses, a slot that is not finite makes all of its memory so."""
     width = old.shape[1]
     gates, statuses = weights.weight.shape
     status = np.empty(statuses, np.float32)
     for start, stop in zip(memories.starts, memories.stops):  # noqa: B905 (Numba knows no `strict`)
-        for s in range(statuses):
-            total = ZERO
-            for i in range(width):
-                total += old[start + s, i] + new[start + s, i]
-            status[s] = total / np.float32(width)
+        if statuses:
+            mean_of_sum(old[start:stop], new[start:stop], status)
         share = ZERO
         for s in range(stop - start):
             if s < gates:
