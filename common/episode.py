@@ -15,6 +15,8 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
+
 Role = Literal["remember", "distract", "recall", "act"]
 Strategy = Literal["single", "cumulative", "long_term"]
 Status = Literal["generated", "scored", "failed"]
@@ -108,10 +110,9 @@ class Term(Record):
     mean: float = 0.0
     std: float = 1.0
 
-    def value(self, raw: float) -> float:
-        """What the raw value counts as, before its weight."""
-        held = raw if self.low <= raw <= self.high else min(max(raw, self.low), self.high)
-        return (held - self.mean) / self.std
+    def values(self, raw: np.ndarray) -> np.ndarray:
+        """What raw values count as, before their weight."""
+        return (np.clip(raw, self.low, self.high) - self.mean) / self.std
 
 
 class Verdict(NamedTuple):

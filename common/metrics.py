@@ -167,7 +167,7 @@ class Metrics:
     @staticmethod
     def _add(cells: dict[str, _Cell], series: str, cell: _Cell) -> None:
         before = cells.get(series)
-        cells[series] = cell if before is None else _combine(_metric(parse_key(series).name), before, cell)
+        cells[series] = cell if before is None else _combine(_metric(series.partition("{")[0]), before, cell)
 
 
 class MetricsWriter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 
 _WORD = re.compile(r"\w+(?:['’.:-]\w+)*")
@@ -23,7 +22,8 @@ def value_words(value: str) -> tuple[str, ...]:
 
 def contains_value(text: str, value: str) -> bool:
     """Whether `value` stands in `text` as whole words, in order: "12" is not in "at 12:30", nor "Rex" in "Rexford"."""
-    return next(places(text.lower(), value_words(value)), None) is not None
+    needle = value_words(value)
+    return bool(needle) and place(text.lower(), needle) is not None
 
 
 def contains_words(haystack: list[str], needle: list[str]) -> bool:
@@ -31,29 +31,32 @@ def contains_words(haystack: list[str], needle: list[str]) -> bool:
     return n > 0 and any(haystack[i : i + n] == needle for i in range(len(haystack) - n + 1))
 
 
-def places(lowered: str, needle: tuple[str, ...]) -> Iterator[tuple[int, int]]:
-    """Where the words of `needle` stand one after the other in a lower-cased text: start and end of each place, none within another.
+def place(lowered: str, needle: tuple[str, ...], start: int = 0) -> tuple[int, int] | None:
+    """Where the words of `needle`, one at least, first stand one after the other in a lower-cased text from `start` on: from and to.
 
     What `contains_words` finds in all words of the text, without taking all of the text apart: most values do not stand in most texts, and
     to see that takes one search for their first word.
     """
-    if not needle:
-        return
-    at = lowered.find(needle[0])
+    at = lowered.find(needle[0], start)
     while at >= 0:
         end = _end(lowered, at, needle)
         if end is not None:
-            yield at, end
-        at = lowered.find(needle[0], at + 1 if end is None else end)
+            return at, end
+        at = lowered.find(needle[0], at + 1)
+    return None
 
 
 def _end(text: str, at: int, needle: tuple[str, ...]) -> int | None:
     """Where the words of `needle` end, the first of which is written at `at`; None where that is within a word, or another word follows."""
-    if at > 0 and (_in_word(text[at - 1]) or (text[at - 1] in _JOINING and at > 1 and _in_word(text[at - 2]))):
+    end = at + len(needle[0])
+    # A slice before the text or behind it is empty, and that is in no word.
+    before, after = text[at - 1 : at], text[end : end + 1]
+    if _in_word(before) or (before in _JOINING and _in_word(text[at - 2 : at - 1])):
         return None
-    end = at
-    for i, word in enumerate(needle):
-        found = _WORD.search(text, end) if i else _WORD.match(text, at)
+    if _in_word(after) or (after in _JOINING and _in_word(text[end + 1 : end + 2])):
+        return None
+    for word in needle[1:]:
+        found = _WORD.search(text, end)
         if found is None or found.group() != word:
             return None
         end = found.end()

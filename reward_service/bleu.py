@@ -1,8 +1,8 @@
 """Sentence BLEU of a whole batch on token ids (Papineni et al. 2002), with the smoothings of NLTK and of sacrebleu.
 
-Matching is exact, for no n-gram is ever hashed (`kernels.clipped_matches`): for each position of a candidate, how far the text from
-there on is the same as that from each position of a document on says which n-grams of all orders stand there. Work grows with
-candidate length × document length, in vectors: right for answers, not for books.
+Matching is exact, for no n-gram is taken for another by its hash (`kernels.clipped_matches`): sets of bits say where in a document the
+n-grams stand that begin at each position of a candidate, of every order from those of the order below at the next position. Work
+grows with candidate length × document length / 64: right for answers, not for books.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ turn does not enter the long-range running mean, which lags by one as in every o
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ from reward_service.text import repetition_reward
 from reward_service.tokens import Ragged
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """What one turn is held against. All numbers count turns of the whole batch in a row, episode after episode."""
 
     turn: int
@@ -69,11 +68,9 @@ class ComparedTexts:
 
         ValueError or TypeError where their tokens are none.
         """
-        self._forms = np.array([comparison.form for comparison in group])
-        self._mean_from = np.array([comparison.mean_from for comparison in group])
-        self._mean_to = np.array([comparison.mean_to for comparison in group])
-        own = np.array([comparison.turn for comparison in group])
-        saved = np.array([comparison.saved for comparison in group])
+        turn, forms, saved_turn, mean_from, mean_to = zip(*group, strict=True)
+        self._forms, own, saved = np.array(forms), np.array(turn), np.array(saved_turn)
+        self._mean_from, self._mean_to = np.array(mean_from), np.array(mean_to)
         self._means_over, self._mean_position = _ranges(self._mean_from, self._mean_to)
         self._needed = np.unique(np.concatenate([own, saved, self._means_over]))
         self._own, self._saved = self._row(own), self._row(saved)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite, isnan
+from itertools import repeat
 from types import MappingProxyType
 
 import numpy as np
@@ -77,18 +77,27 @@ def judge(
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 
-    verdicts = [Verdict(turn.rewards, turn.terms, turn.reward, turn.reward_std, turn.failure) for turn in turns]
+    verdicts: list[Verdict] = [_HELD] * len(turns)
     for mix, group in groups.items():
-        scoring = _Scoring(turns, began, known, mix, embedding, special_ids)
-        totals = _Totals(terms_of(mix, statistics), rewards)
-        for comparison, result in zip(group, _with_custom(scoring, group, _isolating(scoring, group)), strict=True):
-            verdicts[comparison.turn] = totals.of(result)
+        if group:
+            results = _scored(_Scoring(turns, began, known, mix, embedding, special_ids), group)
+            for comparison, verdict in zip(group, _verdicts(results, terms_of(mix, statistics), rewards), strict=True):
+                verdicts[comparison.turn] = verdict
 
     out, first = [], 0
     for episode in episodes:
-        out.append(verdicts[first + 1 : first + len(episode.turns)])
+        judged = verdicts[first + 1 : first + len(episode.turns)]
+        out.append(judged if episode.status != "failed" else [_held_by(turn) for turn in episode.answered])
         first += len(episode.turns)
     return out
+
+
+_HELD = Verdict({}, {}, None)
+"""Where a verdict is still to come."""
+
+
+def _held_by(turn: Turn) -> Verdict:
+    return Verdict(turn.rewards, turn.terms, turn.reward, turn.reward_std, turn.failure)
 
 
 def unscored(episode: Episode, reason: str) -> list[Verdict]:
@@ -127,36 +136,45 @@ class _Scoring:
     special_ids: Collection[int]
 
 
-Result = dict[str, float] | str
-"""Raw value of each component that applies, under STD the spread of a reward model's score; or why the turn has none."""
-STD = "/std"
-"""No component can have this name."""
+@dataclass(slots=True)
+class _Results:
+    """Of comparisons of one mix: row by row what verdicts are made of."""
+
+    raw: dict[str, np.ndarray]
+    """Of each component, float64 [comparisons]; nan where it does not apply."""
+    std: np.ndarray
+    """Spread of a reward model's score, of several the largest: float64 [comparisons]."""
+    failures: dict[int, str]
+    """Why the comparisons of these rows have no reward."""
 
 
-def _isolating(scoring: _Scoring, group: Sequence[Comparison]) -> list[Result]:
-    """The result of each comparison: all at once, and where that fails, in halves, until what is at fault stands alone."""
-    if not group:
-        return []
+def _scored(scoring: _Scoring, group: Sequence[Comparison]) -> _Results:
+    """All components of each comparison."""
+    results = _Results({}, np.zeros(len(group)), {})
+    _fill_in(results, scoring, group, 0, len(group))
+    for name, values in results.raw.items():
+        # A nan says of recall that it does not apply, and of any other component that it is undefined.
+        undefined = np.isinf(values) if name == "recall" else ~np.isfinite(values)
+        for row in np.flatnonzero(undefined).tolist():
+            results.failures.setdefault(row, f"{name}: the value is {values[row]}")
+    _add_custom(results, scoring, group)
+    return results
+
+
+def _fill_in(results: _Results, scoring: _Scoring, group: Sequence[Comparison], start: int, stop: int) -> None:
+    """Score rows start … stop - 1: all at once, and where that fails, in halves, until what is at fault stands alone."""
     try:
-        components = _components(scoring, group)
+        components = _components(scoring, group[start:stop])
     except DataFailure as failure:
-        if len(group) == 1:
-            return [str(failure)]
-        middle = len(group) // 2
-        return _isolating(scoring, group[:middle]) + _isolating(scoring, group[middle:])
-    if not components:  # a mix of the user's own components alone
-        return [{} for _ in group]
-    rows = np.stack(list(components.values()), axis=1).tolist()
-    return [_result(dict(zip(components, row, strict=True))) for row in rows]
-
-
-def _result(values: dict[str, float]) -> Result:
-    """A nan says of recall that it does not apply, and of any other component that it is undefined."""
-    if all(map(isfinite, values.values())):
-        return values
-    raw = {name: value for name, value in values.items() if name != "recall" or not isnan(value)}
-    undefined = [f"{name}: the value is {value}" for name, value in raw.items() if not isfinite(value)]
-    return undefined[0] if undefined else raw
+        if stop - start == 1:
+            results.failures[start] = str(failure)
+            return
+        middle = (start + stop) // 2
+        _fill_in(results, scoring, group, start, middle)
+        _fill_in(results, scoring, group, middle, stop)
+        return
+    for name, values in components.items():
+        results.raw.setdefault(name, np.full(len(group), np.nan))[start:stop] = values
 
 
 def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.ndarray]:
@@ -192,12 +210,11 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
     return out
 
 
-def _with_custom(scoring: _Scoring, group: Sequence[Comparison], results: list[Result]) -> list[Result]:
-    """The results with the components of a user's own and of reward models. Turns that have failed already are not sent."""
-    mix = scoring.mix
-    for section in mix.named():
-        sent = [i for i, result in enumerate(results) if not isinstance(result, str)]
-        places = [group[i].turn for i in sent]
+def _add_custom(results: _Results, scoring: _Scoring, group: Sequence[Comparison]) -> None:
+    """The components of a user's own and of reward models. Turns that have failed already are not sent."""
+    for section in scoring.mix.named():
+        sent = [row for row in range(len(group)) if row not in results.failures]
+        places = [group[row].turn for row in sent]
         turns = [scoring.turns[place] for place in places]
         if isinstance(section, FunctionReward):
             outcomes: Sequence[ModelOutcome] = function_rewards(section, turns)
@@ -208,17 +225,15 @@ def _with_custom(scoring: _Scoring, group: Sequence[Comparison], results: list[R
             from reward_service.model_rewards import model_rewards
 
             outcomes = model_rewards(section, [scoring.turns[scoring.began[place] : place + 1] for place in places])
-        for i, outcome in zip(sent, outcomes, strict=True):
-            result = results[i]
-            assert not isinstance(result, str)
+        values = results.raw[section.name] = np.full(len(group), np.nan)
+        for row, outcome in zip(sent, outcomes, strict=True):
             if isinstance(outcome, str):
-                results[i] = f"{section.name}: {outcome}"
+                results.failures[row] = f"{section.name}: {outcome}"
             elif isinstance(outcome, tuple):
-                value, std = outcome
-                results[i] = result | {section.name: value, STD: max(std, result.get(STD, 0.0))}
+                values[row], std = outcome
+                results.std[row] = max(std, results.std[row])
             elif outcome is not None:
-                results[i] = result | {section.name: outcome}
-    return results
+                values[row] = outcome
 
 
 @contextmanager
@@ -230,27 +245,43 @@ def _blaming(component: str) -> Iterator[None]:
         raise DataFailure(f"{component}: {type(error).__name__}: {error}") from error
 
 
-class _Totals:
-    """From raw values to the total, for one mix."""
+# --- verdicts -----------------------------------------------------------------------------------------------------------------
 
-    def __init__(self, terms: Mapping[str, Term], rewards: Rewards):
-        self._terms, self._rewards = terms, rewards
-        self._chosen: dict[tuple[str, ...], tuple[dict[str, Term], float]] = {}
-        """The terms that apply and the sum of their weights, by their names: turns of a batch share them, and so a pickle of it holds them
-        once."""
 
-    def of(self, result: Result) -> Verdict:
-        if isinstance(result, str):
-            return Verdict({}, {}, None, failure=result)
-        std = result.pop(STD, 0.0)
-        names = tuple(result)
-        if names not in self._chosen:
-            chosen = {name: self._terms[name] for name in names}
-            self._chosen[names] = chosen, sum(term.weight for term in chosen.values())
-        terms, applicable = self._chosen[names]
-        if applicable == 0:
-            return Verdict(result, terms, None, failure="no component with a weight applies to this turn")
-        total = sum([term.weight * term.value(result[name]) for name, term in terms.items()]) / applicable
-        if self._rewards.symmetric:
-            total = 2 * total - 1
-        return Verdict(result, terms, total * self._rewards.scale, std)
+def _verdicts(results: _Results, terms: Mapping[str, Term], rewards: Rewards) -> list[Verdict]:
+    """From raw values to totals, of one mix."""
+    names = list(results.raw)
+    raw = np.array(list(results.raw.values())).reshape(len(names), len(results.std))
+    applies = ~np.isnan(raw)
+    total, weight = np.zeros_like(results.std), np.zeros_like(results.std)
+    for name, values, where in zip(names, raw, applies, strict=True):
+        total += np.where(where, terms[name].weight * terms[name].values(values), 0.0)
+        weight += np.where(where, terms[name].weight, 0.0)
+    total /= np.where(weight == 0, 1.0, weight)
+    if rewards.symmetric:
+        total = 2 * total - 1
+    total *= rewards.scale
+
+    out: list[Verdict] = [_HELD] * len(total)
+    # Turns to which the same components apply share their terms, and so a pickle of the batch holds them once.
+    for rows in _alike(applies):
+        pattern = applies[:, rows[0]]
+        own = {name: terms[name] for name, where in zip(names, pattern, strict=True) if where}
+        held = [dict(zip(own, row, strict=True)) for row in raw[np.ix_(pattern, rows)].T.tolist()]
+        if weight[rows[0]] == 0:
+            judged = [Verdict(value, own, None, failure="no component with a weight applies to this turn") for value in held]
+        else:
+            judged = list(map(Verdict, held, repeat(own), total[rows].tolist(), results.std[rows].tolist()))
+        for row, verdict in zip(rows.tolist(), judged, strict=True):
+            out[row] = verdict
+    for row, failure in results.failures.items():
+        out[row] = Verdict({}, {}, None, failure=failure)
+    return out
+
+
+def _alike(flags: np.ndarray) -> list[np.ndarray]:
+    """Columns of [flags, columns], of which there is one at least, by what they hold: the numbers of those that are the same, ascending."""
+    rows = [np.arange(flags.shape[1])]
+    for flag in flags:
+        rows = [part for own in rows for part in (own[flag[own]], own[~flag[own]]) if len(part)]
+    return rows

@@ -2,27 +2,88 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
 from common.compiling import kernel
 
+inlined = partial(kernel, inline=True)
 
-@kernel
-def _extend(runs: np.ndarray, tokens: np.ndarray, token: int, most: int) -> None:
-    """From how long the texts from a candidate's next position on, and from each position of `tokens` on, are the same, to the same for
-    the position before, which holds `token`; at most `most`. runs: int32 [at least len(tokens) + 1], 0 at len(tokens)."""
-    for j in range(len(tokens)):
-        longer = min(runs[j + 1] + 1, most)
-        runs[j] = longer if tokens[j] == token else 0
+# --- matched n-grams ------------------------------------------------------------------------------------------------------
+
+WORD = 64
+"""Positions of a text in one word of a bit set."""
+_NONE, _ONE, _LAST = np.uint64(0), np.uint64(1), np.uint64(WORD - 1)
 
 
-@kernel
-def _reaching(runs: np.ndarray, length: int, n: int) -> int:
-    """How many of the first `length` runs are at least n long."""
-    count = 0
+@intrinsic
+def _count(_: Any, word: types.Type) -> tuple[Any, Any]:
+    """How many bits of a uint64 are set."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(word), code
+
+
+@inlined
+def _place(table: np.ndarray, tokens: np.ndarray, token: int) -> int:
+    """Where the number of a token stands in the table, or would. tokens: the token of each number."""
+    last = len(table) - 1
+    place = (token * 40503 >> 4) & last
+    while table[place] >= 0 and tokens[table[place]] != token:
+        place = (place + 1) & last
+    return place
+
+
+@inlined
+def _mark(flat: np.ndarray, start: int, length: int, table: np.ndarray, tokens: np.ndarray, text: int, positions: np.ndarray) -> None:
+    """Note where in a text, `flat[start : start + length]`, each token of the table stands, in positions [:, text]."""
     for j in range(length):
-        count += runs[j] >= n
+        number = table[_place(table, tokens, flat[start + j])]
+        if number >= 0:
+            positions[number, text, j // WORD] |= _ONE << np.uint64(j % WORD)
+
+
+@inlined
+def _extend(standing: np.ndarray, text: int, longest: int, words: int, positions: np.ndarray, number: int) -> None:
+    """From where in a text the n-grams stand that begin at a candidate's next position, to where those stand that begin at this one, which
+    holds the token of that number; up to a longest n. standing, positions: see clipped_matches."""
+    for n in range(longest - 1, 0, -1):
+        for w in range(words):
+            before = (standing[text, n - 1, w] >> _ONE) | (standing[text, n - 1, w + 1] << _LAST)
+            standing[text, n, w] = before & positions[number, text, w]
+    for w in range(words):
+        standing[text, 0, w] = positions[number, text, w]
+
+
+@inlined
+def _size(standing: np.ndarray, text: int, n: int, words: int) -> int:
+    """In how many places of a text the n-gram stands."""
+    count = 0
+    for w in range(words):
+        count += _count(standing[text, n, w])
     return count
+
+
+@inlined
+def _size_before(standing: np.ndarray, text: int, n: int, position: int) -> int:
+    """In how many places before a position."""
+    word = position // WORD
+    return _size(standing, text, n, word) + _count(standing[text, n, word] & ((_ONE << np.uint64(position % WORD)) - _ONE))
+
+
+@inlined
+def _words(lengths: np.ndarray, document_lengths: np.ndarray, row: int) -> int:
+    """Words of a bit set over the longest text of a row."""
+    longest = lengths[row]
+    for d in range(len(document_lengths)):
+        longest = max(longest, document_lengths[d, row])
+    return (longest + WORD - 1) // WORD
 
 
 @kernel
@@ -43,43 +104,75 @@ def clipped_matches(
     An occurrence of an n-gram is matched where fewer came before it than a document of the group holds, which sums up to the clipped count.
     """
     order, documents = out.shape[2], len(groups)
-    longest = 0
+    longest, most_words = 0, 0
     for r in range(len(lengths)):
         longest = max(longest, lengths[r])
-        for d in range(documents):
-            longest = max(longest, document_lengths[d, r])
-    own, runs = np.zeros(longest + 1, np.int32), np.zeros((documents, longest + 1), np.int32)
+        most_words = max(most_words, _words(lengths, document_lengths, r))
+    places = 2
+    while places <= 2 * longest:
+        places *= 2
+    # The different tokens of a candidate have numbers, which stand at their hash in the table or past it, where -1 is an empty place.
+    table, tokens, numbers = np.empty(places, np.int32), np.empty(longest, np.int32), np.empty(longest, np.int32)
+    # Of each number, where its token stands in each text, the last of which is the candidate; of each text, where the n-grams stand that
+    # begin at the candidate's position in turn. All as bit sets, the latter with a word of zeros behind.
+    positions = np.zeros((longest, documents + 1, most_words), np.uint64)
+    cells, flat_positions = (documents + 1) * most_words, positions.reshape(-1)
+    standing = np.zeros((documents + 1, order, most_words + 1), np.uint64)
+    reach = np.empty(documents, np.int64)  # the longest n whose n-gram stands in a document
     found = np.zeros((out.shape[0], order), np.int64)
     for r in range(len(lengths)):
-        own[:] = 0
-        runs[:] = 0
-        candidate = flat[starts[r] : starts[r] + lengths[r]]
-        for i in range(lengths[r] - 1, -1, -1):
-            token = candidate[i]
-            _extend(own, candidate[:i], token, order)
-            found[:] = 0
+        length, words, different = lengths[r], _words(lengths, document_lengths, r), 0
+        for place in range(places):
+            table[place] = -1
+        for cell in range(length * cells):
+            flat_positions[cell] = _NONE
+        for i in range(length):
+            token = flat[starts[r] + i]
+            place = _place(table, tokens, token)
+            if table[place] < 0:
+                table[place], tokens[different] = different, token
+                different += 1
+            numbers[i] = table[place]
+        for d in range(documents):
+            _mark(flat, document_starts[d, r], document_lengths[d, r], table, tokens, d, positions)
+        _mark(flat, starts[r], length, table, tokens, documents, positions)
+        standing[:] = 0
+        reach[:] = 0
+        for i in range(length - 1, -1, -1):
+            _extend(standing, documents, order, words, positions, numbers[i])
+            most = 0
             for d in range(documents):
-                length = document_lengths[d, r]
-                _extend(runs[d], flat[document_starts[d, r] : document_starts[d, r] + length], token, order)
-                for n in range(order):
-                    count = _reaching(runs[d], length, n + 1)
+                longer, reach[d] = min(reach[d] + 1, order), 0
+                _extend(standing, d, longer, words, positions, numbers[i])
+                for n in range(longer):
+                    count = _size(standing, d, n, words)
                     if count == 0:
                         break
                     found[groups[d], n] = max(found[groups[d], n], count)
-            for n in range(order):
-                earlier = -1
+                    reach[d] = n + 1
+                most = max(most, reach[d])
+            for n in range(most):
+                earlier = _size_before(standing, documents, n, i)
                 for g in range(out.shape[0]):
-                    if found[g, n] > 0:
-                        if earlier < 0:
-                            earlier = _reaching(own, i, n + 1)
-                        out[g, r, n] += earlier < found[g, n]
+                    out[g, r, n] += earlier < found[g, n]
+                    found[g, n] = 0
+
+
+# --- embeddings -----------------------------------------------------------------------------------------------------------
 
 
 @kernel
 def embedding_sums(embedding: np.ndarray, flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
     """Sum of each text's rows of `embedding` [vocabulary, width]: out float32 [texts, width], zeros. Tokens must lie inside."""
     for r in range(len(starts)):
-        for i in range(starts[r], starts[r] + lengths[r]):
+        start, stop = starts[r], starts[r] + lengths[r]
+        # Four tokens at a time, for each pass over the sum has a cost of its own.
+        fours = stop - lengths[r] % 4
+        for i in range(start, fours, 4):
+            a, b, c, d = flat[i], flat[i + 1], flat[i + 2], flat[i + 3]
+            for column in range(out.shape[1]):
+                out[r, column] += (embedding[a, column] + embedding[b, column]) + (embedding[c, column] + embedding[d, column])
+        for i in range(fours, stop):
             token = flat[i]
-            for d in range(out.shape[1]):
-                out[r, d] += embedding[token, d]
+            for column in range(out.shape[1]):
+                out[r, column] += embedding[token, column]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Literal
 
 import numpy as np
 
 from common.config.rewards import BUILT_IN
-from common.episode import Episode, Turn, Verdict
+from common.episode import Episode, Term, Turn, Verdict
 from common.metrics import Metrics
 from reward_service.statistics import SMALLEST_STD
 
@@ -69,18 +70,32 @@ def scored_turns(episodes: Iterable[Episode]) -> list[Turn]:
 
 def columns(turns: Sequence[Turn | Verdict]) -> dict[str, Column]:
     """The components of scored turns, or of the verdicts on them, by name."""
-    gathered: dict[str, list[tuple[int, float, float, float]]] = {}
+    # Turns share their terms with many others of their call: what is the same for all of these is looked at once.
+    groups: dict[tuple[tuple[str, Term], ...], list[int]] = {}
+    rows_of: dict[tuple[int, tuple[str, ...]], list[int]] = {}
     for row, turn in enumerate(turns):
-        for name, value in turn.rewards.items():
-            term = turn.terms[name]
-            gathered.setdefault(name, []).append((row, value, term.low, term.high))
-    out = {}
-    for name, values in gathered.items():
-        rows, raw, low, high = np.array(values, dtype=np.float64).T
-        start, end = (0.0, 1.0) if name in BUILT_IN else (np.nan, np.nan)
-        ends = np.where(np.isfinite(low), low, start), np.where(np.isfinite(high), high, end)
-        out[name] = Column(rows.astype(np.int64), raw, np.clip(raw, low, high), *ends)
-    return out
+        key = id(turn.terms), tuple(turn.rewards)
+        if key not in rows_of:
+            rows_of[key] = groups.setdefault(tuple((name, turn.terms[name]) for name in turn.rewards), [])
+        rows_of[key].append(row)
+    parts: dict[str, list[Column]] = {}
+    for terms, rows in groups.items():
+        for name, term in terms:
+            parts.setdefault(name, []).append(_column(name, term, np.array(rows), np.array([turns[row].rewards[name] for row in rows])))
+    return {name: _joined(columns) for name, columns in parts.items()}
+
+
+def _column(name: str, term: Term, rows: np.ndarray, raw: np.ndarray) -> Column:
+    start, end = (0.0, 1.0) if name in BUILT_IN else (np.nan, np.nan)
+    low, high = term.low if isfinite(term.low) else start, term.high if isfinite(term.high) else end
+    return Column(rows, raw, np.clip(raw, term.low, term.high), np.full(len(raw), low), np.full(len(raw), high))
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    if len(columns) == 1:
+        return columns[0]
+    order = np.argsort(np.concatenate([column.rows for column in columns]))
+    return Column(*(np.concatenate([getattr(column, field.name) for column in columns])[order] for field in fields(Column)))
 
 
 def record_components(metrics: Metrics, turns: Sequence[Turn | Verdict]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from common.episode import Turn
-from common.text import places, value_words
+from common.text import place, value_words
 
 Words = tuple[str, ...]
 
@@ -40,8 +40,8 @@ def recall(turn: Turn, known: Collection[Words], false_recall: float) -> float:
     for value, fact in zip(asked, turn.facts, strict=True):
         if not value:
             raise ValueError(f"the value {fact.value!r} of a fact has no word that an answer could contain")
-    wanted = {value: _stands(value, answer) for value in asked}
-    share = sum(wanted[value] for value in asked) / len(asked)
+    wanted = {value: bool(place(answer, value)) for value in asked}
+    share = sum([wanted[value] for value in asked]) / len(asked)
     if false_recall == 0:
         return share
     # What takes right values out of the answer cannot put others in: mostly there is nothing to look for.
@@ -53,11 +53,11 @@ def recall(turn: Turn, known: Collection[Words], false_recall: float) -> float:
         right.sort(key=lambda value: len(" ".join(value)), reverse=True)
     for value in right:
         answer = _without(value, answer)
-    standing = [value for value in others if _stands(value, answer)]
+    standing = [value for value in others if place(answer, value)]
     if not standing:
         return share
     context = turn.query.lower(), turn.reference.lower()
-    wrong = sum(not any(_stands(value, text) for text in context) for value in standing)
+    wrong = sum(not any(place(text, value) for text in context) for value in standing)
     return share - false_recall * wrong / (wrong + sum(wanted.values())) if wrong else share
 
 
@@ -66,16 +66,11 @@ def words_of_values(values: Iterable[str]) -> frozenset[Words]:
     return frozenset(words for words in map(value_words, values) if words)
 
 
-def _stands(value: Words, lowered: str) -> bool:
-    # Most values do not, and most of those not even as part of other words.
-    return value[0] in lowered and next(places(lowered, value), None) is not None
-
-
 def _without(value: Words, lowered: str) -> str:
     """The text with another word in place of the value, so that what stood before it and what stood after it do not become neighbours."""
     parts, end = [], 0
-    for start, after in places(lowered, value):
-        parts.append(lowered[end:start])
-        end = after
+    while (found := place(lowered, value, end)) is not None:
+        parts.append(lowered[end : found[0]])
+        end = found[1]
     # A capital: no lower-cased value can be that word.
     return " X ".join([*parts, lowered[end:]])

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 
 import pytest
 
-from common.text import contains_value, contains_words, places, value_words, words
+from common.text import contains_value, contains_words, place, value_words, words
 
 
 def test_words_of_a_text() -> None:
@@ -38,6 +39,14 @@ def test_words_of_a_text() -> None:
 )
 def test_a_value_stands_as_whole_words(text: str, value: str, stands: bool) -> None:
     assert contains_value(text, value) == stands
+
+
+def places(lowered: str, needle: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """All places of a value, none within another."""
+    found = place(lowered, needle) if needle else None
+    while found is not None:
+        yield found
+        found = place(lowered, needle, found[1])
 
 
 def test_places_are_where_all_words_of_a_text_have_those_of_a_value() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,20 @@ def test_a_clip_is_the_range_and_a_component_of_ones_own_has_none_without_it() -
     assert (row["reward/saturated{component=mine,end=low}"], row["reward/saturated{component=mine,end=high}"]) == (0.25, 0.25)
     assert row["reward/component{component=length}"] == pytest.approx(0.35), "the mean is raw"
     assert not [key for key in recorded(turns(mine=[0.0, 1.0])) if key.startswith("reward/saturated")]
+
+
+def test_turns_with_other_terms_keep_their_places_and_their_own_ranges() -> None:
+    """As where a run has a mix of its own for first turns, or read from a file, where every turn has terms for itself."""
+    clipped = turns({"length": Term(1.0, "v", 0.2, 0.8)}, bleu=[0.1, 0.2], length=[0.0, 1.0])
+    free = turns(length=[0.3, 0.6, 0.9])
+    mixed = [free[0], clipped[0], free[1], clipped[1], free[2]]
+    for some in (mixed, [replace(turn, terms=dict(turn.terms)) for turn in mixed]):
+        length, bleu = columns(some)["length"], columns(some)["bleu"]
+        assert length.rows.tolist() == [0, 1, 2, 3, 4]
+        assert length.raw.tolist() == [0.3, 0.0, 0.6, 1.0, 0.9]
+        assert length.held.tolist() == [0.3, 0.2, 0.6, 0.8, 0.9]
+        assert (length.low.tolist(), length.high.tolist()) == ([0.0, 0.2, 0.0, 0.2, 0.0], [1.0, 0.8, 1.0, 0.8, 1.0])
+        assert (bleu.rows.tolist(), bleu.raw.tolist()) == ([1, 3], [0.1, 0.2])
 
 
 def test_what_a_worker_records_of_real_scoring() -> None:
