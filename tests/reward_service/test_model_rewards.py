@@ -145,6 +145,18 @@ def test_a_unit_reward_lies_between_0_and_1_and_orders_alike(tmp_path: Path, lev
         assert b.reward_std == pytest.approx(a.reward_std / 2 if levels == 3 else 0.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("wider_first", [True, False])
+def test_of_two_models_the_larger_doubt_is_kept(memory_model: str, wider_first: bool) -> None:
+    """The same model twice: on its own scale from 1 to 5, and on one from 0 to 1, where its doubt is a quarter."""
+    models = tuple(ModelReward(name=name, path=memory_model, unit=unit) for name, unit in (("a", not wider_first), ("b", wider_first)))
+    mix = RewardMix(bleu=None, cosine=None, recall=None, models=models)
+    both = score_episodes(EPISODES, Rewards(single=mix, cumulative=mix, long_term=mix), EMBEDDING, ())
+    alone = score_episodes(EPISODES, rewards(memory_model, unit=False), EMBEDDING, ())
+    doubts = [turn.reward_std for episode in both for turn in episode.answered]
+    assert doubts == [turn.reward_std for episode in alone for turn in episode.answered]
+    assert min(doubts) > 0
+
+
 def test_an_interaction_that_the_model_cannot_read_fails_alone_and_says_why(memory_model: str) -> None:
     long = conversation(("I like tea", "noted tea"), ("what about milk", "milk " * 80), ("tea", "it is"), name="long")
     scored = score_episodes([*EPISODES, long], rewards(memory_model), EMBEDDING, ())
