@@ -2,7 +2,7 @@
 
 Matching is exact, for no n-gram is taken for another by its hash (`kernels.clipped_matches`): sets of bits say where in a document the
 n-grams stand that begin at each position of a candidate, of every order from those of the order below at the next position. Work
-grows with candidate length × document length / 64: right for answers, not for books.
+grows with candidate length × document length / 64, and so does scratch memory, by 8 bytes a text: right for answers, not for books.
 """
 
 from __future__ import annotations

@@ -174,7 +174,9 @@ def _fill_in(results: _Results, scoring: _Scoring, group: Sequence[Comparison], 
         _fill_in(results, scoring, group, middle, stop)
         return
     for name, values in components.items():
-        results.raw.setdefault(name, np.full(len(group), np.nan))[start:stop] = values
+        if name not in results.raw:
+            results.raw[name] = np.full(len(group), np.nan)
+        results.raw[name][start:stop] = values
 
 
 def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.ndarray]:
@@ -254,13 +256,16 @@ def _verdicts(results: _Results, terms: Mapping[str, Term], rewards: Rewards) ->
     raw = np.array(list(results.raw.values())).reshape(len(names), len(results.std))
     applies = ~np.isnan(raw)
     total, weight = np.zeros_like(results.std), np.zeros_like(results.std)
-    for name, values, where in zip(names, raw, applies, strict=True):
-        total += np.where(where, terms[name].weight * terms[name].values(values), 0.0)
-        weight += np.where(where, terms[name].weight, 0.0)
-    total /= np.where(weight == 0, 1.0, weight)
-    if rewards.symmetric:
-        total = 2 * total - 1
-    total *= rewards.scale
+    with np.errstate(over="ignore", invalid="ignore"):  # which shows in the total
+        for name, values, where in zip(names, raw, applies, strict=True):
+            total += np.where(where, terms[name].weight * terms[name].values(values), 0.0)
+            weight += np.where(where, terms[name].weight, 0.0)
+        total /= np.where(weight == 0, 1.0, weight)
+        if rewards.symmetric:
+            total = 2 * total - 1
+        total *= rewards.scale
+    for row in np.flatnonzero(~np.isfinite(total)).tolist():
+        results.failures.setdefault(row, f"total: the value is {total[row]}, of {dict(zip(names, raw[:, row].tolist(), strict=True))}")
 
     out: list[Verdict] = [_HELD] * len(total)
     # Turns to which the same components apply share their terms, and so a pickle of the batch holds them once.

@@ -41,24 +41,26 @@ def _place(table: np.ndarray, tokens: np.ndarray, token: int) -> int:
 
 
 @inlined
-def _mark(flat: np.ndarray, start: int, length: int, table: np.ndarray, tokens: np.ndarray, text: int, positions: np.ndarray) -> None:
-    """Note where in a text, `flat[start : start + length]`, each token of the table stands, in positions [:, text]."""
+def _mark(
+    flat: np.ndarray, start: int, length: int, table: np.ndarray, tokens: np.ndarray, positions: np.ndarray, first: int, stride: int
+) -> None:
+    """Note where in a text, `flat[start : start + length]`, each token of the table stands: in `stride` words a number, from `first` on."""
     for j in range(length):
         number = table[_place(table, tokens, flat[start + j])]
         if number >= 0:
-            positions[number, text, j // WORD] |= _ONE << np.uint64(j % WORD)
+            positions[first + number * stride + j // WORD] |= _ONE << np.uint64(j % WORD)
 
 
 @inlined
-def _extend(standing: np.ndarray, text: int, longest: int, words: int, positions: np.ndarray, number: int) -> None:
-    """From where in a text the n-grams stand that begin at a candidate's next position, to where those stand that begin at this one, which
-    holds the token of that number; up to a longest n. standing, positions: see clipped_matches."""
+def _extend(standing: np.ndarray, text: int, longest: int, words: int, positions: np.ndarray, first: int) -> None:
+    """From where in a text the n-grams stand that begin at a candidate's next position, to where those stand that begin at this one, whose
+    token stands at positions[first : first + words]; up to a longest n. standing: see clipped_matches."""
     for n in range(longest - 1, 0, -1):
         for w in range(words):
             before = (standing[text, n - 1, w] >> _ONE) | (standing[text, n - 1, w + 1] << _LAST)
-            standing[text, n, w] = before & positions[number, text, w]
+            standing[text, n, w] = before & positions[first + w]
     for w in range(words):
-        standing[text, 0, w] = positions[number, text, w]
+        standing[text, 0, w] = positions[first + w]
 
 
 @inlined
@@ -104,19 +106,18 @@ def clipped_matches(
     An occurrence of an n-gram is matched where fewer came before it than a document of the group holds, which sums up to the clipped count.
     """
     order, documents = out.shape[2], len(groups)
-    longest, most_words = 0, 0
+    longest, most_words, most = 0, 0, 0
     for r in range(len(lengths)):
-        longest = max(longest, lengths[r])
-        most_words = max(most_words, _words(lengths, document_lengths, r))
+        words = _words(lengths, document_lengths, r)
+        longest, most_words, most = max(longest, lengths[r]), max(most_words, words), max(most, lengths[r] * words)
     places = 2
     while places <= 2 * longest:
         places *= 2
     # The different tokens of a candidate have numbers, which stand at their hash in the table or past it, where -1 is an empty place.
     table, tokens, numbers = np.empty(places, np.int32), np.empty(longest, np.int32), np.empty(longest, np.int32)
-    # Of each number, where its token stands in each text, the last of which is the candidate; of each text, where the n-grams stand that
-    # begin at the candidate's position in turn. All as bit sets, the latter with a word of zeros behind.
-    positions = np.zeros((longest, documents + 1, most_words), np.uint64)
-    cells, flat_positions = (documents + 1) * most_words, positions.reshape(-1)
+    # Of each number, where its token stands in each text, the last of which is the candidate (as many words as this row takes); of each
+    # text, where the n-grams stand that begin at the candidate's position in turn. All as bit sets, the latter with a word of zeros behind.
+    positions = np.empty(most * (documents + 1), np.uint64)
     standing = np.zeros((documents + 1, order, most_words + 1), np.uint64)
     reach = np.empty(documents, np.int64)  # the longest n whose n-gram stands in a document
     found = np.zeros((out.shape[0], order), np.int64)
@@ -124,8 +125,6 @@ def clipped_matches(
         length, words, different = lengths[r], _words(lengths, document_lengths, r), 0
         for place in range(places):
             table[place] = -1
-        for cell in range(length * cells):
-            flat_positions[cell] = _NONE
         for i in range(length):
             token = flat[starts[r] + i]
             place = _place(table, tokens, token)
@@ -133,25 +132,29 @@ def clipped_matches(
                 table[place], tokens[different] = different, token
                 different += 1
             numbers[i] = table[place]
+        stride = (documents + 1) * words
+        for cell in range(different * stride):
+            positions[cell] = _NONE
         for d in range(documents):
-            _mark(flat, document_starts[d, r], document_lengths[d, r], table, tokens, d, positions)
-        _mark(flat, starts[r], length, table, tokens, documents, positions)
+            _mark(flat, document_starts[d, r], document_lengths[d, r], table, tokens, positions, d * words, stride)
+        _mark(flat, starts[r], length, table, tokens, positions, documents * words, stride)
         standing[:] = 0
         reach[:] = 0
         for i in range(length - 1, -1, -1):
-            _extend(standing, documents, order, words, positions, numbers[i])
-            most = 0
+            here = numbers[i] * stride
+            _extend(standing, documents, order, words, positions, here + documents * words)
+            furthest = 0
             for d in range(documents):
                 longer, reach[d] = min(reach[d] + 1, order), 0
-                _extend(standing, d, longer, words, positions, numbers[i])
+                _extend(standing, d, longer, words, positions, here + d * words)
                 for n in range(longer):
                     count = _size(standing, d, n, words)
                     if count == 0:
                         break
                     found[groups[d], n] = max(found[groups[d], n], count)
                     reach[d] = n + 1
-                most = max(most, reach[d])
-            for n in range(most):
+                furthest = max(furthest, reach[d])
+            for n in range(furthest):
                 earlier = _size_before(standing, documents, n, i)
                 for g in range(out.shape[0]):
                     out[g, r, n] += earlier < found[g, n]

@@ -81,7 +81,9 @@ def columns(turns: Sequence[Turn | Verdict]) -> dict[str, Column]:
     parts: dict[str, list[Column]] = {}
     for terms, rows in groups.items():
         for name, term in terms:
-            parts.setdefault(name, []).append(_column(name, term, np.array(rows), np.array([turns[row].rewards[name] for row in rows])))
+            parts.setdefault(name, []).append(
+                _column(name, term, np.array(rows), np.array([turns[row].rewards[name] for row in rows], np.float64))
+            )
     return {name: _joined(columns) for name, columns in parts.items()}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,8 @@ def _zeros_in_large_pages(shape: Sequence[int]) -> Tensor:
     size = math.prod(shape) * torch.float32.itemsize
     buffer = mmap.mmap(-1, size + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        buffer.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # which may be built without them
+            buffer.madvise(mmap.MADV_HUGEPAGE)
     pages = np.frombuffer(buffer, np.uint8)  # which keeps the buffer, as the tensor keeps this
     start = -pages.ctypes.data % LARGE_PAGE
     return torch.from_numpy(pages[start : start + size].view(np.float32).reshape(shape))

@@ -77,6 +77,18 @@ def test_a_function_in_a_file_is_a_component_through_configuration_alone(functio
     assert "query 'query 2' and answer 'crash'" in failure
 
 
+def test_a_total_that_no_number_can_hold_fails_its_turn_and_says_of_what(function_file: Path) -> None:
+    """Each value is finite; their weighted sum is not, and such a reward must not reach the learner."""
+    section = FunctionReward(name="polite", path=f"{function_file}:politeness", weight=3.0, arguments={"bonus": 1.5e308})
+    (scored,) = score_episodes(
+        [episode_of(turns("please", ""))], only(length=Length(), functions=(section,)), np.eye(16, dtype=np.float32), range(8)
+    )
+    too_large, fine = scored.answered
+    assert too_large.reward is None
+    assert str(too_large.failure).startswith("total: the value is inf, of {'length': 0.5")
+    assert (fine.reward, fine.failure, set(fine.rewards)) == (pytest.approx(0.5), None, {"length"})
+
+
 def test_a_turn_has_its_deadline_and_no_longer_whatever_came_before_it(tmp_path: Path) -> None:
     file = tmp_path / "slow.py"
     file.write_text("import time\ndef slow(turn):\n    time.sleep(float(turn.answer))\n    return 1.0\n")
