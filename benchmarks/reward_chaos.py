@@ -206,6 +206,6 @@ async def _both_parts(chaos: Chaos, folder: Path) -> dict[str, float]:
         "disturbed_turns_per_second": harried,
         "disturbed_over_undisturbed": harried / calm,
         "kills": killer.kills,
-        "calls_done_again": stats["retries"],
+        "calls_lost": stats["infra_failures"],
         "workers_restored": stats["restored"],
     }

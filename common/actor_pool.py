@@ -11,9 +11,9 @@ without a deadline and a reason (invariant 7); a data failure is never retried; 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -24,7 +24,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from common.failures import CallOverdue, DataFailure, DeadlineExceeded, EngramError, InfraFailure
+from common.failures import CallLost, CallOverdue, DataFailure, DeadlineExceeded, EngramError, InfraFailure
 from common.fleet import Fleet, Health, Tally
 from common.metrics import Metrics
 from common.nurse import Nurse
@@ -71,27 +71,37 @@ class ActorPool:
         self._line = WaitingLine(self.fleet)
         self._nurse = Nurse(name, self.fleet, self.tally, self._ping, on_restored, self._serves, probe_every)
         self._progress = time.monotonic()
-        self._waiting_threads: Counter[int] = Counter()
-        """Calls of each actor whose thread still waits, those of an earlier life too."""
+        self._numbers = itertools.count()
+        self._calls: dict[int, dict[int, int]] = {actor: {} for actor in self._handles}
+        """Of each actor, the calls whose thread still waits, by number, and the life in which each began."""
         self._idle_since = dict.fromkeys(self._handles, self._progress)
-        self._killed: dict[int, int] = {}
-        """The last life of an actor that the pool ended because a call was overdue."""
+        self._on: dict[int, int] = {}
+        """The call that each actor was on when it was last lost. The calls that stood behind it have not had their try."""
         self._closed = False
 
     # --- calls --------------------------------------------------------------------------------------------------------------
 
     async def call(
-        self, method: str, *args: Any, deadline: float, retries: int, reason: str, retry_overdue: bool = True, patience: float | None = None
+        self,
+        method: str,
+        *args: Any,
+        deadline: float,
+        retries: int,
+        reason: str,
+        patience: float | None = None,
+        divides: bool = False,
+        tried: list[int] | None = None,
     ) -> Any:
         """Result of `method(*args)` on the least loaded eligible actor; after an infra failure, on another, `retries` more times.
 
         deadline: seconds for each try, once the actor gets to it. patience: waiting for a free actor is over when the pool made no
-        progress for as long; None: as the deadline. An ObjectRef among `args` arrives resolved. retry_overdue: False for a caller that
-        divides a call which missed its deadline, in place of asking for as much once more.
-        Raises DataFailure (the input is to blame), CallOverdue, DeadlineExceeded or InfraFailure (of the last try).
+        progress for as long; None: as the deadline. An ObjectRef among `args` arrives resolved. divides: whether the caller divides a call
+        that is overdue or lost with its actor, in place of asking for as much once more. tried: actors on which it failed before, as a
+        part of more; those on which it fails now are added.
+        Raises DataFailure (the input is to blame), CallLost, CallOverdue, DeadlineExceeded or InfraFailure (of the last try).
         """
         self._nurse.tend()
-        tried: list[int] = []
+        tried = [] if tried is None else tried
         failed = 0
         while True:
             actor, life, ahead = await self._free_actor(tried, patience or deadline, reason)
@@ -101,9 +111,9 @@ class ActorPool:
                 tried.append(actor)
                 log.warning("pool %s: %s failed on actor %d: %s", self.name, reason, actor, failure)
                 failed += not isinstance(failure, _Bystander)
-                overdue = isinstance(failure, CallOverdue) and not retry_overdue
-                if failed > retries or overdue or self._closed:
-                    failure.add_note(f"tried {len(tried)} times on pool {self.name}")
+                divided = divides and isinstance(failure, CallLost | CallOverdue)
+                if failed > retries or divided or self._closed:
+                    failure.add_note(f"failed {failed} times on pool {self.name}")
                     raise
                 self.tally.retries += 1
             finally:
@@ -156,13 +166,14 @@ class ActorPool:
 
     async def _send(self, actor: int, life: int, method: str, args: tuple[Any, ...], deadline: float, reason: str) -> Any:
         self.tally.calls += 1
-        self._waiting_threads[actor] += 1
+        number = next(self._numbers)
+        self._calls[actor][number] = life
         loop = asyncio.get_running_loop()
         future: Future[Any] = self._threads.submit(self._wait_for_result, actor, method, args, deadline)
 
-        def free(_: Future[Any]) -> None:
+        def free(ended: Future[Any]) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._ended, actor, life)
+                loop.call_soon_threadsafe(self._ended, actor, life, number, ended)
 
         # By the thread, not by this coroutine: a cancelled caller leaves a call that is still running on the actor.
         future.add_done_callback(free)
@@ -170,15 +181,13 @@ class ActorPool:
         if outcome is _MISSED:
             self.tally.missed_deadlines += 1
             failure: EngramError = CallOverdue(f"{reason} on actor {actor} of pool {self.name}", deadline)
-            if self._bury(actor, life, str(failure)):
-                self._killed[actor] = life
+            if self._bury(actor, life, str(failure), on=number):
                 await asyncio.to_thread(ray.kill, self._handles[actor], no_restart=False)
             raise failure
-        if isinstance(outcome, RayError) and not _raised_by_application(outcome):
+        if _says_lost(outcome):
             self.tally.infra_failures += 1
             why = f"{reason}: {type(outcome).__name__} on actor {actor} of pool {self.name}"
-            self._bury(actor, life, type(outcome).__name__)
-            raise (_Bystander if self._killed.get(actor) == life else InfraFailure)(why) from outcome
+            raise (CallLost if self._on[actor] == number else _Bystander)(why) from outcome
         self._progress = time.monotonic()
         if isinstance(outcome, RayError):
             # Outside `apply` (an argument or a result that does not pickle): the manager took the actor for sick, it is not.
@@ -201,14 +210,21 @@ class ActorPool:
 
     # --- health -------------------------------------------------------------------------------------------------------------
 
-    def _ended(self, actor: int, life: int) -> None:
-        self._waiting_threads[actor] -= 1
+    def _ended(self, actor: int, life: int, number: int, future: Future[Any]) -> None:
+        calls = self._calls[actor]
+        if not future.cancelled() and future.exception() is None and _says_lost(lost := future.result()):
+            # Of the calls that are not answered, the actor was on the one that was sent first: it has one thread, first come, first served.
+            # Or had just been, for an answer that was on its way is lost as well.
+            self._bury(actor, life, type(lost).__name__, on=min(other for other, began in calls.items() if began == life))
+        del calls[number]
         self.fleet.ended(actor, life)
         self._line.serve()
 
-    def _bury(self, actor: int, life: int, why: str) -> bool:
+    def _bury(self, actor: int, life: int, why: str, on: int) -> bool:
+        """on: the call that it was on. False: that life is over already, nothing changes."""
         if not self.fleet.died(actor, life, why):
             return False
+        self._on[actor] = on
         self._manager.set_actor_state(actor, healthy=False)
         self._nurse.tend()
         return True
@@ -237,7 +253,7 @@ class ActorPool:
         self._manager.add_actors([handle])
         actor = self._manager.actor_ids()[-1]
         self._manager.set_actor_state(actor, healthy=False)
-        self._handles[actor], self._idle_since[actor] = handle, time.monotonic()
+        self._handles[actor], self._calls[actor], self._idle_since[actor] = handle, {}, time.monotonic()
         self.fleet.add(actor)
         self.tally.added += 1
         self._nurse.tend()
@@ -245,7 +261,7 @@ class ActorPool:
 
     def withdraw(self, actor: int) -> bool:
         """Send the actor nothing any more but what `call_actor` sends, until `end`. False, and nothing changes, while a call is on it."""
-        return self._waiting_threads[actor] == 0 and self.fleet.withdraw(actor)
+        return not self._calls[actor] and self.fleet.withdraw(actor)
 
     async def end(self, actor: int) -> None:
         """End an actor that was withdrawn, for good."""
@@ -253,9 +269,8 @@ class ActorPool:
         await self._nurse.finished_with(actor)
         self._manager.remove_actor(actor)
         self.fleet.remove(actor)
-        del self._handles[actor]
-        del self._idle_since[actor]
-        self._killed.pop(actor, None)
+        del self._handles[actor], self._calls[actor], self._idle_since[actor]
+        self._on.pop(actor, None)
         self.tally.ended += 1
 
     def waiting_since(self) -> float | None:
@@ -265,7 +280,7 @@ class ActorPool:
     def idle_since(self) -> dict[int, float]:
         """Of every actor that has nothing to do, from when on; metrics and broadcasts are no work. An actor may be idle as it starts."""
         free = self.fleet.having(Health.HEALTHY) + self.fleet.having(Health.STARTING)
-        return {actor: self._idle_since[actor] for actor in free if self._waiting_threads[actor] == 0}
+        return {actor: self._idle_since[actor] for actor in free if not self._calls[actor]}
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
 
@@ -311,7 +326,7 @@ class ActorPool:
 
 
 class _Bystander(InfraFailure):
-    """The call was on an actor that was killed because another was overdue. No try of its own: one slow call would fail those behind it."""
+    """The actor was lost while on another call. No try of this one: a call that costs every actor it is on would fail those behind it."""
 
 
 class _Missed:
@@ -321,6 +336,7 @@ class _Missed:
 _MISSED = _Missed()
 
 
-def _raised_by_application(error: RayError) -> bool:
-    """A RayTaskError that carries no other RayError: an exception of our own code that escaped `apply`."""
-    return isinstance(error, RayTaskError) and not isinstance(error.cause, RayError)
+def _says_lost(outcome: Any) -> bool:
+    """Whether it is Ray's error that an actor is not there any more, and not an exception of our own code that escaped `apply`."""
+    of_application = isinstance(outcome, RayTaskError) and not isinstance(outcome.cause, RayError)
+    return isinstance(outcome, RayError) and not of_application

@@ -48,6 +48,10 @@ class DeadlineExceeded(InfraFailure):
         return f"waited {self.seconds:.1f} s for {self.reason}"
 
 
+class CallLost(InfraFailure):
+    """The actor died with the call on it, or cannot be reached. The call may be what ended it: a caller that can divide it, should."""
+
+
 class CallOverdue(DeadlineExceeded):
     """An actor was sent the call and did not answer in time. The call may ask for too much: a caller that can divide it, should."""
 

@@ -15,6 +15,7 @@ actor STALE when a newer one was made.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -73,11 +74,19 @@ class Fleet:
         self.members = {actor: Member(Health.STARTING, served=False) if new else Member() for actor in actors}
         self.cap = cap
         self.announcement = 0
+        self._draw = random.Random(0)
 
     def pick(self, avoid: Collection[int] = ()) -> int | None:
-        """The least loaded eligible actor, one outside `avoid` where there is any; None while none has room."""
-        free = [(actor in avoid, m.load, actor) for actor, m in self.members.items() if m.health is Health.HEALTHY and m.load < self.cap]
-        return min(free)[2] if free else None
+        """The least loaded eligible actor, one outside `avoid` where there is any; None while none has room.
+
+        Of several that are alike, by lot: actors may go in an order of their own, node by node as spot instances are taken back, and a
+        call that follows them in the same order is lost with one after another.
+        """
+        free = {actor: (actor in avoid, m.load) for actor, m in self.members.items() if m.health is Health.HEALTHY and m.load < self.cap}
+        if not free:
+            return None
+        best = min(free.values())
+        return self._draw.choice([actor for actor, rank in free.items() if rank == best])
 
     def began(self, actor: int) -> int:
         """A call was sent; returns the life it belongs to."""

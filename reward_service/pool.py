@@ -1,8 +1,8 @@
 """A pool of reward workers that survives them: every episode handed in comes back once, scored or with its failure set.
 
-Infra failures are tried again on another worker; a batch whose data is at fault, or that takes too long, is divided until the episode
-at fault stands alone. What cannot be scored comes back with reward None and the reason, never with a number. Where the settings allow
-more workers than there must be, some are started while batches wait and ended when they are idle (`scaling.py`).
+Infra failures are tried again on another worker; a batch whose data is at fault, that takes too long, or whose worker dies is divided,
+until an episode that is to blame stands alone. What cannot be scored comes back with reward None and the reason, never with a number.
+Where the settings allow more workers than there must be, some are started while batches wait and ended when they are idle (`scaling.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ray.actor import ActorHandle
 from common.actor_pool import ActorPool
 from common.config.rewards import Rewards
 from common.episode import Episode, Verdict
-from common.failures import CallOverdue, DataFailure, InfraFailure
+from common.failures import CallLost, CallOverdue, DataFailure, InfraFailure
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
@@ -131,7 +131,9 @@ class RewardPool:
         self._monitor.record(episodes)
         return to_json(after(from_json(state), episodes, self._rewards))
 
-    async def _judge(self, batch: list[Episode], statistics: Statistics) -> list[list[Verdict]]:
+    async def _judge(self, batch: list[Episode], statistics: Statistics, tried: Sequence[int] = ()) -> list[list[Verdict]]:
+        """tried: workers on which a batch failed that this is a part of."""
+        failed_on = list(tried)
         reason = f"scoring {len(batch)} episodes from {batch[0].id}"
         try:
             verdicts: list[list[Verdict]] = await self._pool.call(
@@ -141,16 +143,18 @@ class RewardPool:
                 deadline=self._rewards.deadline,
                 retries=self._rewards.retries,
                 reason=reason,
-                # Its halves are tries as well, of less each.
-                retry_overdue=len(batch) == 1,
                 # Else short deadlines would fail whoever waits while a worker starts again that another episode has cost.
                 patience=max(self._rewards.deadline, self._starting),
+                # Its halves are tries as well, of less each.
+                divides=len(batch) > 1,
+                tried=failed_on,
             )
-        except (DataFailure, CallOverdue) as failure:
+        except (DataFailure, CallLost, CallOverdue) as failure:
             if len(batch) == 1:
                 return self._given_up(batch, failure)
             middle = len(batch) // 2
-            first, second = await asyncio.gather(self._judge(batch[:middle], statistics), self._judge(batch[middle:], statistics))
+            halves = (self._judge(half, statistics, failed_on) for half in (batch[:middle], batch[middle:]))
+            first, second = await asyncio.gather(*halves)
             return first + second
         except InfraFailure as failure:
             return self._given_up(batch, failure)

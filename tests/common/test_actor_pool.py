@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from common.actor_pool import ActorPool
-from common.failures import CallOverdue, DataFailure, DeadlineExceeded, InfraFailure, InputError
+from common.failures import CallLost, CallOverdue, DataFailure, DeadlineExceeded, InfraFailure, InputError
 from common.fleet import Health
 from common.pooled_actor import PooledActor
 
@@ -48,7 +48,8 @@ class Worker(PooledActor):
     def served_with(self) -> int:
         return self.version
 
-    def die(self) -> None:
+    def die(self, seconds: float = 0) -> None:
+        time.sleep(seconds)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -220,6 +221,20 @@ def test_a_call_that_stands_behind_one_that_hangs_is_not_failed_with_it() -> Non
     run(body, actors=1)
 
 
+def test_a_call_that_stands_behind_one_that_ends_its_actor_is_not_failed_with_it() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        deadly = asyncio.create_task(pool.call("die", 0.5, deadline=30, retries=2, reason="dying"))
+        await asyncio.sleep(0.1)
+        assert await pool.call("add", 1, 1, deadline=30, retries=0, reason="adding") == 2
+        with pytest.raises(CallLost, match=r"dying: \w+ on actor 0"):
+            await deadly
+        # Its own three tries, and whatever was behind it: once for certain.
+        assert pool.stats()["infra_failures"] >= 4
+
+    run(body, actors=1)
+
+
 def test_broadcast_reports_each_actor_that_failed() -> None:
     async def body(pool: ActorPool) -> None:
         outcomes = await pool.broadcast("refuse", "data", deadline=30, reason="refusing")
@@ -274,15 +289,23 @@ def test_actor_that_finds_no_place_on_the_cluster_holds_nothing_up_and_is_not_co
     run(body, actors=1)
 
 
-def test_a_caller_that_divides_overdue_calls_gets_them_back_after_the_first_try() -> None:
+def test_a_caller_that_divides_gets_overdue_and_lost_calls_back_after_the_first_try() -> None:
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
         with pytest.raises(CallOverdue):
-            await pool.call("sleep", 600, deadline=1, retries=5, reason="hanging", retry_overdue=False)
+            await pool.call("sleep", 600, deadline=1, retries=5, reason="hanging", divides=True)
+        failed_on: list[int] = []
+        with pytest.raises(CallLost):
+            await pool.call("die", deadline=30, retries=5, reason="dying", divides=True, tried=failed_on)
         assert pool.stats()["retries"] == 0
+        await until_healthy(pool)
+        # Its parts go elsewhere.
+        other = await pool.call_actor(1 - failed_on[0], "pid", deadline=30, reason="asking")
+        pids = [await pool.call("pid", deadline=30, retries=0, reason="asking", tried=list(failed_on)) for _ in range(4)]
+        assert pids == [other] * 4
         # What is the machine's fault is tried again all the same.
         with pytest.raises(InfraFailure, match="disk"):
-            await pool.call("refuse", "infra", deadline=30, retries=2, reason="refusing", retry_overdue=False)
+            await pool.call("refuse", "infra", deadline=30, retries=2, reason="refusing", divides=True)
         assert pool.stats()["retries"] == 2
 
     run(body)

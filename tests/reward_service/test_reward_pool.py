@@ -30,6 +30,20 @@ TWO = 2 * 4 * 90
 """Tokens of two of the episodes below."""
 
 
+SLEEPING = """\
+import os, signal, time
+
+def sleeping(turn):
+    seconds = float(turn.answer)
+    if seconds < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(seconds)
+    with open(__file__ + ".order", "a") as order:
+        print(turn.answer, file=order)
+    return 1.0
+"""
+
+
 def episodes(count: int) -> list[Episode]:
     rng = np.random.default_rng(1)
 
@@ -43,9 +57,9 @@ def episodes(count: int) -> list[Episode]:
 
 
 def sleeping(folder: Path, **settings: Any) -> Rewards:
-    """Length and a function: every turn scores 1 after as many seconds as its answer says."""
+    """Length and a function: every turn scores 1 after as many seconds as its answer says; less than none ends the worker."""
     file = folder / "sleeping.py"
-    file.write_text("import time\ndef sleeping(turn):\n    time.sleep(float(turn.answer))\n    return 1.0\n")
+    file.write_text(SLEEPING)
     function = FunctionReward(name="sleeping", path=f"{file}:sleeping", deadline=600)
     mix = RewardMix(bleu=None, cosine=None, recall=None, functions=(function,))
     return Rewards(single=mix, cumulative=mix, long_term=mix, **settings)
@@ -152,6 +166,36 @@ def test_an_episode_that_takes_too_long_is_alone_in_failing(tmp_path: Path) -> N
     # Once with all four, once with two, and twice alone; and while the other worker restarts, which may take longer than a deadline, a call
     # that stands behind one of these is overdue with it.
     assert 4 <= stats["missed_deadlines"] <= 6
+
+
+def test_an_episode_that_ends_its_worker_is_alone_in_failing(tmp_path: Path) -> None:
+    # One worker: everything else stands behind that episode, again and again.
+    rewards = sleeping(tmp_path, workers=1, retries=1)
+
+    async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
+        await started(pool)
+        return await pool.score(lasting([0, 0, -1, 0]), {}), pool.stats()
+
+    scored, stats = run(body, rewards)
+    assert [one.answered[0].reward for one in scored] == [1.0, 1.0, None, 1.0]
+    assert re.match(r"CallLost: scoring 1 episodes from e2: \w+ on actor 0 of pool rewards", str(scored[2].answered[0].failure))
+    # With all four, with e3, and twice alone. Once more where the answer to e3 was on its way when e2 began, and was lost with the worker.
+    assert 4 <= stats["restored"] + stats["dead"] + stats["restarting"] <= 5
+    assert stats["missed_deadlines"] == 0
+
+
+def test_the_halves_of_a_lost_batch_go_before_those_that_have_had_no_try(tmp_path: Path) -> None:
+    rewards, seconds = sleeping(tmp_path, workers=1, retries=1, batch_tokens=2 * 6), [-1, *(i / 1000 for i in range(1, 12))]
+
+    async def body(pool: RewardPool) -> list[Episode]:
+        await started(pool)
+        return await pool.score(lasting(seconds), {})
+
+    scored = run(body, rewards)
+    assert [one.id for one in scored if one.status == "failed"] == ["e0"]
+    order = [float(line) for line in (tmp_path / "sleeping.py.order").read_text().split()]
+    # The other half, and the batch that was sent already and stood behind it.
+    assert max(map(order.index, seconds[1:4])) < min(map(order.index, seconds[4:]))
 
 
 def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_every_episode_once(tmp_path: Path) -> None:
