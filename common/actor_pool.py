@@ -17,11 +17,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from common.failures import CallLost, CallOverdue, DataFailure, DeadlineExceeded, EngramError, InfraFailure
@@ -89,39 +89,38 @@ class ActorPool:
         retries: int,
         reason: str,
         patience: float | None = None,
-        divides: bool = False,
-        tried: list[int] | None = None,
+        retry_lost: bool = True,
+        tried: Sequence[int] = (),
     ) -> Any:
         """Result of `method(*args)` on the least loaded eligible actor; after an infra failure, on another, `retries` more times.
 
         deadline: seconds for each try, once the actor gets to it. patience: waiting for a free actor is over when the pool made no
-        progress for as long; None: as the deadline. An ObjectRef among `args` arrives resolved. divides: whether the caller divides a call
-        that is overdue or lost with its actor, in place of asking for as much once more. tried: actors on which it failed before, as a
-        part of more; those on which it fails now are added.
+        progress for as long; None: as the deadline. An ObjectRef among `args` arrives resolved. retry_lost: False for a caller that sees
+        itself to a call that is overdue or lost with its actor, because it divides it. tried: actors on which it failed before.
         Raises DataFailure (the input is to blame), CallLost, CallOverdue, DeadlineExceeded or InfraFailure (of the last try).
         """
         self._nurse.tend()
-        tried = [] if tried is None else tried
+        failed_on = list(tried)
         failed = 0
         while True:
-            actor, life, ahead = await self._free_actor(tried, patience or deadline, reason)
+            place = await self._free_actor(failed_on, patience or deadline, reason)
             try:
-                return await self._send(actor, life, method, args, deadline * (1 + ahead), reason)
+                return await self._send(place, method, args, deadline * (1 + place.ahead), reason)
             except InfraFailure as failure:
-                tried.append(actor)
-                log.warning("pool %s: %s failed on actor %d: %s", self.name, reason, actor, failure)
+                failed_on.append(place.actor)
+                log.warning("pool %s: %s failed on actor %d: %s", self.name, reason, place.actor, failure)
                 failed += not isinstance(failure, _Bystander)
-                divided = divides and isinstance(failure, CallLost | CallOverdue)
-                if failed > retries or divided or self._closed:
+                given_back = isinstance(failure, CallLost | CallOverdue) and not retry_lost
+                if failed > retries or given_back:
                     failure.add_note(f"failed {failed} times on pool {self.name}")
                     raise
                 self.tally.retries += 1
             finally:
-                self._idle_since[actor] = time.monotonic()
+                self._idle_since[place.actor] = time.monotonic()
 
     async def call_actor(self, actor: int, method: str, *args: Any, deadline: float, reason: str) -> Any:
         """The same on one actor, whatever its health, once: for `on_restored`."""
-        return await self._send(actor, self.fleet.began(actor), method, args, deadline, reason)
+        return await self._send(Place(actor, self.fleet.began(actor), places=1, ahead=0), method, args, deadline, reason)
 
     async def broadcast(self, method: str, *args: Any, deadline: float, reason: str) -> dict[int, Any]:
         """`method(*args)` on all healthy actors at once: what each returned, or its EngramError as a value.
@@ -144,6 +143,8 @@ class ActorPool:
         self._nurse.tend()
 
     async def _free_actor(self, tried: Sequence[int], deadline: float, reason: str) -> Place:
+        if self._closed:
+            raise InfraFailure(f"pool {self.name} is closed, {reason} was not done")
         began = time.monotonic()
         waiter = self._line.join(began, tried)
         try:
@@ -164,30 +165,25 @@ class ActorPool:
             self._on_wait(waited)
         return place
 
-    async def _send(self, actor: int, life: int, method: str, args: tuple[Any, ...], deadline: float, reason: str) -> Any:
+    async def _send(self, place: Place, method: str, args: tuple[Any, ...], deadline: float, reason: str) -> Any:
+        loop, actor = asyncio.get_running_loop(), place.actor
+        sent = _Sent(place, next(self._numbers), deadline, f"{reason} on actor {actor} of pool {self.name}", loop.create_future())
         self.tally.calls += 1
-        number = next(self._numbers)
-        self._calls[actor][number] = life
-        loop = asyncio.get_running_loop()
-        future: Future[Any] = self._threads.submit(self._wait_for_result, actor, method, args, deadline)
+        self._calls[actor][sent.number] = place.life
 
-        def free(ended: Future[Any]) -> None:
+        def ended(future: Future[Any]) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._ended, actor, life, number, ended)
+                loop.call_soon_threadsafe(self._ended, sent, future)
 
         # By the thread, not by this coroutine: a cancelled caller leaves a call that is still running on the actor.
-        future.add_done_callback(free)
-        outcome = await asyncio.wrap_future(future)
+        self._threads.submit(self._wait_for_result, actor, method, args, deadline).add_done_callback(ended)
+        outcome, blamed = await sent.answer
         if outcome is _MISSED:
-            self.tally.missed_deadlines += 1
-            failure: EngramError = CallOverdue(f"{reason} on actor {actor} of pool {self.name}", deadline)
-            if self._bury(actor, life, str(failure), on=number):
-                await asyncio.to_thread(ray.kill, self._handles[actor], no_restart=False)
-            raise failure
+            raise CallOverdue(sent.reason, deadline, actor)
         if _says_lost(outcome):
             self.tally.infra_failures += 1
-            why = f"{reason}: {type(outcome).__name__} on actor {actor} of pool {self.name}"
-            raise (CallLost if self._on[actor] == number else _Bystander)(why) from outcome
+            why = f"{sent.reason}: {type(outcome).__name__}"
+            raise (CallLost(why, actor) if blamed else _Bystander(why)) from outcome
         self._progress = time.monotonic()
         if isinstance(outcome, RayError):
             # Outside `apply` (an argument or a result that does not pickle): the manager took the actor for sick, it is not.
@@ -210,15 +206,37 @@ class ActorPool:
 
     # --- health -------------------------------------------------------------------------------------------------------------
 
-    def _ended(self, actor: int, life: int, number: int, future: Future[Any]) -> None:
-        calls = self._calls[actor]
-        if not future.cancelled() and future.exception() is None and _says_lost(lost := future.result()):
-            # Of the calls that are not answered, the actor was on the one that was sent first: it has one thread, first come, first served.
-            # Or had just been, for an answer that was on its way is lost as well.
-            self._bury(actor, life, type(lost).__name__, on=min(other for other, began in calls.items() if began == life))
-        del calls[number]
-        self.fleet.ended(actor, life)
+    def _ended(self, sent: _Sent, future: Future[Any]) -> None:
+        """A thread has what became of a call, whether somebody still waits for it or not."""
+        actor, life = sent.place.actor, sent.place.life
+        # An actor has one thread, first come, first served, so it was on the call that was sent first of those without an answer. Nearly
+        # always: an answer on its way is lost as well, and of two calls sent at once the second may have arrived first. All of them are
+        # tried again with nothing behind them (`WaitingLine.serve`), which tells.
+        on = min(number for number, began in self._calls[actor].items() if began == life)
+        del self._calls[actor][sent.number]
+        self.fleet.ended(actor, life, sent.place.places)
+        bug = future.exception()
+        outcome = None if bug else future.result()
+        if outcome is _MISSED:
+            self.tally.missed_deadlines += 1
+            if self._bury(actor, life, str(DeadlineExceeded(sent.reason, sent.deadline)), on):
+                self._threads.submit(self._kill, actor)
+        elif _says_lost(outcome):
+            # Other errors of Ray than that an actor is gone are of the call itself, a lost argument for one.
+            self._bury(actor, life, type(outcome).__name__, on if isinstance(outcome, RayActorError) else sent.number)
         self._line.serve()
+        if sent.answer.done():
+            return
+        if bug is not None:
+            sent.answer.set_exception(bug)
+        else:
+            sent.answer.set_result((outcome, self._on.get(actor) == sent.number))
+
+    def _kill(self, actor: int) -> None:
+        try:
+            ray.kill(self._handles[actor], no_restart=False)
+        except RayError:
+            log.exception("pool %s: actor %d is overdue and could not be ended", self.name, actor)
 
     def _bury(self, actor: int, life: int, why: str, on: int) -> bool:
         """on: the call that it was on. False: that life is over already, nothing changes."""
@@ -287,7 +305,7 @@ class ActorPool:
     def stats(self) -> dict[str, int]:
         """Counts: actors by health, calls in flight and waiting, and the tally since the pool was made."""
         states = {str(health): len(self.fleet.having(health)) for health in Health}
-        in_flight = sum(member.load for member in self.fleet.members.values())
+        in_flight = sum(map(len, self._calls.values()))
         return {"actors": len(self._handles), **states, "in_flight": in_flight, "waiting": len(self._line), **asdict(self.tally)}
 
     def record(self, metrics: Metrics) -> None:
@@ -323,6 +341,17 @@ class ActorPool:
         for handle in self._handles.values():
             await asyncio.to_thread(ray.kill, handle, no_restart=True)
         self._threads.shutdown(wait=False)
+
+
+class _Sent(NamedTuple):
+    """A call that an actor was sent."""
+
+    place: Place
+    number: int
+    deadline: float
+    reason: str
+    answer: asyncio.Future[tuple[Any, bool]]
+    """What became of it (`_wait_for_result`), and whether it is to blame where the actor was lost."""
 
 
 class _Bystander(InfraFailure):

@@ -47,13 +47,14 @@ class _Cache(caching.FunctionCache):
     _impl_class = _Places
 
 
-def kernel(function: Function, fastmath: set[str] = REORDERED, inline: bool = False) -> Function:
+def kernel(function: Function, fastmath: set[str] = REORDERED) -> Function:
     """Compile at the first call, once per machine; where nothing can be written, once per process.
 
-    A kernel may call those of its own file and of others in its folder. inline: into what calls it, whatever LLVM thinks: for what does
-    less than a call with arrays costs, some 10 ns.
+    A kernel may call those of its own file and of others in its folder, and contains them: a call with arrays costs 10 ns, and one that was
+    left to be linked would get whichever copy of it the process happened to load first, its own or the one inside another kernel. LLVM
+    has optimised these in different surroundings, and where sums may be reordered they need not agree in the last bit.
     """
-    compiled: Any = njit(nogil=True, error_model="numpy", fastmath=fastmath, forceinline=inline)(function)
+    compiled: Any = njit(nogil=True, error_model="numpy", fastmath=fastmath, forceinline=True)(function)
     with suppress(RuntimeError):  # no folder for compiled code
         compiled._cache = _Cache(function)  # as cache=True does, with places of our own
     return compiled

@@ -51,9 +51,20 @@ class DeadlineExceeded(InfraFailure):
 class CallLost(InfraFailure):
     """The actor died with the call on it, or cannot be reached. The call may be what ended it: a caller that can divide it, should."""
 
+    def __init__(self, what: str, actor: int):
+        super().__init__(what, actor)
+        self.what, self.actor = what, actor
+
+    def __str__(self) -> str:
+        return self.what
+
 
 class CallOverdue(DeadlineExceeded):
     """An actor was sent the call and did not answer in time. The call may ask for too much: a caller that can divide it, should."""
+
+    def __init__(self, reason: str, seconds: float, actor: int):
+        super().__init__(reason, seconds)
+        self.args, self.actor = (reason, seconds, actor), actor
 
 
 class DataFailure(EngramError):

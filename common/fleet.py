@@ -51,7 +51,7 @@ class Member:
     life: int = 0
     """How often it has died."""
     load: int = 0
-    """Calls in flight of this life."""
+    """Places that calls in flight of this life take."""
     why: str = ""
     """What took it out of service last."""
     served: bool = True
@@ -68,7 +68,7 @@ class Refresh:
 
 
 class Fleet:
-    """cap: calls in flight that an actor takes at once. new: whether actors have to be brought up to date before they serve."""
+    """cap: places of each actor, for calls in flight. new: whether actors have to be brought up to date before they serve."""
 
     def __init__(self, actors: Iterable[int], cap: int = 2, new: bool = False):
         self.members = {actor: Member(Health.STARTING, served=False) if new else Member() for actor in actors}
@@ -79,18 +79,19 @@ class Fleet:
     def pick(self, avoid: Collection[int] = ()) -> int | None:
         """The least loaded eligible actor, one outside `avoid` where there is any; None while none has room.
 
-        Of several that are alike, by lot: actors may go in an order of their own, node by node as spot instances are taken back, and a
-        call that follows them in the same order is lost with one after another.
+        Of several that are alike it is the first, so that under little work the others are idle and may be ended. For a call that failed
+        before, one is drawn: actors may go in an order of their own, as nodes are taken back, and a call that follows it goes with each.
         """
         free = {actor: (actor in avoid, m.load) for actor, m in self.members.items() if m.health is Health.HEALTHY and m.load < self.cap}
         if not free:
             return None
         best = min(free.values())
-        return self._draw.choice([actor for actor, rank in free.items() if rank == best])
+        alike = [actor for actor, rank in free.items() if rank == best]
+        return self._draw.choice(alike) if avoid else min(alike)
 
-    def began(self, actor: int) -> int:
-        """A call was sent; returns the life it belongs to."""
-        self.members[actor].load += 1
+    def began(self, actor: int, places: int = 1) -> int:
+        """A call was sent that takes so many places; returns the life it belongs to."""
+        self.members[actor].load += places
         return self.members[actor].life
 
     def add(self, actor: int) -> None:
@@ -108,9 +109,9 @@ class Fleet:
     def remove(self, actor: int) -> None:
         del self.members[actor]
 
-    def ended(self, actor: int, life: int) -> None:
+    def ended(self, actor: int, life: int, places: int = 1) -> None:
         if self.members[actor].life == life:
-            self.members[actor].load -= 1
+            self.members[actor].load -= places
 
     def died(self, actor: int, life: int, why: str) -> bool:
         """A call of `life` found the actor dead. False: that life is over already, nothing changes."""

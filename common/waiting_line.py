@@ -16,10 +16,11 @@ from common.fleet import Fleet
 
 
 class Place(NamedTuple):
-    """A place reserved on an actor, which is given back with `fleet.ended(actor, life)`."""
+    """Reserved on an actor, to be given back with `fleet.ended(actor, life, places)`."""
 
     actor: int
     life: int
+    places: int
     ahead: int
     """Calls that the actor had already."""
 
@@ -60,14 +61,18 @@ class WaitingLine:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         elif waiter.place.done() and (place := waiter.place.result()) is not None:
-            self._fleet.ended(place.actor, place.life)
+            self._fleet.ended(place.actor, place.life, place.places)
             self.serve()
 
     def serve(self) -> None:
-        """Hand out what is free. To be called whenever an actor has room again."""
+        """Hand out what is free. To be called whenever an actor has room again.
+
+        One that was tried before takes as many places as there are, so that nothing is behind it: it may be what ends actors.
+        """
         while self._waiters and (actor := self._fleet.pick(self._waiters[0].tried)) is not None:
-            ahead = self._fleet.members[actor].load
-            self._waiters.popleft().place.set_result(Place(actor, self._fleet.began(actor), ahead))
+            waiter, ahead = self._waiters.popleft(), self._fleet.members[actor].load
+            places = self._fleet.cap if waiter.tried else 1
+            waiter.place.set_result(Place(actor, self._fleet.began(actor, places), places, ahead))
 
     def close(self) -> None:
         while self._waiters:

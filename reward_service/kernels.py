@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from common.compiling import kernel
-
-inlined = partial(kernel, inline=True)
 
 # --- matched n-grams ------------------------------------------------------------------------------------------------------
 
@@ -30,7 +27,7 @@ def _count(_: Any, word: types.Type) -> tuple[Any, Any]:
     return types.uint64(word), code
 
 
-@inlined
+@kernel
 def _place(table: np.ndarray, tokens: np.ndarray, token: int) -> int:
     """Where the number of a token stands in the table, or would. tokens: the token of each number."""
     last = len(table) - 1
@@ -40,7 +37,7 @@ def _place(table: np.ndarray, tokens: np.ndarray, token: int) -> int:
     return place
 
 
-@inlined
+@kernel
 def _mark(
     flat: np.ndarray, start: int, length: int, table: np.ndarray, tokens: np.ndarray, positions: np.ndarray, first: int, stride: int
 ) -> None:
@@ -51,7 +48,7 @@ def _mark(
             positions[first + number * stride + j // WORD] |= _ONE << np.uint64(j % WORD)
 
 
-@inlined
+@kernel
 def _extend(standing: np.ndarray, text: int, longest: int, words: int, positions: np.ndarray, first: int) -> None:
     """From where in a text the n-grams stand that begin at a candidate's next position, to where those stand that begin at this one, whose
     token stands at positions[first : first + words]; up to a longest n. standing: see clipped_matches."""
@@ -63,7 +60,7 @@ def _extend(standing: np.ndarray, text: int, longest: int, words: int, positions
         standing[text, 0, w] = positions[first + w]
 
 
-@inlined
+@kernel
 def _size(standing: np.ndarray, text: int, n: int, words: int) -> int:
     """In how many places of a text the n-gram stands."""
     count = 0
@@ -72,14 +69,14 @@ def _size(standing: np.ndarray, text: int, n: int, words: int) -> int:
     return count
 
 
-@inlined
+@kernel
 def _size_before(standing: np.ndarray, text: int, n: int, position: int) -> int:
     """In how many places before a position."""
     word = position // WORD
     return _size(standing, text, n, word) + _count(standing[text, n, word] & ((_ONE << np.uint64(position % WORD)) - _ONE))
 
 
-@inlined
+@kernel
 def _words(lengths: np.ndarray, document_lengths: np.ndarray, row: int) -> int:
     """Words of a bit set over the longest text of a row."""
     longest = lengths[row]

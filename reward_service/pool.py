@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -54,6 +55,17 @@ def by_tokens(episodes: Sequence[Episode], limit: int) -> list[list[Episode]]:
         batches[-1].append(episode)
         room -= tokens
     return batches
+
+
+@dataclass
+class _Losses:
+    """How many workers a batch and its parts may still cost: where every part costs one, going on to the last would take hours."""
+
+    left: int
+
+    def allow_another(self) -> bool:
+        self.left -= 1
+        return self.left > 0
 
 
 class RewardPool:
@@ -101,11 +113,14 @@ class RewardPool:
         await self._pool.call_actor(actor, "prepare", deadline=self._rewards.start_deadline, reason="opening the models of rewards")
 
     def patience(self, episodes: Sequence[Episode]) -> float:
-        """Every batch one after another, each down to one slow episode that is tried as often as may be, with restarts between."""
-        batches = by_tokens(episodes, self._rewards.batch_tokens)
-        tries = sum(math.ceil(math.log2(len(batch))) + 1 + self._rewards.retries for batch in batches)
+        """Seconds that all of it may take: every batch one after another, each costing as many workers as it may, with restarts between."""
+        losses = sum(self._may_cost(batch) for batch in by_tokens(episodes, self._rewards.batch_tokens))
         # A call may stand behind another one of its actor.
-        return 2 * tries * (self._rewards.deadline + self._starting)
+        return losses * (2 * self._rewards.deadline + self._starting)
+
+    def _may_cost(self, batch: Sequence[Episode]) -> int:
+        """Workers lost to a batch before its parts are divided no more: what two episodes cost, each until it was tried alone."""
+        return 2 * (math.ceil(math.log2(len(batch))) + 1 + self._rewards.retries)
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at once.
@@ -117,7 +132,7 @@ class RewardPool:
         self._waiting += len(episodes)
         self._tend_size()
         try:
-            judged = await asyncio.gather(*(self._judge(batch, statistics) for batch in batches))
+            judged = await asyncio.gather(*(self._judge(batch, statistics, _Losses(self._may_cost(batch))) for batch in batches))
         finally:
             self._waiting -= len(episodes)
         verdicts = chain.from_iterable(judged)
@@ -131,34 +146,41 @@ class RewardPool:
         self._monitor.record(episodes)
         return to_json(after(from_json(state), episodes, self._rewards))
 
-    async def _judge(self, batch: list[Episode], statistics: Statistics, tried: Sequence[int] = ()) -> list[list[Verdict]]:
-        """tried: workers on which a batch failed that this is a part of."""
-        failed_on = list(tried)
-        reason = f"scoring {len(batch)} episodes from {batch[0].id}"
-        try:
-            verdicts: list[list[Verdict]] = await self._pool.call(
-                "judge",
-                batch,
-                statistics,
-                deadline=self._rewards.deadline,
-                retries=self._rewards.retries,
-                reason=reason,
-                # Else short deadlines would fail whoever waits while a worker starts again that another episode has cost.
-                patience=max(self._rewards.deadline, self._starting),
-                # Its halves are tries as well, of less each.
-                divides=len(batch) > 1,
-                tried=failed_on,
-            )
-        except (DataFailure, CallLost, CallOverdue) as failure:
-            if len(batch) == 1:
-                return self._given_up(batch, failure)
-            middle = len(batch) // 2
-            halves = (self._judge(half, statistics, failed_on) for half in (batch[:middle], batch[middle:]))
-            first, second = await asyncio.gather(*halves)
-            return first + second
-        except InfraFailure as failure:
+    async def _judge(self, batch: list[Episode], statistics: Statistics, losses: _Losses, tried: Sequence[int] = ()) -> list[list[Verdict]]:
+        """tried: workers that were lost to a batch that this is a part of."""
+        failed_on, reason = list(tried), f"scoring {len(batch)} episodes from {batch[0].id}"
+        for _ in range(1 + self._rewards.retries if len(batch) == 1 else 1):
+            try:
+                verdicts: list[list[Verdict]] = await self._pool.call(
+                    "judge",
+                    batch,
+                    statistics,
+                    deadline=self._rewards.deadline,
+                    retries=self._rewards.retries,
+                    reason=reason,
+                    # Else short deadlines would fail whoever waits while a worker starts again that another episode has cost.
+                    patience=max(self._rewards.deadline, self._starting),
+                    retry_lost=False,
+                    tried=failed_on,
+                )
+            except DataFailure as at_fault:
+                failure: Exception = at_fault
+                break
+            except (CallLost, CallOverdue) as lost:
+                failure = lost
+                failed_on.append(lost.actor)
+                if not losses.allow_another():
+                    return self._given_up(batch, lost)
+            except InfraFailure as infra:
+                return self._given_up(batch, infra)
+            else:
+                return verdicts
+        if len(batch) == 1:
             return self._given_up(batch, failure)
-        return verdicts
+        middle = len(batch) // 2
+        parts = (batch[:middle], batch[middle:])
+        first, second = await asyncio.gather(*(self._judge(part, statistics, losses, failed_on) for part in parts))
+        return first + second
 
     def _given_up(self, batch: list[Episode], failure: Exception) -> list[list[Verdict]]:
         given_up = [unscored(episode, f"{type(failure).__name__}: {failure}") for episode in batch]

@@ -227,12 +227,37 @@ def test_a_call_that_stands_behind_one_that_ends_its_actor_is_not_failed_with_it
         deadly = asyncio.create_task(pool.call("die", 0.5, deadline=30, retries=2, reason="dying"))
         await asyncio.sleep(0.1)
         assert await pool.call("add", 1, 1, deadline=30, retries=0, reason="adding") == 2
-        with pytest.raises(CallLost, match=r"dying: \w+ on actor 0"):
+        with pytest.raises(CallLost, match=r"dying on actor 0 of pool test: \w+"):
             await deadly
         # Its own three tries, and whatever was behind it: once for certain.
         assert pool.stats()["infra_failures"] >= 4
 
     run(body, actors=1)
+
+
+def test_a_call_that_hangs_takes_its_actor_with_it_though_nobody_waits_for_it_any_more() -> None:
+    async def body(pool: ActorPool) -> None:
+        pid = await pool.call("pid", deadline=30, retries=0, reason="starting")
+        hanging = asyncio.create_task(pool.call("sleep", 600, deadline=1, retries=0, reason="hanging"))
+        await asyncio.sleep(0.1)
+        hanging.cancel()
+        # Longer than the test may take, and no try to lose: the one that hangs is overdue first, and to blame.
+        assert await pool.call("pid", deadline=120, retries=0, reason="asking") != pid
+        assert pool.stats()["missed_deadlines"] == 1
+
+    run(body, actors=1)
+
+
+def test_a_closed_pool_says_so() -> None:
+    async def body(pool: ActorPool) -> None:
+        waiting = asyncio.create_task(pool.call("sleep", 600, deadline=30, retries=3, reason="sleeping"))
+        await asyncio.sleep(0.1)
+        await pool.close()
+        for call in (waiting, pool.call("pid", deadline=30, retries=3, reason="asking")):
+            with pytest.raises(InfraFailure, match=r"pool test is closed, (sleeping|asking) was not done"):
+                await call
+
+    run(body)
 
 
 def test_broadcast_reports_each_actor_that_failed() -> None:
@@ -293,19 +318,18 @@ def test_a_caller_that_divides_gets_overdue_and_lost_calls_back_after_the_first_
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
         with pytest.raises(CallOverdue):
-            await pool.call("sleep", 600, deadline=1, retries=5, reason="hanging", divides=True)
-        failed_on: list[int] = []
-        with pytest.raises(CallLost):
-            await pool.call("die", deadline=30, retries=5, reason="dying", divides=True, tried=failed_on)
+            await pool.call("sleep", 600, deadline=1, retries=5, reason="hanging", retry_lost=False)
+        with pytest.raises(CallLost) as lost:
+            await pool.call("die", deadline=30, retries=5, reason="dying", retry_lost=False)
         assert pool.stats()["retries"] == 0
         await until_healthy(pool)
         # Its parts go elsewhere.
-        other = await pool.call_actor(1 - failed_on[0], "pid", deadline=30, reason="asking")
-        pids = [await pool.call("pid", deadline=30, retries=0, reason="asking", tried=list(failed_on)) for _ in range(4)]
+        other = await pool.call_actor(1 - lost.value.actor, "pid", deadline=30, reason="asking")
+        pids = [await pool.call("pid", deadline=30, retries=0, reason="asking", tried=[lost.value.actor]) for _ in range(4)]
         assert pids == [other] * 4
         # What is the machine's fault is tried again all the same.
         with pytest.raises(InfraFailure, match="disk"):
-            await pool.call("refuse", "infra", deadline=30, retries=2, reason="refusing", divides=True)
+            await pool.call("refuse", "infra", deadline=30, retries=2, reason="refusing", retry_lost=False)
         assert pool.stats()["retries"] == 2
 
     run(body)

@@ -47,3 +47,36 @@ def test_kernels_leave_the_cache_of_others_as_it_is(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "''"
+
+
+ENCODING = """
+import re, sys, warnings
+import numpy as np
+from common.models.kernels import layers
+from common.models.kernels.attention import Heads, Spans
+from common.models.kernels.products import linear_of, pack
+
+draw = lambda *shape, rng=np.random.default_rng(0): rng.standard_normal(shape).astype(np.float32)
+if "another first" in sys.argv:
+    linear_of(np.ones((4, 8), np.float32), pack(np.ones((8, 8), np.float32)))
+x, spans = draw(16, 32), Spans(np.array([0, 7]), np.array([7, 16]))
+weights = layers.SequenceWeights(pack(draw(16, 32)), pack(draw(32, 32)), pack(draw(32, 16), draw(32)))
+layers.encode(x, spans, draw(16, 4, 2), weights, Heads(2, 2, 8), draw(32), np.float32(1e-6))
+warnings.simplefilter("ignore")  # of code that was kept there is nothing to see
+code = layers.encode.inspect_llvm(layers.encode.signatures[0])
+calls = re.findall(r"call [^@]*@\\"?_ZN6common6models7kernels\\d+[a-z]+?\\d+([a-z_]+)B", code)
+print(x.tobytes().hex(), sum(layers.encode.stats.cache_hits.values()), *set(calls))
+"""
+
+
+def test_a_kernel_contains_those_that_it_calls_and_gives_the_same_bits_wherever_it_was_compiled(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+    def printed(*arguments: str) -> list[str]:
+        command = [sys.executable, "-c", ENCODING, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout.split()
+
+    bits, hits, *calls = printed()
+    assert (hits, calls) == ("0", ["encode"])  # by its own entry
+    assert printed()[:2] == [bits, "1"]
+    assert printed("another first")[:2] == [bits, "1"]

@@ -39,10 +39,28 @@ def test_first_come_first_served_and_one_that_was_tried_before_goes_ahead() -> N
 def test_a_place_says_how_many_calls_are_ahead_of_it() -> None:
     async def body(fleet: Fleet, line: WaitingLine) -> None:
         places = [line.join(0.0, []).place.result() for _ in range(4)]
-        assert [place.ahead for place in places if place] == [0, 0, 1, 1]
-        assert sorted((place.actor, place.ahead) for place in places if place) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert [(place.actor, place.ahead) for place in places if place] == [(0, 0), (1, 0), (0, 1), (1, 1)]
 
     run(body, actors=2, cap=2)
+
+
+def test_one_that_was_tried_before_stands_last_on_its_actor_until_it_is_over() -> None:
+    async def body(fleet: Fleet, line: WaitingLine) -> None:
+        first, again, behind = line.join(0.0, []), line.join(1.0, [0]), line.join(2.0, [])
+        assert [waiter.place.done() for waiter in (first, again, behind)] == [True, True, False]
+        place = again.place.result()
+        assert place is not None
+        assert (place.ahead, place.places) == (1, 3)
+        # There is a place where the first one was, but it would be behind.
+        fleet.ended(0, 0)
+        line.serve()
+        assert not behind.place.done()
+        fleet.ended(place.actor, place.life, place.places)
+        line.serve()
+        assert behind.place.done()
+        assert fleet.members[0].load == 1
+
+    run(body, cap=3)
 
 
 def test_who_leaves_gives_back_the_place_that_was_handed_over_meanwhile() -> None:
