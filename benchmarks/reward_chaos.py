@@ -28,7 +28,7 @@ from reward_service.pool import RewardPool
 
 VOCABULARY, SPECIAL = 256, range(8)
 BATCH_EPISODES = 5
-"""Few, so that a kill costs little: a turn that hangs is waited for again when its batch is done again."""
+"""Few, so that a kill costs little: a turn that hangs is waited for again with its part of the batch."""
 OVERALL_SECONDS = 500.0
 
 FUNCTION = """\
@@ -92,7 +92,7 @@ class Chaos:
         judge = FunctionReward(name="judge", path=f"{file}:judge", deadline=self.function_deadline)
         mix = RewardMix(bleu=Bleu(), cosine=None, length=None, recall=None, functions=(judge,))
         tokens = BATCH_EPISODES * (1 + self.answered) * 36
-        # A batch may be on a worker that is killed a few times over; the default of three tries more would do most of the time.
+        # An episode may be on workers that are killed a few times over; the default of three tries more would do most of the time.
         rewards = Rewards(single=mix, cumulative=mix, long_term=mix, workers=self.workers, batch_tokens=tokens, retries=20)
         return RewardPool(rewards, np.ones((VOCABULARY, 4), np.float32), SPECIAL)
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from common.failures import CallLost, CallOverdue, DataFailure, DeadlineExceeded, EngramError, InfraFailure
@@ -72,8 +72,8 @@ class ActorPool:
         self._nurse = Nurse(name, self.fleet, self.tally, self._ping, on_restored, self._serves, probe_every)
         self._progress = time.monotonic()
         self._numbers = itertools.count()
-        self._calls: dict[int, dict[int, int]] = {actor: {} for actor in self._handles}
-        """Of each actor, the calls whose thread still waits, by number, and the life in which each began."""
+        self._calls: dict[int, dict[int, _Sent]] = {actor: {} for actor in self._handles}
+        """Of each actor, the calls whose thread still waits, by number."""
         self._idle_since = dict.fromkeys(self._handles, self._progress)
         self._on: dict[int, int] = {}
         """The call that each actor was on when it was last lost. The calls that stood behind it have not had their try."""
@@ -94,16 +94,17 @@ class ActorPool:
     ) -> Any:
         """Result of `method(*args)` on the least loaded eligible actor; after an infra failure, on another, `retries` more times.
 
-        deadline: seconds for each try, once the actor gets to it. patience: waiting for a free actor is over when the pool made no
-        progress for as long; None: as the deadline. An ObjectRef among `args` arrives resolved. retry_lost: False for a caller that sees
-        itself to a call that is overdue or lost with its actor, because it divides it. tried: actors on which it failed before.
+        deadline: seconds for each try, and as much again for each call that the actor has before it. patience: waiting for a free actor is
+        over when the pool made no progress for as long; None: three deadlines, for a call may stand behind another, and then their actor
+        starts again. An ObjectRef among `args` arrives resolved. retry_lost: False for a caller that sees itself to a call that is overdue
+        or lost with its actor, because it divides it. tried: actors on which it failed before.
         Raises DataFailure (the input is to blame), CallLost, CallOverdue, DeadlineExceeded or InfraFailure (of the last try).
         """
         self._nurse.tend()
         failed_on = list(tried)
         failed = 0
         while True:
-            place = await self._free_actor(failed_on, patience or deadline, reason)
+            place = await self._free_actor(failed_on, 3 * deadline if patience is None else patience, reason)
             try:
                 return await self._send(place, method, args, deadline * (1 + place.ahead), reason)
             except InfraFailure as failure:
@@ -142,14 +143,13 @@ class ActorPool:
         self.fleet.outdated(actor, why)
         self._nurse.tend()
 
-    async def _free_actor(self, tried: Sequence[int], deadline: float, reason: str) -> Place:
-        if self._closed:
-            raise InfraFailure(f"pool {self.name} is closed, {reason} was not done")
+    async def _free_actor(self, tried: Sequence[int], patience: float, reason: str) -> Place:
+        self._check_open(reason)
         began = time.monotonic()
         waiter = self._line.join(began, tried)
         try:
             while not waiter.place.done():
-                left = max(began, self._progress) + deadline - time.monotonic()
+                left = max(began, self._progress) + patience - time.monotonic()
                 if left <= 0 or self._closed:
                     break
                 await asyncio.wait([waiter.place], timeout=left)
@@ -160,16 +160,22 @@ class ActorPool:
         place = waiter.place.result() if waiter.place.done() else None
         if place is None:
             self._line.leave(waiter)
+            self._check_open(reason)
             raise DeadlineExceeded(f"an actor of pool {self.name} for {reason}: {self.fleet.describe() or 'pool is empty'}", waited)
         if self._on_wait is not None:
             self._on_wait(waited)
         return place
 
+    def _check_open(self, reason: str) -> None:
+        if self._closed:
+            raise InfraFailure(f"pool {self.name} is closed, {reason} was not done")
+
     async def _send(self, place: Place, method: str, args: tuple[Any, ...], deadline: float, reason: str) -> Any:
-        loop, actor = asyncio.get_running_loop(), place.actor
-        sent = _Sent(place, next(self._numbers), deadline, f"{reason} on actor {actor} of pool {self.name}", loop.create_future())
+        self._check_open(reason)
+        loop, actor, due = asyncio.get_running_loop(), place.actor, time.monotonic() + deadline
+        sent = _Sent(place, next(self._numbers), deadline, due, f"{reason} on actor {actor} of pool {self.name}", loop.create_future())
         self.tally.calls += 1
-        self._calls[actor][sent.number] = place.life
+        self._calls[actor][sent.number] = sent
 
         def ended(future: Future[Any]) -> None:
             if not loop.is_closed():
@@ -179,7 +185,7 @@ class ActorPool:
         self._threads.submit(self._wait_for_result, actor, method, args, deadline).add_done_callback(ended)
         outcome, blamed = await sent.answer
         if outcome is _MISSED:
-            raise CallOverdue(sent.reason, deadline, actor)
+            raise CallOverdue(sent.reason, deadline, actor) if blamed else _Bystander(f"{sent.reason}: overdue behind another")
         if _says_lost(outcome):
             self.tally.infra_failures += 1
             why = f"{sent.reason}: {type(outcome).__name__}"
@@ -212,18 +218,20 @@ class ActorPool:
         # An actor has one thread, first come, first served, so it was on the call that was sent first of those without an answer. Nearly
         # always: an answer on its way is lost as well, and of two calls sent at once the second may have arrived first. All of them are
         # tried again with nothing behind them (`WaitingLine.serve`), which tells.
-        on = min(number for number, began in self._calls[actor].items() if began == life)
-        del self._calls[actor][sent.number]
+        calls = self._calls[actor]
+        on = min(number for number, other in calls.items() if other.place.life == life)
+        # Metrics do not wait as long as they may stand behind what they stand behind.
+        overdue = on if calls[on].due <= time.monotonic() else sent.number
+        del calls[sent.number]
         self.fleet.ended(actor, life, sent.place.places)
         bug = future.exception()
         outcome = None if bug else future.result()
         if outcome is _MISSED:
             self.tally.missed_deadlines += 1
-            if self._bury(actor, life, str(DeadlineExceeded(sent.reason, sent.deadline)), on):
-                self._threads.submit(self._kill, actor)
+            if self._bury(actor, life, str(DeadlineExceeded(sent.reason, sent.deadline)), overdue) and not self._closed:
+                self._threads.submit(self._kill, self._handles[actor])
         elif _says_lost(outcome):
-            # Other errors of Ray than that an actor is gone are of the call itself, a lost argument for one.
-            self._bury(actor, life, type(outcome).__name__, on if isinstance(outcome, RayActorError) else sent.number)
+            self._bury(actor, life, type(outcome).__name__, sent.number if isinstance(outcome, ObjectLostError | RayTaskError) else on)
         self._line.serve()
         if sent.answer.done():
             return
@@ -232,11 +240,12 @@ class ActorPool:
         else:
             sent.answer.set_result((outcome, self._on.get(actor) == sent.number))
 
-    def _kill(self, actor: int) -> None:
+    def _kill(self, handle: ActorHandle) -> None:
         try:
-            ray.kill(self._handles[actor], no_restart=False)
-        except RayError:
-            log.exception("pool %s: actor %d is overdue and could not be ended", self.name, actor)
+            ray.kill(handle, no_restart=False)
+        # The end of a thread: whatever it is must be seen.
+        except Exception:
+            log.exception("pool %s: %s is overdue and could not be ended", self.name, handle)
 
     def _bury(self, actor: int, life: int, why: str, on: int) -> bool:
         """on: the call that it was on. False: that life is over already, nothing changes."""
@@ -349,6 +358,7 @@ class _Sent(NamedTuple):
     place: Place
     number: int
     deadline: float
+    due: float
     reason: str
     answer: asyncio.Future[tuple[Any, bool]]
     """What became of it (`_wait_for_result`), and whether it is to blame where the actor was lost."""

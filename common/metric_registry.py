@@ -245,7 +245,13 @@ _OPERATIONS = [
     _gauge("conductor/lost", "episodes", "last", "the whole run, by its journal", "Tasks of which nothing is known: must stay 0"),
     _gauge("fleet/workers", "workers", "last", "this moment", "Workers of a pool by state", ("pool", "state")),
     _counter("fleet/restarts", "restarts", "one worker, or the learner group, that serves again after a death", "Restarts", ("pool",)),
-    _counter("fleet/retries", "calls", "one call tried again after an infra failure", "Calls tried again", ("pool",)),
+    _counter(
+        "fleet/retries",
+        "calls",
+        "one call tried again by the pool after an infra failure; halves of a batch of rewards are new calls",
+        "Calls tried again",
+        ("pool",),
+    ),
     _counter(
         "time/phase_seconds",
         "s",

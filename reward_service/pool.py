@@ -39,6 +39,8 @@ PROBE_EVERY = 0.1
 """Seconds between two questions to a worker that died, whether it is back: it has nothing to load, and work may wait for it."""
 STARTING = 60.0
 """Seconds that a worker without models may take to start, on a machine that is busy with something else."""
+OFFENDERS = 4
+"""Episodes of one batch that may each end its workers without costing others of the batch their score."""
 LOOKS = 4
 """Looks at the size of the pool within `queue_seconds`: a worker is started late by a quarter of them at most."""
 
@@ -59,7 +61,7 @@ def by_tokens(episodes: Sequence[Episode], limit: int) -> list[list[Episode]]:
 
 @dataclass
 class _Losses:
-    """How many workers a batch and its parts may still cost: where every part costs one, going on to the last would take hours."""
+    """Of a batch and its parts that may still be tried again: where every part costs a worker, going on to the last would take hours."""
 
     left: int
 
@@ -113,14 +115,14 @@ class RewardPool:
         await self._pool.call_actor(actor, "prepare", deadline=self._rewards.start_deadline, reason="opening the models of rewards")
 
     def patience(self, episodes: Sequence[Episode]) -> float:
-        """Seconds that all of it may take: every batch one after another, each costing as many workers as it may, with restarts between."""
+        """Seconds to wait for all of it: every batch one after another, each with its allowance of losses, and restarts between them."""
         losses = sum(self._may_cost(batch) for batch in by_tokens(episodes, self._rewards.batch_tokens))
         # A call may stand behind another one of its actor.
         return losses * (2 * self._rewards.deadline + self._starting)
 
     def _may_cost(self, batch: Sequence[Episode]) -> int:
-        """Workers lost to a batch before its parts are divided no more: what two episodes cost, each until it was tried alone."""
-        return 2 * (math.ceil(math.log2(len(batch))) + 1 + self._rewards.retries)
+        """Workers lost to a batch before its parts have but one try each: what so many episodes cost, each until it was tried alone."""
+        return OFFENDERS * (math.ceil(math.log2(len(batch))) + 1 + self._rewards.retries)
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at once.
@@ -158,8 +160,8 @@ class RewardPool:
                     deadline=self._rewards.deadline,
                     retries=self._rewards.retries,
                     reason=reason,
-                    # Else short deadlines would fail whoever waits while a worker starts again that another episode has cost.
-                    patience=max(self._rewards.deadline, self._starting),
+                    # Nothing may be done while one call is overdue that stood behind another, and their worker starts again.
+                    patience=2 * self._rewards.deadline + self._starting,
                     retry_lost=False,
                     tried=failed_on,
                 )

@@ -164,7 +164,7 @@ def test_actor_that_cannot_be_restored_is_never_used_and_the_wait_for_it_ends() 
         with pytest.raises(InfraFailure):
             await pool.call("die", deadline=30, retries=0, reason="dying")
         with pytest.raises(DeadlineExceeded, match="for serving: 1 ") as caught:
-            await pool.call("served_with", deadline=4, retries=3, reason="serving")
+            await pool.call("served_with", deadline=2, retries=3, reason="serving")
         assert "weights are gone" in str(caught.value)
 
     run(body, actors=1, on_restored=restore)
@@ -250,14 +250,41 @@ def test_a_call_that_hangs_takes_its_actor_with_it_though_nobody_waits_for_it_an
 
 def test_a_closed_pool_says_so() -> None:
     async def body(pool: ActorPool) -> None:
-        waiting = asyncio.create_task(pool.call("sleep", 600, deadline=30, retries=3, reason="sleeping"))
+        sleeping = [asyncio.create_task(pool.call("sleep", 600, deadline=30, retries=3, reason=f"call {i}")) for i in range(3)]
         await asyncio.sleep(0.1)
+        assert (pool.stats()["in_flight"], pool.stats()["waiting"]) == (2, 1)
         await pool.close()
-        for call in (waiting, pool.call("pid", deadline=30, retries=3, reason="asking")):
-            with pytest.raises(InfraFailure, match=r"pool test is closed, (sleeping|asking) was not done"):
+        asked = pool.call("pid", deadline=30, retries=3, reason="call 3"), pool.call_actor(0, "pid", deadline=30, reason="call 4")
+        for call in (*sleeping, *asked):
+            with pytest.raises(InfraFailure, match=r"pool test is closed, call \d was not done"):
                 await call
 
-    run(body)
+    run(body, actors=1)
+
+
+def test_a_call_that_is_in_time_is_not_to_blame_for_one_behind_it_that_is_not() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        in_time = asyncio.create_task(pool.call("sleep", 2, deadline=30, retries=0, reason="sleeping"))
+        await asyncio.sleep(0.1)
+        with pytest.raises(CallOverdue, match=r"waited 1\.0 s for asking"):
+            await pool.call_actor(0, "pid", deadline=1, reason="asking")
+        await in_time
+
+    run(body, actors=1)
+
+
+def test_waiting_for_the_only_actor_outlasts_a_call_that_is_overdue_on_it() -> None:
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        hanging = [asyncio.create_task(pool.call("sleep", 600, deadline=4, retries=0, reason="hanging")) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        # Neither is ever done, and after each of them the actor starts again.
+        waiting = [pool.call("add", 1, 1, deadline=4, retries=0, reason="adding") for _ in range(2)]
+        assert await asyncio.gather(*waiting) == [2, 2]
+        assert [type(outcome) for outcome in await asyncio.gather(*hanging, return_exceptions=True)] == [CallOverdue] * 2
+
+    run(body, actors=1)
 
 
 def test_broadcast_reports_each_actor_that_failed() -> None:
