@@ -277,10 +277,11 @@ def test_a_call_that_is_in_time_is_not_to_blame_for_one_behind_it_that_is_not() 
 def test_a_call_overdue_behind_one_that_hangs_is_not_charged_with_a_try() -> None:
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
-        before = asyncio.create_task(pool.call("sleep", 0.3, deadline=2, retries=0, reason="sleeping"))
+        before = asyncio.create_task(pool.call("sleep", 0.6, deadline=2, retries=0, reason="sleeping"))
+        await asyncio.sleep(0.2)  # sent at once, the two might arrive the other way round
         hanging = asyncio.create_task(pool.call("sleep", 600, deadline=2, retries=0, reason="hanging"))
         await before
-        # Both had a call ahead of them and are due after twice the deadline, this one 0.3 s later: before Ray says what became of it.
+        # Both had a call ahead of them and are due after twice the deadline, this one 0.4 s later: before Ray says what became of it.
         assert await pool.call("add", 1, 1, deadline=2, retries=0, reason="adding") == 2
         with pytest.raises(CallOverdue):
             await hanging
