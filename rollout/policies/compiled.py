@@ -16,9 +16,9 @@ from common.models.attention import Attention
 from common.models.decoder import Decoder, DecoderLayer
 from common.models.encoder import EncoderLayer
 from common.models.feed_forward import FeedForward
-from common.models.kernels import elementary, layers
+from common.models.kernels import layers
 from common.models.kernels.attention import Heads, Spans
-from common.models.kernels.layers import AttentionWeights, Cache, FeedForwardWeights, GateWeights, Places, SequenceWeights
+from common.models.kernels.layers import AskingWeights, AttentionWeights, Cache, FeedForwardWeights, GateWeights, Places, SequenceWeights
 from common.models.kernels.products import Packed, pack
 from common.models.memory import MemoryLayer, ResidualGate
 from common.models.operations import RMSNorm
@@ -106,6 +106,10 @@ class _Layer:
             x += self._module.feed_forward(self._module.feed_forward_norm(x))
 
 
+WRITE_ROWS = 16
+"""Interactions that are written at once: more have no room in a core's own cache."""
+
+
 class CompiledMemory:
     """The encoder and the memory attention."""
 
@@ -118,7 +122,9 @@ class CompiledMemory:
         """Take up the model's weights as they are now."""
         model = self._model
         self._layers = [_MemoryLayer(*pair, self._rope) for pair in zip(model.encoder.layers, model.memory_attention.layers, strict=True)]
-        self._mean_norm = _norm(model.memory_attention.mean_norm) if model.memory_attention.reads_mean else None
+        attention = model.memory_attention
+        self._mean_norm = _copy(attention.mean_norm.weight) if attention.reads_mean else None
+        self._eps = np.float32(model.config.norm_eps)
 
     def write(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids).
@@ -128,17 +134,28 @@ class CompiledMemory:
         lengths = [len(each) for each in interactions]
         if len(lengths) != len(memories) or not all(0 < length <= len(self._rope) for length in lengths):
             raise ValueError(f"{len(memories)} memories cannot be written with interactions of {lengths} tokens: at most {len(self._rope)}")
-        ids = [token for each in interactions for token in each]
-        x = self._model.embedding(torch.tensor(ids + [0] * (-len(ids) % ROWS))).numpy()
-        before, (batch, _, slots, width) = memories.numpy(), memories.shape
-        mean = _normed(_rows(before.mean(axis=1)), *self._mean_norm) if self._mean_norm is not None else None
-        tokens, places = _spans(lengths), _spans([slots] * batch)
+        memories = memories.contiguous()
         after = torch.empty_like(memories)
+        for first in range(0, len(memories), WRITE_ROWS):
+            some = slice(first, first + WRITE_ROWS)
+            self._write(memories[some].numpy(), interactions[some], after[some].numpy())
+        return after
+
+    def _write(self, before: np.ndarray, interactions: Sequence[Sequence[int]], after: np.ndarray) -> None:
+        tokens = _spans([len(each) for each in interactions])
+        ids = [token for each in interactions for token in each]
+        # Attention goes by four rows, and so past the end of a sequence.
+        x = self._model.embedding(torch.tensor(ids + [0] * (round_up(len(ids) + 3, ROWS) - len(ids)))).numpy()
+        batch, _, slots, width = before.shape
+        means = np.zeros((batch if self._mean_norm is not None else 0, round_up(slots, 4), width), np.float32)
+        if self._mean_norm is not None:
+            layers.mean_memories(before, self._mean_norm, self._eps, means)
         for i, layer in enumerate(self._layers):
             layer.encode(x, tokens)
-            written = layer.write(_rows(before[:, i]), mean, places, x, tokens)
-            after.numpy()[:, i] = written[: batch * slots].reshape(batch, slots, width)
-        return after
+            layer.write(i, before, after, means, x, tokens)
+
+
+_SEEING = {"simple": layers.NOTHING, "self": layers.SLOTS, "interlayer": layers.MEAN, "gated_self_interlayer": layers.MIXTURE}
 
 
 class _MemoryLayer:
@@ -147,35 +164,34 @@ class _MemoryLayer:
     def __init__(self, encoder: nn.Module, memory: nn.Module, rope: np.ndarray):
         assert isinstance(encoder, EncoderLayer)
         assert isinstance(memory, MemoryLayer)
-        self._kind, self._rope = memory.kind, rope
-        self._encoding = *_sequences(encoder.attention), *_norm(encoder.attention_norm)
+        self._rope, self._seeing = rope, _SEEING[memory.kind]
+        self._encoding = *_sequences(encoder.attention), _copy(encoder.attention_norm.weight)
         self._feed_forward = _feed_forward(encoder.feed_forward_norm, encoder.feed_forward)
         self._eps = np.float32(encoder.feed_forward_norm.eps)
-        self._memory_norm, self._encoded_norm = _norm(memory.memory_norm), _norm(memory.encoded_norm)
-        self._asking_tokens = *_sequences(memory.attention), _gate(memory.gate)
-        if self._kind != "simple":
-            self._slot_norm = _norm(memory.slot_norm)
-            self._asking_slots = *_sequences(memory.slot_attention), _gate(memory.slot_gate)
-        if self._kind == "gated_self_interlayer":
-            self._mixture = _gate(memory.mixture_gate)
+        of_tokens, self._heads = _asking(memory.memory_norm, memory.attention, memory.gate)
+        self._of_tokens = _copy(memory.encoded_norm.weight), of_tokens
+        # Kernels are compiled for all of it, whether slots look at anything or not.
+        self._of_slots, mixture = of_tokens, of_tokens.gate
+        if self._seeing != layers.NOTHING:
+            self._of_slots, _ = _asking(memory.slot_norm, memory.slot_attention, memory.slot_gate)
+        if self._seeing == layers.MIXTURE:
+            mixture = _gate(memory.mixture_gate)
+        self._mixture = mixture
 
     def encode(self, x: np.ndarray, tokens: Spans) -> None:
         """x in place."""
-        layers.encode(x, tokens, self._rope, *self._encoding)
+        layers.encode(x, tokens, self._rope, *self._encoding, self._eps)
         layers.feed_forward(x, self._feed_forward, self._eps)
 
-    def write(self, slots: np.ndarray, mean: np.ndarray | None, places: Spans, encoded: np.ndarray, tokens: Spans) -> np.ndarray:
-        """slots, of which `places` are memories, in place. As `MemoryLayer.forward`."""
-        if self._kind != "simple":
-            normed = _normed(slots, *self._slot_norm)
-            seen = normed if mean is None else mean
-            if mean is not None and self._kind == "gated_self_interlayer":
-                seen = np.zeros_like(normed)
-                layers.gate(normed, mean, places, self._mixture, seen)
-            layers.ask(slots, normed, places, seen, places, self._rope[:0], *self._asking_slots)
-        asking, answers = _normed(slots, *self._memory_norm), _normed(encoded, *self._encoded_norm)
-        layers.ask(slots, asking, places, answers, tokens, self._rope, *self._asking_tokens)
-        return slots
+    def write(self, layer: int, before: np.ndarray, after: np.ndarray, means: np.ndarray, encoded: np.ndarray, tokens: Spans) -> None:
+        """As `MemoryLayer.forward`, of this layer of all memories."""
+        of_slots = self._seeing, means, self._mixture, self._of_slots
+        layers.write(before, after, layer, *of_slots, encoded, tokens, self._rope, *self._of_tokens, self._heads, self._eps)
+
+
+def _asking(norm: RMSNorm, attention: Attention, gate: ResidualGate) -> tuple[AskingWeights, Heads]:
+    weights, heads = _sequences(attention)
+    return AskingWeights(_copy(norm.weight), weights, _gate(gate)), heads
 
 
 def _sequences(attention: Attention) -> tuple[SequenceWeights, Heads]:
@@ -214,16 +230,6 @@ def _rows(x: np.ndarray) -> np.ndarray:
     rows = np.zeros((round_up(batch * slots, ROWS), width), np.float32)
     rows[: batch * slots] = x.reshape(-1, width)
     return rows
-
-
-def _norm(norm: RMSNorm) -> tuple[np.ndarray, np.float32]:
-    return _copy(norm.weight), np.float32(norm.eps)
-
-
-def _normed(x: np.ndarray, weight: np.ndarray, eps: np.float32) -> np.ndarray:
-    out = np.empty_like(x)
-    elementary.rms_norm(x, weight, eps, out)
-    return out
 
 
 def _spans(lengths: Sequence[int]) -> Spans:

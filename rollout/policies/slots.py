@@ -29,17 +29,13 @@ from common.models.reactive import ReactiveTransformer
 from common.models.rows import ROWS, TOKENS, round_up
 from common.seeding import uniforms
 from rollout.policies.cache import KeyValues, Prefill, Reach, Step
-from rollout.policies.compiled import CompiledDecoder, CompiledMemory
+from rollout.policies.compiled import WRITE_ROWS, CompiledDecoder, CompiledMemory
 from rollout.policies.graphs import StepGraphs, power_of_two
 from rollout.policies.sampling import filters, sample
 from rollout.timing import PhaseTimer
 
 WRITE_CALL = 512
 """Tokens of padding that cost as much as one more call. Padding takes part in attention and in what memory reads, not in the encoder."""
-
-
-WRITE_ROWS = 16
-"""Interactions that a CPU writes at once."""
 
 
 class Tokens(NamedTuple):
@@ -145,11 +141,10 @@ class Slots:
     def remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids), in one batch. Changes no row."""
         with self.timer("write"):
-            groups = [list(range(len(interactions)))]
-            # More rows at once than caches have room for are slower, not faster.
             if self._writer is not None:
-                groups = [groups[0][i : i + WRITE_ROWS] for i in range(0, len(interactions), WRITE_ROWS)]
-            elif self.device.type == "cpu":
+                return self._writer.write(memories, interactions)
+            groups = [list(range(len(interactions)))]
+            if self.device.type == "cpu":  # more rows at once than caches have room for are slower, not faster
                 widths = [round_up(len(each), TOKENS) for each in interactions]
                 groups = [part[i : i + WRITE_ROWS] for part in by_width(widths, WRITE_CALL) for i in range(0, len(part), WRITE_ROWS)]
             if len(groups) == 1:
@@ -160,8 +155,6 @@ class Slots:
             return after
 
     def _remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
-        if self._writer is not None:
-            return self._writer.write(memories, interactions)
         tokens, mask = (part.to(self.device) for part in _pad(interactions))
         return self.model.remember(memories, self.model.encode(tokens, mask), mask)
 

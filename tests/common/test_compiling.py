@@ -59,7 +59,7 @@ from common.models.kernels.products import linear_of, pack
 draw = lambda *shape, rng=np.random.default_rng(0): rng.standard_normal(shape).astype(np.float32)
 if "another first" in sys.argv:
     linear_of(np.ones((4, 8), np.float32), pack(np.ones((8, 8), np.float32)))
-x, spans = draw(16, 32), Spans(np.array([0, 7]), np.array([7, 16]))
+x, spans = draw(20, 32), Spans(np.array([0, 7]), np.array([7, 16]))
 weights = layers.SequenceWeights(pack(draw(16, 32)), pack(draw(32, 32)), pack(draw(32, 16), draw(32)))
 layers.encode(x, spans, draw(16, 4, 2), weights, Heads(2, 2, 8), draw(32), np.float32(1e-6))
 warnings.simplefilter("ignore")  # of code that was kept there is nothing to see

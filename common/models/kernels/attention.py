@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from common.compiling import kernel
 from common.models.kernels.elementary import LN_2_HIGH, LN_2_LOW, LOG2_E, ONE, SMALLEST, TAYLOR, ZERO, exp, largest
-from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, fetch, multiply_add, place, tile
+from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, fetch, multiply_add, place, row_sums, tile
 
 # --- to a cache ---------------------------------------------------------------------------------------------------------------
 
@@ -155,9 +155,6 @@ class Heads(NamedTuple):
     width: int
 
 
-_NO_BIAS = np.zeros(PANEL, np.float32)
-
-
 @kernel
 def rotate_rows(x: np.ndarray, heads: int, rope: np.ndarray, spans: Spans) -> None:
     """Rotate the first heads of each row by its place in its sequence, in place."""
@@ -195,68 +192,186 @@ def _exp(builder: Any, x: Any) -> Any:
     return builder.select(small, number(0), builder.fmul(series, builder.bitcast(power, FLOAT)))
 
 
-@intrinsic
-def _softmax(typing_context: Any, scores: Any, count: Any, shares: Any) -> Any:
-    """e^(score - largest) of each column over the first `count` rows of scores [rows, PANEL], in place, and 1 / totals: shares [PANEL].
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
-    Written as instructions, because a compiler makes no vectors of loops as short as a row.
+
+def _over_all(builder: Any, combined: Any, x: Any) -> Any:
+    """PANEL numbers combined into one, which is everywhere: neighbours first, then pairs of them, and so on."""
+    distance = 1
+    while distance < PANEL:
+        others = builder.shuffle_vector(x, FLOAT(ir.Undefined), ir.Constant(INTEGER, [i ^ distance for i in range(PANEL)]))
+        x, distance = combined(builder, x, others), 2 * distance
+    return x
+
+
+@intrinsic
+def _softmax(typing_context: Any, scores: Any, pitch: Any, shares: Any) -> Any:
+    """e^(score - largest) of each of four rows of `pitch` scores, a multiple of PANEL, in place, and 1 / total of each: shares [4].
+
+    Written as instructions, because a compiler makes no vectors of loops as short as these.
     """
     index = ir.IntType(64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        scores, count, shares = arrays(context, builder, signature, arguments)
-        top = cgutils.alloca_once_value(builder, builder.load(place(builder, scores, index(0)), align=4))
-        with cgutils.for_range(builder, count) as loop:
-            row = builder.load(place(builder, scores, builder.mul(loop.index, index(PANEL))), align=4)
-            before = builder.load(top)
-            builder.store(builder.select(builder.fcmp_ordered(">", row, before), row, before), top)
-        total = cgutils.alloca_once_value(builder, ir.Constant(FLOAT, [0.0] * PANEL))
-        with cgutils.for_range(builder, count) as loop:
-            here = place(builder, scores, builder.mul(loop.index, index(PANEL)))
-            weight = _exp(builder, builder.fsub(builder.load(here, align=4), builder.load(top)))
-            builder.store(weight, here, align=4)
-            builder.store(builder.fadd(builder.load(total), weight), total)
-        one = ir.Constant(FLOAT, [1.0] * PANEL)
-        builder.store(builder.fdiv(one, builder.load(total)), place(builder, shares, index(0)), align=4)
+        scores, pitch, shares = arrays(context, builder, signature, arguments)
+        rows = [builder.mul(pitch, index(r)) for r in range(4)]
+        panels = builder.sdiv(pitch, index(PANEL))
+
+        def here(row: Any, panel: Any) -> Any:
+            return place(builder, scores, builder.add(row, builder.mul(panel, index(PANEL))))
+
+        tops = [cgutils.alloca_once_value(builder, builder.load(here(row, index(0)), align=4)) for row in rows]
+        with cgutils.for_range_slice(builder, index(1), panels, index(1)) as (panel, _):
+            for row, top in zip(rows, tops, strict=True):
+                builder.store(_larger(builder, builder.load(here(row, panel), align=4), builder.load(top)), top)
+        highest = [_over_all(builder, _larger, builder.load(top)) for top in tops]
+        totals = [cgutils.alloca_once_value(builder, ir.Constant(FLOAT, [0.0] * PANEL)) for _ in rows]
+        with cgutils.for_range(builder, panels) as loop:
+            for row, top, total in zip(rows, highest, totals, strict=True):
+                weight = _exp(builder, builder.fsub(builder.load(here(row, loop.index), align=4), top))
+                builder.store(weight, here(row, loop.index), align=4)
+                builder.store(builder.fadd(builder.load(total), weight), total)
+        for r, total in enumerate(totals):
+            added = _over_all(builder, lambda builder, a, b: builder.fadd(a, b), builder.load(total))
+            share = builder.fdiv(ir.FloatType()(1.0), builder.extract_element(added, ir.IntType(32)(0)))
+            builder.store(share, builder.gep(shares.data, [index(r)]))
         return context.get_dummy_value()
 
     return types.void(scores, types.intp, shares), generate
 
 
+@intrinsic
+def _weigh(
+    typing_context: Any, weights: Any, pitch: Any, values: Any, count: Any, shares: Any, out: Any, at: Any, stride: Any, columns: Any
+) -> Any:  # fmt: skip
+    """Four rows of weights, `pitch` numbers apart, times the first `count` rows of values [rows, PANEL], times each row's share: the first
+    `columns` of each to out, `stride` numbers apart from flat index `at` on."""
+    index = ir.IntType(64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        weights, pitch, values, count, shares, out, at, stride, columns = arrays(context, builder, signature, arguments)
+        begin, scaled = ir.Constant(FLOAT, [0.0] * PANEL), []
+        for r, total in enumerate(row_sums(builder, weights, index(0), pitch, values, count, begin)):
+            share = builder.load(builder.gep(shares.data, [index(r)]))
+            share = builder.insert_element(FLOAT(ir.Undefined), share, ir.IntType(32)(0))
+            share = builder.shuffle_vector(share, FLOAT(ir.Undefined), ir.Constant(INTEGER, [0] * PANEL))
+            scaled.append(builder.fmul(builder.load(total), share))
+        starts = [builder.add(at, builder.mul(stride, index(r))) for r in range(4)]
+        with builder.if_else(builder.icmp_signed(">=", columns, index(PANEL))) as (whole, part):
+            with whole:
+                for start, numbers in zip(starts, scaled, strict=True):
+                    builder.store(numbers, place(builder, out, start), align=4)
+            with part, cgutils.for_range(builder, columns) as loop:
+                lane = builder.trunc(loop.index, ir.IntType(32))
+                for start, numbers in zip(starts, scaled, strict=True):
+                    builder.store(builder.extract_element(numbers, lane), builder.gep(out.data, [builder.add(start, loop.index)]))
+        return context.get_dummy_value()
+
+    return types.void(weights, types.intp, values, types.intp, shares, out, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def _turn(typing_context: Any, x: Any, first: Any, stride: Any, most: Any, scale: Any, out: Any) -> Any:
+    """out [width, PANEL] = scale · the first `width` numbers of each of PANEL rows of x, `stride` numbers apart from flat index `first` on.
+    Those past row `most` are row `most`.
+
+    Written as instructions, because where a compiler sees this loop it scatters, which is slower than to move number by number.
+    """
+    index, lane = ir.IntType(64), ir.IntType(32)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        x, first, stride, most, scale, out = arrays(context, builder, signature, arguments)
+        starts = []
+        for r in range(PANEL):
+            row = builder.select(builder.icmp_signed("<", index(r), most), index(r), most)
+            starts.append(builder.gep(x.data, [builder.add(first, builder.mul(stride, row))]))
+        scales = builder.insert_element(FLOAT(ir.Undefined), scale, lane(0))
+        scales = builder.shuffle_vector(scales, FLOAT(ir.Undefined), ir.Constant(INTEGER, [0] * PANEL))
+        with cgutils.for_range(builder, builder.extract_value(out.shape, 0)) as loop:
+            numbers = FLOAT(ir.Undefined)
+            for r, start in enumerate(starts):
+                numbers = builder.insert_element(numbers, builder.load(builder.gep(start, [loop.index])), lane(r))
+            there = place(builder, out, builder.mul(loop.index, index(PANEL)))
+            builder.store(builder.fmul(numbers, scales), there, align=4)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.intp, types.intp, types.float32, out), generate
+
+
+class Scratch(NamedTuple):
+    """What `attend_sequence` needs while it is at work, for sequences of some length to be asked."""
+
+    keys: np.ndarray
+    """[panels of keys, width of a head, PANEL]."""
+    values: np.ndarray
+    """[panels of a head, keys, PANEL]."""
+    unseen: np.ndarray
+    """[keys]: what keeps a key that is none from being seen."""
+    scores: np.ndarray
+    """[4 · keys]."""
+    shares: np.ndarray
+    """[4]."""
+
+
+_UNSEEN = np.float32(-1e30)
+
+
+@kernel
+def scratch(heads: Heads, longest: int) -> Scratch:
+    panels, parts = -(-longest // PANEL), -(-heads.width // PANEL)
+    keys, values = np.empty((panels, heads.width, PANEL), np.float32), np.zeros((parts, panels * PANEL, PANEL), np.float32)
+    unseen, scores = np.empty(panels * PANEL, np.float32), np.empty(4 * panels * PANEL, np.float32)
+    return Scratch(keys, values, unseen, scores, np.empty(4, np.float32))
+
+
+@kernel
+def attend_sequence(
+    queries: np.ndarray, asking: int, ends: int, keys_values: np.ndarray, asked: int, count: int, heads: Heads, out: np.ndarray, room: Scratch
+) -> None:  # fmt: skip
+    """Attention of rows `asking` to `ends` - 1 of queries to `count` rows of keys and values from row `asked` on.
+
+    queries [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads · width]; out [rows, at least query heads · width].
+    Four queries are taken together, so that up to three rows past the last of both queries and out are read and written. No sum or vector
+    depends on how many there are. Raises ValueError where arrays have not as many rows.
+    """
+    last = asking + -(-(ends - asking) // 4) * 4
+    if last > queries.shape[0] or last > out.shape[0] or asked + count > keys_values.shape[0] or count < 1:
+        raise ValueError("attention of a sequence is given fewer rows than it reads and writes")
+    width, share = heads.width, heads.query // heads.kv
+    stride, pitch = keys_values.shape[1], -(-count // PANEL) * PANEL
+    scale = np.float32(1 / np.sqrt(width))
+    for p in range(pitch):
+        room.unseen[p] = ZERO if p < count else _UNSEEN
+    for kv in range(heads.kv):
+        for panel in range(pitch // PANEL):
+            row = panel * PANEL
+            _turn(keys_values, (asked + row) * stride + kv * width, stride, count - 1 - row, scale, room.keys[panel])
+        for part in range(room.values.shape[0]):
+            first = (heads.kv + kv) * width + part * PANEL
+            for p in range(count):
+                for d in range(min(PANEL, width - part * PANEL)):
+                    room.values[part, p, d] = keys_values[asked + p, first + d]
+        for head in range(kv * share, (kv + 1) * share):
+            for start in range(asking, ends, 4):
+                first = start * queries.shape[1] + head * width
+                for panel in range(pitch // PANEL):
+                    column = panel * PANEL
+                    tile(queries, first, queries.shape[1], room.keys[panel], room.unseen, column, room.scores, column, pitch)
+                _softmax(room.scores, pitch, room.shares)
+                first = start * out.shape[1] + head * width
+                for part in range(room.values.shape[0]):
+                    done = part * PANEL
+                    _weigh(room.scores, pitch, room.values[part], count, room.shares, out, first + done, out.shape[1], width - done)
+
+
 @kernel
 def attend_sequences(queries: np.ndarray, asking: Spans, keys_values: np.ndarray, asked: Spans, heads: Heads, out: np.ndarray) -> None:
-    """Attention of each asking sequence to all of the asked one of the same number, whatever its length.
-
-    queries [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads · width]; out [rows, query heads · width].
-    `PANEL` queries are taken together, each a column: so no sum or vector depends on how many there are.
-    """
-    width = heads.width
-    share = heads.query // heads.kv
-    scale = np.float32(1 / np.sqrt(width))
-    panel, shares = np.empty((width, PANEL), np.float32), np.empty(PANEL, np.float32)
-    seen = np.empty((-(-width // 4) * 4, PANEL), np.float32)
+    """`attend_sequence` for each asking sequence, to the asked one of the same number, whatever its length."""
+    longest = 0
+    for s in range(len(asked.starts)):
+        longest = max(longest, asked.stops[s] - asked.starts[s])
+    room = scratch(heads, longest)
     for s in range(len(asking.starts)):
-        first, count = asked.starts[s], asked.stops[s] - asked.starts[s]
-        # Tiles are of four rows.
-        keys, values = np.zeros((-(-count // 4) * 4, width), np.float32), np.zeros((seen.shape[0], count), np.float32)
-        scores = np.empty((keys.shape[0], PANEL), np.float32)
-        for kv in range(heads.kv):
-            for p in range(count):
-                for d in range(width):
-                    keys[p, d] = keys_values[first + p, kv * width + d]
-                    values[d, p] = keys_values[first + p, (heads.kv + kv) * width + d]
-            for head in range(kv * share, (kv + 1) * share):
-                for start in range(asking.starts[s], asking.stops[s], PANEL):
-                    columns = min(PANEL, asking.stops[s] - start)
-                    panel[:] = ZERO
-                    for c in range(columns):
-                        for d in range(width):
-                            panel[d, c] = queries[start + c, head * width + d] * scale
-                    for p in range(0, keys.shape[0], 4):
-                        tile(keys, p, panel, _NO_BIAS, scores, 0)
-                    _softmax(scores, count, shares)
-                    for d in range(0, seen.shape[0], 4):
-                        tile(values, d, scores, _NO_BIAS, seen, 0)
-                    for c in range(columns):
-                        for d in range(width):
-                            out[start + c, head * width + d] = seen[d, c] * shares[c]
+        count = asked.stops[s] - asked.starts[s]
+        attend_sequence(queries, asking.starts[s], asking.stops[s], keys_values, asked.starts[s], count, heads, out, room)

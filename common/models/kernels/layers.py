@@ -7,7 +7,18 @@ from typing import NamedTuple
 import numpy as np
 
 from common.compiling import kernel
-from common.models.kernels.attention import Heads, Spans, attend_memory, attend_past, attend_sequences, keep, rotate_rows
+from common.models.kernels.attention import (
+    Heads,
+    Scratch,
+    Spans,
+    attend_memory,
+    attend_past,
+    attend_sequence,
+    attend_sequences,
+    keep,
+    rotate_rows,
+    scratch,
+)  # fmt: skip
 from common.models.kernels.elementary import ONE, ZERO, exp, mean_of_sum, rms_norm, swiglu
 from common.models.kernels.products import CHUNK, Packed, add, linear, linear_of
 
@@ -134,42 +145,112 @@ def encode(
 
 
 @kernel
-def gate(old: np.ndarray, new: np.ndarray, memories: Spans, weights: GateWeights, out: np.ndarray) -> None:
-    """Old and new slots [rows, width] mixed; new may have more columns, out may be old. Where a share depends on
-    statuses, a slot that is not finite makes all of its memory so."""
-    width = old.shape[1]
+def gate(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray) -> None:
+    """Old and new slots [slots, width] mixed; new and out may have more rows, out may be old. Where a share depends on statuses, a slot that
+    is not finite makes all of its memory so."""
+    slots, width = old.shape
     gates, statuses = weights.weight.shape
     status = np.empty(statuses, np.float32)
-    for start, stop in zip(memories.starts, memories.stops):  # noqa: B905 (Numba knows no `strict`)
-        if statuses:
-            mean_of_sum(old[start:stop], new[start:stop], status)
-        share = ZERO
-        for s in range(stop - start):
-            if s < gates:
-                before = weights.bias[s]
-                for other in range(statuses):
-                    before += weights.weight[s, other] * status[other]
-                share = weights.most / (ONE + exp(-weights.most * before))
-            kept = weights.most - share
-            for i in range(width):
-                out[start + s, i] = share * new[start + s, i] + kept * old[start + s, i]
+    if statuses:
+        mean_of_sum(old, new, status)
+    share = ZERO
+    for s in range(slots):
+        if s < gates:
+            before = weights.bias[s]
+            for other in range(statuses):
+                before += weights.weight[s, other] * status[other]
+            share = weights.most / (ONE + exp(-weights.most * before))
+        kept = weights.most - share
+        for i in range(width):
+            out[s, i] = share * new[s, i] + kept * old[s, i]
 
 
 @kernel
-def ask(
-    slots: np.ndarray, asking: np.ndarray, memories: Spans, answers: np.ndarray, asked: Spans, rope: np.ndarray,
-    weights: SequenceWeights, heads: Heads, residual: GateWeights,
-) -> None:  # fmt: skip
-    """slots [rows, width] = gate(slots, what they see of `answers` [rows, width] when they ask by `asking` [rows, width]).
+def mean_memories(memories: np.ndarray, norm: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    """Normed means over the layers of memories [batch, layers, slots, width] → out [batch, at least slots, width]."""
+    _, count, slots, _ = memories.shape
+    for b in range(memories.shape[0]):
+        mean = out[b, :slots]
+        mean[:] = memories[b, 0]
+        for layer in range(1, count):
+            mean += memories[b, layer]
+        mean *= ONE / np.float32(count)
+        rms_norm(mean, norm, eps, mean)
 
-    rope: of the answers' keys, [positions, width of a head / 2, 2]; without positions where answers have no order.
+
+class AskingWeights(NamedTuple):
+    """A norm, the attention behind it, and how what is seen is mixed into the slots."""
+
+    norm: np.ndarray
+    """[width]."""
+    attention: SequenceWeights
+    gate: GateWeights
+
+
+class _Asking(NamedTuple):
+    """Of one memory, in turn. [slots, and up to a multiple of 4; features]."""
+
+    normed: np.ndarray
+    queries: np.ndarray
+    seen: np.ndarray
+    new: np.ndarray
+
+
+@kernel
+def _ask(
+    slots: np.ndarray, answers: np.ndarray, asked: int, count: int, weights: AskingWeights, heads: Heads, by: _Asking, room: Scratch
+) -> None:  # fmt: skip
+    """Slots that are normed in `by` look at `count` rows of answers, keys and values, from row `asked` on, and take up what they see."""
+    linear(by.normed, weights.attention.queries, by.queries)
+    attend_sequence(by.queries, 0, len(slots), answers, asked, count, heads, by.seen, room)
+    linear(by.seen, weights.attention.output, by.new)
+    gate(slots, by.new, weights.gate, slots)
+
+
+NOTHING, SLOTS, MEAN, MIXTURE = range(4)
+"""What slots look at before they look at tokens."""
+
+
+@kernel
+def write(
+    before: np.ndarray, after: np.ndarray, layer: int, seeing: int, means: np.ndarray, mixture: GateWeights, of_slots: AskingWeights,
+    encoded: np.ndarray, spans: Spans, rope: np.ndarray, encoded_norm: np.ndarray, of_tokens: AskingWeights, heads: Heads, eps: np.float32,
+) -> None:  # fmt: skip
+    """One layer of memory attention: of memories before [batch, layers, slots, width], each with the tokens of its span in encoded [rows,
+    width], to the same layer of after. One memory at a time, for what it takes stays in the first levels of cache.
+
+    means: as from `mean_memories`, [batch, slots up to a multiple of 4, width], or of no memory where they are not seen. mixture, of_slots:
+    looked at as far as `seeing` says.
     """
-    queries, keys_values = linear_of(asking, weights.queries), linear_of(answers, weights.keys_values)
-    if rope.shape[0]:
-        rotate_rows(keys_values, heads.kv, rope, asked)
-    seen = np.zeros((slots.shape[0], heads.query * heads.width), np.float32)
-    attend_sequences(queries, memories, keys_values, asked, heads, seen)
-    gate(slots, linear_of(seen, weights.output), memories, residual, slots)
+    slots, width = before.shape[2:]
+    rows = -(-slots // 4) * 4
+    normed = np.empty_like(encoded)
+    rms_norm(encoded, encoded_norm, eps, normed)
+    answers = linear_of(normed, of_tokens.attention.keys_values)
+    rotate_rows(answers, heads.kv, rope, spans)
+    longest = slots
+    for b in range(len(spans.starts)):
+        longest = max(longest, spans.stops[b] - spans.starts[b])
+    room, features = scratch(heads, longest), heads.query * heads.width
+    by = _Asking(
+        np.zeros((rows, width), np.float32),
+        np.empty((rows, of_tokens.attention.queries.bias.shape[0]), np.float32),
+        np.empty((rows, features), np.float32),
+        np.empty((rows, of_tokens.attention.output.bias.shape[0]), np.float32),
+    )
+    mixed, own = np.zeros_like(by.normed), np.empty((rows, of_tokens.attention.keys_values.bias.shape[0]), np.float32)
+    for b in range(before.shape[0]):
+        memory = after[b, layer]
+        memory[:] = before[b, layer]
+        if seeing != NOTHING:
+            rms_norm(memory, of_slots.norm, eps, by.normed)
+            if seeing == MIXTURE:
+                gate(by.normed[:slots], means[b], mixture, mixed)
+            seen = mixed if seeing == MIXTURE else means[b] if seeing == MEAN else by.normed
+            linear(seen, of_slots.attention.keys_values, own)
+            _ask(memory, own, 0, slots, of_slots, heads, by, room)
+        rms_norm(memory, of_tokens.norm, eps, by.normed)
+        _ask(memory, answers, spans.starts[b], spans.stops[b] - spans.starts[b], of_tokens, heads, by, room)
 
 
 @kernel

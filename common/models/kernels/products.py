@@ -87,31 +87,40 @@ def fetch(typing_context: Any, array: Any, start: Any, count: Any) -> Any:
     return types.void(array, types.intp, types.intp), generate
 
 
-@intrinsic
-def tile(typing_context: Any, x: Any, row: Any, panel: Any, bias: Any, out: Any, column: Any) -> Any:
-    """out[row : row + 4, column : column + PANEL] = x[row : row + 4] · panel + bias[column : column + PANEL], all of them contiguous.
+def row_sums(builder: Any, x: Any, first: Any, stride: Any, panel: Any, features: Any, begin: Any) -> list[Any]:
+    """Where the sums of four rows of x, `stride` numbers apart from flat index `first` on, times a panel are, which start from `begin`.
 
     Written as instructions, because a compiler keeps no array in registers, and the 4 × PANEL sums have to be there.
     """
-    index, first = ir.IntType(64), ir.Constant(INTEGER, [0] * PANEL)
+    index, everywhere = ir.IntType(64), ir.Constant(INTEGER, [0] * PANEL)
+    sums = [cgutils.alloca_once_value(builder, begin) for _ in range(4)]
+    starts = [builder.gep(x.data, [builder.add(first, builder.mul(stride, index(r)))]) for r in range(4)]
+    with cgutils.for_range(builder, features) as loop:
+        weights = builder.load(place(builder, panel, builder.mul(loop.index, index(PANEL))), align=4)
+        for start, total in zip(starts, sums, strict=True):
+            feature = builder.insert_element(FLOAT(ir.Undefined), builder.load(builder.gep(start, [loop.index])), ir.IntType(32)(0))
+            repeated = builder.shuffle_vector(feature, FLOAT(ir.Undefined), everywhere)
+            builder.store(multiply_add(builder, repeated, weights, builder.load(total)), total)
+    return sums
+
+
+@intrinsic
+def tile(
+    typing_context: Any, x: Any, first: Any, stride: Any, panel: Any, bias: Any, column: Any, out: Any, at: Any, pitch: Any
+) -> Any:  # fmt: skip
+    """Four rows of x, `stride` numbers apart from flat index `first` on, times a panel [features, PANEL], plus `bias` from `column` on: to
+    rows of out that are `pitch` numbers apart from flat index `at` on."""
+    index = ir.IntType(64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        x, row, panel, bias, out, column = arrays(context, builder, signature, arguments)
-        features, width = builder.extract_value(x.shape, 1), builder.extract_value(out.shape, 1)
-        rows = [builder.add(row, index(r)) for r in range(4)]
-        sums = [cgutils.alloca_once_value(builder, builder.load(place(builder, bias, column), align=4)) for _ in rows]
-        starts = [builder.gep(x.data, [builder.mul(r, features)]) for r in rows]
-        with cgutils.for_range(builder, features) as loop:
-            weights = builder.load(place(builder, panel, builder.mul(loop.index, index(PANEL))), align=4)
-            for start, total in zip(starts, sums, strict=True):
-                feature = builder.insert_element(FLOAT(ir.Undefined), builder.load(builder.gep(start, [loop.index])), ir.IntType(32)(0))
-                everywhere = builder.shuffle_vector(feature, FLOAT(ir.Undefined), first)
-                builder.store(multiply_add(builder, everywhere, weights, builder.load(total)), total)
-        for r, total in zip(rows, sums, strict=True):
-            builder.store(builder.load(total), place(builder, out, builder.add(builder.mul(r, width), column)), align=4)
+        x, first, stride, panel, bias, column, out, at, pitch = arrays(context, builder, signature, arguments)
+        begin = builder.load(place(builder, bias, column), align=4)
+        for r, total in enumerate(row_sums(builder, x, first, stride, panel, builder.extract_value(panel.shape, 0), begin)):
+            there = builder.add(at, builder.mul(pitch, index(r)))
+            builder.store(builder.load(total), place(builder, out, there), align=4)
         return context.get_dummy_value()
 
-    return types.void(x, types.intp, panel, bias, out, types.intp), generate
+    return types.void(x, types.intp, types.intp, panel, bias, types.intp, out, types.intp, types.intp), generate
 
 
 @kernel
@@ -121,13 +130,13 @@ def linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
 
     Where a product is this small, a library spends as long on its call and on arranging weights as on the product.
     """
-    rows = x.shape[0]
-    if rows % 4 or x.shape[1] != weights.panels.shape[1] or out.shape != (rows, weights.panels.shape[0] * PANEL):
+    (rows, features), outputs = x.shape, out.shape[1]
+    if rows % 4 or features != weights.panels.shape[1] or out.shape != (rows, weights.panels.shape[0] * PANEL):
         raise ValueError("a linear map is given rows that are no multiple of 4, or features or outputs that are not its own")
     for first in range(0, rows, CHUNK):
         for n in range(weights.panels.shape[0]):
             for r in range(first, min(rows, first + CHUNK), 4):
-                tile(x, r, weights.panels[n], weights.bias, out, n * PANEL)
+                tile(x, r * features, features, weights.panels[n], weights.bias, n * PANEL, out, r * outputs + n * PANEL, outputs)
 
 
 @kernel
