@@ -66,12 +66,11 @@ class ReactiveTransformer(PreTrainedModel):
         if config.initial_memory == "learned":
             return self.first_memory.expand(len(seeds), -1, -1, -1)
         shape = (config.layers, config.slots, config.width)
-        generator = torch.Generator()
-        rows = []
-        for seed in seeds:
+        generator, memories = torch.Generator(), torch.empty(len(seeds), *shape)
+        for seed, memory in zip(seeds, memories, strict=True):
             generator.manual_seed(derive(seed, "initial_memory"))
-            rows.append(torch.randn(shape, generator=generator) * config.initial_memory_std)
-        return torch.stack(rows).to(self.device, self.dtype)
+            torch.randn(shape, generator=generator, out=memory)
+        return memories.mul_(config.initial_memory_std).to(self.device, self.dtype)
 
     def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """tokens int64 [batch, tokens], mask bool, True at real tokens → encoded [batch, layers, tokens, width]."""

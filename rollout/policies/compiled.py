@@ -69,7 +69,7 @@ class CompiledDecoder:
     def read_memory(self, memories: Tensor, rows: np.ndarray) -> None:
         """Put into these rows of `memory` what the decoder sees of memories [rows, layers, slots, width]."""
         for i, layer in enumerate(self._layers):
-            layer.read_memory(_rows(memories.numpy()[:, i]), rows)
+            layer.read_memory(memories.contiguous().numpy(), i, rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, width] → [tokens, vocabulary]."""
@@ -92,8 +92,8 @@ class _Layer:
         if isinstance(layer.feed_forward, FeedForward):
             self._feed_forward = _feed_forward(layer.feed_forward_norm, layer.feed_forward)
 
-    def read_memory(self, slots: np.ndarray, rows: np.ndarray) -> None:
-        layers.read_memory(slots, *self._reading, self._eps, rows, self._memory)
+    def read_memory(self, memories: np.ndarray, layer: int, rows: np.ndarray) -> None:
+        layers.read_memory(memories, layer, *self._reading, self._eps, rows, self._memory)
 
     def attend(self, x: Tensor, places: Places) -> None:
         layers.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
@@ -222,14 +222,6 @@ def _gate(gate: ResidualGate) -> GateWeights:
 
 def _feed_forward(norm: RMSNorm, layer: FeedForward) -> FeedForwardWeights:
     return FeedForwardWeights(_copy(norm.weight), _pack(layer.up), _pack(layer.down))
-
-
-def _rows(x: np.ndarray) -> np.ndarray:
-    """A copy of x [batch, slots, width] as [batch · slots, width], and zeros up to a multiple of `ROWS`."""
-    batch, slots, width = x.shape
-    rows = np.zeros((round_up(batch * slots, ROWS), width), np.float32)
-    rows[: batch * slots] = x.reshape(-1, width)
-    return rows
 
 
 def _spans(lengths: Sequence[int]) -> Spans:

@@ -197,19 +197,19 @@ class ReactiveEngine:
         for row in ended:
             self._close_turn(live[row])
 
-        memories = self._write(staying + leaving, coming)
-        for row, memory in zip(leaving, memories[len(staying) : len(ended)], strict=True):
+        memories, over = self._write(staying, coming, leaving)
+        for row, memory in zip(leaving, over, strict=True):
             self._end(live[row], memory)
-        begun = memories[len(ended) :]
         silent = [i for i, playing in enumerate(coming) if playing.conversation.done]
         for i in silent:
-            self._end(coming[i], begun[i])
+            self._end(coming[i], memories[len(staying) + i])
         if silent:
-            asking = [i for i, playing in enumerate(coming) if not playing.conversation.done]
-            coming, begun = [coming[i] for i in asking], begun[asking]
+            asking = [i for i in range(len(coming)) if i not in silent]
+            memories = torch.cat((memories[: len(staying)], memories[len(staying) :][asking]))
+            coming = [coming[i] for i in asking]
         for row, playing in zip(free, coming, strict=False):
             live[row : row + 1] = [playing]
-        self._ask(staying + free[: len(coming)], torch.cat((memories[: len(staying)], begun)))
+        self._ask(staying + free[: len(coming)], memories)
         self._vacate(leaving[len(coming) :])
 
     def _vacate(self, rows: Sequence[int]) -> None:
@@ -220,31 +220,34 @@ class ReactiveEngine:
                 self._live[row] = last
                 self._slots.move(len(self._live), row)
 
-    def _write(self, rows: list[int], coming: Sequence[Playing]) -> Tensor:
-        """Memories [rows + coming, layers, slots, width] after the last turn of the episodes in `rows`, and of those that begin."""
-        before = [self._slots.memory[rows]] if rows else []
-        if coming:
-            before.append(self._start(coming))
-        writing = [self._live[row] for row in rows] + list(coming)
-        if not writing:
-            return self._slots.memory[:0]
-        self.tally.writes += len(writing)
-        self.tally.write_batches += 1
-        return self._slots.remember(torch.cat(before), [playing.turns[-1].remembered_ids for playing in writing])
+    def _write(self, staying: list[int], coming: Sequence[Playing], leaving: list[int]) -> tuple[Tensor, Tensor]:
+        """Memories after the last turn: of episodes that go on, those in rows `staying` and those that begin, and of those that end, in rows
+        `leaving`. [episodes, layers, slots, width]."""
+        writing = [self._live[row] for row in staying] + list(coming) + [self._live[row] for row in leaving]
+        memory, going = self._slots.memory, len(staying) + len(coming)
+        before = memory.new_empty((len(writing), *memory.shape[1:]))
+        for rows, part in ((staying, before[: len(staying)]), (leaving, before[going:])):
+            torch.index_select(memory, 0, torch.tensor(rows, dtype=torch.int64, device=memory.device), out=part)
+        self._start(coming, before[len(staying) : going])
+        if writing:
+            self.tally.writes += len(writing)
+            self.tally.write_batches += 1
+            before = self._slots.remember(before, [playing.turns[-1].remembered_ids for playing in writing])
+        return before[:going], before[going:]
 
-    def _start(self, playing: Sequence[Playing]) -> Tensor:
-        """Memories [playing, layers, slots, width] that episodes begin with."""
-        memories = self.model.initial_memory([each.task.seed for each in playing]).to(self._slots.memory).clone()
+    def _start(self, playing: Sequence[Playing], memories: Tensor) -> None:
+        """Put into memories [playing, layers, slots, width] what episodes begin with."""
+        if playing:
+            memories.copy_(self.model.initial_memory([each.task.seed for each in playing]))
         for i, each in enumerate(playing):
             if each.task.initial_memory is not None:
                 memories[i] = memory_from_bytes(each.task.initial_memory, self.model.config).to(memories)
-        return memories
 
     def _ask(self, rows: list[int], memories: Tensor) -> None:
         asked = [self._live[row] for row in rows]
-        forgetting = [i for i, playing in enumerate(asked) if playing.task.erase_memory]
-        if forgetting:
-            memories = memories.index_copy(0, torch.tensor(forgetting, device=memories.device), self._start([asked[i] for i in forgetting]))
+        for i, playing in enumerate(asked):
+            if playing.task.erase_memory:
+                self._start([playing], memories[i : i + 1])
         for playing in asked:
             playing.conversation.advance()
             playing.answer, playing.log_probs, playing.unfiltered, playing.complete = [], [], [], False

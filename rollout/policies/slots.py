@@ -128,11 +128,12 @@ class Slots:
         if not rows:
             return
         with self.timer("prefill"):
+            if self._compiled is not None:
+                self.memory.numpy()[rows] = memories.numpy()
+                self._compiled.read_memory(memories, np.array(rows))
+                return
             index = torch.tensor(rows, device=self.device)
             self.memory.index_copy_(0, index, memories)
-            if self._compiled is not None:
-                self._compiled.read_memory(memories, index.numpy())
-                return
             keys, values = self.model.decoder.read_memory(memories)
             self._read.keys.index_copy_(1, index, keys)
             self._read.values.index_copy_(1, index, values)

@@ -272,31 +272,46 @@ def _weigh(
 
 
 @intrinsic
-def _turn(typing_context: Any, x: Any, first: Any, stride: Any, most: Any, scale: Any, out: Any) -> Any:
-    """out [width, PANEL] = scale · the first `width` numbers of each of PANEL rows of x, `stride` numbers apart from flat index `first` on.
-    Those past row `most` are row `most`.
+def _turn(
+    typing_context: Any, x: Any, first: Any, stride: Any, most: Any, count: Any, scale: Any, out: Any, at: Any, pitch: Any
+) -> Any:  # fmt: skip
+    """scale · `count` numbers of each of PANEL rows of x, `stride` numbers apart from flat index `first` on, to as many rows of out, `pitch`
+    numbers apart from flat index `at` on: what was a row is a column. Rows past number `most` are row `most` again.
 
     Written as instructions, because where a compiler sees this loop it scatters, which is slower than to move number by number.
     """
     index, lane = ir.IntType(64), ir.IntType(32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        x, first, stride, most, scale, out = arrays(context, builder, signature, arguments)
+        x, first, stride, most, count, scale, out, at, pitch = arrays(context, builder, signature, arguments)
         starts = []
         for r in range(PANEL):
             row = builder.select(builder.icmp_signed("<", index(r), most), index(r), most)
             starts.append(builder.gep(x.data, [builder.add(first, builder.mul(stride, row))]))
         scales = builder.insert_element(FLOAT(ir.Undefined), scale, lane(0))
         scales = builder.shuffle_vector(scales, FLOAT(ir.Undefined), ir.Constant(INTEGER, [0] * PANEL))
-        with cgutils.for_range(builder, builder.extract_value(out.shape, 0)) as loop:
+        with cgutils.for_range(builder, count) as loop:
             numbers = FLOAT(ir.Undefined)
             for r, start in enumerate(starts):
                 numbers = builder.insert_element(numbers, builder.load(builder.gep(start, [loop.index])), lane(r))
-            there = place(builder, out, builder.mul(loop.index, index(PANEL)))
+            there = place(builder, out, builder.add(at, builder.mul(loop.index, pitch)))
             builder.store(builder.fmul(numbers, scales), there, align=4)
         return context.get_dummy_value()
 
-    return types.void(x, types.intp, types.intp, types.intp, types.float32, out), generate
+    return types.void(x, types.intp, types.intp, types.intp, types.intp, types.float32, out, types.intp, types.intp), generate
+
+
+@kernel
+def by_dimension(x: np.ndarray, column: int, out: np.ndarray) -> None:
+    """out [heads, width, rows] = heads · width columns of x [at least rows, features] from `column` on."""
+    heads, width, rows = out.shape
+    stride, whole = x.shape[1], rows - rows % PANEL
+    for first in range(0, whole, PANEL):
+        _turn(x, first * stride + column, stride, PANEL, heads * width, ONE, out, first, rows)
+    for head in range(heads):
+        for d in range(width):
+            for r in range(whole, rows):
+                out[head, d, r] = x[r, column + head * width + d]
 
 
 class Scratch(NamedTuple):
@@ -346,7 +361,8 @@ def attend_sequence(
     for kv in range(heads.kv):
         for panel in range(pitch // PANEL):
             row = panel * PANEL
-            _turn(keys_values, (asked + row) * stride + kv * width, stride, count - 1 - row, scale, room.keys[panel])
+            first = (asked + row) * stride + kv * width
+            _turn(keys_values, first, stride, count - 1 - row, width, scale, room.keys, panel * width * PANEL, PANEL)
         for part in range(room.values.shape[0]):
             first = (heads.kv + kv) * width + part * PANEL
             for p in range(count):

@@ -15,6 +15,7 @@ from common.models.kernels.attention import (
     attend_past,
     attend_sequence,
     attend_sequences,
+    by_dimension,
     keep,
     rotate_rows,
     scratch,
@@ -254,16 +255,16 @@ def write(
 
 
 @kernel
-def read_memory(slots: np.ndarray, norm: np.ndarray, weights: Packed, eps: np.float32, rows: np.ndarray, cache: Cache) -> None:
-    """What a decoder layer sees of memories: keys and values of slots [at least len(rows) · slots, width], one memory after another, put
-    into the given rows of the cache."""
-    normed = np.empty_like(slots)
-    rms_norm(slots, norm, eps, normed)
-    projected = linear_of(normed, weights)
-    _, kv_heads, width, count = cache.keys.shape
-    for i, row in enumerate(rows):
-        for head in range(kv_heads):
-            for d in range(width):
-                for s in range(count):
-                    cache.keys[row, head, d, s] = projected[i * count + s, head * width + d]
-                    cache.values[row, head, d, s] = projected[i * count + s, (kv_heads + head) * width + d]
+def read_memory(
+    memories: np.ndarray, layer: int, norm: np.ndarray, weights: Packed, eps: np.float32, rows: np.ndarray, cache: Cache
+) -> None:
+    """What a decoder layer sees of its layer of memories [len(rows), layers, slots, width]: keys and values, put into the given rows of the
+    cache."""
+    _, kv_heads, head, slots = cache.keys.shape
+    normed = np.zeros((-(-slots // 4) * 4, memories.shape[3]), np.float32)
+    projected = np.empty((normed.shape[0], weights.bias.shape[0]), np.float32)
+    for i in range(len(rows)):
+        rms_norm(memories[i, layer], norm, eps, normed)
+        linear(normed, weights, projected)
+        for part, seen in enumerate((cache.keys, cache.values)):
+            by_dimension(projected, part * kv_heads * head, seen[rows[i]])
