@@ -17,9 +17,9 @@ from common.models.decoder import Decoder, DecoderLayer
 from common.models.encoder import EncoderLayer
 from common.models.feed_forward import FeedForward
 from common.models.kernels import layers
-from common.models.kernels.attention import Heads, Spans
 from common.models.kernels.layers import AskingWeights, AttentionWeights, Cache, FeedForwardWeights, GateWeights, Places, SequenceWeights
 from common.models.kernels.products import Packed, pack
+from common.models.kernels.sequences import Heads, Spans
 from common.models.memory import MemoryLayer, ResidualGate
 from common.models.operations import RMSNorm
 from common.models.reactive import ReactiveTransformer

@@ -221,8 +221,8 @@ class ReactiveEngine:
                 self._slots.move(len(self._live), row)
 
     def _write(self, staying: list[int], coming: Sequence[Playing], leaving: list[int]) -> tuple[Tensor, Tensor]:
-        """Memories after the last turn: of episodes that go on, those in rows `staying` and those that begin, and of those that end, in rows
-        `leaving`. [episodes, layers, slots, width]."""
+        """Memories after the last turn, [episodes, layers, slots, width]: of episodes that go on, which are those in rows `staying` and
+        those that begin, and of those that end, in rows `leaving`."""
         writing = [self._live[row] for row in staying] + list(coming) + [self._live[row] for row in leaving]
         memory, going = self._slots.memory, len(staying) + len(coming)
         before = memory.new_empty((len(writing), *memory.shape[1:]))

@@ -53,8 +53,8 @@ ENCODING = """
 import re, sys, warnings
 import numpy as np
 from common.models.kernels import layers
-from common.models.kernels.attention import Heads, Spans
 from common.models.kernels.products import linear_of, pack
+from common.models.kernels.sequences import Heads, Spans
 
 draw = lambda *shape, rng=np.random.default_rng(0): rng.standard_normal(shape).astype(np.float32)
 if "another first" in sys.argv:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from common.models import operations
 from common.models.attention import rope_table, rotate
-from common.models.kernels import attention, elementary, products
+from common.models.kernels import attention, elementary, products, sequences
 
 CPU = torch.device("cpu")
 COUNTS = (1, 3, 8, 21, 64)
@@ -124,6 +124,63 @@ def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, he
         torch.testing.assert_close(torch.from_numpy(recall).double(), recalled, atol=3e-6, rtol=0)
     assert not past_keys[1].any(), "a row that nobody asked for was written to"
     assert not past_keys[:, :, :, max(lengths.values()) :].any()
+
+
+@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6), (2, 1, 20)])
+def test_attention_of_sequences_to_sequences(query_heads: int, kv_heads: int, head_dim: int) -> None:
+    asking, asked = np.array([5, 1, 16, 2, 7]), np.array([1, 16, 17, 40, 3])
+    spans = [sequences.Spans(lengths.cumsum() - lengths, lengths.cumsum()) for lengths in (asking, asked)]
+    queries, keys_values = spread(asking.sum() + 3, query_heads * head_dim, scale=2), spread(asked.sum(), 2 * kv_heads * head_dim, scale=2)
+    heads = sequences.Heads(query_heads, kv_heads, head_dim)
+
+    def seen() -> torch.Tensor:
+        out = torch.full_like(queries, torch.nan)
+        sequences.attend_sequences(queries.numpy(), spans[0], keys_values.numpy(), spans[1], heads, out.numpy())
+        return out[: asking.sum()]
+
+    def by_heads(x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (-1, head_dim)).transpose(0, 1)[None].double()
+
+    parts = []
+    for own, others in zip(queries.split([*asking, 3]), keys_values.split([*asked]), strict=False):
+        keys, values = (by_heads(part) for part in others.chunk(2, -1))
+        exact = F.scaled_dot_product_attention(by_heads(own), keys, values, enable_gqa=True)
+        parts.append(exact[0].transpose(0, 1).flatten(1))
+    whole = seen()
+    torch.testing.assert_close(whole.double(), torch.cat(parts), atol=3e-6, rtol=0)
+    for bad in (torch.nan, torch.inf, -torch.inf):  # in keys, then in values, of the third
+        for column in (1, kv_heads * head_dim + 1):
+            before, keys_values[20, column] = keys_values[20, column].item(), bad
+            broken = seen()
+            keys_values[20, column] = before
+            assert not broken[6:22].isfinite().all()
+            assert torch.equal(broken[:6], whole[:6])
+            assert torch.equal(broken[22:], whole[22:])
+
+
+def test_scores_that_are_all_infinite_show() -> None:
+    """Keys that are none, up to a whole panel, must not be seen in their place."""
+    queries, keys_values = torch.full((4, 4), 1e30), torch.full((3, 8), -1e30)
+    out = torch.zeros(4, 4)
+    one = sequences.Spans(np.array([0]), np.array([3]))
+    sequences.attend_sequences(queries.numpy(), one, keys_values.numpy(), one, sequences.Heads(1, 1, 4), out.numpy())
+    assert not out[:3].isfinite().any()
+
+
+@pytest.mark.parametrize(("asking", "asked"), [(6, 3), (3, 9), (3, 0)], ids=["queries", "keys", "nothing to see"])
+def test_attention_past_the_end_of_its_arrays_is_refused_before_anything_is_written(asking: int, asked: int) -> None:
+    queries, keys_values, out = np.ones((4, 8), np.float32), np.ones((8, 16), np.float32), np.zeros((4, 8), np.float32)
+    spans = [sequences.Spans(np.array([0]), np.array([stop])) for stop in (asking, asked)]
+    with pytest.raises(ValueError, match="fewer rows"):
+        sequences.attend_sequences(queries, spans[0], keys_values, spans[1], sequences.Heads(2, 2, 4), out)
+    assert not out.any()
+
+
+@pytest.mark.parametrize("rows", [1, 16, 37])
+def test_what_is_put_by_dimension(rows: int) -> None:
+    x, out = spread(rows + 3, 40), torch.full((2, 6, rows), torch.nan)
+    sequences.by_dimension(x.numpy(), 5, out.numpy())
+    assert torch.equal(out, x[:rows, 5:17].T.unflatten(0, (2, 6)))
 
 
 @pytest.mark.parametrize("vocabulary", [5, 64, 200, 4096])

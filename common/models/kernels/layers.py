@@ -7,21 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common.compiling import kernel
-from common.models.kernels.attention import (
-    Heads,
-    Scratch,
-    Spans,
-    attend_memory,
-    attend_past,
-    attend_sequence,
-    attend_sequences,
-    by_dimension,
-    keep,
-    rotate_rows,
-    scratch,
-)  # fmt: skip
+from common.models.kernels.attention import attend_memory, attend_past, keep
 from common.models.kernels.elementary import ONE, ZERO, exp, mean_of_sum, rms_norm, swiglu
 from common.models.kernels.products import CHUNK, Packed, add, linear, linear_of
+from common.models.kernels.sequences import Heads, Scratch, Spans, attend_sequence, attend_sequences, by_dimension, rotate_rows, scratch
 
 # --- a decoder ----------------------------------------------------------------------------------------------------------------
 
@@ -147,8 +136,8 @@ def encode(
 
 @kernel
 def gate(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray) -> None:
-    """Old and new slots [slots, width] mixed; new and out may have more rows, out may be old. Where a share depends on statuses, a slot that
-    is not finite makes all of its memory so."""
+    """Old and new slots [slots, width] mixed; new and out may have more rows, out may be old. Where a share depends on statuses, a slot
+    that is not finite makes all of its memory so."""
     slots, width = old.shape
     gates, statuses = weights.weight.shape
     status = np.empty(statuses, np.float32)
