@@ -146,18 +146,20 @@ def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 9) -> di
 
 
 def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
-    """Continuous batching against lock-step on conversations of 2 to 8 follow-ups whose answers have a long tail.
+    """Continuous batching against lock-step on conversations whose answers have a long tail: of 2 to 8 follow-ups, but where said.
 
-    continuous_over_lockstep: against batches of `slots` conversations that start and end together, every row waiting for the longest
-    answer of its turn. continuous_over_turn_lockstep: against rows that wait for the longest answer, but make room when their
-    conversation is over. Both are of generation, by CPU time; …_with_writes: with memory writes, which cost both ways of playing the same.
-    slot_occupancy: rows that got a token over slots × steps, from the first step to the last of all conversations. Lock-step is measured on
-    an eighth of the conversations, which is all the same to it; continuous batching on half of them, since its last conversations, when
-    there is nothing left to take, are part of what it costs.
+    continuous_over_lockstep: against batches of `slots` conversations that start together, every row waiting for the longest answer of its
+    turn; rows whose conversation is over are not computed further. continuous_over_turn_lockstep: against rows that wait for the longest
+    answer, but make room when their conversation is over. continuous_over_lockstep_4_follow_ups: as the first, on conversations of
+    `FOLLOW_UPS`, which start and end together, as in a step of a curriculum. All are of generation, by CPU time; …_with_writes: with memory
+    writes, which cost both ways of playing the same. slot_occupancy: rows that got a token over slots × steps, from the first step to the
+    last of all conversations. Lock-step is measured on an eighth of the conversations, which is all the same to it; continuous batching on
+    half of them, since its last conversations, when there is nothing left to take, are part of what it costs.
     """
     draw = random.Random(0)
-    tasks = make_tasks([draw.randint(2, 8) for _ in range(conversations)])
+    tasks, alike = make_tasks([draw.randint(2, 8) for _ in range(conversations)]), make_tasks([FOLLOW_UPS] * (conversations // 2))
     half, eighth = tasks[: conversations // 2], tasks[: conversations // 8]
+    alike_eighth = alike[: conversations // 8]
     continuous, lockstep = (make_engine(slots, kind, MOST_TOKENS) for kind in (LongTailed, TurnLockstep))
     for engine in (continuous, lockstep):
         engine.run(tasks[:slots])
@@ -166,9 +168,15 @@ def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
         free = measured(continuous, lambda: continuous.run(half), time.process_time)
         batches = measured(lockstep, lambda: play_in_batches(lockstep, eighth, slots), time.process_time)
         turns = measured(lockstep, lambda: lockstep.run(eighth), time.process_time)
-        for name, waiting in (("continuous_over_lockstep", batches), ("continuous_over_turn_lockstep", turns)):
-            ratios[name].append(free.generation / waiting.generation)
-            ratios[f"{name}_with_writes"].append(free.with_writes / waiting.with_writes)
+        free_alike = measured(continuous, lambda: continuous.run(alike), time.process_time)
+        batches_alike = measured(lockstep, lambda: play_in_batches(lockstep, alike_eighth, slots), time.process_time)
+        for name, gone_on, waiting in (
+            ("continuous_over_lockstep", free, batches),
+            ("continuous_over_turn_lockstep", free, turns),
+            (f"continuous_over_lockstep_{FOLLOW_UPS}_follow_ups", free_alike, batches_alike),
+        ):
+            ratios[name].append(gone_on.generation / waiting.generation)
+            ratios[f"{name}_with_writes"].append(gone_on.with_writes / waiting.with_writes)
     rows, steps = continuous.tally.row_steps, continuous.tally.slot_steps
     rate = measured(continuous, lambda: continuous.run(tasks), time.process_time)
     return {name: statistics.median(of) for name, of in ratios.items()} | {
