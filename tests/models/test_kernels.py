@@ -148,14 +148,15 @@ def test_attention_of_sequences_to_sequences(query_heads: int, kv_heads: int, he
         parts.append(exact[0].transpose(0, 1).flatten(1))
     whole = seen()
     torch.testing.assert_close(whole.double(), torch.cat(parts), atol=3e-6, rtol=0)
-    for bad in (torch.nan, torch.inf, -torch.inf):  # in keys, then in values, of the third
-        for column in (1, kv_heads * head_dim + 1):
-            before, keys_values[20, column] = keys_values[20, column].item(), bad
-            broken = seen()
-            keys_values[20, column] = before
-            assert not broken[6:22].isfinite().all()
-            assert torch.equal(broken[:6], whole[:6])
-            assert torch.equal(broken[22:], whole[22:])
+    key, value = 1, kv_heads * head_dim + 1
+    for column, bad in ((key, torch.nan), (value, torch.nan), (value, torch.inf)):
+        # Of the fourth, to which a shorter one follows.
+        before, keys_values[44, column] = keys_values[44, column].item(), bad
+        broken = seen()
+        keys_values[44, column] = before
+        assert not broken[22:24].isfinite().all()
+        assert torch.equal(broken[:22], whole[:22])
+        assert torch.equal(broken[24:], whole[24:])
 
 
 def test_scores_that_are_all_infinite_show() -> None:
