@@ -129,7 +129,7 @@ class Slots:
             return
         with self.timer("prefill"):
             if self._compiled is not None:
-                self.memory.numpy()[rows] = memories.numpy()
+                self.memory.numpy()[list(rows)] = memories.numpy()
                 self._compiled.read_memory(memories, np.array(rows))
                 return
             index = torch.tensor(rows, device=self.device)

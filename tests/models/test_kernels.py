@@ -159,20 +159,26 @@ def test_attention_of_sequences_to_sequences(query_heads: int, kv_heads: int, he
         assert torch.equal(broken[24:], whole[24:])
 
 
-def test_scores_that_are_all_infinite_show() -> None:
-    """Keys that are none, up to a whole panel, must not be seen in their place."""
-    queries, keys_values = torch.full((4, 4), 1e30), torch.full((3, 8), -1e30)
-    out = torch.zeros(4, 4)
-    one = sequences.Spans(np.array([0]), np.array([3]))
+def test_keys_that_are_none_are_not_seen_however_large_scores_are() -> None:
+    """They fill a panel of sixteen, and whatever stands in them must not reach what the last key has."""
+    queries, keys_values = torch.full((4, 4), 1e19), torch.zeros(3, 8)
+    keys_values[:, 0], keys_values[:, 4] = torch.tensor([0, 0, 1e19]), torch.tensor([1.0, 2, 3])
+    out, one = torch.zeros(4, 4), sequences.Spans(np.array([0]), np.array([3]))
     sequences.attend_sequences(queries.numpy(), one, keys_values.numpy(), one, sequences.Heads(1, 1, 4), out.numpy())
-    assert not out[:3].isfinite().any()
+    assert torch.equal(out[:3], torch.tensor([3.0, 0, 0, 0]).expand(3, 4))
 
 
-@pytest.mark.parametrize(("asking", "asked"), [(6, 3), (3, 9), (3, 0)], ids=["queries", "keys", "nothing to see"])
-def test_attention_past_the_end_of_its_arrays_is_refused_before_anything_is_written(asking: int, asked: int) -> None:
-    queries, keys_values, out = np.ones((4, 8), np.float32), np.ones((8, 16), np.float32), np.zeros((4, 8), np.float32)
+@pytest.mark.parametrize(
+    ("rows", "seen_rows", "asking", "asked"),
+    [(4, 8, 6, 3), (8, 4, 6, 3), (4, 4, 3, 9), (4, 4, 3, 0)],
+    ids=["queries", "out", "keys", "nothing to see"],
+)
+def test_attention_past_the_end_of_its_arrays_is_refused_before_anything_is_written(
+    rows: int, seen_rows: int, asking: int, asked: int
+) -> None:
+    queries, keys_values, out = np.ones((rows, 8), np.float32), np.ones((8, 16), np.float32), np.zeros((seen_rows, 8), np.float32)
     spans = [sequences.Spans(np.array([0]), np.array([stop])) for stop in (asking, asked)]
-    with pytest.raises(ValueError, match="fewer rows"):
+    with pytest.raises(ValueError, match="more rows than there are, or none"):
         sequences.attend_sequences(queries, spans[0], keys_values, spans[1], sequences.Heads(2, 2, 4), out)
     assert not out.any()
 

@@ -59,6 +59,14 @@ def test_every_variant_writes_what_its_modules_do(kind: str, heads: tuple[int, i
         torch.testing.assert_close(written.double(), exact, atol=3e-5, rtol=1e-5, msg=lambda text, gate=gate: f"{gate}: {text}")
 
 
+def test_a_large_epsilon() -> None:
+    """Where a norm does not hide the size of what it is given, a mean over layers has to be one."""
+    model, compiled = make(norm_eps=1.0)
+    interactions, memories = interactions_and_memories(model)
+    written = compiled.write(memories, interactions)
+    torch.testing.assert_close(written.double(), written_plainly(model.double(), memories, interactions), atol=3e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("gate", ["none", "elementwise", "linear"])
 @pytest.mark.parametrize("kind", ["simple", "gated_self_interlayer"])
 def test_a_memory_is_written_alike_in_any_company_bit_for_bit(kind: str, gate: str) -> None:

@@ -123,7 +123,8 @@ class GateWeights(NamedTuple):
 def encode(
     x: np.ndarray, spans: Spans, rope: np.ndarray, weights: SequenceWeights, heads: Heads, norm: np.ndarray, eps: np.float32
 ) -> None:
-    """x += self-attention of each sequence in both directions, of x [tokens, width]. Rows outside `spans` are computed along."""
+    """x += self-attention of each sequence in both directions, of x [tokens, width]. Rows outside `spans` are computed along; there are at
+    least three after the last, as `attend_sequence` goes."""
     normed = np.empty_like(x)
     rms_norm(x, norm, eps, normed)
     queries, keys_values = linear_of(normed, weights.queries), linear_of(normed, weights.keys_values)

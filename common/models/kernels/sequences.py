@@ -222,13 +222,13 @@ def attend_sequence(
 ) -> None:  # fmt: skip
     """Attention of rows `asking` to `ends` - 1 of queries to `count` rows of keys and values from row `asked` on.
 
-    queries and out [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads · width]. Four queries are taken
-    together, so that up to three rows past the last of both queries and out are read and written. No sum or vector depends on how many
-    there are. Raises ValueError where arrays have not as many rows.
+    queries and out [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads · width]; `room` for as many as `count`.
+    Four queries are taken together, so that up to three rows past the last of both queries and out are read and written. No sum or vector
+    depends on how many there are. Raises ValueError where arrays have not as many rows, or `count` is 0.
     """
     last = asking + -(-(ends - asking) // 4) * 4
     if last > queries.shape[0] or last > out.shape[0] or asked + count > keys_values.shape[0] or count < 1:
-        raise ValueError("attention of a sequence is given fewer rows than it reads and writes")
+        raise ValueError("attention of a sequence reads and writes more rows than there are, or none")
     width, share = heads.width, heads.query // heads.kv
     stride, pitch = keys_values.shape[1], -(-count // PANEL) * PANEL
     scale = np.float32(1 / np.sqrt(width))
