@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from common.compiling import kernel
 from common.models.kernels.elementary import ONE, ZERO, exp, largest
-from common.models.kernels.products import fetch
+from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, fetch, multiply_add, place
 
 
-@kernel
-def rotate(x: np.ndarray, rope: np.ndarray, out: np.ndarray, scale: np.float32) -> None:
-    """Rotate the pairs (2i, 2i + 1) of one head. x, out: [head_dim]; rope [head_dim / 2, 2]: cosine and sine."""
-    for i in range(rope.shape[0]):
-        cosine, sine = rope[i, 0] * scale, rope[i, 1] * scale
-        out[2 * i] = x[2 * i] * cosine - x[2 * i + 1] * sine
-        out[2 * i + 1] = x[2 * i] * sine + x[2 * i + 1] * cosine
+@intrinsic
+def rotate(typing_context: Any, x: Any, first: Any, rope: Any, position: Any, out: Any, at: Any, scale: Any) -> Any:
+    """scale · the numbers of one head, x from flat index `first` on, with the pairs (2i, 2i + 1) rotated: to out from flat index `at` on,
+    which may be the same place. rope [positions, width of a head / 2, 2]: cosine and sine.
+
+    Written as instructions, because a compiler makes no vectors of pairs as few as a head's; what is left over from PANEL goes pair by pair.
+    """
+    index, lane = ir.IntType(64), ir.IntType(32)
+
+    def taken(builder: Any, x: Any, lanes: Sequence[int]) -> Any:
+        return builder.shuffle_vector(x, FLOAT(ir.Undefined), ir.Constant(INTEGER, lanes))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        x, first, rope, position, out, at, scale = arrays(context, builder, signature, arguments)
+        width = builder.mul(builder.extract_value(rope.shape, 1), index(2))
+        angles = builder.mul(position, width)
+        panels = builder.sdiv(width, index(PANEL))
+        scales = taken(builder, builder.insert_element(FLOAT(ir.Undefined), scale, lane(0)), [0] * PANEL)
+        with cgutils.for_range(builder, panels) as loop:
+            done = builder.mul(loop.index, index(PANEL))
+            numbers = builder.load(place(builder, x, builder.add(first, done)), align=4)
+            both = builder.load(place(builder, rope, builder.add(angles, done)), align=4)
+            cosines, sines = (taken(builder, both, [i - i % 2 + part for i in range(PANEL)]) for part in (0, 1))
+            sines = builder.fmul(sines, ir.Constant(FLOAT, [-1.0, 1.0] * (PANEL // 2)))
+            others = taken(builder, numbers, [i ^ 1 for i in range(PANEL)])
+            turned = multiply_add(builder, numbers, cosines, builder.fmul(others, sines))
+            builder.store(builder.fmul(turned, scales), place(builder, out, builder.add(at, done)), align=4)
+
+        def number(array: Any, start: Any, i: Any) -> Any:
+            return builder.gep(array.data, [builder.add(start, i)])
+
+        with cgutils.for_range_slice(builder, builder.mul(panels, index(PANEL)), width, index(2)) as (i, _):
+            after = builder.add(i, index(1))
+            (even, odd), (cosine, sine) = (
+                [builder.load(number(array, start, each)) for each in (i, after)] for array, start in ((x, first), (rope, angles))
+            )
+            turned = builder.fsub(builder.fmul(even, cosine), builder.fmul(odd, sine))
+            turned_odd = builder.fadd(builder.fmul(even, sine), builder.fmul(odd, cosine))
+            builder.store(builder.fmul(turned, scale), number(out, at, i))
+            builder.store(builder.fmul(turned_odd, scale), number(out, at, after))
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, rope, types.intp, out, types.intp, types.float32), generate
 
 
 @kernel
@@ -71,7 +114,7 @@ def keep(
         row, position = rows[t], positions[t]
         for head in range(kv_heads):
             start = (heads + head) * width
-            rotate(projected[t, start : start + width], rope[position], rotated, ONE)
+            rotate(projected, t * projected.shape[1] + start, rope, position, rotated, 0, ONE)
             start += kv_heads * width
             for d in range(width):
                 keys[row, head, d, position] = rotated[d]
@@ -98,7 +141,7 @@ def attend_past(
         row, position = rows[t], positions[t]
         for head in range(query_heads):
             here = slice(head * width, (head + 1) * width)
-            rotate(projected[t, here], rope[position], rotated, scale)
+            rotate(projected, t * projected.shape[1] + head * width, rope, position, rotated, 0, scale)
             _look(rotated, keys[row, head // share], values[row, head // share], position + 1, scores, out[t, here])
 
 
@@ -126,5 +169,5 @@ def attend_memory(
         for head in range(query_heads):
             _fetch_next(keys, values, row, head // share, width * count)
             here = slice(head * width, (head + 1) * width)
-            rotate(projected[t, here], rope[positions[t]], rotated, scale)
+            rotate(projected, t * projected.shape[1] + head * width, rope, positions[t], rotated, 0, scale)
             _look(rotated, keys[row, head // share], values[row, head // share], count, scores, out[t, here])

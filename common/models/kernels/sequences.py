@@ -33,14 +33,12 @@ class Heads(NamedTuple):
 @kernel
 def rotate_rows(x: np.ndarray, heads: int, rope: np.ndarray, spans: Spans) -> None:
     """Rotate the first heads of each row by its place in its sequence, in place."""
-    width = 2 * rope.shape[1]
-    rotated = np.empty(width, np.float32)
+    stride, width = x.shape[1], 2 * rope.shape[1]
     for s in range(len(spans.starts)):
         for r in range(spans.starts[s], spans.stops[s]):
             for head in range(heads):
-                here = slice(head * width, (head + 1) * width)
-                rotate(x[r, here], rope[r - spans.starts[s]], rotated, ONE)
-                x[r, here] = rotated
+                here = r * stride + head * width
+                rotate(x, here, rope, r - spans.starts[s], x, here, ONE)
 
 
 def _exp(builder: Any, x: Any) -> Any:
