@@ -21,7 +21,7 @@ def rotate(typing_context: Any, x: Any, first: Any, rope: Any, position: Any, ou
     """scale · the numbers of one head, x from flat index `first` on, with the pairs (2i, 2i + 1) rotated: to out from flat index `at` on,
     which may be the same place. rope [positions, width of a head / 2, 2]: cosine and sine.
 
-    Written as instructions, because a compiler makes no vectors of pairs as few as a head's; what is left over from PANEL goes pair by pair.
+    Written as instructions: a compiler makes no vectors of pairs as few as a head's. What is left over from PANEL goes pair by pair.
     """
     index, lane = ir.IntType(64), ir.IntType(32)
 
