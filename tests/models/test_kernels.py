@@ -95,7 +95,7 @@ def test_a_linear_map_of_other_shapes_is_refused_before_anything_is_written(rows
     assert not out.any()
 
 
-@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6)])
+@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6), (2, 1, 20)])
 def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, head_dim: int) -> None:
     """Prompts of several rows token by token, then one more token each, against causal attention over whole sequences."""
     lengths, slots, positions = {2: 7, 0: 1, 3: 20}, 13, 24
