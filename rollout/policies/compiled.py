@@ -68,8 +68,9 @@ class CompiledDecoder:
 
     def read_memory(self, memories: Tensor, rows: np.ndarray) -> None:
         """Put into these rows of `memory` what the decoder sees of memories [rows, layers, slots, width]."""
+        seen = memories.contiguous().numpy()
         for i, layer in enumerate(self._layers):
-            layer.read_memory(memories.contiguous().numpy(), i, rows)
+            layer.read_memory(seen, i, rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, width] → [tokens, vocabulary]."""
@@ -171,12 +172,11 @@ class _MemoryLayer:
         of_tokens, self._heads = _asking(memory.memory_norm, memory.attention, memory.gate)
         self._of_tokens = _copy(memory.encoded_norm.weight), of_tokens
         # Kernels are compiled for all of it, whether slots look at anything or not.
-        self._of_slots, mixture = of_tokens, of_tokens.gate
+        self._of_slots, self._mixture = of_tokens, of_tokens.gate
         if self._seeing != layers.NOTHING:
             self._of_slots, _ = _asking(memory.slot_norm, memory.slot_attention, memory.slot_gate)
         if self._seeing == layers.MIXTURE:
-            mixture = _gate(memory.mixture_gate)
-        self._mixture = mixture
+            self._mixture = _gate(memory.mixture_gate)
 
     def encode(self, x: np.ndarray, tokens: Spans) -> None:
         """x in place."""

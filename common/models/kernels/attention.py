@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from common.compiling import kernel
 from common.models.kernels.elementary import ONE, ZERO, exp, largest
-from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, fetch, multiply_add, place
+from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, everywhere, fetch, multiply_add, place
 
 
 @intrinsic
@@ -23,7 +23,7 @@ def rotate(typing_context: Any, x: Any, first: Any, rope: Any, position: Any, ou
 
     Written as instructions: a compiler makes no vectors of pairs as few as a head's. What is left over from PANEL goes pair by pair.
     """
-    index, lane = ir.IntType(64), ir.IntType(32)
+    index = ir.IntType(64)
 
     def taken(builder: Any, x: Any, lanes: Sequence[int]) -> Any:
         return builder.shuffle_vector(x, FLOAT(ir.Undefined), ir.Constant(INTEGER, lanes))
@@ -33,7 +33,7 @@ def rotate(typing_context: Any, x: Any, first: Any, rope: Any, position: Any, ou
         width = builder.mul(builder.extract_value(rope.shape, 1), index(2))
         angles = builder.mul(position, width)
         panels = builder.sdiv(width, index(PANEL))
-        scales = taken(builder, builder.insert_element(FLOAT(ir.Undefined), scale, lane(0)), [0] * PANEL)
+        scales = everywhere(builder, scale)
         with cgutils.for_range(builder, panels) as loop:
             done = builder.mul(loop.index, index(PANEL))
             numbers = builder.load(place(builder, x, builder.add(first, done)), align=4)

@@ -62,6 +62,12 @@ def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
 
 
+def everywhere(builder: Any, number: Any) -> Any:
+    """PANEL times the same number."""
+    first = builder.insert_element(FLOAT(ir.Undefined), number, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, FLOAT(ir.Undefined), ir.Constant(INTEGER, [0] * PANEL))
+
+
 _LINE = 16
 """Numbers in a line of cache."""
 
@@ -92,15 +98,14 @@ def row_sums(builder: Any, x: Any, first: Any, stride: Any, panel: Any, features
 
     Written as instructions, because a compiler keeps no array in registers, and the 4 × PANEL sums have to be there.
     """
-    index, everywhere = ir.IntType(64), ir.Constant(INTEGER, [0] * PANEL)
+    index = ir.IntType(64)
     sums = [cgutils.alloca_once_value(builder, begin) for _ in range(4)]
     starts = [builder.gep(x.data, [builder.add(first, builder.mul(stride, index(r)))]) for r in range(4)]
     with cgutils.for_range(builder, features) as loop:
         weights = builder.load(place(builder, panel, builder.mul(loop.index, index(PANEL))), align=4)
         for start, total in zip(starts, sums, strict=True):
-            feature = builder.insert_element(FLOAT(ir.Undefined), builder.load(builder.gep(start, [loop.index])), ir.IntType(32)(0))
-            repeated = builder.shuffle_vector(feature, FLOAT(ir.Undefined), everywhere)
-            builder.store(multiply_add(builder, repeated, weights, builder.load(total)), total)
+            feature = everywhere(builder, builder.load(builder.gep(start, [loop.index])))
+            builder.store(multiply_add(builder, feature, weights, builder.load(total)), total)
     return sums
 
 

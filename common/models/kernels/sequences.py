@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from common.compiling import kernel
 from common.models.kernels.attention import rotate
 from common.models.kernels.elementary import LN_2_HIGH, LN_2_LOW, LOG2_E, ONE, SMALLEST, TAYLOR, ZERO
-from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, multiply_add, place, row_sums, tile
+from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, everywhere, multiply_add, place, row_sums, tile
 
 
 class Spans(NamedTuple):
@@ -126,9 +126,7 @@ def _weigh(
         weights, pitch, values, count, shares, out, at, stride, columns = arrays(context, builder, signature, arguments)
         begin, scaled = ir.Constant(FLOAT, [0.0] * PANEL), []
         for r, total in enumerate(row_sums(builder, weights, index(0), pitch, values, count, begin)):
-            share = builder.load(builder.gep(shares.data, [index(r)]))
-            share = builder.insert_element(FLOAT(ir.Undefined), share, ir.IntType(32)(0))
-            share = builder.shuffle_vector(share, FLOAT(ir.Undefined), ir.Constant(INTEGER, [0] * PANEL))
+            share = everywhere(builder, builder.load(builder.gep(shares.data, [index(r)])))
             scaled.append(builder.fmul(builder.load(total), share))
         starts = [builder.add(at, builder.mul(stride, index(r))) for r in range(4)]
         with builder.if_else(builder.icmp_signed(">=", columns, index(PANEL))) as (whole, part):
@@ -161,8 +159,7 @@ def _turn(
         for r in range(PANEL):
             row = builder.select(builder.icmp_signed("<", index(r), most), index(r), most)
             starts.append(builder.gep(x.data, [builder.add(first, builder.mul(stride, row))]))
-        scales = builder.insert_element(FLOAT(ir.Undefined), scale, lane(0))
-        scales = builder.shuffle_vector(scales, FLOAT(ir.Undefined), ir.Constant(INTEGER, [0] * PANEL))
+        scales = everywhere(builder, scale)
         with cgutils.for_range(builder, count) as loop:
             numbers = FLOAT(ir.Undefined)
             for r, start in enumerate(starts):
