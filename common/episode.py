@@ -44,6 +44,9 @@ class Fact(Record):
     value: str
     said_in: int
     """Index of the interaction that last said it: 0 is the opening one, follow-up i is i + 1."""
+    outdated: tuple[str, ...] = ()
+    """Earlier values that it replaced in this conversation, oldest first; empty for a fact that
+    never changed."""
 
 
 @dataclass(frozen=True, slots=True)

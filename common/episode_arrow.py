@@ -25,7 +25,7 @@ TURN = pa.struct(
         ("log_probs", pa.list_(pa.float64())),
         ("reference_ids", _ids),
         ("role", pa.string()),
-        ("facts", pa.list_(pa.struct([("value", pa.string()), ("said_in", pa.int32())]))),
+        ("facts", pa.list_(pa.struct([("value", pa.string()), ("said_in", pa.int32()), ("outdated", pa.list_(pa.string()))]))),
         ("done", pa.bool_()),
         ("teacher_forced", pa.bool_()),
         ("query", pa.string()),
@@ -76,7 +76,7 @@ def _episode_record(episode: Episode) -> dict[str, Any]:
 
 def _turn_record(turn: Turn) -> dict[str, Any]:
     record = {name: getattr(turn, name) for name in _TURN_NAMES}
-    facts = [{"value": fact.value, "said_in": fact.said_in} for fact in turn.facts]
+    facts = [{"value": fact.value, "said_in": fact.said_in, "outdated": fact.outdated} for fact in turn.facts]
     rewards = [{"name": name, "value": value} for name, value in turn.rewards.items()]
     terms = [
         {"name": name, "version": term.version, **{key: getattr(term, key) for key in TERM_NUMBERS}} for name, term in turn.terms.items()
@@ -89,7 +89,7 @@ def _episode(record: dict[str, Any]) -> Episode:
 
 
 def _turn(record: dict[str, Any]) -> Turn:
-    facts = tuple(Fact(fact["value"], fact["said_in"]) for fact in record["facts"])
+    facts = tuple(Fact(fact["value"], fact["said_in"], tuple(fact["outdated"])) for fact in record["facts"])
     rewards = {reward["name"]: reward["value"] for reward in record["rewards"]}
     terms = {term["name"]: Term(term["weight"], term["version"], *(term[key] for key in TERM_NUMBERS[1:])) for term in record["terms"]}
     return Turn(**(record | {"facts": facts, "rewards": rewards, "terms": terms}))

@@ -1,6 +1,6 @@
 """Rewards by an HTTP endpoint: a batch of turns goes out as JSON, a list of numbers comes back.
 
-    POST {"turns": [{"query", "answer", "reference", "role", "facts": [{"value", "said_in"}]}]}
+    POST {"turns": [{"query", "answer", "reference", "role", "facts": [{"value", "said_in", "outdated"}]}]}
     200  {"rewards": [number or null, …]}, in the same order; null where the reward does not apply
 
 An endpoint that cannot be reached, takes too long or answers 5xx is an infra failure: the batch is tried again. What it says that is no

@@ -19,6 +19,7 @@ _ROW_OPTIONAL = {"think": str, "strategy": str}
 _INTERACTION = {"query": str, "answer": str}
 _INTERACTION_OPTIONAL = {"think": str, "role": str, "facts": list}
 _FACT = {"value": str, "said_in": int}
+_FACT_OPTIONAL = {"outdated": list}
 NUMBER = (int, float)
 _NAMES: dict[Any, str] = {str: "text", int: "a whole number", NUMBER: "a number", list: "a list", dict: "an object", type(None): "left out"}
 
@@ -54,7 +55,7 @@ def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
 
 
 def _fact_faults(fact: Any, turns: list[Mapping[str, Any]], turn: int, at: str, literal: bool) -> Iterator[Fault]:
-    faults = list(shape_faults(fact, _FACT, {}, at))
+    faults = list(shape_faults(fact, _FACT, _FACT_OPTIONAL, at))
     yield from faults
     if faults:
         return
@@ -65,6 +66,11 @@ def _fact_faults(fact: Any, turns: list[Mapping[str, Any]], turn: int, at: str, 
         yield f"{at}said_in", f"is {said_in}, but should be 0 to {turn - 1}: the value was said before interaction {turn} asks for it"
     elif literal and not any(contains_value(turns[said_in][part], value) for part in ("query", "answer")):
         yield f"{at}value", f"{value!r} was never said in interaction {said_in}"
+    for k, old in enumerate(fact.get("outdated") or []):
+        if not isinstance(old, str) or not old.strip():
+            yield f"{at}outdated.{k}", "should be text: a value that this one replaced"
+        elif old == value:
+            yield f"{at}outdated.{k}", f"{old!r} is the value itself, which cannot have replaced itself"
 
 
 def pair_faults(record: Any) -> Iterator[Fault]:

@@ -1,8 +1,9 @@
 """Conversations, SFT pairs and texts between files and records of our own.
 
-An MRL row is `{"query", "answer", "think"?, "strategy"?, "interactions": [{"query", "answer", "think"?, "role"?, "facts"?:
-[{"value", "said_in"}]}]}`. An interaction with facts and no role is a recall. Nothing enters unchecked (`checks.py`), but
-whether values stand literally where `said_in` says is left to `engram data validate`: values may also follow from what was said.
+An MRL row is `{"query", "answer", "think"?, "strategy"?, "interactions": [{"query", "answer", "think"?,
+"role"?, "facts"?: [{"value", "said_in", "outdated"?: [value, …]}]}]}`. An interaction with facts and no
+role is a recall. Nothing enters unchecked (`checks.py`), but whether values stand literally where
+`said_in` says is left to `engram data validate`: values may also follow from what was said.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from common.data.records import checked_records, write_records
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
 
-_FACT = pa.struct([("value", pa.string()), ("said_in", pa.int64())])
+_FACT = pa.struct([("value", pa.string()), ("said_in", pa.int64()), ("outdated", pa.list_(pa.string()))])
 _INTERACTION = [("query", pa.string()), ("answer", pa.string()), ("think", pa.string())]
 ROW_SCHEMA = pa.schema(
     [
@@ -58,11 +59,16 @@ def row_to_dict(row: Row) -> dict[str, Any]:
             {
                 **_spoken(turn.query, turn.answer, turn.think),
                 "role": turn.role,
-                **({"facts": [{"value": fact.value, "said_in": fact.said_in} for fact in turn.facts]} if turn.facts else {}),
+                **({"facts": [_fact_to_dict(fact) for fact in turn.facts]} if turn.facts else {}),
             }
             for turn in row.interactions
         ],
     }
+
+
+def _fact_to_dict(fact: Fact) -> dict[str, Any]:
+    outdated = {"outdated": list(fact.outdated)} if fact.outdated else {}
+    return {"value": fact.value, "said_in": fact.said_in, **outdated}
 
 
 def load_pairs(source: str | Path) -> list[Interaction]:
@@ -92,7 +98,7 @@ def _row(record: dict[str, Any]) -> Row:
 
 
 def _interaction(record: dict[str, Any]) -> Interaction:
-    facts = tuple(Fact(fact["value"], fact["said_in"]) for fact in record.get("facts") or ())
+    facts = tuple(Fact(fact["value"], fact["said_in"], tuple(fact.get("outdated") or ())) for fact in record.get("facts") or ())
     role: Any = record.get("role") or ("recall" if facts else "act")
     return Interaction(record["query"], record["answer"], record.get("think"), role, facts)
 

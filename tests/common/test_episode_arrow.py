@@ -55,7 +55,7 @@ def test_round_trip_is_exact(records: list[Episode]) -> None:
 
 
 def test_a_task_comes_out_of_a_pickle_as_it_went_in() -> None:
-    told = Interaction("what?", "Rex", "so", "recall", (Fact("Rex", 0), Fact("dog", 1)))
+    told = Interaction("what?", "Rex", "so", "recall", (Fact("Rex", 0, ("Max", "Bo")), Fact("dog", 1)))
     row = Row("My dog is Rex", "Nice", (told, Interaction("and?", "dog")), "hm", "long_term")
     task = Task("t", row, 7, "2", True, True, True, b"\x00", True)
     assert pickle.loads(pickle.dumps([task, row])) == [task, row]

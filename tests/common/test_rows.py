@@ -20,7 +20,13 @@ from common.episode import Fact, Interaction, Row
 from common.failures import InputError
 
 ROWS = generate(SynthData(train=20, eval=2), 0)["train"] + [
-    Row("a\u2028b", "c", (Interaction("d", "e", think="hm", role="distract"), Interaction("f", "g")), think="so", strategy="long_term")
+    Row(
+        "a\u2028b",
+        "c",
+        (Interaction("d", "e", think="hm", role="distract"), Interaction("f", "g", facts=(Fact("a", 0, ("h",)),))),
+        think="so",
+        strategy="long_term",
+    )
 ]
 
 
@@ -53,6 +59,7 @@ def test_saved_rows_load_to_equal_rows(tmp_path: Path, name: str) -> None:
     save_rows(ROWS, tmp_path / "deeper" / name)
     assert load_rows(tmp_path / "deeper" / name) == ROWS
     assert [row_from_dict(row_to_dict(row)) for row in ROWS] == ROWS
+    assert any(fact.outdated for row in ROWS for turn in row.interactions for fact in turn.facts)
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
@@ -108,6 +115,9 @@ FACT = ("interactions", 1, "facts", 0)
         (broken(*FACT, "said_in", value=1), "interactions.1.facts.0.value", "'Rex' was never said in interaction 1"),
         (broken(*FACT, "value", value="Re"), "interactions.1.facts.0.value", "'Re' was never said"),
         (broken(*FACT, "value", value=" "), "interactions.1.facts.0.value", "is empty"),
+        (broken(*FACT, "outdated", value="Max"), "interactions.1.facts.0.outdated", "should be a list"),
+        (broken(*FACT, "outdated", value=[3]), "interactions.1.facts.0.outdated.0", "should be text"),
+        (broken(*FACT, "outdated", value=["Rex"]), "interactions.1.facts.0.outdated.0", "is the value itself"),
         ([1], "record", "should be an object with query, answer, interactions"),
         ('{"query": "a", [', None, "broken JSON"),
     ],
