@@ -10,6 +10,7 @@ is not found inside "New York".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,46 +20,77 @@ from common.text import place, value_words
 Words = tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Which values an answer names, as counts of different ones."""
+
+    right: int
+    """Values asked for that stand in the answer."""
+    asked: int
+    """Values asked for, one at least."""
+    wrong: int
+    """Wrong values that stand in it."""
+
+    @property
+    def recall(self) -> float:
+        """Share of the values asked for that the answer names."""
+        return self.right / self.asked
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the right ones among the values that it names; None where it names none."""
+        named = self.right + self.wrong
+        return self.right / named if named else None
+
+    @property
+    def exact(self) -> bool:
+        """Whether it names every value asked for and no wrong one."""
+        return self.right == self.asked and self.wrong == 0
+
+
 def recall_reward(turns: Iterable[Turn], known: Iterable[Collection[Words]], false_recall: float) -> np.ndarray:
     """Recall of each turn: float64 [turns]; nan where a turn has no facts, and recall does not apply.
 
     known: for each turn the `words_of_values` of its conversation, and any others that could be confused with them.
     """
     return np.array(
-        [recall(turn, values, false_recall) if turn.facts else np.nan for turn, values in zip(turns, known, strict=True)], dtype=np.float64
+        [recall(named_values(turn, values), false_recall) if turn.facts else np.nan for turn, values in zip(turns, known, strict=True)],
+        dtype=np.float64,
     )
 
 
-def recall(turn: Turn, known: Collection[Words], false_recall: float) -> float:
-    """Share of the turn's facts whose value stands in the answer as whole words (common/text.py), minus `false_recall` times the
-    share of wrong values among the values that stand in it: in [-false_recall, 1].
+def recall(named: Named, false_recall: float) -> float:
+    """Share of the values asked for that the answer names, minus `false_recall` times the share of wrong values among those that it
+    names: in [-false_recall, 1].
 
     So a guess at the wrong value costs in full, and so does a list of all values, which holds the right one too.
     """
+    return named.recall - false_recall * named.wrong / (named.wrong + named.right) if named.wrong else named.recall
+
+
+def named_values(turn: Turn, known: Collection[Words]) -> Named:
+    """What the answer of a turn with facts names. A value stands in it as whole words, as common/text.py says."""
     answer = turn.answer.lower()
     asked = [value_words(fact.value) for fact in turn.facts]
     for value, fact in zip(asked, turn.facts, strict=True):
         if not value:
             raise ValueError(f"the value {fact.value!r} of a fact has no word that an answer could contain")
     wanted = {value: bool(place(answer, value)) for value in asked}
-    share = sum([wanted[value] for value in asked]) / len(asked)
-    if false_recall == 0:
-        return share
+    right = [value for value, stands in wanted.items() if stands]
     # What takes right values out of the answer cannot put others in: mostly there is nothing to look for.
     others = [value for value in known if value not in wanted and value[0] in answer]
     if not others:
-        return share
-    right = [value for value, stands in wanted.items() if stands]
+        return Named(len(right), len(wanted), 0)
     if len(right) > 1:
         right.sort(key=lambda value: len(" ".join(value)), reverse=True)
     for value in right:
         answer = _without(value, answer)
     standing = [value for value in others if place(answer, value)]
     if not standing:
-        return share
+        return Named(len(right), len(wanted), 0)
     context = turn.query.lower(), turn.reference.lower()
     wrong = sum(not any(place(text, value) for text in context) for value in standing)
-    return share - false_recall * wrong / (wrong + sum(wanted.values())) if wrong else share
+    return Named(len(right), len(wanted), wrong)
 
 
 def words_of_values(values: Iterable[str]) -> frozenset[Words]:

@@ -10,7 +10,7 @@ from common.config.rewards import Length
 from common.episode import Fact, Turn
 from reward_service.cosine import embed, likeness, running_means, unit
 from reward_service.length import length_reward
-from reward_service.recall import recall, words_of_values
+from reward_service.recall import Named, named_values, recall, words_of_values
 from reward_service.tokens import Ragged
 
 
@@ -88,15 +88,34 @@ KNOWN = words_of_values(["Rex", "Max", "Oslo", "New York", "York"])
 )
 def test_recall_pays_the_right_value_and_charges_wrong_ones(answer: str, expected: float) -> None:
     turn = Turn([], [], [], [], facts=(Fact("Rex", 0),), query="What is my puppy called?", reference="Rex.", answer=answer)
-    assert recall(turn, KNOWN | words_of_values(["puppy"]), false_recall=0.5) == pytest.approx(expected)
+    assert recall(named_values(turn, KNOWN | words_of_values(["puppy"])), false_recall=0.5) == pytest.approx(expected)
 
 
 def test_recall_is_a_share_of_several_facts_and_wrong_values_inside_right_ones_are_free() -> None:
     turn = Turn([], [], [], [], facts=(Fact("Rex", 0), Fact("New York", 1)), answer="It lives in New York")
-    assert recall(turn, KNOWN, false_recall=0.5) == 0.5
-    assert recall(turn, KNOWN, false_recall=0.0) == 0.5
+    assert named_values(turn, KNOWN) == Named(right=1, asked=2, wrong=0)
+    assert recall(named_values(turn, KNOWN), false_recall=0.5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "named", "recall", "precision", "exact"),
+    [
+        ("Rex, in Oslo", Named(2, 2, 0), 1.0, 1.0, True),
+        ("in Oslo, it is Rex and Rex again", Named(2, 2, 0), 1.0, 1.0, True),
+        ("Rex", Named(1, 2, 0), 0.5, 1.0, False),
+        ("Rex, in Oslo, or Max", Named(2, 2, 1), 1.0, 2 / 3, False),
+        ("Max, Max or Max in York", Named(0, 2, 2), 0.0, 0.0, False),
+        ("I do not know.", Named(0, 2, 0), 0.0, None, False),
+    ],
+)
+def test_an_answer_is_exact_if_it_names_all_values_asked_for_and_no_wrong_one(
+    answer: str, named: Named, recall: float, precision: float | None, exact: bool
+) -> None:
+    turn = Turn([], [], [], [], facts=(Fact("Rex", 0), Fact("Oslo", 1), Fact("Rex", 1)), reference="Rex, in Oslo.", answer=answer)
+    assert named_values(turn, KNOWN) == named
+    assert (named.recall, named.precision, named.exact) == (recall, precision, exact)
 
 
 def test_a_fact_without_a_word_is_refused() -> None:
     with pytest.raises(ValueError, match="has no word"):
-        recall(Turn([], [], [], [], facts=(Fact("?!", 0),), answer="?!"), frozenset(), 0.5)
+        named_values(Turn([], [], [], [], facts=(Fact("?!", 0),), answer="?!"), frozenset())
