@@ -49,12 +49,14 @@ def load_corpus(data: Data, seed: int) -> Corpus:
             splits = synth.generate(data, seed)
             return _corpus(splits["train"], splits["eval"], splits["test"])
         case BabiData():
-            told = [row for task in data.tasks for row in babi.load(data.folder, task, "train", data.max_questions)]
-            test = [row for task in data.tasks for row in babi.load(data.folder, task, "test", data.max_questions)]
-            corpus = _carved([(conversation_hash(row), row) for row in told], test, data.eval_fraction)
-            read = [pair for row in corpus.train for pair in babi.reading_pairs(row)]
+            told = [story for task in data.tasks for story in babi.load(data.folder, task, "train", data.max_questions)]
+            test = [story.row for task in data.tasks for story in babi.load(data.folder, task, "test", data.max_questions)]
+            corpus = _carved([(conversation_hash(story.row), story.row) for story in told], test, data.eval_fraction)
+            learnt = set(corpus.train)
+            stories = [story for story in told if story.row in learnt]
+            read = [pair for story in stories for pair in babi.reading_pairs(story)]
             held = {conversation_hash(row) for row in corpus.eval + corpus.test}
-            parts = [part for row in corpus.train for part in babi.windows(row) if conversation_hash(part) not in held]
+            parts = [part for story in stories for part in babi.windows(story) if conversation_hash(part) not in held]
             return replace(
                 corpus,
                 train=corpus.train + parts,

@@ -11,63 +11,13 @@ import pytest
 
 from common.config.schema import BabiData, RowsData, SgdData, SynthData
 from common.data import babi, sgd
-from common.data.rows import row_from_dict, row_to_dict, save_rows
+from common.data.rows import save_rows
 from common.data.sources import load_corpus
 from common.data.splits import conversation_hash
 from common.data.synth import generate
 from common.data.validate import validate_rows
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
-from common.text import contains_value
-
-STORY = """\
-1 Mary moved to the bathroom.
-2 John got the milk there.
-3 Where is Mary? \tbathroom\t1
-4 John got the football there.
-5 What is John carrying? \tmilk,football\t2 4
-6 Where is Mary? \tbathroom\t1
-1 Sandra got the football there.
-2 Is Mary in the bedroom? \tno\t1
-"""
-
-
-def test_statement_blocks_and_questions_are_turns_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "qa8_lists-sets_train.txt").write_text(STORY)
-    first, second = babi.load(tmp_path, 8, "train", max_questions=5)
-    assert first.turns == (
-        Interaction("Mary moved to the bathroom. John got the milk there.", "okay", role="remember"),
-        Interaction("Where is Mary?", "bathroom", role="recall", facts=(Fact("bathroom", 0),)),
-        Interaction("John got the football there.", "okay", role="remember"),
-        Interaction("What is John carrying?", "milk, football", role="recall", facts=(Fact("milk", 2), Fact("football", 2))),
-        Interaction("Where is Mary?", "bathroom", role="recall", facts=(Fact("bathroom", 0),)),
-    )
-    assert second == Row(
-        "Sandra got the football there.",
-        "okay",
-        (Interaction("Is Mary in the bedroom?", "no", role="recall", facts=(Fact("no", 0),)),),
-        strategy="single",
-    )
-    assert [len(row.interactions) for row in babi.load(tmp_path, 8, "train", max_questions=2)] == [3, 1]
-
-
-@pytest.mark.parametrize("line", ["Mary moved.", "2 Mary moved.", "1 Where is Mary?\tbathroom", "1 "])
-def test_a_broken_babi_line_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "qa1_x_train.txt").write_text(line + "\n")
-    with pytest.raises(InputError, match=r"qa1_x_train\.txt, line 1"):
-        babi.load(tmp_path, 1, "train", 5)
-
-
-def test_every_babi_story_becomes_a_valid_row(shared: Path) -> None:
-    files = sorted((shared / "data/babi10k").glob("qa*_train.txt"))
-    rows = [row for path in files for row in babi.load(path.parent, int(path.name[2:].split("_")[0]), "train", 5)]
-    assert len(rows) == 5 * 2000 + 10_000  # a story of task 4 asks one question, of the others five
-    assert sum(turn.role == "recall" for row in rows for turn in row.interactions) == 6 * 10_000
-    for row in rows[::97]:
-        assert row_from_dict(row_to_dict(row)) == row
-    for row in rows[:2000]:  # task 1: the value is literally where said_in says
-        assert all(contains_value(row.turns[fact.said_in].query, fact.value) for turn in row.turns for fact in turn.facts)
-
 
 DIALOGUE = {
     "id": "1",
@@ -134,7 +84,7 @@ def test_the_babi_corpus_holds_out_by_hash_and_keeps_splits_apart(shared: Path) 
     corpus = load_corpus(BabiData(folder=str(shared / "data/babi10k"), tasks=(1, 6), eval_fraction=0.05), 0)
     assert len(corpus.test) == 400
     assert 120 < len(corpus.eval) < 280
-    stories = hashes([row for task in (1, 6) for row in babi.load(shared / "data/babi10k", task, "train", 5)])
+    stories = hashes([story.row for task in (1, 6) for story in babi.load(shared / "data/babi10k", task, "train", 5)])
     whole = [row for row in corpus.train if conversation_hash(row) in stories]
     assert 3600 < len(whole) + len(corpus.eval) <= 4000
     assert len(corpus.train) > 2 * len(whole)  # and the parts that stand by themselves
