@@ -22,7 +22,9 @@ from typing import Any
 import fsspec
 import yaml
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
 
+from common.config.places import sentence
 from common.config.schema import Run
 from common.failures import InputError
 
@@ -76,8 +78,14 @@ class RunDirectory:
         return run
 
     def run(self) -> Run:
-        """The configuration that the run was started with."""
-        return Run.model_validate(yaml.safe_load(self.read_text("config.yaml")))
+        """The configuration that the run was started with; InputError where its file is damaged."""
+        where = self.path("config.yaml")
+        try:
+            return Run.model_validate(yaml.safe_load(self.read_text("config.yaml")))
+        except ValidationError as invalid:
+            raise sentence(Run, invalid, {}, where) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as broken:
+            raise InputError(where, f"cannot be read: {' '.join(str(broken).split())}") from None
 
     # --- places -----------------------------------------------------------------------------------------------------------
 
@@ -156,6 +164,20 @@ class RunDirectory:
     def write_config(self, run: Run) -> None:
         """The resolved configuration, as `engram train` would read it again."""
         self.write_text("config.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+    def keep_config(self, step: int) -> str:
+        """Keep `config.yaml`, in force until `step`, before another is written; where.
+
+        Kept ones sort in the order in which they were in force.
+        """
+        text = self.read_text("config.yaml")
+        kept = self.names("configs")
+        if kept and self.read_text(f"configs/{kept[-1]}") == text:
+            return f"configs/{kept[-1]}"  # ended between keeping it and writing the other
+        number = 1 + (int(kept[-1].split("-")[1]) if kept else 0)
+        name = f"configs/config-{number:04d}-until-step-{step:08d}.yaml"
+        self.write_text(name, text)
+        return name
 
     def write_environment(self) -> None:
         self.write_json("environment.json", describe_environment())

@@ -48,7 +48,7 @@ def train(run: Run, progress: Progress) -> dict[str, Any]:
     directory = RunDirectory(run.runs, run.name)
     setup_logging("driver", 0, directory)
     corpus = load_corpus(run.data, run.seed)
-    checkpoint = prepare(run, directory, corpus)
+    checkpoint = prepare(run, directory, corpus, progress)
     summary = Summary(run, directory)
     namespace = f"engram-{run.name}"
     recorder = RecorderClient.start(run, directory, namespace, checkpoint.step)

@@ -16,23 +16,30 @@ from common.failures import InfraFailure, InputError
 from common.models.configuration import RxTConfig, named_config
 from common.models.reactive import ReactiveTransformer
 from common.models.reward import RxTRewardModel
+from common.progress import Progress, QuietProgress
 from common.run_directory import RunDirectory
 from common.seeding import derive
+from learner.changed_settings import go_on_with, require_same, require_same_curriculum
 from learner.lora import adaptable_layers
 from learner.training_state import checkpoint_model, save_training
 from reward_service.preference_model import from_folder
 from reward_service.requirements import require_rewards
 
 
-def prepare(run: Run, directory: RunDirectory, corpus: Corpus) -> Checkpoint:
-    """The checkpoint to start from: the run's last one, or a first one with a new or a given model. Raises InputError as `train` does."""
+def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progress | None = None) -> Checkpoint:
+    """The checkpoint to start from: the run's last one, or a first one with a new or a given model.
+
+    `progress` is told which settings of a run that goes on have changed. Raises InputError as
+    `train` does.
+    """
     require_work_for_every_rank(run)
     require_rewards(run.rewards)
-    if directory.exists("config.yaml"):
-        require_same(run, directory.run(), directory)
+    before = directory.run() if directory.exists("config.yaml") else run
+    require_same(run, before, directory)
     checkpoint = latest_checkpoint(directory)
     if checkpoint is not None:
-        directory.write_config(run)
+        require_same_curriculum(run, checkpoint)
+        go_on_with(run, before, directory, checkpoint, progress or QuietProgress())
         return checkpoint
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
@@ -101,27 +108,6 @@ def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) ->
             raise InputError(
                 where, f"query and answer ({start!r} …) have {tokens} tokens, model.max_tokens is {limit}; raise it or shorten them"
             )
-
-
-def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
-    """A run goes on only as what it was: what decides the data and the shape of the model must be as before."""
-    for section in ("seed", "data", "tokenizer", "model"):
-        now, then = (getattr(each, section) for each in (run, before))
-        if now != then:
-            key = section
-            if section != "seed":
-                changed = [k for k in type(then).model_fields if getattr(now, k, None) != getattr(then, k)]
-                key = f"{section}.{changed[0]}" if changed else section
-            raise InputError(key, f"is not what the run in {directory.path()} was started with; choose another name, or put it back")
-    for index, (now, then) in enumerate(zip(run.stages, before.stages, strict=False)):
-        if isinstance(now, RewardModelStage) and isinstance(then, RewardModelStage):
-            for key in ("backbone", "levels", "lora"):
-                if getattr(now, key) != getattr(then, key):
-                    raise InputError(
-                        f"stages.{index}.{key}", f"is not what the run in {directory.path()} was started with; choose another name"
-                    )
-    if [s.stage for s in run.stages][: len(before.stages)] != [s.stage for s in before.stages][: len(run.stages)]:
-        raise InputError("stages", f"are not those that the run in {directory.path()} was started with; choose another name")
 
 
 def newest(directory: RunDirectory) -> Checkpoint:

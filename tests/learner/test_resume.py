@@ -124,19 +124,6 @@ def test_row_of_metrics_never_spans_a_checkpoint(tmp_path: Path) -> None:
     assert comparable_rows(resumed) == comparable_rows(plain)
 
 
-def test_run_under_the_same_name_must_be_the_same_run(straight: RunDirectory) -> None:
-    def again(**changes: Any) -> None:
-        run = tiny_run(straight.root, *STAGES, **changes)
-        prepare(run, straight, load_corpus(run.data, run.seed))
-
-    again(rollout={"workers": 2})
-    for section, key, value in (("model", "width", 48), ("data", "train", 30), ("tokenizer", "vocab_size", 300)):
-        with pytest.raises(InputError, match=f"{section}.{key}: is not what the run in .* was started with"):
-            again(**{section: {key: value}})
-    with pytest.raises(InputError, match="stages: are not those"):
-        prepare(tiny_run(straight.root, "joint_lm"), straight, load_corpus(tiny_run("x").data, 5))
-
-
 def test_batch_that_leaves_a_rank_without_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "sft", "mrl", learner={"ranks": 7})
     directory = RunDirectory(run.runs, run.name)
