@@ -7,6 +7,7 @@ so that `--help`, `plan` and a typing error are answered at once.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +17,7 @@ import typer
 
 from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError
 from deploy.data import app as data_commands
+from learner.interrupts import SIGNALS, counted
 
 app = typer.Typer(
     name="engram",
@@ -138,7 +140,10 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 def main() -> None:
     """The process's entry: never returns, ends with the exit code of what happened."""
-    sys.exit(run_command(sys.argv[1:]))
+    code = run_command(sys.argv[1:])
+    for number in SIGNALS:  # the command is over: what interrupts the interpreter's end must not give it another code
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run_command(words: list[str]) -> int:
@@ -161,6 +166,15 @@ def run_command(words: list[str]) -> int:
 
 
 def _train(configs: list[str], overrides: list[str], address: str | None) -> None:
+    try:
+        with counted() as interrupts, interrupts.at_once():
+            _train_and_show(configs, overrides, address)
+    except KeyboardInterrupt:
+        # Whatever it interrupted, even a second one, finds its place again: checkpoints and summary are whole at any moment.
+        raise Drained("stopped; the same command goes on from there") from None
+
+
+def _train_and_show(configs: list[str], overrides: list[str], address: str | None) -> None:
     from common.config.loader import load_run
 
     run = load_run(configs, overrides)

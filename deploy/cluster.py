@@ -12,18 +12,19 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from common.config.schema import Run
 from common.failures import InfraFailure, InputError
 from common.resources import growth_cpus, namespace, total_cpus, total_gpus
 from common.run_directory import RunDirectory
+from learner.interrupts import counted
 
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
@@ -53,7 +54,7 @@ _RAY_HEADERS = (":job_id:", ":actor_name:", ":task_name:")
 
 @contextmanager
 def connect(run: Run, address: str | None = None) -> Iterator[None]:
-    """A cluster with room for `run`, for as long as the block lasts. SIGTERM inside it arrives as KeyboardInterrupt,
+    """A cluster with room for `run`, for as long as the block lasts. SIGTERM arrives as KeyboardInterrupt from the first moment on,
     so that an orderly stop (a drained node, a stopped job) leaves a checkpoint like Ctrl-C does.
 
     Raises InputError for an address that is not a cluster's, InfraFailure where none answers or it is too small.
@@ -69,6 +70,25 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
     import ray
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
+    session = None
+    with counted() as interrupts:
+        try:
+            with interrupts.at_once():
+                session = start_ray(run, where)
+                require_room(run, where, patience=0.0 if where == "local" else run.learner.start_deadline)
+                yield
+        finally:
+            ray.shutdown()
+            target = RunDirectory(run.runs, run.name).local
+            if session is not None and where == "local" and target is not None:
+                keep_actor_logs(Path(session) / "logs", target / "logs")
+
+
+def start_ray(run: Run, where: str) -> str:
+    """Connect to the cluster at `where`, or start a local one; returns its session's folder."""
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if where == "local":
             context: Any = ray.init(
@@ -84,16 +104,13 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
             context = ray.init(address=where, namespace=namespace(run), log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         raise InfraFailure(f"Ray did not start at {where}: {error}") from error
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        require_room(run, where, patience=0.0 if where == "local" else run.learner.start_deadline)
-        yield
+    except SystemExit as ended:
+        # How Ray's own handler of SIGTERM, which it sets while it starts, ends a process.
+        raise KeyboardInterrupt from ended
     finally:
-        signal.signal(signal.SIGTERM, before)
-        ray.shutdown()
-        target = RunDirectory(run.runs, run.name).local
-        if where == "local" and target is not None:
-            keep_actor_logs(Path(context.address_info["session_dir"]) / "logs", target / "logs")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+    return str(context.address_info["session_dir"])
 
 
 def local_cpus(run: Run) -> int:
@@ -118,10 +135,6 @@ def keep_actor_logs(session_logs: Path, target: Path) -> None:
             name = re.sub(r"[^\w.-]+", "-", names[0]) if names else "worker"
             process = source.stem.rpartition("-")[2]
             (target / f"{name}-{process}{source.suffix}").write_text("".join(said))
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _require_answer(address: str) -> None:

@@ -23,8 +23,9 @@ from learner.curriculum import stage_steps
 from learner.evaluate import most_frequent_recall, retention
 from learner.figures import record_retention
 from learner.group import Job, Loop, launch
-from learner.interrupts import counted
+from learner.interrupts import Interrupts, counted
 from learner.prepare import newest, prepare
+from learner.progress import Position
 from learner.recorder import RecorderClient, Report
 from learner.rollout_half import RolloutHalf
 from learner.stages.mrl import mrl_loop
@@ -36,20 +37,32 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 STALL_SECONDS = 120.0
 """Without any report for so long, the driver says what every actor is doing."""
+KEEP_SECONDS = 60.0
+"""A driver that is killed loses at most so much of the wall time in its summary."""
+GOES_ON = "the same command goes on from there"
 
 
 def train(run: Run, progress: Progress) -> dict[str, Any]:
     """Run or resume `run` on the connected Ray cluster; returns the summary that is also in RUN/summary.json.
 
-    Raises InputError where the configuration does not fit the data or the run that is there, Drained after an interrupt, InfraFailure where
-    restarts are used up.
+    Raises InputError where the configuration does not fit the data or the run that is there, Drained after an interrupt at any moment,
+    InfraFailure where restarts are used up.
     """
+    with counted() as interrupts:
+        try:
+            with interrupts.at_once():
+                return train_or_resume(run, progress, interrupts)
+        except KeyboardInterrupt:
+            raise Drained(f"stopped; {GOES_ON}") from None
+
+
+def train_or_resume(run: Run, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
     started = time.monotonic()
     directory = RunDirectory(run.runs, run.name)
     setup_logging("driver", 0, directory)
     corpus = load_corpus(run.data, run.seed)
     checkpoint = prepare(run, directory, corpus, progress)
-    summary = Summary(run, directory)
+    summary = Summary(run, directory, started)
     namespace = f"engram-{run.name}"
     recorder = RecorderClient.start(run, directory, namespace, checkpoint.step)
     progress.note(f"run {run.name}: metrics at {recorder.url()}, files in {directory.path()}")
@@ -60,54 +73,76 @@ def train(run: Run, progress: Progress) -> dict[str, Any]:
     status = "failed"
     try:
         for index, stage in enumerate(run.stages):
-            if is_finished(checkpoint, index, stage):
+            if is_finished(checkpoint, index, stage) and not owes_evaluation(checkpoint, index, stage, summary):
+                summary.refresh(index, stage.stage, stage_steps(stage))
                 continue
             job = Job(run, directory, index, namespace)
-            begun = time.monotonic()
-            if isinstance(stage, MRL):
-                run_mrl(job, checkpoint, corpus, recorder, progress, summary)
-            else:
-                run_stage(supervised_loop, job, recorder, progress)
+            with summary.stage(index, stage.stage, stage_steps(stage)):
+                if isinstance(stage, MRL):
+                    run_mrl(job, checkpoint, corpus, recorder, progress, summary)
+                else:
+                    run_stage(supervised_loop, job, recorder, progress, summary)
             checkpoint = newest(directory)
-            summary.spent(index, stage.stage, time.monotonic() - begun, stage_steps(stage))
-            summary.write("running", 0.0)
             if not is_finished(checkpoint, index, stage):
-                raise Drained(f"stopped at step {checkpoint.step}; the same command goes on from there")
+                raise Drained(f"stopped at step {checkpoint.step}; {GOES_ON}")
+            interrupts.check()  # one that came in the stage's last step must not begin the next stage
         status = "done"
     except (Drained, KeyboardInterrupt):
         status = "stopped"
         raise
     finally:
-        written = summary.write(status, time.monotonic() - started)
-        recorder.close()
+        with counted():  # a first interrupt must not keep the summary from being written
+            written = summary.write(status)
+            recorder.close()
     return written
 
 
+def owes_evaluation(checkpoint: Checkpoint, index: int, stage: Any, summary: Summary) -> bool:
+    """Whether the run stands right after MRL stage number `index` and has not been evaluated there: its driver was stopped or killed."""
+    return isinstance(stage, MRL) and checkpoint.state["stage"] == index and not summary.evaluated("after_mrl", index)
+
+
 def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: RecorderClient, progress: Progress, summary: Summary) -> None:
-    """The MRL stage between two evaluations on held-out conversations, all with the same rollout workers."""
-    run = job.run
-    rows, metrics = corpus.eval[: run.evaluation.episodes], Metrics()
+    """The MRL stage between two evaluations on held-out conversations, all with the same rollout workers.
+
+    Each of the three is done where the run directory lacks it. The evaluation before MRL is that of a run's first MRL stage.
+    """
+    stages = job.run.stages
+    first = next(index for index, stage in enumerate(stages) if isinstance(stage, MRL))
     with RolloutHalf(job, checkpoint, corpus) as half:
-        if "before_mrl" not in summary.value["retention"]:
-            progress.note("evaluating before MRL")
-            recall, counts, played = retention(lambda tasks: half.play(checkpoint, tasks), rows, run.seed)
-            record_retention(recall, counts, played, metrics)
-            recorder.observe(metrics.drain())
-            summary.keep_retention("before_mrl", recall["memory"])
-            summary.write("running", 0.0)  # a driver that is killed and resumes within MRL cannot measure it any more
-        run_stage(mrl_loop, job, recorder, progress, half)
+        untrained = Position.of(checkpoint, job.stage).in_stage == 0
+        if job.stage == first and untrained and not summary.evaluated("before_mrl", job.stage):
+            evaluate_stage("before_mrl", half, checkpoint, corpus, recorder, progress, summary)
+        if not is_finished(checkpoint, job.stage, stages[job.stage]):
+            run_stage(mrl_loop, job, recorder, progress, summary, half)
         after = newest(job.directory)
-        if is_finished(after, job.stage, run.stages[job.stage]):
-            progress.note("evaluating after MRL")
-            recall, counts, played = retention(lambda tasks: half.play(after, tasks), rows, run.seed)
-            record_retention(recall, counts, played, metrics)
-            recorder.observe(metrics.drain())
-            summary.keep_retention("after_mrl", recall["memory"], counts)
-            summary.keep_retention("erased", recall["erased"])
-            summary.keep_retention("most_frequent", most_frequent_recall(corpus.train, rows))
+        if is_finished(after, job.stage, stages[job.stage]):
+            evaluate_stage("after_mrl", half, after, corpus, recorder, progress, summary)
 
 
-def run_stage(loop: Loop, job: Job, recorder: RecorderClient, progress: Progress, half: RolloutHalf | None = None) -> None:
+def evaluate_stage(
+    name: str, half: RolloutHalf, checkpoint: Checkpoint, corpus: Corpus, recorder: RecorderClient, progress: Progress, summary: Summary
+) -> None:
+    """Retention of `checkpoint` as `name` ("before_mrl", "after_mrl") in the summary, written at once: a driver that is killed the next
+    moment need not, and of "before_mrl" could not, measure it again. The controls are those of the weights after MRL."""
+    run, metrics = half.job.run, Metrics()
+    rows = corpus.eval[: run.evaluation.episodes]
+    progress.note(f"evaluating {name.replace('_', ' ').replace('mrl', 'MRL')}")
+    recall, counts, played = retention(lambda tasks: half.play(checkpoint, tasks), rows, run.seed)
+    record_retention(recall, counts, played, metrics)
+    recorder.observe(metrics.drain())
+    if name == "before_mrl":
+        summary.keep_retention(name, recall["memory"])
+    else:
+        summary.keep_retention(name, recall["memory"], counts)
+        summary.keep_retention("erased", recall["erased"])
+        summary.keep_retention("most_frequent", most_frequent_recall(corpus.train, rows))
+    summary.keep_evaluation(name, half.job.stage, run.stages[half.job.stage].stage)
+
+
+def run_stage(
+    loop: Loop, job: Job, recorder: RecorderClient, progress: Progress, summary: Summary, half: RolloutHalf | None = None
+) -> None:
     """Run one stage's learner group while this thread shows progress, watches for stalls and takes an interrupt.
 
     Ctrl-C asks the ranks to stop at their next step; they leave a checkpoint. A second one ends the driver at once.
@@ -128,13 +163,16 @@ def run_stage(loop: Loop, job: Job, recorder: RecorderClient, progress: Progress
     thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
     progress.stage(stage.stage, stage_steps(stage))
     thread.start()
-    stopping, warned = False, 0.0
+    stopping, warned, kept = False, 0.0, time.monotonic()
     with counted() as interrupts:
         while not ended.wait(POLL_SECONDS):
             if interrupts.count and not stopping:
                 stopping = True
                 progress.note("stopping at the next step; interrupt again to end at once")
                 recorder.request_stop()
+            if time.monotonic() - kept > KEEP_SECONDS:
+                kept = time.monotonic()
+                summary.write("running")
             report = recorder.report()
             show(report, stage.stage, progress)
             if report.idle_seconds > STALL_SECONDS and time.monotonic() - warned > STALL_SECONDS:

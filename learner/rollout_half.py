@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from common.episode import Episode, Task
 from common.failures import DeadlineExceeded, InfraFailure
 from common.weights import PackedWeights, pack
 from learner.group import Job
+from learner.interrupts import counted
 from learner.progress import Position
 from learner.training_state import TRAINING, checkpoint_model, load_model
 from reward_service.pool import RewardPool
@@ -26,9 +28,13 @@ from rollout.collector import Scorer
 from rollout.conductor import launch
 from rollout.worker import RolloutWorker
 
+log = logging.getLogger(__name__)
+
 EVALUATION_VERSION_BASE = 1_000_000_000
 """Weights for an evaluation get versions of their own, so that no worker takes them for weights of the course of training."""
 CLOSE_SECONDS = 30.0
+GIVE_UP_SECONDS = 5.0
+"""The same after a failure or an interrupt, of which the conductor may know nothing, or be only starting."""
 
 
 def conductor_name(namespace: str) -> str:
@@ -51,7 +57,7 @@ class RolloutHalf:
             return RewardPool(run.rewards, embedding, special, known)
 
         model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
-        self.run = run
+        self.job, self.run = job, run
         self._version = EVALUATION_VERSION_BASE
         self.conductor = launch(
             conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory, job.stage, job.namespace
@@ -60,9 +66,14 @@ class RolloutHalf:
     def __enter__(self) -> RolloutHalf:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            ray.get(self.conductor.close.remote(), timeout=CLOSE_SECONDS)
+            with counted():  # a first interrupt leaves it the time to close its books; whoever counts looks at it afterwards
+                ray.get(self.conductor.close.remote(), timeout=CLOSE_SECONDS if kind is None else GIVE_UP_SECONDS)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as unclosed:
+            if kind is None:
+                raise
+            log.warning("the conductor was ended before it had closed its books; a resume does that: %s", unclosed)
         finally:
             ray.kill(self.conductor)
 

@@ -1,8 +1,15 @@
-"""RUN/summary.json: what a run came to. Written anew after every stage, so a run that is cut short has one too, and goes on with it."""
+"""RUN/summary.json: what a run came to. Written as the run goes, so a run that is cut short has one too, and goes on with it.
+
+What is still owed of a run (an evaluation, a stage's figures) is read from here and from the last checkpoint, never from what a process
+remembers: a run may be killed between any two lines.
+"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from common.config.schema import Run
@@ -14,33 +21,72 @@ SUMMARY = "summary.json"
 
 
 class Summary:
-    """The summary as it grows. `wall_seconds` adds up over restarts; time between them does not count."""
+    """The summary as it grows. `wall_seconds` adds up over restarts; time between them does not count.
 
-    def __init__(self, run: Run, directory: RunDirectory):
+    since: `time.monotonic()` of the run's start in this process; None: now.
+    """
+
+    def __init__(self, run: Run, directory: RunDirectory, since: float | None = None):
         self.directory = directory
+        self._written = time.monotonic() if since is None else since
+        self._current: dict[str, Any] | None = None
+        """The stage that time is spent in."""
         self.value: dict[str, Any] = {"name": run.name, "status": "running", "wall_seconds": 0.0, "stages": [], "retention": {}}
         if directory.exists(SUMMARY):
             self.value = json.loads(directory.read_text(SUMMARY)) | {"status": "running"}
 
-    def spent(self, index: int, stage: str, seconds: float, steps: int) -> None:
-        """Time spent in stage number `index` of the run; a stage that was resumed adds up."""
+    @contextmanager
+    def stage(self, index: int, name: str, steps: int) -> Iterator[None]:
+        """Time inside the block is spent in stage number `index` of the run; a stage that was resumed adds up.
+
+        However the block ends, the stage's figures up to there are kept.
+        """
+        entry = self._entry(index, name)
+        self.write("running")  # the time up to here is not the stage's
+        self._current = entry
+        try:
+            yield
+        finally:
+            self.refresh(index, name, steps)
+            self.write("running")
+            self._current = None
+
+    def refresh(self, index: int, name: str, steps: int) -> None:
+        """Read the figures of stage number `index` anew: a driver that was killed has not kept them."""
+        self._entry(index, name).update(steps=steps, metrics=stage_metrics(self.directory, index))
+
+    def evaluated(self, name: str, index: int) -> bool:
+        """Whether the evaluation `name` ("before_mrl", "after_mrl") was made at stage number `index`."""
+        return any(entry["index"] == index and name in entry.get("evaluated", ()) for entry in self.value["stages"])
+
+    def keep_evaluation(self, name: str, index: int, stage: str) -> None:
+        """Note that the evaluation `name` was made at stage number `index`, and write it with all that was kept of it."""
+        entry = self._entry(index, stage)
+        entry["evaluated"] = [*entry.get("evaluated", ()), name]
+        self.write("running")
+
+    def _entry(self, index: int, name: str) -> dict[str, Any]:
         stages: list[dict[str, Any]] = self.value["stages"]
-        known: dict[str, Any] = next(
-            (each for each in stages if each["index"] == index), {"index": index, "name": stage, "wall_seconds": 0.0}
-        )
-        entry = known | {"wall_seconds": known["wall_seconds"] + seconds, "steps": steps}
-        entry["metrics"] = stage_metrics(self.directory, index)
-        self.value["stages"] = sorted([*(each for each in stages if each["index"] != index), entry], key=lambda each: each["index"])
+        for entry in stages:
+            if entry["index"] == index:
+                return entry
+        entry = {"index": index, "name": name, "wall_seconds": 0.0, "steps": 0, "metrics": {}}
+        self.value["stages"] = sorted([*stages, entry], key=lambda each: each["index"])
+        return entry
 
     def keep_retention(self, name: str, recall: dict[str, float], counts: dict[str, int] | None = None) -> None:
         self.value["retention"][name] = recall
         if counts is not None:
             self.value["counts"] = counts
 
-    def write(self, status: str, seconds: float) -> dict[str, Any]:
-        """Write with `seconds` more of wall time; returns what was written."""
+    def write(self, status: str) -> dict[str, Any]:
+        """Write, with the time since the last write; returns what was written."""
+        now = time.monotonic()
+        passed, self._written = now - self._written, now
         self.value["status"] = status
-        self.value["wall_seconds"] += seconds
+        self.value["wall_seconds"] += passed
+        if self._current is not None:
+            self._current["wall_seconds"] += passed
         self.directory.write_summary(self.value)
         return self.value
 

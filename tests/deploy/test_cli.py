@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -73,6 +75,24 @@ def test_words_that_typer_does_not_know_end_with_2(capsys: pytest.CaptureFixture
 def test_cluster_that_does_not_answer_ends_with_1_and_names_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_command(["train", str(config), "--address", "127.0.0.1:1"]) == 1
     assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.6), (signal.SIGTERM, 2.5), (signal.SIGTERM, 5.0)])
+def test_training_interrupted_before_there_is_anything_of_it_ends_with_75(config: Path, number: signal.Signals, delay: float) -> None:
+    """While modules are imported, while Ray starts, while the run is set up: when exactly depends on the machine."""
+    command = [sys.executable, "-m", "deploy", "train", str(config), "data.train=20000"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(delay)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=40)
+    finally:
+        process.kill()
+    assert process.returncode == 75, error
+    assert error.splitlines()[-1] == "engram: stopped; the same command goes on from there"
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])

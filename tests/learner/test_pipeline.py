@@ -108,6 +108,51 @@ def test_finished_run_started_again_finishes_at_once(finished: tuple[Run, dict[s
     assert (again["stages"], again["retention"]) == (before["stages"], before["retention"])
 
 
+class Interrupting(QuietProgress):
+    """Ctrl-C, or SIGTERM, in the driver's thread half a second after the driver said `when`."""
+
+    def __init__(self, when: str, number: signal.Signals):
+        self.when, self.number, self.sent_at = when, number, float("inf")
+
+    def note(self, text: str) -> None:
+        if self.when in text:
+            driver = threading.get_ident()
+
+            def send() -> None:
+                self.sent_at = time.monotonic()
+                signal.pthread_kill(driver, self.number)
+
+            threading.Timer(0.5, send).start()
+
+
+def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_started_again(
+    finished: tuple[Run, dict[str, Any], Told],
+) -> None:
+    run, before, _ = finished
+    directory = directory_of(run)
+    whole = json.loads(directory.read_text("summary.json"))
+    cut = json.loads(directory.read_text("summary.json")) | {"status": "running"}
+    cut["retention"] = {"before_mrl": whole["retention"]["before_mrl"]}
+    cut["stages"][-1] |= {"evaluated": ["before_mrl"], "metrics": {}}
+    directory.write_json("summary.json", cut)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        told = Interrupting("evaluating after MRL", number)
+        with pytest.raises(Drained, match="the same command goes on"):
+            train(run, told)
+        assert time.monotonic() - told.sent_at < 15
+        stopped = json.loads(directory.read_text("summary.json"))
+        assert (stopped["status"], stopped["retention"].keys()) == ("stopped", {"before_mrl"})
+
+    again = train(run, QuietProgress())
+    assert again["status"] == "done"
+    assert again["retention"] == before["retention"]
+    assert again["counts"] == before["counts"]
+    assert [stage["metrics"] for stage in again["stages"]] == [stage["metrics"] for stage in before["stages"]]
+    for each, other in zip(again["stages"], before["stages"], strict=True):
+        assert (each["wall_seconds"] > other["wall_seconds"]) == (each["name"] == "mrl")
+
+
 def test_run_of_another_shape_under_the_same_name_is_refused_by_its_key(finished: tuple[Run, dict[str, Any], Told]) -> None:
     run, _, _ = finished
     wider = run.model_copy(update={"model": run.model.model_copy(update={"width": 48})})

@@ -1,8 +1,12 @@
-"""summary.json keeps stages apart, and adds up what was interrupted."""
+"""summary.json keeps stages apart, adds up what was interrupted, and says what was evaluated."""
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
+
+import pytest
 
 from learner.summary import Summary
 from tests.local_source import STAGES, run_here, tiny_run
@@ -11,17 +15,41 @@ from tests.local_source import STAGES, run_here, tiny_run
 def test_two_stages_of_one_kind_have_figures_of_their_own_and_a_resumed_one_adds_up(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "sft", STAGES["sft"] | {"steps": 3})
     directory, _ = run_here(run)
-    summary = Summary(run, directory)
-    summary.spent(0, "sft", 5.0, 6)
-    summary.write("running", 0.0)
+    summary = Summary(run, directory, since=time.monotonic() - 8)
+    with summary.stage(0, "sft", 6):
+        pass
+    with pytest.raises(KeyboardInterrupt), summary.stage(1, "sft", 3):  # noqa: PT012 - what is spent before an interrupt counts
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+    summary.write("stopped")
     resumed = Summary(run, directory)
-    resumed.spent(1, "sft", 2.0, 3)
-    resumed.spent(1, "sft", 1.0, 3)
-    first, second = resumed.value["stages"]
-    assert [(each["index"], each["name"], each["wall_seconds"], each["steps"]) for each in (first, second)] == [
-        (0, "sft", 5.0, 6),
-        (1, "sft", 3.0, 3),
-    ]
+    with resumed.stage(1, "sft", 3):
+        time.sleep(0.2)
+        during = json.loads(directory.read_text("summary.json"))
+    assert during["status"] == "running"
+    written = resumed.write("done")
+    assert written == json.loads(directory.read_text("summary.json"))
+    assert 8.5 <= written["wall_seconds"] < 12
+    first, second = written["stages"]
+    assert [(each["index"], each["name"], each["steps"]) for each in (first, second)] == [(0, "sft", 6), (1, "sft", 3)]
+    assert first["wall_seconds"] < 0.3
+    assert 0.5 <= second["wall_seconds"] < 3
     assert first["metrics"]["train/steps"]["last"] == 6
     assert second["metrics"]["train/steps"] == {"first": 7, "last": 9}
     assert first["metrics"]["train/loss_lm"]["first"] != second["metrics"]["train/loss_lm"]["first"]
+
+
+def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "sft", "mrl", "mrl")
+    directory, _ = run_here(tiny_run(tmp_path, "sft"))
+    summary = Summary(run, directory)
+    summary.keep_retention("after_mrl", {"all": 0.5}, {"all": 4})
+    assert not Summary(run, directory).evaluated("after_mrl", 1)
+    summary.keep_evaluation("after_mrl", 1, "mrl")
+    again = Summary(run, directory)
+    assert again.evaluated("after_mrl", 1)
+    assert not again.evaluated("before_mrl", 1)
+    assert not again.evaluated("after_mrl", 2)
+    assert again.value["retention"] == {"after_mrl": {"all": 0.5}}
+    again.refresh(1, "mrl", 6)
+    assert again.evaluated("after_mrl", 1)
