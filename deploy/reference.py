@@ -43,6 +43,10 @@ A configuration is one YAML file or several, composed left to right: mappings me
 
     engram train configs/demo.yaml name=wider model.width=128 stages.4.ppo.kl=0.05
 
+A relative path, in a file or in a word, is relative to the folder that the command is given in, and `~` is your home; the run's own
+configuration holds absolute paths. In a submitted job that folder is the working directory that travelled with it. URIs, and names of
+data sets and models on a hub, stay as they are.
+
 An unknown key is an error that names the nearest valid one. `engram plan` takes the same words and prints the whole configuration with
 every default filled in. A `*` below stands for any item of a list, or for any of several keys with the same settings.
 """

@@ -118,7 +118,7 @@ def launch(loop: Loop, job: Job) -> None:
     checkpoint by itself. Raises InfraFailure once the restarts are used up.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(job.run.learner.start_deadline)
-    # Ranks stay in the folder that the run was started in: paths in a configuration mean the same to them as to the driver.
+    # Ranks stay in the folder that their cluster was started in, where the code of a submitted job lies. Nothing else depends on it.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer

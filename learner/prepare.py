@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
+from common.config.locations import named_alike
 from common.config.schema import MRL, RewardModelStage, Run
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
@@ -34,7 +35,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progres
     """
     require_work_for_every_rank(run)
     require_rewards(run.rewards)
-    before = directory.run() if directory.exists("config.yaml") else run
+    before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else run
     require_same(run, before, directory)
     checkpoint = latest_checkpoint(directory)
     if checkpoint is not None:
@@ -47,6 +48,11 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progres
     state = {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}
     save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)
+
+
+def as_named_in(run: Run, before: Run) -> Run:
+    """The run's configuration so far, with files named as `run` names them where both may mean the same."""
+    return Run.model_validate(named_alike(before.model_dump(mode="json"), run.model_dump(mode="json")))
 
 
 def require_work_for_every_rank(run: Run) -> None:

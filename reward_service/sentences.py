@@ -6,7 +6,6 @@ Texts in one forward pass touch each other in the last digits of float32, which 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.config.locations import is_folder
 from common.failures import InputError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def open_sentence_model(model: str, device: str | None = None) -> SentenceTransformer:
@@ -28,7 +26,7 @@ def open_sentence_model(model: str, device: str | None = None) -> SentenceTransf
     Raises InputError where it cannot be opened, or the package that opens it is missing.
     """
     folder = Path(model).expanduser()
-    if not folder.is_dir() and (folder.is_absolute() or not _HUB_NAME.fullmatch(model)):
+    if not folder.is_dir() and is_folder(model):
         # A name that only a folder could have: asking the hub for it would take a minute to say so.
         raise InputError(model, "there is no such folder")
     try:

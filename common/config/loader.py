@@ -1,7 +1,8 @@
 """From YAML files and `key=value` words to a checked `Run`, and back.
 
 Files are composed left to right: mappings merge, everything else is replaced. A mapping that changes its tag (`kind`, `stage`)
-is replaced too: the keys of one kind mean nothing to another. Overrides follow, in order. Whatever is wrong comes out as one
+is replaced too: the keys of one kind mean nothing to another. Overrides follow, in order. Relative paths, wherever they come from,
+are relative to the current folder, and absolute from here on. Whatever is wrong comes out as one
 `InputError` that names the file or the override, the dotted key and the nearest valid one. The loader knows no setting by name:
 what is valid is read from `schema.py`.
 """
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from common.config.locations import here
 from common.config.places import Place, discriminators, dotted, sentence, shown, under_defaults
 from common.config.schema import Run
 from common.failures import InputError
@@ -41,7 +43,7 @@ def load_section(section: type[Settings], given: Mapping[str, Any], paths: Seque
             raise InputError(override, "an override reads key=value, with dots between the parts of the key")
         tree = _put(tree, parts, _parse(text, override), (), override, origins)
     try:
-        return section.model_validate(under_defaults(section, tree))
+        return section.model_validate(under_defaults(section, tree), context=here())
     except ValidationError as invalid:
         raise sentence(section, invalid, origins, ", ".join(str(path) for path in paths) or "configuration") from None
 

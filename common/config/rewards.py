@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from common.config.locations import FunctionSource, ModelSource
 from common.config.section import Section
 
 Smoothing = Literal[
@@ -75,7 +76,7 @@ class Cosine(Component):
     """Weight of the running mean over earlier interactions (subtracted from one in the long-range comparison)."""
     decay: float = Field(0.2, ge=0, lt=1)
     """Share of the running mean that stays when the next interaction enters it."""
-    model: str | None = None
+    model: ModelSource | None = None
     """A sentence-transformers model, by folder (on every node that runs reward workers) or hub name, whose embeddings of the texts are
     compared; None: the mean of token embeddings of the model that MRL started from. Needs the extra `sentence`."""
 
@@ -137,7 +138,7 @@ class FunctionReward(Component):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Name of the component in episodes and metrics."""
-    path: str
+    path: FunctionSource
     """FILE.py:NAME or package.module:NAME, on every node that runs reward workers."""
     weight: float = Field(0.5, ge=0)
     """Share of the total."""
@@ -155,7 +156,7 @@ class ModelReward(Component):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Name of the component in episodes and metrics."""
-    path: str
+    path: ModelSource
     """A run that trained it, one of its checkpoints, or a folder or hub name that transformers opens."""
     weight: float = Field(0.5, ge=0)
     """Share of the total."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.config.locations import DataSource, Location, ModelSource
 from common.config.rewards import Rewards
 from common.config.section import Section
 
@@ -43,7 +44,7 @@ class BabiData(Section):
 
     kind: Literal["babi"] = "babi"
     """Which kind of data this is."""
-    folder: str
+    folder: Location
     """Folder with qa*_train.txt and qa*_test.txt."""
     tasks: tuple[int, ...] = (1,)
     """Task numbers 1–20 to train on; each needs its train file."""
@@ -58,7 +59,7 @@ class SgdData(Section):
 
     kind: Literal["sgd"] = "sgd"
     """Which kind of data this is."""
-    folder: str
+    folder: Location
     """Folder with sgd_compact_train.jsonl.gz and sgd_compact_dev.jsonl.gz."""
     max_follow_ups: int = Field(8, ge=1)
     """Longer conversations are left out, and counted."""
@@ -71,13 +72,13 @@ class RowsData(Section):
 
     kind: Literal["rows"] = "rows"
     """Which kind of data this is."""
-    train: tuple[str, ...]
+    train: tuple[DataSource, ...]
     """Conversations to train on."""
-    eval: tuple[str, ...]
+    eval: tuple[DataSource, ...]
     """Conversations to evaluate on during and after the run; keep them apart from those to train on."""
-    texts: tuple[str, ...] = ()
+    texts: tuple[DataSource, ...] = ()
     """Files of {"text"} for joint LM pre-training; empty: the training conversations' interactions."""
-    pairs: tuple[str, ...] = ()
+    pairs: tuple[DataSource, ...] = ()
     """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training conversations' interactions."""
 
 
@@ -88,13 +89,13 @@ class PreferencesData(Section):
 
     kind: Literal["preferences"] = "preferences"
     """Which kind of data this is."""
-    train: tuple[str, ...] = Field(min_length=1)
+    train: tuple[DataSource, ...] = Field(min_length=1)
     """To train on."""
-    eval: tuple[str, ...] = ()
+    eval: tuple[DataSource, ...] = ()
     """Held out; empty: a share of `train`."""
     eval_fraction: float = Field(0.2, gt=0, lt=0.5)
     """Share of `train` that is held out where `eval` is empty, by hash of the group, so that no group is divided."""
-    conversations: tuple[str, ...] = ()
+    conversations: tuple[DataSource, ...] = ()
     """Files of conversations (MRL rows) that the stages before the reward model train on as well, without those that answer a
     prompt of the preferences."""
 
@@ -105,7 +106,7 @@ Data = Annotated[SynthData | BabiData | SgdData | RowsData | PreferencesData, Fi
 class Tokenizer(Section):
     vocab_size: int = Field(1024, ge=264)
     """Upper bound, special tokens and the 256 bytes included; small data fills less."""
-    path: str | None = None
+    path: Location | None = None
     """A tokenizer folder to use instead of training one on the data."""
 
 
@@ -117,7 +118,7 @@ class Model(Section):
 
     size: Literal["tiny", "nano", "micro", "mini"] = "tiny"
     """Named size that gives every dimension not set here."""
-    checkpoint: str | None = None
+    checkpoint: Location | None = None
     """Start from this checkpoint's weights; its shape then wins and the overrides must agree with it."""
     width: int | None = None
     """Width of embeddings, hidden states and memory slots."""
@@ -291,7 +292,7 @@ class RewardModelStage(SupervisedStage):
 
     stage: Literal["reward_model"]
     """Which stage this is."""
-    backbone: str | None = None
+    backbone: ModelSource | None = None
     """Folder or hub name of a model that transformers opens; None: the model that the stages before trained."""
     levels: int = Field(1, ge=1)
     """1: a scalar reward (Bradley–Terry); K: probabilities of scores 1…K, whose spread says how sure it is."""
@@ -445,7 +446,7 @@ class Run(Section):
 
     name: str
     """Names the run directory; started again under the same name, a run resumes."""
-    runs: str = "runs"
+    runs: Location = Field("runs", validate_default=True)
     """Where run directories lie: a local folder or a URI that fsspec understands."""
     seed: int = Field(0, ge=0)
     """Everything random in a run derives from it."""

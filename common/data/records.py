@@ -14,13 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.config.locations import DATA_SUFFIXES, is_data_file
 from common.data.checks import Fault
 from common.failures import InputError, nearest
 
 REPORTED = 20
 """Faults after which a file is not read any further."""
-
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class BadRecords(InputError):
@@ -73,7 +72,7 @@ def write_records(records: Iterable[Mapping[str, Any]], path: str | Path, schema
 def _records(source: str) -> Iterator[tuple[str, Any]]:
     """(where, record), or (where, InputError) for a line that cannot be decoded."""
     path = Path(source)
-    if not path.exists() and not source.endswith(_SUFFIXES) and not source.startswith((".", "/")):
+    if not is_data_file(source):
         yield from _named(source)
         return
     if not path.is_file():
@@ -83,9 +82,9 @@ def _records(source: str) -> Iterator[tuple[str, Any]]:
 
 
 def _suffix(name: str) -> str:
-    found = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
+    found = next((suffix for suffix in DATA_SUFFIXES if name.endswith(suffix)), None)
     if found is None:
-        raise InputError(name, f"has the ending {''.join(Path(name).suffixes[-2:])!r}; {nearest(Path(name).suffix, _SUFFIXES)}")
+        raise InputError(name, f"has the ending {''.join(Path(name).suffixes[-2:])!r}; {nearest(Path(name).suffix, DATA_SUFFIXES)}")
     return found
 
 

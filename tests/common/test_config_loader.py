@@ -65,9 +65,9 @@ def test_overrides_reach_into_lists_and_create_what_was_default(base: Path) -> N
 
 def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(base: Path, tmp_path: Path) -> None:
     over = tmp_path / "babi.yaml"
-    over.write_text("data: {kind: babi, folder: here}\n")
-    assert load_run([base, over], []).data == BabiData(folder="here")
-    assert load_run([base], ["data.kind=babi", "data.folder=here"]).data == BabiData(folder="here")
+    over.write_text("data: {kind: babi, folder: /here}\n")
+    assert load_run([base, over], []).data == BabiData(folder="/here")
+    assert load_run([base], ["data.kind=babi", "data.folder=/here"]).data == BabiData(folder="/here")
 
 
 def test_setting_one_key_keeps_the_rest_of_a_sections_own_default(base: Path) -> None:
