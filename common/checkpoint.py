@@ -75,11 +75,16 @@ class Checkpoint:
         for entry in self.manifest["files"]:
             where, inner = f"{self.where}/{entry['path']}", f"{folder}/{entry['path']}"
             if not files.exists(inner):
-                raise InputError(where, "is missing, though the manifest lists it")
-            with files.open(inner, "rb") as stream:
-                size, digest = _digest(stream)
-            if (size, digest) != (entry["bytes"], entry["blake2b"]):
+                raise InputError(where, f"is missing, though the manifest lists it with {entry['bytes']} bytes")
+            try:
+                with files.open(inner, "rb") as stream:
+                    size, digest = _digest(stream)
+            except OSError as unreadable:
+                raise InputError(where, f"cannot be read: {unreadable}") from unreadable
+            if size != entry["bytes"]:
                 raise InputError(where, f"is not the file that was saved: {size} bytes here, {entry['bytes']} in the manifest")
+            if digest != entry["blake2b"]:
+                raise InputError(where, f"is not the file that was saved: hash {digest} here, {entry['blake2b']} in the manifest")
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -139,6 +144,35 @@ def whole_checkpoints(run: RunDirectory) -> list[Checkpoint]:
     return list(_whole(_all(run.path(FOLDER))))
 
 
+def damage_after(run: RunDirectory, checkpoint: Checkpoint | None) -> list[InputError]:
+    """What is wrong with each folder of a checkpoint newer than `checkpoint` (None: with each there is), newest first."""
+    folder = run.path(FOLDER)
+    found: list[tuple[int, InputError]] = []
+    for name in _step_folders(folder):
+        where, each = f"{folder}/{name}", _read(f"{folder}/{name}")
+        if checkpoint is not None and (each.serial <= checkpoint.serial if each else step_of(name) <= checkpoint.step):
+            continue
+        try:
+            if each is None:
+                raise InputError(f"{where}/{MANIFEST}", "is missing, or is not what a checkpoint's manifest should be")
+            each.verify()
+        except InputError as broken:
+            found.append((step_of(name), broken))
+    return [broken for _, broken in sorted(found, key=lambda each: -each[0])]
+
+
+def step_of(name: str) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(name.rpartition("_")[2])
+
+
+def has_saved(run: RunDirectory) -> bool:
+    """Whether a checkpoint after the first step was ever saved, whatever became of it: there is a folder of one, or `latest` names one."""
+    named = _latest(run.path(FOLDER))
+    names = [*_step_folders(run.path(FOLDER)), *([named] if _STEP_FOLDER.fullmatch(named) else [])]
+    return any(step_of(name) > 0 for name in names)
+
+
 def open_checkpoint(where: str) -> Checkpoint:
     """The checkpoint that a user named: its folder, or a run directory for its latest. InputError where it is neither, or broken."""
     files, inner = fsspec.core.url_to_fs(where)
@@ -189,12 +223,19 @@ def _read(where: str) -> Checkpoint | None:
     files, inner = fsspec.core.url_to_fs(f"{where}/{MANIFEST}")
     try:
         manifest = json.loads(files.cat_file(inner))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (OSError, ValueError):
         return None
-    expected = {"format", "step", "serial", "state", "files"}
-    if not isinstance(manifest, dict) or not expected <= manifest.keys() or manifest["format"] != FORMAT:
-        return None
-    return Checkpoint(where, manifest)
+    return Checkpoint(where, manifest) if _is_manifest(manifest) else None
+
+
+def _is_manifest(value: Any) -> bool:
+    kinds = {"format": int, "step": int, "serial": int, "state": dict, "files": list}
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in kinds.items()):
+        return False
+    described = {"path": str, "bytes": int, "blake2b": str}
+    return value["format"] == FORMAT and all(
+        isinstance(file, dict) and all(isinstance(file.get(key), kind) for key, kind in described.items()) for file in value["files"]
+    )
 
 
 def _step_folders(folder: str) -> list[str]:
@@ -213,9 +254,14 @@ def _all(folder: str) -> list[Checkpoint]:
 
 
 def _newest_whole(folder: str) -> Checkpoint | None:
-    files, latest = fsspec.core.url_to_fs(f"{folder}/{LATEST}")
-    named = files.cat_file(latest).decode().strip() if files.exists(latest) else ""
+    named = _latest(folder)
     return next(_whole(sorted(_all(folder), key=lambda checkpoint: checkpoint.name != named)), None)
+
+
+def _latest(folder: str) -> str:
+    """What the file `latest` says; the empty text where there is none."""
+    files, latest = fsspec.core.url_to_fs(f"{folder}/{LATEST}")
+    return files.cat_file(latest).decode(errors="replace").strip() if files.exists(latest) else ""
 
 
 def _whole(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:

@@ -193,15 +193,18 @@ def read_rows(run: RunDirectory) -> list[dict[str, Any]]:
     """Rows of RUN/metrics.jsonl; a last line torn by a crash is left out, a broken one before it is an InputError."""
     if not run.exists(METRICS_FILE):
         return []
-    lines = run.read_text(METRICS_FILE).removesuffix("\n").split("\n")
+    lines = run.filesystem.cat_file(run.inner(METRICS_FILE)).removesuffix(b"\n").split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("no row of metrics, which is a mapping with a step")
         except ValueError as broken:
             if number == len(lines):
                 break
-            raise InputError(f"{run.path(METRICS_FILE)}:{number}", f"is not JSON ({broken})") from broken
+            raise InputError(f"{run.path(METRICS_FILE)}:{number}", f"is not JSON of a row ({broken}); remove or mend the line") from broken
+        rows.append(row)
     return rows
 
 

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from common.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from common.config.locations import named_alike
 from common.config.schema import MRL, RewardModelStage, Run
+from common.data.fingerprint import fingerprint, to_json
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InfraFailure, InputError
@@ -22,6 +22,7 @@ from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.changed_settings import go_on_with, require_same, require_same_curriculum
 from learner.lora import adaptable_layers
+from learner.resume import DATA, as_named_in, checkpoint_to_resume, require_config, require_run_data, require_whole_records, with_moved_data
 from learner.training_state import checkpoint_model, save_training
 from reward_service.preference_model import from_folder
 from reward_service.requirements import require_rewards
@@ -30,29 +31,31 @@ from reward_service.requirements import require_rewards
 def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progress | None = None) -> Checkpoint:
     """The checkpoint to start from: the run's last one, or a first one with a new or a given model.
 
-    `progress` is told which settings of a run that goes on have changed. Raises InputError as
-    `train` does.
+    `progress` is told which settings of a run that goes on have changed, and of damaged checkpoints that are passed over. Raises
+    InputError as `train` does, before anything of a run that is there is touched.
     """
     require_work_for_every_rank(run)
     require_rewards(run.rewards)
-    before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else run
-    require_same(run, before, directory)
-    checkpoint = latest_checkpoint(directory)
+    told = progress or QuietProgress()
+    before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else None
+    if before is not None:
+        require_same(run, with_moved_data(before, run) if directory.exists(DATA) else before, directory)
+    checkpoint = checkpoint_to_resume(directory, told)
+    parts = fingerprint(corpus.sources)
     if checkpoint is not None:
+        before = require_config(before, directory)
         require_same_curriculum(run, checkpoint)
-        go_on_with(run, before, directory, checkpoint, progress or QuietProgress())
+        require_run_data(parts, directory)
+        require_whole_records(directory)
+        go_on_with(run, before, directory, checkpoint, told)
         return checkpoint
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
+    directory.write_json(DATA, to_json(parts))
     state = {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}
     save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)
-
-
-def as_named_in(run: Run, before: Run) -> Run:
-    """The run's configuration so far, with files named as `run` names them where both may mean the same."""
-    return Run.model_validate(named_alike(before.model_dump(mode="json"), run.model_dump(mode="json")))
 
 
 def require_work_for_every_rank(run: Run) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from common.config.schema import Run
+from common.failures import InputError
 from common.metric_registry import REGISTRY
 from common.metrics import parse_key, read_rows
 from common.run_directory import RunDirectory
@@ -33,7 +34,7 @@ class Summary:
         """The stage that time is spent in."""
         self.value: dict[str, Any] = {"name": run.name, "status": "running", "wall_seconds": 0.0, "stages": [], "retention": {}}
         if directory.exists(SUMMARY):
-            self.value = json.loads(directory.read_text(SUMMARY)) | {"status": "running"}
+            self.value |= read_summary(directory) | {"status": "running"}
 
     @contextmanager
     def stage(self, index: int, name: str, steps: int) -> Iterator[None]:
@@ -91,6 +92,24 @@ class Summary:
         return self.value
 
 
+def read_summary(directory: RunDirectory) -> dict[str, Any]:
+    """RUN/summary.json. InputError where it is not one."""
+    try:
+        value = json.loads(directory.read_text(SUMMARY))
+        kinds = {"wall_seconds": int | float, "stages": list, "retention": dict}
+        wrong = [key for key, kind in kinds.items() if not isinstance(value[key], kind)]
+        wrong += [f"stages.{i}" for i, stage in enumerate(value["stages"]) if not {"index", "name", "wall_seconds"} <= stage.keys()]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not what it should be")
+    except (ValueError, TypeError, KeyError, AttributeError) as broken:
+        raise InputError(
+            directory.path(SUMMARY),
+            f"is no summary of a run ({type(broken).__name__}: {broken}); put it back, or remove it: the figures of stages are then read "
+            "anew from metrics.jsonl, but those of an evaluation before MRL are lost if MRL has begun",
+        ) from broken
+    return value
+
+
 def stage_metrics(directory: RunDirectory, stage: int) -> dict[str, dict[str, float]]:
     """First, best and last value of each metric over the rows of a stage, by index; counters and what has no better end have no best."""
     figures: dict[str, dict[str, float]] = {}
@@ -102,7 +121,8 @@ def stage_metrics(directory: RunDirectory, stage: int) -> dict[str, dict[str, fl
                 continue
             held = figures.setdefault(key, {"first": value})
             held["last"] = value
-            better = REGISTRY[parse_key(key).name].better
+            metric = REGISTRY.get(parse_key(key).name)  # of an older version's row it may know none
+            better = metric.better if metric is not None else None
             if better is not None:
                 choose = max if better == "higher" else min
                 held["best"] = choose(held.get("best", value), value)

@@ -211,6 +211,20 @@ class Journal:
         return self.folder / f"part-{part:08d}.parquet"
 
 
+def require_whole(run_directory: Path) -> None:
+    """Raises InputError where a file of RUN/episodes that a resume reads is damaged, other than by a crash at its end."""
+    folder = run_directory / "episodes"
+    for path in [folder / "_status.log", *sorted(folder.glob("_open-*.log"))]:
+        try:
+            if path.is_file():
+                for _ in (_status_entries if path.name == "_status.log" else _records)(path):
+                    pass
+        except DataFailure as damage:
+            raise InputError(
+                str(path), f"{str(damage).removeprefix(f'{path}: ')}; put it back, or move {folder} away: recording then begins anew"
+            ) from damage
+
+
 def outcomes(run_directory: Path) -> pa.Table:
     """What became of every deal so far: task, stage, iteration, attempt, status, reason, version. For reports, also in a running run."""
     rows: list[dict[str, Any]] = []

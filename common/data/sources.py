@@ -7,11 +7,13 @@ repeats is taken out of training.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from common.config.schema import BabiData, Data, PreferencesData, RowsData, SgdData, SynthData
 from common.data import babi, sgd, synth
+from common.data.fingerprint import Source
 from common.data.preferences import Preference, load_preferences, without_answers_to
 from common.data.rows import load_pairs, load_rows, load_texts
 from common.data.splits import conversation_hash, fraction, text_hash
@@ -37,6 +39,15 @@ class Corpus:
     preferences: list[Preference] = field(default_factory=list)
     """For a reward model."""
     held_preferences: list[Preference] = field(default_factory=list)
+    files: tuple[Source, ...] = ()
+    """Where the data came from, one by one, if the configuration names them so."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All that decides what the run learns from and is measured on, for `fingerprint`."""
+        return self.files or tuple(
+            Source("data", f"split {name}", "conversations", rows) for name, rows in (("train", self.train), ("eval", self.eval))
+        )
 
 
 def load_corpus(data: Data, seed: int) -> Corpus:
@@ -70,18 +81,31 @@ def load_corpus(data: Data, seed: int) -> Corpus:
         case PreferencesData():
             return _preferences(data)
         case RowsData():
-            return _corpus(
-                [row for source in data.train for row in load_rows(source)],
-                [row for source in data.eval for row in load_rows(source)],
-                [],
-                [text for source in data.texts for text in load_texts(source)],
-                [pair for source in data.pairs for pair in load_pairs(source)],
-            )
+            return _rows(data)
+
+
+def _rows(data: RowsData) -> Corpus:
+    train, held = _read("train", data.train, load_rows), _read("eval", data.eval, load_rows)
+    texts, pairs = _read("texts", data.texts, load_texts, "texts"), _read("pairs", data.pairs, load_pairs, "pairs")
+    corpus = _corpus(_all(train), _all(held), [], _all(texts), _all(pairs))
+    return replace(corpus, files=(*train, *held, *texts, *pairs))
+
+
+def _read(key: str, names: Sequence[str], load: Callable[[str], Sequence[Any]], unit: str = "conversations") -> list[Source]:
+    """The sources that the setting `data.KEY` names, read one after another. unit: what their records are."""
+    return [Source(f"data.{key}", name, unit, load(name)) for name in names]
+
+
+def _all(sources: Iterable[Source]) -> list[Any]:
+    return [record for source in sources for record in source.records]
 
 
 def _preferences(data: PreferencesData) -> Corpus:
-    told = [preference for source in data.train for preference in load_preferences(source)]
-    held = [preference for source in data.eval for preference in load_preferences(source)]
+    train_files = _read("train", data.train, load_preferences, "preferences")
+    eval_files = _read("eval", data.eval, load_preferences, "preferences")
+    conversations = _read("conversations", data.conversations, load_rows)
+    told: list[Preference] = _all(train_files)
+    held: list[Preference] = _all(eval_files)
     if held:
         groups = {preference.group for preference in held}
         train = [preference for preference in told if preference.group not in groups]
@@ -93,12 +117,13 @@ def _preferences(data: PreferencesData) -> Corpus:
     # The stages before learn from all answers alike. A policy that has seen the better ones alone would make a reward model that knows them
     # by that, and is lost where it has seen neither.
     rows, held_rows = ([row for each in part for row in each.rows] for part in (train, held))
-    rows += without_answers_to([row for source in data.conversations for row in load_rows(source)], [*train, *held])
+    rows += without_answers_to(_all(conversations), [*train, *held])
     turns = [turn for each in train for turn in (*each.earlier, *each.answered)] + [turn for row in rows for turn in row.turns]
     pairs = list(dict.fromkeys(turns))
     texts = list(dict.fromkeys([part for pair in pairs for part in (pair.query, pair.answer)]))
     corpus = _corpus(rows, held_rows, [], texts, pairs)
-    return replace(corpus, preferences=train, held_preferences=held)
+    files = (*train_files, *eval_files, *conversations)
+    return replace(corpus, preferences=train, held_preferences=held, files=files)
 
 
 def _corpus(
