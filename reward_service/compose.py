@@ -55,7 +55,7 @@ def judge(
     """A verdict on each answered turn of each episode.
 
     rewards: each component's raw value, whatever its weight; absent where it does not apply. terms: how each of them entered the
-    total. reward: the weighted mean, mapped to [-1, 1] where `symmetric`, times `scale`. False recall can take it below its range.
+    total. reward: the weighted mean, mapped to [-1, 1] where `symmetric`, times `scale`. Recall can take it below its range.
     embedding: frozen float32 [vocabulary, width]. special_ids: tokens that are no part of any text.
     known_values: values that a wrong answer may hold, besides those of the conversation itself (reward_service/recall.py).
     statistics: of the components that are normalised (reward_service/statistics.py).
@@ -72,7 +72,7 @@ def judge(
         if episode.status != "failed":
             for comparison in comparisons(episode.strategy, len(episode.turns), first=len(turns)):
                 route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(comparison)
-        values = {fact.value for turn in episode.turns for fact in turn.facts}
+        values = {value for turn in episode.turns for fact in turn.facts for value in (fact.value, *fact.outdated)}
         known += [words_of_values(values) | everywhere if values else everywhere] * len(episode.turns)
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns

@@ -60,12 +60,14 @@ def recall_reward(turns: Iterable[Turn], known: Iterable[Collection[Words]], fal
 
 
 def recall(named: Named, false_recall: float) -> float:
-    """Share of the values asked for that the answer names, minus `false_recall` times the share of wrong values among those that it
-    names: in [-false_recall, 1].
+    """Share of right values in the answer, less `false_recall` for each value too many or too few: in [-false_recall, 1].
 
-    So a guess at the wrong value costs in full, and so does a list of all values, which holds the right one too.
+    (right - false_recall · |named - asked|) / max(named, asked), where `named` counts right and wrong values alike. An answer that names
+    as many values as were asked for earns the share that is right, so a wrong guess costs nothing beyond what it fails to earn. One more
+    value earns less than a guess does, and so does one that is left out, however uncertain the guess (docs/rewards.md).
     """
-    return named.recall - false_recall * named.wrong / (named.wrong + named.right) if named.wrong else named.recall
+    count = named.right + named.wrong
+    return (named.right - false_recall * abs(count - named.asked)) / max(count, named.asked)
 
 
 def named_values(turn: Turn, known: Collection[Words]) -> Named:

@@ -99,8 +99,9 @@ class Length(Component):
 class Recall(Component):
     weight: float = Field(0.3, ge=0)
     """Share of the total. On a turn that asks for no fact, recall does not apply."""
-    false_recall: float = Field(0.5, ge=0)
-    """Subtracted share, among the values standing in the answer, of those that were never told or are out of date."""
+    false_recall: float = Field(1.0, ge=0)
+    """Subtracted for each value beyond as many as were asked for, or left out, in shares of the larger number (docs/rewards.md): so hedging
+    and evasion cost more than a wrong guess."""
 
 
 class Repetition(Component):
@@ -187,7 +188,7 @@ class EndpointReward(Component):
 
 
 BUILT_IN = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match")
-"""Components with values between 0 and 1; recall goes below 0 for what is remembered wrongly."""
+"""Components with values between 0 and 1; recall goes below 0 for an answer that names too many values or too few."""
 
 
 class RewardMix(Section):

@@ -144,14 +144,18 @@ def test_a_turn_to_which_nothing_applies_has_no_reward() -> None:
 
 def test_a_value_told_for_another_fact_or_passed_as_known_counts_against_the_answer() -> None:
     def total(answer: str, known: Sequence[str] = ()) -> float:
-        one = episode("cumulative", OPENING, replace(ASKED, facts=(Fact("Max", 0),)), replace(ASKED, answer=answer))
+        told = (Fact("Max", 0, outdated=("Bello",)),)
+        one = episode("cumulative", OPENING, replace(ASKED, facts=told), replace(ASKED, answer=answer))
         (result,) = score_episodes([one], only(recall=Recall(false_recall=0.5)), ONE_HOT, SPECIAL, known)
         return result.turns[2].rewards["recall"]
 
     assert total("Rex") == 1.0
-    assert total("Max") == -0.5
+    assert total("Max") == 0.0
+    assert total("Ada") == -0.5, "it names nothing known"
+    assert total("Rex Max") == 0.25
+    assert total("Rex Bello") == 0.25, "what was replaced was told, too"
     assert total("Rex Ada") == 1.0
-    assert total("Rex Ada", known=["Ada"]) == 0.75
+    assert total("Rex Ada", known=["Ada"]) == 0.25
 
 
 def test_the_first_turn_and_the_topic_change_may_have_mixes_of_their_own() -> None:

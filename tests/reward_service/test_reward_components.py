@@ -77,24 +77,29 @@ KNOWN = words_of_values(["Rex", "Max", "Oslo", "New York", "York"])
     ("answer", "expected"),
     [
         ("Your dog is called Rex.", 1.0),
-        ("Your dog is called Max.", -0.5),
-        ("I do not know.", 0.0),
-        ("Rex, or Max", 1.0 - 0.5 * 1 / 2),
-        ("rex max oslo York", 1.0 - 0.5 * 3 / 4),
-        ("Rexford", 0.0),
+        ("Your dog is called Max.", 0.0),
+        ("I do not know.", -0.5),
+        ("Rex, or Max", (1 - 0.5 * 1) / 2),
+        ("rex max oslo York", (1 - 0.5 * 3) / 4),
+        ("Rexford", -0.5),
         ("Rex the puppy", 1.0),
-        ("New Rex York", 1.0 - 0.5 * 1 / 2),
+        ("New Rex York", (1 - 0.5 * 1) / 2),
     ],
 )
-def test_recall_pays_the_right_value_and_charges_wrong_ones(answer: str, expected: float) -> None:
+def test_recall_pays_the_right_value_and_charges_for_none_and_for_more_than_one(answer: str, expected: float) -> None:
     turn = Turn([], [], [], [], facts=(Fact("Rex", 0),), query="What is my puppy called?", reference="Rex.", answer=answer)
     assert recall(named_values(turn, KNOWN | words_of_values(["puppy"])), false_recall=0.5) == pytest.approx(expected)
 
 
-def test_recall_is_a_share_of_several_facts_and_wrong_values_inside_right_ones_are_free() -> None:
+def test_wrong_values_inside_right_ones_are_free() -> None:
     turn = Turn([], [], [], [], facts=(Fact("Rex", 0), Fact("New York", 1)), answer="It lives in New York")
     assert named_values(turn, KNOWN) == Named(right=1, asked=2, wrong=0)
-    assert recall(named_values(turn, KNOWN), false_recall=0.5) == 0.5
+
+
+def test_of_several_values_asked_for_a_guess_at_the_second_costs_less_than_leaving_it_out() -> None:
+    both, guessed, one, three, none = Named(2, 2, 0), Named(1, 2, 1), Named(1, 2, 0), Named(2, 2, 1), Named(0, 2, 0)
+    assert [recall(named, 1.0) for named in (both, guessed, one, three, none)] == [1.0, 0.5, 0.0, 1 / 3, -1.0]
+    assert [recall(named, 0.5) for named in (both, guessed, one, three, none)] == [1.0, 0.5, 0.25, 0.5, -0.5]
 
 
 @pytest.mark.parametrize(
