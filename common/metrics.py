@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,10 +58,12 @@ class _Cell(NamedTuple):
     """Sum, weighted sum (mean, histogram), maximum, or the last value."""
     weight: float = 0.0
     """Amount of the denominator (mean, histogram); when it was recorded, in ns (last)."""
-    largest: float = 0.0
-    """Largest value seen (histogram)."""
     counts: tuple[float, ...] = ()
     """Weight per bucket, the unbounded one last (histogram)."""
+    lows: tuple[float, ...] = ()
+    """Smallest value seen per bucket, 0 in an empty one (histogram)."""
+    highs: tuple[float, ...] = ()
+    """Largest value seen per bucket, 0 in an empty one (histogram)."""
 
 
 class Metrics:
@@ -103,15 +105,20 @@ class Metrics:
             raise ValueError(f"{name} has no bucket for {values[~np.isfinite(values)][0]}")
         if len(values):
             places = np.searchsorted(metric.buckets, values, side="left")
-            counts = np.bincount(places, minlength=len(metric.buckets) + 1).astype(float).tolist()
-            self._add(self._window, series, _Cell(float(values.sum()), float(len(values)), float(values.max()), tuple(counts)))
+            counts = np.bincount(places, minlength=len(metric.buckets) + 1).astype(float)
+            lows, highs = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
+            np.minimum.at(lows, places, values)
+            np.maximum.at(highs, places, values)
+            lows[counts == 0] = highs[counts == 0] = 0.0
+            per_bucket = (tuple(figures.tolist()) for figures in (counts, lows, highs))
+            self._add(self._window, series, _Cell(float(values.sum()), float(len(values)), *per_bucket))
 
     def merge(self, state: Mapping[str, Any]) -> None:
         """Take in what another recorder's `state()` or `drain()` gave, as if it had been recorded here."""
         for series, cell in state.items():
             _metric(parse_key(series).name)
-            total, weight, largest, counts = cell
-            self._add(self._window, series, _Cell(total, weight, largest, tuple(counts)))
+            total, weight, *per_bucket = cell
+            self._add(self._window, series, _Cell(total, weight, *map(tuple, per_bucket)))
 
     def state(self) -> dict[str, Any]:
         """What was recorded since the last flush or drain, as plain values."""
@@ -278,9 +285,10 @@ def _series(metric: Metric, labels: Mapping[str, str | int]) -> str:
 
 def _observation(metric: Metric, value: float, weight: float) -> _Cell:
     if metric.type == "histogram":
-        counts = [0.0] * (len(metric.buckets) + 1)
-        counts[bisect.bisect_left(metric.buckets, value)] = weight
-        return _Cell(value * weight, weight, value, tuple(counts))
+        place, buckets = bisect.bisect_left(metric.buckets, value), len(metric.buckets) + 1
+        counts, at = [0.0] * buckets, [0.0] * buckets
+        counts[place], at[place] = weight, value
+        return _Cell(value * weight, weight, tuple(counts), tuple(at), tuple(at))
     if metric.reduction == "mean":
         return _Cell(value * weight, weight)
     return _Cell(value, float(time.time_ns()) if metric.reduction == "last" else 0.0)
@@ -291,26 +299,44 @@ def _combine(metric: Metric, a: _Cell, b: _Cell) -> _Cell:
         return a if math.isnan(a.total) else _Cell(b.total if math.isnan(b.total) else max(a.total, b.total))
     if metric.reduction == "last":
         return a if a.weight > b.weight else b
-    counts = tuple(x + y for x, y in zip(a.counts, b.counts, strict=True))
-    return _Cell(a.total + b.total, a.weight + b.weight, max(a.largest, b.largest), counts)
+    return _Cell(
+        a.total + b.total,
+        a.weight + b.weight,
+        tuple(x + y for x, y in zip(a.counts, b.counts, strict=True)),
+        _extremes(a, b, a.lows, b.lows, min),
+        _extremes(a, b, a.highs, b.highs, max),
+    )
+
+
+def _extremes(
+    a: _Cell, b: _Cell, of_a: Iterable[float], of_b: Iterable[float], choose: Callable[[float, float], float]
+) -> tuple[float, ...]:
+    """Per bucket, of two cells: an empty bucket has no say."""
+    buckets = zip(a.counts, b.counts, of_a, of_b, strict=True)
+    return tuple(choose(x, y) if m and n else x if m else y for m, n, x, y in buckets)
 
 
 def _values(series: str, metric: Metric, cell: _Cell) -> Iterator[tuple[str, float]]:
     yield series, cell.total / cell.weight if metric.reduction == "mean" else cell.total
     if metric.type == "histogram":
         for statistic, share in QUANTILES.items():
-            yield f"{series}:{statistic}", _quantile(metric, cell, share)
-        yield f"{series}:max", cell.largest
+            yield f"{series}:{statistic}", _quantile(cell, share)
+        yield f"{series}:max", _quantile(cell, 1.0)
 
 
-def _quantile(metric: Metric, cell: _Cell, share: float) -> float:
-    """Within the bucket that holds it, as if the bucket were evenly filled; never past the largest value seen."""
-    below, low = 0.0, min(0.0, *metric.buckets)
-    for high, count in zip((*metric.buckets, cell.largest), cell.counts, strict=True):
-        if count > 0 and below + count >= share * cell.weight:
-            return min(low + (high - low) * (share * cell.weight - below) / count, cell.largest)
-        below, low = below + count, high
-    return cell.largest
+def _quantile(cell: _Cell, share: float) -> float:
+    """Within the bucket that holds it, as if its values lay evenly between the smallest and the largest of them.
+
+    So it is exact where a bucket holds one value however often, and never outside of what was seen.
+    """
+    below, wanted, last = 0.0, share * cell.weight, 0.0
+    for count, low, high in zip(cell.counts, cell.lows, cell.highs, strict=True):
+        if count > 0:
+            if below + count >= wanted:
+                return low + (high - low) * max(wanted - below, 0.0) / count
+            below, last = below + count, high
+    # Weights add up to a little less than their sum, by rounding.
+    return last
 
 
 def prometheus_name(metric: Metric) -> str:
@@ -348,15 +374,14 @@ def _json(value: float, metric: Metric) -> float | int | None:
 
 def _to_json(cells: Mapping[str, _Cell]) -> dict[str, list[Any]]:
     return {
-        series: [cell.total if math.isfinite(cell.total) else None, cell.weight, cell.largest, list(cell.counts)]
-        for series, cell in cells.items()
+        series: [cell.total if math.isfinite(cell.total) else None, cell.weight, *map(list, cell[2:])] for series, cell in cells.items()
     }
 
 
 def _from_json(cells: Mapping[str, Any]) -> dict[str, _Cell]:
     return {
-        series: _Cell(math.nan if total is None else total, weight, largest, tuple(counts))
-        for series, (total, weight, largest, counts) in cells.items()
+        series: _Cell(math.nan if total is None else total, weight, *map(tuple, per_bucket))
+        for series, (total, weight, *per_bucket) in cells.items()
     }
 
 

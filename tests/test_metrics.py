@@ -10,13 +10,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.failures import InputError
 from common.metric_registry import REGISTRY
-from common.metrics import Metrics, MetricsWriter, PrometheusExporter, parse_key, read_rows
+from common.metrics import QUANTILES, Metrics, MetricsWriter, PrometheusExporter, parse_key, read_rows
 from common.run_directory import RunDirectory
 
 
@@ -127,6 +128,37 @@ def test_a_histogram_gives_mean_and_quantiles() -> None:
     assert row["rollout/answer_tokens:p90"] == pytest.approx(90, abs=1)
     assert row["rollout/answer_tokens:max"] == 100
     assert parse_key("rollout/answer_tokens:p90").statistic == "p90"
+
+
+@pytest.mark.parametrize("value", [0.5, 0.3, 0.0, 1.0, -0.005, -7.25, 9.0])
+def test_every_quantile_of_a_constant_is_the_constant(value: float) -> None:
+    metrics, other = Metrics(), Metrics()
+    metrics.record_all("reward/value", np.full(40, value), component="mine")
+    for _ in range(3):
+        other.record("reward/value", value, component="mine")
+    metrics.merge(other.drain())
+    row = metrics.flush(1, "mrl")
+    key = "reward/value{component=mine}"
+    assert [row[f"{key}:{statistic}"] for statistic in ("p50", "p90", "p95", "max")] == [value] * 4
+    assert row[key] == pytest.approx(value)
+
+
+def test_quantiles_are_among_the_values_seen_whatever_the_shards() -> None:
+    rng = np.random.default_rng(3)
+    for drawn in (rng.normal(0.4, 0.2, 400), rng.choice([-1.0, 0.0, 0.32, 1.0], 400), rng.beta(5, 1, 400)):
+        whole, merged = Metrics(), Metrics()
+        whole.record_all("reward/value", drawn, component="mine")
+        for shard in np.split(drawn, [1, 30, 31, 250]):
+            part = Metrics()
+            part.record_all("reward/value", shard, component="mine")
+            part.load_state_dict(json.loads(json.dumps(part.state_dict())))
+            merged.merge(part.drain())
+        row, again = (metrics.flush(1, "mrl") for metrics in (whole, merged))
+        for statistic, share in QUANTILES.items():
+            found = row[f"reward/value{{component=mine}}:{statistic}"]
+            assert found == pytest.approx(again[f"reward/value{{component=mine}}:{statistic}"])
+            assert found == pytest.approx(np.quantile(drawn, share, method="inverted_cdf"), abs=0.05)
+            assert drawn.min() <= found <= drawn.max()
 
 
 def test_a_value_that_is_not_finite_is_written_as_null() -> None:
