@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.episode import Turn
-from common.text import place, value_words
+from common.text import folded, place, taken_out, value_words
 
 Words = tuple[str, ...]
 
@@ -72,11 +72,11 @@ def recall(named: Named, false_recall: float) -> float:
 
 def named_values(turn: Turn, known: Collection[Words]) -> Named:
     """What the answer of a turn with facts names. A value stands in it as whole words, as common/text.py says."""
-    answer = turn.answer.lower()
+    answer = folded(turn.answer)
     asked = [value_words(fact.value) for fact in turn.facts]
     for value, fact in zip(asked, turn.facts, strict=True):
         if not value:
-            raise ValueError(f"the value {fact.value!r} of a fact has no word that an answer could contain")
+            raise ValueError(f"the value {fact.value!r} of a fact holds nothing that an answer could contain")
     wanted = {value: bool(place(answer, value)) for value in asked}
     right = [value for value, stands in wanted.items() if stands]
     # What takes right values out of the answer cannot put others in: mostly there is nothing to look for.
@@ -86,25 +86,15 @@ def named_values(turn: Turn, known: Collection[Words]) -> Named:
     if len(right) > 1:
         right.sort(key=lambda value: len(" ".join(value)), reverse=True)
     for value in right:
-        answer = _without(value, answer)
+        answer = taken_out(answer, value)
     standing = [value for value in others if place(answer, value)]
     if not standing:
         return Named(len(right), len(wanted), 0)
-    context = turn.query.lower(), turn.reference.lower()
+    context = folded(turn.query), folded(turn.reference)
     wrong = sum(not any(place(text, value) for text in context) for value in standing)
     return Named(len(right), len(wanted), wrong)
 
 
 def words_of_values(values: Iterable[str]) -> frozenset[Words]:
-    """The values as `recall` takes them; those without a word cannot stand in an answer, and are left out."""
+    """The values as `named_values` takes them; blank ones cannot stand in an answer, and are left out."""
     return frozenset(words for words in map(value_words, values) if words)
-
-
-def _without(value: Words, lowered: str) -> str:
-    """The text with another word in place of the value, so that what stood before it and what stood after it do not become neighbours."""
-    parts, end = [], 0
-    while (found := place(lowered, value, end)) is not None:
-        parts.append(lowered[end : found[0]])
-        end = found[1]
-    # A capital: no lower-cased value can be that word.
-    return " X ".join([*parts, lowered[end:]])

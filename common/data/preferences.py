@@ -7,7 +7,6 @@ and count as one when confidence is computed. Without it, a group is what has th
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from common.data.records import checked_records, write_records
 from common.data.splits import conversation_hash, text_hash
 from common.episode import Interaction, Row
 from common.seeding import derive
-from common.text import contains_value
+from common.text import contains_value, replaced
 
 SCHEMA = pa.schema(
     [
@@ -101,7 +100,7 @@ def recall_preferences(rows: Sequence[Row], seed: int) -> list[Preference]:
         others = sorted(known[turn.query] - {value})
         if others and contains_value(turn.answer, value):
             other = others[derive(seed, "other value", number) % len(others)]
-            wrong = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", lambda _, other=other: other, turn.answer)  # type: ignore[misc]
+            wrong = replaced(turn.answer, value, other)
             if wrong != turn.answer:
                 history = tuple((before.query, before.answer) for before in row.turns[:k])
                 found.append(Preference(turn.query, (turn.answer, wrong), history=history, group=conversation_hash(row)))

@@ -17,7 +17,7 @@ from typing import Any
 
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
-from common.text import contains_words, words
+from common.text import folded, place, value_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,17 @@ def load(folder: str | Path, part: str) -> list[Confirmation]:
 def dialogue_rows(dialogue: dict[str, Any]) -> Iterator[Row]:
     """Rows of one dialogue: `pairs` [[user, system]] and `confirms` [{turn, facts: [{value, said_in}]}]."""
     pairs: list[tuple[str, str]] = [(user, system) for user, system in dialogue["pairs"]]
-    said = [(words(user), words(system)) for user, system in pairs]
+    said = [(folded(user), folded(system)) for user, system in pairs]
     for confirm in dialogue["confirms"]:
         turn = confirm["turn"]
         last_said: dict[str, int] = {}
         first_told: list[int] = []
         for fact in confirm["facts"]:
-            value = words(fact["value"])
-            told = [i for i in range(fact["said_in"], turn) if any(contains_words(spoken, value) for spoken in said[i])]
-            if told and contains_words(said[turn][1], value) and not contains_words(said[turn][0], value):
+            value = value_words(fact["value"])
+            if not value:
+                continue
+            told = [i for i in range(fact["said_in"], turn) if any(place(spoken, value) for spoken in said[i])]
+            if told and place(said[turn][1], value) and not place(said[turn][0], value):
                 last_said[fact["value"]] = told[-1]
                 first_told.append(told[0])
         if last_said:

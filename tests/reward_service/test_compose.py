@@ -243,7 +243,7 @@ def test_special_tokens_and_padding_change_nothing() -> None:
         ({"reference_ids": [10, 64]}, "cosine: ValueError: token id 64 lies outside"),
         ({"reference_ids": [10, -1]}, "tokens: ValueError: token id -1 is negative"),
         ({"reference_ids": None}, "tokens: TypeError"),
-        ({"facts": (Fact("?", 0),)}, "recall: ValueError: the value '?'"),
+        ({"facts": (Fact(" ", 0),)}, "recall: ValueError: the value ' '"),
     ],
 )
 def test_a_turn_that_cannot_be_scored_is_alone_in_having_no_reward(change: dict[str, Any], reason: str) -> None:

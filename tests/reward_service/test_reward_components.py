@@ -121,6 +121,30 @@ def test_an_answer_is_exact_if_it_names_all_values_asked_for_and_no_wrong_one(
     assert (named.recall, named.precision, named.exact) == (recall, precision, exact)
 
 
-def test_a_fact_without_a_word_is_refused() -> None:
-    with pytest.raises(ValueError, match="has no word"):
-        named_values(Turn([], [], [], [], facts=(Fact("?!", 0),), answer="?!"), frozenset())
+@pytest.mark.parametrize(
+    ("value", "other", "answer"),
+    [
+        ("B+", "B-", "It is {}."),
+        ("-7", "7", "it is {}, I think"),
+        ("C++", "C", "You write {}!"),
+        ("चीनी", "चीन", "नाम {} है"),
+        ("小红", "小蓝", "她叫{}。"),
+        ("タマ", "クロ", "猫は{}です"),
+        ("부산", "서울", "{}에서 왔어요"),
+        ("café", "cafe", "the cafe\u0301"),
+        ("🐶", "🐱", "{}{}"),
+        ("Luna", "Tom", "It is {}'s bowl.Look"),
+    ],
+)
+def test_recall_tells_values_apart_by_signs_and_finds_them_in_every_script(value: str, other: str, answer: str) -> None:
+    known = words_of_values([value, other])
+    for written, right in ((value, 1), (other, 0)):
+        if "{}" in answer or right:
+            turn = Turn([], [], [], [], facts=(Fact(value, 0),), answer=answer.format(written, written))
+            assert named_values(turn, known) == Named(right, 1, 1 - right)
+
+
+def test_a_fact_without_anything_to_find_is_refused() -> None:
+    assert named_values(Turn([], [], [], [], facts=(Fact("?!", 0),), answer="what ?!"), frozenset()).exact
+    with pytest.raises(ValueError, match="holds nothing"):
+        named_values(Turn([], [], [], [], facts=(Fact(" \u200b", 0),), answer="?!"), frozenset())
