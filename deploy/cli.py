@@ -49,11 +49,13 @@ def train(words: Words, address: Address = None) -> None:
 
 @app.command()
 def plan(words: Words) -> None:
-    """Show the resolved config, resources, batches and memory of a run; starts nothing."""
+    """Show the resolved config, resources, batches and memory of a run; starts nothing but reward functions, to try them."""
     from common.config.loader import load_run
-    from deploy.plan import plan_text
+    from deploy.plan import plan_text, require_functions_to_work
 
-    typer.echo(plan_text(load_run(*split(words))))
+    run = load_run(*split(words))
+    require_functions_to_work(run)
+    typer.echo(plan_text(run))
 
 
 @app.command()

@@ -1,4 +1,5 @@
-"""What a run would do, worked out on paper: resolved config, actors, batches and memory. Starts nothing and reads no data.
+"""What a run would do, worked out on paper: resolved config, actors, batches and memory. Starts nothing and reads no data, except
+where rewards have functions of the user's: those are tried on the data, as at the start of a run.
 
 Counts of interactions and tokens are upper bounds from the config, since only the data knows how long conversations are.
 Memory is for float32 and AdamW; activations are rough (stated below), everything else is exact.
@@ -143,6 +144,16 @@ def model_shape(run: Run) -> RxTConfig:
             return RxTConfig.from_pretrained(folder)
     overrides = run.model.model_dump(exclude={"size", "checkpoint"})
     return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
+
+
+def require_functions_to_work(run: Run) -> None:
+    """Raises InputError where a reward function cannot be loaded or called. A run without any costs nothing."""
+    if any(mix.functions for mix in run.rewards.mixes()):
+        # Here and not at the top: only these need them.
+        from common.data.sources import load_corpus
+        from reward_service.requirements import require_functions
+
+        require_functions(run.rewards, load_corpus(run.data, run.seed).train)
 
 
 def plan_text(run: Run) -> str:

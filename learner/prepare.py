@@ -35,7 +35,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progres
     InputError as `train` does, before anything of a run that is there is touched.
     """
     require_work_for_every_rank(run)
-    require_rewards(run.rewards)
+    require_rewards(run.rewards, corpus.train)
     told = progress or QuietProgress()
     before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else None
     if before is not None:

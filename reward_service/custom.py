@@ -1,129 +1,125 @@
 """Rewards by a user's own function: a file and a name in the configuration, called turn by turn, each turn under a deadline.
 
 What goes wrong in the function is the failure of the turn that it was called for: its own traceback, without our frames, and which
-turn it was. A call that does not come back is left behind in its thread, which is told to end as soon as it comes back.
+turn it was. It runs in a process of its own (`function_process.py`), which is kept for the next call, and started again where it did
+not survive one. The user's file is never imported here.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import math
-import sys
 import threading
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Sequence
+from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
 
 from common.config.rewards import FunctionReward
 from common.episode import Turn
-from common.failures import InputError, nearest
+from common.failures import InputError
+from reward_service.function_process import FunctionProcess, Outcome
 
-Outcome = float | str | None
-"""The value; why there is none; or None, where the reward does not apply to the turn."""
 ModelOutcome = Outcome | tuple[float, float]
 """Of a reward model that gives a distribution: the value and its standard deviation."""
 
-
-@lru_cache(maxsize=64)
-def load_function(path: str) -> Callable[..., Any]:
-    """The function that "FILE.py:NAME" or "package.module:NAME" means. Raises InputError naming what is not there."""
-    where, _, name = path.rpartition(":")
-    if not where or not name:
-        raise InputError(path, "should read FILE.py:NAME or package.module:NAME")
-    if where.endswith(".py"):
-        module = _from_file(where)
-    else:
-        try:
-            module = importlib.import_module(where)
-        except ImportError as error:
-            raise InputError(path, f"cannot be imported: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(path, f"there is no function {name!r} in {where}; {nearest(name, known)}")
-    return function
-
-
-def source_file(path: str) -> str | None:
-    """The file that the path names, or that its module is read from; None where that is no file. Whatever is callable may stand in it."""
-    where = path.rpartition(":")[0]
-    if where.endswith(".py"):
-        return str(Path(where).expanduser())
-    load_function(path)  # a module is in sys.modules once it was imported
-    return getattr(sys.modules[where], "__file__", None)
-
-
-def _from_file(where: str) -> Any:
-    file = Path(where).expanduser()
-    if not file.is_file():
-        raise InputError(where, "there is no such file")
-    spec = importlib.util.spec_from_file_location(f"engram_reward_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(where, f"cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+KEPT = 64
+"""Processes that are kept at most. A run has as many as functions; one that scores for many runs must not collect them."""
 
 
 def function_rewards(section: FunctionReward, turns: Sequence[Turn]) -> list[Outcome]:
-    """The outcome of each turn, in order. No turn takes longer than `section.deadline` seconds, whatever the function does."""
-    outcomes: list[Outcome] = []
-    while len(outcomes) < len(turns):
-        run = _Run(load_function(section.path), section.arguments, turns[len(outcomes) :])
-        outcomes += run.outcomes_within(section.deadline)
-    return outcomes
+    """The outcome of each turn, in order. No turn takes longer than `section.deadline` seconds, whatever the function does.
+
+    Raises InputError where the function cannot be loaded.
+    """
+    return _kept(section).outcomes(section, turns)
 
 
-class _Run:
-    """A function called for turns one after another in a thread, until it is over or one of the calls takes too long."""
-
-    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any], turns: Sequence[Turn]):
-        self._function, self._arguments, self._turns = function, arguments, turns
-        self._done: list[Outcome] = []
-        self._present = (0, time.monotonic())
-        """The turn that the function is called for, and since when. One tuple, so that the two always belong together."""
-        self._over, self._given_up = threading.Event(), threading.Event()
-        # A daemon: a call that never comes back must not keep the process from ending.
-        threading.Thread(target=self._work, name="engram-reward-function", daemon=True).start()
-
-    def outcomes_within(self, deadline: float) -> list[Outcome]:
-        """Outcomes of the first turns: of all, or up to and with the one that took longer than `deadline`."""
-        while True:
-            turn, began = self._present
-            if self._over.wait(max(0.0, began + deadline - time.monotonic())):
-                return self._done
-            if self._present[0] == turn:
-                self._given_up.set()
-                return [*self._done[:turn], f"no value within {deadline:g} s for {described(self._turns[turn])}"]
-
-    def _work(self) -> None:
-        for i, turn in enumerate(self._turns):
-            self._present = (i, time.monotonic())
-            outcome = self._call(turn)
-            if self._given_up.is_set():
-                return
-            self._done.append(outcome)
-        self._over.set()
-
-    def _call(self, turn: Turn) -> Outcome:
-        try:
-            value = self._function(turn, **self._arguments)
-            if value is None:
-                return None
-            number = float(value)
-        except Exception as error:  # noqa: BLE001 - whatever a user's function raises is the failure of this turn
-            frames = error.__traceback__.tb_next if error.__traceback__ else None
-            text = "".join(traceback.format_exception(type(error), error, frames)).strip()
-            return f"{text}\nraised for {described(turn)}"
-        return number if math.isfinite(number) else f"the value is {number} for {described(turn)}"
+def open_function(section: FunctionReward) -> None:
+    """Load the function, so that no call has to. Raises InputError."""
+    _kept(section).outcomes(section, ())
 
 
-def described(turn: Turn) -> str:
-    return f"the turn with query {turn.query[:200]!r} and answer {turn.answer[:200]!r}"
+def close_functions() -> None:
+    """End every process that is kept. The next calls start new ones."""
+    with _lock:
+        ended = list(_functions.values())
+        _functions.clear()
+    for function in ended:
+        function.close()
+
+
+def try_function(section: FunctionReward, sample: Turn | None) -> None:
+    """Load the function and call it for `sample`. Raises InputError where it fails, or takes longer than its deadline."""
+    process = FunctionProcess(section.path, section.arguments, section.load_deadline)
+    try:
+        outcome = process.outcomes([sample], section.deadline)[0] if sample is not None else None
+    finally:
+        process.close()
+    if isinstance(outcome, str):
+        advice = "; raise its `deadline`, or have it do what takes long when its file is loaded" if process.late else ""
+        raise InputError(section.path, f"fails on a sample turn: {outcome}{advice}")
+
+
+def source_file(path: str) -> str | None:
+    """The file that the path names, or that its module is read from; None where that is no file. Nothing is imported to find it."""
+    where = path.rpartition(":")[0]
+    if where.endswith(".py"):
+        return str(Path(where).expanduser())
+    spec: ModuleSpec | None = None
+    places: Sequence[str] | None = None
+    name = ""
+    for part in where.split("."):
+        name = f"{name}.{part}" if name else part
+        # Not `importlib.util.find_spec`, which imports the packages that the module is in.
+        finders = (PathFinder,) if places is not None else (BuiltinImporter, FrozenImporter, PathFinder)
+        spec = next((found for finder in finders if (found := finder.find_spec(name, places)) is not None), None)
+        if spec is None:
+            return None
+        places = list(spec.submodule_search_locations or ())
+    return spec.origin if spec is not None and spec.has_location else None
+
+
+class _Function:
+    """A function's process, as long as it lives. Whoever calls the same function meanwhile waits."""
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+        self._process: FunctionProcess | None = None
+
+    def outcomes(self, section: FunctionReward, turns: Sequence[Turn]) -> list[Outcome]:
+        with self._one_at_a_time:
+            outcomes = self._running(section).outcomes(turns, section.deadline)
+            while len(outcomes) < len(turns):
+                outcomes += self._running(section).outcomes(turns[len(outcomes) :], section.deadline)
+            return outcomes
+
+    def _running(self, section: FunctionReward) -> FunctionProcess:
+        if self._process is not None and not self._process.alive:
+            self._process.close()
+            self._process = None
+        if self._process is None:
+            self._process = FunctionProcess(section.path, section.arguments, section.load_deadline)
+        return self._process
+
+    def close(self) -> None:
+        with self._one_at_a_time:
+            if self._process is not None:
+                self._process.close()
+                self._process = None
+
+
+_functions: OrderedDict[tuple[str, str], _Function] = OrderedDict()
+"""By path and arguments; what was called last comes last."""
+_lock = threading.Lock()
+
+
+def _kept(section: FunctionReward) -> _Function:
+    key = section.path, section.model_dump_json(include={"arguments"})
+    surplus = []
+    with _lock:
+        function = _functions.setdefault(key, _Function())
+        _functions.move_to_end(key)
+        while len(_functions) > KEPT:
+            surplus.append(_functions.popitem(last=False)[1])
+    for old in surplus:
+        old.close()
+    return function

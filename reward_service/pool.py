@@ -28,7 +28,7 @@ from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
 from reward_service.monitor import BatchMonitor
-from reward_service.requirements import has_models
+from reward_service.requirements import has_to_open
 from reward_service.scaling import Scaling
 from reward_service.statistics import Statistics, after, from_json, to_json
 from reward_service.worker import RewardWorker, record_rewards
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 PROBE_EVERY = 0.1
 """Seconds between two questions to a worker that died, whether it is back: it has nothing to load, and work may wait for it."""
 STARTING = 60.0
-"""Seconds that a worker without models may take to start, on a machine that is busy with something else."""
+"""Seconds that a worker with nothing to open may take to start, on a machine that is busy with something else."""
 OFFENDERS = 4
 """Episodes of one batch that may each end its workers without costing others of the batch their score."""
 LOOKS = 4
@@ -81,15 +81,15 @@ class RewardPool:
         # A worker that was killed takes up a shared reference again when Ray restarts it.
         self._embedding = ray.put(np.ascontiguousarray(embedding, dtype=np.float32))
         self._arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
-        self._starting = rewards.start_deadline if has_models(rewards) else STARTING
+        self._starting = rewards.start_deadline if has_to_open(rewards) else STARTING
         self._metrics = Metrics()
         self._monitor = BatchMonitor(self._metrics)
         self._most = max(rewards.workers, rewards.max_workers or 0)
         self._pool = ActorPool(
             "rewards",
             [self._start() for _ in range(rewards.workers)],
-            self._prepare if has_models(rewards) else None,
-            new=has_models(rewards),
+            self._prepare if has_to_open(rewards) else None,
+            new=has_to_open(rewards),
             most=self._most,
             on_wait=lambda seconds: self._metrics.record("reward/queue_seconds", seconds),
             probe_every=PROBE_EVERY,
@@ -111,8 +111,8 @@ class RewardPool:
         return handle
 
     async def _prepare(self, actor: int) -> None:
-        """A model may take longer to open than a call may take, so a worker serves only after it has."""
-        await self._pool.call_actor(actor, "prepare", deadline=self._rewards.start_deadline, reason="opening the models of rewards")
+        """What is to be opened may take longer than a call may take, so a worker serves only after it has."""
+        await self._pool.call_actor(actor, "prepare", deadline=self._rewards.start_deadline, reason="opening what rewards need")
 
     def patience(self, episodes: Sequence[Episode]) -> float:
         """Seconds to wait for all of it: every batch one after another, each with its allowance of losses, and restarts between them."""

@@ -100,7 +100,7 @@ def version_of(component: Component) -> str:
     parts = [type(component).__name__, component.model_dump_json(exclude={"weight", "clip", "normalise"})]
     if isinstance(component, FunctionReward):
         file = source_file(component.path)
-        parts.append(Path(file).read_text() if file else "")
+        parts.append(hashlib.blake2b(Path(file).read_bytes()).hexdigest() if file else "")
     model = component.path if isinstance(component, ModelReward) else component.model if isinstance(component, Cosine) else None
     if model is not None:
         # Here and not at the top: it brings torch, which a service without models does without.

@@ -20,7 +20,7 @@ from common.metrics import Metrics
 from common.pooled_actor import PooledActor
 from reward_service.compose import judge
 from reward_service.monitor import record_components
-from reward_service.requirements import open_models
+from reward_service.requirements import open_all
 from reward_service.statistics import Statistics
 
 
@@ -38,8 +38,8 @@ class RewardWorker(PooledActor):
         gc.set_threshold(20_000)
 
     def prepare(self) -> None:
-        """Open every model that rewards need. Raises InputError where one cannot be."""
-        open_models(self._rewards)
+        """Load every function and open every model that rewards need. Raises InputError where a model cannot be."""
+        open_all(self._rewards)
 
     def judge(self, episodes: list[Episode], statistics: Statistics) -> list[list[Verdict]]:
         """A verdict on each answered turn of each episode, in order."""

@@ -135,7 +135,10 @@ class ExactMatch(Component):
 
 
 class FunctionReward(Component):
-    """A function of yours: `def NAME(turn, **arguments)` returns a number, or None where it does not apply."""
+    """A function of yours: `def NAME(turn, **arguments)`, also `async def`, returns a number, or None where it does not apply.
+
+    It runs in a process of its own, and is called once before anything trains.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Name of the component in episodes and metrics."""
@@ -146,7 +149,10 @@ class FunctionReward(Component):
     arguments: dict[str, Any] = Field({})
     """Keyword arguments that the function is called with."""
     deadline: float = Field(10, gt=0)
-    """Seconds for one turn; a turn that takes longer is failed, the others are not."""
+    """Seconds for one turn; a turn that takes longer is failed, the others are not. Whatever the function does then, its process is
+    ended and started again."""
+    load_deadline: float = Field(60, gt=0)
+    """Seconds for its file to be imported, each time that its process starts."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -263,7 +269,7 @@ class Rewards(Section):
     deadline: float = Field(60, gt=0)
     """Seconds for one scoring call."""
     start_deadline: float = Field(600, gt=0)
-    """Seconds for a worker to open its models, where it has any, each time that it starts."""
+    """Seconds for a worker to load its functions and open its models, where it has any, each time that it starts."""
     retries: int = Field(3, ge=0)
     """Further tries on another worker after an infra failure."""
 

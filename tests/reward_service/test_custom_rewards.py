@@ -1,14 +1,9 @@
-"""Reward functions and endpoints of a user's own: values, failures and deadlines, turn by turn."""
+"""Reward functions of a user's own: values, failures and deadlines, turn by turn. Hostile ones: test_function_process.py."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +11,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common.config.rewards import EndpointReward, ExactMatch, Format, FunctionReward, Length, Repetition, RewardMix, Rewards
-from common.episode import Episode, Fact, Turn
-from common.failures import DeadlineExceeded, InfraFailure, InputError
+from common.config.rewards import ExactMatch, Format, FunctionReward, Length, Repetition, RewardMix, Rewards
+from common.episode import Episode, Turn
+from common.failures import InputError
 from reward_service.compose import score_episodes
-from reward_service.custom import function_rewards, load_function
-from reward_service.endpoint import endpoint_rewards
+from reward_service.custom import close_functions, function_rewards, source_file
 from reward_service.statistics import version_of
 from reward_service.text import exact_match_reward, format_reward, repetition_reward
 
@@ -46,6 +40,12 @@ def episode_of(answers: list[Turn]) -> Episode:
 def only(**components: Any) -> Rewards:
     mix = RewardMix(**{"bleu": None, "cosine": None, "length": None, "recall": None, **components})
     return Rewards(single=mix, cumulative=mix, long_term=mix)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    yield
+    close_functions()
 
 
 @pytest.fixture
@@ -134,8 +134,24 @@ def test_functions_that_are_not_there_are_named(function_file: Path) -> None:
         "politeness": "FILE.py:NAME",
     }.items():
         with pytest.raises(InputError, match=what):
-            load_function(path)
-    assert load_function("math:sqrt")(4) == 2
+            function_rewards(FunctionReward(name="f", path=path), turns("a"))
+
+
+def test_the_file_of_a_module_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "mine"
+    package.mkdir()
+    for name in ("__init__", "judges"):
+        (package / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert source_file("mine.judges:judge") == str(package / "judges.py")
+    assert source_file("mine:judge") == str(package / "__init__.py")
+    assert source_file("mine.none:judge") is None
+    assert source_file("sys:intern") is None
+    own = FunctionReward(name="own", path="mine.judges:judge")
+    before = version_of(own)
+    (package / "judges.py").write_bytes(b"\xff\x00 any bytes will do")
+    version_of.cache_clear()
+    assert version_of(own) != before
 
 
 def test_names_of_components_must_differ() -> None:
@@ -144,77 +160,6 @@ def test_names_of_components_must_differ() -> None:
         RewardMix(functions=(function, function))
     with pytest.raises(ValidationError, match="two components are named 'bleu'"):
         RewardMix(functions=(FunctionReward(name="bleu", path="math:sqrt"),))
-
-
-# --- endpoints ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[dict[str, Any]], tuple[int, Any]]], str]]:
-    """Start a server that answers with what a function makes of the request; its URL."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(answer: Callable[[dict[str, Any]], tuple[int, Any]]) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def handle_one_request(self) -> None:
-                with contextlib.suppress(BrokenPipeError):  # who asked may be gone: one test is about that
-                    super().handle_one_request()
-
-            def do_POST(self) -> None:
-                code, content = answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                body = json.dumps(content).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def test_an_endpoint_scores_in_batches(serve: Callable[..., str]) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def answer(request: dict[str, Any]) -> tuple[int, Any]:
-        asked.append(request)
-        return 200, {"rewards": [None if turn["answer"] == "" else len(turn["answer"]) for turn in request["turns"]]}
-
-    section = EndpointReward(name="judge", url=serve(answer), batch=2)
-    told = Turn([2], [3], [0.0], [3], query="q", answer="abcd", reference="r", role="recall", facts=(Fact("Rex", 0),))
-    assert endpoint_rewards(section, [*turns("ab", ""), told]) == [2.0, None, 4.0]
-    assert [len(request["turns"]) for request in asked] == [2, 1]
-    assert asked[1]["turns"] == [
-        {"query": "q", "answer": "abcd", "reference": "r", "role": "recall", "facts": [{"value": "Rex", "said_in": 0}]}
-    ]
-
-
-def test_what_an_endpoint_does_wrong_is_sorted_by_whose_fault_it_is(serve: Callable[..., str]) -> None:
-    def outcome(answer: Callable[[dict[str, Any]], tuple[int, Any]], deadline: float = 5.0) -> list[Any]:
-        return endpoint_rewards(EndpointReward(name="judge", url=serve(answer), deadline=deadline), turns("a", "b"))
-
-    assert "answered 422" in outcome(lambda _: (422, {}))[0]
-    assert "1 rewards for 2 turns" in outcome(lambda _: (200, {"rewards": [1]}))[1]
-    assert "KeyError" in outcome(lambda _: (200, {"scores": [1, 2]}))[0]
-    assert outcome(lambda _: (200, {"rewards": [1, float("inf")]})) == [1.0, "the value is inf"]
-    with pytest.raises(InfraFailure, match="answered 503"):
-        outcome(lambda _: (503, {}))
-    with pytest.raises(DeadlineExceeded, match=r"waited 0\.2 s for judge"):
-        outcome(lambda _: (time.sleep(1) or 200, {}), deadline=0.2)
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    with pytest.raises(InfraFailure, match="cannot be reached"):
-        endpoint_rewards(EndpointReward(name="judge", url=f"http://127.0.0.1:{port}"), turns("a"))
 
 
 # --- text by itself -------------------------------------------------------------------------------------------------------
@@ -253,7 +198,7 @@ def test_any_callable_will_do_and_its_file_makes_the_version(tmp_path: Path) -> 
     versions = set()
     for value in (0.5, 0.25):
         path.write_text(f"class Judge:\n    def __call__(self, turn):\n        return {value}\njudge = Judge()\n")
-        load_function.cache_clear()
+        close_functions()
         version_of.cache_clear()
         mix = RewardMix(functions=(FunctionReward(name="judge", path=f"{path}:judge"),))
         (scored,) = score_episodes(

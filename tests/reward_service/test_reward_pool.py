@@ -37,7 +37,8 @@ def sleeping(turn):
     seconds = float(turn.answer)
     time.sleep(abs(seconds))
     if seconds < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     with open(__file__ + ".order", "a") as order:
         print(turn.answer, file=order)
     return 1.0
@@ -231,7 +232,7 @@ def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_ever
     scored, stats = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]
     assert [one.answered[0].reward for one in scored] == [1.0] * 200
-    assert (stats["calls"], stats["added"], stats["ended"]) == (200 + 1 + 3, 2, 2)  # each was asked for its metrics
+    assert (stats["calls"], stats["added"], stats["ended"]) == (200 + 1 + 2 * 3, 2, 2)  # each was prepared, and asked for its metrics
     assert (stats["retries"], stats["restored"], stats["infra_failures"]) == (0, 0, 0)
     row = metrics.flush(step=0, stage="test")
     assert row["reward/turns"] == 201
