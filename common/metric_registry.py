@@ -193,8 +193,9 @@ _REWARD = [
     _counter(
         "reward/alarms",
         "alarms",
-        "one iteration in whose whole batch a component of 16 turns or more does not vary, or lies at one end in more than 95 %",
-        "Components that have nothing to teach",
+        "one iteration in whose whole batch a component of 16 turns or more does not vary, or lies at one end in more than 95 %; of"
+        " the kind copies_pay, one in which copies of the saved interaction earn more than right answers",
+        "Components that have nothing to teach, and mixes that teach to copy",
         ("component", "kind"),
     ),
     _gauge(

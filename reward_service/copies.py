@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
-from common.config.rewards import Rewards
-from common.episode import Episode, Turn
+from common.config.rewards import RewardMix, Rewards
+from common.episode import Episode, Strategy, Turn
 from reward_service.comparison import comparisons, remembered_text
 from reward_service.compose import judge
+from reward_service.cosine import Form
 from reward_service.statistics import Statistics
 
 
@@ -50,3 +51,74 @@ def copies(episode: Episode, turn: int) -> tuple[Turn, Turn]:
         replace(own, answer=answer, answer_ids=ids),
         replace(own, answer=remembered_text(saved), answer_ids=saved.remembered_ids),
     )
+
+
+SAMPLE = 16
+"""Turns of each strategy and form of a batch that copies are compared on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyGain:
+    """What copies earn where right answers could have stood."""
+
+    strategy: Strategy
+    form: Form
+    right: float
+    copy: float
+    """Of the saved interaction's answer or of all of it, whichever earns more in the mean."""
+    turns: int
+
+
+def copy_gains(
+    episodes: Sequence[Episode],
+    rewards: Rewards,
+    embedding: np.ndarray,
+    special_ids: Collection[int],
+    known_values: Collection[str] = (),
+    statistics: Statistics = MappingProxyType({}),
+) -> list[CopyGain]:
+    """Mean rewards of the right answer and of copies over a sample of the turns of each strategy and form.
+    Arguments as for `judge`.
+
+    Only built-in components count: functions, endpoints and models have a price for every call.
+    """
+    built_in = _built_in(rewards)
+    gains = []
+    for (strategy, form), places in _samples(episodes).items():
+        kinds = [(right_answer(episode.turns[turn]), *copies(episode, turn)) for episode, turn in places]
+        got = np.array(
+            [earned(places, answers, built_in, embedding, special_ids, known_values, statistics) for answers in zip(*kinds, strict=True)]
+        )
+        right, *copied = got[:, np.isfinite(got).all(axis=0)]
+        if len(right):
+            best = max(float(copy.mean()) for copy in copied)
+            gains.append(CopyGain(strategy, form, float(right.mean()), best, len(right)))
+    return gains
+
+
+def _samples(episodes: Sequence[Episode]) -> dict[tuple[Strategy, Form], list[tuple[Episode, int]]]:
+    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one, …"""
+    samples: dict[tuple[Strategy, Form], list[tuple[Episode, int]]] = {}
+    for episode in episodes:
+        turns: dict[Form, list[int]] = {}
+        for comparison in comparisons(episode.strategy, len(episode.turns)):
+            turns.setdefault(comparison.form, []).append(comparison.turn)
+        for form, own in turns.items():
+            sample = samples.setdefault((episode.strategy, form), [])
+            if len(sample) < SAMPLE:
+                sample.append((episode, own[len(sample) % len(own)]))
+    return samples
+
+
+def _built_in(rewards: Rewards) -> Rewards:
+    """The same without components that another process or a model computes."""
+
+    def of(mix: RewardMix | None) -> RewardMix | None:
+        if mix is None:
+            return None
+        by_model = mix.cosine is not None and mix.cosine.model is not None
+        cosine = None if by_model else mix.cosine
+        return mix.model_copy(update={"functions": (), "endpoints": (), "models": (), "cosine": cosine})
+
+    names = ("single", "cumulative", "long_term", "first_turn", "topic_change")
+    return rewards.model_copy(update={name: of(getattr(rewards, name)) for name in names})

@@ -3,7 +3,7 @@
 Per scoring call: the distribution of each component and its share at the ends of its range; parts add up, so any call will do. Of
 the whole batch of an iteration, because a part could not tell: alarms, and the correlation with recall. A component that is the same
 for all answers teaches nothing, and one that lies at its upper end has nothing left to teach; one that rises while it goes against
-recall is being earned without remembering.
+recall is being earned without remembering; and a mix that pays copies of an earlier interaction better than right answers teaches to copy.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import numpy as np
 from common.config.rewards import BUILT_IN
 from common.episode import Episode, Term, Turn, Verdict
 from common.metrics import Metrics
+from reward_service.copies import CopyGain
 from reward_service.statistics import SMALLEST_STD
 
 ALARM_TURNS = 16
 """Fewer values raise no alarm: a handful of answers may well be alike."""
 ALARM_SHARE = 0.95
 CORRELATION_TURNS = 8
-"""Fewer turns have no correlation worth showing."""
+"""Fewer turns have no correlation worth showing, nor do copies on them."""
 AT_END = 1e-6
 """How near to an end is at it: cosines come from float32."""
 
@@ -52,15 +53,16 @@ class Column:
         return {"low": _share(np.abs(self.held - self.low) <= AT_END), "high": _share(np.abs(self.held - self.high) <= AT_END)}
 
 
-Kind = Literal["constant", "saturated_low", "saturated_high"]
+Kind = Literal["constant", "saturated_low", "saturated_high", "copies_pay"]
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
     component: str
+    """"total" where it is of the whole mix."""
     kind: Kind
     figure: float
-    """Standard deviation of a constant component, share at the end of a saturated one."""
+    """Standard deviation of a constant component, share at the end of a saturated one, what a copy earns beyond the right answer."""
     values: int
 
 
@@ -121,6 +123,13 @@ def alarms(components: Mapping[str, Column]) -> list[Alarm]:
     return raised
 
 
+def copy_alarms(gains: Iterable[CopyGain]) -> list[Alarm]:
+    """One alarm where copies pay in some strategy and form, of that in which they pay most."""
+    paying = [gain for gain in gains if gain.turns >= CORRELATION_TURNS and gain.copy > gain.right]
+    most = max(paying, key=lambda gain: gain.copy - gain.right, default=None)
+    return [] if most is None else [Alarm("total", "copies_pay", most.copy - most.right, most.turns)]
+
+
 def recall_correlations(components: Mapping[str, Column]) -> dict[str, float]:
     """Pearson correlation of each other component with recall, over the turns that have both.
 
@@ -146,23 +155,30 @@ class BatchMonitor:
         self._metrics = metrics
         self._lasting: set[tuple[str, Kind]] = set()
 
-    def record(self, episodes: Iterable[Episode]) -> None:
-        """All scored episodes of one iteration."""
+    def record(self, episodes: Iterable[Episode], gains: Iterable[CopyGain] = ()) -> None:
+        """All scored episodes of one iteration, and what copies would have earned in them."""
         components = columns(scored_turns(episodes))
-        raised = alarms(components)
+        raised = alarms(components) + copy_alarms(gains)
         for alarm in raised:
             self._metrics.record("reward/alarms", 1, component=alarm.component, kind=alarm.kind)
             if (alarm.component, alarm.kind) not in self._lasting:
-                log.warning("reward component %s: %s", alarm.component, _sentence(alarm))
+                log.warning("%s", _sentence(alarm))
         self._lasting = {(alarm.component, alarm.kind) for alarm in raised}
         for name, correlation in recall_correlations(components).items():
             self._metrics.record("reward/recall_correlation", correlation, component=name)
 
 
 def _sentence(alarm: Alarm) -> str:
+    if alarm.kind == "copies_pay":
+        return (
+            f"rewards: copies_pay, a copy of the saved interaction earns {alarm.figure:.3f} more than the "
+            f"right answer, in the mean of {alarm.values} turns: the mix teaches to copy"
+        )
+    name = f"reward component {alarm.component}"
     if alarm.kind == "constant":
-        return f"constant, standard deviation {alarm.figure:.1e} over {alarm.values} turns: it tells no answer from another"
-    return f"{alarm.kind}, {alarm.figure:.1%} of {alarm.values} turns at the {alarm.kind.removeprefix('saturated_')} end of its range"
+        return f"{name}: constant, standard deviation {alarm.figure:.1e} over {alarm.values} turns: it tells no answer from another"
+    end = alarm.kind.removeprefix("saturated_")
+    return f"{name}: {alarm.kind}, {alarm.figure:.1%} of {alarm.values} turns at the {end} end of its range"
 
 
 def _share(flags: np.ndarray) -> float:

@@ -27,6 +27,7 @@ from common.failures import CallLost, CallOverdue, DataFailure, InfraFailure
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
+from reward_service.copies import copy_gains
 from reward_service.monitor import BatchMonitor
 from reward_service.requirements import has_to_open
 from reward_service.scaling import Scaling
@@ -84,6 +85,7 @@ class RewardPool:
         self._starting = rewards.start_deadline if has_to_open(rewards) else STARTING
         self._metrics = Metrics()
         self._monitor = BatchMonitor(self._metrics)
+        self._embedding_here = embedding
         self._most = max(rewards.workers, rewards.max_workers or 0)
         self._pool = ActorPool(
             "rewards",
@@ -145,7 +147,9 @@ class RewardPool:
 
         Records beside it what this whole batch shows (reward_service/monitor.py).
         """
-        self._monitor.record(episodes)
+        rewards, _, special_ids, known_values = self._arguments
+        gains = copy_gains(episodes, rewards, self._embedding_here, special_ids, known_values, from_json(state))
+        self._monitor.record(episodes, gains)
         return to_json(after(from_json(state), episodes, self._rewards))
 
     async def _judge(self, batch: list[Episode], statistics: Statistics, losses: _Losses, tried: Sequence[int] = ()) -> list[list[Verdict]]:

@@ -6,16 +6,19 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from common.config.rewards import Length, Recall, RewardMix, Rewards
-from common.episode import Episode, Fact, Term, Turn
+from common.config.loader import load_run
+from common.config.rewards import Bleu, FunctionReward, Length, Recall, RewardMix, Rewards
+from common.episode import Episode, Fact, Strategy, Term, Turn
 from common.metrics import Metrics
 from reward_service.compose import judge
-from reward_service.monitor import BatchMonitor, alarms, columns, recall_correlations, record_components
+from reward_service.copies import SAMPLE, copy_gains
+from reward_service.monitor import Alarm, BatchMonitor, alarms, columns, copy_alarms, recall_correlations, record_components
 from reward_service.worker import record_rewards
 
 
@@ -194,3 +197,66 @@ def test_turns_without_a_reward_are_left_out() -> None:
     BatchMonitor(metrics).record(batch([*failed, *turns(bleu=[0.5] * 15)]))
     BatchMonitor(metrics).record([])
     assert metrics.state() == {}
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EMBEDDING = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
+
+
+def conversations(strategy: Strategy, count: int) -> list[Episode]:
+    """Each tells a value and asks for it twice, with other words between; answered with nonsense."""
+    return [
+        Episode(
+            f"e{i}", f"t{i}", 0,
+            (
+                Turn([10, 11, 20 + i], [12, 13], [], [12, 13], query=f"my dog is Rex{i}", answer="oh nice"),
+                *(
+                    Turn(
+                        [14, 15], [60], [0.0], [16, 17, 20 + i, 18], "recall", (Fact(f"Rex{i}", 0),),
+                        query="which dog?", answer="hm", reference=f"it is Rex{i} indeed", reward=0.1,
+                    )
+                    for _ in range(2)
+                ),
+            ),
+            0, strategy=strategy,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["single", "cumulative", "long_term"])
+@pytest.mark.parametrize("mix", ["demo", "mostly_bleu", "bleu_and_cosine", "bleu_and_cosine_symmetric", "bleu_and_cosine_0_to_10"])
+def test_a_mix_that_pays_copies_better_than_right_answers_raises_an_alarm(
+    mix: str, strategy: Strategy, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [CONFIGS / "demo.yaml"] if mix == "demo" else [CONFIGS / "demo.yaml", CONFIGS / "rewards" / f"{mix}.yaml"]
+    rewards = load_run(files).rewards
+    metrics = Metrics()
+    monitor = BatchMonitor(metrics)
+    for _ in range(2):
+        gains = copy_gains(conversations(strategy, 20), rewards, EMBEDDING, ())
+        forms = ["topic_change", "long_range"] if strategy == "long_term" else ["standard"]
+        assert [(gain.strategy, gain.form, gain.turns) for gain in gains] == [(strategy, form, SAMPLE) for form in forms]
+        monitor.record([], gains)
+    row = metrics.flush(1, "mrl")
+    if mix.startswith("bleu_and_cosine"):
+        assert row["reward/alarms{component=total,kind=copies_pay}"] == 2
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said.startswith("rewards: copies_pay, a copy of the saved interaction earns ")
+        assert f"in the mean of {SAMPLE} turns" in said
+    else:
+        assert not [key for key in row if key.startswith("reward/alarms")]
+        assert not caplog.records
+
+
+def test_what_copies_earn_asks_no_function_and_a_handful_of_turns_raises_no_alarm() -> None:
+    mine = FunctionReward(name="mine", path="nowhere.py:never", weight=9.0)
+    mix = RewardMix(bleu=Bleu(reference=0, saved=1), cosine=None, length=None, recall=None, functions=(mine,))
+    rewards = Rewards(single=mix, cumulative=mix, long_term=mix)
+    (few,) = copy_gains(conversations("cumulative", 7), rewards, EMBEDDING, ())
+    (enough,) = copy_gains(conversations("cumulative", 8), rewards, EMBEDDING, ())
+    assert few.copy > few.right
+    assert copy_alarms([few]) == []
+    assert copy_alarms([few, enough]) == [Alarm("total", "copies_pay", enough.copy - enough.right, 8)]
+    only_functions = rewards.model_copy(update={"cumulative": mix.model_copy(update={"bleu": None})})
+    assert copy_gains(conversations("cumulative", 8), only_functions, EMBEDDING, ()) == []
