@@ -127,6 +127,12 @@ class Verdict(NamedTuple):
     reward_std: float = 0.0
     failure: str | None = None
 
+    @property
+    def unrewarded(self) -> bool:
+        """Whether no component with a weight applies to the turn. Its reward is 0 by rule, and it has not failed: a reward
+        that comes with a later turn reaches it as credit."""
+        return self.reward == 0 and not any(term.weight for term in self.terms.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Turn(Record):
@@ -153,7 +159,7 @@ class Turn(Record):
     terms: Mapping[str, Term] = field(default_factory=dict)
     """How each of them entered the total."""
     reward: float | None = None
-    """Weighted mean of the terms, scaled; None where the turn was not scored."""
+    """Weighted mean of the terms, scaled; 0 where none with a weight applies; None where the turn was not scored."""
     reward_std: float = 0.0
     """Standard deviation of the score by reward models that give a distribution; of several, the largest."""
     failure: str | None = None

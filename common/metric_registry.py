@@ -208,6 +208,12 @@ _REWARD = [
         "higher",
     ),
     _counter("reward/turns", "turns", "one turn scored", "Turns scored"),
+    _counter(
+        "reward/unrewarded_turns",
+        "turns",
+        "one scored turn to which no component with a weight applies: its reward is 0 by rule",
+        "Turns without a reward of their own",
+    ),
     _counter("reward/failed_turns", "turns", "one turn that could not be scored and is left out of training", "Failed turns", ("reason",)),
     _histogram("reward/batch_seconds", "s", _SECONDS, "scoring calls", "Time of one scoring call"),
     _histogram("reward/batch_turns", "turns", _TURNS, "scoring calls", "Answered turns of one scoring call"),

@@ -4,7 +4,7 @@ Invariants:
 * Special tokens are taken out of every text first: template tokens and padding earn nothing and change nothing.
 * A total is the weighted mean of the components that apply, each clipped and normalised as its term says. Recall does not apply to a
   turn without facts: a 0 there would punish turns that ask nothing, and a 1 would pay them for nothing, so its weight goes to the
-  others in proportion.
+  others in proportion. Where no component with a weight applies, the turn has reward 0 by rule (`Verdict.unrewarded`).
 * A turn that cannot be scored has reward None and says why in `failure`. It never gets a number, and no other turn is touched,
   except those that are compared with the very text at fault.
 """
@@ -273,10 +273,9 @@ def _verdicts(results: _Results, terms: Mapping[str, Term], rewards: Rewards) ->
         pattern = applies[:, rows[0]]
         own = {name: terms[name] for name, where in zip(names, pattern, strict=True) if where}
         held = [dict(zip(own, row, strict=True)) for row in raw[np.ix_(pattern, rows)].T.tolist()]
-        if weight[rows[0]] == 0:
-            judged = [Verdict(value, own, None, failure="no component with a weight applies to this turn") for value in held]
-        else:
-            judged = list(map(Verdict, held, repeat(own), total[rows].tolist(), results.std[rows].tolist()))
+        # By rule, whatever the range: rewards of later turns reach back over it (learner/rl/advantages.py).
+        rewarded = total[rows] if weight[rows[0]] > 0 else np.zeros(len(rows))
+        judged = map(Verdict, held, repeat(own), rewarded.tolist(), results.std[rows].tolist())
         for row, verdict in zip(rows.tolist(), judged, strict=True):
             out[row] = verdict
     for row, failure in results.failures.items():

@@ -56,10 +56,12 @@ class RewardWorker(PooledActor):
 
 
 def record_rewards(metrics: Metrics, verdicts: Iterable[Iterable[Verdict]]) -> None:
-    """Counts of scored and failed turns, and each raw component over the scored turns to which it applies (reward_service/monitor.py)."""
+    """Counts of scored, unrewarded and failed turns, and each raw component over the scored turns to which it applies
+    (reward_service/monitor.py)."""
     every = [verdict for episode in verdicts for verdict in episode]
     scored = [verdict for verdict in every if verdict.reward is not None]
     metrics.record("reward/turns", len(scored))
+    metrics.record("reward/unrewarded_turns", sum(verdict.unrewarded for verdict in scored))
     for failure in (verdict.failure for verdict in every if verdict.failure is not None):
         # A failure begins with the component, or the kind of failure, that is to blame: few enough values for a label.
         metrics.record("reward/failed_turns", 1, reason=failure.partition(":")[0])

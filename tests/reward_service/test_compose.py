@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from common.config.rewards import Bleu, Cosine, Length, Recall, RewardMix, Rewards
 from common.episode import Episode, Fact, Strategy, Turn
+from common.metrics import Metrics
 from reward_service.bleu import bleu
 from reward_service.compose import judge, score_episodes, unscored
+from reward_service.worker import record_rewards
 
 SPECIAL = range(8)
 PAD, BOS, EOS, Q, A = 0, 2, 3, 5, 6
@@ -136,10 +138,32 @@ def test_recall_gives_its_weight_to_the_others_where_nothing_is_asked() -> None:
     assert "recall" not in not_asked.rewards
 
 
-def test_a_turn_to_which_nothing_applies_has_no_reward() -> None:
-    result = scored(episode("cumulative", OPENING, NOT_ASKED, ASKED), only(recall=Recall()))
-    assert [turn.reward for turn in result.answered] == [None, 1.0]
-    assert "no component" in str(result.turns[1].failure)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_turn_to_which_nothing_applies_earns_nothing_and_has_not_failed(symmetric: bool) -> None:
+    rewards = only(recall=Recall(), length=Length(weight=0.0)).model_copy(update={"symmetric": symmetric, "scale": 5.0})
+    result = scored(episode("cumulative", OPENING, NOT_ASKED, ASKED), rewards)
+    assert [turn.reward for turn in result.answered] == [0.0, 5.0]
+    assert [turn.failure for turn in result.answered] == [None, None]
+    assert list(result.turns[1].rewards) == ["length"], "what has no weight is still shown"
+    nothing = scored(episode("cumulative", OPENING, NOT_ASKED, NOT_ASKED), rewards)
+    assert nothing.status == "scored"
+    assert [turn.reward for turn in nothing.answered] == [0.0, 0.0]
+
+
+def test_a_component_that_fails_is_not_one_that_does_not_apply() -> None:
+    """Both have no value; the first leaves the turn without a reward, the second with none to earn."""
+    rewards = only(recall=Recall(), length=Length(weight=0.0))
+    broken = replace(NOT_ASKED, reference_ids=[-1])
+    result = scored(episode("cumulative", OPENING, NOT_ASKED, broken), rewards)
+    assert [turn.reward for turn in result.answered] == [0.0, None]
+    assert str(result.turns[2].failure).startswith("tokens: ")
+    assert scored(episode("cumulative", OPENING, broken), rewards).status == "failed"
+    verdicts = judge([episode("cumulative", OPENING, NOT_ASKED, ASKED, broken)], rewards, ONE_HOT, SPECIAL)[0]
+    assert [verdict.unrewarded for verdict in verdicts] == [True, False, False]
+    metrics = Metrics()
+    record_rewards(metrics, [verdicts])
+    row = metrics.flush(1, "mrl")
+    assert (row["reward/turns"], row["reward/unrewarded_turns"], row["reward/failed_turns{reason=tokens}"]) == (2, 1, 1)
 
 
 def test_a_value_told_for_another_fact_or_passed_as_known_counts_against_the_answer() -> None:

@@ -259,4 +259,4 @@ def test_what_copies_earn_asks_no_function_and_a_handful_of_turns_raises_no_alar
     assert copy_alarms([few]) == []
     assert copy_alarms([few, enough]) == [Alarm("total", "copies_pay", enough.copy - enough.right, 8)]
     only_functions = rewards.model_copy(update={"cumulative": mix.model_copy(update={"bleu": None})})
-    assert copy_gains(conversations("cumulative", 8), only_functions, EMBEDDING, ()) == []
+    assert copy_alarms(copy_gains(conversations("cumulative", 8), only_functions, EMBEDDING, ())) == []
