@@ -139,13 +139,13 @@ class Turn(Record):
     """One interaction as it happened. Index 0 of an episode is the opening one: nothing generated, nothing rewarded."""
 
     query_ids: Sequence[int]
-    """Prompt with its template: [BOS][Q] query [A]."""
+    """Prompt with its template: [BOS][Q] query [A], or [T] in place of [A] where a thought comes first."""
     answer_ids: Sequence[int]
     """Generated tokens, with [EOS] where the policy ended by itself. The memory is written with query_ids + answer_ids."""
     log_probs: Sequence[float]
     """Of each answer token under the distribution it was sampled from; empty for the opening turn."""
     reference_ids: Sequence[int]
-    """The data set's answer with [EOS]."""
+    """The data set's answer with [EOS], after its thought and [A] where the prompt asks for one."""
     role: Role = "act"
     facts: tuple[Fact, ...] = ()
     done: bool = False
@@ -166,6 +166,9 @@ class Turn(Record):
     """Why it was not scored, or not played to its end."""
     unfiltered_log_probs: Sequence[float] = field(default_factory=list)
     """As `log_probs`, under the temperature alone; empty where no top-k, top-p or min-p was on and the two agree."""
+    thought: str = ""
+    """What stands before [A] in `answer_ids` where the prompt ends with [T]. It is no part of `answer`, and
+    rewards do not look at it but for the component `thought`."""
 
     @property
     def remembered_ids(self) -> list[int]:

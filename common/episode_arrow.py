@@ -37,6 +37,7 @@ TURN = pa.struct(
         ("reward_std", pa.float64()),
         ("failure", pa.string()),
         ("unfiltered_log_probs", pa.list_(pa.float64())),
+        ("thought", pa.string()),
     ]
 )
 

@@ -1,7 +1,8 @@
 """From episodes to a verdict on each answered turn: every component raw, and the weighted total. Pure.
 
 Invariants:
-* Special tokens are taken out of every text first: template tokens and padding earn nothing and change nothing.
+* Special tokens are taken out of every text first: template tokens and padding earn nothing and change nothing. So are thoughts, of
+  answers, references and saved interactions alike: only the component `thought` looks at them.
 * A total is the weighted mean of the components that apply, each clipped and normalised as its term says. Recall does not apply to a
   turn without facts: a 0 there would punish turns that ask nothing, and a 1 would pay them for nothing, so its weight goes to the
   others in proportion. Where no component with a weight applies, the turn has reward 0 by rule (`Verdict.unrewarded`).
@@ -20,6 +21,7 @@ from types import MappingProxyType
 import numpy as np
 
 from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
+from common.data.special_tokens import THINK, spoken
 from common.episode import Episode, Strategy, Term, Turn, Verdict
 from common.failures import DataFailure
 from reward_service.comparison import ComparedTexts, Comparison, comparisons
@@ -28,7 +30,7 @@ from reward_service.custom import ModelOutcome, function_rewards
 from reward_service.endpoint import endpoint_rewards
 from reward_service.recall import Words, recall_reward, words_of_values
 from reward_service.statistics import Statistics, terms_of
-from reward_service.text import exact_match_reward, format_reward
+from reward_service.text import exact_match_reward, format_reward, thought_reward
 
 
 def score_episodes(
@@ -77,10 +79,12 @@ def judge(
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 
+    # What follows looks at answers; thoughts have a component of their own.
+    original, turns = turns, [spoken(turn) for turn in turns] if THINK in special_ids else turns
     verdicts: list[Verdict] = [_HELD] * len(turns)
     for mix, group in groups.items():
         if group:
-            results = _scored(_Scoring(turns, began, known, mix, embedding, special_ids), group)
+            results = _scored(_Scoring(turns, original, began, known, mix, embedding, special_ids), group)
             for comparison, verdict in zip(group, _verdicts(results, terms_of(mix, statistics), rewards), strict=True):
                 verdicts[comparison.turn] = verdict
 
@@ -126,7 +130,9 @@ class _Scoring:
     """What it takes to score comparisons of one mix."""
 
     turns: Sequence[Turn]
-    """All turns of all episodes of the batch, in a row."""
+    """All turns of all episodes of the batch, in a row, without their thoughts."""
+    original: Sequence[Turn]
+    """The same with them."""
     began: Sequence[int]
     """Of each turn: where its episode begins."""
     known: Sequence[Collection[Words]]
@@ -153,8 +159,8 @@ def _scored(scoring: _Scoring, group: Sequence[Comparison]) -> _Results:
     results = _Results({}, np.zeros(len(group)), {})
     _fill_in(results, scoring, group, 0, len(group))
     for name, values in results.raw.items():
-        # A nan says of recall that it does not apply, and of any other component that it is undefined.
-        undefined = np.isinf(values) if name == "recall" else ~np.isfinite(values)
+        # A nan says of recall and thought that they do not apply, and of any other component that it is undefined.
+        undefined = np.isinf(values) if name in ("recall", "thought") else ~np.isfinite(values)
         for row in np.flatnonzero(undefined).tolist():
             results.failures.setdefault(row, f"{name}: the value is {values[row]}")
     _add_custom(results, scoring, group)
@@ -209,6 +215,9 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
     if mix.exact_match is not None:
         with _blaming("exact_match"):
             out["exact_match"] = exact_match_reward(mix.exact_match, turns)
+    if mix.thought is not None:
+        with _blaming("thought"):
+            out["thought"] = thought_reward(mix.thought, [scoring.original[i] for i in own], scoring.special_ids)
     return out
 
 

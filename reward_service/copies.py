@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from common.config.rewards import RewardMix, Rewards
+from common.data.special_tokens import spoken
 from common.episode import Episode, Strategy, Turn
 from reward_service.comparison import comparisons, remembered_text
 from reward_service.compose import judge
@@ -37,14 +38,15 @@ def earned(
 
 
 def right_answer(turn: Turn) -> Turn:
-    """The turn with the data set's answer in place of its own."""
+    """The turn with the data set's answer in place of its own, and no thought."""
+    turn = spoken(turn)
     return replace(turn, answer=turn.reference, answer_ids=turn.reference_ids)
 
 
 def copies(episode: Episode, turn: int) -> tuple[Turn, Turn]:
     """The turn with the answer of the saved interaction in place of its own, and with all of that."""
-    saved = episode.turns[comparisons(episode.strategy, len(episode.turns))[turn - 1].saved]
-    own = episode.turns[turn]
+    saved = spoken(episode.turns[comparisons(episode.strategy, len(episode.turns))[turn - 1].saved])
+    own = spoken(episode.turns[turn])
     answer = saved.reference if saved.teacher_forced else saved.answer
     ids = saved.reference_ids if saved.teacher_forced else saved.answer_ids
     return (

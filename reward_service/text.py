@@ -1,15 +1,18 @@
-"""Rewards of an answer's text by itself: whether it repeats itself, has the form asked for, or is the reference."""
+"""Rewards of an answer's text by itself: whether it repeats itself, has the form asked for, or is the reference; and of the thought
+before it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from common.config.rewards import ExactMatch, Format, Repetition
+from common.config.rewards import ExactMatch, Format, Repetition, Thought
+from common.data.special_tokens import thoughts
 from common.episode import Turn
 from common.text import words
+from reward_service.bleu import bleu
 
 
 def repetition_reward(section: Repetition, answers: Sequence[Sequence[int]]) -> np.ndarray:
@@ -32,3 +35,12 @@ def exact_match_reward(section: ExactMatch, turns: Sequence[Turn]) -> np.ndarray
     if section.words_only:
         return np.array([words(turn.answer) == words(turn.reference) for turn in turns], dtype=np.float64)
     return np.array([turn.answer.strip() == turn.reference.strip() for turn in turns], dtype=np.float64)
+
+
+def thought_reward(section: Thought, turns: Sequence[Turn], special_ids: Collection[int]) -> np.ndarray:
+    """BLEU of each turn's thought against the reference's: float64 [turns]; nan where that has none."""
+    out = np.full(len(turns), np.nan)
+    pairs = [[[i for i in ids if i not in special_ids] for ids in thoughts(turn)] for turn in turns]
+    rows = [row for row, (_, reference) in enumerate(pairs) if reference]
+    out[rows] = bleu([pairs[row][0] for row in rows], [[pairs[row][1]] for row in rows], section.order)
+    return out

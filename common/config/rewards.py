@@ -134,6 +134,13 @@ class ExactMatch(Component):
     """Whether lower-cased words are compared, and not every character."""
 
 
+class Thought(Component):
+    weight: float = Field(0.1, ge=0)
+    """Share of the total. On a turn whose reference has no thought, it does not apply."""
+    order: int = Field(2, ge=1, le=4)
+    """Longest n-gram counted in BLEU of the thought against the reference's, with the smoothing method4."""
+
+
 class FunctionReward(Component):
     """A function of yours: `def NAME(turn, **arguments)`, also `async def`, returns a number, or None where it does not apply.
 
@@ -193,7 +200,7 @@ class EndpointReward(Component):
     """Seconds for one request."""
 
 
-BUILT_IN = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match")
+BUILT_IN = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match", "thought")
 """Components with values between 0 and 1; recall goes below 0 for an answer that names too many values or too few."""
 
 
@@ -214,6 +221,8 @@ class RewardMix(Section):
     """Whether the answer has a form."""
     exact_match: ExactMatch | None = None
     """Whether the answer is the reference."""
+    thought: Thought | None = None
+    """Whether a thought before the answer is like the reference's; all other components look at the answer alone."""
     functions: tuple[FunctionReward, ...] = ()
     """Components by functions of yours."""
     endpoints: tuple[EndpointReward, ...] = ()

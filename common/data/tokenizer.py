@@ -13,11 +13,18 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from common.data.special_tokens import ANSWER as ANSWER
+from common.data.special_tokens import BOS as BOS
+from common.data.special_tokens import EOS as EOS
+from common.data.special_tokens import MASK as MASK
+from common.data.special_tokens import PAD as PAD
+from common.data.special_tokens import QUERY as QUERY
+from common.data.special_tokens import SPECIAL_TOKENS as SPECIAL_TOKENS
+from common.data.special_tokens import THINK as THINK
+from common.data.special_tokens import UNK as UNK
 from common.episode import Interaction
 from common.failures import InputError
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[MASK]", "[Q]", "[A]", "[T]")
-PAD, UNK, BOS, EOS, MASK, QUERY, ANSWER, THINK = range(len(SPECIAL_TOKENS))
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 

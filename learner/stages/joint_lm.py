@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from common.config.schema import JointLM
 from common.data.batches import pad
-from common.data.tokenizer import ANSWER, BOS, EOS, MASK, PAD, QUERY
+from common.data.special_tokens import MASK, SPECIAL_TOKENS
 from common.models.encoder import MaskedLMHead
 from common.models.feed_forward import Routing
 from common.models.memory import as_memory
@@ -26,7 +26,8 @@ from learner.group import Group
 from learner.optimizer import Term
 from learner.routing import router_terms
 
-SPECIAL = torch.tensor([PAD, BOS, EOS, MASK, QUERY, ANSWER])
+SPECIAL = torch.arange(len(SPECIAL_TOKENS))
+"""Never masked: the template can be told from the rest of it, and [T] decides whether an answer comes next."""
 
 
 class JointLMObjective:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task, Turn
 from rollout.environments.memory import Conversation
@@ -75,10 +76,14 @@ def episode_of(playing: Playing, final_memory: bytes | None = None, memory_hash:
 
 
 def answer_text(tokenizer: ConversationTokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
-    """An answer as text, without the thought that stands before [A] where the prompt asked for one."""
-    if prompt[-1] == tokenizer.think_id and tokenizer.answer_id in answer:
-        answer = answer[list(answer).index(tokenizer.answer_id) + 1 :]
-    return tokenizer.decode(answer)
+    """An answer as text, without the thought that stands before [A] where the prompt asked for one: empty while
+    [A] has not come."""
+    return tokenizer.decode(answer[answer_start(prompt, answer) :])
+
+
+def thought_text(tokenizer: ConversationTokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
+    """The thought before an answer as text; empty where the prompt asked for none."""
+    return tokenizer.decode(answer[: answer_start(prompt, answer)])
 
 
 def turn_of(
@@ -89,6 +94,7 @@ def turn_of(
     reference_ids: list[int],
     teacher_forced: bool,
     answer: str,
+    thought: str,
 ) -> Turn:
     interaction = conversation.interaction
     return Turn(
@@ -103,4 +109,5 @@ def turn_of(
         query=interaction.query,
         answer=answer,
         reference=interaction.answer,
+        thought=thought,
     )

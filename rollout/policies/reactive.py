@@ -25,7 +25,7 @@ from common.failures import DataFailure
 from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
 from rollout.environments.memory import Conversation
-from rollout.policies.playing import Playing, Tally, answer_text, episode_of, turn_of
+from rollout.policies.playing import Playing, Tally, answer_text, episode_of, thought_text, turn_of
 from rollout.policies.slots import Slots, answer_room, check_interaction, memory_bytes, memory_from_bytes, memory_hash
 from rollout.policies.stopping import StopStrings
 from rollout.timing import PhaseTimer
@@ -128,7 +128,10 @@ class ReactiveEngine:
         if task.initial_memory is not None:
             memory_from_bytes(task.initial_memory, self.model.config)
         conversation = Conversation(task.row)
-        opening = turn_of(conversation, prompts[0], references[0], [], references[0], teacher_forced=False, answer=task.row.answer)
+        row = task.row
+        opening = turn_of(
+            conversation, prompts[0], references[0], [], references[0], teacher_forced=False, answer=row.answer, thought=row.think or ""
+        )
         return Playing(task, 0, conversation, prompts, references, turns=[opening])
 
     # --- scheduling ---------------------------------------------------------------------------------------------------------
@@ -264,10 +267,9 @@ class ReactiveEngine:
 
     def _close_turn(self, playing: Playing) -> None:
         text = self._stops.cut(answer_text(self.tokenizer, playing.prompt, playing.answer))
-        reference = playing.references[playing.conversation.turn]
-        turn = turn_of(
-            playing.conversation, playing.prompt, playing.answer, playing.log_probs, reference, playing.task.teacher_forcing, text
-        )
+        thought = thought_text(self.tokenizer, playing.prompt, playing.answer)
+        reference, forcing = playing.references[playing.conversation.turn], playing.task.teacher_forcing
+        turn = turn_of(playing.conversation, playing.prompt, playing.answer, playing.log_probs, reference, forcing, text, thought)
         playing.turns.append(replace(turn, unfiltered_log_probs=playing.unfiltered) if playing.unfiltered else turn)
         self.tally.interactions += 1
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from common.config.schema import SFT, JointLM, MemoryAware, MemoryPretrain, Optimizer
-from common.data.tokenizer import EOS, PAD, ConversationTokenizer, train_tokenizer
+from common.data.tokenizer import EOS, PAD, SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row
 from common.failures import InputError
 from common.models.conversations import TurnTokens, collate
@@ -77,6 +77,16 @@ def test_both_losses_of_joint_lm_go_down(tokenizer: ConversationTokenizer) -> No
     history = taught(JointLMObjective(JointLM(stage="joint_lm"), model, sequences, [0] * len(sequences), 1), 60, 12)
     assert mean(history, "train/loss_lm", slice(-10, None)) < 0.4 * mean(history, "train/loss_lm", slice(5))
     assert mean(history, "train/loss_masked_lm", slice(-10, None)) < 0.6 * mean(history, "train/loss_masked_lm", slice(5))
+
+
+def test_no_special_token_is_ever_masked(tokenizer: ConversationTokenizer) -> None:
+    sequences = [tokenizer.interaction("my dog is Rex", "okay", think) for think in ("good name", None)]
+    sequences.append(list(range(len(SPECIAL_TOKENS)))[1:])
+    settings = JointLM(stage="joint_lm", mask_probability=0.999999)
+    objective = JointLMObjective(settings, lively_model(tokenizer), sequences, [0] * 3, 1)
+    terms = {term.name: term for term in objective.terms(range(3), 0, OneRank())}
+    words = sum(token >= len(SPECIAL_TOKENS) for sequence in sequences for token in sequence)
+    assert terms["train/loss_masked_lm"].count == words
 
 
 def test_sft_counts_answers_with_their_end_and_neither_prompt_nor_padding(tokenizer: ConversationTokenizer) -> None:

@@ -267,14 +267,18 @@ def test_a_memory_of_another_shape_is_a_data_failure() -> None:
         ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([task])
 
 
-def test_a_thought_is_no_part_of_the_answer_text() -> None:
-    row = Row("dog", "cat", (Interaction("who", "Rex", think="the dog"),))
+@pytest.mark.parametrize(("bias", "reaches"), [(4.0, True), (-100.0, False)])
+def test_a_thought_is_no_part_of_the_answer_text(bias: float, reaches: bool) -> None:
+    row = Row("dog", "cat", (Interaction("who", "Rex", think="the dog"),), think="a cat")
     model = make_model()
-    model.decoder.head.bias.data[TOKENIZER.answer_id] = 1.0
-    turn = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([Task("t", row, seed=5)])[0].turns[1]
+    model.decoder.head.bias.data[TOKENIZER.answer_id] = bias
+    opening, turn = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([Task("t", row, seed=5)])[0].turns
+    assert (opening.answer, opening.thought) == ("cat", "a cat")
     assert turn.query_ids[-1] == TOKENIZER.think_id
-    cut = list(turn.answer_ids).index(TOKENIZER.answer_id) if TOKENIZER.answer_id in turn.answer_ids else -1
+    assert (TOKENIZER.answer_id in turn.answer_ids) == reaches
+    cut = list(turn.answer_ids).index(TOKENIZER.answer_id) if reaches else len(turn.answer_ids)
     assert turn.answer == TOKENIZER.decode(turn.answer_ids[cut + 1 :])
+    assert turn.thought == TOKENIZER.decode(turn.answer_ids[:cut]) != ""
     assert turn.reference_ids == TOKENIZER.answer("Rex", "the dog")
 
 
