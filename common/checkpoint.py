@@ -110,6 +110,7 @@ def save_checkpoint(run: RunDirectory, step: int, write: Callable[[Path], None],
         raise ValueError(f"keep must be at least 1, not {keep}")
     json.dumps(state, allow_nan=False)  # what cannot be saved must fail before minutes go into writing tensors
     name = f"step_{step:08d}"
+    run.require_lease()
     with _workshop(run) as workshop:
         folder = workshop / f"{_UNFINISHED}{name}"
         folder.mkdir()
@@ -125,6 +126,7 @@ def save_checkpoint(run: RunDirectory, step: int, write: Callable[[Path], None],
             "files": described,
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False))
+        run.require_lease()  # writing may have taken minutes
         if run.local is not None:
             _move_into_place(folder, run.local / FOLDER / name)
         else:

@@ -71,6 +71,11 @@ class DataFailure(EngramError):
     """This input fails wherever it is tried. Report and count it; never retry it."""
 
 
+class LeaseLost(EngramError):
+    """Another driver has taken over the run. This one, and every actor that writes for it, must end
+    without writing again; nothing is wrong with the run."""
+
+
 class Drained(EngramError):
     """The run was asked to stop and has left a checkpoint from which it resumes."""
 

@@ -55,5 +55,5 @@ def total_gpus(run: Run) -> float:
 
 
 def namespace(run: Run) -> str:
-    """Where the run's named actors live on its cluster. Two drivers of one run at a time clash on their names, and the second fails."""
+    """Ray's namespace for a run's driver."""
     return f"engram-{run.name}"

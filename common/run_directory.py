@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 import yaml
@@ -48,12 +48,27 @@ REPORTED_PACKAGES = [
 _GIT_DEADLINE = 5.0
 
 
+class Term(Protocol):
+    """A driver's hold on the run (`common/lease_records.py`)."""
+
+    @property
+    def owner(self) -> str:
+        """Differs from driver to driver."""
+
+    def require(self, directory: RunDirectory) -> None:
+        """Raises LeaseLost where another driver has taken over."""
+
+
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where run `name` lies under `root`. A plain value: it pickles to actors, and every method names files relative to the run."""
+    """Where run `name` lies under `root`. A plain value: it pickles to actors, and every method names files relative to the run.
+
+    With a `term`, nothing is written once that term is over.
+    """
 
     root: str
     name: str
+    term: Term | None = None
 
     def __post_init__(self) -> None:
         if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
@@ -124,8 +139,17 @@ class RunDirectory:
     def read_text(self, relative: str) -> str:
         return self.filesystem.cat_file(self.inner(relative)).decode()
 
+    def require_lease(self) -> None:
+        """Raises LeaseLost where this is a driver's directory, and another driver has taken over.
+
+        For writers that do not go through `write_text`, `append_line` and `remove`, which ask for themselves.
+        """
+        if self.term is not None:
+            self.term.require(self)
+
     def write_text(self, relative: str, text: str) -> None:
         """Replace a file as a whole."""
+        self.require_lease()
         if self.local is not None:
             write_atomically(self.local / relative, text.encode())
             return
@@ -137,6 +161,7 @@ class RunDirectory:
 
     def append_line(self, relative: str, line: str) -> None:
         """Add a line and wait until it is durable. Remote stores cannot append: the file is written anew, so keep it small."""
+        self.require_lease()
         if self.local is None:
             before = self.read_text(relative) if self.exists(relative) else ""
             self.write_text(relative, before + line + "\n")
@@ -150,6 +175,7 @@ class RunDirectory:
 
     def remove(self, relative: str) -> None:
         """Remove a file or a folder with all that is in it."""
+        self.require_lease()
         if self.local is not None:
             target = self.local / relative
             if target.is_dir():

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError
+from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError, LeaseLost
 from deploy.data import app as data_commands
 from learner.interrupts import SIGNALS, counted
 
@@ -32,19 +32,20 @@ DEMO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 
 Words = Annotated[list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE]...", help="YAML files, composed left to right, then overrides.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config's keys.")]
+TakeOver = Annotated[bool, typer.Option("--take-over", help="The run's driver on another host is known to be dead: do not wait for it.")]
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster; without it RAY_ADDRESS, or a local one.")]
 
 
 @app.command()
-def demo(overrides: Overrides = None, address: Address = None) -> None:
+def demo(overrides: Overrides = None, address: Address = None, take_over: TakeOver = False) -> None:
     """The whole pipeline on generated conversations, on this machine, in minutes."""
-    _train([str(DEMO_CONFIG)], overrides or [], address)
+    _train([str(DEMO_CONFIG)], overrides or [], address, take_over)
 
 
 @app.command()
-def train(words: Words, address: Address = None) -> None:
+def train(words: Words, address: Address = None, take_over: TakeOver = False) -> None:
     """Train one stage or a list of stages; started again under the same name, a run resumes."""
-    _train(*split(words), address)
+    _train(*split(words), address, take_over)
 
 
 @app.command()
@@ -63,11 +64,12 @@ def submit(
     words: Words,
     address: Annotated[str, typer.Option(help="The cluster's job server, http://HOST:8265.")],
     follow: Annotated[bool, typer.Option(help="Show the job's output until it ends.")] = True,
+    take_over: TakeOver = False,
 ) -> None:
     """The same run on a cluster, through Ray Jobs."""
     from deploy.submit import submit as submit_run
 
-    raise typer.Exit(submit_run(*split(words), address, follow=follow))
+    raise typer.Exit(submit_run(*split(words), address, take_over=take_over, follow=follow))
 
 
 @app.command("eval")
@@ -154,7 +156,7 @@ def run_command(words: list[str]) -> int:
         app(words, prog_name="engram")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_DONE if stop.code is None else EXIT_FAILED
-    except (InputError, Drained) as failure:
+    except (InputError, LeaseLost, Drained) as failure:
         # The reader can act on the sentence; a traceback would only bury it.
         sys.stderr.write(f"engram: {' '.join(str(failure).split())}\n")
         return failure.exit_code
@@ -167,30 +169,33 @@ def run_command(words: list[str]) -> int:
     return EXIT_DONE
 
 
-def _train(configs: list[str], overrides: list[str], address: str | None) -> None:
+def _train(configs: list[str], overrides: list[str], address: str | None, take_over: bool) -> None:
     try:
         with counted() as interrupts, interrupts.at_once():
-            _train_and_show(configs, overrides, address)
+            _train_and_show(configs, overrides, address, take_over)
     except KeyboardInterrupt:
         # Whatever it interrupted, even a second one, finds its place again: checkpoints and summary are whole at any moment.
         raise Drained("stopped; the same command goes on from there") from None
 
 
-def _train_and_show(configs: list[str], overrides: list[str], address: str | None) -> None:
+def _train_and_show(configs: list[str], overrides: list[str], address: str | None, take_over: bool) -> None:
     from common.config.loader import load_run
 
     run = load_run(configs, overrides)
 
+    from common.lease import hold
+    from common.run_directory import RunDirectory
     from deploy.cluster import connect
     from deploy.progress import open_progress
     from deploy.tables import summary_tables
 
     progress = open_progress()
     try:
-        with connect(run, address):
+        # The lease first: a cluster takes seconds to start, and a second driver needs none.
+        with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory, connect(run, address):
             from learner.pipeline import train as train_run
 
-            summary = train_run(run, progress)
+            summary = train_run(run, progress, directory)
     finally:
         progress.close()
     typer.echo(summary_tables(summary))

@@ -40,6 +40,7 @@ def submit(
     address: str,
     *,
     working_dir: str = ".",
+    take_over: bool = False,
     follow: bool = True,
     stream: TextIO | None = None,
 ) -> int:
@@ -55,7 +56,7 @@ def submit(
         client = JobSubmissionClient(address)
         taken = [job.submission_id for job in client.list_jobs() if job.submission_id]
         submission = client.submit_job(
-            entrypoint=entrypoint(configs, overrides),
+            entrypoint=entrypoint(configs, overrides, take_over),
             submission_id=next_submission_id(run.name, taken),
             runtime_env={"working_dir": working_dir, "excludes": EXCLUDES, "env_vars": JOB_ENVIRONMENT},
             metadata={"run": run.name},
@@ -77,9 +78,9 @@ def submit(
         raise InfraFailure(f"the cluster at {address} stopped answering while {submission} ran: {error}") from error
 
 
-def entrypoint(configs: Sequence[str], overrides: Sequence[str]) -> str:
+def entrypoint(configs: Sequence[str], overrides: Sequence[str], take_over: bool = False) -> str:
     """The command that the job runs; the KubeRay manifest's `entrypoint` is the same."""
-    return shlex.join(["python", "-m", "deploy", "train", *configs, *overrides])
+    return shlex.join(["python", "-m", "deploy", "train", *(["--take-over"] if take_over else []), *configs, *overrides])
 
 
 def next_submission_id(name: str, taken: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from common.config.schema import Run
 from common.failures import DataFailure, EngramError, InfraFailure
+from common.lease import register_writer
 from common.logs import setup_logging
 from common.run_directory import RunDirectory
 
@@ -162,6 +163,7 @@ def _rank_main(config: dict[str, Any]) -> None:
         return
     group: Group = DistributedGroup(ray.train.torch.get_device()) if dist.is_initialized() else OneRank(ray.train.torch.get_device())
     try:
+        register_writer(job.directory)
         loop: Loop = pickle.loads(config["loop"])
         loop(group, job, recorder)
     except InfraFailure:

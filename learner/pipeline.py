@@ -11,10 +11,12 @@ import threading
 import time
 from typing import Any
 
+from common import resources
 from common.checkpoint import Checkpoint
 from common.config.schema import MRL, Run
 from common.data.sources import Corpus, load_corpus
 from common.failures import DataFailure, Drained, EngramError, InputError
+from common.lease import BEAT_SECONDS, hold
 from common.logs import setup_logging
 from common.metrics import Metrics
 from common.progress import Progress
@@ -30,7 +32,7 @@ from learner.recorder import RecorderClient, Report
 from learner.rollout_half import RolloutHalf
 from learner.stages.mrl import mrl_loop
 from learner.stages.supervised import supervised_loop
-from learner.summary import Summary
+from learner.summary import Summary, last_status
 
 log = logging.getLogger(__name__)
 
@@ -42,28 +44,35 @@ KEEP_SECONDS = 60.0
 GOES_ON = "the same command goes on from there"
 
 
-def train(run: Run, progress: Progress) -> dict[str, Any]:
+def train(run: Run, progress: Progress, directory: RunDirectory | None = None) -> dict[str, Any]:
     """Run or resume `run` on the connected Ray cluster; returns the summary that is also in RUN/summary.json.
 
-    Raises InputError where the configuration does not fit the data or the run that is there, Drained after an interrupt at any moment,
-    InfraFailure where restarts are used up.
+    directory: of the run, from a caller that holds its lease already (`common/lease.py`); None: take the lease for as long as this lasts.
+    Raises InputError where the configuration does not fit the data or the run that is there, or another driver holds the run; LeaseLost
+    where one has taken it over; Drained after an interrupt at any moment, InfraFailure where restarts are used up.
     """
     with counted() as interrupts:
         try:
             with interrupts.at_once():
-                return train_or_resume(run, progress, interrupts)
+                if directory is not None:
+                    return train_or_resume(run, directory, progress, interrupts)
+                with hold(RunDirectory(run.runs, run.name), progress) as held:
+                    return train_or_resume(run, held, progress, interrupts)
         except KeyboardInterrupt:
             raise Drained(f"stopped; {GOES_ON}") from None
 
 
-def train_or_resume(run: Run, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
+def train_or_resume(run: Run, directory: RunDirectory, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
     started = time.monotonic()
-    directory = RunDirectory(run.runs, run.name)
     setup_logging("driver", 0, directory)
     corpus = load_corpus(run.data, run.seed)
     checkpoint = prepare(run, directory, corpus, progress)
+    if checkpoint.step:
+        progress.note(f"run {run.name} ({last_status(directory)}) goes on from step {checkpoint.step}")
     summary = Summary(run, directory, started)
-    namespace = f"engram-{run.name}"
+    # Of this driver alone: actors of one that was killed may be there for seconds yet.
+    assert directory.term is not None, "a caller that gives the directory holds its lease"
+    namespace = f"{resources.namespace(run)}-{directory.term.owner[:8]}"
     recorder = RecorderClient.start(run, directory, namespace, checkpoint.step)
     progress.note(f"run {run.name}: metrics at {recorder.url()}, files in {directory.path()}")
     if checkpoint.step:
@@ -72,6 +81,7 @@ def train_or_resume(run: Run, progress: Progress, interrupts: Interrupts) -> dic
         recorder.observe(metrics.drain())
     status = "failed"
     try:
+        summary.write("running")
         for index, stage in enumerate(run.stages):
             if is_finished(checkpoint, index, stage) and not owes_evaluation(checkpoint, index, stage, summary):
                 summary.refresh(index, stage.stage, stage_steps(stage))
@@ -91,8 +101,10 @@ def train_or_resume(run: Run, progress: Progress, interrupts: Interrupts) -> dic
         status = "stopped"
         raise
     finally:
-        with counted():  # a first interrupt must not keep the summary from being written
-            written = summary.write(status)
+        try:
+            with counted():  # a first interrupt must not keep the summary from being written
+                written = summary.write(status)
+        finally:
             recorder.close()
     return written
 
@@ -163,13 +175,16 @@ def run_stage(
     thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
     progress.stage(stage.stage, stage_steps(stage))
     thread.start()
-    stopping, warned, kept = False, 0.0, time.monotonic()
+    stopping, warned, kept, held_at = False, 0.0, time.monotonic(), time.monotonic()
     with counted() as interrupts:
         while not ended.wait(POLL_SECONDS):
             if interrupts.count and not stopping:
                 stopping = True
                 progress.note("stopping at the next step; interrupt again to end at once")
                 recorder.request_stop()
+            if time.monotonic() - held_at > BEAT_SECONDS:
+                held_at = time.monotonic()
+                job.directory.require_lease()
             if time.monotonic() - kept > KEEP_SECONDS:
                 kept = time.monotonic()
                 summary.write("running")
@@ -183,6 +198,8 @@ def run_stage(
                 log.warning("nothing was reported for %.0f s; %s", report.idle_seconds, describe(report, half))
     report = recorder.report()
     show(report, stage.stage, progress)
+    if report.failure is not None or failures:
+        job.directory.require_lease()  # if it is lost, that is why they failed
     if report.failure is not None:
         raise rebuilt(report.failure)
     if failures:

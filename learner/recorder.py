@@ -12,6 +12,7 @@ from typing import Any
 
 from common.config.schema import Run
 from common.failures import EngramError, InputError
+from common.lease import register_writer
 from common.metrics import Metrics, MetricsWriter, PrometheusExporter
 from common.run_directory import RunDirectory
 from learner.curriculum import stage_steps
@@ -39,6 +40,7 @@ class Report:
 
 class Recorder:
     def __init__(self, run: Run, directory: RunDirectory, resumed_step: int | None):
+        register_writer(directory)
         self.run, self.directory = run, directory
         self.metrics = Metrics()
         self.writer = MetricsWriter(directory, resumed_step)

@@ -14,6 +14,8 @@ from typing import Any
 
 from common.config.schema import Run
 from common.failures import InputError
+from common.lease import is_alive
+from common.lease_records import newest
 from common.metric_registry import REGISTRY
 from common.metrics import parse_key, read_rows
 from common.run_directory import RunDirectory
@@ -108,6 +110,22 @@ def read_summary(directory: RunDirectory) -> dict[str, Any]:
             "anew from metrics.jsonl, but those of an evaluation before MRL are lost if MRL has begun",
         ) from broken
     return value
+
+
+def run_status(directory: RunDirectory) -> str:
+    """What a run is doing: "running", "done", "stopped", "failed", "killed", or "new" where it never began.
+
+    summary.json alone cannot say: a driver that was killed wrote "running" and nothing after it. So the lease counts first.
+    """
+    return "running" if is_alive(newest(directory)) else last_status(directory)
+
+
+def last_status(directory: RunDirectory) -> str:
+    """How the run's last driver ended, for those who know that it is over."""
+    if not directory.exists(SUMMARY):
+        return "killed" if directory.exists("config.yaml") else "new"
+    status = str(read_summary(directory).get("status", "running"))
+    return "killed" if status == "running" else status
 
 
 def stage_metrics(directory: RunDirectory, stage: int) -> dict[str, dict[str, float]]:

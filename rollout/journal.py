@@ -21,7 +21,7 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from common.episode import Episode
 from common.episode_arrow import SCHEMA, from_table, to_table
 from common.failures import DataFailure, InputError
+from common.lease import register_writer
 from common.run_directory import RunDirectory, sync
 from rollout.books import Books, Counts, Moment, moment
 
@@ -47,8 +48,9 @@ that counts."""
 
 def open_journal(run: RunDirectory, stage: int) -> Journal:
     """The journal of a run, local or behind a URI."""
+    register_writer(run)
     if run.local is not None:
-        return Journal(run.local, stage)
+        return Journal(run.local, stage, may_write=run.require_lease)
     spool = Path(tempfile.mkdtemp(prefix="engram-journal-"))
     (spool / "episodes").mkdir()
     if run.exists("episodes/_status.log"):
@@ -61,9 +63,18 @@ class Journal:
 
     stage: index in the run of the stage that writes; iterations count within it.
     seal_above: bytes of an open segment at which it is sealed without being asked. mirror: where to copy what is sealed.
+    may_write: called before each write into the run; raises LeaseLost where it is another driver's by now.
     """
 
-    def __init__(self, run_directory: Path, stage: int = 0, seal_above: int = 64 * 2**20, mirror: RunDirectory | None = None):
+    def __init__(
+        self,
+        run_directory: Path,
+        stage: int = 0,
+        seal_above: int = 64 * 2**20,
+        mirror: RunDirectory | None = None,
+        may_write: Callable[[], None] = lambda: None,
+    ):
+        self._may_write = may_write
         self.folder = run_directory / "episodes"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stage, self._mirror = stage, mirror
@@ -90,6 +101,7 @@ class Journal:
         if not episodes:
             return
         self.books.expect([episode.task for episode in episodes])
+        self._may_write()
         table = to_table([replace(episode, final_memory=None) for episode in episodes])
         place = (self._stage, iteration, self._attempts[self._stage, iteration])
         for name, value in zip(PLACE, place, strict=True):
@@ -132,6 +144,7 @@ class Journal:
 
     def seal(self) -> Path | None:
         """Turn the open segment into a Parquet file; None where it holds nothing."""
+        self._may_write()
         path = self._segment_path(self._part)
         tables = [pa.ipc.open_stream(payload).read_all() for payload, _ in _records(path)]
         if not tables:
@@ -159,6 +172,7 @@ class Journal:
 
     def _enter(self, event: str, iteration: int, **more: Any) -> None:
         entry = {"event": event, "stage": self._stage, "iteration": iteration, **more}
+        self._may_write()
         self._apply(entry)
         _append(self._status, _status_line(entry))
 
@@ -201,6 +215,7 @@ class Journal:
 
     def _copy_up(self, path: Path) -> None:
         assert self._mirror is not None
+        self._mirror.require_lease()
         self._mirror.filesystem.makedirs(self._mirror.inner("episodes"), exist_ok=True)
         self._mirror.filesystem.put_file(str(path), self._mirror.inner(f"episodes/{path.name}"))
 
