@@ -125,6 +125,8 @@ def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: Recorder
         untrained = Position.of(checkpoint, job.stage).in_stage == 0
         if job.stage == first and untrained and not summary.evaluated("before_mrl", job.stage):
             evaluate_stage("before_mrl", half, checkpoint, corpus, recorder, progress, summary)
+        elif job.stage == first and "before_mrl" not in summary.value["retention"]:
+            progress.note("the summary has no evaluation before MRL, which has begun: it cannot be made any more")
         if not is_finished(checkpoint, job.stage, stages[job.stage]):
             run_stage(mrl_loop, job, recorder, progress, summary, half)
         after = newest(job.directory)

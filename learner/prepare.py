@@ -22,7 +22,16 @@ from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.changed_settings import go_on_with, require_same, require_same_curriculum
 from learner.lora import adaptable_layers
-from learner.resume import DATA, as_named_in, checkpoint_to_resume, require_config, require_run_data, require_whole_records, with_moved_data
+from learner.resume import (
+    DATA,
+    as_named_in,
+    checkpoint_to_resume,
+    require_config,
+    require_run_data,
+    require_whole_records,
+    tell_of_changed_rewards,
+    with_moved_data,
+)
 from learner.training_state import checkpoint_model, save_training
 from reward_service.preference_model import from_folder
 from reward_service.requirements import require_rewards
@@ -48,11 +57,13 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progres
         require_run_data(parts, directory)
         require_whole_records(directory)
         go_on_with(run, before, directory, checkpoint, told)
+        tell_of_changed_rewards(run, directory, told)
         return checkpoint
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
     directory.write_json(DATA, to_json(parts))
+    tell_of_changed_rewards(run, directory, told)
     state = {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}
     save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)

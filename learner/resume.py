@@ -17,10 +17,13 @@ from common.metrics import read_rows
 from common.progress import Progress
 from common.run_directory import RunDirectory
 from learner.summary import SUMMARY, read_summary
+from reward_service.contents import contents
 from rollout.journal import require_whole
 
 DATA = "data.json"
 """The fingerprint of the data that the run was started with."""
+REWARDS = "reward_sources.json"
+"""What the functions and models of the rewards held when the run last started."""
 
 
 def as_named_in(run: Run, before: Run) -> Run:
@@ -68,6 +71,27 @@ def require_run_data(parts: list[Part], directory: RunDirectory) -> None:
             directory.path(DATA), f"is damaged ({broken}); put it back, or remove it where you are sure that the data are as they were"
         ) from broken
     require_same_data(parts, then, directory.path())
+
+
+def tell_of_changed_rewards(run: Run, directory: RunDirectory, progress: Progress) -> None:
+    """Say which functions and models of the rewards hold something else than when the run last started; keep what they hold now.
+
+    They may change, as the settings of rewards may, but not without a word: rewards before and after are two measures.
+    """
+    now = contents(run.rewards)
+    then = {}
+    if directory.exists(REWARDS):
+        try:
+            then = {key: (path, digest) for key, (path, digest) in json.loads(directory.read_text(REWARDS)).items()}
+        except (ValueError, TypeError, AttributeError):
+            progress.note(f"{directory.path(REWARDS)} is damaged: whether functions and models of the rewards changed cannot be told")
+    for key, (path, digest) in now.items():
+        if key in then and then[key][0] == path and then[key][1] != digest:
+            progress.note(
+                f"rewards.{key}: {path} holds something else than when the run last started; rewards from here on are another measure"
+            )
+    if now or then:
+        directory.write_json(REWARDS, now)
 
 
 def require_whole_records(directory: RunDirectory) -> None:

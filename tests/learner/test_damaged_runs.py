@@ -18,7 +18,9 @@ from common.failures import InputError
 from common.progress import QuietProgress
 from common.run_directory import RunDirectory
 from learner.prepare import prepare
+from learner.resume import tell_of_changed_rewards
 from learner.summary import Summary
+from reward_service.model_rewards import weights_digest
 from rollout.journal import Journal
 from tests.local_source import run_here, tiny_run
 
@@ -216,3 +218,32 @@ def test_an_older_configuration_with_relative_paths_is_the_same_run(folder: Path
     config.write_text(yaml.safe_dump(older))
     (folder / "runs" / "tiny" / "data.json").unlink()
     refused(folder, r"data\.train: is .*cats\.jsonl.*dogs\.jsonl")
+
+
+def test_a_reward_function_or_model_that_changed_is_told_of(original: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def polite(turn):\n    return 1.0\n")
+    judge = original / "runs" / "tiny" / FOLDER / "step_00000003"
+    other = original / "runs" / "tiny" / FOLDER / "step_00000006"
+    (tmp_path / "judge").mkdir()
+    shutil.copy(judge / "model.safetensors", tmp_path / "judge")
+    mix = {"functions": [{"name": "polite", "path": f"{tmp_path}/mine.py:polite"}], "cosine": {"model": f"{tmp_path}/judge"}}
+    run, notes = run_on_files(original), Notes()
+    run = Run.model_validate(run.model_dump() | {"rewards": {"cumulative": mix}})
+    directory = RunDirectory(str(tmp_path), "told")
+
+    def start() -> list[str]:
+        weights_digest.cache_clear()  # a new process has none
+        notes.told.clear()
+        tell_of_changed_rewards(run, directory, notes)
+        return notes.told
+
+    assert start() == start() == []
+    (tmp_path / "mine.py").write_text("def polite(turn):\n    return 0.5\n")
+    changed = f"rewards.cumulative.polite: {tmp_path}/mine.py:polite holds something else than when the run last started"
+    assert [note.partition(";")[0] for note in start()] == [changed]
+    assert start() == []
+    shutil.copy(other / "model.safetensors", tmp_path / "judge")
+    assert [note.partition(":")[0] for note in start()] == ["rewards.cumulative.cosine"]
+    directory.write_text("reward_sources.json", "[")
+    assert ["cannot be told" in note for note in start()] == [True]
+    assert start() == []

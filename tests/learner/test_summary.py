@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from common.checkpoint import Checkpoint
+from learner.pipeline import owes_evaluation
 from learner.summary import Summary
 from tests.local_source import STAGES, run_here, tiny_run
 
@@ -53,3 +55,19 @@ def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -
     assert again.value["retention"] == {"after_mrl": {"all": 0.5}}
     again.refresh(1, "mrl", 6)
     assert again.evaluated("after_mrl", 1)
+
+
+def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has_none(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "sft", "mrl", "sft", "mrl")
+    directory, _ = run_here(tiny_run(tmp_path, "sft"))
+    summary = Summary(run, directory)
+
+    def owed(stage: int) -> list[int]:
+        checkpoint = Checkpoint("", {"state": {"stage": stage, "done": 6}})
+        return [index for index, each in enumerate(run.stages) if owes_evaluation(checkpoint, index, each, summary)]
+
+    assert [owed(stage) for stage in range(4)] == [[], [1], [], [3]]
+    summary.keep_evaluation("after_mrl", 1, "mrl")
+    assert [owed(stage) for stage in range(4)] == [[], [], [], [3]]
+    summary.keep_evaluation("before_mrl", 3, "mrl")
+    assert owed(3) == [3]
