@@ -69,6 +69,8 @@ class Row(Record):
     interactions: tuple[Interaction, ...]
     think: str | None = None
     strategy: Strategy = "cumulative"
+    source: str = ""
+    """Where it comes from: a file, or a task of a data set. Evaluations draw evenly over sources."""
 
     @property
     def opening(self) -> Interaction:

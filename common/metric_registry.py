@@ -124,6 +124,46 @@ _EVAL = [
         ("memory", "distance"),
         "higher",
     ),
+    _mean(
+        "eval/exact",
+        "fraction",
+        "questions of held-out conversations, at this distance",
+        "Share whose answer names every value asked for and no wrong one",
+        ("distance",),
+        "higher",
+    ),
+    _mean(
+        "eval/precision",
+        "fraction",
+        "right and wrong values that answers to held-out questions name",
+        "Share of right ones",
+        ("distance",),
+        "higher",
+    ),
+    _mean(
+        "eval/changed",
+        "fraction",
+        "facts that replaced an earlier value, asked for in held-out conversations",
+        "Share recalled",
+        ("distance",),
+        "higher",
+    ),
+    _mean(
+        "eval/outdated",
+        "fraction",
+        "held-out questions for facts that replaced an earlier value",
+        "Share whose answer names a replaced value",
+        ("distance",),
+        "lower",
+    ),
+    _mean(
+        "eval/by_order",
+        "fraction",
+        "facts asked for in held-out conversations that were told in this place among all told, from 1",
+        "Share recalled",
+        ("order",),
+        "higher",
+    ),
 ]
 
 _RL = [

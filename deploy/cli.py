@@ -75,7 +75,10 @@ def submit(
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A model checkpoint, or a run for its latest.")],
-    data: Annotated[str, typer.Option(help="MRL rows to evaluate on; for a reward model, preferences.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="MRL rows, or preferences for a reward model; without it, what the run held out."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Retention by distance and rewards by component; of a reward model, how often and how surely it is right."""

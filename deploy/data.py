@@ -194,7 +194,8 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
     from common.data.sources import load_corpus
 
     corpus = load_corpus(data, seed)
-    for split, rows in (("train", corpus.train), ("eval", corpus.eval), ("test", corpus.test)):
+    splits = {"train": corpus.train, "eval": corpus.eval, "test": corpus.test} | corpus.patterns
+    for split, rows in splits.items():
         path = out / f"{split}.{format.value}"
         save_rows(rows, path)
         typer.echo(f"{path}: {len(rows)} conversations")

@@ -29,6 +29,9 @@ HEADLINES = {
 """What a reader of a run wants to see, in this order, and the metrics it is taken from: the first that there is, or one of that very name.
 A run reports dozens of metrics at each step; the others are in metrics.jsonl."""
 
+TROUBLES = {"reward/failed_turns": "failed turns", "reward/alarms": "alarms"}
+"""Counters that a reader must not miss, summed over their labels, where they are not 0."""
+
 _Figure = TypeVar("_Figure")
 
 
@@ -60,8 +63,14 @@ def headlines(figures: Mapping[str, _Figure]) -> dict[str, _Figure]:
 
 
 def describe(figures: Mapping[str, float]) -> str:
-    """ "reward 0.412  recall 0.330  loss 1.204": the headlines, four significant digits each."""
-    return "  ".join(f"{label} {value:.4g}" for label, value in headlines(figures).items())
+    """ "reward 0.412  recall 0.330  failed turns 12": the headlines, four significant digits each, and
+    what is wrong."""
+    shown = headlines(figures)
+    for name, label in TROUBLES.items():
+        total = sum(value for key, value in figures.items() if key.startswith(f"{name}{{"))
+        if total:
+            shown[label] = total
+    return "  ".join(f"{label} {value:.4g}" for label, value in shown.items())
 
 
 class _Pace:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deploy.progress import duration, headlines
+from common.metrics import parse_key
+from deploy.progress import TROUBLES, duration, headlines
 
 if TYPE_CHECKING:
     from learner.replay import Replay
@@ -22,28 +23,94 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join([title, lay(header), *(lay(row) for row in rows)])
 
 
-def retention_table(retention: Mapping[str, Mapping[str, float]]) -> str:
-    """retention: {condition: {distance: recall}}, distances as strings or "all"; a distance that a condition lacks shows as "-"."""
-    distances = {distance for by_distance in retention.values() for distance in by_distance}
-    columns = sorted(distances, key=lambda distance: (distance == "all", distance.zfill(8)))
-    rows = [
-        [name.replace("_", " "), *(f"{by_distance[d]:.3f}" if d in by_distance else "-" for d in columns)]
-        for name, by_distance in retention.items()
-    ]
-    return table("Recall by turns since the value was last said", ["", *columns], rows)
+RECALLS = ("before_mrl", "after_mrl", "memory", "erased", "most_frequent")
+"""Rows of the table of recall by distance, those that there are."""
+FIGURES = {
+    "exact": "exact answers",
+    "precision": "precision of values named",
+    "changed": "recall of changed facts",
+    "outdated": "answers with the outdated value",
+}
+INTERVAL = "  95 %"
+
+
+def retention_tables(retention: Mapping[str, Any]) -> list[str]:
+    """`retention` of summary.json or of `engram eval --json` as tables: recall by distance with its
+    controls, the other figures by distance, and recall by order of telling. Intervals of 95 % stand
+    below each row."""
+    intervals: Mapping[str, Any] = retention.get("intervals", {})
+    recall: list[Row] = [(name.replace("_", " "), retention[name], intervals.get(name, {})) for name in RECALLS if name in retention]
+    parts = [share_table("Recall by turns since the value was last said", recall)]
+    others: list[Row] = []
+    for name, label in FIGURES.items():
+        others += _figure_rows(label, retention.get(name), intervals.get(name, {}))
+    if others:
+        parts.append(share_table("Other figures by turns since the value was last said", others))
+    order = _figure_rows("recall", retention.get("by_order"), intervals.get("by_order", {}))
+    if order:
+        parts.append(share_table("Recall by the order in which a conversation told its facts", order))
+    return parts
+
+
+Row = tuple[str, Mapping[str, float], Mapping[str, Sequence[float]]]
+"""Label, share by key, and interval by key."""
+
+
+def _figure_rows(label: str, figure: Mapping[str, Any] | None, intervals: Mapping[str, Any]) -> list[Row]:
+    """The rows of one figure: one, or in a summary one before and one after MRL."""
+    if not figure:
+        return []
+    if not any(isinstance(value, Mapping) for value in figure.values()):
+        return [(label, figure, intervals)]
+    return [(f"{label}, {when.replace('_', ' ')}", shares, intervals.get(when, {})) for when, shares in figure.items() if shares]
+
+
+def share_table(title: str, rows: Sequence[Row]) -> str:
+    """Shares by key; a key that a row lacks shows as "-". Keys are numbers, or "all"."""
+    keys = {key for _, shares, _ in rows for key in shares}
+    columns = sorted(keys, key=lambda key: (key == "all", key.zfill(8)))
+    lines = []
+    for label, shares, intervals in rows:
+        lines.append([label, *(f"{shares[key]:.3f}" if key in shares else "-" for key in columns)])
+        if intervals:
+            spans = (f"{intervals[key][0]:.2f}–{intervals[key][1]:.2f}" if key in intervals else "" for key in columns)
+            lines.append([INTERVAL, *spans])
+    return table(title, ["", *columns], lines)
 
 
 def summary_tables(summary: Mapping[str, Any]) -> str:
-    """The content of summary.json as two tables: stages, and retention where it was measured."""
+    """The content of summary.json as tables: stages, rewards by component and what failed in them, and
+    retention where it was measured."""
     rows = []
     for stage in summary["stages"]:
         figures = ", ".join(f"{label} {seen['first']:.4g} → {seen['last']:.4g}" for label, seen in headlines(stage["metrics"]).items())
         rows.append([stage["name"], str(stage["steps"]), duration(stage["wall_seconds"]), figures])
     title = f"{summary['name']}: {summary['status']} after {duration(summary['wall_seconds'])}"
     parts = [table(title, ["stage", "steps", "time", "first → last"], rows)]
+    for stage in summary["stages"]:
+        parts += reward_tables(stage)
     if summary["retention"]:
-        parts.append(retention_table(summary["retention"]))
+        parts += retention_tables(summary["retention"])
     return "\n\n".join(parts)
+
+
+def reward_tables(stage: Mapping[str, Any]) -> list[str]:
+    """Rewards of a stage by component, and its failed turns and alarms by reason; none where the stage
+    scored nothing."""
+    metrics = [(parse_key(key), seen) for key, seen in stage["metrics"].items()]
+    components = [
+        [key.labels["component"], f"{seen['first']:.3f}", f"{seen['last']:.3f}"]
+        for key, seen in metrics
+        if key.name == "reward/component" and "cohort" not in key.labels
+    ]
+    parts = []
+    if components:
+        title = f"{stage['name']}: mean reward by component, before its weight"
+        parts.append(table(title, ["", "first", "last"], components))
+    troubles = [[TROUBLES[key.name], " ".join(key.labels.values()), f"{seen['last']:g}"] for key, seen in metrics if key.name in TROUBLES]
+    if troubles:
+        parts.append(table(f"{stage['name']}: what to look at", ["", "which", "times"], troubles))
+    return parts
 
 
 def replay_text(result: Replay) -> str:
@@ -83,7 +150,7 @@ def preference_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def evaluation_tables(result: Mapping[str, Any]) -> str:
     """The result of `engram eval`: retention, and mean rewards by component."""
-    parts = [retention_table(result["retention"])]
+    parts = retention_tables(result["retention"])
     if result["rewards"]:
         means = [[name, f"{mean:.3f}"] for name, mean in result["rewards"].items()]
         parts.append(table("Mean reward per answer", ["component", "mean"], means))

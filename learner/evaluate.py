@@ -1,35 +1,33 @@
-"""Retention: of the facts asked for, how many stand in the answer, by how many turns ago they were last said.
+"""Evaluation: held-out conversations played greedily, with the model's own answers in memory, as in use.
 
-Every figure comes with two controls on the same questions: memory erased before each of them, and the most frequent answer of the
-training data. A model that guesses, or that answers from the query alone, looks like its controls. Decoding is greedy, and memory is
-written with the model's own answers, as in use.
+Every figure comes with two controls on the same questions: memory erased before each of them, and the
+most frequent answer of the training data. A model that guesses, or that answers from the query alone,
+looks like its controls. `retention.py` has the figures themselves.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from common.checkpoint import open_checkpoint
-from common.config.schema import Run
-from common.data.rows import load_rows
+from common.checkpoint import Checkpoint, open_checkpoint
+from common.config.schema import MRL, Run
+from common.data.rows import load_rows, value_counts
 from common.data.sources import load_corpus
+from common.data.splits import conversation_hash
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError
-from common.run_directory import RunDirectory
 from common.seeding import derive
-from common.text import contains_value
+from learner.measure import reward_embedding, run_of, training_values
+from learner.retention import FIGURES, Evaluation, Figure, Interval, Share, most_frequent_figure, retention_figures
 from learner.training_state import checkpoint_model
 from reward_service.compose import score_episodes
 from rollout.policies.reactive import ReactiveEngine
 
 Player = Callable[[list[Task]], list[Episode]]
 """Plays tasks with the weights under test; episodes in the order of tasks."""
-
-Recall = dict[str, float]
-"""Share of asked facts by distance, as a string; "all" is over all distances."""
 
 
 def evaluation_tasks(rows: Sequence[Row], seed: int, erase: bool) -> list[Task]:
@@ -41,42 +39,36 @@ def evaluation_tasks(rows: Sequence[Row], seed: int, erase: bool) -> list[Task]:
     ]
 
 
-def recall_by_distance(episodes: Iterable[Episode]) -> tuple[Recall, dict[str, int]]:
-    """(recall, asked facts) by distance: the turn that asks minus the turn that last said the value."""
-    asked: Counter[str] = Counter()
-    recalled: Counter[str] = Counter()
-    for episode in episodes:
-        if episode.status == "failed":
-            raise DataFailure(f"episode {episode.id} could not be played: {episode.turns[-1].failure}")
-        for index, turn in enumerate(episode.turns):
-            for fact in turn.facts if index else ():
-                hit = contains_value(turn.answer, fact.value)
-                for key in (str(index - fact.said_in), "all"):
-                    asked[key] += 1
-                    recalled[key] += hit
-    ordered = sorted(asked, key=lambda key: (key == "all", int(key) if key != "all" else 0))
-    return {key: recalled[key] / asked[key] for key in ordered}, {key: asked[key] for key in ordered}
+def evaluation_rows(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` conversations, or all if there are fewer, evenly over sources, strategies and lengths.
+
+    Within each of these the hash of the words decides, so the choice does not depend on the order of
+    the file.
+    """
+    groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=conversation_hash):
+        groups[row.source, row.strategy, len(row.interactions)].append(row)
+    chosen: list[Row] = []
+    turn = 0
+    while len(chosen) < min(count, len(rows)):
+        left = [group[turn] for _, group in sorted(groups.items()) if len(group) > turn]
+        chosen += left[: count - len(chosen)]
+        turn += 1
+    return chosen
 
 
-def most_frequent_recall(train: Iterable[Row], rows: Iterable[Row]) -> Recall:
-    """Recall of always answering the value that training conversations ask for most."""
-    values = Counter(fact.value for row in train for turn in row.interactions for fact in turn.facts)
-    guess = min(values, key=lambda value: (-values[value], value)) if values else ""
-    asked: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        for index, turn in enumerate(row.turns):
-            for fact in turn.facts if index else ():
-                for key in (str(index - fact.said_in), "all"):
-                    asked[key].append(contains_value(guess, fact.value))
-    return {key: sum(hits) / len(hits) for key, hits in sorted(asked.items(), key=lambda item: (item[0] == "all", item[0].zfill(4)))}
-
-
-def retention(play: Player, rows: Sequence[Row], seed: int) -> tuple[dict[str, Recall], dict[str, int], list[Episode]]:
-    """Recall with memory and with memory erased, how many facts were asked by distance, and the episodes played with memory."""
+def evaluate(play: Player, rows: Sequence[Row], seed: int, known_values: Collection[str]) -> Evaluation:
+    """The figures of `rows` with memory and with memory erased. known_values: those of training data."""
     episodes = play(evaluation_tasks(rows, seed, erase=False))
-    memory, counts = recall_by_distance(episodes)
-    erased, _ = recall_by_distance(play(evaluation_tasks(rows, seed, erase=True)))
-    return {"memory": memory, "erased": erased}, counts, episodes
+    erased = play(evaluation_tasks(rows, seed, erase=True))
+    figures = retention_figures(episodes, known_values)
+    return Evaluation(figures, retention_figures(erased, known_values)["recall"], episodes)
+
+
+def recall_by_distance(episodes: Sequence[Episode]) -> tuple[Share, dict[str, int]]:
+    """(recall, asked facts) by distance: the turn that asks minus the turn that last said the value."""
+    recall = retention_figures(episodes)["recall"]
+    return recall.share(), recall.totals()
 
 
 def mean_rewards(episodes: Iterable[Episode]) -> dict[str, float]:
@@ -91,17 +83,21 @@ def mean_rewards(episodes: Iterable[Episode]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in sorted(seen.items())}
 
 
-def evaluate_checkpoint(where: str, data: str) -> dict[str, Any]:
+def evaluate_checkpoint(where: str, data: str | None = None) -> dict[str, Any]:
     """`engram eval`: retention, counts and rewards of a checkpoint (or of a run's latest) on MRL rows.
 
+    data: None takes the held-out conversations of the checkpoint's run. Rewards are what the run's MRL
+    pays: its mix, the values its training data know, the token embedding that its MRL compares with.
     Raises InputError where `where` is no model checkpoint or `data` holds no valid rows or no questions.
     """
     checkpoint = open_checkpoint(where)
-    rows = load_rows(data)
+    directory = run_of(checkpoint.where)
+    run = directory.run() if directory else None
+    rows = load_rows(data) if data is not None else held_out_rows(checkpoint.where, run)
+    source = data if data is not None else f"the held-out conversations of {checkpoint.where}"
     if not any(turn.facts for row in rows for turn in row.interactions):
-        raise InputError(data, "asks for no facts: no interaction has the field 'facts', so there is no retention to measure")
+        raise InputError(source, "asks for no facts: no interaction has the field 'facts', so there is no retention to measure")
     model, tokenizer = checkpoint_model(checkpoint)
-    run = run_of(checkpoint.where)
     sampling = run.rollout.sampling if run else Run.model_fields["rollout"].default.sampling
     engine = ReactiveEngine(model.eval(), tokenizer, min(64, len(rows)), sampling)
 
@@ -109,26 +105,39 @@ def evaluate_checkpoint(where: str, data: str) -> dict[str, Any]:
         try:
             return engine.run(tasks)
         except DataFailure as misfit:
-            raise InputError(data, str(misfit)) from misfit
+            raise InputError(source, str(misfit)) from misfit
 
-    recall, counts, episodes = retention(play, rows, run.seed if run else 0)
+    values = training_values(directory) if directory else value_counts(rows)
+    found = evaluate(play, rows, run.seed if run else 0, values)
     rewards = run.rewards if run else Run.model_fields["rewards"].default
-    scored = score_episodes(episodes, rewards, model.embedding.weight.detach().numpy(), tuple(range(len(SPECIAL_TOKENS))))
-    train = load_corpus(run.data, run.seed).train if run else rows
+    embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
+    special = tuple(range(len(SPECIAL_TOKENS)))
+    scored = score_episodes(found.episodes, rewards, embedding, special, values)
     return {
-        "retention": recall | {"most_frequent": most_frequent_recall(train, rows)},
-        "counts": counts,
+        "retention": retention_json(found, most_frequent_figure(values, rows)),
+        "counts": found.counts,
         "rewards": mean_rewards(scored),
     }
 
 
-def run_of(where: str) -> Run | None:
-    """The configuration of the run that a checkpoint lies in, None where it lies elsewhere."""
-    folder, _, _ = where.rstrip("/").rpartition("/checkpoints/")
-    if not folder:
-        return None
-    root, _, name = folder.rpartition("/")
-    directory = RunDirectory(root, name)
-    if not directory.exists("config.yaml"):
-        return None
-    return directory.run()
+def retention_json(found: Evaluation, most_frequent: Figure) -> dict[str, Any]:
+    """Shares by key of everything that was measured, and their 95 % intervals under the same names."""
+    figures = {"memory": found.figures["recall"], "erased": found.erased, "most_frequent": most_frequent}
+    figures |= {name: found.figures[name] for name in FIGURES if name != "recall"}
+    shares: dict[str, Any] = {name: figure.share() for name, figure in figures.items()}
+    intervals: dict[str, dict[str, Interval]] = {name: figure.intervals() for name, figure in figures.items()}
+    return shares | {"intervals": intervals}
+
+
+def held_out_rows(where: str, run: Run | None) -> list[Row]:
+    """The conversations that a run evaluates on, read or generated anew."""
+    if run is None:
+        raise InputError(where, "lies in no run, so it has no held-out conversations; name a file with --data")
+    return evaluation_rows(load_corpus(run.data, run.seed).eval, run.evaluation.episodes)
+
+
+def mrl_stage(checkpoint: Checkpoint, run: Run | None) -> int:
+    """Index of the MRL stage whose rewards judge the checkpoint: the one it is from, else the next."""
+    stage: int = checkpoint.state.get("stage", 0)
+    stages = run.stages if run else ()
+    return next((index for index in range(stage, len(stages)) if isinstance(stages[index], MRL)), stage)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import torch
 
 from common.data.tokenizer import EOS
-from common.episode import Episode
 from common.metrics import Metrics
 from common.text import contains_value
 from learner.curriculum import Curriculum
 from learner.group import Group
+from learner.retention import Evaluation, Figure
 from learner.rl.experience import Experience
 from learner.rl.kl import AdaptiveKL
 
@@ -60,19 +58,35 @@ def record_position(kl: AdaptiveKL, curriculum: Curriculum, metrics: Metrics) ->
     metrics.record("run/iteration", curriculum.done + 1)
 
 
-def record_retention(
-    recall: Mapping[str, Mapping[str, float]], asked: Mapping[str, int], episodes: Iterable[Episode], metrics: Metrics
-) -> None:
-    """An evaluation, as `learner.evaluate.retention` gives it; `episodes` are those that kept their memory."""
-    for memory, name in (("memory", "kept"), ("erased", "erased")):
-        for distance, share in recall[memory].items():
-            metrics.record("eval/recall", share, weight=asked[distance], memory=name, distance=distance)
-    for episode in episodes:
+def record_evaluation(found: Evaluation, metrics: Metrics) -> None:
+    """The figures of one evaluation."""
+    recall = {"kept": found.figures["recall"], "erased": found.erased}
+    for memory, figure in recall.items():
+        for distance, share, count in _shares(figure):
+            metrics.record("eval/recall", share, weight=count, memory=memory, distance=distance)
+    by_distance = {
+        "eval/exact": "exact",
+        "eval/precision": "precision",
+        "eval/changed": "changed",
+        "eval/outdated": "outdated",
+    }
+    for metric, name in by_distance.items():
+        for distance, share, count in _shares(found.figures[name]):
+            metrics.record(metric, share, weight=count, distance=distance)
+    for order, share, count in _shares(found.figures["by_order"]):
+        metrics.record("eval/by_order", share, weight=count, order=order)
+    for episode in found.episodes:
         for turn in episode.answered:
             if turn.reward is not None:
                 metrics.record("eval/scores", turn.reward)
                 for component, value in turn.rewards.items():
                     metrics.record("eval/reward", value, component=component)
+
+
+def _shares(figure: Figure) -> list[tuple[str, float, int]]:
+    """(key, share, what it is of) of each key."""
+    totals = figure.totals()
+    return [(key, share, totals[key]) for key, share in figure.share().items()]
 
 
 class Pace:

@@ -14,6 +14,7 @@ from typing import Any
 from common import resources
 from common.checkpoint import Checkpoint
 from common.config.schema import MRL, Run
+from common.data.rows import value_counts
 from common.data.sources import Corpus, load_corpus
 from common.failures import DataFailure, Drained, EngramError, InputError
 from common.lease import BEAT_SECONDS, hold
@@ -22,13 +23,14 @@ from common.metrics import Metrics
 from common.progress import Progress
 from common.run_directory import RunDirectory
 from learner.curriculum import stage_steps
-from learner.evaluate import most_frequent_recall, retention
-from learner.figures import record_retention
+from learner.evaluate import evaluate, evaluation_rows
+from learner.figures import record_evaluation
 from learner.group import Job, Loop, launch
 from learner.interrupts import Interrupts, counted
 from learner.prepare import newest, prepare
 from learner.progress import Position
 from learner.recorder import RecorderClient, Report
+from learner.retention import most_frequent_figure
 from learner.rollout_half import RolloutHalf
 from learner.stages.mrl import mrl_loop
 from learner.stages.supervised import supervised_loop
@@ -139,18 +141,15 @@ def evaluate_stage(
 ) -> None:
     """Retention of `checkpoint` as `name` ("before_mrl", "after_mrl") in the summary, written at once: a driver that is killed the next
     moment need not, and of "before_mrl" could not, measure it again. The controls are those of the weights after MRL."""
-    run, metrics = half.job.run, Metrics()
-    rows = corpus.eval[: run.evaluation.episodes]
+    run, metrics, values = half.job.run, Metrics(), value_counts(corpus.train)
+    rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
     progress.note(f"evaluating {name.replace('_', ' ').replace('mrl', 'MRL')}")
-    recall, counts, played = retention(lambda tasks: half.play(checkpoint, tasks), rows, run.seed)
-    record_retention(recall, counts, played, metrics)
+    found = evaluate(lambda tasks: half.play(checkpoint, tasks), rows, run.seed, values)
+    record_evaluation(found, metrics)
     recorder.observe(metrics.drain())
-    if name == "before_mrl":
-        summary.keep_retention(name, recall["memory"])
-    else:
-        summary.keep_retention(name, recall["memory"], counts)
-        summary.keep_retention("erased", recall["erased"])
-        summary.keep_retention("most_frequent", most_frequent_recall(corpus.train, rows))
+    summary.keep_figures(name, found)
+    if name == "after_mrl":
+        summary.keep_controls(found, most_frequent_figure(values, rows))
     summary.keep_evaluation(name, half.job.stage, run.stages[half.job.stage].stage)
 
 

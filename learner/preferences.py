@@ -18,14 +18,16 @@ from torch import Tensor
 
 from common.checkpoint import open_checkpoint
 from common.data.preferences import Preference, load_preferences
+from common.data.sources import load_corpus
 from common.failures import DataFailure, InputError
 from learner.group import Group, OneRank
+from learner.intervals import bootstrap
+from learner.measure import run_of
 from learner.rl.preference import EPSILON, ranking_pairs, win_probability
 from reward_service.model_rewards import is_ours, open_model
 from reward_service.preference_model import Dialogue, PreferenceModel, Reading, expected_and_std, in_passes
 
 BINS = 10
-RESAMPLES = 2000
 PASS_TOKENS = 16384
 
 
@@ -126,13 +128,15 @@ def is_reward_model(where: str) -> bool:
     return config.get("model_type") == "rxt_reward" or any("SequenceClassification" in name for name in config.get("architectures") or ())
 
 
-def evaluate_reward_model(where: str, data: str) -> dict[str, Any]:
-    """`engram eval` of a reward model (a run, a checkpoint, a folder or a hub name) on a file of preferences.
+def evaluate_reward_model(where: str, data: str | None = None) -> dict[str, Any]:
+    """`engram eval` of a reward model (a run, a checkpoint, a folder or a hub name) on a file of preferences, or on those that its run
+    held out.
 
     "with_history" as the data has it; "without_history", where it has any, is the control: what the last interaction alone gives away.
     Raises InputError where either cannot be read.
     """
-    model, preferences = open_model(where, "transformers"), load_preferences(data)
+    model = open_model(where, "transformers")
+    preferences = load_preferences(data) if data is not None else held_preferences(where)
     kinds = {"with_history": preferences}
     if any(preference.history for preference in preferences):
         kinds["without_history"] = [replace(preference, history=()) for preference in preferences]
@@ -140,8 +144,17 @@ def evaluate_reward_model(where: str, data: str) -> dict[str, Any]:
     try:
         results = {name: measure(model, part, group).to_json() for name, part in kinds.items()}
     except DataFailure as misfit:
-        raise InputError(data, str(misfit)) from misfit
+        raise InputError(data or where, str(misfit)) from misfit
     return {"preferences": results}
+
+
+def held_preferences(where: str) -> list[Preference]:
+    """The preferences that a reward model's run held out."""
+    directory = run_of(open_checkpoint(where).where) if is_ours(where) else None
+    if directory is None:
+        raise InputError(where, "lies in no run, so it has no held-out preferences; name a file with --data")
+    run = directory.run()
+    return load_corpus(run.data, run.seed).held_preferences
 
 
 def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,19 +181,9 @@ def report(found: Outcomes) -> Report:
     filled = [bins == b for b in range(BINS) if (bins == b).any()]
     calibration = [(float(confidence[each].mean()), float(taken[each].mean()), int(each.sum())) for each in filled]
     error = sum(count * abs(sure - correct) for sure, correct, count in calibration) / len(right)
-    low, high = bootstrap(np.stack([right, losses]), groups)
+    sums = np.stack([np.bincount(groups, each) for each in (right, losses)])
+    low, high = bootstrap(sums, np.tile(np.bincount(groups), (2, 1)))
     return Report(
         len(right), int(groups.max()) + 1, float(right.mean()), low[0], high[0], float(losses.mean()), low[1], high[1], constant_loss,
         error, calibration,
     )  # fmt: skip
-
-
-def bootstrap(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[list[float], list[float]]:
-    """Ends of the 95 % interval of the mean of each row of `values` [rows, pairs], over resampled groups."""
-    count = int(groups.max()) + 1
-    sums = np.stack([np.bincount(groups, row, minlength=count) for row in values])
-    sizes = np.bincount(groups, minlength=count)
-    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
-    means = sums[:, drawn].sum(-1) / sizes[drawn].sum(-1)
-    low, high = np.quantile(means, [0.025, 0.975], axis=1)
-    return low.tolist(), high.tolist()

@@ -22,6 +22,7 @@ from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.changed_settings import go_on_with, require_same, require_same_curriculum
 from learner.lora import adaptable_layers
+from learner.measure import write_training_values
 from learner.resume import (
     DATA,
     as_named_in,
@@ -64,6 +65,7 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progres
     directory.write_environment()
     directory.write_json(DATA, to_json(parts))
     tell_of_changed_rewards(run, directory, told)
+    write_training_values(directory, corpus.train)
     state = {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}
     save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)

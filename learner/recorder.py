@@ -15,6 +15,7 @@ from common.failures import EngramError, InputError
 from common.lease import register_writer
 from common.metrics import Metrics, MetricsWriter, PrometheusExporter
 from common.run_directory import RunDirectory
+from learner.alerts import Alerts
 from learner.curriculum import stage_steps
 
 ENDPOINT_FILE = "metrics_endpoint"
@@ -54,6 +55,7 @@ class Recorder:
         self._phases: dict[str, tuple[str, float]] = {}
         self._moved = time.monotonic()
         self._stop = False
+        self._alerts = Alerts()
 
     # --- from ranks ---
 
@@ -87,6 +89,7 @@ class Recorder:
         row = self.metrics.flush(global_step, stage)
         self.writer.write(row)
         self.exporter.publish(self.metrics)
+        self._report.notes += self._alerts.sentences(global_step, row)
         self._report.done = done
         self._report.figures = {key: value for key, value in row.items() if isinstance(value, int | float) and key not in ("step", "time")}
 

@@ -15,14 +15,12 @@ from torch import nn
 
 from common.checkpoint import Checkpoint, whole_checkpoints
 from common.config.schema import Run
-from common.data.rows import values_of
-from common.data.sources import load_corpus
 from common.data.tokenizer import ANSWER, SPECIAL_TOKENS, ConversationTokenizer
 from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import InputError
 from common.run_directory import RunDirectory
 from learner.curriculum import stage_steps
-from learner.rollout_half import reward_embedding
+from learner.measure import reward_embedding, training_values
 from learner.training_state import checkpoint_model
 from reward_service import statistics
 from reward_service.compose import score_episodes
@@ -87,7 +85,7 @@ def replay(where: str, episode_id: str) -> Replay:
     engine = _engine(run, model, tokenizer)
     played = engine.run([task_of(recorded, tokenizer)], version=recorded.weights_version, worker=recorded.worker)
     embedding = reward_embedding(checkpoint, found.stage)
-    known = values_of(load_corpus(run.data, run.seed).train)
+    known = training_values(directory)
     (again,) = score_episodes(played, run.rewards, embedding, tuple(range(len(SPECIAL_TOKENS))), known, statistics.recorded(recorded))
     return Replay(
         episode_id, checkpoint.where, recorded.weights_version, len(recorded.answered),

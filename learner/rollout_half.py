@@ -6,14 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import ray
 from ray.actor import ActorHandle
-from safetensors.torch import load_file
 
 from common.checkpoint import Checkpoint
 from common.config.schema import Run
-from common.data.rows import values_of
+from common.data.rows import value_counts
 from common.data.sources import Corpus
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Task
@@ -21,8 +19,8 @@ from common.failures import DeadlineExceeded, InfraFailure
 from common.weights import PackedWeights, pack
 from learner.group import Job
 from learner.interrupts import counted
-from learner.progress import Position
-from learner.training_state import TRAINING, checkpoint_model, load_model
+from learner.measure import reward_embedding
+from learner.training_state import checkpoint_model
 from reward_service.pool import RewardPool
 from rollout.collector import Scorer
 from rollout.conductor import launch
@@ -48,7 +46,7 @@ class RolloutHalf:
         run = job.run
         model, tokenizer = checkpoint_model(checkpoint)
         embedding = reward_embedding(checkpoint, job.stage)
-        special, known = tuple(range(len(SPECIAL_TOKENS))), values_of(corpus.train)
+        special, known = tuple(range(len(SPECIAL_TOKENS))), list(value_counts(corpus.train))
 
         def make_workers() -> Sequence[ActorHandle]:
             return start_workers(run, model_config, tokenizer_json)
@@ -97,20 +95,6 @@ class RolloutHalf:
             raise DeadlineExceeded(reason, limit) from late
         except ray.exceptions.RayActorError as dead:
             raise InfraFailure(f"the conductor died during {reason}: {dead}") from dead
-
-
-def reward_embedding(checkpoint: Checkpoint, stage: int) -> np.ndarray:
-    """The token embedding that cosine rewards compare with: that of the policy which MRL started from, float32 [vocabulary, width].
-
-    One that trains along would be a moving target. So a checkpoint from within the stage gives its reference policy's, or a resumed run
-    would be paid by another measure than an uninterrupted one.
-    """
-    with checkpoint.folder() as folder:
-        if Position.of(checkpoint, stage).in_stage:
-            weight = load_file(folder / TRAINING)["module/reference/embedding.weight"]
-        else:
-            weight = load_model(checkpoint.where, folder).embedding.weight.detach()
-    return weight.numpy()
 
 
 def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -> list[ActorHandle]:

@@ -19,6 +19,7 @@ from common.lease_records import newest
 from common.metric_registry import REGISTRY
 from common.metrics import parse_key, read_rows
 from common.run_directory import RunDirectory
+from learner.retention import FIGURES, Evaluation, Figure
 
 SUMMARY = "summary.json"
 
@@ -77,10 +78,26 @@ class Summary:
         self.value["stages"] = sorted([*stages, entry], key=lambda each: each["index"])
         return entry
 
-    def keep_retention(self, name: str, recall: dict[str, float], counts: dict[str, int] | None = None) -> None:
-        self.value["retention"][name] = recall
-        if counts is not None:
-            self.value["counts"] = counts
+    def keep_figures(self, when: str, found: Evaluation) -> None:
+        """An evaluation "before_mrl" or "after_mrl": recall by distance under that name, and every other
+        figure under its own, each with its intervals."""
+        self._keep(found.figures["recall"], when)
+        for name in FIGURES[1:]:
+            self._keep(found.figures[name], name, when)
+
+    def keep_controls(self, found: Evaluation, most_frequent: Figure) -> None:
+        """The controls of the last evaluation, and how many facts it asked for by distance."""
+        self._keep(found.erased, "erased")
+        self._keep(most_frequent, "most_frequent")
+        self.value["counts"] = found.counts
+
+    def _keep(self, figure: Figure, *names: str) -> None:
+        retention = self.value["retention"]
+        intervals = retention.setdefault("intervals", {})
+        for into, value in ((retention, figure.share()), (intervals, figure.intervals())):
+            for name in names[:-1]:
+                into = into.setdefault(name, {})
+            into[names[-1]] = value
 
     def write(self, status: str) -> dict[str, Any]:
         """Write, with the time since the last write; returns what was written."""

@@ -19,7 +19,7 @@ import torch
 
 from common.config.rewards import Rewards
 from common.config.schema import MRL, Run, Sampling
-from common.data.rows import values_of
+from common.data.rows import value_counts
 from common.data.sources import Corpus, load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer
 from common.episode import Episode, Task
@@ -30,10 +30,10 @@ from common.run_directory import RunDirectory
 from common.weights import PackedWeights, load_into
 from learner.episode_source import Shard
 from learner.group import Group, Job, OneRank
+from learner.measure import reward_embedding
 from learner.pipeline import is_finished
 from learner.prepare import newest, prepare
 from learner.recorder import Recorder
-from learner.rollout_half import reward_embedding
 from learner.stages.mrl import train_on
 from learner.stages.supervised import supervised_loop
 from learner.training_state import checkpoint_model
@@ -90,7 +90,7 @@ class LocalSource:
         self.engine = ReactiveEngine(self.model, self.tokenizer, run.rollout.slots, run.rollout.sampling)
         corpus = load_corpus(run.data, run.seed)
         self.dealer = Dealer(corpus.train, run.seed, job.stage)
-        self.known = values_of(corpus.train)
+        self.known = list(value_counts(corpus.train))
         self.embedding = reward_embedding(checkpoint, job.stage)
         self.version = -1
         self.next = 0
@@ -227,7 +227,7 @@ def lively_model(tokenizer: ConversationTokenizer, seed: int = 0, **shape: Any) 
     defaults: dict[str, Any] = {"width": 32, "heads": 4, "query_heads": 2, "kv_heads": 2, "decoder_ff": 48, "encoder_ff": 48}
     defaults |= {"slots": 6, "max_tokens": 32, "initializer_range": 0.25, "initial_memory_std": 1.0}
     model = ReactiveTransformer(RxTConfig(**{"vocab_size": tokenizer.vocab_size} | defaults | shape)).eval()
-    model.decoder.head.bias.data[tokenizer.eos_id] = 3.0
+    model.decoder.head.bias.data[tokenizer.eos_id] = 4.0
     return model
 
 

@@ -33,10 +33,15 @@ class SynthData(Section):
     """How many kinds of things (dog, city, job, …) facts can be about."""
     values: int = Field(12, ge=2, le=48)
     """How many values each kind of thing can have."""
+    changed_questions: float = Field(0.5, ge=0, le=1)
+    """Share of questions that ask for a fact that changed, as far as the length of a conversation
+    leaves room for a change."""
     change_probability: float = Field(0.2, ge=0, le=1)
-    """Probability that a later turn changes a fact told before."""
+    """Probability that a turn in the middle changes a fact told before."""
     distractors: float = Field(0.3, ge=0, le=1)
     """Share of middle turns that are small talk."""
+    patterns: int = Field(0, ge=0)
+    """Conversations of each pattern of change, held out in splits of their own (`engram data synth`)."""
 
 
 class BabiData(Section):

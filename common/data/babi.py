@@ -47,7 +47,8 @@ def load(folder: str | Path, task: int, part: str, max_questions: int) -> list[S
     found = sorted(Path(folder).glob(f"qa{task}_*_{part}.txt"))
     if not found:
         raise InputError(str(Path(folder) / f"qa{task}_*_{part}.txt"), "there is no such file")
-    return [conversation(lines, max_questions) for lines in stories(found[0])]
+    made = [conversation(lines, max_questions) for lines in stories(found[0])]
+    return [replace(story, row=replace(story.row, source=f"task {task}")) for story in made]
 
 
 def stories(path: Path) -> list[list[Line]]:

@@ -9,6 +9,7 @@ role is a recall. Nothing enters unchecked (`checks.py`), but whether values sta
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,10 @@ def load_texts(source: str | Path) -> list[str]:
     return [record["text"] for record in checked_records(source, text_faults)]
 
 
-def values_of(rows: Iterable[Row]) -> list[str]:
-    """Every value that any question of the rows expects, sorted."""
-    return sorted({fact.value for row in rows for turn in row.interactions for fact in turn.facts})
+def value_counts(rows: Iterable[Row]) -> dict[str, int]:
+    """How often the questions of conversations ask for each value; values in their order."""
+    asked = Counter(fact.value for row in rows for turn in row.interactions for fact in turn.facts)
+    return dict(sorted(asked.items()))
 
 
 def _row(record: dict[str, Any]) -> Row:

@@ -39,6 +39,8 @@ class Corpus:
     preferences: list[Preference] = field(default_factory=list)
     """For a reward model."""
     held_preferences: list[Preference] = field(default_factory=list)
+    patterns: dict[str, list[Row]] = field(default_factory=dict)
+    """Splits of one pattern of change each (common/data/synth.py)."""
     files: tuple[Source, ...] = ()
     """Where the data came from, one by one, if the configuration names them so."""
 
@@ -58,7 +60,8 @@ def load_corpus(data: Data, seed: int) -> Corpus:
     match data:
         case SynthData():
             splits = synth.generate(data, seed)
-            return _corpus(splits["train"], splits["eval"], splits["test"])
+            corpus = _corpus(splits["train"], splits["eval"], splits["test"])
+            return replace(corpus, patterns={name: splits[name] for name in synth.PATTERNS if name in splits})
         case BabiData():
             told = [story for task in data.tasks for story in babi.load(data.folder, task, "train", data.max_questions)]
             test = [story.row for task in data.tasks for story in babi.load(data.folder, task, "test", data.max_questions)]
@@ -87,7 +90,8 @@ def load_corpus(data: Data, seed: int) -> Corpus:
 def _rows(data: RowsData) -> Corpus:
     train, held = _read("train", data.train, load_rows), _read("eval", data.eval, load_rows)
     texts, pairs = _read("texts", data.texts, load_texts, "texts"), _read("pairs", data.pairs, load_pairs, "pairs")
-    corpus = _corpus(_all(train), _all(held), [], _all(texts), _all(pairs))
+    held_rows = [replace(row, source=source.name) for source in held for row in source.records]
+    corpus = _corpus(_all(train), held_rows, [], _all(texts), _all(pairs))
     return replace(corpus, files=(*train, *held, *texts, *pairs))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,8 @@ def test_own_rows_come_from_their_files(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"query": "a", "answer": "b"}\n')
     data = RowsData(train=(str(tmp_path / "train.jsonl"),), eval=(str(tmp_path / "eval.jsonl"),))
     corpus = load_corpus(data, 0)
-    assert (corpus.train, corpus.eval, corpus.test) == (rows["train"], rows["eval"], [])
+    held = [replace(row, source=str(tmp_path / "eval.jsonl")) for row in rows["eval"]]
+    assert (corpus.train, corpus.eval, corpus.test) == (rows["train"], held, [])
     assert corpus.pairs == [turn for row in rows["train"] for turn in row.turns]
     given = data.model_copy(update={"texts": (str(tmp_path / "texts.jsonl"),), "pairs": (str(tmp_path / "pairs.jsonl"),)})
     corpus = load_corpus(given, 0)

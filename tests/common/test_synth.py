@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from common.config.schema import SynthData
 from common.data.sources import load_corpus
 from common.data.splits import conversation_hash
-from common.data.synth import KINDS, SMALL_TALK, generate, kind_values
+from common.data.synth import PATTERNS, UNSEEN, generate
+from common.data.world import KINDS, SMALL_TALK, kind_values
 from common.episode import Row
 from common.failures import InputError
 from common.text import contains_value, words
@@ -25,16 +26,21 @@ def assert_truthful(row: Row) -> None:
     """Replay the conversation: every expected value is the newest of its kind, and said_in is where it was last said."""
     newest: dict[int, str] = {}
     said_in: dict[int, int] = {}
+    told: dict[int, list[str]] = {}
     for turn, interaction in enumerate(row.turns):
         for fact in interaction.facts:
             kind = KIND_OF[fact.value.lower()]
             assert (newest[kind], said_in[kind]) == (fact.value.lower(), fact.said_in)
+            # Every value told before, oldest first, but for the newest, which may have come back.
+            assert [value.lower() for value in fact.outdated] == [value for value in told[kind][:-1] if value != newest[kind]]
             assert contains_value(interaction.answer, fact.value)
             assert not contains_value(interaction.query, fact.value)
         for word in words(f"{interaction.query} | {interaction.answer}"):
             if word in KIND_OF:
                 assert not ("now" in words(interaction.query) and newest[KIND_OF[word]] == word), "a change changes nothing"
                 newest[KIND_OF[word]], said_in[KIND_OF[word]] = word, turn
+                if interaction.role == "remember":
+                    told.setdefault(KIND_OF[word], []).append(word)
         assert (interaction.role == "recall") == bool(interaction.facts)
         assert len(words(interaction.query)) <= 9
         assert len(words(interaction.answer)) <= 6
@@ -77,16 +83,74 @@ def test_each_strategy_asks_what_its_name_says() -> None:
             assert len(row.interactions) == 1
             assert last.said_in == 0
         if row.strategy == "long_term":
-            assert last.said_in == 0
+            assert KIND_OF[last.value.lower()] == next(KIND_OF[w] for w in words(row.query) if w in KIND_OF)
+            assert bool(last.said_in) == bool(last.outdated)
             assert "recall" not in middle
     assert Counter(row.strategy for row in CORPUS.train) == {"single": 100, "cumulative": 100, "long_term": 100}
+
+
+@pytest.mark.parametrize("strategy", ["cumulative", "long_term"])
+def test_questions_ask_for_changed_facts_as_often_as_for_others(strategy: str) -> None:
+    config = SynthData.model_validate({"train": 1000, "eval": 50, "steps": [4, 5], "strategies": [strategy]})
+    facts = [fact for row in generate(config, 3)["train"] for turn in row.interactions for fact in turn.facts]
+    assert 0.42 < sum(bool(fact.outdated) for fact in facts) / len(facts) < 0.55
+    assert any(len(fact.outdated) > 1 for fact in facts) == (strategy == "cumulative")
+    never = generate(config.model_copy(update={"changed_questions": 0.0, "change_probability": 0.0}), 3)["train"]
+    assert not any(fact.outdated for row in never for turn in row.interactions for fact in turn.facts)
+
+
+def events(row: Row) -> list[tuple[str, int | None]]:
+    """(what, kind) of each turn: tell, change, ask or chat."""
+    found: list[tuple[str, int | None]] = []
+    for turn in row.turns:
+        kinds = [KIND_OF[word] for word in words(f"{turn.query} {turn.answer}") if word in KIND_OF]
+        kind = kinds[0] if turn.role != "distract" else None
+        what = {"recall": "ask", "distract": "chat"}.get(turn.role)
+        seen = any(event == ("tell", kind) for event in found)
+        found.append((what or ("change" if seen else "tell"), kind))
+    return found
+
+
+def contains_unseen(row: Row) -> bool:
+    told = events(row)
+    for i, (what, kind) in enumerate(told):
+        follows = [each for each, _ in told[i + 1 : i + 4]]
+        if what == "change" and (told[i + 1 : i + 2] == [("change", kind)] or follows == ["chat"] * 3):
+            return True
+    return False
+
+
+def test_patterns_are_splits_of_their_own_of_which_two_occur_nowhere_else() -> None:
+    config = SynthData(train=2000, eval=300, steps=(2, 3, 4, 5), distractors=0.5, change_probability=0.3, patterns=150)
+    splits = generate(config, 11)
+    assert splits.keys() == {"train", "eval", "test", *PATTERNS}
+    assert load_corpus(config, 11).patterns.keys() == PATTERNS.keys()
+    train = {conversation_hash(row) for row in splits["train"]}
+    for name, pattern in PATTERNS.items():
+        rows = splits[name]
+        assert len({conversation_hash(row) for row in rows}) == 150
+        assert not train & {conversation_hash(row) for row in rows}
+        for row in rows:
+            assert_truthful(row)
+            assert len(row.turns) <= 6
+            target = row.interactions[-1].facts[0]
+            tail = events(row)[-len(pattern) :]
+            kind = KIND_OF[target.value.lower()]
+            expected = [what.removesuffix(" another") for what in pattern]
+            assert [what for what, _ in tail] == expected
+            others = {of for (_, of), what in zip(tail, pattern, strict=True) if what == "tell another"}
+            assert kind not in others
+            assert {of for _, of in tail} - others - {None} == {kind}
+            assert len(target.outdated) == pattern.count("change")
+        assert all(map(contains_unseen, rows)) == any(map(contains_unseen, rows)) == (name in UNSEEN)
+    assert not any(contains_unseen(row) for split in ("train", "eval", "test") for row in splits[split])
 
 
 def test_distances_of_cumulative_conversations_are_nearly_uniform() -> None:
     rows = generate(SynthData(train=1000, eval=10), seed=3)["train"]
     counts = Counter(turn - fact.said_in for row in rows for turn, said in enumerate(row.turns) for fact in said.facts)
     assert set(counts) == {1, 2, 3, 4, 5}
-    assert max(counts.values()) < 1.1 * min(counts.values())
+    assert max(counts.values()) < 1.15 * min(counts.values())
 
 
 def test_no_two_splits_share_a_conversation() -> None:
@@ -101,9 +165,25 @@ def test_no_two_splits_share_a_conversation() -> None:
     assert not (tune & test)
 
 
+def test_a_conversation_stays_in_its_split_whatever_the_sizes_of_the_splits() -> None:
+    many, few = (generate(SynthData(train=train, eval=held, steps=(1, 2)), 5) for train, held in ((2000, 20), (200, 200)))
+    known = {conversation_hash(row) for row in many["train"]}
+    for split in ("eval", "test"):
+        assert not known & {conversation_hash(row) for row in few[split]}
+
+
+def test_held_out_conversations_are_different_ones_and_short_ones_run_out_first() -> None:
+    # 6 kinds told in 2 ways with 12 values and asked in 2 ways: 288 conversations of one follow-up, of which a tenth is held out.
+    held = generate(SynthData(train=10, eval=200, steps=(1, 3)), 0)["eval"]
+    assert len({conversation_hash(row) for row in held}) == 200
+    lengths = Counter(len(row.interactions) for row in held)
+    assert 15 < lengths[1] < 45
+    assert lengths[1] + lengths[3] == 200
+
+
 def test_a_world_too_small_for_its_splits_is_bad_input() -> None:
-    # One dog with two names, told in two ways and asked in two: eight conversations cannot always reach three splits.
-    config = SynthData(train=1000, eval=1, strategies=("single",), subjects=1, values=2)
+    # One dog with two names, told in two ways and asked in two: eight conversations are not ten.
+    config = SynthData(train=1, eval=5, strategies=("single",), subjects=1, values=2)
     with pytest.raises(InputError, match="allow more subjects"):
         generate(config, 0)
 

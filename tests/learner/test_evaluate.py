@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from common.data.tokenizer import ConversationTokenizer, train_tokenizer
-from common.episode import Episode, Fact, Interaction, Row, Turn
-from common.failures import DataFailure, InputError
-from learner.evaluate import evaluate_checkpoint, evaluation_tasks, mean_rewards, most_frequent_recall, recall_by_distance, retention
-from tests.local_source import lively_model, played, prepared, tiny_corpus, tiny_run
+from common.data.rows import value_counts
+from common.data.sources import load_corpus
+from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
+from common.episode import Episode, Fact, Interaction, Row, Strategy, Turn
+from common.failures import InputError
+from learner.evaluate import evaluate, evaluate_checkpoint, evaluation_rows, evaluation_tasks, mean_rewards
+from learner.prepare import newest
+from learner.retention import FIGURES
+from learner.training_state import checkpoint_model
+from reward_service.compose import score_episodes
+from rollout.policies.reactive import ReactiveEngine
+from tests.local_source import lively_model, played, prepared, run_here, tiny_corpus, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -20,49 +29,12 @@ def tokenizer() -> ConversationTokenizer:
     return train_tokenizer(tiny_corpus().texts, 400)
 
 
-def turn(answer: str = "", *facts: tuple[str, int]) -> Turn:
-    return Turn([1], [2], [0.0], [2], answer=answer, facts=tuple(Fact(value, said_in) for value, said_in in facts))
+def turn(answer: str = "", *facts: Fact) -> Turn:
+    return Turn([1], [2], [0.0], [2], answer=answer, facts=facts)
 
 
 def episode(*turns: Turn) -> Episode:
     return Episode("e", "t", 0, (turn(), *turns), 0)
-
-
-def test_recall_is_counted_by_turns_since_the_value_was_last_said() -> None:
-    episodes = [
-        episode(turn("your dog is Rex", ("Rex", 0)), turn("it is Rexford", ("Rex", 0))),
-        episode(turn("no idea", ("Rome", 0)), turn("okay"), turn("at 12:30 in ROME, with Ida Lee", ("Rome", 2), ("12", 0), ("Ida Lee", 2))),
-        episode(*[turn()] * 10, turn("Max", ("Max", 0))),
-    ]
-    recall, counts = recall_by_distance(episodes)
-    assert counts == {"1": 4, "2": 1, "3": 1, "11": 1, "all": 7}
-    assert recall == {"1": 3 / 4, "2": 0.0, "3": 0.0, "11": 1.0, "all": 4 / 7}
-    assert list(recall) == ["1", "2", "3", "11", "all"]
-
-
-def test_facts_of_the_opening_turn_are_told_not_asked() -> None:
-    told = replace(episode(turn("Rex", ("Rex", 0))), turns=(turn("Rex", ("Rex", 0)), turn("Rex", ("Rex", 0))))
-    assert recall_by_distance([told])[1] == {"1": 1, "all": 1}
-    assert recall_by_distance([]) == ({}, {})
-
-
-def test_episode_that_could_not_be_played_is_no_zero() -> None:
-    failed = replace(episode(replace(turn(), failure="too long")), status="failed")
-    with pytest.raises(DataFailure, match="could not be played: too long"):
-        recall_by_distance([episode(turn("Rex", ("Rex", 0))), failed])
-
-
-def row(*values: str) -> Row:
-    return Row("q", "a", tuple(Interaction("q?", value, facts=(Fact(value, i),)) for i, value in enumerate(values)))
-
-
-def test_most_frequent_answer_comes_from_the_training_data_and_is_judged_on_the_others() -> None:
-    train = [row("Rex", "Tom"), row("Tom", "Ida"), row("Ida")]
-    held_out = [row("Ida", "Rex", "Tom"), Row("q", "a", (Interaction("q", "a"), Interaction("q?", "Tom", facts=(Fact("Tom", 0),))))]
-    # Ida and Tom are asked for twice each; the first in the alphabet is taken.
-    assert most_frequent_recall(train, held_out) == {"1": 1 / 3, "2": 0.0, "all": 1 / 4}
-    assert most_frequent_recall([row("Tom")], held_out) == {"1": 1 / 3, "2": 1.0, "all": 1 / 2}
-    assert most_frequent_recall([], held_out)["all"] == 0.0
 
 
 def test_means_of_rewards_are_over_the_turns_that_have_them() -> None:
@@ -93,12 +65,26 @@ def test_both_controls_begin_with_the_same_memory_and_decode_greedily() -> None:
     assert len({task.id for task in memory + erased}) == 6
 
 
-def test_retention_plays_the_same_rows_with_and_without_memory(tokenizer: ConversationTokenizer) -> None:
+def test_evaluation_plays_the_same_rows_with_and_without_memory(tokenizer: ConversationTokenizer) -> None:
     model, rows = lively_model(tokenizer), tiny_corpus().eval
-    recall, counts, episodes = retention(lambda tasks: played(model, tokenizer, tasks), rows, 1)
-    assert recall.keys() == {"memory", "erased"}
-    assert recall["memory"].keys() == recall["erased"].keys() == counts.keys()
-    assert len(episodes) == len(rows)
+    found = evaluate(lambda tasks: played(model, tokenizer, tasks), rows, 1, value_counts(tiny_corpus().train))
+    assert found.figures.keys() == set(FIGURES)
+    assert found.figures["recall"].totals() == found.erased.totals() == found.counts
+    assert len(found.episodes) == len(rows)
+
+
+def test_evaluation_rows_are_spread_over_sources_strategies_and_lengths() -> None:
+    def rows(count: int, source: str, steps: int, strategy: Strategy = "cumulative") -> list[Row]:
+        turns = (Interaction("q?", "a"),) * steps
+        return [Row(f"{source} {i}", "a", turns, strategy=strategy, source=source) for i in range(count)]
+
+    mixed = rows(50, "task 1", 2) + rows(50, "task 1", 4) + rows(3, "task 5", 2) + rows(50, "task 8", 2, "long_term")
+    chosen = evaluation_rows(mixed, 23)
+    assert Counter((row.source, len(row.interactions)) for row in chosen) == {
+        ("task 1", 2): 7, ("task 1", 4): 7, ("task 5", 2): 3, ("task 8", 2): 6,
+    }  # fmt: skip
+    assert evaluation_rows(mixed[::-1], 23) == chosen
+    assert Counter(evaluation_rows(mixed, 500)) == Counter(mixed)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +105,48 @@ def test_saved_checkpoint_is_evaluated(checkpoint: str, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", {"value": "Rex", "said_in": 0})
     result = evaluate_checkpoint(checkpoint, data)
     assert result.keys() == {"retention", "counts", "rewards"}
-    assert result["retention"].keys() == {"memory", "erased", "most_frequent"}
+    shares = {"memory", "erased", "most_frequent", "exact", "precision", "changed", "outdated", "by_order"}
+    assert result["retention"].keys() == shares | {"intervals"}
+    assert result["retention"]["intervals"].keys() == shares
+    low, high = result["retention"]["intervals"]["memory"]["all"]
+    assert low <= result["retention"]["memory"]["all"] <= high
     assert result["counts"] == {"1": 2, "all": 2}
     assert {"bleu", "cosine", "length", "recall", "total"} == result["rewards"].keys()
-    assert json.loads(json.dumps(result)) == result == evaluate_checkpoint(f"{checkpoint}/checkpoints/step_00000000", data)
+    assert json.loads(json.dumps(result)) == json.loads(json.dumps(evaluate_checkpoint(f"{checkpoint}/checkpoints/step_00000000", data)))
+
+
+def test_without_data_the_conversations_that_the_run_held_out_are_evaluated(checkpoint: str) -> None:
+    held = evaluation_rows(tiny_corpus().eval, 6)
+    assert evaluate_checkpoint(checkpoint)["counts"]["all"] == sum(len(turn.facts) for row in held for turn in row.interactions)
+
+
+def test_evaluation_pays_by_the_measure_of_training(tmp_path: Path) -> None:
+    """Values that only training data know make an answer wrong; cosines compare by the embedding that MRL began with."""
+    mix = {"bleu": None, "length": None, "cosine": {"weight": 1.0}, "recall": {"weight": 1.0}}
+    run = tiny_run(tmp_path, "sft", "mrl", rewards={"single": mix, "cumulative": mix, "long_term": mix})
+    directory, (source,) = run_here(run)
+    last = newest(directory)
+    model, _ = checkpoint_model(last)
+    assert not np.array_equal(source.embedding, model.embedding.weight.detach().numpy())
+    found = evaluate_checkpoint(directory.path())
+    tasks = evaluation_tasks(evaluation_rows(load_corpus(run.data, run.seed).eval, run.evaluation.episodes), run.seed, erase=False)
+    played = ReactiveEngine(model.eval(), source.tokenizer, 4, run.rollout.sampling).run(tasks)
+    special = tuple(range(len(SPECIAL_TOKENS)))
+    as_trained = score_episodes(played, run.rewards, source.embedding, special, source.known)
+    assert found["rewards"] == pytest.approx(mean_rewards(as_trained))
+    otherwise = score_episodes(played, run.rewards, model.embedding.weight.detach().numpy(), special, source.known)
+    assert found["rewards"]["cosine"] != pytest.approx(mean_rewards(otherwise)["cosine"])
+
+
+def test_a_model_is_evaluated_where_its_training_data_are_not(tmp_path: Path) -> None:
+    for part in ("train", "eval"):
+        write_rows(tmp_path / f"{part}.jsonl", {"value": "Rex", "said_in": 0})
+    files = {part: [str(tmp_path / f"{part}.jsonl")] for part in ("train", "eval")}
+    run = tiny_run(tmp_path, "sft", data={"kind": "rows", **files})
+    where = prepared(run).path()
+    (tmp_path / "train.jsonl").unlink()
+    data = write_rows(tmp_path / "elsewhere.jsonl", {"value": "Rex", "said_in": 0})
+    assert evaluate_checkpoint(where, data)["retention"]["most_frequent"]["all"] == 1.0
 
 
 def test_what_cannot_be_evaluated_is_named(checkpoint: str, tmp_path: Path) -> None:

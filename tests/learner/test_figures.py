@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.episode import Episode, Turn
 from common.metrics import Metrics, read_rows
 from common.run_directory import RunDirectory
-from learner.figures import Pace, record_retention
+from learner.figures import Pace, record_evaluation
 from learner.recorder import Recorder
+from learner.retention import FIGURES, Evaluation, Figure
 from tests.local_source import tiny_run
 
 
@@ -49,6 +51,10 @@ def test_observations_before_a_checkpoint_are_in_its_totals(tmp_path: Path) -> N
     assert resumed.flush(1, "sft")["checkpoint/saved"] == 1
 
 
+def share(hits: int, counts: int) -> Figure:
+    return Figure(*({key: np.array([n]) for key in ("1", "all")} for n in (hits, counts)))
+
+
 def test_evaluation_gives_recall_by_memory_and_distance_and_rewards_of_scored_turns() -> None:
     def turn(reward: float | None) -> Turn:
         return Turn([1], [2], [0.0], [2], reward=reward, rewards={} if reward is None else {"recall": 2 * reward})
@@ -56,10 +62,13 @@ def test_evaluation_gives_recall_by_memory_and_distance_and_rewards_of_scored_tu
     opening = Turn([1], [], [], [2], role="remember")
     episode = Episode("e", "t", 0, (opening, turn(0.25), turn(None), turn(0.75)), 0, "evaluation")
     metrics = Metrics()
-    record_retention({"memory": {"1": 0.5, "all": 0.5}, "erased": {"1": 0.125, "all": 0.125}}, {"1": 8, "all": 8}, [episode], metrics)
+    figures = {name: share(1, 2) for name in FIGURES}
+    record_evaluation(Evaluation(figures | {"by_order": share(3, 4)}, share(1, 8), [episode]), metrics)
     row = metrics.flush(1, "mrl")
     assert row["eval/recall{memory=kept,distance=1}"] == 0.5
     assert row["eval/recall{memory=erased,distance=all}"] == 0.125
+    assert row["eval/exact{distance=1}"] == row["eval/outdated{distance=all}"] == 0.5
+    assert row["eval/by_order{order=1}"] == 0.75
     assert (row["eval/scores"], row["eval/reward{component=recall}"]) == (0.5, 1.0)
 
 

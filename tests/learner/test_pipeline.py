@@ -81,10 +81,16 @@ def test_run_of_all_stages_leaves_what_the_contract_promises(finished: tuple[Run
         assert 0 < stage["wall_seconds"] < summary["wall_seconds"]
     for stage, metric in zip(summary["stages"], FIRST_LOOKED_AT, strict=True):
         assert stage["metrics"][metric].keys() == {"first", "last", "best"}
-    assert summary["retention"].keys() == {"before_mrl", "after_mrl", "erased", "most_frequent"}
-    distances = summary["retention"]["after_mrl"].keys()
-    assert "all" in distances
-    assert all(recall.keys() == distances for recall in summary["retention"].values())
+    retention = summary["retention"]
+    recalls, figures = {"before_mrl", "after_mrl", "erased", "most_frequent"}, {"exact", "precision", "changed", "outdated", "by_order"}
+    assert retention.keys() == recalls | figures | {"intervals"}
+    assert "all" in retention["after_mrl"]
+    assert all(retention[name].keys() == retention["after_mrl"].keys() for name in recalls)
+    assert all(retention[name].keys() == {"before_mrl", "after_mrl"} for name in figures)
+    for shares, intervals in ((retention, retention["intervals"]), *((retention[name], retention["intervals"][name]) for name in figures)):
+        for name in {"before_mrl", "after_mrl"} & shares.keys():
+            assert shares[name].keys() == intervals[name].keys()
+            assert all(low <= shares[name][key] <= high for key, (low, high) in intervals[name].items())
 
     rows = read_rows(directory)
     assert [row["step"] for row in rows] == list(range(1, 15))
@@ -106,6 +112,15 @@ def test_finished_run_started_again_finishes_at_once(finished: tuple[Run, dict[s
     assert time.monotonic() - began < 15
     assert again["status"] == "done"
     assert (again["stages"], again["retention"]) == (before["stages"], before["retention"])
+
+
+def without_after_mrl(retention: dict[str, Any]) -> dict[str, Any]:
+    """What was kept of an evaluation before MRL, when none was made after it."""
+    return {
+        name: without_after_mrl(value) if isinstance(value, dict) else value
+        for name, value in retention.items()
+        if name not in ("after_mrl", "erased", "most_frequent")
+    }
 
 
 class Interrupting(QuietProgress):
@@ -132,7 +147,7 @@ def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_start
     directory = directory_of(run)
     whole = json.loads(directory.read_text("summary.json"))
     cut = json.loads(directory.read_text("summary.json")) | {"status": "running"}
-    cut["retention"] = {"before_mrl": whole["retention"]["before_mrl"]}
+    cut["retention"] = without_after_mrl(whole["retention"])
     cut["stages"][-1] |= {"evaluated": ["before_mrl"], "metrics": {}}
     directory.write_json("summary.json", cut)
 
@@ -142,7 +157,7 @@ def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_start
             train(run, told)
         assert time.monotonic() - told.sent_at < 15
         stopped = json.loads(directory.read_text("summary.json"))
-        assert (stopped["status"], stopped["retention"].keys()) == ("stopped", {"before_mrl"})
+        assert (stopped["status"], stopped["retention"]) == ("stopped", cut["retention"])
 
     again = train(run, QuietProgress())
     assert again["status"] == "done"
@@ -168,8 +183,8 @@ def test_checkpoint_of_a_run_is_evaluated_with_the_settings_of_that_run(finished
     data.write_text(json.dumps({"query": "I have a dog called Rex", "answer": "okay", "interactions": [follow_up]}) + "\n")
     result = evaluate_checkpoint(directory_of(run).path(), str(data))
     assert result["counts"] == {"1": 1, "all": 1}
-    assert result["retention"].keys() == {"memory", "erased", "most_frequent"}
-    assert all(recall.keys() == {"1", "all"} for recall in result["retention"].values())
+    assert all(result["retention"][name].keys() == {"1", "all"} for name in ("memory", "erased", "most_frequent", "exact"))
+    assert result["retention"]["changed"] == {}
     assert {"bleu", "cosine", "length", "recall", "total"} <= result["rewards"].keys()
 
 
@@ -258,7 +273,8 @@ def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> No
     assert 3 <= stopped.step < 25
     summary = json.loads(directory.read_text("summary.json"))
     assert summary["status"] == "stopped"
-    assert summary["retention"].keys() == {"before_mrl"}
+    assert "before_mrl" in summary["retention"]
+    assert summary["retention"] == without_after_mrl(summary["retention"])
 
     told = Told()
     finished = train(run, told)

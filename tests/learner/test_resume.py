@@ -15,9 +15,9 @@ from common.config.schema import Run
 from common.data.sources import load_corpus
 from common.failures import InputError
 from common.run_directory import RunDirectory
+from learner.measure import reward_embedding
 from learner.prepare import newest, prepare
 from learner.recorder import Recorder
-from learner.rollout_half import reward_embedding
 from tests.local_source import StoppingRecorder, comparable_rows, processes, run_and_die, run_here, tiny_run
 
 NORMALISED = {mix: {"length": {"normalise": True}, "bleu": {"normalise": True}} for mix in ("single", "cumulative", "long_term")}

@@ -27,8 +27,9 @@ from common.models.auto import AutoModel
 from common.models.reward import RxTRewardModel
 from common.run_directory import RunDirectory
 from learner.group import Job, OneRank
+from learner.intervals import bootstrap
 from learner.lora import is_adapter_or_head
-from learner.preferences import BINS, Outcomes, bootstrap, evaluate_reward_model, measure, pairs_of, report
+from learner.preferences import BINS, Outcomes, evaluate_reward_model, measure, pairs_of, report
 from learner.prepare import newest
 from learner.rl.preference import EPSILON, bradley_terry_loss, choice_loss, discrete_loss, ranking_loss
 from learner.stages.reward_model import RewardModelObjective
@@ -190,8 +191,8 @@ def test_folds_are_pooled_as_if_one_model_had_judged_all_pairs() -> None:
 
 def test_pairs_of_one_prompt_do_not_make_a_result_surer() -> None:
     right = np.tile([1.0, 0.0, 1.0, 1.0], 25)
-    alone = bootstrap(right[None], np.arange(100))
-    clumped = bootstrap(np.repeat(right, 10)[None], np.repeat(np.arange(100), 10))
+    alone = bootstrap(right[None], np.ones((1, 100)))
+    clumped = bootstrap(right[None] * 10, np.full((1, 100), 10.0))
     assert clumped[0] == pytest.approx(alone[0])
     low, high = alone[0][0], alone[1][0]
     spread = 1.96 * math.sqrt(0.75 * 0.25 / 100)

@@ -6,10 +6,12 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.checkpoint import Checkpoint
 from learner.pipeline import owes_evaluation
+from learner.retention import FIGURES, Evaluation, Figure
 from learner.summary import Summary
 from tests.local_source import STAGES, run_here, tiny_run
 
@@ -45,14 +47,16 @@ def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -
     run = tiny_run(tmp_path, "sft", "mrl", "mrl")
     directory, _ = run_here(tiny_run(tmp_path, "sft"))
     summary = Summary(run, directory)
-    summary.keep_retention("after_mrl", {"all": 0.5}, {"all": 4})
+    half = Figure({"all": np.array([1, 0])}, {"all": np.array([1, 1])})
+    summary.keep_figures("after_mrl", Evaluation(dict.fromkeys(FIGURES, half), half, []))
     assert not Summary(run, directory).evaluated("after_mrl", 1)
     summary.keep_evaluation("after_mrl", 1, "mrl")
     again = Summary(run, directory)
     assert again.evaluated("after_mrl", 1)
     assert not again.evaluated("before_mrl", 1)
     assert not again.evaluated("after_mrl", 2)
-    assert again.value["retention"] == {"after_mrl": {"all": 0.5}}
+    assert again.value["retention"]["after_mrl"] == again.value["retention"]["exact"]["after_mrl"] == {"all": 0.5}
+    assert again.value["retention"]["intervals"]["exact"]["after_mrl"] == {"all": [0.0, 1.0]}
     again.refresh(1, "mrl", 6)
     assert again.evaluated("after_mrl", 1)
 

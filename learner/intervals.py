@@ -1,0 +1,27 @@
+"""Confidence intervals of shares, by drawing whole groups anew.
+
+Turns of a conversation, or pairs of a prompt, are not independent; conversations and prompts are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int = 0) -> tuple[list[float], list[float]]:
+    """Ends of the 95 % interval of each row's ratio of sums: the percentile bootstrap (Efron 1979).
+
+    sums: [rows, groups], what each group adds to the numerator; sizes: the same of the denominator,
+    none of whose rows is all 0. A draw in which a row has no denominator says nothing and is left out.
+    """
+    groups = sums.shape[1]
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        ratios = (sums @ times.T) / (sizes @ times.T)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(ratios, [tail, 1 - tail], axis=1)
+    return low.tolist(), high.tolist()
