@@ -1,10 +1,11 @@
-"""One driver per run: whoever drives a run holds the lease in its folder, and a second driver is refused.
+"""One driver per run: the driver holds the lease in the run's folder, and a second one is refused.
 
-On one host the lease is free as soon as its process is gone. A process on another host cannot be seen, only its
-heartbeat: unchanged for half a minute of the watcher's own clock, its driver counts as dead. Clocks of two hosts are never compared.
+On one host the lease is free as soon as its process is gone. Of a process on another host only
+the heartbeat can be seen: unchanged for half a minute of the watcher's own clock, its driver
+counts as dead. Clocks of two hosts are never compared.
 
-A driver that was taken for dead and lives (its machine was suspended) finds at its next heartbeat, or the next time that it or one
-of its actors writes, that the lease is another's, and ends with `LeaseLost`.
+A driver that was taken for dead and lives (its machine was suspended) finds, the next time that
+it or one of its actors writes, that the lease is another's, and ends with `LeaseLost`.
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ STALE_SECONDS = 30.0
 """A heartbeat that stood still for so long is a dead driver's."""
 WATCH_SECONDS = 1.0
 WRITERS_SECONDS = 60.0
-"""How long the actors of a driver that was killed may take to end. Ray ends them within a few seconds."""
+"""How long the actors of a killed driver may take to end. Ray ends them within a few seconds."""
 WRITERS = f"{FOLDER}/writers"
 _UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def hold(directory: RunDirectory, progress: Progress, take_over: bool = False) -> Iterator[RunDirectory]:
-    """The run's directory for its one driver: what is written through it, here or by an actor that it was sent to, is
-    written while the lease lasts, or not at all.
+    """The run's directory for its one driver: what is written through it, here or by an actor that
+    it was sent to, is written while the lease lasts, or not at all.
 
-    take_over: the user knows that a driver on another host is dead, so its heartbeat is not waited for.
-    Raises InputError where another driver holds the run, DeadlineExceeded where actors of the last one do not end.
+    take_over: the user knows that a driver on another host is dead; its heartbeat is not watched.
+    Raises InputError where another driver holds the run, DeadlineExceeded where actors of the last
+    one do not end.
     """
     record = take(directory, progress, take_over)
     heartbeat = Heartbeat(directory, record)
@@ -61,18 +63,21 @@ def take(directory: RunDirectory, progress: Progress, take_over: bool) -> Record
     watched: Record | None = None
     since = 0.0
     while True:
-        now = time.monotonic()  # before the look: a watcher that is stopped in between must not count that time
+        # Before the look: a watcher that is stopped in between must not count that time.
+        now = time.monotonic()
         held = newest(directory)
         if held is not None and not held.released and not is_free(held, directory, take_over):
             if watched is None:
                 watched, since = held, time.monotonic()
                 progress.note(
-                    f"run {directory.name} was driven from {described(held)}, last heartbeat {age(held):.0f} s ago; waiting until it is "
-                    f"stale ({STALE_SECONDS:.0f} s without another)"
+                    f"run {directory.name} was driven from {described(held)}, last heartbeat "
+                    f"{age(held):.0f} s ago; waiting until it is stale ({STALE_SECONDS:.0f} s "
+                    "without another)"
                 )
             if held != watched:
                 raise InputError(
-                    directory.path(), f"is being driven from {described(held)}, whose heartbeat goes on; wait for its end, or stop it there"
+                    directory.path(),
+                    f"is being driven from {described(held)}, whose heartbeat goes on; wait for its end, or stop it there",
                 )
             if now - since < STALE_SECONDS:
                 time.sleep(WATCH_SECONDS)
@@ -90,13 +95,16 @@ def is_free(held: Record, directory: RunDirectory, take_over: bool) -> bool:
     """Whether the lease can be had at once. InputError where its process is seen to live."""
     lives = held.process.lives()
     if lives:
-        what = f"is being driven by process {held.process.pid} on this host; wait for its end, or stop it (kill {held.process.pid})"
-        raise InputError(directory.path(), f"{what}. --take-over is for drivers on other hosts" if take_over else what)
+        pid, hint = held.process.pid, ". --take-over is for drivers on other hosts"
+        raise InputError(
+            directory.path(),
+            f"is being driven by process {pid} on this host; wait for its end, or stop it (kill {pid}){hint if take_over else ''}",
+        )
     return lives is False or take_over
 
 
 def is_alive(held: Record | None) -> bool:
-    """Whether a run has a driver now, for reports. Of one on another host this compares the clocks of both, which decides nothing."""
+    """Whether a run has a driver now, for reports: of one on another host by the clocks of both."""
     if held is None or held.released:
         return False
     lives = held.process.lives()
@@ -120,7 +128,8 @@ def _create(directory: RunDirectory, record: Record) -> bool:
 
 
 class Heartbeat:
-    """A thread that says every few seconds that the driver lives, until `close`, which gives the lease back."""
+    """A thread that says every few seconds that the driver lives, until `close` gives the lease
+    back."""
 
     def __init__(self, directory: RunDirectory, record: Record):
         self.directory, self.record = directory, record
@@ -150,18 +159,19 @@ class Heartbeat:
             self.record = record
         except LeaseLost:
             raise
-        except Exception as away:  # noqa: BLE001 - whatever a store may raise: it may be back at the next heartbeat
+        except Exception as away:  # noqa: BLE001 - a store may raise anything, and be back next time
             log.warning("the heartbeat of %s could not be written: %s", self.directory.path(), away)
 
 
-# --- processes that write for the driver -------------------------------------------------------------------------------------
+# --- processes that write for the driver ----------------------------------------------------------
 
 _registered: dict[str, int] = {}
 """Locked files of this process, by path; the kernel unlocks them when it ends, however it ends."""
 
 
 def register_writer(directory: RunDirectory) -> None:
-    """Called once by every actor that writes into a run: until its process is gone, no other driver begins there."""
+    """Called by every actor that writes into a run: until its process is gone, no other driver
+    begins there."""
     if directory.local is None or directory.term is None:
         return
     path = directory.local / WRITERS
@@ -180,9 +190,10 @@ def register_writer(directory: RunDirectory) -> None:
 
 
 def wait_for_writers(directory: RunDirectory, progress: Progress) -> None:
-    """Wait until every process that wrote for an earlier driver is gone: Ray takes seconds to end those of one that was killed.
+    """Wait until every process that wrote for an earlier driver is gone.
 
-    They could not write any more, but might be in the midst of it.
+    Ray takes seconds to end those of one that was killed. They could not begin to write any more,
+    but might be in the midst of it.
     """
     if directory.local is None:
         return
@@ -200,7 +211,8 @@ def wait_for_writers(directory: RunDirectory, progress: Progress) -> None:
                 if unable.errno in _UNLOCKABLE:
                     return
                 raise
-            who = f"processes of the last driver of run {directory.name} to end ({', '.join(writers(path)) or 'on another host'})"
+            ids = ", ".join(writers(path)) or "on another host"
+            who = f"processes of the last driver of run {directory.name} to end ({ids})"
             if not told:
                 told = True
                 progress.note(f"waiting for {who}")

@@ -1,11 +1,11 @@
-"""The files of a run's lease, and the two steps that decide who holds it: create the next one, read the newest.
+"""The files of a run's lease, and the steps that decide who holds it: create the next, read the newest.
 
     RUN/lease/00000007.json   who drives the run, with a heartbeat; the highest number counts
-    RUN/lease/writers         locked, on local file systems, by every process that writes for the driver
+    RUN/lease/writers         locked, on local disks, by each process that writes for the driver
 
-To take the lease is to create the file after the newest one. That has one winner, however many try at
-the same moment, and nobody who judged an older holder can end a newer one. The newest file is never removed, not even when its
-driver is done (it is marked as released), so numbers only grow.
+To take the lease is to create the file after the newest one. That has one winner, however many
+try at the same moment, and nobody who judged an older holder can end a newer one. The newest file
+is never removed, not even when its driver is done (it is marked as released): numbers only grow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from common.run_directory import RunDirectory
 
 FOLDER = "lease"
 READ_BACK_SECONDS = 5.0
-"""Where a store cannot create exclusively, the last of several who write the same file within this time wins."""
+"""Where a store cannot create exclusively, the last of several who write the same file within this
+time wins."""
 _READS = 100
 _FILE = re.compile(r"(?P<unfinished>\.?)(?P<number>\d{8,})\.json")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -44,7 +45,7 @@ class Record:
     beat: int = 0
     """Counts heartbeats; that it goes on is the sign of life that other hosts see."""
     beat_at: float = 0.0
-    """Unix time of the last heartbeat by its driver's clock: for readers, never to decide who holds the lease."""
+    """Unix time of the last heartbeat by its driver's clock: for readers, it decides nothing."""
     released: bool = False
 
     @classmethod
@@ -62,7 +63,8 @@ def file_name(number: int) -> str:
 def newest(directory: RunDirectory) -> Record | None:
     """The record that counts; None where the run was never driven.
 
-    A file that cannot be read (its writer died, on a file system without links) is a record of an unknown process.
+    A file that cannot be read (its writer died, where there are no links) is a record of an unknown
+    process.
     """
     for _ in range(_READS):
         numbers = [number for number, unfinished in _files(directory).values() if not unfinished]
@@ -71,7 +73,7 @@ def newest(directory: RunDirectory) -> Record | None:
         try:
             return _parsed(max(numbers), directory.read_text(file_name(max(numbers))))
         except FileNotFoundError:
-            time.sleep(0.05)  # a newer one was created, and this one removed, since the folder was read
+            time.sleep(0.05)  # removed since the folder was read, so there is a newer one
     raise InfraFailure(f"{directory.path(FOLDER)} lists files that are not there")
 
 
@@ -88,7 +90,7 @@ def create(directory: RunDirectory, record: Record) -> bool:
 
 
 def write(directory: RunDirectory, record: Record) -> None:
-    """Replace the record's own file. Not synced: after a power failure nobody asks for the last heartbeat."""
+    """Replace the record's own file. Not synced: after a power failure nobody asks for it."""
     if directory.local is None:
         directory.write_text(file_name(record.number), _text(record))
         return
@@ -114,9 +116,11 @@ def _files(directory: RunDirectory) -> dict[str, tuple[int, bool]]:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """The time for which one driver holds the lease: a plain value that travels in a `RunDirectory` to
-    whoever writes for that driver, so that a driver which was taken for dead cannot write into the
-    run of its successor."""
+    """The time for which one driver holds the lease.
+
+    A plain value that travels in a `RunDirectory` to whoever writes for that driver, so that a
+    driver which was taken for dead cannot write into the run of its successor.
+    """
 
     number: int
     owner: str
@@ -139,7 +143,8 @@ def _parsed(number: int, text: str) -> Record:
         fields: dict[str, Any] = json.loads(text)
         return Record(**(fields | {"process": ProcessIdentity(**fields["process"])}))
     except (ValueError, TypeError, KeyError):
-        return Record(number, text, ProcessIdentity("", "an unknown host", 0, ""))  # by its text, a change is seen
+        # Its text for an owner: a change is seen.
+        return Record(number, text, ProcessIdentity("", "an unknown host", 0, ""))
 
 
 def _create_local(target: Path, content: bytes) -> bool:

@@ -1,7 +1,7 @@
-"""Which process on which host: enough to tell, later and from another process, whether it is still there.
+"""Which process on which host: enough to tell, later and from another process, if it is still there.
 
-A process id alone does not say: it is used again. Within one boot of one kernel and one namespace of
-process ids, the id and the moment at which the process started do.
+A process id alone does not say: it is used again. Within one boot of one kernel and one namespace
+of process ids, the id and the moment at which the process started do.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _ENDED = ("Z", "X", "x")
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     host: str
-    """The kernel's boot and the namespace of process ids: containers on one machine may share a host
-    name and the boot, yet process 7 of one is not process 7 of the other."""
+    """The kernel's boot and the namespace of process ids: containers on one machine share the boot
+    and may share a host name, yet process 7 of one is not process 7 of the other."""
     host_name: str
     """For readers only."""
     pid: int
@@ -36,13 +36,13 @@ class ProcessIdentity:
         return cls(host, socket.gethostname(), os.getpid(), _stat(os.getpid())[_STARTED])
 
     def lives(self) -> bool | None:
-        """Whether the process is there, stopped (SIGSTOP) or not; None where that cannot be seen from here."""
+        """Whether the process is there, stopped (SIGSTOP) or not; None where it cannot be seen."""
         if self.host != ProcessIdentity.own().host:
             return None
         try:
             stat = _stat(self.pid)
         except (FileNotFoundError, ProcessLookupError):
-            # Processes of other users may be hidden in /proc (its option hidepid); signal 0 finds them.
+            # Other users' processes may be hidden in /proc (option hidepid); signal 0 finds them.
             return None if _takes_signals(self.pid) else False
         return stat[_STARTED] == self.started and stat[_STATE] not in _ENDED
 

@@ -1,4 +1,4 @@
-"""A run that goes on under another configuration: what may not change, what did, and where the earlier settings are kept."""
+"""A run that goes on under another configuration: what may not change, and what did."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _OF_A_STAGE = re.compile(r"stages\.(?P<index>\d+)\.(?P<key>\w+)")
 
 
 def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
-    """Raises InputError naming the first setting that must be as the run was started with and is not."""
+    """Raises InputError naming the first setting that must be as it was and is not."""
     for change in changes(before, run):
         if is_fixed(change, run):
             raise InputError(
                 change.key,
-                f"is {described(change.now)}, the run in {directory.path()} was started with {described(change.before)}; "
-                "choose another name, or put it back",
+                f"is {described(change.now)}, the run in {directory.path()} was started with "
+                f"{described(change.before)}; choose another name, or put it back",
             )
 
 
@@ -40,7 +40,7 @@ def is_fixed(change: Change, run: Run) -> bool:
 
 
 def require_same_curriculum(run: Run, checkpoint: Checkpoint) -> None:
-    """Steps of a curriculum that have begun cannot move; found here, before anything is written, not by a learner rank."""
+    """Steps of a curriculum that have begun cannot move: found here, before anything is written."""
     index = checkpoint.state["stage"]
     stage = run.stages[index] if index < len(run.stages) else None
     done = checkpoint.state["done"]
@@ -52,10 +52,11 @@ def require_same_curriculum(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def go_on_with(run: Run, before: Run, directory: RunDirectory, checkpoint: Checkpoint, progress: Progress) -> None:
-    """Write the run's new configuration; keep the one before, and say what changed, where they differ."""
+    """Write the run's new configuration; where it differs, keep the one before and say what changed."""
     found = changes(before, run)
     if found:
-        progress.note(f"settings changed at step {checkpoint.step}; the earlier ones are in {directory.keep_config(checkpoint.step)}")
+        kept = directory.keep_config(checkpoint.step)
+        progress.note(f"settings changed at step {checkpoint.step}; the earlier ones are in {kept}")
         for change in found:
             progress.note(f"  {change}{_too_late(change, run, checkpoint)}")
     directory.write_config(run)
@@ -64,7 +65,8 @@ def go_on_with(run: Run, before: Run, directory: RunDirectory, checkpoint: Check
 def _too_late(change: Change, run: Run, checkpoint: Checkpoint) -> str:
     """What to add where the setting is of a stage that is over."""
     of_a_stage = _OF_A_STAGE.match(change.key)
-    index, at, done = int(of_a_stage["index"]) if of_a_stage else -1, checkpoint.state["stage"], checkpoint.state["done"]
+    index = int(of_a_stage["index"]) if of_a_stage else -1
+    at, done = checkpoint.state["stage"], checkpoint.state["done"]
     if 0 <= index < at:
         return ": that stage is over and stays as it is"
     if index == at < len(run.stages) and done >= stage_steps(run.stages[at]):

@@ -204,6 +204,7 @@ def test_a_submission_is_named_after_the_run_and_its_attempt() -> None:
 
 def test_words_with_spaces_reach_the_driver_as_one() -> None:
     assert entrypoint(["my run.yaml"], ["name=a b"]) == "python -m deploy train 'my run.yaml' 'name=a b'"
+    assert entrypoint(["run.yaml"], [], take_over=True) == "python -m deploy train --take-over run.yaml"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What differs between two configurations, key by key down to the leaf, for those who have to be told of it."""
+"""What differs between two configurations, key by key down to the leaf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One driver per run: who gets the lease, who is refused, and that a driver which lost it writes nothing more."""
+"""One driver per run: who gets the lease, who is refused, and that who lost it writes no more."""
 
 from __future__ import annotations
 
@@ -103,10 +103,12 @@ def is_taken(directory: RunDirectory, take_over: bool = False) -> Record:
     return record
 
 
-# --- on one host -------------------------------------------------------------------------------------------------------------
+# --- on one host ----------------------------------------------------------------------------------
 
 
-def test_second_driver_is_refused_with_the_process_id_and_a_killed_one_leaves_the_run_free(directory: RunDirectory) -> None:
+def test_second_driver_is_refused_with_the_process_id_and_a_killed_one_leaves_the_run_free(
+    directory: RunDirectory,
+) -> None:
     with started(HOLD, directory.root, says="held") as process:
         for state in (signal.SIGCONT, signal.SIGSTOP):  # stopped, it may go on at any moment
             process.send_signal(state)
@@ -138,7 +140,9 @@ def test_two_drivers_in_one_process_are_two_drivers(directory: RunDirectory) -> 
         take(directory, QuietProgress(), False)
 
 
-def test_process_that_has_the_id_of_a_dead_driver_does_not_hold_its_lease(directory: RunDirectory) -> None:
+def test_process_that_has_the_id_of_a_dead_driver_does_not_hold_its_lease(
+    directory: RunDirectory,
+) -> None:
     own = ProcessIdentity.own()
     assert own.lives()
     assert create(directory, Record(1, "dead", replace(own, started=str(int(own.started) - 1))))
@@ -230,7 +234,10 @@ def test_driver_that_writes_late_in_an_object_store_does_not_win_beside_the_firs
     monkeypatch.setattr(lease_records, "READ_BACK_SECONDS", 0.3)
     run = RunDirectory(f"memory://{tmp_path.name}", "one")
     first = Heartbeat(run, take(run, QuietProgress(), False))
-    run.write_text(lease_records.file_name(1), run.read_text(lease_records.file_name(1)).replace(first.record.owner, "late"))
+    run.write_text(
+        lease_records.file_name(1),
+        run.read_text(lease_records.file_name(1)).replace(first.record.owner, "late"),
+    )
     with pytest.raises(LeaseLost, match="taken over"):
         replace(run, term=first.term).write_text("summary.json", "{}")
     first.close()
@@ -240,7 +247,9 @@ def test_driver_that_writes_late_in_an_object_store_does_not_win_beside_the_firs
 
 
 @pytest.mark.usefixtures("quick")
-def test_driver_that_died_while_it_created_its_lease_does_not_lock_the_run(directory: RunDirectory) -> None:
+def test_driver_that_died_while_it_created_its_lease_does_not_lock_the_run(
+    directory: RunDirectory,
+) -> None:
     directory.write_text("lease/00000001.json", "")
     told = Noted()
     take(directory, told, False)
@@ -264,11 +273,13 @@ def test_folder_that_cannot_be_written_to_is_bad_input(tmp_path: Path) -> None:
         take(RunDirectory(str(tmp_path), "one"), QuietProgress(), False)
 
 
-# --- on several hosts --------------------------------------------------------------------------------------------------------
+# --- on several hosts -----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("quick")
-def test_lease_of_another_host_is_taken_over_when_its_heartbeat_stood_still_long_enough(directory: RunDirectory) -> None:
+def test_lease_of_another_host_is_taken_over_when_its_heartbeat_stood_still_long_enough(
+    directory: RunDirectory,
+) -> None:
     theirs, told, began = elsewhere(directory), Noted(), time.monotonic()
     record = take(directory, told, False)
     assert 1.5 <= time.monotonic() - began < 5
@@ -283,7 +294,10 @@ def test_lease_whose_heartbeat_goes_on_is_refused_whatever_the_other_clock_says(
     theirs = elsewhere(directory, beat_at=time.time() + clock)
     beat = threading.Timer(0.7, lambda: write(directory, replace(theirs, beat=4, beat_at=time.time() + clock)))
     beat.start()
-    with pytest.raises(InputError, match=r"one: is being driven from gpu-7 \(process 4242\), whose heartbeat goes on"):
+    with pytest.raises(
+        InputError,
+        match=r"one: is being driven from gpu-7 \(process 4242\), whose heartbeat goes on",
+    ):
         take(directory, QuietProgress(), False)
     beat.join()
     assert newest(directory) == replace(theirs, beat=4, beat_at=newest(directory).beat_at)  # type: ignore[union-attr]
@@ -322,7 +336,7 @@ def test_heartbeat_goes_on_until_the_lease_is_given_back(directory: RunDirectory
     assert held.released
 
 
-# --- a driver that lost its lease --------------------------------------------------------------------------------------------
+# --- a driver that lost its lease -----------------------------------------------------------------
 
 
 WRITES: dict[str, Callable[[RunDirectory], Any]] = {
@@ -350,7 +364,9 @@ def test_driver_whose_lease_was_taken_over_writes_nothing_more(directory: RunDir
     assert newest(directory) == successor
 
 
-def test_checkpoint_that_was_being_written_when_the_lease_was_lost_is_not_put_in_place(directory: RunDirectory) -> None:
+def test_checkpoint_that_was_being_written_when_the_lease_was_lost_is_not_put_in_place(
+    directory: RunDirectory,
+) -> None:
     with hold(directory, QuietProgress()) as held:
         with pytest.raises(LeaseLost):
             save_checkpoint(held, 1, lambda folder: create(directory, Record.own(2, "successor")) and None, {})
@@ -362,7 +378,11 @@ def test_journal_stops_at_the_moment_its_driver_lost_the_lease(directory: RunDir
         journal = open_journal(held, 0)
         journal.dealt(0, ["a"])
         assert create(directory, Record.own(2, "successor"))
-        for write_more in (lambda: journal.failed(0, ["a"], "late"), journal.close, lambda: journal.dealt(1, ["b"])):
+        for write_more in (
+            lambda: journal.failed(0, ["a"], "late"),
+            journal.close,
+            lambda: journal.dealt(1, ["b"]),
+        ):
             with pytest.raises(LeaseLost):
                 write_more()
     lines = (Path(directory.path()) / "episodes" / "_status.log").read_bytes().splitlines()
@@ -377,7 +397,9 @@ def test_run_directory_that_was_removed_ends_its_driver(directory: RunDirectory)
             held.write_text("summary.json", "{}")
 
 
-def test_next_driver_waits_for_processes_that_wrote_for_the_last_one(directory: RunDirectory) -> None:
+def test_next_driver_waits_for_processes_that_wrote_for_the_last_one(
+    directory: RunDirectory,
+) -> None:
     with hold(directory, QuietProgress()) as held:
         sent = pickle.dumps(held).hex()
         writer = started(WRITE, sent, says="writes")

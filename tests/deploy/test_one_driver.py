@@ -29,12 +29,27 @@ SMALL = {
     "name": "once",
     "data": {"kind": "synth", "train": 40, "eval": 8, "steps": [2], "subjects": 3, "values": 5},
     "tokenizer": {"vocab_size": 350},
-    "model": {"size": "tiny", "width": 32, "layers": 1, "heads": 2, "query_heads": 2, "kv_heads": 2, "decoder_ff": 32, "encoder_ff": 32}
+    "model": {
+        "size": "tiny",
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "query_heads": 2,
+        "kv_heads": 2,
+        "decoder_ff": 32,
+        "encoder_ff": 32,
+    }
     | {"slots": 4, "max_tokens": 48},
     "learner": {"ranks": 1, "checkpoint_every": 2, "log_every": 1},
     "rollout": {"workers": 1, "slots": 4, "sampling": {"max_new_tokens": 6}},
     "evaluation": {"episodes": 2},
-    "stages": [{"stage": "mrl", "episodes": EPISODES, "curriculum": [{"name": "all", "iterations": ITERATIONS, "max_steps": 2}]}],
+    "stages": [
+        {
+            "stage": "mrl",
+            "episodes": EPISODES,
+            "curriculum": [{"name": "all", "iterations": ITERATIONS, "max_steps": 2}],
+        }
+    ],
 }
 
 
@@ -85,7 +100,10 @@ def test_one_driver_at_a_time_whatever_becomes_of_it(tmp_path: Path) -> None:
 
     third = started("third")
     try:
-        wait_until(lambda: "run once (killed) goes on from step " in (tmp_path / "third").read_text(), third)
+        wait_until(
+            lambda: "run once (killed) goes on from step " in (tmp_path / "third").read_text(),
+            third,
+        )
         wait_until(lambda: "mrl: " in (tmp_path / "third").read_text(), third)
         theirs = Record(3, "successor", ProcessIdentity("another boot", "gpu-7", 4242, "9"))
         assert create(directory, theirs)

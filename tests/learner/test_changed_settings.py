@@ -51,7 +51,9 @@ def mrl(**changed: Any) -> dict[str, Any]:
     return STAGES["mrl"] | changed
 
 
-def test_changed_settings_are_named_one_a_line_and_the_earlier_ones_kept(started: RunDirectory) -> None:
+def test_changed_settings_are_named_one_a_line_and_the_earlier_ones_kept(
+    started: RunDirectory,
+) -> None:
     before = started.read_text("config.yaml")
     assert go_on(tiny_run(started.root, "sft", "mrl")) == []
     assert started.names("configs") == []
@@ -61,7 +63,10 @@ def test_changed_settings_are_named_one_a_line_and_the_earlier_ones_kept(started
     said, *lines = go_on(changed)
     assert "step 9" in said
     assert "configs/config-0001-until-step-00000009.yaml" in said
-    assert [line.split()[0] for line in lines] == ["stages.1.optimizer.learning_rate", "rollout.workers"]
+    assert [line.split()[0] for line in lines] == [
+        "stages.1.optimizer.learning_rate",
+        "rollout.workers",
+    ]
     assert re.search(r"changed from [\d.e-]+ to 0.00025$", lines[0])
     assert lines[1].endswith("changed from 1 to 3")
     assert started.read_text("configs/config-0001-until-step-00000009.yaml") == before
@@ -73,23 +78,39 @@ def test_changed_settings_are_named_one_a_line_and_the_earlier_ones_kept(started
     assert Run.model_validate(yaml.safe_load(started.read_text(f"configs/{second}"))) == changed
 
 
-def test_driver_that_died_between_keeping_the_old_and_writing_the_new_keeps_it_once(started: RunDirectory) -> None:
+def test_driver_that_died_between_keeping_the_old_and_writing_the_new_keeps_it_once(
+    started: RunDirectory,
+) -> None:
     started.keep_config(9)
     go_on(tiny_run(started.root, "sft", "mrl", rollout={"workers": 3}))
     assert len(started.names("configs")) == 1
 
 
 def test_stage_that_is_over_stays_over_and_that_is_said(started: RunDirectory) -> None:
-    longer, fewer = STAGES["sft"] | {"steps": 500}, [{"name": "short", "iterations": 2, "max_steps": 2}]
-    said = go_on(tiny_run(started.root, longer, mrl(curriculum=[*fewer, {"name": "held", "iterations": 1, "max_steps": 3}])))
+    longer, fewer = (
+        STAGES["sft"] | {"steps": 500},
+        [{"name": "short", "iterations": 2, "max_steps": 2}],
+    )
+    said = go_on(
+        tiny_run(
+            started.root,
+            longer,
+            mrl(curriculum=[*fewer, {"name": "held", "iterations": 1, "max_steps": 3}]),
+        )
+    )
     assert "  stages.0.steps changed from 6 to 500: that stage is over and stays as it is" in said
     iterations = next(line for line in said if "curriculum.1.iterations" in line)
     assert iterations.endswith("changed from 4 to 1: 3 steps of that stage are done, so it is over")
 
 
-def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written(started: RunDirectory) -> None:
+def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written(
+    started: RunDirectory,
+) -> None:
     before = started.read_text("config.yaml")
-    moved = [{"name": "short", "iterations": 1, "max_steps": 2}, {"name": "held", "iterations": 9, "max_steps": 3}]
+    moved = [
+        {"name": "short", "iterations": 1, "max_steps": 2},
+        {"name": "held", "iterations": 9, "max_steps": 3},
+    ]
     with pytest.raises(InputError, match=r"stages\.1\.curriculum: the checkpoint has done 3 iterations"):
         go_on(tiny_run(started.root, "sft", mrl(curriculum=moved)))
     assert started.read_text("config.yaml") == before
@@ -99,11 +120,31 @@ def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written
 @pytest.mark.parametrize(
     ("stages", "sections", "refused"),
     [
-        (("sft", "mrl"), {"data": {"train": 30}}, r"data\.train: is 30, the run in .* was started with 24"),
-        (("sft", "mrl"), {"model": {"width": 48}}, r"model\.width: is 48, the run in .* was started with 32"),
-        (("sft", "mrl"), {"tokenizer": {"vocab_size": 300}}, r"tokenizer\.vocab_size: is 300, .* with 400"),
-        (("sft", "mrl"), {"data": {"kind": "rows", "train": ["a"], "eval": ["b"]}}, r'data\.kind: is "rows", .* with "synth"'),
-        (("joint_lm", "mrl"), {}, r'stages\.0\.stage: is "joint_lm", the run in .* was started with "sft"'),
+        (
+            ("sft", "mrl"),
+            {"data": {"train": 30}},
+            r"data\.train: is 30, the run in .* was started with 24",
+        ),
+        (
+            ("sft", "mrl"),
+            {"model": {"width": 48}},
+            r"model\.width: is 48, the run in .* was started with 32",
+        ),
+        (
+            ("sft", "mrl"),
+            {"tokenizer": {"vocab_size": 300}},
+            r"tokenizer\.vocab_size: is 300, .* with 400",
+        ),
+        (
+            ("sft", "mrl"),
+            {"data": {"kind": "rows", "train": ["a"], "eval": ["b"]}},
+            r'data\.kind: is "rows", .* with "synth"',
+        ),
+        (
+            ("joint_lm", "mrl"),
+            {},
+            r'stages\.0\.stage: is "joint_lm", the run in .* was started with "sft"',
+        ),
     ],
 )
 def test_what_may_not_change_is_refused_with_the_old_value_and_the_new(
