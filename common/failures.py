@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 1, 2, 75
+EXIT_INTERRUPTED = 130
+"""Of a command that stopped nothing but itself, such as following a job."""
 
 
 class EngramError(Exception):

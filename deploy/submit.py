@@ -13,14 +13,16 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from common.config.loader import load_run
-from common.failures import EXIT_BAD_INPUT, EXIT_DONE, EXIT_DRAINED, EXIT_FAILED, InfraFailure
+from common.failures import EXIT_BAD_INPUT, EXIT_DONE, EXIT_DRAINED, EXIT_FAILED, EXIT_INTERRUPTED, InfraFailure
 from deploy.cluster import ENVIRONMENT
+from learner.interrupts import counted
 
 EXCLUDES = [".git/", ".venv/", "runs/", "data/", "shared/", "*.egg-info/", "**/__pycache__/", ".*_cache/", "*.safetensors"]
 """What the job does not need, in .gitignore notation: Ray refuses packages past a few hundred megabytes."""
@@ -47,7 +49,8 @@ def submit(
     """Submit `train` with these configs to the job server at `address` (http://HOST:PORT) and return its exit code.
 
     Configs are read here first, so that a mistake in them costs no cluster time, and must lie below `working_dir`. With
-    `follow`, the job's output is copied to `stream` until it ends; without, the answer is 0 once it is submitted.
+    `follow`, the job's output is copied to `stream` until it ends; without, the answer is 0 once it is submitted. An
+    interrupt ends the following, not the job, and the answer is then 130.
     Raises InputError for a bad config, InfraFailure where the job server does not answer or the job does not start.
     """
     run = load_run(list(configs), list(overrides))
@@ -64,8 +67,20 @@ def submit(
     except (ConnectionError, AuthenticationError) as error:
         raise InfraFailure(f"no Ray job server answers at {address}: {error}") from error
     out.write(f"submitted {submission} to {address}\n")
+    if Path(run.runs).is_relative_to(Path(working_dir).absolute()):
+        out.write(f"{run.runs} lies in the working directory, which Ray removes after the job: set runs to a shared folder or a URI\n")
     if not follow:
         return EXIT_DONE
+    try:
+        with counted() as interrupts, interrupts.at_once():
+            return _follow(client, submission, address, out)
+    except KeyboardInterrupt:
+        out.write(f"no longer following {submission}, which goes on; to stop it: ray job stop --address {address} {submission}\n")
+        return EXIT_INTERRUPTED
+
+
+def _follow(client: JobSubmissionClient, submission: str, address: str, out: TextIO) -> int:
+    """Copy the job's output until it ends; its exit code."""
     _wait_for_start(client, submission)
     try:
         asyncio.run(_copy_output(client, submission, out))

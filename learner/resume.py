@@ -11,7 +11,8 @@ import json
 from common.checkpoint import Checkpoint, damage_after, has_saved, latest_checkpoint
 from common.config.locations import named_alike
 from common.config.schema import Run
-from common.data.fingerprint import Part, from_json, require_same_data, to_json
+from common.data.fingerprint import Part, fingerprint, from_json, require_same_data, to_json
+from common.data.sources import Corpus, load_corpus
 from common.failures import InputError
 from common.metrics import read_rows
 from common.progress import Progress
@@ -71,6 +72,13 @@ def require_run_data(parts: list[Part], directory: RunDirectory) -> None:
             directory.path(DATA), f"is damaged ({broken}); put it back, or remove it where you are sure that the data are as they were"
         ) from broken
     require_same_data(parts, then, directory.path())
+
+
+def run_corpus(run: Run, directory: RunDirectory) -> Corpus:
+    """The corpus of a run, read anew. InputError where it is not the one that the run was started with."""
+    corpus = load_corpus(run.data, run.seed)
+    require_run_data(fingerprint(corpus.sources), directory)
+    return corpus
 
 
 def tell_of_changed_rewards(run: Run, directory: RunDirectory, progress: Progress) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -180,8 +181,35 @@ def scrape(directory: RunDirectory) -> str:
 def test_without_following_submit_returns_at_once(job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     out = io.StringIO()
-    assert submit(["run.yaml"], ["name=left", "seed=1"], job_server, follow=False, stream=out) == 0
+    assert submit(["run.yaml"], ["name=left", "seed=1", "runs=/shared/runs"], job_server, follow=False, stream=out) == 0
     assert out.getvalue().count("\n") == 1
+    submit(["run.yaml"], ["name=left", "seed=1"], job_server, follow=False, stream=out)
+    assert f"{project}/runs lies in the working directory, which Ray removes" in out.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_following_and_not_the_job(
+    job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    (project / "deploy" / "__main__.py").write_text("import time\nprint('at work', flush=True)\ntime.sleep(12)\n")
+    monkeypatch.chdir(project)
+    out, driver = io.StringIO(), threading.get_ident()
+    interrupter = threading.Timer(0.0, lambda: None)
+
+    class Interrupting(io.StringIO):
+        def write(self, text: str) -> int:
+            nonlocal interrupter
+            if "at work" in text:
+                interrupter = threading.Timer(0.5, signal.pthread_kill, (driver, number))
+                interrupter.start()
+            return out.write(text)
+
+    assert submit(["run.yaml"], [f"name=followed-{number.name}"], job_server, stream=Interrupting()) == 130
+    interrupter.join()
+    job = f"followed-{number.name}-1"
+    assert f"no longer following {job}, which goes on; to stop it: ray job stop --address {job_server} {job}" in out.getvalue()
+    assert JobSubmissionClient(job_server).get_job_status(job) == JobStatus.RUNNING
 
 
 def test_a_wrong_config_is_found_before_a_cluster_is_asked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

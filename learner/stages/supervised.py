@@ -13,7 +13,7 @@ from torch import nn
 
 from common.checkpoint import Checkpoint, latest_checkpoint
 from common.config.schema import MRL, SFT, JointLM, MemoryAware, MemoryPretrain, RewardModelStage, Stage
-from common.data.sources import Corpus, load_corpus
+from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
 from common.metrics import Metrics
@@ -25,6 +25,7 @@ from learner.group import Group, Job
 from learner.optimizer import Term, Trainer, combine
 from learner.progress import Position, Reporter
 from learner.recorder import Recorder, RecorderClient
+from learner.resume import run_corpus
 from learner.stages.joint_lm import JointLMObjective
 from learner.stages.memory_aware import MemoryAwareObjective
 from learner.stages.memory_pretrain import MemoryPretrainObjective
@@ -113,10 +114,11 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
 def build_objective(job: Job, checkpoint: Checkpoint, in_stage: int) -> tuple[Objective, Callable[[Path], None]]:
     """What the stage trains, and what writes its tokenizer into a folder.
 
-    The corpus is made anew on every rank from the configuration: the same on each, and nothing to ship.
+    The corpus is made anew on every rank from the configuration: the same on each, nothing to ship, and checked against the run's
+    fingerprint, since a file may have been edited while the run was going.
     """
     run, stage = job.run, job.run.stages[job.stage]
-    corpus, seed = load_corpus(run.data, run.seed), derive(run.seed, "stage", job.stage)
+    corpus, seed = run_corpus(run, job.directory), derive(run.seed, "stage", job.stage)
     torch.manual_seed(derive(seed, "new modules"))  # or ranks, and a run that resumes here, would begin with other heads
     if isinstance(stage, RewardModelStage):
         preferred = stage_model(stage, checkpoint, in_stage)

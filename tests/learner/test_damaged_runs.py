@@ -17,8 +17,10 @@ from common.data.sources import load_corpus
 from common.failures import InputError
 from common.progress import QuietProgress
 from common.run_directory import RunDirectory
-from learner.prepare import prepare
+from learner.group import Job
+from learner.prepare import newest, prepare
 from learner.resume import tell_of_changed_rewards
+from learner.stages.supervised import build_objective
 from learner.summary import Summary
 from reward_service.model_rewards import weights_digest
 from rollout.journal import Journal
@@ -205,6 +207,17 @@ def test_other_data_under_the_same_name_are_refused_and_the_same_in_another_form
     assert start_again(folder)[0] == 6
     save_rows(rows[1:], folder / "cats.jsonl")
     refused(folder, "has 5 conversations, the run was started with 6;")
+
+
+def test_data_that_change_while_a_run_is_going_are_noticed_by_the_ranks(folder: Path) -> None:
+    start_again(folder)
+    run = run_on_files(folder)
+    directory = RunDirectory(run.runs, run.name)
+    job = Job(run, directory, 0, "")
+    build_objective(job, newest(directory), 3)
+    save_rows(load_rows(folder / "cats.jsonl")[2:], folder / "cats.jsonl")
+    with pytest.raises(InputError, match=r"data\.train: .* has 4 conversations, the run was started with 6"):
+        build_objective(job, newest(directory), 3)
 
 
 def test_an_older_configuration_with_relative_paths_is_the_same_run(folder: Path) -> None:
