@@ -49,11 +49,12 @@ one script inside compounds (seals in "Waldseals", 五 in 星期五).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
-from common.characters import KIND, ZWJ, ZWNJ, Kind, folded
+from common.characters import KIND, ZWJ, ZWNJ, Kind, folded, normalised
 
-__all__ = ["contains_value", "folded", "place", "replaced", "taken_out", "value_words", "words"]
+__all__ = ["contains_value", "folded", "place", "replaced", "taken_out", "value_words", "words", "written"]
 
 _WORDS = frozenset((Kind.LETTER, Kind.DIGIT, Kind.OPEN, Kind.KATAKANA, Kind.HANGUL))
 _SPACED = frozenset((Kind.LETTER, Kind.DIGIT))
@@ -72,13 +73,26 @@ def contains_value(text: str, value: str) -> bool:
     return bool(needle) and place(folded(text), needle) is not None
 
 
+def written(text: str, value: str, longer: Sequence[str] = ()) -> bool:
+    """Whether `value` stands in `text` with the same capitals, and not only within `longer` values."""
+    text = normalised(text)
+    for each in longer:
+        text = taken_out(text, _cut(normalised(each)))
+    needle = _cut(normalised(value))
+    return bool(needle) and place(text, needle) is not None
+
+
 @lru_cache(maxsize=8192)
 def value_words(value: str) -> tuple[str, ...]:
-    """A value as `place` takes it: folded, without the punctuation and quotes around it, cut at spaces.
+    """A value as `place` takes it: folded, without punctuation and quotes around it, cut at spaces.
 
     Equal for values that are the same. Empty only if nothing is written in it.
     """
-    whole = folded(value).strip()
+    return _cut(folded(value))
+
+
+def _cut(value: str) -> tuple[str, ...]:
+    whole = value.strip()
     bare = whole.rstrip(_SENTENCE_END) or whole
     if len(bare) > 2 and bare[0] + bare[-1] in _QUOTES:
         bare = bare[1:-1].strip() or bare
@@ -108,8 +122,8 @@ def place(text: str, needle: tuple[str, ...], start: int = 0) -> tuple[int, int]
 
 def taken_out(text: str, needle: tuple[str, ...]) -> str:
     """A folded text with another word in place of a value, so that its neighbours stay apart."""
-    # A capital: no folded value can be that word.
-    return _exchanged(text, needle, " X ")
+    # No value can be that word.
+    return _exchanged(text, needle, " \0 ")
 
 
 def replaced(text: str, value: str, other: str) -> str:

@@ -106,8 +106,8 @@ def validate(
     tokenizer: TokenizerFolder = None,
     inferred: Annotated[bool, typer.Option("--inferred", help="Values may follow from what was said without standing in it.")] = False,
 ) -> None:
-    """Check a file of conversations; every fault names file, line and field."""
-    from common.data.records import BadRecords
+    """Check a file of conversations; every fault and every warning names file, line and field."""
+    from common.data.records import REPORTED, BadRecords
     from common.data.tokenizer import ConversationTokenizer
     from common.data.validate import validate_rows
     from common.failures import InputError
@@ -115,12 +115,17 @@ def validate(
     if (max_answer_tokens is None) != (tokenizer is None):
         raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
     try:
-        rows = validate_rows(file, max_answer_tokens, ConversationTokenizer.load(tokenizer) if tokenizer else None, not inferred)
+        rows, warnings = validate_rows(file, max_answer_tokens, ConversationTokenizer.load(tokenizer) if tokenizer else None, not inferred)
     except BadRecords as bad:
         for fault in bad.faults if len(bad.faults) > 1 else []:
             typer.echo(str(fault), err=True)
         raise
-    typer.echo(f"{file}: {len(rows)} conversations, all well")
+    for warning in warnings[:REPORTED]:
+        typer.echo(f"warning: {warning}", err=True)
+    if len(warnings) > REPORTED:
+        typer.echo(f"warning: and {len(warnings) - REPORTED} more", err=True)
+    counted = f"no faults, {len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else "all well"
+    typer.echo(f"{file}: {len(rows)} conversations, {counted}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from common.episode import Role, Strategy
 from common.failures import nearest
-from common.text import contains_value
+from common.text import value_words
 
 Fault = tuple[str, str]
 
@@ -24,11 +24,8 @@ NUMBER = (int, float)
 _NAMES: dict[Any, str] = {str: "text", int: "a whole number", NUMBER: "a number", list: "a list", dict: "an object", type(None): "left out"}
 
 
-def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
-    """Faults of an MRL row. literal: whether every expected value must stand in the interaction that `said_in` names.
-
-    Values that follow from what was said without standing in it (yes, no, counts) are right only with `literal` off.
-    """
+def row_faults(record: Any) -> Iterator[Fault]:
+    """Faults of an MRL row by itself. Whether its facts agree with what is said is for common/data/facts.py."""
     faults = list(shape_faults(record, _ROW, _ROW_OPTIONAL, ""))
     yield from faults
     if faults:
@@ -48,28 +45,25 @@ def row_faults(record: Any, literal: bool) -> Iterator[Fault]:
             yield from _words(interaction, at)
             yield from _one_of(interaction, "role", get_args(Role), at)
     if whole:
-        turns = [record, *interactions]
         for i, interaction in enumerate(interactions):
             for j, fact in enumerate(interaction.get("facts") or []):
-                yield from _fact_faults(fact, turns, i + 1, f"interactions.{i}.facts.{j}.", literal)
+                yield from _fact_faults(fact, i + 1, f"interactions.{i}.facts.{j}.")
 
 
-def _fact_faults(fact: Any, turns: list[Mapping[str, Any]], turn: int, at: str, literal: bool) -> Iterator[Fault]:
+def _fact_faults(fact: Any, turn: int, at: str) -> Iterator[Fault]:
     faults = list(shape_faults(fact, _FACT, _FACT_OPTIONAL, at))
     yield from faults
     if faults:
         return
     value, said_in = fact["value"], fact["said_in"]
-    if not value.strip():
+    if not value_words(value):
         yield f"{at}value", "is empty"
     elif not 0 <= said_in < turn:
         yield f"{at}said_in", f"is {said_in}, but should be 0 to {turn - 1}: the value was said before interaction {turn} asks for it"
-    elif literal and not any(contains_value(turns[said_in][part], value) for part in ("query", "answer")):
-        yield f"{at}value", f"{value!r} was never said in interaction {said_in}"
     for k, old in enumerate(fact.get("outdated") or []):
         if not isinstance(old, str) or not old.strip():
             yield f"{at}outdated.{k}", "should be text: a value that this one replaced"
-        elif old == value:
+        elif value_words(old) == value_words(value):
             yield f"{at}outdated.{k}", f"{old!r} is the value itself, which cannot have replaced itself"
 
 

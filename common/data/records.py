@@ -34,9 +34,14 @@ class BadRecords(InputError):
         return BadRecords, (self.faults,)
 
 
-def checked_records(source: str | Path, faults_of: Callable[[Any], Iterable[Fault]]) -> list[dict[str, Any]]:
+def checked_records(
+    source: str | Path,
+    faults_of: Callable[[Any], Iterable[Fault]],
+    notice: Callable[[str, Any], None] | None = None,
+) -> list[dict[str, Any]]:
     """All records of a source; BadRecords where `faults_of` finds any, or where there are no records at all.
 
+    notice: called with where each record without faults stands, and with the record.
     source: path of a .jsonl, .jsonl.gz or .parquet file, or a name of `datasets` as "name", "name:subset" or "name:subset:split".
     """
     records: list[dict[str, Any]] = []
@@ -45,7 +50,10 @@ def checked_records(source: str | Path, faults_of: Callable[[Any], Iterable[Faul
         if isinstance(record, InputError):
             faults.append(record)
         else:
-            faults += [InputError(f"{where}, field {field}", what) for field, what in faults_of(record)]
+            found = [InputError(f"{where}, field {field}", what) for field, what in faults_of(record)]
+            if notice is not None and not found:
+                notice(where, record)
+            faults += found
             records.append(record)
         if len(faults) >= REPORTED:
             break

@@ -36,7 +36,7 @@ _TEMPLATE = re.compile(r"\s*(?:\[BOS\])?\s*\[Q\](?P<query>.*?)(?:\[T\](?P<think>
 
 def load_rows(source: str | Path) -> list[Row]:
     """Conversations from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name ("name:subset:split")."""
-    return [_row(record) for record in checked_records(source, lambda record: row_faults(record, literal=False))]
+    return [_row(record) for record in checked_records(source, row_faults)]
 
 
 def save_rows(rows: Iterable[Row], path: str | Path) -> None:
@@ -46,7 +46,7 @@ def save_rows(rows: Iterable[Row], path: str | Path) -> None:
 
 def row_from_dict(record: Any, where: str = "row") -> Row:
     """A row from its record; InputError names the field that is wrong."""
-    for field, what in row_faults(record, literal=False):
+    for field, what in row_faults(record):
         raise InputError(f"{where}, field {field}", what)
     return _row(record)
 

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.data.checks import Fault, row_faults
+from common.data.facts import fact_faults, fact_warnings
 from common.data.records import checked_records
 from common.data.rows import row_from_dict
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
+from common.failures import InputError
+
+
+class Validated(NamedTuple):
+    """The rows of a file that has no faults, and what in it may not be meant so."""
+
+    rows: list[Row]
+    warnings: list[InputError]
 
 
 def validate_rows(
     path: str | Path, max_answer_tokens: int | None = None, tokenizer: ConversationTokenizer | None = None, literal: bool = True
-) -> list[Row]:
-    """The rows of a file if all is right with it; else BadRecords, whose `faults` are all that is wrong, up to 20.
+) -> Validated:
+    """The rows of a file if nothing is wrong with it; else BadRecords, whose `faults` are all that is, up to 20.
 
-    max_answer_tokens: longest answer, thought and [EOS] included, as `tokenizer` counts it. literal: expected values must stand
-    in the interaction that `said_in` names; off for data whose values follow from what was said (yes, no, counts).
+    max_answer_tokens: longest answer, thought and [EOS] included, as `tokenizer` counts it. literal: expected values stand in the
+    turns that say them, `said_in` last; off for data whose values follow from what was said (yes, no, counts).
     """
     if (max_answer_tokens is None) != (tokenizer is None):
         raise ValueError("max_answer_tokens and tokenizer go together")
+    warnings: list[InputError] = []
 
     def faults_of(record: Any) -> Iterator[Fault]:
-        faults = list(row_faults(record, literal))
+        faults = list(row_faults(record)) or list(fact_faults(record, literal))
         yield from faults
         if not faults and tokenizer is not None and max_answer_tokens is not None:
             yield from _long_answers(row_from_dict(record), max_answer_tokens, tokenizer)
 
-    return [row_from_dict(record) for record in checked_records(path, faults_of)]
+    def notice(where: str, record: Any) -> None:
+        warnings.extend(InputError(f"{where}, field {field}", what) for field, what in fact_warnings(record))
+
+    rows = [row_from_dict(record) for record in checked_records(path, faults_of, notice)]
+    return Validated(rows, warnings)
 
 
 def _long_answers(row: Row, limit: int, tokenizer: ConversationTokenizer) -> Iterator[Fault]:

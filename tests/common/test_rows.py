@@ -112,9 +112,9 @@ FACT = ("interactions", 1, "facts", 0)
         (broken(*FACT, "said_in", value=2), "interactions.1.facts.0.said_in", "0 to 1"),
         (broken(*FACT, "said_in", value=-1), "interactions.1.facts.0.said_in", "0 to 1"),
         (broken(*FACT, "said_in", value=True), "interactions.1.facts.0.said_in", "should be a whole number, not true"),
-        (broken(*FACT, "said_in", value=1), "interactions.1.facts.0.value", "'Rex' was never said in interaction 1"),
+        (broken(*FACT, "said_in", value=1), "interactions.1.facts.0.said_in", "is 1, where 'Rex' was never said: turn 0"),
         (broken(*FACT, "value", value="Re"), "interactions.1.facts.0.value", "'Re' was never said"),
-        (broken(*FACT, "value", value=" "), "interactions.1.facts.0.value", "is empty"),
+        (broken(*FACT, "value", value=" \u200b"), "interactions.1.facts.0.value", "is empty"),
         (broken(*FACT, "outdated", value="Max"), "interactions.1.facts.0.outdated", "should be a list"),
         (broken(*FACT, "outdated", value=[3]), "interactions.1.facts.0.outdated.0", "should be text"),
         (broken(*FACT, "outdated", value=["Rex"]), "interactions.1.facts.0.outdated.0", "is the value itself"),
@@ -135,7 +135,7 @@ def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, record: Any, field
 
 def test_values_that_only_follow_from_what_was_said_load_and_pass_on_request(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", broken(*FACT, "value", value="yes"))
-    assert len(load_rows(path)) == len(validate_rows(path, literal=False)) == 1
+    assert len(load_rows(path)) == len(validate_rows(path, literal=False).rows) == 1
 
 
 def test_all_faults_are_reported_up_to_twenty(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_all_faults_are_reported_up_to_twenty(tmp_path: Path) -> None:
 def test_an_answer_over_the_limit_is_named(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(["my dog is called Rex"], 300)
     path = write(tmp_path / "rows.jsonl", broken("interactions", 0, "answer", value="x" * 30))
-    assert validate_rows(path, 40, tokenizer)
+    assert len(validate_rows(path, 40, tokenizer).rows) == 1
     error = fault(path, max_answer_tokens=10, tokenizer=tokenizer)
     assert error.where.endswith("field interactions.0.answer")
     assert "10 are allowed" in error.what

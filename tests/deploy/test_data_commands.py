@@ -74,6 +74,23 @@ def test_validate_shows_every_fault_and_ends_with_the_first(tmp_path: Path, caps
     assert "line 1: broken JSON" in said[-1]
 
 
+def test_validate_refuses_an_outdated_value_and_warns_of_one_in_its_own_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"query": "where do I live?", "answer": "in Rome", "facts": [{"value": "Rome", "said_in": 0}]}
+    moved = [{"query": "now I live in Oslo", "answer": "okay"}, asked]
+    path = write(tmp_path / "stale.jsonl", {**ROW, "interactions": moved})
+    assert "stale.jsonl, line 1, field interactions.1.facts.0.value: 'Rome' is out of date" in refused(capsys, "validate", str(path))
+    assert len(load_rows(path)) == 1
+
+    path = write(tmp_path / "easy.jsonl", {**ROW, "interactions": [{**asked, "query": "do I live in Rome?", "answer": "yes"}] * 11})
+    assert run_command(["data", "validate", str(path), "--inferred"]) == EXIT_DONE
+    shown = capsys.readouterr()
+    assert "warning: " + str(path) + ", line 1, field interactions.0.facts.0.value: 'Rome' stands in the question" in shown.err
+    assert shown.err.endswith("warning: and 2 more\n")
+    assert shown.out == f"{path}: 1 conversations, no faults, 22 warnings\n"
+
+
 def test_validate_measures_answers_with_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_tokenizer(["in Rome"], 264).save(tmp_path / "tokenizer")
     path = write(tmp_path / "rows.jsonl", ROW)
