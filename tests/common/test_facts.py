@@ -65,6 +65,9 @@ TAKEN_BACK = [
 STILL_TRUE = [
     (["I like tea.", "I like coffee."], "What do I like?", "tea"),
     (["I like tea.", "Now I also like coffee."], "What do I like?", "tea"),
+    (["I like tea.", "Besides, I now like coffee."], "What do I like?", "tea"),
+    (["I live in Rome.", "Now I live in Oslo?"], HOME, "Rome"),
+    (["i'm tom", "now i'm tired"], "who am i?", "tom"),
     (["I live in Rome.", "I live in Oslo."], HOME, "Rome"),
     (["I live in Rome.", "Do I live in Oslo now?"], HOME, "Rome"),
     (["I live in Rome.", "My sister lives in Oslo now."], HOME, "Rome"),

@@ -36,7 +36,7 @@ STANDS = [
     ("I feel 🐱🐶", "🐶"), ("❤️", "❤"), ("👨‍👩‍👧!", "👨‍👩‍👧"), ("🇮🇹🇫🇷", "🇫🇷"), ("use ++ there", "++"), ("it is ?!", "?!"),
     # punctuation and what is glued on
     ("Luna!", "luna"), ("“Luna”", "Luna"), ("Luna", "“Luna”"), ("«Luna»", "Luna"), ("'Luna'", "Luna"), ("_Luna_", "Luna"),
-    ("**Luna**", "Luna"), ("<b>Luna</b>", "Luna"), ("[Luna]", "Luna"), ("Luna;Tom", "Tom"), ("Luna,Tom", "Luna"),
+    ("**Luna**", "Luna"), ("*B*", "B"), ("<b>Luna</b>", "Luna"), ("[Luna]", "Luna"), ("Luna;Tom", "Tom"), ("Luna,Tom", "Luna"),
     ("Luna…", "Luna"), ("Luna...She", "Luna"), ("Luna—my cat", "Luna"), ("Luna- my cat", "Luna"), ("-Luna", "Luna"),
     ("LUNA'S", "Luna"), ("the Coopers' cat", "Coopers"), ("Luna’ll come", "Luna"), ("Ankara'dan geldim", "Ankara"),
     ("l’Italie", "Italie"), ("à l'Étoile", "étoile"), ("in Rome.I like it", "Rome"), ("in the USA.They", "USA"),
@@ -63,7 +63,7 @@ ABSENT = [
     ("7km", "7"), ("H₂O", "H"), ("H2O", "H"), ("café", "cafe"), ("cafe\u0301", "cafe"), ("Übung", "ubung"), ("kısa", "kisa"),
     ("चीना", "चीन"), ("चीन", "चीना"), ("दिन", "दीन"), ("কলা", "কল"), ("می‌روم", "روم"), ("مُحَمَّد", "محمد"), ("كلب", "لب"),
     ("タマゴ", "タマ"), ("アタマ", "タマ"), ("コーラ", "コ"), ("바나나", "나"), ("김치", "김"), ("부산역", "부산"), ("十五", "五"),
-    ("五十", "五"), ("十二月", "二月"), ("１７", "7"), ("เมา", "มา"), ("ကန်", "က"), ("ខ្មែរ", "ម"), ("དགའ", "ད"),
+    ("五十", "五"), ("十二月", "二月"), ("１７", "7"), ("เมา", "มา"), ("ကန်", "က"), ("ខ្មែរ", "ម"), ("ខ្មោច", "មោច"), ("དགའ", "ད"),
     ("👍🏿", "👍"), ("👨‍👩‍👧", "👩"), ("🇮🇹🇫🇷", "🇹🇫"), ("7️⃣", "7"), ("", "Luna"), ("Luna", ""), ("Luna", " \u200b"),
 ]
 # fmt: on
