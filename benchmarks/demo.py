@@ -1,0 +1,67 @@
+"""The demo with one seed, and what it recalls of changed facts on each held-out pattern.
+
+    python -m benchmarks.demo SEED [OUT]
+
+trains `configs/demo.yaml` in OUT (default: `runs/demo-SEED`) and evaluates 1,000 conversations of each
+pattern of change (common/data/synth.py), drawn with a seed of their own. Writes
+benchmarks/results/demo-SEED.json. Started again, it goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.config.loader import load_run
+from common.config.schema import Run, SynthData
+from common.data.rows import save_rows
+from common.data.synth import PATTERNS, pattern_rows
+from common.seeding import derive
+from learner.evaluate import evaluate_checkpoint
+
+CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+RESULTS = Path(__file__).parent / "results"
+QUESTIONS = 1000
+TRAINING_SECONDS = 3600.0
+
+
+def run(seed: int, out: Path) -> dict[str, Any]:
+    """The summary of the demo and the retention on each pattern, as in `engram eval --json`."""
+    words = [f"seed={seed}", f"name=demo-{seed}", f"runs={out}"]
+    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
+    subprocess.run(command, check=True, timeout=TRAINING_SECONDS)
+    where = out / f"demo-{seed}"
+    summary = json.loads((where / "summary.json").read_text())
+    return {
+        "seed": seed,
+        "environment": json.loads((where / "environment.json").read_text()),
+        "wall_seconds": summary["wall_seconds"],
+        "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
+        "retention": summary["retention"],
+        "patterns": patterns(load_run([str(CONFIG)], words), where),
+    }
+
+
+def patterns(settings: Run, where: Path) -> dict[str, Any]:
+    """Retention of a run on the held-out patterns of its data."""
+    data = settings.data
+    assert isinstance(data, SynthData)
+    found = {}
+    for name in PATTERNS:
+        path = where / f"{name}.jsonl"
+        save_rows(pattern_rows(data, name, QUESTIONS, derive(settings.seed, "patterns")), path)
+        found[name] = evaluate_checkpoint(str(where), str(path))["retention"]
+    return found
+
+
+if __name__ == "__main__":
+    number = int(sys.argv[1])
+    result = run(number, Path(sys.argv[2] if len(sys.argv) > 2 else "runs").resolve())
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"demo-{number}.json").write_text(json.dumps(result, indent=1) + "\n")
+    for name, retention in result["patterns"].items():
+        shares = {figure: retention[figure]["all"] for figure in ("changed", "outdated", "exact", "memory")}
+        print(name, {figure: round(share, 3) for figure, share in shares.items()})
