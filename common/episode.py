@@ -19,7 +19,8 @@ import numpy as np
 
 Role = Literal["remember", "distract", "recall", "act"]
 Strategy = Literal["single", "cumulative", "long_term"]
-Status = Literal["generated", "scored", "failed"]
+Status = Literal["generated", "scored", "unscored", "failed"]
+"""unscored: played, but no turn has a reward. failed: not played to its end."""
 
 
 @cache
@@ -204,9 +205,9 @@ class Episode(Record):
         return self.turns[1:]
 
     def judged(self, verdicts: Sequence[Verdict]) -> Self:
-        """With a verdict for each answered turn, in order. "failed" where no turn has a reward, and where it was so before."""
+        """With a verdict for each answered turn, in order. "unscored" where no turn has a reward. One that failed stays so."""
         if self.status == "failed":
             return self
         answered = tuple(replace(turn, **verdict._asdict()) for turn, verdict in zip(self.answered, verdicts, strict=True))
         lost = bool(verdicts) and all(verdict.reward is None for verdict in verdicts)
-        return replace(self, turns=(*self.turns[:1], *answered), status="failed" if lost else "scored")
+        return replace(self, turns=(*self.turns[:1], *answered), status="unscored" if lost else "scored")

@@ -33,6 +33,10 @@ from reward_service.statistics import Statistics, terms_of
 from reward_service.text import exact_match_reward, format_reward, thought_reward
 
 
+HELD = ("failed", "unscored")
+"""Episodes that keep the verdicts that they have."""
+
+
 def score_episodes(
     episodes: Sequence[Episode],
     rewards: Rewards,
@@ -41,7 +45,7 @@ def score_episodes(
     known_values: Collection[str] = (),
     statistics: Statistics = MappingProxyType({}),
 ) -> list[Episode]:
-    """The episodes with the verdicts of `judge` filled in, and status "scored", or "failed" where no turn could be scored."""
+    """The episodes with the verdicts of `judge` filled in, and status "scored", or "unscored" where no turn could be scored."""
     verdicts = judge(episodes, rewards, embedding, special_ids, known_values, statistics)
     return [episode.judged(own) for episode, own in zip(episodes, verdicts, strict=True)]
 
@@ -61,7 +65,7 @@ def judge(
     embedding: frozen float32 [vocabulary, width]. special_ids: tokens that are no part of any text.
     known_values: values that a wrong answer may hold, besides those of the conversation itself (reward_service/recall.py).
     statistics: of the components that are normalised (reward_service/statistics.py).
-    The turns of an episode that came as "failed" are judged by what they hold already.
+    The turns of an episode that came as "failed" or "unscored" are judged by what they hold already.
     """
     everywhere = words_of_values(known_values)
     turns: list[Turn] = []
@@ -71,7 +75,7 @@ def judge(
     groups: dict[RewardMix, list[Comparison]] = {mix: [] for mix in mixes.values()}
     route = {key: groups[mix] for key, mix in mixes.items()}
     for episode in episodes:
-        if episode.status != "failed":
+        if episode.status not in HELD:
             for comparison in comparisons(episode.strategy, len(episode.turns), first=len(turns)):
                 route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(comparison)
         values = {value for turn in episode.turns for fact in turn.facts for value in (fact.value, *fact.outdated)}
@@ -91,7 +95,7 @@ def judge(
     out, first = [], 0
     for episode in episodes:
         judged = verdicts[first + 1 : first + len(episode.turns)]
-        out.append(judged if episode.status != "failed" else [_held_by(turn) for turn in episode.answered])
+        out.append(judged if episode.status not in HELD else [_held_by(turn) for turn in episode.answered])
         first += len(episode.turns)
     return out
 

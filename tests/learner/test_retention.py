@@ -60,6 +60,11 @@ def test_episode_that_could_not_be_played_is_no_zero() -> None:
         recall_by_distance([episode(turn("Rex", Fact("Rex", 0))), failed])
 
 
+def test_recall_needs_no_reward() -> None:
+    unscored = replace(episode(turn("Rex", Fact("Rex", 0))), status="unscored")
+    assert recall_by_distance([unscored])[0]["all"] == 1.0
+
+
 def test_a_list_of_all_values_recalls_everything_and_is_neither_exact_nor_precise() -> None:
     rex, rome = Fact("Rex", 0), Fact("Rome", 0)
     honest = episode(turn("Rex", rex), turn("Rome", rome))

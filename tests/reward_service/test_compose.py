@@ -157,7 +157,7 @@ def test_a_component_that_fails_is_not_one_that_does_not_apply() -> None:
     result = scored(episode("cumulative", OPENING, NOT_ASKED, broken), rewards)
     assert [turn.reward for turn in result.answered] == [0.0, None]
     assert str(result.turns[2].failure).startswith("tokens: ")
-    assert scored(episode("cumulative", OPENING, broken), rewards).status == "failed"
+    assert scored(episode("cumulative", OPENING, broken), rewards).status == "unscored"
     verdicts = judge([episode("cumulative", OPENING, NOT_ASKED, ASKED, broken)], rewards, ONE_HOT, SPECIAL)[0]
     assert [verdict.unrewarded for verdict in verdicts] == [True, False, False]
     metrics = Metrics()
@@ -296,13 +296,13 @@ def test_an_undefined_component_fails_the_turn_and_an_episode_without_any_reward
     assert half.status == "scored"
     assert half.turns[1].reward == pytest.approx(1.0)
     assert half.turns[2].failure == "bleu: the value is nan"
-    assert scored(episode("cumulative", OPENING, undefined), rewards).status == "failed"
+    assert scored(episode("cumulative", OPENING, undefined), rewards).status == "unscored"
 
 
 def test_a_failed_episode_is_not_scored_and_an_unscored_one_gives_its_reason_everywhere() -> None:
     generated = episode("cumulative", OPENING, ASKED, NOT_ASKED)
     lost = generated.judged(unscored(generated, "DeadlineExceeded: too late"))
-    assert lost.status == "failed"
+    assert lost.status == "unscored"
     assert [t.failure for t in lost.turns] == [None, "DeadlineExceeded: too late", "DeadlineExceeded: too late"]
     assert scored(lost, EVERYTHING) == lost
 

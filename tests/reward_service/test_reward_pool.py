@@ -125,7 +125,7 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
 
     scored, state = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]
-    assert [one.id for one in scored if one.status == "failed"] == ["e5"]
+    assert [one.id for one in scored if one.status == "unscored"] == ["e5"]
     assert [turn.reward for turn in scored[5].answered] == [None] * 3
     assert "KeyError" in str(scored[5].turns[1].failure)
 
@@ -148,7 +148,7 @@ def test_where_no_worker_is_in_time_every_episode_is_without_a_reward_and_says_w
 
     scored = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]
-    assert [one.status for one in scored] == ["failed"] * 2
+    assert [one.status for one in scored] == ["unscored"] * 2
     assert all(turn.reward is None and "waited 0.0 s for" in str(turn.failure) for one in scored for turn in one.answered)
 
 
@@ -190,7 +190,7 @@ def test_the_halves_of_a_lost_batch_go_before_those_that_have_had_no_try(tmp_pat
         return await pool.score(lasting(seconds), {})
 
     scored = run(body, rewards)
-    assert [one.id for one in scored if one.status == "failed"] == ["e0"]
+    assert [one.id for one in scored if one.status == "unscored"] == ["e0"]
     order = [float(line) for line in (tmp_path / "sleeping.py.order").read_text().split()]
     # The other half, and the batch that was sent already and stood behind it.
     assert max(map(order.index, seconds[1:4])) < min(map(order.index, seconds[4:]))
