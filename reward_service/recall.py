@@ -3,8 +3,8 @@
 Which values are wrong follows from what an episode carries. The values of all facts of all its turns are the values of this
 conversation; a list of further known values may come with them (the values a data set draws from). Of these, a value is wrong
 in an answer when the turn does not ask for it and neither its query nor its reference mentions it: it belongs to another
-question, is out of date, or was never told. Right values are taken out of the answer before wrong ones are sought, so "York"
-is not found inside "New York".
+question, is out of date, or was never told. Right values are taken out of the answer before wrong ones are sought, and longer ones
+before shorter ones, so "York" is not found inside "New York", and a guess at that is one value.
 """
 
 from __future__ import annotations
@@ -83,16 +83,23 @@ def named_values(turn: Turn, known: Collection[Words]) -> Named:
     others = [value for value in known if value not in wanted and value[0] in answer]
     if not others:
         return Named(len(right), len(wanted), 0)
-    if len(right) > 1:
-        right.sort(key=lambda value: len(" ".join(value)), reverse=True)
-    for value in right:
+    for value in _longest_first(right):
         answer = taken_out(answer, value)
     standing = [value for value in others if place(answer, value)]
     if not standing:
         return Named(len(right), len(wanted), 0)
     context = folded(turn.query), folded(turn.reference)
-    wrong = sum(not any(place(text, value) for text in context) for value in standing)
+    wrong = 0
+    for value in _longest_first(standing):
+        if place(answer, value):
+            answer = taken_out(answer, value)
+            wrong += not any(place(text, value) for text in context)
     return Named(len(right), len(wanted), wrong)
+
+
+def _longest_first(values: list[Words]) -> list[Words]:
+    """So that a value inside another is not found there."""
+    return sorted(values, key=lambda value: len(" ".join(value)), reverse=True) if len(values) > 1 else values
 
 
 def words_of_values(values: Iterable[str]) -> frozenset[Words]:

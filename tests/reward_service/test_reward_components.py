@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,13 @@ def test_recall_pays_the_right_value_and_charges_for_none_and_for_more_than_one(
 def test_wrong_values_inside_right_ones_are_free() -> None:
     turn = Turn([], [], [], [], facts=(Fact("Rex", 0), Fact("New York", 1)), answer="It lives in New York")
     assert named_values(turn, KNOWN) == Named(right=1, asked=2, wrong=0)
+
+
+def test_a_wrong_value_that_holds_another_one_is_one_value() -> None:
+    turn = Turn([], [], [], [], facts=(Fact("Rex", 0),), answer="in New York", reference="Rex")
+    assert named_values(turn, KNOWN) == Named(right=0, asked=1, wrong=1)
+    assert named_values(replace(turn, answer="New York, York"), KNOWN) == Named(right=0, asked=1, wrong=2)
+    assert named_values(replace(turn, reference="New York"), KNOWN) == Named(right=0, asked=1, wrong=0)
 
 
 def test_of_several_values_asked_for_a_guess_at_the_second_costs_less_than_leaving_it_out() -> None:
