@@ -164,7 +164,7 @@ class Turn(Record):
     reward: float | None = None
     """Weighted mean of the terms, scaled; 0 where none with a weight applies; None where the turn was not scored."""
     reward_std: float = 0.0
-    """Standard deviation of the score by reward models that give a distribution; of several, the largest."""
+    """Standard deviation of the score by reward models that give a distribution, in levels; of several, the largest."""
     failure: str | None = None
     """Why it was not scored, or not played to its end."""
     unfiltered_log_probs: Sequence[float] = field(default_factory=list)

@@ -21,6 +21,7 @@ from common.config.rewards import ModelReward
 from common.episode import Turn
 from common.failures import DataFailure, InputError
 from reward_service.custom import ModelOutcome
+from reward_service.labels import label_scores, require_label
 from reward_service.preference_model import (
     Dialogue,
     PreferenceModel,
@@ -36,6 +37,7 @@ from reward_service.preference_model import (
 def model_rewards(section: ModelReward, conversations: Sequence[Sequence[Turn]]) -> list[ModelOutcome]:
     """The outcome of the last turn of each conversation, given the turns before it. Raises InputError where there is no such model."""
     model = open_model(section.path, section.serve)
+    require_label(section.path, section, model.module.config, is_ours(section.path))
     outcomes: list[str | None] = []
     readings: list[Reading] = []
     for conversation in conversations:
@@ -56,16 +58,19 @@ def dialogue(conversation: Sequence[Turn]) -> Dialogue:
 
 
 def scores(section: ModelReward, model: PreferenceModel, readings: Sequence[Reading]) -> list[tuple[float, float]]:
-    """(reward, its standard deviation) of each reading, in [0, 1] where `section.unit`."""
+    """(reward, its standard deviation) of each reading. The reward is in [0, 1] where `section.unit`; the deviation is in levels
+    whatever the reward is in, as in its source: an advantage is divided by 1 + σ of the levels 1…K (`ppo.doubt`)."""
     if not readings:
         return []
     with torch.inference_mode():
         logits = in_passes(model.logits, readings, section.batch_tokens)
+    if section.label is not None:
+        return [(value, 0.0) for value in label_scores(section, model.module.config, logits).tolist()]
     values, stds = expected_and_std(logits)
     if section.unit and model.levels == 1:
         values = torch.sigmoid(values)
     elif section.unit:
-        values, stds = (values - 1) / (model.levels - 1), stds / (model.levels - 1)
+        values = (values - 1) / (model.levels - 1)
     return list(zip(values.tolist(), stds.tolist(), strict=True))
 
 
@@ -80,13 +85,15 @@ def open_model(path: str, serve: str) -> PreferenceModel:
 
 
 def require_model(section: ModelReward) -> None:
-    """Refuse a reward model that is not there, without loading its weights. Raises InputError naming its path."""
+    """Refuse a reward model that is not there, or whose labels do not say which of them pays, without loading its weights. Raises
+    InputError naming its path."""
     if is_ours(section.path):
         checkpoint = open_checkpoint(section.path)
         with checkpoint.folder() as folder:
             config = scoring_config(checkpoint.where, folder)
     else:
         config = scoring_config(section.path, section.path)
+    require_label(section.path, section, config, is_ours(section.path))
     if section.serve == "vllm":
         require_vllm(section.path, reads_memory=config.model_type == "rxt_reward")
 

@@ -204,8 +204,11 @@ def from_folder(
     with _naming(where):
         module = AutoModelForSequenceClassification.from_pretrained(folder, ignore_mismatched_sizes=levels is not None, **labels)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    if levels is not None and not (_scores(config) and config.num_labels == levels):
-        draw_head(module)
+    if levels is not None:
+        if not (_scores(config) and config.num_labels == levels):
+            draw_head(module)
+        # Kept with the model: its outputs are levels 1…K, and not labels of a classifier (labels.py).
+        module.config.levels = levels
     return TextPreferenceModel(module, tokenizer, max_tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,24 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]")
 
 
-def text_model(folder: Path, kind: str = "llama", levels: int | None = None, width: int = 32) -> str:
-    """A folder with a tiny model of transformers: a causal LM ("llama"), an encoder ("bert"), or a classifier of `levels` ("bert")."""
+def text_model(
+    folder: Path, kind: str = "llama", levels: int | None = None, width: int = 32, labels: Sequence[str] = (), **more: Any
+) -> str:
+    """A folder with a tiny model of transformers: a causal LM ("llama"), an encoder ("bert"), a reward model of `levels` ("bert"), or a
+    classifier with `labels` ("bert"), to whose configuration `more` is added."""
     torch.manual_seed(0)
     tokenizer = text_tokenizer()
     shape: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4}
     shape |= {"intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
     if kind == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, bos_token_id=None, eos_token_id=2))
+    elif labels:
+        model = BertForSequenceClassification(BertConfig(**shape, id2label=dict(enumerate(labels)), **more))
+        model.classifier.weight.data.normal_()  # a new one says nearly the same of everything
     elif levels is None:
         model = BertModel(BertConfig(**shape))
     else:
-        model = BertForSequenceClassification(BertConfig(**shape, num_labels=levels))
+        model = BertForSequenceClassification(BertConfig(**shape, num_labels=levels, levels=levels))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

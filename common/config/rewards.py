@@ -176,10 +176,21 @@ class ModelReward(Component):
     """Share of the total."""
     unit: bool = True
     """Map the score to [0, 1]: the sigmoid of a scalar, (expected level - 1) / (levels - 1) of a discrete one. False: as it is."""
+    label: str | None = None
+    """Of a text classifier with several labels: the name of the one that pays, as its configuration writes it. Such a model is refused
+    without one. A reward model that was trained here has none."""
+    read: Literal["logit", "log_odds", "probability"] = "probability"
+    """What pays of that label: its logit, log p / (1 - p), or p. `unit` changes none of them."""
     serve: Literal["transformers", "vllm"] = "transformers"
     """What runs the model, inside the reward worker. vllm reads text, so not a reward model with short-term memory."""
     batch_tokens: int = Field(16384, ge=1)
     """Tokens, padding included, in one forward pass."""
+
+    @model_validator(mode="after")
+    def _reads_a_label(self) -> ModelReward:
+        if "read" in self.model_fields_set and self.label is None:
+            raise ValueError("read says what pays of a label, and there is no label")
+        return self
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

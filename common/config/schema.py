@@ -400,8 +400,8 @@ class PPO(Section):
     whiten: bool = True
     """Whether advantages are whitened over the whole batch."""
     doubt: bool = False
-    """Divide each advantage by 1 + the standard deviation of its score, where a discrete reward model gave one: less is learnt from
-    what it is unsure of."""
+    """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete reward model gave one: less is
+    learnt from what it is unsure of."""
     critic_warmup: int = Field(0, ge=0)
     """Iterations in which only the critic learns. Its first values are 0, so without it the first advantages are whole returns, and a
     policy that starts good is first of all shaken."""

@@ -142,19 +142,21 @@ def test_a_unit_reward_lies_between_0_and_1_and_orders_alike(tmp_path: Path, lev
         value = a.rewards["quality"]
         expected = 1 / (1 + np.exp(-value)) if levels == 1 else (value - 1) / 2
         assert b.rewards["quality"] == pytest.approx(expected, abs=1e-6)
-        assert b.reward_std == pytest.approx(a.reward_std / 2 if levels == 3 else 0.0, abs=1e-9)
+        assert b.reward_std == a.reward_std, "in levels, whatever the reward is in"
+        assert (a.reward_std > 0) == (levels == 3)
 
 
-@pytest.mark.parametrize("wider_first", [True, False])
-def test_of_two_models_the_larger_doubt_is_kept(memory_model: str, wider_first: bool) -> None:
-    """The same model twice: on its own scale from 1 to 5, and on one from 0 to 1, where its doubt is a quarter."""
-    models = tuple(ModelReward(name=name, path=memory_model, unit=unit) for name, unit in (("a", not wider_first), ("b", wider_first)))
+@pytest.mark.parametrize("sure_first", [True, False])
+def test_of_two_models_the_larger_doubt_is_kept(tmp_path: Path, memory_model: str, sure_first: bool) -> None:
+    """A model of three levels is never as unsure as one of five levels that knows nothing."""
+    paths = [text_model(tmp_path / "judge", "bert", 3), memory_model]
+    models = tuple(ModelReward(name=f"m{i}", path=path) for i, path in enumerate(paths if sure_first else paths[::-1]))
     mix = RewardMix(bleu=None, cosine=None, recall=None, models=models)
     both = score_episodes(EPISODES, Rewards(single=mix, cumulative=mix, long_term=mix), EMBEDDING, ())
-    alone = score_episodes(EPISODES, rewards(memory_model, unit=False), EMBEDDING, ())
-    doubts = [turn.reward_std for episode in both for turn in episode.answered]
-    assert doubts == [turn.reward_std for episode in alone for turn in episode.answered]
-    assert min(doubts) > 0
+    apart = [score_episodes(EPISODES, rewards(path), EMBEDDING, ()) for path in paths]
+    doubts = [[turn.reward_std for episode in episodes for turn in episode.answered] for episodes in (both, *apart)]
+    assert doubts[0] == [max(pair) for pair in zip(*doubts[1:], strict=True)]
+    assert min(doubts[0]) > 0
 
 
 def test_an_interaction_that_the_model_cannot_read_fails_alone_and_says_why(memory_model: str) -> None:
