@@ -99,9 +99,12 @@ def copy_gains(
 
 
 def _samples(episodes: Sequence[Episode]) -> dict[tuple[Strategy, Form], list[tuple[Episode, int]]]:
-    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one, …"""
+    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one, … What failed
+    may hold what cannot be judged."""
     samples: dict[tuple[Strategy, Form], list[tuple[Episode, int]]] = {}
     for episode in episodes:
+        if episode.status == "failed":
+            continue
         turns: dict[Form, list[int]] = {}
         for comparison in comparisons(episode.strategy, len(episode.turns)):
             turns.setdefault(comparison.form, []).append(comparison.turn)
