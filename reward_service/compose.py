@@ -32,7 +32,6 @@ from reward_service.recall import Words, recall_reward, words_of_values
 from reward_service.statistics import Statistics, terms_of
 from reward_service.text import exact_match_reward, format_reward, thought_reward
 
-
 HELD = ("failed", "unscored")
 """Episodes that keep the verdicts that they have."""
 

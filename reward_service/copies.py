@@ -12,7 +12,7 @@ from common.config.rewards import RewardMix, Rewards
 from common.data.special_tokens import spoken
 from common.episode import Episode, Strategy, Turn
 from reward_service.comparison import comparisons, remembered_text
-from reward_service.compose import judge
+from reward_service.compose import HELD, judge
 from reward_service.cosine import Form
 from reward_service.statistics import Statistics
 
@@ -99,11 +99,11 @@ def copy_gains(
 
 
 def _samples(episodes: Sequence[Episode]) -> dict[tuple[Strategy, Form], list[tuple[Episode, int]]]:
-    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one, … What failed
-    may hold what cannot be judged."""
+    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one, … What has no
+    reward may hold what cannot be judged."""
     samples: dict[tuple[Strategy, Form], list[tuple[Episode, int]]] = {}
     for episode in episodes:
-        if episode.status == "failed":
+        if episode.status in HELD:
             continue
         turns: dict[Form, list[int]] = {}
         for comparison in comparisons(episode.strategy, len(episode.turns)):

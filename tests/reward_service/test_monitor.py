@@ -258,7 +258,8 @@ def test_what_copies_earn_asks_no_function_and_a_handful_of_turns_raises_no_alar
     assert few.copy > few.right
     assert copy_alarms([few]) == []
     assert copy_alarms([few, enough]) == [Alarm("total", "copies_pay", enough.copy - enough.right, 8)]
-    broken = replace(conversations("cumulative", 1)[0], strategy="backwards", status="failed")
-    assert copy_gains([broken], rewards, EMBEDDING, ()) == []
+    for status in ("failed", "unscored"):
+        broken = replace(conversations("cumulative", 1)[0], strategy="backwards", status=status)
+        assert copy_gains([broken], rewards, EMBEDDING, ()) == []
     only_functions = rewards.model_copy(update={"cumulative": mix.model_copy(update={"bleu": None})})
     assert copy_alarms(copy_gains(conversations("cumulative", 8), only_functions, EMBEDDING, ())) == []
