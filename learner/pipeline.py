@@ -130,6 +130,7 @@ def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: Recorder
         elif job.stage == first and "before_mrl" not in summary.value["retention"]:
             progress.note("the summary has no evaluation before MRL, which has begun: it cannot be made any more")
         if not is_finished(checkpoint, job.stage, stages[job.stage]):
+            summary.discard_evaluation("after_mrl", job.stage)
             run_stage(mrl_loop, job, recorder, progress, summary, half)
         after = newest(job.directory)
         if is_finished(after, job.stage, stages[job.stage]):

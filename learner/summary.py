@@ -69,6 +69,13 @@ class Summary:
         entry["evaluated"] = [*entry.get("evaluated", ()), name]
         self.write("running")
 
+    def discard_evaluation(self, name: str, index: int) -> None:
+        """The weights that it was of are trained on: a stage that got more steps, or went back to an older checkpoint."""
+        if self.evaluated(name, index):
+            entry = next(entry for entry in self.value["stages"] if entry["index"] == index)
+            entry["evaluated"] = [each for each in entry["evaluated"] if each != name]
+            self.write("running")
+
     def _entry(self, index: int, name: str) -> dict[str, Any]:
         stages: list[dict[str, Any]] = self.value["stages"]
         for entry in stages:

@@ -75,3 +75,7 @@ def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has
     assert [owed(stage) for stage in range(4)] == [[], [], [], [3]]
     summary.keep_evaluation("before_mrl", 3, "mrl")
     assert owed(3) == [3]
+    summary.discard_evaluation("after_mrl", 1)  # it was given more iterations
+    assert owed(1) == [1]
+    assert Summary(run, directory).evaluated("before_mrl", 3)
+    assert not Summary(run, directory).evaluated("after_mrl", 1)
