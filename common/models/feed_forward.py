@@ -38,6 +38,9 @@ class FeedForward(nn.Module):
 class MixtureOfExperts(nn.Module):
     """Every token goes through its `per_token` most probable experts, weighted by their renormalised probabilities.
 
+    One expert alone is weighted by its probability as it is (Fedus 2021, arXiv 2101.03961, eq. 2): renormalised it would be 1 whatever
+    the router says, and the router would learn nothing from what its choice was good for.
+
     No capacity limit, so no token is dropped and a token's output does not depend on the batch it is in.
     """
 
@@ -52,9 +55,7 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
-        probabilities = self.router(tokens).softmax(-1)
-        weights, chosen = probabilities.topk(self.per_token, dim=-1)
-        weights = weights / weights.sum(-1, keepdim=True)
+        probabilities, weights, chosen = self.shares(tokens)
         if routings is not None:
             routings.append(Routing(probabilities, chosen))
         if x.is_cuda and not torch.is_grad_enabled() and len(tokens) <= _FEW_TOKENS:
@@ -74,6 +75,14 @@ class MixtureOfExperts(nn.Module):
             result = narrow_linear(inner, self.down[expert], self.down_bias[expert])
             out.index_add_(0, rows, result * weights.flatten()[picks, None])
         return out.view_as(x)
+
+    def shares(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens [tokens, width] → probabilities [tokens, experts], and of the experts chosen weights and indices [tokens, per_token]."""
+        probabilities = self.router(tokens).softmax(-1)
+        weights, chosen = probabilities.topk(self.per_token, dim=-1)
+        if self.per_token > 1:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return probabilities, weights, chosen
 
     def by_all_experts(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The same with every expert computed for every token: more arithmetic, but the host need not know how many chose which.

@@ -33,6 +33,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "sqa": {"query_heads": 2, "kv_heads": 2},
     "cross heads of their own": {"query_heads": 2, "kv_heads": 2, "cross_query_heads": 4, "cross_kv_heads": 1, "memory_query_heads": 4},
     "mixture of experts": {"experts": 5, "experts_per_token": 2, "decoder_ff": 24},
+    "one expert per token": {"experts": 5, "experts_per_token": 1, "decoder_ff": 24},
     "simple memory attention": {"memory_attention": "simple", "residual_gate": "static"},
     "self memory attention": {"memory_attention": "self", "residual_gate": "elementwise"},
     "interlayer memory attention": {"memory_attention": "interlayer", "gate_activation": "tanh", "residual_gate": "linear"},
