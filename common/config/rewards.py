@@ -33,6 +33,10 @@ class Component(Section):
             raise ValueError("the low end should lie below the high one")
         return clip
 
+    def width(self) -> float:
+        """Of the range that it counts in: its clip, else [0, 1]; a standard deviation where it is normalised."""
+        return self.clip[1] - self.clip[0] if self.clip is not None and not self.normalise else 1.0
+
 
 class Bleu(Component):
     weight: float = Field(0.4, ge=0)
@@ -250,6 +254,11 @@ class RewardMix(Section):
         """Components that are not built in."""
         return (*self.functions, *self.endpoints, *self.models)
 
+    def width(self) -> float:
+        """Of the range of the weighted mean."""
+        parts = self.components().values()
+        return sum(part.weight * part.width() for part in parts) / sum(part.weight for part in parts)
+
     @model_validator(mode="after")
     def _rewards_something(self) -> RewardMix:
         if not any(component.weight > 0 for component in self.components().values()):
@@ -296,6 +305,10 @@ class Rewards(Section):
     def mixes(self) -> tuple[RewardMix, ...]:
         """Every mix that is there."""
         return tuple(mix for mix in (self.single, self.cumulative, self.long_term, self.first_turn, self.topic_change) if mix is not None)
+
+    def width(self) -> float:
+        """How wide the range is that rewards of turns lie in, by the widest mix: `scale`, twice that where `symmetric`."""
+        return max(mix.width() for mix in self.mixes()) * self.scale * (2 if self.symmetric else 1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Rewards:

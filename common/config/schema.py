@@ -264,8 +264,9 @@ class MemoryAware(SupervisedStage):
     """Which stage this is."""
     router_loss: float = Field(0.01, ge=0)
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
-    bptt_turns: int | Literal["all"] = "all"
-    """Writes that gradients flow back through: 1 as in the articles, or the whole episode."""
+    bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    """How many writes before it the gradient of an answer flows back through: 1 as in the articles, or all of the episode. k writes
+    for every answer cost up to k times the writing."""
     first_follow_ups: int | None = Field(None, ge=1)
     """Conversations are cut to so many follow-ups at first: remembering over one turn is learnt before ten. None: whole from the start."""
     hold_fraction: float = Field(0.0, ge=0, lt=1)
@@ -374,7 +375,9 @@ class PPO(Section):
     clip: float = Field(0.2, gt=0)
     """The ratio of new to old probability counts no further than 1 ± this."""
     value_clip: float = Field(0.2, gt=0)
-    """The value counts no further than this from the old one."""
+    """The value counts no further than this from the old one, as a share of the width of the range that rewards lie in: `rewards.scale`
+    where they are in [0, 1], twice that where symmetric. A clipped component is as wide as its clip, a normalised one counts as one
+    standard deviation, one of yours without a clip as 1."""
     entropy: float = Field(0.0, ge=0)
     """Coefficient of the mean entropy per token, in nats."""
     discount: float = Field(0.9, ge=0, le=1)
@@ -395,8 +398,8 @@ class PPO(Section):
     """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference, policy); k1 would have none."""
     memory_change: float = Field(0.0, ge=0)
     """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
-    bptt_turns: int | Literal["all"] = "all"
-    """Writes that gradients flow back through, as in memory-aware training."""
+    bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    """How many writes before it the gradient of an answer flows back through, as in memory-aware training."""
     whiten: bool = True
     """Whether advantages are whitened over the whole batch."""
     doubt: bool = False

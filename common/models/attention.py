@@ -29,7 +29,8 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
 
     A pair is a complex number and the rotation one multiplication: a single pass over x, where real arithmetic takes six.
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    exact = x if x.dtype == torch.float64 else x.float()
+    pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rope).flatten(-2).to(x.dtype)
 
 

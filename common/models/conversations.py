@@ -7,6 +7,7 @@ that the ones still running are always the first rows and no turn is computed th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -86,27 +87,53 @@ def memories(
 ) -> Tensor:
     """The memory that each row's answer was given with: [rows, layers, slots, width].
 
-    initial: [conversations, layers, slots, width], in the order of the conversations handed to `collate`. bptt_turns: gradients flow
-    back through at most so many writes; 1 is the truncation of the articles, "all" lets a write learn from an answer many turns later.
+    initial: [conversations, layers, slots, width], in the order of the conversations handed to `collate`. bptt_turns: the gradient of an
+    answer flows back through so many writes before it, whichever turn it is; 1 is the truncation of the articles, "all" lets a write learn
+    from an answer many turns later.
     """
+    return memories_and_before(model, batch, initial, bptt_turns, train_encoder)[0]
+
+
+def memories_and_before(
+    model: ReactiveTransformer, batch: ConversationBatch, initial: Tensor, bptt_turns: int | Literal["all"], train_encoder: bool = True
+) -> tuple[Tensor, Tensor]:
+    """As `memories`; and for each row but those of turn 0 the memory before its last write, one write less of gradient behind it."""
     last = len(batch.active) - 1
     written = sum(batch.active[:last])
     with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
         encoded = model.encode(batch.written[:written], batch.written_mask[:written]) if written else None
-    memory = initial[list(batch.order)]
+    starts = [0, *itertools.accumulate(batch.active)]
     # No turn is read wider than its longest interaction.
     widths = [int(part.any(0).sum()) for part in batch.written_mask.split(batch.active)]
-    states, start = [memory], 0
-    for k in range(last):
-        n, following = batch.active[k], batch.active[k + 1]
-        if bptt_turns != "all" and k % bptt_turns == 0:
-            memory = memory.detach()
+
+    def write(memory: Tensor, rows: slice | Tensor, width: int) -> Tensor:
         assert encoded is not None
-        rows, width = slice(start, start + following), widths[k]
-        memory = model.remember(memory[:following], encoded[rows, :, :width], batch.written_mask[rows, :width])
-        states.append(memory)
-        start += n
-    return torch.cat(states)
+        return model.remember(memory, encoded[rows, :, :width], batch.written_mask[rows, :width])
+
+    def write_turn(memory: Tensor, turn: int) -> Tensor:
+        return write(memory, slice(starts[turn], starts[turn] + len(memory)), widths[turn])
+
+    depth = last + 1 if bptt_turns == "all" else bptt_turns
+    states: list[Tensor] = [initial[list(batch.order)]]
+    before: list[Tensor] = []
+    for turn in range(last if depth == 1 else min(last, depth - 1)):
+        old = states[-1][: batch.active[turn + 1]]
+        before.append(old.detach() if depth == 1 else old)
+        states.append(write_turn(before[-1], turn))
+    if 1 < depth <= last:
+        # Each later answer has a window of its own: its last `depth` writes, from a memory without gradient. All windows go side by side.
+        past = [state.detach() for state in states]
+        with torch.no_grad():
+            while len(past) <= last - depth:
+                past.append(write_turn(past[-1][: batch.active[len(past)]], len(past) - 1))
+        sizes = list(batch.active[depth:])
+        memory = old = torch.cat([state[:n] for state, n in zip(past, sizes, strict=False)])
+        for step in range(depth):
+            rows = torch.cat([torch.arange(start, start + n) for start, n in zip(starts[step:], sizes, strict=False)])
+            old, memory = memory, write(memory, rows.to(memory.device), max(widths[step : step + len(sizes)]))
+        states += memory.split(sizes)
+        before += old.split(sizes)
+    return torch.cat(states), torch.cat(before) if before else states[0][:0]
 
 
 def answer_logits(

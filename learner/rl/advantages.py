@@ -16,6 +16,10 @@ Reduce = Callable[[Tensor], Tensor]
 """Sum of a tensor over all ranks, given to every rank. Must be called by all ranks, equally often."""
 
 
+SAME = 1e-6
+"""Numbers that differ by no more than this share of them are the same: advantages and returns are sums in float32."""
+
+
 def one_rank(tensor: Tensor) -> Tensor:
     """The `Reduce` of a learner of one rank."""
     return tensor
@@ -80,15 +84,18 @@ def whiten(
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor | None = None, reduce: Reduce = one_rank) -> float | None:
     """1 - mean((values - returns)²) / var(returns) over all ranks: 1 is a perfect critic, 0 one that only knows the mean.
 
-    None where the returns do not vary: there is nothing to explain.
+    None where the returns vary by no more than rounding: there is nothing to explain.
     """
     present = torch.ones_like(values, dtype=torch.bool) if mask is None else mask.bool()
-    count, _, variance = mean_and_variance(returns, present, 0, reduce)
+    count, mean, variance = mean_and_variance(returns, present, 0, reduce)
     errors = torch.where(present, values.detach() - returns, 0.0).double().square().sum()
     mean_error = reduce(errors.reshape(1))[0] / count.clamp(min=1)
-    return None if variance.item() == 0 else 1.0 - (mean_error / variance).item()
+    return None if variance <= (SAME * mean) ** 2 else 1.0 - (mean_error / variance).item()
 
 
 def doubted(advantages: Tensor, stds: Tensor) -> Tensor:
-    """advantages / (1 + σ): less is learnt from a score that its reward model is unsure of (probabilistic reward models). Same shapes."""
+    """advantages / (1 + σ), same shapes: less is learnt from a score that its reward model is unsure of.
+
+    σ is in levels, of a model that gives probabilities of the levels 1…K.
+    """
     return advantages / (1 + stds)

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common.config.schema import MRL
 from common.data.batches import pad
 from common.metrics import Metrics
-from common.models.conversations import answer_logits, collate, memories
+from common.models.conversations import answer_logits, collate, memories_and_before
 from common.models.critic import Critic
 from common.models.feed_forward import Routing
 from common.models.reactive import ReactiveTransformer
@@ -43,11 +42,12 @@ def ppo_update(
     iteration: int,
     group: Group,
     metrics: Metrics,
+    reward_width: float = 1.0,
 ) -> None:
     """All epochs and minibatches over one batch of episodes.
 
     places: place of each of this rank's episodes in the whole batch of `episodes`; minibatches are drawn over the whole batch, so that
-    two ranks step on what one rank would step on.
+    two ranks step on what one rank would step on. reward_width: of the range that rewards lie in; values are clipped to a share of it.
     """
     first, learns = True, iteration >= settings.ppo.critic_warmup
     for epoch in range(settings.ppo.epochs):
@@ -57,7 +57,7 @@ def ppo_update(
                 norm = step(policy_trainer, terms, iteration, group, metrics, "train/gradient_norm", "train/learning_rate")
                 metrics.record("train/gradient_clipped", norm > settings.optimizer.max_grad_norm)
                 first = False
-            terms = critic_terms(experience, chosen, critic, settings, group, metrics)
+            terms = critic_terms(experience, chosen, critic, settings, group, metrics, reward_width)
             step(critic_trainer, terms, iteration, group, metrics, "ppo/gradient_norm_critic", "train/learning_rate_critic")
             if group.rank == 0:
                 metrics.record("train/steps", 1)
@@ -109,7 +109,7 @@ def policy_terms(
         # The learned start is the same tensor for all; episodes that carried a memory over keep theirs.
         fresh = torch.tensor([experience.episodes[i].initial_memory is None for i in chosen], device=group.device)[:, None, None, None]
         initial = torch.where(fresh, model.initial_memory([0] * len(chosen)), initial)
-    memory = memories(model, batch, initial, ppo.bptt_turns, not settings.freeze_encoder)
+    memory, before = memories_and_before(model, batch, initial, ppo.bptt_turns, not settings.freeze_encoder)
 
     start = batch.active[0]
     mask = batch.answer_mask()[start:]
@@ -129,7 +129,6 @@ def policy_terms(
         metrics.record("ppo/ratio_max_deviation_first", float(loss.max_ratio_deviation))
         metrics.record("ppo/log_prob_max_difference", float((log_probs.detach() - old).abs().max()))
     distance = torch.where(scored, kl_estimate(log_probs, reference, ppo.kl_estimator), 0.0)
-    before = torch.cat([memory_of(memory, batch.active, k - 1)[:n] for k, n in enumerate(batch.active) if k > 0])
     turns = batch.turns[start:].to(group.device) - 1
     change = (memory[start:] - before).detach().square().mean(dim=(1, 2, 3)).sum()
     penalty = memory_change_penalty(before, memory[start:], turns, torch.ones_like(turns, dtype=torch.bool))
@@ -149,13 +148,16 @@ def policy_terms(
     ]
 
 
-def memory_of(memory: Tensor, active: tuple[int, ...], turn: int) -> Tensor:
-    """The rows of one turn out of the turn-major stack."""
-    start = sum(active[:turn])
-    return memory[start : start + active[turn]]
-
-
-def critic_terms(experience: Experience, chosen: list[int], critic: Critic, settings: MRL, group: Group, metrics: Metrics) -> list[Term]:
+def critic_terms(
+    experience: Experience,
+    chosen: list[int],
+    critic: Critic,
+    settings: MRL,
+    group: Group,
+    metrics: Metrics,
+    reward_width: float = 1.0,
+) -> list[Term]:
+    """The critic's loss on some of this rank's episodes, as a sum."""
     if not chosen:
         nothing = torch.stack([p.sum() for p in critic.parameters()]).sum() * 0.0
         return [Term("ppo/loss_value", nothing, 0.0), Term("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0)]
@@ -164,7 +166,8 @@ def critic_terms(experience: Experience, chosen: list[int], critic: Critic, sett
     i, k = (torch.tensor(x, device=group.device) for x in zip(*index, strict=True))
     tokens, mask = pad(critic_rows(episodes))
     values = critic(tokens.to(group.device), mask.to(group.device))
-    loss = value_loss(values, experience.values[i, k], experience.returns[i, k], experience.scored[i, k], settings.ppo.value_clip)
+    clip = settings.ppo.value_clip * reward_width
+    loss = value_loss(values, experience.values[i, k], experience.returns[i, k], experience.scored[i, k], clip)
     turns = float(loss.turns)
     if turns:
         scored = experience.scored[i, k]

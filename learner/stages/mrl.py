@@ -83,7 +83,7 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
             seed = derive(run.seed, "mrl", job.stage)
             ppo_update(
                 experience, batch.places, batch.total, learner.model, learner.critic, learner.policy_trainer, learner.critic_trainer,
-                learner.kl, settings, temperature, seed, iteration, group, metrics,
+                learner.kl, settings, temperature, seed, iteration, group, metrics, run.rewards.width(),
             )  # fmt: skip
         if group.rank == 0:
             source.trained(iteration, iteration + 1)
