@@ -49,6 +49,7 @@ one script inside compounds (seals in "Waldseals", 五 in 星期五).
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -56,6 +57,7 @@ from common.characters import KIND, ZWJ, ZWNJ, Kind, folded, normalised
 
 __all__ = ["contains_value", "folded", "place", "replaced", "taken_out", "value_words", "words", "written"]
 
+_ASCII = frozenset(string.ascii_lowercase + string.digits)
 _WORDS = frozenset((Kind.LETTER, Kind.DIGIT, Kind.OPEN, Kind.KATAKANA, Kind.HANGUL))
 _SPACED = frozenset((Kind.LETTER, Kind.DIGIT))
 _SPELT = _SPACED | {Kind.MARK}
@@ -194,9 +196,14 @@ def _ends(text: str, end: int) -> bool:
 
 def _divided(text: str, at: int) -> bool:
     """Whether the characters before and at this position belong to different words."""
-    if at in (0, len(text)):
+    if at == 0 or at == len(text):
         return True
     left, right = text[at - 1], text[at]
+    # Most are of these two, which are quickly told.
+    if left == " " or right == " ":
+        return True
+    if left in _ASCII and right in _ASCII:
+        return False
     before, after = KIND[left], KIND[right]
     if Kind.GAP in (before, after) and (left.isspace() or right.isspace()):
         return True

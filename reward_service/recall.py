@@ -79,27 +79,16 @@ def named_values(turn: Turn, known: Collection[Words]) -> Named:
             raise ValueError(f"the value {fact.value!r} of a fact holds nothing that an answer could contain")
     wanted = {value: bool(place(answer, value)) for value in asked}
     right = [value for value, stands in wanted.items() if stands]
-    # What takes right values out of the answer cannot put others in: mostly there is nothing to look for.
-    others = [value for value in known if value not in wanted and value[0] in answer]
+    others = [value for value in known if value not in wanted and value[0] in answer and place(answer, value)]
     if not others:
         return Named(len(right), len(wanted), 0)
-    for value in _longest_first(right):
-        answer = taken_out(answer, value)
-    standing = [value for value in others if place(answer, value)]
-    if not standing:
-        return Named(len(right), len(wanted), 0)
-    context = folded(turn.query), folded(turn.reference)
-    wrong = 0
-    for value in _longest_first(standing):
+    # Longest first: York is not named where "New York" stands, whichever of them is right.
+    context, wrong = (folded(turn.query), folded(turn.reference)), 0
+    for value in sorted([*right, *others], key=lambda value: len(" ".join(value)), reverse=True):
         if place(answer, value):
             answer = taken_out(answer, value)
-            wrong += not any(place(text, value) for text in context)
+            wrong += value not in wanted and not any(place(text, value) for text in context)
     return Named(len(right), len(wanted), wrong)
-
-
-def _longest_first(values: list[Words]) -> list[Words]:
-    """So that a value inside another is not found there."""
-    return sorted(values, key=lambda value: len(" ".join(value)), reverse=True) if len(values) > 1 else values
 
 
 def words_of_values(values: Iterable[str]) -> frozenset[Words]:
