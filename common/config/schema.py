@@ -146,7 +146,7 @@ class Model(Section):
     experts: int | None = None
     """Experts of each decoder feed-forward; 0: dense."""
     experts_per_token: int | None = None
-    """Experts that each token goes to."""
+    """Experts that each token goes to. Several are weighted by their share of their probabilities, one by its probability as it is."""
     memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
     """What slots see of each other before they read the interaction: nothing, their layer, the mean over layers, or a gated mixture."""
     residual_gate: Literal["none", "static", "elementwise", "linear"] | None = None

@@ -5,8 +5,8 @@ every question is a recall. Together in one turn, they would ask at distance 0 a
 
 `Fact.said_in` means what it means in generated data (common/data/synth.py): the turn that last said the value as the answer to
 this question. That is the last supporting statement that says it, or an answer to the same question since then. "yes", "nothing"
-and counts follow from the statements without standing in one: they count as said by the last of them, and files with such values
-pass `engram data validate` only with its literal check off.
+and counts follow from the statements without standing in one: they count as said by the last of them. For that, and because a
+place is a value for everybody who is there, files pass `engram data validate` only with its literal check off.
 
 An answer may need statements of several turns. A part of a story must hold them all, or it teaches to guess.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,7 +225,8 @@ def test_every_story_of_the_real_files_becomes_a_valid_row(shared: Path) -> None
         for story in stories:
             assert all(distance > 0 for *_, distance in distances(story.row))
             assert len(story.support) == len(story.row.turns)
-        assert [row_from_dict(row_to_dict(story.row)) for story in stories[::37]] == [story.row for story in stories[::37]]
+        kept = [replace(story.row, source="") for story in stories[::37]]  # a file of rows does not say where each is from
+        assert [row_from_dict(row_to_dict(row)) for row in kept] == kept
 
 
 @pytest.mark.parametrize("task", [1, 2, 8])
