@@ -23,7 +23,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join([title, lay(header), *(lay(row) for row in rows)])
 
 
-RECALLS = ("before_mrl", "after_mrl", "memory", "erased", "most_frequent")
+RECALLS = ("before_mrl", "after_mrl", "memory", "training", "erased", "most_frequent")
 """Rows of the table of recall by distance, those that there are."""
 FIGURES = {
     "exact": "exact answers",
@@ -91,6 +91,7 @@ def summary_tables(summary: Mapping[str, Any]) -> str:
         parts += reward_tables(stage)
     if summary["retention"]:
         parts += retention_tables(summary["retention"])
+    parts += summary.get("warnings", [])
     return "\n\n".join(parts)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from learner.retention import Figure
+
 KNOWN_BY_HEART = 0.9
 """Recall of training conversations from which on they count as known."""
 GAP = 0.1
@@ -23,6 +25,14 @@ class Measured:
     recall: float
     low: float
     high: float
+
+
+def measured(recall: Figure) -> Measured | None:
+    """A figure over all its keys; None where it counts nothing."""
+    if not recall.totals():
+        return None
+    low, high = recall.intervals()["all"]
+    return Measured(recall.share()["all"], low, high)
 
 
 def learnt_by_heart(train: Measured | None, held_out: Measured | None, erased: Measured | None) -> str | None:

@@ -23,14 +23,15 @@ from common.metrics import Metrics
 from common.progress import Progress
 from common.run_directory import RunDirectory
 from learner.curriculum import stage_steps
-from learner.evaluate import evaluate, evaluation_rows
+from learner.evaluate import evaluate, evaluation_rows, evaluation_tasks
 from learner.figures import record_evaluation
 from learner.group import Job, Loop, launch
 from learner.interrupts import Interrupts, counted
+from learner.memorisation import learnt_by_heart, measured
 from learner.prepare import newest, prepare
 from learner.progress import Position
 from learner.recorder import RecorderClient, Report
-from learner.retention import most_frequent_figure
+from learner.retention import most_frequent_figure, retention_figures
 from learner.rollout_half import RolloutHalf
 from learner.stages.mrl import mrl_loop
 from learner.stages.supervised import supervised_loop
@@ -39,6 +40,8 @@ from learner.summary import Summary, last_status
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+TRAINING_ROWS = 200
+"""Training conversations that are played after MRL, to tell memory from learning by heart."""
 STALL_SECONDS = 120.0
 """Without any report for so long, the driver says what every actor is doing."""
 KEEP_SECONDS = 60.0
@@ -150,7 +153,13 @@ def evaluate_stage(
     recorder.observe(metrics.drain())
     summary.keep_figures(name, found)
     if name == "after_mrl":
-        summary.keep_controls(found, most_frequent_figure(values, rows))
+        taught = evaluation_tasks(evaluation_rows(corpus.train, TRAINING_ROWS), run.seed, erase=False)
+        training = retention_figures(half.play(checkpoint, taught), values)["recall"]
+        summary.keep_controls(found, most_frequent_figure(values, rows), training)
+        warning = learnt_by_heart(measured(training), measured(found.figures["recall"]), measured(found.erased))
+        summary.keep_warnings([warning] if warning else [])
+        if warning:
+            progress.note(warning)
     summary.keep_evaluation(name, half.job.stage, run.stages[half.job.stage].stage)
 
 

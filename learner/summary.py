@@ -92,11 +92,17 @@ class Summary:
         for name in FIGURES[1:]:
             self._keep(found.figures[name], name, when)
 
-    def keep_controls(self, found: Evaluation, most_frequent: Figure) -> None:
-        """The controls of the last evaluation, and how many facts it asked for by distance."""
+    def keep_controls(self, found: Evaluation, most_frequent: Figure, training: Figure) -> None:
+        """The controls of the last evaluation, recall of training conversations among them, and how many
+        facts it asked for by distance."""
+        self._keep(training, "training")
         self._keep(found.erased, "erased")
         self._keep(most_frequent, "most_frequent")
         self.value["counts"] = found.counts
+
+    def keep_warnings(self, warnings: list[str]) -> None:
+        """What a reader of the last evaluation must know."""
+        self.value["warnings"] = warnings
 
     def _keep(self, figure: Figure, *names: str) -> None:
         retention = self.value["retention"]

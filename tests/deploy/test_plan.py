@@ -160,7 +160,9 @@ def test_summary_names_rewards_by_component_failed_turns_and_alarms() -> None:
         "reward/alarms{component=bleu,kind=constant}": {"first": 1, "last": 3},
     }
     stage = {"name": "mrl", "steps": 10, "wall_seconds": 61.0, "metrics": metrics}
-    text = summary_tables({"name": "demo", "status": "done", "wall_seconds": 62.0, "stages": [stage], "retention": {}})
+    summary = {"name": "demo", "status": "done", "wall_seconds": 62.0, "stages": [stage], "retention": {}, "warnings": ["learnt by heart"]}
+    text = summary_tables(summary)
+    assert text.endswith("learnt by heart")
     lines = [line.split() for line in text.splitlines()]
     assert ["bleu", "0.250", "0.500"] in lines
     assert ["failed", "turns", "judge", "12"] in lines

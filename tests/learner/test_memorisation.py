@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from learner.memorisation import Measured, learnt_by_heart
+from learner.memorisation import Measured, learnt_by_heart, measured
+from learner.retention import Figure
 
 
 def around(recall: float, width: float = 0.03) -> Measured:
@@ -51,3 +53,9 @@ def test_conversations_that_ask_nothing_say_nothing(missing: int) -> None:
     given: list[Measured | None] = [around(1.0), around(0.2), around(0.2)]
     given[missing] = None
     assert learnt_by_heart(*given) is None
+
+
+def test_a_figure_is_measured_over_all_its_keys_and_one_that_counts_nothing_is_not() -> None:
+    figure = Figure({"1": np.array([1, 0]), "all": np.array([2, 0])}, {"1": np.array([1, 1]), "all": np.array([2, 2])})
+    assert measured(figure) == Measured(0.5, 0.0, 1.0)
+    assert measured(Figure({}, {})) is None
