@@ -159,12 +159,13 @@ def _exchanged(text: str, needle: tuple[str, ...], other: str) -> str:
 
 # --- where words begin and end -------------------------------------------------------------------
 
+_SIGNED = re.compile(r"[^\W_]{1,2}[+#-](?!\w)")
 _ELISION = re.compile(r"(?<!\w)(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu|un|all|dall|dell|nell|sull)'$", re.IGNORECASE)
 _CLITIC = re.compile(r"'(?:s|ll|d|ve|re|m|[dt][ae]n?|[nys]?[ıiuü]n?|[ny]?[ae]|y?l[ae]|l[ıiuü])(?!\w)", re.IGNORECASE)
 """English, and the case endings that Turkish sets behind a name."""
 _PARTICLE = re.compile(
     "은|는|이|가|을|를|의|에|께|와|과|랑|하고|한테|으로|로|도|만|까지|부터|마다|처럼|보다|조차|밖에|대로"
-    "|예요|에요|였|입니|인데|인가|라고|라는|라서|라도|란|야|네요|네$|죠|지요|지만|군요|구나|님|씨|들|뿐|요|던"
+    "|예요|에요|였|입니|인데|인가|라고|라는|라서|라도|란|랍|래요|거든|일까|일지|인지|야|네요|네$|죠|지요|지만|군요|구나|님|씨|들|뿐|요|던"
     r"|(?:나|고|며|면|아|여|인|일|임|다)(?!\w)"
 )
 _ARABIC_OR_HEBREW = re.compile("[\u05d0-\u05ea\u0620-\u064a\u066e-\u06d3]{4}")
@@ -323,6 +324,8 @@ def _joins(text: str, at: int) -> bool:
         return digits
     if sign == ".":
         return digits or ((before is Kind.DIGIT or _cased(left)) and _cased(right))
+    if sign == "/" and _SIGNED.match(text, at + 1):
+        return False  # C/C++
     if sign in "/&":
         return digits or _short_before(text, at) or _short_after(text, at + 1)
     return False

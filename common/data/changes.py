@@ -41,7 +41,8 @@ _REWORDED = (
     (re.compile(r"'ve\b"), " have"),
     (re.compile(r"\b(?:(?:have|has|is|was|just) )*(?:changed (?:it )?to|became|become|switched to)\b"), "is"),
     (re.compile(r"\b(?:(?:have|just) )*moved to\b"), "live in"),
-    (re.compile(r"\b(?:called|named)\b"), "name"),
+    (re.compile(r"\b(?:called|named|name is)\b"), "name"),
+    (re.compile(r"\bi have an? (.+) name\b"), r"my \1 is name"),
 )
 _FILLER = re.compile(
     r"\b(?:you know|by the way|btw|i think|guess what|well|hey|hi|hello|oh|ok|okay|please|just|so|then|yes|no"
@@ -145,8 +146,10 @@ class _Form:
     def of(clause: Clause, value: str) -> _Form | None:
         tokens, gap = _reworded(clause.text).split(), words(value)
         for i in range(len(tokens) - len(gap) + 1):
-            if tokens[i : i + len(gap)] == gap and len(tokens) - len(gap) > 1:
-                return _Form(tuple(tokens[:i]), tuple(tokens[i + len(gap) :]), value)
+            before, after = tuple(tokens[:i]), tuple(tokens[i + len(gap) :])
+            if tokens[i : i + len(gap)] == gap and len(before) + len(after) > 1:
+                # "tennis is my sport" says "my sport is tennis".
+                return _Form((*after[1:], "is"), (), value) if not before and after[0] == "is" else _Form(before, after, value)
         return None
 
     @property

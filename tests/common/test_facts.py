@@ -12,6 +12,7 @@ from common.data.facts import fact_faults, fact_warnings
 from common.data.rows import row_to_dict
 from common.data.sgd import load
 from common.data.synth import generate
+from common.text import contains_value
 
 Said = dict[str, Any]
 
@@ -46,6 +47,8 @@ OUT_OF_DATE = [
     (["My cat is called Luna. Actually, my cat is called Milo.", "Bye."], CAT, "Luna"),
     (["My cat is called Luna.", "We renamed our cat Milo."], CAT, "Luna"),
     (["My cat's name is Luna.", "My cat's name is now Milo."], CAT, "Luna"),
+    (["I have a cat called Luna.", "My cat is now called Milo."], CAT, "Luna"),
+    (["golf is my sport", "my sport is now chess"], "what is my sport?", "golf"),
     (["I live in Rome.", "Now I live in Oslo."], HOME, "Rome"),
     (["I live in Rome.", "I've moved to Oslo."], HOME, "Rome"),
     (["I live in St. Ives.", "From now on I live in St. Albans."], HOME, "St. Ives"),
@@ -169,6 +172,21 @@ def test_generated_conversations_agree_with_their_facts(strategy: Any) -> None:
     rows = generate(SynthData(train=300, eval=20, steps=[4, 8], strategies=[strategy], change_probability=0.5), 3)["train"]
     for record in map(row_to_dict, rows):
         assert not [*fact_faults(record, literal=True), *fact_warnings(record)], record
+
+
+def test_the_replaced_value_of_a_generated_question_is_refused() -> None:
+    tried = 0
+    for record in map(row_to_dict, generate(SynthData(train=100, eval=20, steps=[4, 8], change_probability=0.5), 5)["train"]):
+        for number, question in enumerate(record["interactions"]):
+            for fact in question.get("facts", []):
+                if "outdated" in fact:
+                    told = [turn(each["query"], each["answer"]) for each in [record, *record["interactions"][:number]]]
+                    old = fact["outdated"][-1]
+                    last = max(i for i, each in enumerate(told) if contains_value(each["query"] + "\n" + each["answer"], old))
+                    found = faults(*told, asks(question["query"], old, last))
+                    assert [field for field, _ in found] == [f"interactions.{number}.facts.0.value"], (told, question)
+                    tried += 1
+    assert tried > 30
 
 
 def test_converted_dialogues_agree_with_their_facts(shared: Path) -> None:
