@@ -84,6 +84,7 @@ STILL_TRUE = [
     (["My cat is called Luna.", "I now have a dog called Max."], CAT, "Luna"),
     (["My cat is called Luna.", "My cat is now three years old."], CAT, "Luna"),
     (["My cat is called Luna. Luna is hungry.", "Max is now hungry."], CAT, "Luna"),
+    (["My cat is called Luna. I saw Luna.", "Now I saw Max."], CAT, "Luna"),
     (["My cat is black.", "I renamed my cat Milo."], "What colour is my cat?", "black"),
     (["I want pizza.", "Now I want to sleep."], "What do I want to eat?", "pizza"),
 ]
