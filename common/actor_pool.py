@@ -24,7 +24,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from common.failures import CallLost, CallOverdue, DataFailure, DeadlineExceeded, EngramError, InfraFailure
+from common.failures import CallLost, CallOverdue, DataFailure, DeadlineExceeded, EngramError, InfraFailure, Unavailable
 from common.fleet import Fleet, Health, Tally
 from common.metrics import Metrics
 from common.nurse import Nurse
@@ -98,7 +98,8 @@ class ActorPool:
         over when the pool made no progress for as long; None: three deadlines, for a call may stand behind another, and then their actor
         starts again. An ObjectRef among `args` arrives resolved. retry_lost: False for a caller that sees itself to a call that is overdue
         or lost with its actor, because it divides it. tried: actors on which it failed before.
-        Raises DataFailure (the input is to blame), CallLost, CallOverdue, DeadlineExceeded or InfraFailure (of the last try).
+        Raises DataFailure (the input is to blame), Unavailable (which no other actor would mend), CallLost, CallOverdue,
+        DeadlineExceeded or InfraFailure (of the last try).
         """
         self._nurse.tend()
         failed_on = list(tried)
@@ -107,6 +108,8 @@ class ActorPool:
             place = await self._free_actor(failed_on, 3 * deadline if patience is None else patience, reason)
             try:
                 return await self._send(place, method, args, deadline * (1 + place.ahead), reason)
+            except Unavailable:
+                raise
             except InfraFailure as failure:
                 failed_on.append(place.actor)
                 log.warning("pool %s: %s failed on actor %d: %s", self.name, reason, place.actor, failure)
@@ -198,6 +201,8 @@ class ActorPool:
         if isinstance(outcome, RemoteFailure):
             self.tally.infra_failures += outcome.infra
             self.tally.data_failures += not outcome.infra
+            if outcome.unavailable is not None:
+                raise outcome.unavailable
             raised = (InfraFailure if outcome.infra else DataFailure)(f"{reason}: {outcome}")
             raised.add_note(outcome.traceback)
             raise raised

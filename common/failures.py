@@ -50,6 +50,21 @@ class DeadlineExceeded(InfraFailure):
         return f"waited {self.seconds:.1f} s for {self.reason}"
 
 
+class Unavailable(InfraFailure):
+    """Something that the run needs and does not run itself does not answer. No actor is at fault, so another one would
+    find the same: who has the time waits for it."""
+
+    def __init__(self, what: str, why: str, patience: float, pause: float = 0.0, waited: float = 0.0):
+        super().__init__(what, why, patience, pause, waited)
+        self.what, self.why = what, why
+        self.patience, self.pause, self.waited = patience, pause, waited
+        """Seconds: that it may be waited for in all; that it asked to be left alone; that it has been waited for."""
+
+    def __str__(self) -> str:
+        waited = f", and was waited for {self.waited:.0f} s" if self.waited else ""
+        return f"{self.what} does not answer ({self.why}){waited}"
+
+
 class CallLost(InfraFailure):
     """The actor died with the call on it, or cannot be reached. The call may be what ended it: a caller that can divide it, should."""
 

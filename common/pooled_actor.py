@@ -11,17 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from common.failures import InfraFailure
+from common.failures import InfraFailure, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFailure:
-    """An application exception as a value. infra: try elsewhere; otherwise the input is to blame (unknown causes too)."""
+    """An application exception as a value. infra: try elsewhere; otherwise the input is to blame (unknown causes too).
+
+    unavailable: the exception itself, where trying elsewhere would not help.
+    """
 
     infra: bool
     kind: str
     message: str
     traceback: str
+    unavailable: Unavailable | None = None
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
@@ -56,4 +60,5 @@ class PooledActor:
             return func(self, *args, **kwargs)
         # The door between the actor and its callers: whatever the application raises leaves here as a typed value with its traceback.
         except Exception as error:  # noqa: BLE001
-            return RemoteFailure(isinstance(error, InfraFailure), type(error).__name__, str(error), traceback.format_exc())
+            unavailable = error if isinstance(error, Unavailable) else None
+            return RemoteFailure(isinstance(error, InfraFailure), type(error).__name__, str(error), traceback.format_exc(), unavailable)

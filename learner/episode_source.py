@@ -43,7 +43,7 @@ class EpisodeSource(Protocol):
         ...
 
     def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
-        """This rank's episodes of an iteration, scored."""
+        """This rank's episodes of an iteration, scored. Raises Unavailable, on all ranks, where they cannot be scored for now."""
         ...
 
     def trained(self, iteration: int, version: int) -> None:
@@ -63,7 +63,8 @@ class EpisodeSource(Protocol):
 
 class ConductorSource:
     def __init__(self, job: Job):
-        self._deadline = job.run.learner.batch_deadline
+        # An endpoint that is away holds a batch up, and is not the batch's fault.
+        self._deadline = job.run.learner.batch_deadline + job.run.rewards.outage_patience()
         self._conductor = ray.get_actor(conductor_name(job.namespace), namespace=job.namespace)
 
     def publish(self, weights: PackedWeights) -> int:

@@ -126,7 +126,7 @@ def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: Recorder
     """
     stages = job.run.stages
     first = next(index for index, stage in enumerate(stages) if isinstance(stage, MRL))
-    with RolloutHalf(job, checkpoint, corpus) as half:
+    with RolloutHalf(job, checkpoint, corpus, lambda: show_notes(recorder.report(), progress)) as half:
         untrained = Position.of(checkpoint, job.stage).in_stage == 0
         if job.stage == first and untrained and not summary.evaluated("before_mrl", job.stage):
             evaluate_stage("before_mrl", half, checkpoint, corpus, recorder, progress, summary)
@@ -193,6 +193,8 @@ def run_stage(
                 stopping = True
                 progress.note("stopping at the next step; interrupt again to end at once")
                 recorder.request_stop()
+                if half is not None:
+                    half.stop_waiting()
             if time.monotonic() - held_at > BEAT_SECONDS:
                 held_at = time.monotonic()
                 job.directory.require_lease()
@@ -219,9 +221,13 @@ def run_stage(
         raise KeyboardInterrupt  # it came when the stage was over
 
 
-def show(report: Report, stage: str, progress: Progress) -> None:
+def show_notes(report: Report, progress: Progress) -> None:
     for note in report.notes:
         progress.note(note)
+
+
+def show(report: Report, stage: str, progress: Progress) -> None:
+    show_notes(report, progress)
     if report.stage == stage:
         progress.update(report.done, **report.figures)
 
@@ -244,6 +250,8 @@ def rebuilt(failure: tuple[str, str, str, str]) -> EngramError:
     kind, where, what, traceback = failure
     if kind == InputError.__name__:
         return InputError(where, what)
+    if kind == Drained.__name__:
+        return Drained(f"{what}; {GOES_ON}")
     log.error("a learner rank failed:\n%s", traceback)
     return DataFailure(f"{kind}: {what}")
 

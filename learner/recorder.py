@@ -188,7 +188,8 @@ class RecorderClient:
         self._handle.phase.remote(who, phase)
 
     def note(self, text: str) -> None:
-        self._call("note", text)
+        """Not waited for: it may come from an event loop."""
+        self._handle.note.remote(text)
 
     def stop_requested(self) -> bool:
         return self._call("stop_requested")

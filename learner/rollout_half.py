@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -20,6 +21,7 @@ from common.weights import PackedWeights, pack
 from learner.group import Job
 from learner.interrupts import counted
 from learner.measure import reward_embedding
+from learner.recorder import RecorderClient
 from learner.training_state import checkpoint_model
 from reward_service.pool import RewardPool
 from rollout.collector import Scorer
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 EVALUATION_VERSION_BASE = 1_000_000_000
 """Weights for an evaluation get versions of their own, so that no worker takes them for weights of the course of training."""
 CLOSE_SECONDS = 30.0
+WAIT_SECONDS = 0.5
+"""Between two calls of `on_wait`."""
 GIVE_UP_SECONDS = 5.0
 """The same after a failure or an interrupt, of which the conductor may know nothing, or be only starting."""
 
@@ -40,9 +44,9 @@ def conductor_name(namespace: str) -> str:
 
 
 class RolloutHalf:
-    """Start with `with`; leaving ends every actor in it."""
+    """Start with `with`; leaving ends every actor in it. on_wait: called time and again while the driver waits for something here."""
 
-    def __init__(self, job: Job, checkpoint: Checkpoint, corpus: Corpus):
+    def __init__(self, job: Job, checkpoint: Checkpoint, corpus: Corpus, on_wait: Callable[[], None]):
         run = job.run
         model, tokenizer = checkpoint_model(checkpoint)
         embedding = reward_embedding(checkpoint, job.stage)
@@ -52,10 +56,11 @@ class RolloutHalf:
             return start_workers(run, model_config, tokenizer_json)
 
         def make_scorer() -> Scorer:
-            return RewardPool(run.rewards, embedding, special, known)
+            # In the conductor's process: what its rewards wait for is told to whoever watches the run.
+            return RewardPool(run.rewards, embedding, special, known, RecorderClient.connect(job.namespace).note)
 
         model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
-        self.job, self.run = job, run
+        self.job, self.run, self._on_wait = job, run, on_wait
         self._version = EVALUATION_VERSION_BASE
         self.conductor = launch(
             conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory, job.stage, job.namespace
@@ -83,16 +88,23 @@ class RolloutHalf:
         self._get(self.conductor.publish.remote(self._version, [ray.put(weights)]), "weights for an evaluation")
         return self._get(self.conductor.play.remote(list(tasks), self._version), f"{len(tasks)} episodes of an evaluation")
 
+    def stop_waiting(self) -> None:
+        """Have ranks that wait for a batch, which waits for an endpoint that is away, be told so now."""
+        self.conductor.stop_waiting.remote()
+
     def status(self) -> Any:
         return self._get(self.conductor.status.remote(), "the conductor's status")
 
     def _get(self, reference: Any, reason: str) -> Any:
         rollout = self.run.rollout
-        limit = 2 * rollout.deadline * (rollout.retries + 1)
+        limit = 2 * rollout.deadline * (rollout.retries + 1) + self.run.rewards.outage_patience()
+        until = time.monotonic() + limit
         try:
-            return ray.get(reference, timeout=limit)
-        except ray.exceptions.GetTimeoutError as late:
-            raise DeadlineExceeded(reason, limit) from late
+            while not ray.wait([reference], timeout=WAIT_SECONDS)[0]:
+                self._on_wait()
+                if time.monotonic() > until:
+                    raise DeadlineExceeded(reason, limit)
+            return ray.get(reference)
         except ray.exceptions.RayActorError as dead:
             raise InfraFailure(f"the conductor died during {reason}: {dead}") from dead
 

@@ -2,6 +2,7 @@
 
 Infra failures are tried again on another worker; a batch whose data is at fault, that takes too long, or whose worker dies is divided,
 until an episode that is to blame stands alone. What cannot be scored comes back with reward None and the reason, never with a number.
+What is away for a while, an endpoint, is waited for here, where nothing is held up by it (`outages.py`); no turn fails for it.
 Where the settings allow more workers than there must be, some are started while batches wait and ended when they are idle (`scaling.py`).
 """
 
@@ -11,8 +12,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -23,12 +25,13 @@ from ray.actor import ActorHandle
 from common.actor_pool import ActorPool
 from common.config.rewards import Rewards
 from common.episode import Episode, Verdict
-from common.failures import CallLost, CallOverdue, DataFailure, InfraFailure
+from common.failures import CallLost, CallOverdue, DataFailure, InfraFailure, Unavailable
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import unscored
 from reward_service.copies import copy_gains
 from reward_service.monitor import BatchMonitor
+from reward_service.outages import Outages
 from reward_service.requirements import has_to_open
 from reward_service.scaling import Scaling
 from reward_service.statistics import Statistics, after, from_json, to_json
@@ -74,11 +77,19 @@ class _Losses:
 class RewardPool:
     """`rewards.workers` actors, one thread each. Arguments as for `RewardWorker`; the embedding goes through the object store once.
 
-    To be used inside one running event loop; `close` ends the actors.
+    tell: takes a line about what is being waited for. To be used inside one running event loop; `close` ends the actors.
     """
 
-    def __init__(self, rewards: Rewards, embedding: np.ndarray, special_ids: Collection[int], known_values: Collection[str] = ()):
+    def __init__(
+        self,
+        rewards: Rewards,
+        embedding: np.ndarray,
+        special_ids: Collection[int],
+        known_values: Collection[str] = (),
+        tell: Callable[[str], None] | None = None,
+    ):
         self._rewards = rewards
+        self._outages = Outages(tell)
         # A worker that was killed takes up a shared reference again when Ray restarts it.
         self._embedding = ray.put(np.ascontiguousarray(embedding, dtype=np.float32))
         self._arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
@@ -120,7 +131,7 @@ class RewardPool:
         """Seconds to wait for all of it: every batch one after another, each with its allowance of losses, and restarts between them."""
         losses = sum(self._may_cost(batch) for batch in by_tokens(episodes, self._rewards.batch_tokens))
         # A call may stand behind another one of its actor.
-        return losses * (2 * self._rewards.deadline + self._starting)
+        return losses * (2 * self._rewards.deadline + self._starting) + self._rewards.outage_patience()
 
     def _may_cost(self, batch: Sequence[Episode]) -> int:
         """Workers lost to a batch before its parts have but one try each: what so many episodes cost, each until it was tried alone."""
@@ -130,6 +141,7 @@ class RewardPool:
         """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at once.
 
         state: what `after` gave for the iterations before; empty before the first.
+        Raises Unavailable where an endpoint is away for longer than its patience: then no turn is at fault.
         """
         statistics = from_json(state)
         batches = by_tokens(episodes, self._rewards.batch_tokens)
@@ -157,17 +169,20 @@ class RewardPool:
         failed_on, reason = list(tried), f"scoring {len(batch)} episodes from {batch[0].id}"
         for _ in range(1 + self._rewards.retries if len(batch) == 1 else 1):
             try:
-                verdicts: list[list[Verdict]] = await self._pool.call(
-                    "judge",
-                    batch,
-                    statistics,
-                    deadline=self._rewards.deadline,
-                    retries=self._rewards.retries,
-                    reason=reason,
-                    # Nothing may be done while one call is overdue that stood behind another, and their worker starts again.
-                    patience=2 * self._rewards.deadline + self._starting,
-                    retry_lost=False,
-                    tried=failed_on,
+                verdicts: list[list[Verdict]] = await self._outages.through(
+                    partial(
+                        self._pool.call,
+                        "judge",
+                        batch,
+                        statistics,
+                        deadline=self._rewards.deadline,
+                        retries=self._rewards.retries,
+                        reason=reason,
+                        # Nothing may be done while one call is overdue that stood behind another, and their worker starts again.
+                        patience=2 * self._rewards.deadline + self._starting,
+                        retry_lost=False,
+                        tried=failed_on,
+                    )
                 )
             except DataFailure as at_fault:
                 failure: Exception = at_fault
@@ -177,6 +192,8 @@ class RewardPool:
                 failed_on.append(lost.actor)
                 if not losses.allow_another():
                     return self._given_up(batch, lost)
+            except Unavailable:
+                raise
             except InfraFailure as infra:
                 return self._given_up(batch, infra)
             else:
@@ -187,6 +204,14 @@ class RewardPool:
         parts = (batch[:middle], batch[middle:])
         first, second = await asyncio.gather(*(self._judge(part, statistics, losses, failed_on) for part in parts))
         return first + second
+
+    def stop_waiting(self) -> None:
+        """Give up what waits for an endpoint that is away: the run is to stop."""
+        self._outages.stop_waiting()
+
+    def waiting_for(self) -> list[str]:
+        """Endpoints that are away, and for how long."""
+        return self._outages.describe()
 
     def _given_up(self, batch: list[Episode], failure: Exception) -> list[list[Verdict]]:
         given_up = [unscored(episode, f"{type(failure).__name__}: {failure}") for episode in batch]

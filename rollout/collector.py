@@ -8,6 +8,7 @@ that its retries could not mend ends the batch, since leaving tasks out for it w
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -21,9 +22,11 @@ import ray
 from common.actor_pool import ActorPool
 from common.config.schema import Run
 from common.episode import Episode, Task
-from common.failures import DataFailure, DeadlineExceeded
+from common.failures import DataFailure, DeadlineExceeded, Unavailable
 from rollout.dealing import groups
 from rollout.journal import Journal
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +39,7 @@ class Scorer(Protocol):
         """The same episodes with `rewards` and `reward` of each answered turn, or `failure` where a turn could not be scored.
 
         state: what the scorer goes by from the iterations before (`after`); empty before the first, and for an evaluation.
+        Raises Unavailable where something that it asks is away for longer than it may be waited for.
         """
         ...
 
@@ -45,6 +49,14 @@ class Scorer(Protocol):
 
     def patience(self, episodes: Sequence[Episode]) -> float:
         """Seconds that `score` can take at the very most, every deadline and every try of its own used up."""
+        ...
+
+    def waiting_for(self) -> list[str]:
+        """What is away that `score` waits for, for the watchdog."""
+        ...
+
+    def stop_waiting(self) -> None:
+        """Have whatever waits for it raise Unavailable."""
         ...
 
     async def metrics(self) -> dict[str, Any]:
@@ -114,7 +126,8 @@ class Collector:
     ) -> Collected:
         """state: the scorer's (`Scorer.after`).
 
-        Raises InfraFailure or DeadlineExceeded where a group could not be had, DataFailure where nothing is left.
+        Raises InfraFailure or DeadlineExceeded where a group could not be had, Unavailable where it could not be scored for now,
+        DataFailure where nothing is left.
         """
         await self._disk(self._disk.journal.dealt, iteration, [task.id for task in tasks])
         dealt = groups(tasks, self._rollout.workers, self._rollout.slots)
@@ -127,7 +140,10 @@ class Collector:
         return Collected(episodes, len(tasks) - len(episodes), failed_turns)
 
     async def play(self, tasks: Sequence[Task], version: int, weights: ray.ObjectRef) -> list[Episode]:
-        """The same without books, for an evaluation: a task that cannot be played is a DataFailure, a turn without a score is not."""
+        """The same without books, for an evaluation: a task that cannot be played is a DataFailure, a turn without a score is not.
+
+        Recall needs no reward: what a reward asks and what does not answer leaves turns unscored.
+        """
 
         async def group(tasks: Sequence[Task]) -> list[Episode]:
             reason = f"{tasks[0].id} and {len(tasks) - 1} more"
@@ -136,7 +152,11 @@ class Collector:
                     "sample", list(tasks), version, weights,
                     deadline=self._rollout.deadline, retries=self._rollout.retries, reason=f"evaluating {reason}",
                 )  # fmt: skip
-                return await self._scorer.score(episodes, {})
+                try:
+                    return await self._scorer.score(episodes, {})
+                except Unavailable as away:
+                    log.warning("an evaluation goes on without rewards: %s", away)
+                    return episodes
 
         parts = await together([group(part) for part in groups(tasks, self._rollout.workers, self._rollout.slots)])
         return [episode for part in parts for episode in part]

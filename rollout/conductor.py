@@ -278,7 +278,12 @@ class Conductor:
             "version": self._version,
             "groups": {"done": self._collector.groups_done, "all": self._collector.groups_total},
             "workers": self._pool.stats(),
+            "away": self._scorer.waiting_for(),
         }
+
+    async def stop_waiting(self) -> None:
+        """Give up what waits for something that is away (`Unavailable`): the run is to stop."""
+        self._scorer.stop_waiting()
 
     async def metrics(self) -> dict[str, Any]:
         """What workers, scorer and conductor recorded since the last call, and the books as they are, for `Metrics.merge`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -213,6 +214,26 @@ class EndpointReward(Component):
     """Turns per request."""
     deadline: float = Field(10, gt=0)
     """Seconds for one request."""
+    patience: float = Field(300, ge=0)
+    """Seconds that a batch waits, in all, for an endpoint that is away. Then MRL stops with a checkpoint and exit code 75, and an
+    evaluation goes on without rewards."""
+
+    @property
+    def described(self) -> str:
+        """For messages: without what follows "?", where keys stand."""
+        return f"reward endpoint {self.name} at {self.url.partition('?')[0]}"
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_asked(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            bad = not parts.hostname or parts.port == 0 or "@" in parts.netloc
+        except ValueError as error:
+            raise ValueError(f"is no URL: {error}") from error
+        if bad or not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("is no URL that can be asked: it should read http://HOST:PORT/PATH, in plain characters")
+        return url
 
 
 BUILT_IN = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match", "thought")
@@ -310,8 +331,18 @@ class Rewards(Section):
         """How wide the range is that rewards of turns lie in, by the widest mix: `scale`, twice that where `symmetric`."""
         return max(mix.width() for mix in self.mixes()) * self.scale * (2 if self.symmetric else 1)
 
+    def outage_patience(self) -> float:
+        """Seconds that endpoints which are away may hold up a batch, one after another."""
+        return sum({end.described: end.patience for mix in self.mixes() for end in mix.endpoints}.values())
+
     @model_validator(mode="after")
     def _consistent(self) -> Rewards:
+        for end in (end for mix in self.mixes() for end in mix.endpoints):
+            if end.deadline >= self.deadline:
+                raise ValueError(
+                    f"endpoint {end.name} has a deadline of {end.deadline:g} s, and `rewards.deadline` ends the call that asks it after "
+                    f"{self.deadline:g} s"
+                )
         if self.max_workers is not None and self.max_workers < self.workers:
             raise ValueError(f"max_workers is {self.max_workers}, fewer than the {self.workers} workers that are always there")
         if self.symmetric and any(part.normalise for mix in self.mixes() for part in mix.components().values()):

@@ -18,7 +18,7 @@ from torch import nn
 
 from common.checkpoint import Checkpoint, latest_checkpoint
 from common.config.schema import MRL, CurriculumStep, Optimizer, Run
-from common.failures import InputError
+from common.failures import Drained, InputError, Unavailable
 from common.metrics import Metrics
 from common.models.critic import Critic
 from common.models.reactive import ReactiveTransformer
@@ -44,7 +44,10 @@ def mrl_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> Non
 
 
 def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source: EpisodeSource) -> None:
-    """MRL from the last checkpoint to the end of the curriculum, or to a requested stop."""
+    """MRL from the last checkpoint to the end of the curriculum, or to a requested stop.
+
+    Where episodes cannot be scored because something is away, the stage ends early, with a checkpoint, and the recorder is told why.
+    """
     run, settings = job.run, job.run.stages[job.stage]
     assert isinstance(settings, MRL)
     require_learnable(run)
@@ -65,14 +68,30 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
         yield
         metrics.record("time/phase_seconds", time.perf_counter() - started, phase=name, role="learner")
 
+    def save(done: int) -> None:
+        with phase("checkpoint"):
+            more = {"kl": learner.kl.state_dict(), "curriculum": curriculum.state_dict()}
+            state = reporter.state(done, **more, conductor=source.state() if group.rank == 0 else {})
+            if group.rank == 0:
+                learner.save(position.base + done, state)
+            reporter.saved()
+
+    saved = position.in_stage
     for iteration in range(position.in_stage, curriculum.total):
         step = curriculum.step
         with phase("publish"):
             if group.rank == 0:
                 learner.publish(source, iteration, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
-        with phase("collect"):
-            batch = source.collect(iteration, iteration, plan_of(step, settings.episodes), group.rank, group.size)
+        try:
+            with phase("collect"):
+                batch = source.collect(iteration, iteration, plan_of(step, settings.episodes), group.rank, group.size)
+        except Unavailable as away:
+            if saved < iteration:
+                save(iteration)
+            if group.rank == 0:
+                recorder.fail(Drained(f"{away}; stopped at step {position.base + iteration}"), "")
+            return
         with phase("evaluate"):
             experience = gather_experience(
                 batch.episodes, learner.model, learner.reference, learner.critic, settings.ppo, temperature, group
@@ -95,12 +114,8 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
         reporter.record(done, metrics)
         stop = reporter.stop_requested()
         if done % run.learner.checkpoint_every == 0 or curriculum.finished or stop:
-            with phase("checkpoint"):
-                more = {"kl": learner.kl.state_dict(), "curriculum": curriculum.state_dict()}
-                state = reporter.state(done, **more, conductor=source.state() if group.rank == 0 else {})
-                if group.rank == 0:
-                    learner.save(position.base + done, state)
-                reporter.saved()
+            save(done)
+            saved = done
         if stop:
             return
 

@@ -138,6 +138,23 @@ def test_evaluation_pays_by_the_measure_of_training(tmp_path: Path) -> None:
     assert found["rewards"]["cosine"] != pytest.approx(mean_rewards(otherwise)["cosine"])
 
 
+@pytest.mark.parametrize("missing", ["endpoint", "function"])
+def test_recall_is_measured_where_rewards_cannot_be(
+    missing: str, checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "judge.py"
+    file.write_text("def judge(turn):\n    return 1\n")
+    own = {"endpoints": [{"name": "judge", "url": "http://127.0.0.1:1/"}]}
+    if missing == "function":
+        own = {"functions": [{"name": "judge", "path": f"{file}:judge"}]}
+    where = prepared(tiny_run(tmp_path, "sft", rewards=dict.fromkeys(("single", "cumulative", "long_term"), own))).path()
+    file.unlink()
+    found = evaluate_checkpoint(where)
+    assert found["rewards"] == {}
+    assert found["retention"] == evaluate_checkpoint(checkpoint)["retention"]
+    assert ("Connection refused" if missing == "endpoint" else "there is no such file") in caplog.text
+
+
 def test_a_model_is_evaluated_where_its_training_data_are_not(tmp_path: Path) -> None:
     for part in ("train", "eval"):
         write_rows(tmp_path / f"{part}.jsonl", {"value": "Rex", "said_in": 0})

@@ -121,6 +121,9 @@ def writes(fd):
 
 def judge(turn):
     if turn.answer == "hold":
+        import os
+        with open(__file__ + ".pid", "w") as file:
+            file.write(str(os.getpid()))
         {HOLDS[how]}
     return 1
 """,
@@ -131,6 +134,7 @@ def judge(turn):
     assert time.monotonic() - began < 1.5 + SOON
     assert (outcomes[0], outcomes[2]) == (1.0, 1.0)
     assert "answer 'hold'" in str(outcomes[1])
+    assert gone(int(Path(section.path.removesuffix(":judge") + ".pid").read_text()))
 
 
 def test_a_function_is_kept_between_calls_with_what_it_has_learnt_and_what_it_prints_is_no_answer(write: Write) -> None:
@@ -155,6 +159,7 @@ def test_a_function_is_kept_between_calls_with_what_it_has_learnt_and_what_it_pr
 def test_threads_that_call_one_function_get_the_outcomes_of_their_own_turns(write: Write) -> None:
     section = write("import time\ndef judge(turn):\n    time.sleep(0.001)\n    return float(turn.answer)\n")
     found: dict[int, list[Any]] = {}
+    function_rewards(section, turns("0"))  # or each would start a process, before one of them is kept
 
     def ask(number: int) -> None:
         found[number] = function_rewards(section, turns(*[str(number)] * 40))

@@ -1,6 +1,7 @@
 """The reward pool on a real local Ray."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -14,13 +15,15 @@ import numpy as np
 import pytest
 import ray
 
-from common.config.rewards import FunctionReward, RewardMix, Rewards
+from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
+from common.failures import Unavailable
 from common.metrics import Metrics
 from common.resources import REWARD_WORKER_CPUS
 from reward_service.compose import score_episodes
 from reward_service.pool import RewardPool
 from reward_service.scaling import IDLE_OVER_QUEUE
+from tests.endpoints import Endpoint, Judge
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -239,6 +242,58 @@ def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_ever
     assert row["reward/batch_turns:max"] == 1
     assert row["reward/batch_seconds:p95"] >= row["reward/batch_seconds:p50"] >= 0.1
     assert row["reward/queue_seconds:max"] > 1
+
+
+def test_an_endpoint_that_is_away_for_a_while_is_waited_for_and_costs_no_turn() -> None:
+    judge, told = Judge(), list[str]()
+    with contextlib.closing(Endpoint(judge)) as server:
+        endpoint = EndpointReward(name="judge", url=server.url, deadline=2, patience=20)
+        mix = RewardMix(bleu=None, cosine=None, recall=None, endpoints=(endpoint,))
+        # Calls that waited themselves would be overdue.
+        rewards = Rewards(cumulative=mix, workers=2, deadline=2.5, batch_tokens=TWO)
+
+        async def body() -> tuple[list[Episode], list[Episode], dict[str, int]]:
+            pool = RewardPool(rewards, EMBEDDING, SPECIAL, tell=told.append)
+            try:
+                await started(pool)
+                judge.leave(5)
+                scoring = asyncio.create_task(pool.score(episodes(12), {}))
+                await until(lambda: bool(told))
+                assert re.match(rf"reward endpoint judge at {server.url} does not answer \(.* 503 .*\) for \d s", pool.waiting_for()[0])
+                scored = await scoring
+                judge.leave(0.5)
+                return scored, await pool.score(episodes(4), {}), pool.stats()
+            finally:
+                await pool.close()
+
+        scored, again, stats = asyncio.run(asyncio.wait_for(body(), 90))
+    assert all(turn.rewards["judge"] == 1.0 for one in scored + again for turn in one.answered)
+    assert judge.asked[-1] - judge.asked[0] > 2
+    assert (stats["missed_deadlines"], stats["restored"], stats["retries"]) == (0, 0, 0)
+    assert told[0].endswith("; waiting up to 20 s, for 0 s now")
+    assert "answers again" in told[-1]
+
+
+def test_an_endpoint_that_does_not_come_back_is_the_failure_of_no_turn() -> None:
+    judge = Judge()
+    judge.leave()
+    with contextlib.closing(Endpoint(judge)) as server:
+        endpoint = EndpointReward(name="judge", url=server.url, patience=1.5)
+        rewards = Rewards(cumulative=RewardMix(endpoints=(endpoint,)), workers=1, batch_tokens=TWO)
+
+        async def body(pool: RewardPool) -> None:
+            with pytest.raises(Unavailable, match=r"503 .*, and was waited for \d s"):
+                await pool.score(episodes(6), {})
+            judge.come_back()
+            scored = await pool.score(episodes(6), {})
+            assert all(turn.reward is not None for one in scored for turn in one.answered)
+            metrics = Metrics()
+            metrics.merge(await pool.metrics())
+            row = metrics.flush(step=0, stage="test")
+            assert row["reward/turns"] == 18
+            assert not [key for key in row if key.startswith("reward/failed_turns")]
+
+        run(body, rewards)
 
 
 def test_a_worker_that_finds_no_place_on_the_cluster_holds_nothing_up(tmp_path: Path) -> None:

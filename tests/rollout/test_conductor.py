@@ -111,6 +111,12 @@ class Scorer:
     def patience(self, episodes: Sequence[Episode]) -> float:
         return 60.0
 
+    def waiting_for(self) -> list[str]:
+        return []
+
+    def stop_waiting(self) -> None:
+        pass
+
     async def metrics(self) -> dict[str, Any]:
         return {}
 

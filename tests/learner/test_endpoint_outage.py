@@ -1,0 +1,130 @@
+"""A whole run whose reward endpoint is away: for a while, or for good."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from common.checkpoint import latest_checkpoint
+from common.config.schema import Run
+from common.failures import EXIT_DRAINED, Drained
+from common.metrics import read_rows
+from common.progress import QuietProgress
+from common.run_directory import RunDirectory
+from learner.pipeline import train
+from rollout.journal import outcomes
+from tests.endpoints import Endpoint, Judge
+from tests.local_source import STAGES, tiny_run
+
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]
+
+ITERATIONS = 6
+
+
+class Notes(QuietProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def judge() -> Judge:
+    return Judge()
+
+
+@pytest.fixture
+def make(judge: Judge, tmp_path: Path) -> Iterator[Callable[[float], Run]]:
+    """A run of MRL alone, rewarded by the judge, who is waited for so many seconds."""
+    with contextlib.closing(Endpoint(judge)) as server:
+
+        def make(patience: float) -> Run:
+            mix = {"endpoints": [{"name": "judge", "url": server.url, "patience": patience}]}
+            curriculum = [{"name": "all", "iterations": ITERATIONS, "max_steps": 2}]
+            return tiny_run(
+                tmp_path,
+                STAGES["mrl"] | {"curriculum": curriculum},
+                learner={"ranks": 2, "checkpoint_every": 100, "log_every": 1},
+                rewards={"single": mix, "cumulative": mix, "long_term": mix},
+            )
+
+        yield make
+
+
+@contextmanager
+def leaving_at(judge: Judge, run: Run, step: int, seconds: float = float("inf")) -> Iterator[None]:
+    """The judge leaves as soon as metrics.jsonl has the row of `step`."""
+    over, left = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            rows = read_rows(RunDirectory(run.runs, run.name))
+            if rows and rows[-1]["step"] >= step:
+                judge.leave(seconds)
+                left.set()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        assert left.is_set(), f"the run was over before the row of step {step} was seen"
+
+
+def assert_whole(run: Run) -> None:
+    """Every iteration was trained once, on all of its turns."""
+    directory = RunDirectory(run.runs, run.name)
+    rows = read_rows(directory)
+    assert [row["step"] for row in rows] == list(range(1, ITERATIONS + 1))
+    assert not [key for row in rows for key in row if key.startswith("reward/failed_turns")]
+    assert all(row["reward/component{component=judge,cohort=trained}"] == 1.0 for row in rows)
+    ended = outcomes(Path(directory.path())).to_pylist()
+    assert [row["status"] for row in ended] == ["trained"] * (ITERATIONS * 7)
+
+
+def test_a_run_waits_with_a_word_for_an_endpoint_that_comes_back(judge: Judge, make: Callable[[float], Run]) -> None:
+    run, told = make(120), Notes()
+    with leaving_at(judge, run, 2, seconds=4):
+        summary = train(run, told)
+    assert summary["status"] == "done"
+    assert judge.asked
+    words = [note for note in told.notes if note.startswith("reward endpoint judge at http://127.0.0.1:")]
+    assert words[0].endswith("does not answer (it answered 503 Service Unavailable); waiting up to 120 s, for 0 s now")
+    assert "answers again, after " in words[-1]
+    assert_whole(run)
+
+
+def test_a_run_stops_for_an_endpoint_that_does_not_come_back_and_goes_on_once_it_has(judge: Judge, make: Callable[[float], Run]) -> None:
+    run = make(1)
+    directory = RunDirectory(run.runs, run.name)
+    stop = r"^reward endpoint judge at .* does not answer .* \d+ s; stopped at step [2-5]; the same command goes on"
+    with leaving_at(judge, run, 2), pytest.raises(Drained, match=stop) as stopped:
+        train(run, QuietProgress())
+    assert stopped.value.exit_code == EXIT_DRAINED
+    assert json.loads(directory.read_text("summary.json"))["status"] == "stopped"
+    last = latest_checkpoint(directory)
+    assert last is not None
+    assert last.step == read_rows(directory)[-1]["step"] >= 2
+
+    judge.come_back()
+    assert train(run, QuietProgress())["status"] == "done"
+    assert_whole(run)
+
+
+def test_recall_is_measured_without_an_endpoint_that_was_never_there(judge: Judge, make: Callable[[float], Run]) -> None:
+    run, told = make(1), Notes()
+    judge.leave()
+    with pytest.raises(Drained, match=r" \d+ s; stopped at step 0; the same command"):
+        train(run, told)
+    assert told.notes[2].startswith("reward endpoint judge"), "said during the evaluation before MRL"
+    assert "before_mrl" in json.loads(RunDirectory(run.runs, run.name).read_text("summary.json"))["retention"]
