@@ -258,7 +258,7 @@ def test_a_reward_model_is_not_taken_for_a_policy_and_keeps_what_it_was_begun_wi
         with pytest.raises(InputError, match="is a reward model, not a policy"):
             prepared(model)
     for key, value in (("levels", 5), ("lora", {"rank": 4})):
-        with pytest.raises(InputError, match=f"stages.0.{key}: is not what the run"):
+        with pytest.raises(InputError, match=f"stages.0.{key}: is .*, the run in .* was started with"):
             prepared(preference_run(tmp_path, STAGE | {"steps": 1, key: value}))
     backbone = newest(directory).where
     with pytest.raises(InputError, match="is a reward model of 1 levels, not 5"):
