@@ -8,6 +8,7 @@ not survive one. The user's file is never imported here.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
@@ -21,6 +22,8 @@ from reward_service.function_process import FunctionProcess, Outcome
 ModelOutcome = Outcome | tuple[float, float]
 """Of a reward model that gives a distribution: the value and its standard deviation."""
 
+LOAD_AGAIN_SECONDS = 20.0
+"""What could not be loaded is not tried again sooner: a batch whose turns all fail is divided, and asks for each part."""
 KEPT = 64
 """Processes that are kept at most. A run has as many as functions; one that scores for many runs must not collect them."""
 
@@ -84,6 +87,8 @@ class _Function:
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
         self._process: FunctionProcess | None = None
+        self._refused: tuple[float, InputError] | None = None
+        """When it could not be loaded, and why."""
 
     def outcomes(self, section: FunctionReward, turns: Sequence[Turn]) -> list[Outcome]:
         with self._one_at_a_time:
@@ -97,8 +102,17 @@ class _Function:
             self._process.close()
             self._process = None
         if self._process is None:
-            self._process = FunctionProcess(section.path, section.arguments, section.load_deadline)
+            self._process = self._load(section)
         return self._process
+
+    def _load(self, section: FunctionReward) -> FunctionProcess:
+        if self._refused is not None and time.monotonic() < self._refused[0] + LOAD_AGAIN_SECONDS:
+            raise InputError(self._refused[1].where, self._refused[1].what)
+        try:
+            return FunctionProcess(section.path, section.arguments, section.load_deadline)
+        except InputError as refusal:
+            self._refused = time.monotonic(), refusal
+            raise
 
     def close(self) -> None:
         with self._one_at_a_time:

@@ -20,6 +20,7 @@ from common.config.rewards import FunctionReward, RewardMix, Rewards
 from common.episode import Fact, Interaction, Row, Turn
 from common.failures import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from deploy.cli import run_command
+from reward_service import custom
 from reward_service.custom import close_functions, function_rewards, try_function
 from reward_service.function_process import TOGETHER
 from reward_service.requirements import require_rewards
@@ -252,6 +253,23 @@ def test_a_file_that_cannot_be_imported_is_refused_by_its_name(write: Write, sta
     for attempt in (lambda: try_function(section, None), lambda: function_rewards(section, turns("a"))):
         with pytest.raises(InputError, match=rf"(?s)^{file}: .*{AT_IMPORT[statement]}"):
             attempt()
+
+
+def test_a_file_that_could_not_be_imported_is_not_tried_for_every_part_of_a_batch(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = write("""\
+        with open(__file__ + ".tries", "a") as file:
+            print("tried", file=file)
+        import nothing_of_that_name
+    """)
+    tries = Path(section.path.removesuffix(":judge") + ".tries")
+    for _ in range(3):
+        with pytest.raises(InputError, match="nothing_of_that_name"):
+            function_rewards(section, turns("a"))
+    assert len(tries.read_text().splitlines()) == 1
+    monkeypatch.setattr(custom, "LOAD_AGAIN_SECONDS", 0.0)
+    with pytest.raises(InputError, match="nothing_of_that_name"):
+        function_rewards(section, turns("a"))
+    assert len(tries.read_text().splitlines()) == 2
 
 
 def rows() -> list[Row]:
