@@ -193,7 +193,8 @@ class ModelReward(Component):
 
     @model_validator(mode="after")
     def _reads_a_label(self) -> ModelReward:
-        if "read" in self.model_fields_set and self.label is None:
+        # Not by what is set: a run's own configuration sets everything, defaults too.
+        if self.read != type(self).model_fields["read"].default and self.label is None:
             raise ValueError("read says what pays of a label, and there is no label")
         return self
 

@@ -37,7 +37,7 @@ rewards:
       - {name: remote, path: "s3://bucket/judge"}
 """
 
-PLAIN_TEXTS = {"name", "kind", "stage", "size", "host", "url", "pattern", "stop", "targets", "arguments"}
+PLAIN_TEXTS = {"name", "kind", "stage", "size", "host", "url", "pattern", "stop", "targets", "arguments", "label"}
 """Settings whose texts name no file."""
 
 
