@@ -107,7 +107,10 @@ class Summary:
     def _keep(self, figure: Figure, *names: str) -> None:
         retention = self.value["retention"]
         intervals = retention.setdefault("intervals", {})
-        for into, value in ((retention, figure.share()), (intervals, figure.intervals())):
+        for into, value in (
+            (retention, figure.share()),
+            (intervals, {key: [low, high] for key, (low, high) in figure.intervals().items()}),
+        ):
             for name in names[:-1]:
                 into = into.setdefault(name, {})
             into[names[-1]] = value
