@@ -153,6 +153,9 @@ def counts_table(rows: Sequence[Row]) -> Table:
     lines += [("strategy", name, count) for name, count in sorted(strategies.items())]
     lines += [("follow-ups", str(number), count) for number, count in sorted(steps.items())]
     lines += [("role of follow-ups", name, count) for name, count in sorted(roles.items())]
+    facts = [fact for row in rows for turn in row.interactions for fact in turn.facts]
+    lines += [("facts asked for", "all", len(facts))]
+    lines += [("facts asked for", "changed before", sum(bool(fact.outdated) for fact in facts))]
     return _table("Counts", ("of", "which", "number"), lines)
 
 
