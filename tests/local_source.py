@@ -10,7 +10,9 @@ import base64
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,29 @@ def run_and_die(settings: dict[str, Any], dies_after: int) -> None:
         return recorder
 
     run_here(Run.model_validate(settings), make_recorder=dying)
+
+
+@contextmanager
+def at_step(run: Run, step: int, act: Callable[[], object]) -> Iterator[None]:
+    """`act` is called, in a thread of its own, as soon as metrics.jsonl has the row of `step`."""
+    over, acted = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            rows = read_rows(RunDirectory(run.runs, run.name))
+            if rows and rows[-1]["step"] >= step:
+                act()
+                acted.set()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        assert acted.is_set(), f"the run was over before the row of step {step} was seen"
 
 
 # --- parts of a run -----------------------------------------------------------------------------------------------------

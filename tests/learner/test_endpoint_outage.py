@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from common.run_directory import RunDirectory
 from learner.pipeline import train
 from rollout.journal import outcomes
 from tests.endpoints import Endpoint, Judge
-from tests.local_source import STAGES, tiny_run
+from tests.local_source import STAGES, at_step, tiny_run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -58,29 +56,6 @@ def make(judge: Judge, tmp_path: Path) -> Iterator[Callable[[float], Run]]:
         yield make
 
 
-@contextmanager
-def leaving_at(judge: Judge, run: Run, step: int, seconds: float = float("inf")) -> Iterator[None]:
-    """The judge leaves as soon as metrics.jsonl has the row of `step`."""
-    over, left = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.02):
-            rows = read_rows(RunDirectory(run.runs, run.name))
-            if rows and rows[-1]["step"] >= step:
-                judge.leave(seconds)
-                left.set()
-                return
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-        assert left.is_set(), f"the run was over before the row of step {step} was seen"
-
-
 def assert_whole(run: Run) -> None:
     """Every iteration was trained once, on all of its turns."""
     directory = RunDirectory(run.runs, run.name)
@@ -98,7 +73,7 @@ def assert_whole(run: Run) -> None:
 
 def test_a_run_waits_with_a_word_for_an_endpoint_that_comes_back(judge: Judge, make: Callable[[float], Run]) -> None:
     run, told = make(120), Notes()
-    with leaving_at(judge, run, 2, seconds=4):
+    with at_step(run, 2, lambda: judge.leave(4)):
         summary = train(run, told)
     assert summary["status"] == "done"
     assert judge.asked
@@ -112,7 +87,7 @@ def test_a_run_stops_for_an_endpoint_that_does_not_come_back_and_goes_on_once_it
     run = make(1)
     directory = RunDirectory(run.runs, run.name)
     stop = r"^reward endpoint judge at .* does not answer .* \d+ s; stopped at step [2-5]; the same command goes on"
-    with leaving_at(judge, run, 2), pytest.raises(Drained, match=stop) as stopped:
+    with at_step(run, 2, judge.leave), pytest.raises(Drained, match=stop) as stopped:
         train(run, QuietProgress())
     assert stopped.value.exit_code == EXIT_DRAINED
     assert json.loads(directory.read_text("summary.json"))["status"] == "stopped"

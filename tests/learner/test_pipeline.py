@@ -6,8 +6,6 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from learner.evaluate import evaluate_checkpoint
 from learner.pipeline import train
 from learner.replay import parting, replay
 from rollout.journal import find_episode, outcomes
-from tests.local_source import STAGES, tiny_run
+from tests.local_source import STAGES, at_step, tiny_run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -237,37 +235,18 @@ def test_a_replay_says_where_it_parts(finished: tuple[Run, dict[str, Any], Told]
     assert str(parting(recorded, replace(recorded, memory_hash="00"))).startswith("memory part")
 
 
-@contextmanager
-def interrupt_at(run: Run, step: int) -> Iterator[None]:
-    """Ctrl-C in the driver's thread as soon as metrics.jsonl has the row of `step`."""
-    over, sent = threading.Event(), threading.Event()
-    driver = threading.get_ident()
-
-    def watch() -> None:
-        while not over.wait(0.02):
-            rows = read_rows(directory_of(run))
-            if rows and rows[-1]["step"] >= step:
-                # To the driver's thread, which a terminal's signal wakes too; raised in this one, it would wait for the driver to look.
-                signal.pthread_kill(driver, signal.SIGINT)
-                sent.set()
-                return
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-        assert sent.is_set(), f"the run was over before the row of step {step} was seen"
-
-
 def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> None:
     # Many, because on a quick machine a dozen are over before the driver has heard the signal.
     curriculum = [{"name": "all", "iterations": 25, "max_steps": 3, "reset_probability": 0.5}]
     settings = WORKERS | {"learner": {"ranks": 2, "checkpoint_every": 100, "log_every": 1}}
     run = tiny_run(tmp_path, STAGES["mrl"] | {"curriculum": curriculum}, name="drained", **settings)
-    with pytest.raises(Drained, match="the same command goes on"), interrupt_at(run, 3):
+    driver = threading.get_ident()
+
+    def interrupt() -> None:
+        # To the driver's thread, which a terminal's signal wakes too; raised in the watcher's, it would wait for the driver to look.
+        signal.pthread_kill(driver, signal.SIGINT)
+
+    with pytest.raises(Drained, match="the same command goes on"), at_step(run, 3, interrupt):
         train(run, QuietProgress())
     directory = directory_of(run)
     stopped = latest_checkpoint(directory)
