@@ -275,6 +275,8 @@ _ROLLOUT = [
     _histogram("rollout/answer_tokens", "tokens", _TOKENS, "answers", "Length of an answer, [EOS] included"),
     _mean("rollout/no_eos_fraction", "fraction", "answers", "Share cut at the length limit", better="lower"),
     _mean("rollout/recall", "fraction", "facts asked for", "Share that stands in the answer", better="higher"),
+    _mean("rollout/exact", "fraction", "questions", "Share whose answer names every value asked for and no wrong one", better="higher"),
+    _mean("rollout/precision", "fraction", "right and wrong values that answers name", "Share of right ones", better="higher"),
     _mean("rollout/slot_occupancy", "fraction", "decode steps times slots", "Share of slots that were decoding", better="higher"),
     _mean("rollout/episode_turns", "turns", "episodes", "Answered interactions of an episode"),
     _histogram("sync/seconds", "s", _SECONDS, "weight broadcasts", "From publishing weights to the last worker's confirmation"),

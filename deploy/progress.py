@@ -21,6 +21,7 @@ from common.progress import Progress
 HEADLINES = {
     "reward": ("objective/scores",),
     "recall": ("rollout/recall",),
+    "exact": ("rollout/exact",),
     "loss": ("train/loss_lm", "train/loss_preference"),
     "accuracy": ("train/accuracy_lm", "train/accuracy_preference"),
     "cosine": ("train/memory_cosine",),

@@ -110,7 +110,7 @@ def reward_tables(stage: Mapping[str, Any]) -> list[str]:
         parts.append(table(title, ["", "first", "last"], components))
     troubles = [[TROUBLES[key.name], " ".join(key.labels.values()), f"{seen['last']:g}"] for key, seen in metrics if key.name in TROUBLES]
     if troubles:
-        parts.append(table(f"{stage['name']}: what to look at", ["", "which", "times"], troubles))
+        parts.append(table(f"{stage['name']}: what to look at", ["", "which", "since the run began"], troubles))
     return parts
 
 

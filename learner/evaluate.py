@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from common.checkpoint import Checkpoint, open_checkpoint
 from common.config.schema import MRL, Run
 from common.data.rows import load_rows, value_counts
 from common.data.sources import load_corpus
-from common.data.splits import conversation_hash
+from common.data.splits import conversation_hash, text_hash
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError, Unavailable
@@ -43,21 +44,24 @@ def evaluation_tasks(rows: Sequence[Row], seed: int, erase: bool) -> list[Task]:
 
 
 def evaluation_rows(rows: Sequence[Row], count: int) -> list[Row]:
-    """`count` conversations, or all if there are fewer, evenly over sources, strategies and lengths.
-
-    Within each of these the hash of the words decides, so the choice does not depend on the order of
-    the file.
+    """`count` conversations, or all if there are fewer, evenly over sources, in each of these over
+    strategies, and in each of those over lengths. Hashes decide what comes first, so the choice does
+    not depend on the order of the file.
     """
-    groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=conversation_hash):
-        groups[row.source, row.strategy, len(row.interactions)].append(row)
-    chosen: list[Row] = []
-    turn = 0
-    while len(chosen) < min(count, len(rows)):
-        left = [group[turn] for _, group in sorted(groups.items()) if len(group) > turn]
-        chosen += left[: count - len(chosen)]
-        turn += 1
-    return chosen
+    parts = [lambda row: row.source, lambda row: row.strategy, lambda row: len(row.interactions)]
+    return _in_turn(sorted(rows, key=conversation_hash), parts)[:count]
+
+
+def _in_turn(rows: list[Row], parts: Sequence[Callable[[Row], Any]]) -> list[Row]:
+    """The rows in an order that takes one of each part in turn."""
+    if not parts:
+        return rows
+    groups: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[parts[0](row)].append(row)
+    named = sorted(groups.items(), key=lambda group: text_hash(str(group[0])))
+    taken = zip_longest(*(_in_turn(group, parts[1:]) for _, group in named))
+    return [row for each in taken for row in each if row is not None]
 
 
 def evaluate(play: Player, rows: Sequence[Row], seed: int, known_values: Collection[str]) -> Evaluation:

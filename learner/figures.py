@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from common.data.tokenizer import EOS
 from common.metrics import Metrics
-from common.text import contains_value
 from learner.curriculum import Curriculum
 from learner.group import Group
 from learner.retention import Evaluation, Figure
 from learner.rl.experience import Experience
 from learner.rl.kl import AdaptiveKL
+from reward_service.recall import Words, conversation_values, named_values, words_of_values
 
 
 def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
@@ -28,13 +30,14 @@ def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
     return float(everywhere[0] / everywhere[1])
 
 
-def record_episodes(experience: Experience, metrics: Metrics) -> None:
-    """This rank's episodes, all of which are trained on."""
+def record_episodes(experience: Experience, known: Collection[Words], metrics: Metrics) -> None:
+    """This rank's episodes, all of which are trained on. known: values of the training data."""
     for name, value in experience.figures.items():
         metrics.record(name, value)
     for episode in experience.episodes:
         metrics.record("rollout/episode_turns", len(episode.answered))
         metrics.record("memory/resets", episode.initial_memory is None)
+        values = words_of_values(conversation_values(episode.turns)).union(known)
         scores = [turn.reward for turn in episode.answered if turn.reward is not None]
         if len(scores) == len(episode.answered):
             metrics.record("objective/return", sum(scores))
@@ -43,8 +46,12 @@ def record_episodes(experience: Experience, metrics: Metrics) -> None:
             metrics.record("rollout/tokens", len(turn.answer_ids))
             metrics.record("rollout/answer_tokens", len(turn.answer_ids))
             metrics.record("rollout/no_eos_fraction", turn.answer_ids[-1] != EOS)
-            for fact in turn.facts:
-                metrics.record("rollout/recall", contains_value(turn.answer, fact.value))
+            if turn.facts:
+                named = named_values(turn, values)
+                metrics.record("rollout/recall", named.recall, weight=named.asked)
+                metrics.record("rollout/exact", named.exact)
+                if named.precision is not None:
+                    metrics.record("rollout/precision", named.precision, weight=named.right + named.wrong)
             if turn.reward is not None:
                 metrics.record("objective/scores", turn.reward)
                 for component, value in turn.rewards.items():

@@ -5,6 +5,8 @@ Turns of a conversation, or pairs of a prompt, are not independent; conversation
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 
 RESAMPLES = 2000
@@ -25,3 +27,10 @@ def bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int = 0) -> tuple[list[
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(ratios, [tail, 1 - tail], axis=1)
     return low.tolist(), high.tolist()
+
+
+def wilson(share: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval (Wilson 1927) of a share that is 0 or 1 in all of `trials`."""
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    far = z * z / (trials + z * z)
+    return (1 - far, 1.0) if share else (0.0, far)

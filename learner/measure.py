@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from common.checkpoint import Checkpoint
 from common.data.rows import value_counts
 from common.episode import Row
+from common.failures import InputError
 from common.run_directory import RunDirectory
 from learner.progress import Position
 from learner.training_state import TRAINING, load_model
@@ -29,7 +30,12 @@ def write_training_values(directory: RunDirectory, train: Iterable[Row]) -> None
 
 
 def training_values(directory: RunDirectory) -> dict[str, int]:
-    """How often the run's training conversations ask for each value."""
+    """How often the run's training conversations ask for each value.
+
+    Raises InputError for a run that was made before it was kept.
+    """
+    if not directory.exists(VALUES):
+        raise InputError(directory.path(), f"has no {VALUES}: an earlier version made this run; started again, it writes the file")
     values: dict[str, int] = json.loads(directory.read_text(VALUES))
     return values
 

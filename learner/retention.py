@@ -18,9 +18,9 @@ import numpy as np
 
 from common.episode import Episode, Row, Turn
 from common.failures import DataFailure
-from common.text import contains_value, folded, place, taken_out, value_words
-from learner.intervals import bootstrap
-from reward_service.recall import Words, named_values, words_of_values
+from common.text import contains_value, value_words
+from learner.intervals import bootstrap, wilson
+from reward_service.recall import Words, conversation_values, values_named, words_of_values
 
 Share = dict[str, float]
 """A share by key (a distance or an order, as a string), "all" over all of them."""
@@ -47,13 +47,21 @@ class Figure:
         return {key: totals[key] for key in sorted(totals, key=_in_order) if totals[key]}
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % intervals of `share`, over conversations (learner/intervals.py)."""
+        """95 % intervals of `share`, over conversations (learner/intervals.py).
+
+        Draws of nothing but hits, or misses, all look alike: there the score interval of as many
+        conversations as ask says how little few of them tell.
+        """
         keys = list(self.totals())
         if not keys:
             return {}
         hits, counts = (np.stack([of[key] for key in keys]) for of in (self.hits, self.counts))
-        low, high = bootstrap(hits, counts)
-        return dict(zip(keys, zip(low, high, strict=True), strict=True))
+        found = {}
+        for key, low, high in zip(keys, *bootstrap(hits, counts), strict=True):
+            share = self.hits[key].sum() / self.counts[key].sum()
+            asking = int(np.count_nonzero(self.counts[key]))
+            found[key] = wilson(int(share), asking) if share in (0, 1) else (low, high)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,7 @@ def retention_figures(episodes: Sequence[Episode], known_values: Collection[str]
     for index, episode in enumerate(episodes):
         if episode.status == "failed":
             raise DataFailure(f"episode {episode.id} could not be played: {episode.turns[-1].failure}")
-        values = {fact.value for turn in episode.turns for fact in turn.facts}
-        known = words_of_values(values) | everywhere
+        known = words_of_values(conversation_values(episode.turns)) | everywhere
         for name, key, hit, count in _seen(episode.turns, known):
             for each in (key, "all"):
                 hits[name][each][index] += hit
@@ -104,31 +111,22 @@ def _seen(turns: Sequence[Turn], known: Collection[Words]) -> Iterable[tuple[str
     for turn_number, turn in enumerate(turns):
         if turn_number == 0 or not turn.facts:
             continue
-        named = named_values(turn, known)
+        right, wrong = values_named(turn, known)
+        asked = {value_words(fact.value) for fact in turn.facts}
         farthest = str(turn_number - min(fact.said_in for fact in turn.facts))
-        yield "exact", farthest, int(named.exact), 1
-        yield "precision", farthest, named.right, named.right + named.wrong
-        if any(fact.outdated for fact in turn.facts):
-            yield "outdated", farthest, int(names_outdated(turn)), 1
+        yield "exact", farthest, int(right == asked and not wrong), 1
+        yield "precision", farthest, len(right), len(right) + len(wrong)
+        replaced = {value_words(value) for fact in turn.facts for value in fact.outdated}
+        if replaced:
+            yield "outdated", farthest, int(bool(replaced & wrong)), 1
         for fact in turn.facts:
-            hit, distance = int(contains_value(turn.answer, fact.value)), str(turn_number - fact.said_in)
+            hit, distance = int(value_words(fact.value) in right), str(turn_number - fact.said_in)
             yield "recall", distance, hit, 1
             if fact.outdated:
                 yield "changed", distance, hit, 1
             order = order_of_telling(turns[:turn_number], fact.value)
             if order is not None:
                 yield "by_order", str(order), hit, 1
-
-
-def names_outdated(turn: Turn) -> bool:
-    """Whether the answer names a value that one of those asked for replaced."""
-    asked = {value_words(fact.value) for fact in turn.facts}
-    old = {value_words(value) for fact in turn.facts for value in fact.outdated} - asked
-    answer = folded(turn.answer)
-    # Longest first, as in reward_service/recall.py: "York" does not stand in "New York".
-    for value in sorted(asked, key=lambda value: len(" ".join(value)), reverse=True):
-        answer = taken_out(answer, value)
-    return any(place(answer, value) for value in old if value)
 
 
 def order_of_telling(turns: Sequence[Turn], value: str) -> int | None:

@@ -28,7 +28,7 @@ from reward_service.comparison import ComparedTexts, Comparison, comparisons
 from reward_service.cosine import Form
 from reward_service.custom import ModelOutcome, function_rewards
 from reward_service.endpoint import endpoint_rewards
-from reward_service.recall import Words, recall_reward, words_of_values
+from reward_service.recall import Words, conversation_values, recall_reward, words_of_values
 from reward_service.statistics import Statistics, terms_of
 from reward_service.text import exact_match_reward, format_reward, thought_reward
 
@@ -77,7 +77,7 @@ def judge(
         if episode.status not in HELD:
             for comparison in comparisons(episode.strategy, len(episode.turns), first=len(turns)):
                 route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(comparison)
-        values = {value for turn in episode.turns for fact in turn.facts for value in (fact.value, *fact.outdated)}
+        values = conversation_values(episode.turns)
         known += [words_of_values(values) | everywhere if values else everywhere] * len(episode.turns)
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns

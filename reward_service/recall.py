@@ -71,24 +71,43 @@ def recall(named: Named, false_recall: float) -> float:
 
 
 def named_values(turn: Turn, known: Collection[Words]) -> Named:
-    """What the answer of a turn with facts names. A value stands in it as whole words, as common/text.py says."""
+    """What the answer of a turn with facts names, in counts (`values_named`)."""
+    right, wrong = values_named(turn, known)
+    return Named(len(right), len({value_words(fact.value) for fact in turn.facts}), len(wrong))
+
+
+def values_named(turn: Turn, known: Collection[Words]) -> tuple[set[Words], set[Words]]:
+    """The right and the wrong values that the answer of a turn with facts names (common/text.py).
+
+    Longer values come first: York is not named where "New York" stands, whichever of them is right.
+    """
     answer = folded(turn.answer)
     asked = [value_words(fact.value) for fact in turn.facts]
     for value, fact in zip(asked, turn.facts, strict=True):
         if not value:
             raise ValueError(f"the value {fact.value!r} of a fact holds nothing that an answer could contain")
-    wanted = {value: bool(place(answer, value)) for value in asked}
-    right = [value for value, stands in wanted.items() if stands]
+    wanted = set(asked)
+    standing = [value for value in wanted if place(answer, value)]
+    # Mostly there is nothing else to look for.
     others = [value for value in known if value not in wanted and value[0] in answer and place(answer, value)]
-    if not others:
-        return Named(len(right), len(wanted), 0)
-    # Longest first: York is not named where "New York" stands, whichever of them is right.
-    context, wrong = (folded(turn.query), folded(turn.reference)), 0
-    for value in sorted([*right, *others], key=lambda value: len(" ".join(value)), reverse=True):
-        if place(answer, value):
-            answer = taken_out(answer, value)
-            wrong += value not in wanted and not any(place(text, value) for text in context)
-    return Named(len(right), len(wanted), wrong)
+    if len(standing) + len(others) < 2:
+        named = {*standing, *others}
+    else:
+        named = set()
+        for value in sorted([*standing, *others], key=lambda value: len(" ".join(value)), reverse=True):
+            if place(answer, value):
+                answer = taken_out(answer, value)
+                named.add(value)
+    wrong = named - wanted
+    if wrong:
+        context = folded(turn.query), folded(turn.reference)
+        wrong = {value for value in wrong if not any(place(text, value) for text in context)}
+    return named & wanted, wrong
+
+
+def conversation_values(turns: Iterable[Turn]) -> set[str]:
+    """Every value that a question of the turns asks for, and every value that one of these replaced."""
+    return {value for turn in turns for fact in turn.facts for value in (fact.value, *fact.outdated)}
 
 
 def words_of_values(values: Iterable[str]) -> frozenset[Words]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.data.synth import ACKNOWLEDGE
-from common.episode import Fact, Interaction, Row
+from common.episode import Fact, Interaction, Row, Strategy
 from common.failures import InputError
 from common.text import contains_value
 
@@ -136,5 +136,6 @@ def windows(story: Story) -> list[Row]:
         while kept and not kept[-1].facts:
             kept.pop()
         if kept:
-            parts.append(Row(opening.query, opening.answer, tuple(kept), strategy="cumulative" if len(kept) > 1 else "single"))
+            strategy: Strategy = "cumulative" if len(kept) > 1 else "single"
+            parts.append(Row(opening.query, opening.answer, tuple(kept), strategy=strategy, source=story.row.source))
     return parts

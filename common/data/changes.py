@@ -18,7 +18,8 @@ _SENTENCE = re.compile(r"(?<=\w\w\w[.!?])\s+|(?<=\W[.!?])\s+|(?<=[!?。！？])\
 _CLAUSE = re.compile(r"[,:()–—]\s|\s-+\s|\b(?:but|and|because)\b")
 
 _CHANGE = re.compile(
-    r"\b(?:now(?:adays)?|actually|instead|henceforth|meanwhile|currently|correction|sorry|by now|renamed"
+    r"\b(?:now(?:adays)?|jetzt|maintenant|ahora|agora|adesso|теперь|сейчас|(?<=\bmy )new|forget (?:that|it)|update"
+    r"|actually|instead|henceforth|meanwhile|currently|correction|sorry|by now|renamed"
     r"|from (?:now|today|tomorrow) on|as of (?:now|today)|these days|at the moment|turns out"
     r"|i (?:changed my mind|was wrong|made a mistake|meant?)|scratch that|on second thoughts?"
     r"|no longer|not any ?more|any ?more|changed|became|become|switched to|moved to)\b|^no\b"
@@ -26,12 +27,13 @@ _CHANGE = re.compile(
 _ADDED = re.compile(r"\b(?:also|too|as well|another|second|both|besides|in addition)\b")
 _ASKING = re.compile(r"\?\W*$|^\W*(?:now |so |and )?(?:can|could|would|will|do|does|is|are|what|where|who)\b", re.IGNORECASE)
 _PAST = re.compile(
-    r"\b(?:was|were|before|used to|use to|first|old|previous(?:ly)?|earlier|former(?:ly)?|original(?:ly)?"
-    r"|initial(?:ly)?|once|ago|until|back then|no longer|not|any ?more|changed?|replaced)\b|n't\b"
+    r"\b(?:was|were|before|used to|use to|at first|(?:did|do|told|said) .*\bfirst|(?<!how )old(?! (?:am|are|is|do|was)\b)"
+    r"|previous(?:ly)?|earlier|former(?:ly)?|original(?:ly)?|initial(?:ly)?|ago|until|back then|no longer"
+    r"|any ?more|replaced)\b(?!.*\bagain$)"
 )
 _DENIED = re.compile(
     r"\b(?:not|no longer|any ?more|instead of|rather than|was|were|used to|former(?:ly)?|from"
-    r"|previous(?:ly)?|before|old)\b|n't\b"
+    r"|previous(?:ly)?|before|(?<!year )(?<!years )(?<!months )(?<!weeks )(?<!days )old)\b|n't\b"
 )
 _ENDED = re.compile(r"\b(?:no longer|not (?:.* )?any ?more|any ?more)\b|n't (?:.* )?any ?more\b")
 _REWORDED = (

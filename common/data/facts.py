@@ -92,8 +92,10 @@ def _said(question: _Question, turns: Turns, questions: Sequence[_Question]) -> 
     if said_in not in saying:
         last = (surely or saying)[-1]
         return (f"{question.at}said_in", f"is {said_in}, where {value!r} was never said: turn {last} was the last to say it"), last
-    if surely and surely[-1] > said_in and not (len(value) == 1 and value.isalpha()):
-        last = surely[-1]
+    # "a" is a word, and a grade only in capitals.
+    article = len(value) == 1 and value.isascii() and value.isalpha()
+    if not article and (surely or saying)[-1] > said_in:
+        last = (surely or saying)[-1]
         return (f"{question.at}said_in", f"is {said_in}, but turn {last} was the last to say {value!r}, in its query or answer"), last
     return None, said_in
 

@@ -61,6 +61,8 @@ def generate(config: SynthData, seed: int) -> dict[str, list[Row]]:
     counts = {"train": config.train, "eval": config.eval, "test": config.eval}
     splits = {split: list(_split(config, split, count, seed)) for split, count in counts.items()}
     if config.patterns:
+        if config.subjects < 2:
+            raise InputError("data.subjects", "is 1, and one of the patterns tells of another thing: 2 at least")
         splits |= {name: pattern_rows(config, name, config.patterns, seed) for name in PATTERNS}
     return splits
 
@@ -132,18 +134,20 @@ class _Asked:
     """The share of questions that are to ask for a changed fact."""
     distances: Counter[tuple[int, int]] = field(default_factory=Counter)
     """By follow-ups of the conversation and distance."""
-    changed: int = 0
+    changed: Counter[Strategy] = field(default_factory=Counter)
+    all: Counter[Strategy] = field(default_factory=Counter)
 
     def add(self, row: Row) -> None:
         for turn, said in enumerate(row.turns):
             self.distances.update((len(row.interactions), turn - fact.said_in) for fact in said.facts)
-            self.changed += sum(bool(fact.outdated) for fact in said.facts)
+            self.changed[row.strategy] += sum(bool(fact.outdated) for fact in said.facts)
+            self.all[row.strategy] += len(said.facts)
 
-    def changed_next(self, rng: random.Random) -> bool:
-        """Whether the next question should ask for a changed fact."""
+    def changed_next(self, strategy: Strategy, rng: random.Random) -> bool:
+        """Whether the next question of a strategy should ask for a changed fact."""
         if self.share in (0, 1):
             return self.share == 1
-        behind = self.changed <= self.share * self.distances.total()
+        behind = self.changed[strategy] <= self.share * self.all[strategy]
         return rng.random() < (PREFER if behind else 1 - PREFER)
 
     def least(self, steps: int, rng: random.Random) -> int:
@@ -227,7 +231,7 @@ class _Conversation:
 
     def _aim(self, strategy: Strategy, steps: int) -> tuple[int, bool]:
         """The turn that says the target's value, and whether it does so by changing it: not the opening."""
-        change = steps > 1 and self.asked.changed_next(self.rng)
+        change = steps > 1 and self.asked.changed_next(strategy, self.rng)
         if strategy == "long_term":
             return (self.rng.randrange(1, steps) if change else 0), change
         distance = self.asked.least(steps, self.rng) if strategy == "cumulative" else steps
@@ -267,7 +271,7 @@ class _Conversation:
 
     def _asked_next(self, kinds: list[int]) -> int:
         """Of `kinds` one that changed or one that did not, at the distance asked least."""
-        as_changed = self.asked.changed_next(self.rng)
+        as_changed = self.asked.changed_next("cumulative", self.rng)
         fitting = [kind for kind in kinds if bool(self.things[kind].replaced) == as_changed] or kinds
         times = {kind: self.asked.distances[self.steps, len(self.turns) - self.things[kind].said_in] for kind in fitting}
         return self.rng.choice([kind for kind in fitting if times[kind] == min(times.values())])

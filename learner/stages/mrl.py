@@ -28,6 +28,7 @@ from learner.curriculum import Curriculum
 from learner.episode_source import ConductorSource, EpisodeSource
 from learner.figures import record_episodes, record_kl, record_position
 from learner.group import Group, Job
+from learner.measure import training_values
 from learner.optimizer import Trainer
 from learner.progress import Position, Reporter
 from learner.recorder import Recorder, RecorderClient
@@ -35,6 +36,7 @@ from learner.rl.experience import gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.update import ppo_update
 from learner.training_state import checkpoint_model, resume_training, save_training
+from reward_service.recall import words_of_values
 from rollout.dealing import Plan
 
 
@@ -60,6 +62,7 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
         source.load_state(checkpoint.state["conductor"] if position.in_stage else None)
     reporter = Reporter(group, recorder, settings.stage, curriculum.total, position, checkpoint)
     temperature, metrics = run.rollout.sampling.temperature, Metrics()
+    known = words_of_values(training_values(job.directory))
 
     @contextmanager
     def phase(name: str) -> Iterator[None]:
@@ -96,7 +99,7 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
             experience = gather_experience(
                 batch.episodes, learner.model, learner.reference, learner.critic, settings.ppo, temperature, group
             )
-            record_episodes(experience, metrics)
+            record_episodes(experience, known, metrics)
         with phase("update"):
             learner.kl.update(record_kl(experience, group, metrics), batch.total)
             seed = derive(run.seed, "mrl", job.stage)

@@ -58,6 +58,14 @@ OUT_OF_DATE = [
     (["The meeting is at 3 pm.", "Sorry, the meeting is at 4 pm."], "When is the meeting?", "3 pm"),
     (["The meeting is on Monday.", "The meeting is on Friday instead."], "When is the meeting?", "Monday"),
     (["My grade is B+.", "Correction: my grade is A-."], "What is my grade?", "B+"),
+    (["I am 41 years old.", "I am now 42 years old."], "How old am I?", "41"),
+    (["My first name is Tom.", "My first name is now Jim."], "What is my first name?", "Tom"),
+    (["My cat is called Luna.", "My cat is now called Milo."], "Don't you remember what my cat is called?", "Luna"),
+    (["My cat is called Luna.", "My cat is now called Milo."], "What was my cat called again?", "Luna"),
+    (["My phone number is 44-17.", "My new phone number is 44-18."], "What is my phone number?", "44-17"),
+    (["My cat is called Luna.", "Forget that, my cat is called Milo."], CAT, "Luna"),
+    (["Meine Katze heißt Luna.", "Meine Katze heißt jetzt Milo."], "Wie heißt meine Katze?", "Luna"),
+    (["Mon chat s'appelle Luna.", "Mon chat s'appelle maintenant Milo."], "Comment s'appelle mon chat?", "Luna"),
 ]
 TAKEN_BACK = [
     (["I live in Rome.", "I no longer live in Rome."], HOME, "Rome"),
@@ -87,6 +95,9 @@ STILL_TRUE = [
     (["My cat is called Luna. I saw Luna.", "Now I saw Max."], CAT, "Luna"),
     (["My cat is black.", "I renamed my cat Milo."], "What colour is my cat?", "black"),
     (["I want pizza.", "Now I want to sleep."], "What do I want to eat?", "pizza"),
+    (["My cat is called Luna.", "My cat is now called Milo."], "What was my cat called?", "Luna"),
+    (["My cat is called Luna.", "My cat is now called Milo."], "What was my old cat's name?", "Luna"),
+    (["I have a cat called Luna.", "I have a new cat called Milo."], "What is my first cat called?", "Luna"),
 ]
 # fmt: on
 
@@ -149,6 +160,11 @@ def test_the_last_turn_that_says_a_value_is_named() -> None:
     assert field == "interactions.2.facts.0.value"
     assert what == "'Milo' was never said before interaction 3 asks for it"
     assert not faults(*told, asks(CAT, "Milo", 1), literal=False)
+
+
+def test_a_wrong_turn_is_refused_whatever_the_capitals_and_the_script() -> None:
+    assert faults("my colour is blue", "blue is nice", asks("What is my colour?", "Blue", 0))[0][1].startswith("is 0, but turn 1 was")
+    assert faults("我的猫叫咪。", "咪很可爱。", asks("我的猫叫什么？", "咪", 0))[0][1].startswith("is 0, but turn 1 was")
 
 
 def test_other_words_and_longer_values_do_not_say_a_value_again() -> None:

@@ -99,6 +99,19 @@ def test_questions_ask_for_changed_facts_as_often_as_for_others(strategy: str) -
     assert not any(fact.outdated for row in never for turn in row.interactions for fact in turn.facts)
 
 
+def test_each_strategy_of_a_mixture_asks_for_changed_facts_by_itself() -> None:
+    config = SynthData(train=1500, eval=10, steps=(3, 5), strategies=("single", "cumulative", "long_term"))
+    rows = generate(config, 3)["train"]
+    for strategy in ("cumulative", "long_term"):
+        facts = [fact for row in rows if row.strategy == strategy for turn in row.interactions for fact in turn.facts]
+        assert 0.35 < sum(bool(fact.outdated) for fact in facts) / len(facts) < 0.65
+
+
+def test_patterns_need_another_thing_to_tell_of() -> None:
+    with pytest.raises(InputError, match=r"data\.subjects: is 1"):
+        generate(SynthData(train=1, eval=1, subjects=1, patterns=3), 0)
+
+
 def events(row: Row) -> list[tuple[str, int | None]]:
     """(what, kind) of each turn: tell, change, ask or chat."""
     found: list[tuple[str, int | None]] = []

@@ -81,10 +81,13 @@ def test_evaluation_rows_are_spread_over_sources_strategies_and_lengths() -> Non
     mixed = rows(50, "task 1", 2) + rows(50, "task 1", 4) + rows(3, "task 5", 2) + rows(50, "task 8", 2, "long_term")
     chosen = evaluation_rows(mixed, 23)
     assert Counter((row.source, len(row.interactions)) for row in chosen) == {
-        ("task 1", 2): 7, ("task 1", 4): 7, ("task 5", 2): 3, ("task 8", 2): 6,
+        ("task 1", 2): 5, ("task 1", 4): 5, ("task 5", 2): 3, ("task 8", 2): 10,
     }  # fmt: skip
     assert evaluation_rows(mixed[::-1], 23) == chosen
     assert Counter(evaluation_rows(mixed, 500)) == Counter(mixed)
+    # More lengths than are drawn of a source do not crowd out the other sources.
+    many = [row for source in ("a", "b", "c", "d") for steps in range(1, 61) for row in rows(2, source, steps)]
+    assert Counter(row.source for row in evaluation_rows(many, 100)) == dict.fromkeys("abcd", 25)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,13 @@ def test_a_model_is_evaluated_where_its_training_data_are_not(tmp_path: Path) ->
     (tmp_path / "train.jsonl").unlink()
     data = write_rows(tmp_path / "elsewhere.jsonl", {"value": "Rex", "said_in": 0})
     assert evaluate_checkpoint(where, data)["retention"]["most_frequent"]["all"] == 1.0
+
+
+def test_a_run_without_the_values_of_its_training_data_says_so(tmp_path: Path) -> None:
+    directory = prepared(tiny_run(tmp_path, "sft"))
+    directory.remove("values.json")
+    with pytest.raises(InputError, match=r"has no values\.json: an earlier version made this run"):
+        evaluate_checkpoint(directory.path())
 
 
 def test_what_cannot_be_evaluated_is_named(checkpoint: str, tmp_path: Path) -> None:

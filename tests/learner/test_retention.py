@@ -109,6 +109,15 @@ def test_changed_facts_and_answers_with_the_outdated_value_are_counted_apart() -
     moved = Fact("New York", 1, ("York",))
     assert shares(episode(told("I live in New York now"), turn("New York", moved)))["outdated"]["all"] == 0
     assert shares(episode(told("I live in New York now"), turn("New York, York", moved)))["outdated"]["all"] == 1
+    back_to_york = Fact("York", 1, ("New York",))
+    found = shares(episode(told("I live in York now"), turn("you live in New York", back_to_york)))
+    assert (found["outdated"]["all"], found["changed"]["all"], found["recall"]["all"], found["exact"]["all"]) == (1, 0, 0, 0)
+    # An answer that names the old value because it is asked about it is right.
+    spoken_of = replace(turn("Max, no longer Rex", max_, query="is it Rex?"), reference="Max, no longer Rex")
+    found = shares(episode(told("my dog is now called Max"), spoken_of))
+    assert (found["outdated"]["all"], found["exact"]["all"]) == (0, 1)
+    # The old value is a wrong one although no question asks for it.
+    assert shares(episode(told("my dog is now called Max"), turn("Rex or Max", max_)))["precision"]["all"] == 0.5
     # A value that came back is not outdated.
     back = Fact("Rex", 2, ("Rex", "Max"))
     found = shares(episode(told("Max"), told("Rex"), turn("Rex", back)))
@@ -152,6 +161,17 @@ def test_intervals_hold_the_share_and_widen_where_answers_of_a_conversation_go_t
     assert together == pytest.approx(alone)
     sure = Figure({"all": np.tile([1, 0, 1, 1], 250)}, {"all": np.ones(1000, np.int64)}).intervals()["all"]
     assert sure[1] - sure[0] < 0.4 * (alone[1] - alone[0])
+
+
+def test_a_share_of_all_or_nothing_is_as_sure_as_its_conversations_are_many() -> None:
+    def interval(hits: int, conversations: int) -> tuple[float, float]:
+        return Figure({"all": np.full(conversations, hits)}, {"all": np.ones(conversations, np.int64)}).intervals()["all"]
+
+    # Wilson's interval of 10 of 10 and of 0 of 10.
+    assert interval(1, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
+    assert interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
+    assert interval(1, 1000)[0] > 0.99
+    assert interval(1, 1)[0] < 0.25
 
 
 def test_interval_of_a_rare_key_leaves_out_the_draws_without_it() -> None:
