@@ -54,15 +54,17 @@ class Unavailable(InfraFailure):
     """Something that the run needs and does not run itself does not answer. No actor is at fault, so another one would
     find the same: who has the time waits for it."""
 
-    def __init__(self, what: str, why: str, patience: float, pause: float = 0.0, waited: float = 0.0):
-        super().__init__(what, why, patience, pause, waited)
+    def __init__(self, what: str, why: str, patience: float, pause: float = 0.0, waited: float = 0.0, of_batch: bool = False):
+        super().__init__(what, why, patience, pause, waited, of_batch)
         self.what, self.why = what, why
         self.patience, self.pause, self.waited = patience, pause, waited
         """Seconds: that it may be waited for in all; that it asked to be left alone; that it has been waited for."""
+        self.of_batch = of_batch
+        """Whether it answers, and may fail of what it was asked: a caller that can divide it, should."""
 
     def __str__(self) -> str:
         waited = f", and was waited for {self.waited:.0f} s" if self.waited else ""
-        return f"{self.what} does not answer ({self.why}){waited}"
+        return f"{self.what} {'fails' if self.of_batch else 'does not answer'} ({self.why}){waited}"
 
 
 class CallLost(InfraFailure):

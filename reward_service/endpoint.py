@@ -3,9 +3,11 @@
     POST {"turns": [{"query", "answer", "reference", "role", "facts": [{"value", "said_in", "outdated"}]}]}
     200  {"rewards": [number or null, …]}, in the same order; null where the reward does not apply
 
-An endpoint that cannot be reached, breaks the connection, takes too long, or answers 408, 425, 429 or 5xx is away: it is asked
-again in a moment, and then whoever waits for the batch is told to try later (`outages.py`). Anything else that it says and that is
-no answer is a data failure of these turns.
+An endpoint that cannot be reached, breaks the connection, takes too long, or answers 408, 425, 429, 502, 503 or 504 is away: it is
+asked again in a moment, and then whoever waits for the batch is told to try later (`outages.py`). Another 5xx may be due to what was
+asked, and so may those three where the endpoint answers other turns meanwhile: the request is divided, and a turn that is refused
+alone fails, if a turn that was answered before is answered between its tries. Anything else that the endpoint says and that is no
+answer is a data failure of these turns.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import random
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from email.message import Message
@@ -33,9 +36,14 @@ PAUSES = (0.2, 0.6)
 where they would hold a worker."""
 ASK_LATER = (408, 425, 429)
 """Answers by which an endpoint, or a proxy before it, says that this is not the moment."""
+ON_THE_WAY = (502, 503, 504, *range(520, 600))
+"""Answers of a proxy, or of a service that starts or has too much to do: as a rule not about what was asked."""
 LONGEST_PAUSE = 30.0
 """Seconds: an endpoint that asks to be left alone for longer is asked after so long."""
 LARGEST_ANSWER = 2**24
+
+_answered: dict[str, Turn] = {}
+"""By URL: the turn that was answered last. Where it is answered again, the endpoint is not away."""
 
 
 def endpoint_rewards(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
@@ -55,7 +63,76 @@ def _insist(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
             if isinstance(away.__cause__, TimeoutError) or away.pause > PAUSES[-1]:
                 raise
             time.sleep(max(away.pause, pause * random.uniform(0.5, 1.0)))
-    return _ask(section, turns)
+    try:
+        return _ask(section, turns)
+    except Unavailable as away:
+        if away.of_batch or (_is_refusal(away) and _answers_another(section)):
+            return _divided(section, turns, away)
+        raise
+
+
+def _divided(section: EndpointReward, turns: Sequence[Turn], failing: Unavailable) -> list[Outcome]:
+    """The outcomes of turns that were refused together: halves are asked, and their halves, until each turn at fault stands alone.
+
+    Raises Unavailable: where the endpoint is away by now, or, with `of_batch`, where time is up or nothing is known that it answers.
+    """
+    until = time.monotonic() + section.deadline
+    outcomes: dict[int, Outcome] = {}
+
+    def ask(asked: Sequence[int]) -> Unavailable | None:
+        """Why these are refused; None where they are not, and have their outcomes."""
+        try:
+            outcomes.update(zip(asked, _ask(section, [turns[i] for i in asked]), strict=True))
+        except Unavailable as away:
+            if not _is_refusal(away):
+                raise
+            if time.monotonic() > until:
+                raise _of_batch(away) from away
+            return away
+        return None
+
+    parts: deque[Sequence[int]] = deque([range(len(turns))])
+    alone: dict[int, Unavailable] = {}
+    while parts:
+        part = parts.popleft()
+        if len(part) == 1:
+            alone[part[0]] = failing
+            continue
+        middle = len(part) // 2
+        for half in (part[:middle], part[middle:]):
+            if (refusal := ask(half)) is not None:
+                failing = refusal
+                parts.append(half)
+    for pause in PAUSES:
+        if not alone:
+            break
+        time.sleep(pause * random.uniform(0.5, 1.0))
+        # Between two tries of theirs, or an outage that ends or begins just now would be taken for their fault.
+        if section.url in _answered and not _answers_another(section):
+            raise _away(section, failing.why)
+        alone = {i: refusal for i in alone if (refusal := ask([i])) is not None}
+    if alone and section.url not in _answered:
+        raise _of_batch(failing) from failing
+    return [alone[i].why if i in alone else outcomes[i] for i in range(len(turns))]
+
+
+def _answers_another(section: EndpointReward) -> bool:
+    """Whether it answers now what it has answered before."""
+    known = _answered.get(section.url)
+    try:
+        return known is not None and bool(_ask(section, [known]))
+    except Unavailable:
+        return False
+
+
+def _is_refusal(away: Unavailable) -> bool:
+    """Whether it was a 5xx, which may be about what was asked. One that asks to be left alone says what it is about."""
+    cause = away.__cause__
+    return isinstance(cause, urllib.error.HTTPError) and cause.code >= 500 and not away.pause
+
+
+def _of_batch(away: Unavailable) -> Unavailable:
+    return Unavailable(away.what, away.why, away.patience, of_batch=True)
 
 
 def _ask(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
@@ -69,14 +146,21 @@ def _ask(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
         with refusal:
             said = f"it answered {refusal.code} {refusal.reason}"
             if refusal.code in ASK_LATER or refusal.code >= 500:
-                raise _away(section, said, _retry_after(refusal.headers)) from refusal
+                pause = _retry_after(refusal.headers)
+                away = _away(section, said, pause)
+                raise (_of_batch(away) if refusal.code not in (*ASK_LATER, *ON_THE_WAY) and not pause else away) from refusal
             return [said] * len(turns)
     except urllib.error.URLError as error:
         cause = error.reason if isinstance(error.reason, OSError) else error
         raise _away(section, _why(cause, section)) from cause
     except (OSError, http.client.HTTPException) as error:
         raise _away(section, _why(error, section)) from error
-    return _read(content, len(turns))
+    outcomes = _read(content, len(turns))
+    for turn, outcome in zip(turns, outcomes, strict=True):
+        if not isinstance(outcome, str):
+            _answered[section.url] = turn
+            break
+    return outcomes
 
 
 def _content(response: http.client.HTTPResponse, until: float) -> bytes:

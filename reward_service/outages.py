@@ -40,41 +40,50 @@ class Outage:
 
 
 class Outages:
-    """tell: takes a line for whoever watches the run. Inside one event loop."""
+    """tell: takes a line for whoever watches the run. clock: seconds, as the event loop counts them. Inside one event loop."""
 
-    def __init__(self, tell: Callable[[str], None] | None = None):
-        self._tell = tell
+    def __init__(self, tell: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic):
+        self._tell, self._clock = tell, clock
         self._outages: dict[str, Outage] = {}
         self._whys: dict[str, str] = {}
         self._stopping = asyncio.Event()
 
     async def through(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt` gives, tried again while it raises Unavailable. Raises Unavailable where it was given up."""
+        """What `attempt` gives, tried again while it raises Unavailable. Raises Unavailable where it was given up, or is `of_batch`: what
+        another call finds to be away fails of no batch, so such a one waits until that call has found its end."""
         waited: defaultdict[str, float] = defaultdict(float)
         while True:
             try:
                 result = await attempt()
             except Unavailable as failure:
+                if failure.of_batch and not self._is_waited_for(failure.what):
+                    raise
                 away = failure
             else:
                 self._forget_what_nobody_waits_for()
                 return result
-            began = time.monotonic()
+            began = self._clock()
             outage = self._outages.setdefault(away.what, Outage(began))
             async with outage.asking:
                 while not outage.over:
                     self._say(outage, away)
-                    await self._pause(outage, away, waited[away.what] + time.monotonic() - began)
+                    await self._pause(outage, away, waited[away.what] + self._clock() - began)
                     try:
                         result = await attempt()
                     except Unavailable as still:
+                        if still.of_batch:
+                            raise
                         if still.what != away.what:
                             break  # that one is waited for instead
                         away = still
                     else:
                         self._end(outage, away)
                         return result
-            waited[away.what] += time.monotonic() - began
+            waited[away.what] += self._clock() - began
+
+    def _is_waited_for(self, what: str) -> bool:
+        outage = self._outages.get(what)
+        return outage is not None and outage.asking.locked()
 
     def stop_waiting(self) -> None:
         """Give up every call that waits, and whatever would wait from now on: the run is to stop."""
@@ -82,14 +91,14 @@ class Outages:
 
     def describe(self) -> list[str]:
         """What is being waited for, for how long."""
-        now = time.monotonic()
+        now = self._clock()
         return [f"{self._whys[what]} for {now - outage.since:.0f} s" for what, outage in self._outages.items()]
 
     async def _pause(self, outage: Outage, away: Unavailable, waited: float) -> None:
         """Until it is time to ask again. Raises Unavailable where it is time to give up."""
-        left = away.patience - max(waited, time.monotonic() - outage.since)
+        left = away.patience - max(waited, self._clock() - outage.since)
         if left <= 0 or self._stopping.is_set():
-            raise Unavailable(away.what, away.why, away.patience, waited=max(waited, time.monotonic() - outage.since)) from away
+            raise Unavailable(away.what, away.why, away.patience, waited=max(waited, self._clock() - outage.since)) from away
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(outage.tries, 10)) * random.uniform(0.5, 1.0)
         outage.tries += 1
         with contextlib.suppress(TimeoutError):
@@ -97,7 +106,7 @@ class Outages:
 
     def _say(self, outage: Outage, away: Unavailable) -> None:
         self._whys[away.what] = str(away)
-        lasted = time.monotonic() - outage.since
+        lasted = self._clock() - outage.since
         if lasted < outage.next_word:
             return
         outage.next_word = max(FIRST_WORD, 2 * lasted)
@@ -106,7 +115,7 @@ class Outages:
     def _end(self, outage: Outage, away: Unavailable) -> None:
         outage.over = True
         self._outages.pop(away.what, None)
-        self._word(f"{away.what} answers again, after {time.monotonic() - outage.since:.0f} s")
+        self._word(f"{away.what} answers again, after {self._clock() - outage.since:.0f} s")
 
     def _forget_what_nobody_waits_for(self) -> None:
         """Of an outage that was given up nobody finds the end; but if a call succeeds, the next one begins anew."""

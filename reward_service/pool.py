@@ -2,7 +2,8 @@
 
 Infra failures are tried again on another worker; a batch whose data is at fault, that takes too long, or whose worker dies is divided,
 until an episode that is to blame stands alone. What cannot be scored comes back with reward None and the reason, never with a number.
-What is away for a while, an endpoint, is waited for here, where nothing is held up by it (`outages.py`); no turn fails for it.
+What is away for a while, an endpoint, is waited for here, where nothing is held up by it (`outages.py`); no turn fails for it. One that
+answers, and fails, may do so because of the batch, which is divided as well.
 Where the settings allow more workers than there must be, some are started while batches wait and ended when they are idle (`scaling.py`).
 """
 
@@ -43,6 +44,8 @@ PROBE_EVERY = 0.1
 """Seconds between two questions to a worker that died, whether it is back: it has nothing to load, and work may wait for it."""
 STARTING = 60.0
 """Seconds that a worker with nothing to open may take to start, on a machine that is busy with something else."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds before an episode of which an endpoint fails is tried again; each is twice the one before."""
 OFFENDERS = 4
 """Episodes of one batch that may each end its workers without costing others of the batch their score."""
 LOOKS = 4
@@ -131,7 +134,7 @@ class RewardPool:
         """Seconds to wait for all of it: every batch one after another, each with its allowance of losses, and restarts between them."""
         losses = sum(self._may_cost(batch) for batch in by_tokens(episodes, self._rewards.batch_tokens))
         # A call may stand behind another one of its actor.
-        return losses * (2 * self._rewards.deadline + self._starting) + self._rewards.outage_patience()
+        return losses * (2 * self._rewards.call_deadline() + self._starting) + self._rewards.outage_patience()
 
     def _may_cost(self, batch: Sequence[Episode]) -> int:
         """Workers lost to a batch before its parts have but one try each: what so many episodes cost, each until it was tried alone."""
@@ -167,7 +170,8 @@ class RewardPool:
     async def _judge(self, batch: list[Episode], statistics: Statistics, losses: _Losses, tried: Sequence[int] = ()) -> list[list[Verdict]]:
         """tried: workers that were lost to a batch that this is a part of."""
         failed_on, reason = list(tried), f"scoring {len(batch)} episodes from {batch[0].id}"
-        for _ in range(1 + self._rewards.retries if len(batch) == 1 else 1):
+        tries = 1 + self._rewards.retries if len(batch) == 1 else 1
+        for number in range(tries):
             try:
                 verdicts: list[list[Verdict]] = await self._outages.through(
                     partial(
@@ -175,11 +179,11 @@ class RewardPool:
                         "judge",
                         batch,
                         statistics,
-                        deadline=self._rewards.deadline,
+                        deadline=self._rewards.call_deadline(),
                         retries=self._rewards.retries,
                         reason=reason,
                         # Nothing may be done while one call is overdue that stood behind another, and their worker starts again.
-                        patience=2 * self._rewards.deadline + self._starting,
+                        patience=2 * self._rewards.call_deadline() + self._starting,
                         retry_lost=False,
                         tried=failed_on,
                     )
@@ -192,8 +196,14 @@ class RewardPool:
                 failed_on.append(lost.actor)
                 if not losses.allow_another():
                     return self._given_up(batch, lost)
-            except Unavailable:
-                raise
+            except Unavailable as failing:
+                if not failing.of_batch:
+                    raise
+                failure = failing
+                if not losses.allow_another():
+                    return self._given_up(batch, failing)
+                if number < tries - 1:
+                    await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**number))
             except InfraFailure as infra:
                 return self._given_up(batch, infra)
             else:

@@ -318,7 +318,8 @@ class Rewards(Section):
     batch_tokens: int = Field(32768, ge=1)
     """Tokens of queries, answers and references in one scoring call; an episode that has more goes by itself."""
     deadline: float = Field(60, gt=0)
-    """Seconds for one scoring call."""
+    """Seconds for one scoring call. For each function, its `deadline` and `load_deadline` come on top: so one turn that takes too long,
+    after which its process starts again, does not cost the others of the call."""
     start_deadline: float = Field(600, gt=0)
     """Seconds for a worker to load its functions and open its models, where it has any, each time that it starts."""
     retries: int = Field(3, ge=0)
@@ -331,6 +332,15 @@ class Rewards(Section):
     def width(self) -> float:
         """How wide the range is that rewards of turns lie in, by the widest mix: `scale`, twice that where `symmetric`."""
         return max(mix.width() for mix in self.mixes()) * self.scale * (2 if self.symmetric else 1)
+
+    def call_deadline(self) -> float:
+        """Seconds after which a worker that has not returned from a scoring call is taken to hang."""
+        # By what it is loaded from: the same function in several mixes has one process.
+        allowed: dict[tuple[str, str], float] = {}
+        for function in (function for mix in self.mixes() for function in mix.functions):
+            process = function.path, function.model_dump_json(include={"arguments"})
+            allowed[process] = max(allowed.get(process, 0.0), function.deadline + function.load_deadline)
+        return self.deadline + sum(allowed.values())
 
     def outage_patience(self) -> float:
         """Seconds that endpoints which are away may hold up a batch, one after another."""

@@ -105,5 +105,5 @@ def test_recall_is_measured_without_an_endpoint_that_was_never_there(judge: Judg
     judge.leave()
     with pytest.raises(Drained, match=r" \d+ s; stopped at step 0; the same command"):
         train(run, told)
-    assert told.notes[2].startswith("reward endpoint judge"), "said during the evaluation before MRL"
+    assert any(note.startswith("reward endpoint judge") for note in told.notes), "said during the evaluation before MRL"
     assert "before_mrl" in json.loads(RunDirectory(run.runs, run.name).read_text("summary.json"))["retention"]

@@ -162,6 +162,18 @@ def test_names_of_components_must_differ() -> None:
         RewardMix(functions=(FunctionReward(name="bleu", path="math:sqrt"),))
 
 
+def test_one_late_turn_of_each_function_and_its_loading_are_allowed_for() -> None:
+    def mix(*functions: FunctionReward) -> RewardMix:
+        return RewardMix(functions=functions)
+
+    one = FunctionReward(name="one", path="math:sqrt", deadline=5, load_deadline=20)
+    longer = one.model_copy(update={"name": "same", "deadline": 7.0})
+    other = one.model_copy(update={"name": "other", "arguments": {"x": 1}})
+    assert Rewards(deadline=30).call_deadline() == 30
+    assert Rewards(deadline=30, single=mix(one), cumulative=mix(longer)).call_deadline() == 30 + 7 + 20
+    assert Rewards(deadline=30, single=mix(one), first_turn=mix(other)).call_deadline() == 30 + 2 * (5 + 20)
+
+
 # --- text by itself -------------------------------------------------------------------------------------------------------
 
 

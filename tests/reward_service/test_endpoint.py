@@ -109,8 +109,8 @@ BROKEN = {
     "408": [answered("408 Request Timeout")],
     "425": [answered("425 Too Early")],
     "429": [answered("429 Too Many Requests")],
-    "500": [answered("500 Internal Server Error", b"oops")],
     "502": [answered("502 Bad Gateway")],
+    "504": [answered("504 Gateway Timeout", b"oops")],
     "529": [answered("529 Overloaded")],
 }  # fmt: skip
 

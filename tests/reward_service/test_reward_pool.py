@@ -69,6 +69,16 @@ def sleeping(folder: Path, **settings: Any) -> Rewards:
     return Rewards(single=mix, cumulative=mix, long_term=mix, **settings)
 
 
+RELOADED = """\
+import time
+time.sleep(3)
+
+def hanging(turn):
+    time.sleep(600 if turn.answer == "hang" else 0)
+    return 1.0
+"""
+
+
 def lasting(seconds: Sequence[float]) -> list[Episode]:
     """Episodes of one answered turn, which takes so long to score."""
     opening = Turn([9], [10], [], [10])
@@ -155,18 +165,45 @@ def test_where_no_worker_is_in_time_every_episode_is_without_a_reward_and_says_w
     assert all(turn.reward is None and "waited 0.0 s for" in str(turn.failure) for one in scored for turn in one.answered)
 
 
-def test_an_episode_that_takes_too_long_is_alone_in_failing(tmp_path: Path) -> None:
-    rewards = sleeping(tmp_path, workers=2, deadline=4, retries=1)
+def test_an_episode_that_takes_too_long_is_alone_in_failing() -> None:
+    def slow(request: dict[str, Any]) -> tuple[int, Any]:
+        time.sleep(float(request["turns"][0]["answer"]))
+        return 200, {"rewards": [1.0]}
 
-    async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
-        await started(pool)
-        return await pool.score(lasting([0, 0, 600, 0]), {}), pool.stats()
+    dealt = lasting([0, 0, 1.5, 0])
+    dealt[2] = replace(dealt[2], turns=(*dealt[2].turns, *dealt[2].turns[1:] * 5))  # each turn is in time, all six are not
+    with contextlib.closing(Endpoint(slow)) as server:
+        endpoint = EndpointReward(name="slow", url=server.url, deadline=3.9, batch=1)
+        mix = RewardMix(bleu=None, cosine=None, length=None, recall=None, endpoints=(endpoint,))
+        rewards = Rewards(cumulative=mix, workers=2, deadline=4, retries=1)
 
-    scored, stats = run(body, rewards)
+        async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
+            await started(pool)
+            return await pool.score(dealt, {}), pool.stats()
+
+        scored, stats = run(body, rewards)
     assert [one.answered[0].reward for one in scored] == [1.0, 1.0, None, 1.0]
     assert re.match(r"CallOverdue: waited 4\.0 s for scoring 1 episodes from e2", str(scored[2].answered[0].failure))
     # Once with all four, once with two, and twice alone.
     assert stats["missed_deadlines"] == 4
+
+
+def test_a_turn_that_has_a_function_loaded_again_does_not_make_the_call_overdue(tmp_path: Path) -> None:
+    file = tmp_path / "reloaded.py"
+    file.write_text(RELOADED)
+    function = FunctionReward(name="hanging", path=f"{file}:hanging", deadline=1.5)
+    # Far less than the late turn and loading take; far more than the rest.
+    rewards = Rewards(cumulative=RewardMix(bleu=None, cosine=None, length=None, recall=None, functions=(function,)), deadline=3)
+    opening = Turn([9], [10], [], [10])
+    turns = [Turn([9], [10], [], [10], answer=answer) for answer in ("a", "hang", "b")]
+
+    async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
+        return await pool.score([Episode("e", "t", 0, (opening, *turns), 0)], {}), pool.stats()
+
+    (scored,), stats = run(body, rewards)
+    assert [turn.reward for turn in scored.answered] == [1.0, None, 1.0]
+    assert str(scored.answered[1].failure).startswith("hanging: no value within 1.5 s")
+    assert (stats["missed_deadlines"], stats["restored"]) == (0, 0)
 
 
 def test_an_episode_that_ends_its_worker_is_alone_in_failing(tmp_path: Path) -> None:
@@ -294,6 +331,39 @@ def test_an_endpoint_that_does_not_come_back_is_the_failure_of_no_turn() -> None
             assert not [key for key in row if key.startswith("reward/failed_turns")]
 
         run(body, rewards)
+
+
+def test_turns_that_an_endpoint_refuses_fail_and_nothing_waits_for_it() -> None:
+    def refusing(request: dict[str, Any]) -> tuple[int, Any]:
+        bad = any(turn["answer"] == "bad" for turn in request["turns"])
+        return (500, {}) if bad else (200, {"rewards": [1.0] * len(request["turns"])})
+
+    def episode(name: str, *answers: str) -> Episode:
+        opening, *turns = [Turn([9], [10], [], [10], answer=answer) for answer in ("", *answers)]
+        return Episode(name, name, 0, (opening, *turns), 0)
+
+    told: list[str] = []
+    with contextlib.closing(Endpoint(refusing)) as server:
+        endpoint = EndpointReward(name="judge", url=server.url)
+        rewards = Rewards(cumulative=RewardMix(bleu=None, cosine=None, recall=None, endpoints=(endpoint,)), retries=1)
+
+        async def body() -> tuple[list[Episode], list[Episode], dict[str, int]]:
+            pool = RewardPool(rewards, EMBEDDING, SPECIAL, tell=told.append)
+            try:
+                never = await pool.score([episode("a", "bad"), episode("b", "bad", "bad")], {})
+                return never, await pool.score([episode("c", "bad"), episode("d", "good", "bad", "good")], {}), pool.stats()
+            finally:
+                await pool.close()
+
+        never, others, stats = asyncio.run(asyncio.wait_for(body(), 90))
+    assert [one.status for one in never] == ["unscored"] * 2
+    why = rf"Unavailable: reward endpoint judge at {server.url} fails \(it answered 500 Internal Server Error\)"
+    assert all(re.fullmatch(why, str(turn.failure)) for one in never for turn in one.answered)
+    assert [[turn.reward for turn in one.answered] for one in others] == [[None], [1.0, None, 1.0]]
+    assert others[1].answered[1].failure == "judge: it answered 500 Internal Server Error"
+    assert told == []
+    assert (stats["restored"], stats["missed_deadlines"]) == (0, 0)
+    assert stats["calls"] == 1 + 2 * 2 + 1, "both, and each alone twice; and then nothing had to be divided here"
 
 
 def test_a_worker_that_finds_no_place_on_the_cluster_holds_nothing_up(tmp_path: Path) -> None:
