@@ -16,13 +16,13 @@ from typing import Any
 from common.checkpoint import Checkpoint, open_checkpoint
 from common.config.schema import MRL, Run
 from common.data.rows import load_rows, value_counts
-from common.data.sources import load_corpus
 from common.data.splits import conversation_hash, text_hash
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError, Unavailable
 from common.seeding import derive
 from learner.measure import reward_embedding, run_of, training_values
+from learner.resume import evaluated_corpus
 from learner.retention import FIGURES, Evaluation, Figure, Interval, Share, most_frequent_figure, retention_figures
 from learner.training_state import checkpoint_model
 from reward_service.compose import score_episodes
@@ -141,10 +141,11 @@ def retention_json(found: Evaluation, most_frequent: Figure) -> dict[str, Any]:
 
 
 def held_out_rows(where: str, run: Run | None) -> list[Row]:
-    """The conversations that a run evaluates on, read or generated anew."""
-    if run is None:
+    """The conversations that a run evaluates on, read or generated anew. InputError where they are others than when it was started."""
+    directory = run_of(where)
+    if run is None or directory is None:
         raise InputError(where, "lies in no run, so it has no held-out conversations; name a file with --data")
-    return evaluation_rows(load_corpus(run.data, run.seed).eval, run.evaluation.episodes)
+    return evaluation_rows(evaluated_corpus(run, directory).eval, run.evaluation.episodes)
 
 
 def mrl_stage(checkpoint: Checkpoint, run: Run | None) -> int:

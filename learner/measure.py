@@ -32,11 +32,16 @@ def write_training_values(directory: RunDirectory, train: Iterable[Row]) -> None
 def training_values(directory: RunDirectory) -> dict[str, int]:
     """How often the run's training conversations ask for each value.
 
-    Raises InputError for a run that was made before it was kept.
+    Raises InputError for a run that was made before it was kept, or where its file is damaged.
     """
     if not directory.exists(VALUES):
         raise InputError(directory.path(), f"has no {VALUES}: an earlier version made this run; started again, it writes the file")
-    values: dict[str, int] = json.loads(directory.read_text(VALUES))
+    try:
+        values: dict[str, int] = json.loads(directory.read_text(VALUES))
+        if not isinstance(values, dict) or not all(isinstance(count, int) for count in values.values()):
+            raise ValueError("no counts by value")
+    except ValueError as broken:
+        raise InputError(directory.path(VALUES), f"is damaged ({broken}); remove it: started again, the run writes it anew") from broken
     return values
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from common.checkpoint import open_checkpoint
 from common.data.preferences import Preference, load_preferences
-from common.data.sources import load_corpus
 from common.failures import DataFailure, InputError
 from learner.group import Group, OneRank
 from learner.intervals import bootstrap
 from learner.measure import run_of
+from learner.resume import evaluated_corpus
 from learner.rl.preference import EPSILON, ranking_pairs, win_probability
 from reward_service.model_rewards import is_ours, open_model
 from reward_service.preference_model import Dialogue, PreferenceModel, Reading, expected_and_std, in_passes
@@ -149,12 +149,11 @@ def evaluate_reward_model(where: str, data: str | None = None) -> dict[str, Any]
 
 
 def held_preferences(where: str) -> list[Preference]:
-    """The preferences that a reward model's run held out."""
+    """The preferences that a reward model's run held out. InputError where they are others than when it was started."""
     directory = run_of(open_checkpoint(where).where) if is_ours(where) else None
     if directory is None:
         raise InputError(where, "lies in no run, so it has no held-out preferences; name a file with --data")
-    run = directory.run()
-    return load_corpus(run.data, run.seed).held_preferences
+    return evaluated_corpus(directory.run(), directory).held_preferences
 
 
 def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:

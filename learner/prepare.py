@@ -22,7 +22,7 @@ from common.run_directory import RunDirectory
 from common.seeding import derive
 from learner.changed_settings import go_on_with, require_same, require_same_curriculum
 from learner.lora import adaptable_layers
-from learner.measure import write_training_values
+from learner.measure import VALUES, write_training_values
 from learner.resume import (
     DATA,
     as_named_in,
@@ -58,6 +58,8 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progres
         require_run_data(parts, directory)
         require_whole_records(directory)
         go_on_with(run, before, directory, checkpoint, told)
+        if not directory.exists(VALUES):
+            write_training_values(directory, corpus.train)
         tell_of_changed_rewards(run, directory, told)
         return checkpoint
     model, write_tokenizer = first_model(run, corpus)

@@ -17,6 +17,7 @@ from common.failures import InputError
 from common.metrics import read_rows
 from common.progress import Progress
 from common.run_directory import RunDirectory
+from learner.measure import VALUES, training_values
 from learner.summary import SUMMARY, read_summary
 from reward_service.contents import contents
 from rollout.journal import require_whole
@@ -62,22 +63,38 @@ def checkpoint_to_resume(directory: RunDirectory, progress: Progress) -> Checkpo
 
 def require_run_data(parts: list[Part], directory: RunDirectory) -> None:
     """Raises InputError where the data are not those that the run was started with. A run without a fingerprint gets this one."""
-    if not directory.exists(DATA):
+    then = run_data(directory)
+    if then is None:
         directory.write_json(DATA, to_json(parts))
-        return
+    else:
+        require_same_data(parts, then, directory.path())
+
+
+def run_data(directory: RunDirectory) -> list[Part] | None:
+    """The fingerprint of the data that the run was started with, None where it has none. InputError where the file is damaged."""
+    if not directory.exists(DATA):
+        return None
     try:
-        then = from_json(json.loads(directory.read_text(DATA)))
+        return from_json(json.loads(directory.read_text(DATA)))
     except ValueError as broken:
         raise InputError(
             directory.path(DATA), f"is damaged ({broken}); put it back, or remove it where you are sure that the data are as they were"
         ) from broken
-    require_same_data(parts, then, directory.path())
 
 
 def run_corpus(run: Run, directory: RunDirectory) -> Corpus:
     """The corpus of a run, read anew. InputError where it is not the one that the run was started with."""
     corpus = load_corpus(run.data, run.seed)
     require_run_data(fingerprint(corpus.sources), directory)
+    return corpus
+
+
+def evaluated_corpus(run: Run, directory: RunDirectory) -> Corpus:
+    """The same for `engram eval`, which may read a run while it goes on and writes nothing into it."""
+    corpus = load_corpus(run.data, run.seed)
+    then = run_data(directory)
+    if then is not None:
+        require_same_data(fingerprint(corpus.sources), then, directory.path(), "name what to evaluate on with --data")
     return corpus
 
 
@@ -107,6 +124,8 @@ def require_whole_records(directory: RunDirectory) -> None:
     read_rows(directory)
     if directory.exists(SUMMARY):
         read_summary(directory)
+    if directory.exists(VALUES):
+        training_values(directory)
     if directory.local is not None:
         require_whole(directory.local)
 

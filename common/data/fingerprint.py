@@ -74,14 +74,18 @@ def from_json(value: Any) -> list[Part]:
         raise ValueError(f"lacks what a fingerprint has: {wrong}") from wrong
 
 
-def require_same_data(now: Sequence[Part], then: Sequence[Part], run: str) -> None:
-    """Raises InputError naming the first source whose records are not those that `run` was started with."""
+def require_same_data(now: Sequence[Part], then: Sequence[Part], run: str, otherwise: str = "choose another name") -> None:
+    """Raises InputError naming the first source whose records are not those that `run` was started with.
+
+    otherwise: what the user may do instead of putting them back.
+    """
+    remedy = f"put the data of {run} back, or {otherwise}"
     for old, new in zip(then, now, strict=False):
         if (old.setting, old.digest) != (new.setting, new.digest):
-            _refuse(new.setting, f"{new.name} {_difference(old, new)}", run)
+            _refuse(new.setting, f"{new.name} {_difference(old, new)}", remedy)
     if len(now) != len(then):
         part, verb = (now[len(then)], "was not among") if len(now) > len(then) else (then[len(now)], "is missing from")
-        _refuse(part.setting, f"{part.name} ({part.amount}) {verb} the data that the run was started with", run)
+        _refuse(part.setting, f"{part.name} ({part.amount}) {verb} the data that the run was started with", remedy)
 
 
 def _difference(old: Part, new: Part) -> str:
@@ -93,8 +97,8 @@ def _difference(old: Part, new: Part) -> str:
     return f"has {new.amount}, but not those that the run was started with{moved}"
 
 
-def _refuse(setting: str, what: str, run: str) -> None:
-    raise InputError(setting, f"{what}; put the data of {run} back, or choose another name")
+def _refuse(setting: str, what: str, remedy: str) -> None:
+    raise InputError(setting, f"{what}; {remedy}")
 
 
 def plain(value: Any) -> Any:

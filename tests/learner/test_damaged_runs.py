@@ -168,6 +168,9 @@ def test_a_run_that_died_before_its_first_checkpoint_was_whole_is_set_up_again(t
         ("summary.json", b'{"wall_seconds": 1, "stages": [3], "retention": {}}', r"summary\.json: is no summary of a run"),
         ("data.json", b'{"parts": [', r"data\.json: is damaged"),
         ("data.json", b'{"parts": [{"count": 6}]}', r"data\.json: is damaged"),
+        ("values.json", b'{"Mia": 3', r"values\.json: is damaged .*; remove it"),
+        ("values.json", b"[3]", r"values\.json: is damaged"),
+        ("values.json", b"\xff", r"values\.json: is damaged"),
         ("episodes/_status.log", b"nothing that has a sum\nnor this\n", r"_status\.log: damaged at byte 0.*put it back, or move"),
     ],
 )
@@ -183,6 +186,14 @@ def test_other_damage_is_one_sentence(folder: Path, name: str, content: bytes | 
 def test_without_a_file_that_only_tells_of_it_a_run_goes_on(folder: Path, name: str) -> None:
     (folder / "runs" / "tiny" / name).unlink()
     assert start_again(folder)[0] == 6
+
+
+def test_the_values_of_the_training_data_are_written_where_they_are_missing(folder: Path) -> None:
+    values = folder / "runs" / "tiny" / "values.json"
+    before = values.read_bytes()
+    values.unlink()
+    assert start_again(folder)[0] == 6
+    assert values.read_bytes() == before
 
 
 def test_a_torn_last_line_is_no_damage(folder: Path) -> None:

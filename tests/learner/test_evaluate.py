@@ -15,6 +15,7 @@ from common.data.sources import load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Fact, Interaction, Row, Strategy, Turn
 from common.failures import InputError
+from common.run_directory import RunDirectory
 from learner.evaluate import evaluate, evaluate_checkpoint, evaluation_rows, evaluation_tasks, mean_rewards
 from learner.prepare import newest
 from learner.retention import FIGURES
@@ -158,12 +159,21 @@ def test_recall_is_measured_where_rewards_cannot_be(
     assert ("Connection refused" if missing == "endpoint" else "there is no such file") in caplog.text
 
 
-def test_a_model_is_evaluated_where_its_training_data_are_not(tmp_path: Path) -> None:
+def test_a_model_is_evaluated_where_its_data_are_not_with_others_that_are_named(tmp_path: Path) -> None:
     for part in ("train", "eval"):
         write_rows(tmp_path / f"{part}.jsonl", {"value": "Rex", "said_in": 0})
     files = {part: [str(tmp_path / f"{part}.jsonl")] for part in ("train", "eval")}
     run = tiny_run(tmp_path, "sft", data={"kind": "rows", **files})
     where = prepared(run).path()
+    assert evaluate_checkpoint(where)["counts"]["all"] == 2
+    with (tmp_path / "eval.jsonl").open("a") as file:
+        file.write((tmp_path / "eval.jsonl").read_text().splitlines()[0].replace("Rex", "Bo") + "\n")
+    other = r"^data\.eval: .*eval\.jsonl has 3 conversations, the run was started with 2; put the data of .* back, or name .* with --data$"
+    with pytest.raises(InputError, match=other):
+        evaluate_checkpoint(where)
+    RunDirectory.existing(where).remove("data.json")
+    assert evaluate_checkpoint(where)["counts"]["all"] == 3
+    assert not RunDirectory.existing(where).exists("data.json")
     (tmp_path / "train.jsonl").unlink()
     data = write_rows(tmp_path / "elsewhere.jsonl", {"value": "Rex", "said_in": 0})
     assert evaluate_checkpoint(where, data)["retention"]["most_frequent"]["all"] == 1.0
