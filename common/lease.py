@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from common.failures import DeadlineExceeded, InputError, LeaseLost
+from common.failures import InputError, LeaseLost
 from common.lease_records import FOLDER, Record, Term, create, newest, remove_before, write
 from common.progress import Progress
 from common.run_directory import RunDirectory
@@ -45,8 +45,7 @@ def hold(directory: RunDirectory, progress: Progress, take_over: bool = False) -
     it was sent to, is written while the lease lasts, or not at all.
 
     take_over: the user knows that a driver on another host is dead; its heartbeat is not watched.
-    Raises InputError where another driver holds the run, DeadlineExceeded where actors of the last
-    one do not end.
+    Raises InputError where another driver holds the run, or actors of the last one do not end.
     """
     record = take(directory, progress, take_over)
     heartbeat = Heartbeat(directory, record)
@@ -217,7 +216,7 @@ def wait_for_writers(directory: RunDirectory, progress: Progress) -> None:
                 told = True
                 progress.note(f"waiting for {who}")
             if time.monotonic() > deadline:
-                raise DeadlineExceeded(who, WRITERS_SECONDS)
+                raise InputError(directory.path(), f"waited {WRITERS_SECONDS:.0f} s in vain for {who}; end them (kill), then start again")
             time.sleep(0.1)
 
 

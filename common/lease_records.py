@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import time
@@ -25,10 +26,15 @@ from common.failures import InfraFailure, LeaseLost
 from common.process_identity import ProcessIdentity
 from common.run_directory import RunDirectory
 
+log = logging.getLogger(__name__)
+
 FOLDER = "lease"
 READ_BACK_SECONDS = 5.0
 """Where a store cannot create exclusively, the last of several who write the same file within this
 time wins."""
+LOOK_AGAIN_SECONDS = (0.5, 1.0, 2.0, 4.0)
+"""Pauses before a driver that cannot read its lease tries again; well below the time after which
+others take its heartbeat for dead."""
 _READS = 100
 _FILE = re.compile(r"(?P<unfinished>\.?)(?P<number>\d{8,})\.json")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -126,12 +132,23 @@ class Term:
     owner: str
 
     def require(self, directory: RunDirectory) -> None:
-        held = newest(directory)
+        held = _newest_of_store(directory)
         if held is None:
             raise LeaseLost(f"{directory.path()} is no longer this driver's: its lease was removed")
         if (held.number, held.owner) != (self.number, self.owner):
             by = f"process {held.process.pid} on {held.process.host_name}"
             raise LeaseLost(f"{directory.path()} is no longer this driver's: its lease was taken over by {by}")
+
+
+def _newest_of_store(directory: RunDirectory) -> Record | None:
+    """`newest`, asked for a few times: that a store is away for a moment must not end a run."""
+    for seconds in LOOK_AGAIN_SECONDS:
+        try:
+            return newest(directory)
+        except Exception as away:  # noqa: BLE001 - a store may raise anything
+            log.warning("the lease of %s cannot be read; trying again in %.1f s: %s", directory.path(), seconds, away)
+            time.sleep(seconds)
+    return newest(directory)
 
 
 def _text(record: Record) -> str:

@@ -43,7 +43,7 @@ class EpisodeSource(Protocol):
         ...
 
     def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
-        """This rank's episodes of an iteration, scored. Raises Unavailable, on all ranks, where they cannot be scored for now."""
+        """This rank's episodes of an iteration, scored. Raises Unavailable where they cannot be scored for now."""
         ...
 
     def trained(self, iteration: int, version: int) -> None:

@@ -6,6 +6,8 @@ import copy
 import datetime
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from torch import Tensor, nn
 
 from common.config.schema import MRL, Optimizer, Run
 from common.episode import Episode
+from common.failures import Unavailable
 from common.metrics import Metrics
 from common.models.critic import Critic
 from common.models.reactive import ReactiveTransformer
+from learner.episode_source import Shard
 from learner.figures import record_kl
 from learner.group import DistributedGroup, Group, Job, OneRank
 from learner.optimizer import Trainer, combine
@@ -25,8 +29,9 @@ from learner.prepare import newest
 from learner.rl.experience import gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.update import ppo_update
+from learner.stages.mrl import collect
 from learner.stages.supervised import batch_indices, build_objective
-from rollout.dealing import place_of, shards
+from rollout.dealing import Plan, place_of, shards
 from tests.local_source import prepared
 
 Outcome = dict[str, Tensor]
@@ -118,12 +123,35 @@ def all_outcomes(folder: Path, group: Group) -> dict[str, Outcome]:
 
 def rank_main(rank: int, ranks: int, folder: Path) -> None:
     """One of several ranks: the same, over gloo on the loopback device."""
+    with joined(rank, ranks, folder) as group:
+        torch.save(all_outcomes(folder, group), folder / f"rank-{rank}.pt")
+
+
+@contextmanager
+def joined(rank: int, ranks: int, folder: Path) -> Iterator[Group]:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
     )
-    torch.save(all_outcomes(folder, DistributedGroup(torch.device("cpu"))), folder / f"rank-{rank}.pt")
+    yield DistributedGroup(torch.device("cpu"))
     dist.destroy_process_group()
+
+
+class AwayForOne:
+    """An endpoint that is away when one of the ranks asks, and back for the other."""
+
+    def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
+        if rank == 1:
+            raise Unavailable("reward endpoint judge", "503", 1)
+        return Shard([], [], plan.episodes, 0, 0)
+
+
+def outage_main(rank: int, ranks: int, folder: Path) -> None:
+    """One of several ranks: what it makes of an outage that only rank 1 is told of."""
+    with joined(rank, ranks, folder) as group:
+        source: Any = AwayForOne()
+        shard, away = collect(source, 0, Plan("all", 2, 4), group)
+        (folder / f"outage-{rank}").write_text(f"{shard}; {away}")
 
 
 def one_rank(folder: Path) -> dict[str, Outcome]:

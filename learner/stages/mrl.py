@@ -25,7 +25,7 @@ from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
 from common.weights import pack
 from learner.curriculum import Curriculum
-from learner.episode_source import ConductorSource, EpisodeSource
+from learner.episode_source import ConductorSource, EpisodeSource, Shard
 from learner.figures import record_episodes, record_kl, record_position
 from learner.group import Group, Job
 from learner.measure import training_values
@@ -86,13 +86,12 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
             if group.rank == 0:
                 learner.publish(source, iteration, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
-        try:
-            with phase("collect"):
-                batch = source.collect(iteration, iteration, plan_of(step, settings.episodes), group.rank, group.size)
-        except Unavailable as away:
+        with phase("collect"):
+            batch, away = collect(source, iteration, plan_of(step, settings.episodes), group)
+        if batch is None:
             if saved < iteration:
                 save(iteration)
-            if group.rank == 0:
+            if away is not None:
                 recorder.fail(Drained(f"{away}; stopped at step {position.base + iteration}"), "")
             return
         with phase("evaluate"):
@@ -121,6 +120,20 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
             saved = done
         if stop:
             return
+
+
+def collect(source: EpisodeSource, iteration: int, plan: Plan, group: Group) -> tuple[Shard | None, Unavailable | None]:
+    """This rank's episodes, or None on all ranks where one of them was told that episodes cannot be scored for now; and what it was told.
+
+    Ranks ask one after the other: an endpoint may be away for one of them, and back before another asks.
+    """
+    shard, away = None, None
+    try:
+        shard = source.collect(iteration, iteration, plan, group.rank, group.size)
+    except Unavailable as told:
+        away = told
+    anywhere = group.max(torch.tensor(float(away is not None), device=group.device)) > 0
+    return (None if anywhere else shard), away
 
 
 class Learner:

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from common import lease, lease_records
 from common.checkpoint import save_checkpoint
 from common.failures import InputError, LeaseLost
-from common.lease import Heartbeat, hold, register_writer, take
-from common.lease_records import Record, create, newest, write
+from common.lease import Heartbeat, hold, register_writer, take, wait_for_writers
+from common.lease_records import Record, Term, create, newest, write
 from common.process_identity import ProcessIdentity
 from common.progress import QuietProgress
 from common.run_directory import RunDirectory
@@ -390,6 +391,31 @@ def test_journal_stops_at_the_moment_its_driver_lost_the_lease(directory: RunDir
     assert not list((Path(directory.path()) / "episodes").glob("*.parquet"))
 
 
+def test_store_that_is_away_for_a_moment_ends_no_run_and_one_that_stays_away_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_records, "READ_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(lease_records, "LOOK_AGAIN_SECONDS", (0.05, 0.05))
+    run = RunDirectory(f"memory://{tmp_path.name}", "one")
+    held = replace(run, term=Term(1, take(run, QuietProgress(), False).owner))
+    answers, failures = MemoryFileSystem.cat_file, [2]
+
+    def cat_file(files: MemoryFileSystem, *args: Any, **kwargs: Any) -> bytes:
+        if failures[0]:
+            failures[0] -= 1
+            raise ConnectionError("503")
+        return bytes(answers(files, *args, **kwargs))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
+    held.require_lease()
+    assert failures == [0]
+    failures[0] = 3
+    with pytest.raises(ConnectionError):
+        held.require_lease()
+    assert failures == [0]
+    write(run, Record.own(2, "successor"))
+    with pytest.raises(LeaseLost):
+        held.require_lease()
+
+
 def test_run_directory_that_was_removed_ends_its_driver(directory: RunDirectory) -> None:
     with hold(directory, QuietProgress()) as held:
         directory.remove("lease")
@@ -413,6 +439,14 @@ def test_next_driver_waits_for_processes_that_wrote_for_the_last_one(
         with pytest.raises(LeaseLost):
             register_writer(held)  # an actor that Ray starts late
     writer.__exit__(None, None, None)
+
+
+def test_next_driver_is_refused_where_they_do_not_end(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "WRITERS_SECONDS", 0.3)
+    with hold(directory, QuietProgress()) as held, started(WRITE, pickle.dumps(held).hex(), says="writes") as process:
+        with pytest.raises(InputError, match="one: waited 0 s in vain for processes of the last driver of run one to end") as refused:
+            wait_for_writers(directory, QuietProgress())
+        assert refused.value.what.endswith(f"to end ({process.pid}); end them (kill), then start again")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from learner.pipeline import rebuilt
 from learner.prepare import newest
 from learner.recorder import Recorder
 from learner.stages.mrl import train_on
-from tests.local_source import LocalSource, comparable_rows, prepared, run_here, tiny_run
+from tests.local_source import LocalSource, comparable_rows, prepared, processes, run_here, tiny_run
+from tests.two_ranks import outage_main
 
 
 class LeavingSource(LocalSource):
@@ -60,3 +61,14 @@ def test_what_is_away_costs_a_run_nothing_that_it_has_learnt(tmp_path: Path, ite
     run_here(run)
     whole, _ = run_here(tiny_run(tmp_path / "whole", "mrl"))
     assert comparable_rows(directory) == comparable_rows(whole)
+
+
+def test_ranks_agree_where_only_one_of_them_was_told_of_an_outage(tmp_path: Path) -> None:
+    ranks = [processes().Process(target=outage_main, args=(rank, 2, tmp_path)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=100)
+        assert process.exitcode == 0
+    found = [(tmp_path / f"outage-{rank}").read_text() for rank in range(2)]
+    assert found == ["None; None", "None; reward endpoint judge does not answer (503)"]
