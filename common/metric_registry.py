@@ -120,7 +120,7 @@ _EVAL = [
         "eval/recall",
         "fraction",
         "facts asked for in held-out conversations, at this distance in interactions",
-        "Share recalled; memory is kept, or erased before the question. In the next row after the evaluation; see also summary.json",
+        "Share recalled; memory is kept, or erased before the question; see also summary.json",
         ("memory", "distance"),
         "higher",
     ),

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,7 +186,7 @@ class MetricsWriter:
         kept = [] if resumed_step is None else [row for row in read_rows(run) if row["step"] <= resumed_step]
         self.last_step: int = kept[-1]["step"] if kept else -1
         """Step of the newest row, -1 where there is none."""
-        run.write_text(METRICS_FILE, "".join(_line(row) + "\n" for row in kept))
+        self._write_anew(kept)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append what `Metrics.flush` gave. Steps count over the whole run and only grow."""
@@ -194,6 +194,17 @@ class MetricsWriter:
             raise ValueError(f"metrics of step {row['step']} after those of step {self.last_step}")
         self.run.append_line(METRICS_FILE, _line(row))
         self.last_step = row["step"]
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Lay what `Metrics.flush` gave over the newest row where that is of the same step, so that no step has two; else append it."""
+        rows = read_rows(self.run)
+        if rows and rows[-1]["step"] == row["step"]:
+            self._write_anew([*rows[:-1], {**rows[-1], **row, "time": rows[-1].get("time", row["time"])}])
+        else:
+            self.write(row)
+
+    def _write_anew(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.run.write_text(METRICS_FILE, "".join(_line(row) + "\n" for row in rows))
 
 
 def read_rows(run: RunDirectory) -> list[dict[str, Any]]:

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from learner.interrupts import counted
+from common.failures import EXIT_DRAINED
+from learner.interrupts import SIGNALS, counted
 
 RESUMABLE = ("train", "demo")
 """Commands that an interrupt ends with 75, whenever it comes."""
 
 
 def main() -> None:
-    if sys.argv[1:2] and sys.argv[1] in RESUMABLE:
+    """The process's entry: never returns, ends with the exit code of what happened."""
+    code = resumable() if sys.argv[1:2] and sys.argv[1] in RESUMABLE else run()
+    ignore_interrupts()
+    sys.exit(code)
+
+
+def resumable() -> int:
+    ignore_interrupts()  # what `counted` puts back when the command is over
+    try:
         with counted():  # before the import, which takes a moment: the command looks at the count when it begins
-            run()
-    run()
+            return run()
+    except KeyboardInterrupt:  # a second one, before or after the command could take it
+        sys.stderr.write("engram: stopped; the same command goes on from there\n")
+        return EXIT_DRAINED
 
 
-def run() -> None:
-    from deploy.cli import main as command
+def run() -> int:
+    from deploy.cli import run_command
 
-    command()
+    return run_command(sys.argv[1:])
+
+
+def ignore_interrupts() -> None:
+    """Once the command is over, what interrupts the interpreter's end must not give it another exit code."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

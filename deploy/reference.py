@@ -59,7 +59,8 @@ Every metric that engram knows. This page is made from `common/metric_registry.p
 One recorder per run merges what learner ranks, rollout and reward workers, conductor and driver observed, writes a row to
 `RUN/metrics.jsonl` and serves the same to Prometheus at the URL in `RUN/metrics_endpoint`. In a row, a series is `name` or
 `name{{label=value}}`; a histogram gives its mean under its own key and `:p50`, `:p90`, `:p95` and `:max` beside it. Counters are
-totals since the run began, everything else is of the steps since the row before. In Prometheus every series has the label `run`
+totals since the run began, everything else is of the steps since the row before. The evaluation before MRL
+is in the row after it; the evaluation after MRL is added to the row of MRL's last step. In Prometheus every series has the label `run`
 besides those below.
 
 "per" is the denominator: what a mean is over, weighted by it when ranks are merged, or what one count is. The label `cohort` tells all

@@ -150,9 +150,13 @@ def evaluate_stage(
     progress.note(f"evaluating {name.replace('_', ' ').replace('mrl', 'MRL')}")
     found = evaluate(lambda tasks: half.play(checkpoint, tasks), rows, run.seed, values)
     record_evaluation(found, metrics)
-    recorder.observe(metrics.drain())
     summary.keep_figures(name, found)
-    if name == "after_mrl":
+    if name == "before_mrl":
+        recorder.observe(metrics.drain())
+    else:
+        metrics.record("run/stage", half.job.stage)
+        stage = run.stages[half.job.stage].stage
+        recorder.observe_last(metrics.drain(), stage, checkpoint.step, checkpoint.state.get("metrics"))
         taught = evaluation_tasks(evaluation_rows(corpus.train, TRAINING_ROWS), run.seed, erase=False)
         training = retention_figures(half.play(checkpoint, taught), values)["recall"]
         summary.keep_controls(found, most_frequent_figure(values, rows), training)
@@ -217,8 +221,8 @@ def run_stage(
         raise rebuilt(report.failure)
     if failures:
         raise failures[0]
-    if interrupts.count and not stopping:
-        raise KeyboardInterrupt  # it came when the stage was over
+    if interrupts.count and (not stopping or is_finished(newest(job.directory), job.stage, stage)):
+        raise KeyboardInterrupt  # the stage is over: what would come after it must not begin
 
 
 def show_notes(report: Report, progress: Progress) -> None:

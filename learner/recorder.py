@@ -21,6 +21,7 @@ from learner.curriculum import stage_steps
 ENDPOINT_FILE = "metrics_endpoint"
 CALL_SECONDS = 60.0
 """Deadline of one call to the recorder; it only merges numbers and appends lines."""
+NOT_BEGUN = ("", -1)
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Recorder:
         directory.write_text(ENDPOINT_FILE, self.exporter.url + "\n")
         self._observed = Metrics()
         """For the next row, whatever `begin` takes back before it."""
-        self._begun = ("", -1)
+        self._begun = NOT_BEGUN
         self._waiting: dict[int, dict[int, dict[str, Any]]] = {}
         self._report = Report()
         self._phases: dict[str, tuple[str, float]] = {}
@@ -96,6 +97,19 @@ class Recorder:
     def observe(self, state: dict[str, Any]) -> None:
         """What `Metrics.drain` gave, from whoever is no rank at a step: it goes into the next row."""
         self._observed.merge(state)
+
+    def observe_last(self, state: dict[str, Any], stage: str, global_step: int, metrics_state: dict[str, Any] | None) -> None:
+        """Gauges of the weights that a stage ended with, for the row of its last step: there may be no next one.
+
+        metrics_state: of their checkpoint, for a recorder in whose time no stage has begun.
+        """
+        if self._begun == NOT_BEGUN and metrics_state is not None:
+            self.metrics.load_state_dict(metrics_state)
+        found = Metrics()
+        found.merge(state)
+        self.writer.add(found.flush(global_step, stage))
+        self.metrics.merge(state)  # to be shown; a next stage begins with what the checkpoint holds
+        self.exporter.publish(self.metrics)
 
     def metrics_state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -180,6 +194,9 @@ class RecorderClient:
 
     def observe(self, state: dict[str, Any]) -> None:
         self._call("observe", state)
+
+    def observe_last(self, state: dict[str, Any], stage: str, global_step: int, metrics_state: dict[str, Any] | None) -> None:
+        self._call("observe_last", state, stage, global_step, metrics_state)
 
     def metrics_state(self) -> dict[str, Any]:
         return self._call("metrics_state")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from learner.retention import FIGURES, Evaluation, Figure
 from tests.local_source import tiny_run
 
 
-def observed(name: str, value: float) -> dict[str, object]:
+def observed(name: str, value: float, **labels: str) -> dict[str, object]:
     metrics = Metrics()
-    metrics.record(name, value)
+    metrics.record(name, value, **labels)
     return metrics.drain()
 
 
@@ -49,6 +50,37 @@ def test_observations_before_a_checkpoint_are_in_its_totals(tmp_path: Path) -> N
     resumed.load_state_dict(recorder.metrics_state())
     recorder.close()
     assert resumed.flush(1, "sft")["checkpoint/saved"] == 1
+
+
+def test_the_evaluation_after_the_last_stage_is_in_the_row_of_its_last_step_and_in_prometheus(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "mrl")
+    directory = RunDirectory(run.runs, run.name)
+    recorder = Recorder(run, directory, None)
+    recorder.begin("mrl", 0, 2, 0, None)
+    for step in (1, 2):
+        recorder.record(0, 1, "mrl", step, step, observed("train/steps", 1))
+    state = recorder.metrics_state()
+    recorder.observe(observed("run/watchdog", 1, waiting_for="collect"))
+    once, whole = read_rows(directory)
+    recorder.observe_last(observed("eval/exact", 0.25, distance="all"), "mrl", 2, state)
+    recorder.close()
+    assert read_rows(directory) == [once, whole | {"eval/exact{distance=all}": 0.25}]
+
+    # A driver that finds the evaluation owed begins no stage; evaluated again, the row has it once.
+    recorder = Recorder(run, directory, 2)
+    recorder.observe_last(observed("eval/exact", 0.5, distance="all"), "mrl", 2, state)
+    scrape = urllib.request.urlopen(recorder.url()).read().decode()
+    recorder.close()
+    assert read_rows(directory) == [once, whole | {"eval/exact{distance=all}": 0.5}]
+    shown = dict(
+        line.rsplit(" ", 1) for line in scrape.splitlines() if line.startswith(("engram_eval_exact{", "engram_train_steps_total{"))
+    )
+    assert sorted(shown.values()) == ["0.5", "2.0"]
+    directory.remove("metrics.jsonl")
+    recorder = Recorder(run, directory, 2)
+    recorder.observe_last(observed("eval/exact", 0.5, distance="all"), "mrl", 2, state)
+    recorder.close()
+    assert [(row["step"], row["eval/exact{distance=all}"]) for row in read_rows(directory)] == [(2, 0.5)]
 
 
 def share(hits: int, counts: int) -> Figure:
