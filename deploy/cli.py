@@ -7,9 +7,9 @@ so that `--help`, `plan` and a typing error are answered at once.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ import typer
 
 from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError, LeaseLost
 from deploy.data import app as data_commands
-from learner.interrupts import SIGNALS, counted
+from learner.interrupts import counted
 
 app = typer.Typer(
     name="engram",
@@ -86,6 +86,7 @@ def evaluate(
     from learner.evaluate import evaluate_checkpoint
     from learner.preferences import evaluate_reward_model, is_reward_model
 
+    tell_of_run(checkpoint)
     if is_reward_model(checkpoint):
         result = evaluate_reward_model(checkpoint, data)
         typer.echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
@@ -104,6 +105,7 @@ def replay(
     from deploy.tables import replay_text
     from learner.replay import replay as replay_episode
 
+    tell_of_run(run)
     result = replay_episode(run, episode)
     typer.echo(json.dumps(result.to_json()) if as_json else replay_text(result))
     if result.parted is not None:
@@ -133,7 +135,20 @@ def chat(
     """Talk to a model and see when its memory is being updated."""
     from deploy.chat import chat as talk
 
+    tell_of_run(checkpoint)
     talk(checkpoint, memory, temperature, seed)
+
+
+def tell_of_run(where: str) -> None:
+    """Say on standard error where the run that `where` is, or lies in, is not over."""
+    from common.run_directory import RunDirectory
+    from learner.measure import run_of
+    from learner.summary import unfinished
+
+    with suppress(InputError):  # no run, or one with damage that the command may not even meet
+        sentence = unfinished(run_of(where) or RunDirectory.existing(where))
+        if sentence is not None:
+            sys.stderr.write(f"engram: {sentence}\n")
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -143,14 +158,6 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     if not configs:
         raise InputError("command line", "no config file among the arguments")
     return configs, overrides
-
-
-def main() -> None:
-    """The process's entry: never returns, ends with the exit code of what happened."""
-    code = run_command(sys.argv[1:])
-    for number in SIGNALS:  # the command is over: what interrupts the interpreter's end must not give it another code
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
 
 
 def run_command(words: list[str]) -> int:

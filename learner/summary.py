@@ -153,6 +153,15 @@ def run_status(directory: RunDirectory) -> str:
     return "running" if is_alive(newest(directory)) else last_status(directory)
 
 
+def unfinished(directory: RunDirectory) -> str | None:
+    """A sentence for readers of a run whose figures will still change, or were cut short; None where there is nothing to say."""
+    status = run_status(directory) if directory.exists(SUMMARY) else "new"
+    if status not in ("running", "killed"):
+        return None
+    rows = read_rows(directory)
+    return f"run {directory.name} {'is running' if status == 'running' else 'was killed'} (step {rows[-1]['step'] if rows else 0})"
+
+
 def last_status(directory: RunDirectory) -> str:
     """How the run's last driver ended, for those who know that it is over."""
     if not directory.exists(SUMMARY):

@@ -77,14 +77,40 @@ def test_cluster_that_does_not_answer_ends_with_1_and_names_it(config: Path, cap
     assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_interrupts_the_end_of_a_command_gives_it_no_other_exit_code(number: signal.Signals) -> None:
+    """A second SIGTERM comes while Ray and the interpreter are taken down."""
+    script = (
+        "import atexit, signal, sys; from deploy.__main__ import main\n"
+        f"atexit.register(signal.raise_signal, {int(number)}); sys.argv = ['engram', 'train', 'absent.yaml']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_second_interrupt_while_modules_are_imported_ends_with_75_too() -> None:
+    script = (
+        "import signal, sys; from deploy.__main__ import main\n"
+        "def twice(event, args):\n"
+        "    if event == 'import' and args[0] == 'deploy.cli':\n"
+        f"        for _ in range(2): signal.raise_signal({int(signal.SIGTERM)})\n"
+        "sys.addaudithook(twice); sys.argv = ['engram', 'demo']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75, done.stderr
+    assert done.stderr == "engram: stopped; the same command goes on from there\n"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.6), (signal.SIGTERM, 2.5), (signal.SIGTERM, 5.0)])
+@pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 2.0), (signal.SIGTERM, 4.5)])
 def test_training_interrupted_before_there_is_anything_of_it_ends_with_75(config: Path, number: signal.Signals, delay: float) -> None:
     """While modules are imported, while Ray starts, while the run is set up: when exactly depends on the machine."""
     command = [sys.executable, "-m", "deploy", "train", str(config), "data.train=20000"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     try:
+        wait_until_taken(signal.SIGTERM, process)
         time.sleep(delay)
         process.send_signal(number)
         _, error = process.communicate(timeout=40)
@@ -93,6 +119,16 @@ def test_training_interrupted_before_there_is_anything_of_it_ends_with_75(config
     assert process.returncode == 75, error
     assert error.splitlines()[-1] == "engram: stopped; the same command goes on from there"
     assert "Traceback" not in error
+
+
+def wait_until_taken(number: signal.Signals, process: subprocess.Popen[str]) -> None:
+    """Until a process has a handler for a signal, as the kernel says."""
+    for _ in range(600):
+        line = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))
+        if int(line.split()[1], 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{number.name} was never taken")
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
@@ -129,7 +165,7 @@ def test_split_takes_words_with_equals_as_overrides_unless_a_file_has_that_name(
     assert cli.split(["a.yaml", "seed=1", str(odd), "b.yaml"]) == (["a.yaml", str(odd), "b.yaml"], ["seed=1"])
 
 
-def test_plan_shows_what_would_run_and_starts_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_shows_what_would_run_and_writes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_command(["plan", str(config), "stages.0.batch_size=6", "learner.ranks=2"]) == 0
     out = capsys.readouterr().out
     for part in ("name: here", "learner rank", "Batches", "optimiser steps", "Parameters", "Memory of a learner rank"):

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from common.checkpoint import Checkpoint
+from common.lease import hold
+from common.progress import QuietProgress
+from deploy.cli import tell_of_run
 from learner.pipeline import owes_evaluation
 from learner.retention import FIGURES, Evaluation, Figure
 from learner.summary import Summary
@@ -79,3 +82,24 @@ def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has
     assert owed(1) == [1]
     assert Summary(run, directory).evaluated("before_mrl", 3)
     assert not Summary(run, directory).evaluated("after_mrl", 1)
+
+
+def test_a_reader_is_told_of_a_run_that_is_not_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tiny_run(tmp_path, STAGES["sft"] | {"steps": 3})
+    directory, _ = run_here(run)
+    checkpoint = directory.path("checkpoints/step_00000003")
+
+    def told() -> list[str]:
+        for where in (directory.path(), checkpoint, str(tmp_path), "someone/model"):
+            tell_of_run(where)
+        return capsys.readouterr().err.splitlines()
+
+    assert told() == []
+    summary = Summary(run, directory)
+    summary.write("running")
+    assert told() == ["engram: run tiny was killed (step 3)"] * 2
+    with hold(directory, QuietProgress()):
+        assert told() == ["engram: run tiny is running (step 3)"] * 2
+    for status in ("stopped", "done"):
+        summary.write(status)
+        assert told() == []
