@@ -110,12 +110,13 @@ def test_of_several_values_asked_for_a_guess_at_the_second_costs_less_than_leavi
     assert [recall(named, 0.5) for named in (both, guessed, one, three, none)] == [1.0, 0.5, 0.25, 0.5, -0.5]
 
 
-def test_a_longer_wrong_value_around_a_right_one_is_wrong() -> None:
+def test_a_longer_wrong_value_around_a_right_one_is_named_in_its_place() -> None:
     turn = Turn([], [], [], [], facts=(Fact("York", 0),), answer="in New York")
-    assert named_values(turn, KNOWN) == Named(right=1, asked=1, wrong=1)
-    assert named_values(replace(turn, reference="in York, not New York"), KNOWN) == Named(right=1, asked=1, wrong=0)
+    assert named_values(turn, KNOWN) == Named(right=0, asked=1, wrong=1)
+    assert named_values(replace(turn, answer="New York, no, York"), KNOWN) == Named(right=1, asked=1, wrong=1)
+    assert named_values(replace(turn, reference="in York, not New York"), KNOWN) == Named(right=0, asked=1, wrong=0)
     turn = Turn([], [], [], [], facts=(Fact("小红", 0),), answer="她叫小红帽。")
-    assert named_values(turn, words_of_values(["小红", "小红帽"])) == Named(right=1, asked=1, wrong=1)
+    assert named_values(turn, words_of_values(["小红", "小红帽"])) == Named(right=0, asked=1, wrong=1)
 
 
 @pytest.mark.parametrize(
