@@ -117,10 +117,12 @@ def reward_tables(stage: Mapping[str, Any]) -> list[str]:
 def replay_text(result: Replay) -> str:
     """What a replay found, in sentences."""
     what = f"{result.turns} turns and {result.tokens} tokens with the weights of version {result.weights_version} ({result.checkpoint})"
+    away = f"; rewards were not compared: {result.rewards_not_compared}" if result.rewards_not_compared else ""
     if result.parted is not None:
-        return f"{result.episode}: {result.parted}\nreplayed {what}"
+        return f"{result.episode}: {result.parted}\nreplayed {what}{away}"
+    same = "tokens" if away else "tokens and rewards"
     agreed = f"log-probs within {result.log_prob_max_difference:.1e}, memory {result.memory_hash}"
-    return f"{result.episode}: identical\nreplayed {what}: same tokens and rewards, {agreed}"
+    return f"{result.episode}: identical\nreplayed {what}: same {same}, {agreed}{away}"
 
 
 def bench_table(what: str, figures: Mapping[str, float]) -> str:

@@ -17,7 +17,7 @@ from common.checkpoint import Checkpoint, whole_checkpoints
 from common.config.schema import Run
 from common.data.tokenizer import ANSWER, SPECIAL_TOKENS, ConversationTokenizer
 from common.episode import Episode, Interaction, Row, Task, Turn
-from common.failures import InputError
+from common.failures import InputError, Unavailable
 from common.run_directory import RunDirectory
 from learner.curriculum import stage_steps
 from learner.measure import reward_embedding, training_values
@@ -62,6 +62,8 @@ class Replay:
     """Over the tokens before the first that differs."""
     memory_hash: str
     parted: Parting | None
+    rewards_not_compared: str | None = None
+    """Why, where something that rewards need was away."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"identical": self.parted is None}
@@ -85,12 +87,15 @@ def replay(where: str, episode_id: str) -> Replay:
     engine = _engine(run, model, tokenizer)
     played = engine.run([task_of(recorded, tokenizer)], version=recorded.weights_version, worker=recorded.worker)
     embedding = reward_embedding(checkpoint, found.stage)
-    known = training_values(directory)
-    (again,) = score_episodes(played, run.rewards, embedding, tuple(range(len(SPECIAL_TOKENS))), known, statistics.recorded(recorded))
+    known, special, unscored = training_values(directory), tuple(range(len(SPECIAL_TOKENS))), None
+    try:
+        (again,) = score_episodes(played, run.rewards, embedding, special, known, statistics.recorded(recorded))
+    except Unavailable as away:
+        (again,), unscored = played, str(away)
     return Replay(
         episode_id, checkpoint.where, recorded.weights_version, len(recorded.answered),
         sum(len(turn.answer_ids) for turn in recorded.answered), log_prob_difference(recorded, again), again.memory_hash,
-        parting(recorded, again),
+        parting(recorded, again, rewards=unscored is None), unscored,
     )  # fmt: skip
 
 
@@ -153,8 +158,11 @@ def log_prob_difference(recorded: Episode, again: Episode) -> float:
     return largest
 
 
-def parting(recorded: Episode, again: Episode) -> Parting | None:
-    """The first difference, in the order in which an episode is played: of each turn tokens, log-probs, rewards; then the last memory."""
+def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting | None:
+    """The first difference, in the order in which an episode is played: of each turn tokens, log-probs, rewards; then the last memory.
+
+    rewards: whether they are compared.
+    """
     for index, (old, new) in enumerate(zip(recorded.turns, again.turns, strict=True)):
         a, b = list(old.answer_ids), list(new.answer_ids)
         if a != b:
@@ -163,10 +171,10 @@ def parting(recorded: Episode, again: Episode) -> Parting | None:
         for token, (x, y) in enumerate(zip(old.log_probs, new.log_probs, strict=True)):
             if abs(x - y) > LOG_PROBS_AGREE:
                 return Parting(index, "log_probs", token, x, y)
-        for name in sorted(old.rewards.keys() | new.rewards.keys()):
+        for name in sorted(old.rewards.keys() | new.rewards.keys()) if rewards else ():
             if not _agree(old.rewards.get(name), new.rewards.get(name)):
                 return Parting(index, "rewards", None, {name: old.rewards.get(name)}, {name: new.rewards.get(name)})
-        if not _agree(old.reward, new.reward):
+        if rewards and not _agree(old.reward, new.reward):
             return Parting(index, "rewards", None, old.reward, new.reward)
     if recorded.memory_hash != again.memory_hash:
         return Parting(len(recorded.turns) - 1, "memory", None, recorded.memory_hash, again.memory_hash)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from common.failures import EXIT_DRAINED, Drained
 from common.metrics import read_rows
 from common.progress import QuietProgress
 from common.run_directory import RunDirectory
+from deploy.tables import replay_text
 from learner.pipeline import train
+from learner.replay import replay
 from rollout.journal import outcomes
 from tests.endpoints import Endpoint, Judge
 from tests.local_source import STAGES, at_step, tiny_run
@@ -98,6 +101,17 @@ def test_a_run_stops_for_an_endpoint_that_does_not_come_back_and_goes_on_once_it
     judge.come_back()
     assert train(run, QuietProgress())["status"] == "done"
     assert_whole(run)
+
+    # What needs no endpoint is compared without it.
+    episode = f"0-{last.step:06d}-00000@{last.step}"
+    whole = replay(directory.path(), episode)
+    assert (whole.parted, whole.rewards_not_compared) == (None, None)
+    assert "same tokens and rewards" in replay_text(whole)
+    judge.leave()
+    partial = replay(directory.path(), episode)
+    assert replace(partial, rewards_not_compared=None) == whole
+    assert "same tokens, log-probs within" in replay_text(partial)
+    assert "; rewards were not compared: reward endpoint judge at http://127.0.0.1:" in replay_text(partial)
 
 
 def test_recall_is_measured_without_an_endpoint_that_was_never_there(judge: Judge, make: Callable[[float], Run]) -> None:
