@@ -45,6 +45,10 @@ class Told(QuietProgress):
     def __init__(self) -> None:
         self.stages: list[str] = []
         self.steps: list[int] = []
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def stage(self, name: str, total: int) -> None:
         self.stages.append(name)
@@ -94,7 +98,10 @@ def test_run_of_all_stages_leaves_what_the_contract_promises(finished: tuple[Run
 
     rows = read_rows(directory)
     assert [row["step"] for row in rows] == list(range(1, 15))
-    first_mrl = rows[8]
+    first_mrl, recall = rows[8], "eval/recall{memory=kept,distance=all}"
+    kept = [retention["before_mrl"]["all"], retention["after_mrl"]["all"]]
+    assert [first_mrl[recall], rows[-1][recall]] == pytest.approx(kept)
+    assert [summary["stages"][-1]["metrics"][recall][name] for name in ("first", "last")] == pytest.approx(kept)
     assert first_mrl["ppo/ratio_max_deviation_first"] <= 1e-4
     assert first_mrl["ppo/log_prob_max_difference"] <= 1e-4
     ended = outcomes(Path(directory.path())).to_pylist()
@@ -124,20 +131,29 @@ def without_after_mrl(retention: dict[str, Any]) -> dict[str, Any]:
 
 
 class Interrupting(QuietProgress):
-    """Ctrl-C, or SIGTERM, in the driver's thread half a second after the driver said `when`."""
+    """Ctrl-C, or SIGTERM, in the driver's thread a moment after the driver said `when`; not after the block that it is used in."""
 
     def __init__(self, when: str, number: signal.Signals):
         self.when, self.number, self.sent_at = when, number, float("inf")
+        self._driver, self._over = threading.get_ident(), threading.Event()
+        self._sender = threading.Thread(target=self._send)
+
+    def __enter__(self) -> Interrupting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._sender.is_alive():
+            self._sender.join()
 
     def note(self, text: str) -> None:
         if self.when in text:
-            driver = threading.get_ident()
+            self._sender.start()
 
-            def send() -> None:
-                self.sent_at = time.monotonic()
-                signal.pthread_kill(driver, self.number)
-
-            threading.Timer(0.5, send).start()
+    def _send(self) -> None:
+        if not self._over.wait(0.2):
+            self.sent_at = time.monotonic()
+            signal.pthread_kill(self._driver, self.number)
 
 
 def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_started_again(
@@ -152,8 +168,7 @@ def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_start
     directory.write_json("summary.json", cut)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        told = Interrupting("evaluating after MRL", number)
-        with pytest.raises(Drained, match="the same command goes on"):
+        with Interrupting("evaluating after MRL", number) as told, pytest.raises(Drained, match="the same command goes on"):
             train(run, told)
         assert time.monotonic() - told.sent_at < 15
         stopped = json.loads(directory.read_text("summary.json"))
@@ -257,11 +272,20 @@ def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> No
     assert "before_mrl" in summary["retention"]
     assert summary["retention"] == without_after_mrl(summary["retention"])
 
+    # An interrupt in the last step breaks off the evaluation that would come after it.
+    told = Told()
+    with pytest.raises(Drained, match="the same command goes on"), at_step(run, 25, interrupt):
+        train(run, told)
+    assert told.stages == ["mrl"]
+    assert min(told.steps) >= stopped.step
+    assert not [note for note in told.notes if note.startswith("evaluating")]
+    again = json.loads(directory.read_text("summary.json"))
+    assert (again["status"], again["retention"]) == ("stopped", summary["retention"])
+
     told = Told()
     finished = train(run, told)
     assert finished["status"] == "done"
-    assert told.stages == ["mrl"]
-    assert min(told.steps) >= stopped.step
+    assert told.stages == []
     assert finished["retention"]["before_mrl"] == summary["retention"]["before_mrl"]
     assert finished["wall_seconds"] > summary["wall_seconds"]
     assert [row["step"] for row in read_rows(directory)] == list(range(1, 26))
