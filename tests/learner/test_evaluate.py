@@ -13,7 +13,7 @@ import pytest
 from common.data.rows import value_counts
 from common.data.sources import load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
-from common.episode import Episode, Fact, Interaction, Row, Strategy, Turn
+from common.episode import Episode, Fact, Interaction, Row, Strategy, Task, Turn
 from common.failures import InputError
 from common.run_directory import RunDirectory
 from learner.evaluate import evaluate, evaluate_checkpoint, evaluation_rows, evaluation_tasks, mean_rewards
@@ -68,7 +68,14 @@ def test_both_controls_begin_with_the_same_memory_and_decode_greedily() -> None:
 
 def test_evaluation_plays_the_same_rows_with_and_without_memory(tokenizer: ConversationTokenizer) -> None:
     model, rows = lively_model(tokenizer), tiny_corpus().eval
-    found = evaluate(lambda tasks: played(model, tokenizer, tasks), rows, 1, value_counts(tiny_corpus().train))
+    erased: list[set[bool]] = []
+
+    def play(tasks: list[Task]) -> list[Episode]:
+        erased.append({task.erase_memory for task in tasks})
+        return played(model, tokenizer, tasks)
+
+    found = evaluate(play, rows, 1, value_counts(tiny_corpus().train))
+    assert erased == [{False}, {True}]
     assert found.figures.keys() == set(FIGURES)
     assert found.figures["recall"].totals() == found.erased.totals() == found.counts
     assert len(found.episodes) == len(rows)
