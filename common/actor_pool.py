@@ -235,8 +235,10 @@ class ActorPool:
             self.tally.missed_deadlines += 1
             if self._bury(actor, life, str(DeadlineExceeded(sent.reason, sent.deadline)), overdue) and not self._closed:
                 self._threads.submit(self._kill, self._handles[actor])
+            self._settle_lost(sent, outcome)
         elif _says_lost(outcome):
             self._bury(actor, life, type(outcome).__name__, sent.number if isinstance(outcome, ObjectLostError | RayTaskError) else on)
+            self._settle_lost(sent, outcome)
         self._line.serve()
         if sent.answer.done():
             return
@@ -260,6 +262,14 @@ class ActorPool:
         self._manager.set_actor_state(actor, healthy=False)
         self._nurse.tend()
         return True
+
+    def _settle_lost(self, sent: _Sent, outcome: Any) -> None:
+        """End the call and all others of that life of the actor. Ray may tell a thread of the loss when the actor serves again already:
+        those calls are to be in line before it does, in front of those that have had no try."""
+        actor, life = sent.place.actor, sent.place.life
+        for other in (sent, *self._calls[actor].values()):
+            if other.place.life == life and not other.answer.done():
+                other.answer.set_result((outcome, self._on.get(actor) == other.number))
 
     def _serves(self, actor: int) -> None:
         self._manager.set_actor_state(actor, healthy=True)

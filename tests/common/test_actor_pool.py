@@ -235,6 +235,38 @@ def test_a_call_that_stands_behind_one_that_ends_its_actor_is_not_failed_with_it
     run(body, actors=1)
 
 
+def test_calls_lost_with_their_actor_go_first_though_ray_tells_of_them_one_by_one() -> None:
+    done: list[str] = []
+
+    async def call(pool: ActorPool, name: str, *method: Any, **options: Any) -> None:
+        try:
+            await pool.call(*method, deadline=30, reason=name, **options)
+        finally:
+            done.append(name)
+
+    async def body(pool: ActorPool) -> None:
+        await pool.call("pid", deadline=30, retries=0, reason="starting")
+        told = pool._wait_for_result
+
+        def told_late(actor: int, method: str, args: tuple[Any, ...], deadline: float) -> Any:
+            outcome = told(actor, method, args, deadline)
+            if method == "die" and pool.tally.restored == 0:
+                # The call behind it is told at once, and everything else is done meanwhile.
+                time.sleep(6)
+            return outcome
+
+        pool._wait_for_result = told_late  # type: ignore[method-assign]
+        deadly = asyncio.create_task(call(pool, "deadly", "die", 0.5, retries=0))
+        await asyncio.sleep(0.1)
+        others = [asyncio.create_task(call(pool, name, "add", 1, 1, retries=0)) for name in ("behind", "untried")]
+        with pytest.raises(CallLost):
+            await deadly
+        await asyncio.gather(*others)
+        assert done == ["deadly", "behind", "untried"]
+
+    run(body, actors=1)
+
+
 def test_a_call_that_hangs_takes_its_actor_with_it_though_nobody_waits_for_it_any_more() -> None:
     async def body(pool: ActorPool) -> None:
         pid = await pool.call("pid", deadline=30, retries=0, reason="starting")
