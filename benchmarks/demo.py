@@ -2,8 +2,8 @@
 
     python -m benchmarks.demo SEED [OUT]
 
-trains `configs/demo.yaml` in OUT (default: `runs/demo-SEED`) and evaluates 1,000 conversations of each
-pattern of change (common/data/synth.py), drawn with a seed of their own. Writes
+trains `configs/demo.yaml` in OUT (default: `runs/demo-SEED`) and evaluates 1,000 conversations of
+each pattern of change (common/data/synth.py), drawn with a seed of their own. Writes
 benchmarks/results/demo-SEED.json. Started again, it goes on from where it was.
 """
 
@@ -63,5 +63,8 @@ if __name__ == "__main__":
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"demo-{number}.json").write_text(json.dumps(result, indent=1) + "\n")
     for name, retention in result["patterns"].items():
-        shares = {figure: retention[figure]["all"] for figure in ("changed", "outdated", "exact", "memory")}
+        shares = {
+            figure: retention[figure]["all"]
+            for figure in ("changed", "outdated", "exact", "memory")
+        }
         print(name, {figure: round(share, 3) for figure, share in shares.items()})

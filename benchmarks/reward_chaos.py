@@ -1,7 +1,9 @@
-"""The reward service while its workers are killed: is every turn accounted for once, for its own reason, and at what rate?
+"""The reward service while its workers are killed: is every turn accounted for once, for its own
+reason, and at what rate?
 
-Turns go through a `RewardPool` twice, undisturbed and with a worker killed by SIGKILL every few seconds. A user's function raises on some
-of them and hangs on others. The figures in docs/reliability.md are of `engram bench reward_chaos`.
+Turns go through a `RewardPool` twice, undisturbed and with a worker killed by SIGKILL every few
+seconds. A user's function raises on some of them and hangs on others. The figures in
+docs/reliability.md are of `engram bench reward_chaos`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from reward_service.pool import RewardPool
 
 VOCABULARY, SPECIAL = 256, range(8)
 BATCH_EPISODES = 5
-"""Few, so that a kill costs little: a turn that hangs is waited for again with its part of the batch."""
+"""Few, so that a kill costs little: a turn that hangs is waited for again with its part of the
+batch."""
 OVERALL_SECONDS = 500.0
 
 FUNCTION = """\
@@ -55,12 +58,15 @@ class Chaos:
     hanging: float = 0.005
     """Shares of the turns."""
     workers: int = 10
-    """More than two cores need for the work: waiting for turns that hang takes no CPU, and while some restart the others are enough."""
+    """More than two cores need for the work: waiting for turns that hang takes no CPU, and while
+    some restart the others are enough."""
     kill_every: float = 2.0
     kills: int | None = None
-    """At most; None: until all is scored, which a machine that restarts workers more slowly than they are killed never comes to."""
+    """At most; None: until all is scored, which a machine that restarts workers more slowly than
+    they are killed never comes to."""
     function_deadline: float = 1.5
-    """For one turn. Healthy ones take microseconds, but on a busy machine a thread may stand still for a quarter of a second."""
+    """For one turn. Healthy ones take microseconds, but on a busy machine a thread may stand still
+    for a quarter of a second."""
     seed: int = 0
 
     @property
@@ -76,7 +82,9 @@ class Chaos:
         kinds[drawn[:raising]], kinds[drawn[raising : raising + hanging]] = "raise", "hang"
 
         def turn(answer: str) -> Turn:
-            query, words, reference = (rng.integers(len(SPECIAL), VOCABULARY, 12).tolist() for _ in range(3))
+            query, words, reference = (
+                rng.integers(len(SPECIAL), VOCABULARY, 12).tolist() for _ in range(3)
+            )
             return Turn(query, words, [], reference, query="?", answer=answer)
 
         def episode(i: int) -> Episode:
@@ -92,31 +100,60 @@ class Chaos:
         judge = FunctionReward(name="judge", path=f"{file}:judge", deadline=self.function_deadline)
         mix = RewardMix(bleu=Bleu(), cosine=None, length=None, recall=None, functions=(judge,))
         tokens = BATCH_EPISODES * (1 + self.answered) * 36
-        # An episode may be on workers that are killed a few times over; the default of three tries more would do most of the time.
-        rewards = Rewards(single=mix, cumulative=mix, long_term=mix, workers=self.workers, batch_tokens=tokens, retries=20)
+        # An episode may be on workers that are killed a few times over; the default of three tries
+        # more would do most of the time.
+        rewards = Rewards(
+            single=mix,
+            cumulative=mix,
+            long_term=mix,
+            workers=self.workers,
+            batch_tokens=tokens,
+            retries=20,
+        )
         return RewardPool(rewards, np.ones((VOCABULARY, 4), np.float32), SPECIAL)
 
     def expected(self, turn: Turn) -> str | None:
         """What must stand in the turn's failure; None where it must be scored."""
         kind, _, name = turn.answer.partition("-")
         if kind == "raise":
-            return f"LookupError: no opinion of {name}\nraised for the turn with query '?' and answer '{turn.answer}'"
+            return (
+                f"LookupError: no opinion of {name}\nraised for the turn with query '?' and "
+                f"answer '{turn.answer}'"
+            )
         if kind == "hang":
-            return f"no value within {self.function_deadline:g} s for the turn with query '?' and answer '{turn.answer}'"
+            return (
+                f"no value within {self.function_deadline:g} s for the turn with query '?' "
+                f"and answer '{turn.answer}'"
+            )
         return None
 
     def unaccounted(self, dealt: Sequence[Episode], scored: Sequence[Episode]) -> list[str]:
-        """What is wrong with what came back: turns missing, doubled or out of place, or whose reward or failure is not their own."""
-        names, came = ([(one.id, [turn.answer for turn in one.turns]) for one in each] for each in (dealt, scored))
+        """What is wrong with what came back: turns missing, doubled or out of place, or whose
+        reward or failure is not their own."""
+        names, came = (
+            [(one.id, [turn.answer for turn in one.turns]) for one in each]
+            for each in (dealt, scored)
+        )
         if names != came:
-            return [f"{len(scored)} of {len(dealt)} episodes came back, or not each with its turns in its place"]
+            return [
+                f"{len(scored)} of {len(dealt)} episodes came back, or not each with its turns "
+                "in its place"
+            ]
         wrong = []
         for turn in (turn for one in scored for turn in one.answered):
             reason = self.expected(turn)
             if reason is None:
-                right = turn.failure is None and turn.reward is not None and turn.rewards["judge"] == 0.5
+                right = (
+                    turn.failure is None
+                    and turn.reward is not None
+                    and turn.rewards["judge"] == 0.5
+                )
             else:
-                right = turn.reward is None and (turn.failure or "").startswith("judge: ") and reason in (turn.failure or "")
+                right = (
+                    turn.reward is None
+                    and (turn.failure or "").startswith("judge: ")
+                    and reason in (turn.failure or "")
+                )
             if not right:
                 wrong.append(f"{turn.answer}: reward {turn.reward}, failure {turn.failure!r}")
         return wrong
@@ -136,7 +173,9 @@ class Killer:
         while True:
             if self._pids[place] is None:
                 with contextlib.suppress(RayActorError, GetTimeoutError):
-                    self._pids[place] = await asyncio.to_thread(ray.get, actor.apply.remote(lambda _: os.getpid()), timeout=60)
+                    self._pids[place] = await asyncio.to_thread(
+                        ray.get, actor.apply.remote(lambda _: os.getpid()), timeout=60
+                    )
             await asyncio.sleep(0.05)
 
     async def ready(self) -> None:
@@ -159,15 +198,22 @@ class Killer:
 
 
 def run(chaos: Chaos = Chaos()) -> dict[str, float]:
-    """Rates of both parts, and what was killed. Starts a local Ray for its duration where none is connected.
+    """Rates of both parts, and what was killed. Starts a local Ray for its duration where none is
+    connected.
 
-    Raises RuntimeError where a turn is not accounted for, or the two parts do not agree on every reward; TimeoutError where both take
-    more than `OVERALL_SECONDS`.
+    Raises RuntimeError where a turn is not accounted for, or the two parts do not agree on every
+    reward; TimeoutError where both take more than `OVERALL_SECONDS`.
     """
     started = not ray.is_initialized()
     if started:
         # Places for all workers: most of them wait.
-        ray.init(address="local", num_cpus=chaos.workers, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=chaos.workers,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+        )
     try:
         with tempfile.TemporaryDirectory() as folder:
             return asyncio.run(asyncio.wait_for(_both_parts(chaos, Path(folder)), OVERALL_SECONDS))
@@ -186,7 +232,9 @@ async def _both_parts(chaos: Chaos, folder: Path) -> dict[str, float]:
         scored = await pool.score(dealt, {})
         rate = chaos.turns / (time.perf_counter() - began)
         if wrong := chaos.unaccounted(dealt, scored):
-            raise RuntimeError(f"{len(wrong)} of {chaos.turns} turns are not accounted for, the first: {wrong[0]}")
+            raise RuntimeError(
+                f"{len(wrong)} of {chaos.turns} turns are not accounted for, the first: {wrong[0]}"
+            )
         return scored, rate
 
     try:

@@ -1,10 +1,12 @@
-"""What reward models of Taskmaster's actions are worth, by cross-validation: `python -m benchmarks.reward_folds FOLDER OUT`.
+"""What reward models of Taskmaster's actions are worth, by cross-validation: `python -m
+benchmarks.reward_folds FOLDER OUT`.
 
-The config is configs/reward_taskmaster.yaml.
-There are 639 pairs in 230 conversations, too few for a quarter of them to tell a weak model from chance. So each quarter is put apart in
-turn: a policy is taught the language without it, a reward model of each kind is trained from that policy, and what they say of the quarter
-is pooled, every pair judged once by a model that has not seen its conversation. FOLDER: Taskmaster's rewards. OUT: for data and runs;
-started again, it goes on.
+The config is configs/reward_taskmaster.yaml. There are 639 pairs in 230 conversations, too few for
+a quarter of them to tell a weak model from chance. So each quarter is put apart in
+turn: a policy is taught the language without it, a reward model of each kind is trained from that
+policy, and what they say of the quarter is pooled, every pair judged once by a model that has not
+seen its conversation. FOLDER: Taskmaster's rewards. OUT: for data and runs; started again, it goes
+on.
 """
 
 from __future__ import annotations
@@ -48,22 +50,36 @@ def run(folder: Path, out: Path) -> dict[str, dict[str, Report]]:
 
 def _write_data(folder: Path, fold: int, here: Path) -> None:
     judged = load_taskmaster(folder)
-    divided = parts([preference for each in judged for preference in each.preferences], judged, fold)
+    divided = parts(
+        [preference for each in judged for preference in each.preferences], judged, fold
+    )
     save_rows(divided.conversations, here / "conversations.jsonl")
     save_preferences(divided.train, here / "train.jsonl")
     save_preferences(divided.test, here / "test.jsonl")
 
 
-def _train(here: Path, name: str, stages: list[dict[str, object]], policy: Path | None = None) -> Path:
-    """The run directory of some of the config's stages, on the data in `here`, from a policy where one is given."""
-    settings = yaml.safe_load(CONFIG.read_text()) | {"name": name, "runs": str(here), "stages": stages}
-    settings["data"] |= {"train": [str(here / "train.jsonl")], "conversations": [str(here / "conversations.jsonl")]}
+def _train(
+    here: Path, name: str, stages: list[dict[str, object]], policy: Path | None = None
+) -> Path:
+    """The run directory of some of the config's stages, on the data in `here`, from a policy where
+    one is given."""
+    settings = yaml.safe_load(CONFIG.read_text()) | {
+        "name": name,
+        "runs": str(here),
+        "stages": stages,
+    }
+    settings["data"] |= {
+        "train": [str(here / "train.jsonl")],
+        "conversations": [str(here / "conversations.jsonl")],
+    }
     if policy is not None:
         settings["model"] = {"checkpoint": str(policy)}
         del settings["tokenizer"]
     config = here / f"{name}.yaml"
     config.write_text(yaml.safe_dump(settings))
-    subprocess.run([sys.executable, "-m", "deploy", "train", str(config)], check=True, timeout=TRAINING_SECONDS)
+    subprocess.run(
+        [sys.executable, "-m", "deploy", "train", str(config)], check=True, timeout=TRAINING_SECONDS
+    )
     return here / name
 
 
@@ -77,12 +93,18 @@ def _outcomes(where: Path, test: Path) -> tuple[Outcomes, Outcomes]:
 
 def _pooled(folds: list[tuple[Outcomes, Outcomes]]) -> dict[str, Report]:
     names = ("with_history", "without_history")
-    return {name: report(reduce(Outcomes.and_those, each)) for name, each in zip(names, zip(*folds, strict=True), strict=True)}
+    return {
+        name: report(reduce(Outcomes.and_those, each))
+        for name, each in zip(names, zip(*folds, strict=True), strict=True)
+    }
 
 
 if __name__ == "__main__":
     source, target = map(Path, sys.argv[1:])
-    reports = {kind: {name: each.to_json() for name, each in found.items()} for kind, found in run(source, target.resolve()).items()}
+    reports = {
+        kind: {name: each.to_json() for name, each in found.items()}
+        for kind, found in run(source, target.resolve()).items()
+    }
     (target / "reports.json").write_text(json.dumps(reports, indent=1))
     for kind, found in reports.items():
         print(f"\n== {kind}\n\n{preference_tables(found)}")

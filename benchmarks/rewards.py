@@ -1,8 +1,10 @@
-"""How many turns a second rewards take: BLEU alone, all components together, and two reward workers against one.
+"""How many turns a second rewards take: BLEU alone, all components together, and two reward workers
+against one.
 
-Texts are random tokens, 40 to 64 in an answer and as many in a reference, in Python lists as episodes hold them; turning them
-into arrays is part of every figure. A turn has two BLEU scores of order 4, against its reference and against the saved
-interaction, which share the counting of the answer. Nothing here uses more than one thread of a process.
+Texts are random tokens, 40 to 64 in an answer and as many in a reference, in Python lists as
+episodes hold them; turning them into arrays is part of every figure. A turn has two BLEU scores of
+order 4, against its reference and against the saved interaction, which share the counting of the
+answer. Nothing here uses more than one thread of a process.
 """
 
 from __future__ import annotations
@@ -29,16 +31,20 @@ MIX = RewardMix(bleu=Bleu(order=4, reference=0.4, saved=0.6))
 """All four components, each of their comparisons included."""
 REWARDS = Rewards(single=MIX, cumulative=MIX, long_term=MIX)
 PAIRS = 31
-"""Of one worker and two: many, and short, for the neighbours of a virtual machine come and go within seconds."""
+"""Of one worker and two: many, and short, for the neighbours of a virtual machine come and go
+within seconds."""
 SHORT_REPEATS = 51
 """Of what takes milliseconds."""
 CALLS, CALL_EPISODES = 24, 256
-"""Calls per worker in one repeat, and episodes in each: enough for the last call, with which one worker is alone, to be little of it."""
+"""Calls per worker in one repeat, and episodes in each: enough for the last call, with which one
+worker is alone, to be little of it."""
 
 
 def run() -> dict[str, float]:
-    """Medians over repeats, in turns per second. Starts a local Ray for its duration where none is connected."""
-    # First, for what Ray starts, and what it leaves behind for some seconds when it stops, would share the cores with it.
+    """Medians over repeats, in turns per second. Starts a local Ray for its duration where none is
+    connected."""
+    # First, for what Ray starts, and what it leaves behind for some seconds when it stops, would
+    # share the cores with it.
     figures = {
         "bleu_turns_per_second_256": bleu_rate(256),
         "bleu_turns_per_second_16": bleu_rate(16),
@@ -46,40 +52,58 @@ def run() -> dict[str, float]:
     }
     started_ray = not ray.is_initialized()
     if started_ray:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+        )
     try:
         one, two, ratio = worker_rates()
     finally:
         if started_ray:
             ray.shutdown()
-    return figures | {"one_worker_turns_per_second": one, "two_workers_turns_per_second": two, "two_workers_over_one": ratio}
+    return figures | {
+        "one_worker_turns_per_second": one,
+        "two_workers_turns_per_second": two,
+        "two_workers_over_one": ratio,
+    }
 
 
 def bleu_rate(turns: int) -> float:
     """Two BLEU-4 scores a turn, in batches of `turns`."""
     rng = np.random.default_rng(0)
     answers, references, saved = [[_tokens(rng) for _ in range(turns)] for _ in range(3)]
-    return turns / _median_seconds(lambda: bleu_of_pairs(Ragged.of(answers), [Ragged.of(references), Ragged.of(saved)], 4, None, "method4"))
+    return turns / _median_seconds(
+        lambda: bleu_of_pairs(
+            Ragged.of(answers), [Ragged.of(references), Ragged.of(saved)], 4, None, "method4"
+        )
+    )
 
 
 def composed_rate(turns: int) -> float:
     """Whole episodes in, a verdict on each turn out, by a worker without Ray around it."""
-    episodes, worker = _episodes(turns // ANSWERED, seed=0), RewardWorker(REWARDS, _embedding(), SPECIAL)
+    episodes, worker = (
+        _episodes(turns // ANSWERED, seed=0),
+        RewardWorker(REWARDS, _embedding(), SPECIAL),
+    )
     return turns / _median_seconds(lambda: worker.judge(episodes, {}))
 
 
 def worker_rates() -> tuple[float, float, float]:
     """Of one and of two reward workers, each with work of its own, and the second over the first.
 
-    Episodes come from the object store and go back there, as between actors on a cluster: what is measured is the workers, not
-    how fast one driver can unpickle for both.
+    Episodes come from the object store and go back there, as between actors on a cluster: what is
+    measured is the workers, not how fast one driver can unpickle for both.
     """
     actor: Any = ray.remote(RewardWorker).options(num_cpus=1)
     workers = [actor.remote(REWARDS, _embedding(), frozenset(SPECIAL)) for _ in range(2)]
     batches = [ray.put(_episodes(CALL_EPISODES, seed)) for seed in range(2)]
 
     def seconds(count: int) -> float:
-        """Two calls in flight per worker, and the next to who is done with one, as from the pool of a run."""
+        """Two calls in flight per worker, and the next to who is done with one, as from the pool of
+        a run."""
         began = time.perf_counter()
         left, busy = count * CALLS, {}
 
@@ -101,7 +125,8 @@ def worker_rates() -> tuple[float, float, float]:
 
     try:
         seconds(2)
-        # In turn, and compared pair by pair, so that whatever else the machine does touches both alike.
+        # In turn, and compared pair by pair, so that whatever else the machine does touches both
+        # alike.
         pairs = [(seconds(1), seconds(2)) for _ in range(PAIRS)]
     finally:
         for worker in workers:
@@ -152,7 +177,10 @@ def _episodes(count: int, seed: int) -> list[Episode]:
             reference=_text(reference),
         )
 
-    return [Episode(f"{seed}-{i}", str(i), i, tuple(turn(t) for t in range(1 + ANSWERED)), 0) for i in range(count)]
+    return [
+        Episode(f"{seed}-{i}", str(i), i, tuple(turn(t) for t in range(1 + ANSWERED)), 0)
+        for i in range(count)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""How fast rollout workers play, where their time goes, and what continuous batching gains over lock-step.
+"""How fast rollout workers play, where their time goes, and what continuous batching gains over
+lock-step.
 
-The workload is benchmarks/workload.py's. There are two rates, both over whole conversations. *Generation* is new tokens over all time but
-that in which memories are written: reading memory, prompts, decoding, sampling and bookkeeping are in it. The other, `…_with_writes`, is
-over all time; interactions per second are, too. Figures are medians over `REPEATS`; what is compared is measured in turn, and compared pair
-by pair. Comparisons within one process are of CPU time, which the neighbours of a virtual machine touch less.
+The workload is benchmarks/workload.py's. There are two rates, both over whole conversations.
+*Generation* is new tokens over all time but that in which memories are written: reading memory,
+prompts, decoding, sampling and bookkeeping are in it. The other, `…_with_writes`, is over all time;
+interactions per second are, too. Figures are medians over `REPEATS`; what is compared is measured
+in turn, and compared pair by pair. Comparisons within one process are of CPU time, which the
+neighbours of a virtual machine touch less.
 """
 
 from __future__ import annotations
@@ -51,12 +54,14 @@ PAIRS = 9
 """Of one worker and two."""
 FOLLOW_UPS = 4
 CONVERSATIONS = 256
-"""For each worker that takes part in a measurement under Ray, in groups of as many as it has slots."""
+"""For each worker that takes part in a measurement under Ray, in groups of as many as it has
+slots."""
 DEADLINE = 300.0
 
 
 def run() -> dict[str, float]:
-    """All figures of `engram bench rollout`. Starts a local Ray for its duration where none is connected."""
+    """All figures of `engram bench rollout`. Starts a local Ray for its duration where none is
+    connected."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -83,7 +88,9 @@ class Rate(NamedTuple):
         return self.tokens / self.seconds
 
 
-def measured(engine: ReactiveEngine, work: Callable[[], object], clock: Callable[[], float]) -> Rate:
+def measured(
+    engine: ReactiveEngine, work: Callable[[], object], clock: Callable[[], float]
+) -> Rate:
     """What `engine` does in `work`, by a clock, which its phases are timed by as well."""
     timer = engine.timer
     timer.clock = clock
@@ -92,11 +99,12 @@ def measured(engine: ReactiveEngine, work: Callable[[], object], clock: Callable
     return Rate(engine.tally.tokens - tokens, clock() - began, timer.seconds["write"] - writing)
 
 
-# --- one engine, answers of one length ------------------------------------------------------------------------------------
+# --- one engine, answers of one length ------------------------------------------------------------
 
 
 def fixed_rate(slots: int) -> dict[str, float]:
-    """Tokens per second of one engine with all slots in use, and the share of each phase, over conversations of 8 follow-ups."""
+    """Tokens per second of one engine with all slots in use, and the share of each phase, over
+    conversations of 8 follow-ups."""
     engine, tasks = make_engine(slots), make_tasks([8] * slots)
     engine.run(make_tasks([1] * slots))
     phases = dict(engine.timer.seconds)
@@ -105,15 +113,20 @@ def fixed_rate(slots: int) -> dict[str, float]:
         rate = measured(engine, lambda: engine.run(tasks), time.perf_counter)
         rates.append(rate)
         spent += rate.seconds
-    shares = {name: (seconds - phases.get(name, 0.0)) / spent for name, seconds in engine.timer.seconds.items()}
+    shares = {
+        name: (seconds - phases.get(name, 0.0)) / spent
+        for name, seconds in engine.timer.seconds.items()
+    }
     shares["other"] = 1 - sum(shares.values())
     return {
         f"tokens_per_second_1_thread_{slots}": statistics.median(rate.generation for rate in rates),
-        f"tokens_per_second_1_thread_{slots}_with_writes": statistics.median(rate.with_writes for rate in rates),
+        f"tokens_per_second_1_thread_{slots}_with_writes": statistics.median(
+            rate.with_writes for rate in rates
+        ),
     } | {f"share_{name}_{slots}": share for name, share in shares.items()}
 
 
-# --- late and early turns -------------------------------------------------------------------------------------------------
+# --- late and early turns -------------------------------------------------------------------------
 
 
 class TurnClock(ReactiveEngine):
@@ -123,11 +136,14 @@ class TurnClock(ReactiveEngine):
 
     def _turn_over(self, ended: list[int]) -> None:
         super()._turn_over(ended)
-        self.turns.append((time.process_time(), float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
+        self.turns.append(
+            (time.process_time(), float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        )
 
 
 def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 9) -> dict[str, float]:
-    """CPU time of answering turn `late` over that of turn `early`, memory write included, and the process's peak memory at both."""
+    """CPU time of answering turn `late` over that of turn `early`, memory write included, and the
+    process's peak memory at both."""
     engine, tasks = make_engine(16, TurnClock), make_tasks([late + 1] * 16)
     assert isinstance(engine, TurnClock)
     engine.turns = []
@@ -136,40 +152,59 @@ def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 9) -> di
     for _ in range(repeats):
         engine.turns = []
         engine.run(tasks)
-        took = [after[0] - before[0] for before, after in zip(engine.turns, engine.turns[1:], strict=False)]
+        took = [
+            after[0] - before[0]
+            for before, after in zip(engine.turns, engine.turns[1:], strict=False)
+        ]
         times.append(took[late - 1] / took[early - 1])
         memory.append(engine.turns[late][1] / engine.turns[early][1])
-    return {"turn_32_over_turn_2": statistics.median(times), "turn_32_over_turn_2_memory": max(memory)}
+    return {
+        "turn_32_over_turn_2": statistics.median(times),
+        "turn_32_over_turn_2_memory": max(memory),
+    }
 
 
-# --- answers of all kinds of lengths ----------------------------------------------------------------------------------------
+# --- answers of all kinds of lengths --------------------------------------------------------------
 
 
 def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
-    """Continuous batching against lock-step on conversations whose answers have a long tail: of 2 to 8 follow-ups, but where said.
+    """Continuous batching against lock-step on conversations whose answers have a long tail: of 2
+    to 8 follow-ups, but where said.
 
-    continuous_over_lockstep: against batches of `slots` conversations that start together, every row waiting for the longest answer of its
-    turn; rows whose conversation is over are not computed further. continuous_over_turn_lockstep: against rows that wait for the longest
-    answer, but make room when their conversation is over. continuous_over_lockstep_4_follow_ups: as the first, on conversations of
-    `FOLLOW_UPS`, which start and end together, as in a step of a curriculum. All are of generation, by CPU time; …_with_writes: with memory
-    writes, which cost both ways of playing the same. slot_occupancy: rows that got a token over slots × steps, from the first step to the
-    last of all conversations. Lock-step is measured on an eighth of the conversations, which is all the same to it; continuous batching on
-    half of them, since its last conversations, when there is nothing left to take, are part of what it costs.
+    continuous_over_lockstep: against batches of `slots` conversations that start together, every
+    row waiting for the longest answer of its turn; rows whose conversation is over are not computed
+    further. continuous_over_turn_lockstep: against rows that wait for the longest answer, but make
+    room when their conversation is over. continuous_over_lockstep_4_follow_ups: as the first, on
+    conversations of `FOLLOW_UPS`, which start and end together, as in a step of a curriculum. All
+    are of generation, by CPU time; …_with_writes: with memory writes, which cost both ways of
+    playing the same. slot_occupancy: rows that got a token over slots × steps, from the first step
+    to the last of all conversations. Lock-step is measured on an eighth of the conversations, which
+    is all the same to it; continuous batching on half of them, since its last conversations, when
+    there is nothing left to take, are part of what it costs.
     """
     draw = random.Random(0)
-    tasks, alike = make_tasks([draw.randint(2, 8) for _ in range(conversations)]), make_tasks([FOLLOW_UPS] * (conversations // 2))
+    tasks, alike = (
+        make_tasks([draw.randint(2, 8) for _ in range(conversations)]),
+        make_tasks([FOLLOW_UPS] * (conversations // 2)),
+    )
     half, eighth = tasks[: conversations // 2], tasks[: conversations // 8]
     alike_eighth = alike[: conversations // 8]
-    continuous, lockstep = (make_engine(slots, kind, MOST_TOKENS) for kind in (LongTailed, TurnLockstep))
+    continuous, lockstep = (
+        make_engine(slots, kind, MOST_TOKENS) for kind in (LongTailed, TurnLockstep)
+    )
     for engine in (continuous, lockstep):
         engine.run(tasks[:slots])
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     for _ in range(REPEATS):
         free = measured(continuous, lambda: continuous.run(half), time.process_time)
-        batches = measured(lockstep, lambda: play_in_batches(lockstep, eighth, slots), time.process_time)
+        batches = measured(
+            lockstep, lambda: play_in_batches(lockstep, eighth, slots), time.process_time
+        )
         turns = measured(lockstep, lambda: lockstep.run(eighth), time.process_time)
         free_alike = measured(continuous, lambda: continuous.run(alike), time.process_time)
-        batches_alike = measured(lockstep, lambda: play_in_batches(lockstep, alike_eighth, slots), time.process_time)
+        batches_alike = measured(
+            lockstep, lambda: play_in_batches(lockstep, alike_eighth, slots), time.process_time
+        )
         for name, gone_on, waiting in (
             ("continuous_over_lockstep", free, batches),
             ("continuous_over_turn_lockstep", free, turns),
@@ -180,26 +215,29 @@ def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
     rows, steps = continuous.tally.row_steps, continuous.tally.slot_steps
     rate = measured(continuous, lambda: continuous.run(tasks), time.process_time)
     return {name: statistics.median(of) for name, of in ratios.items()} | {
-        "slot_occupancy": (continuous.tally.row_steps - rows) / (continuous.tally.slot_steps - steps),
+        "slot_occupancy": (continuous.tally.row_steps - rows)
+        / (continuous.tally.slot_steps - steps),
         "long_tailed_tokens_per_second": rate.generation,
         "long_tailed_tokens_per_second_with_writes": rate.with_writes,
     }
 
 
-# --- workers under Ray ------------------------------------------------------------------------------------------------------
+# --- workers under Ray ----------------------------------------------------------------------------
 
 
 def under_ray() -> dict[str, float]:
     """Rollout workers of one thread each under Ray, conversations of 1 + 4 turns.
 
-    two_workers_over_one: tokens per second of two against one, with 32 episodes in flight per worker, and with 64 (…_64), where the
-    working sets of two no longer fit into the caches together. interactions_per_second_2_cores: answered interactions per second of two
-    workers with 64 episodes in flight each, memory writes and rewards included; …_unscored: without rewards.
+    two_workers_over_one: tokens per second of two against one, with 32 episodes in flight per
+    worker, and with 64 (…_64), where the working sets of two no longer fit into the caches
+    together. interactions_per_second_2_cores: answered interactions per second of two workers with
+    64 episodes in flight each, memory writes and rewards included; …_unscored: without rewards.
     """
     started = not ray.is_initialized()
     if started:
         ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False,
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20,
+            log_to_driver=False,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
         )  # fmt: skip
     try:
@@ -217,7 +255,8 @@ def under_ray() -> dict[str, float]:
         "two_workers_over_one": narrow,
         "two_workers_over_one_64": statistics.median(2 * one / two for one, two in wide),
         "interactions_per_second_2_cores": interactions / statistics.median(scored),
-        "interactions_per_second_2_cores_unscored": interactions / statistics.median(two for _, two in wide),
+        "interactions_per_second_2_cores_unscored": interactions
+        / statistics.median(two for _, two in wide),
     }
 
 
@@ -225,7 +264,8 @@ def under_ray() -> dict[str, float]:
 def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], float]]:
     """Seconds that so many of two workers take for CONVERSATIONS each, in groups of `slots`.
 
-    rewards: two reward workers score what they play. An idle one costs a hundredth of a core, so they are there only where asked for.
+    rewards: two reward workers score what they play. An idle one costs a hundredth of a core, so
+    they are there only where asked for.
     """
     tokenizer, config = make_tokenizer().to_json(), model_config(QUERY_TOKENS + NEW_TOKENS)
     rollout = Rollout(slots=slots, sampling=Sampling(max_new_tokens=NEW_TOKENS))
@@ -233,12 +273,16 @@ def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], floa
     scorer: Any = ray.remote(RewardWorker).options(num_cpus=0)
     players = [player.remote(config.to_dict(), tokenizer, rollout, "bench", i) for i in range(2)]
     embedding = np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
-    scorers = [scorer.remote(Rewards(), embedding, frozenset(range(len(SPECIAL_TOKENS)))) for _ in range(2 * rewards)]
+    scorers = [
+        scorer.remote(Rewards(), embedding, frozenset(range(len(SPECIAL_TOKENS))))
+        for _ in range(2 * rewards)
+    ]
     weights = ray.put(pack(make_model(QUERY_TOKENS + NEW_TOKENS).state_dict(), 0))
     batches = [ray.put(make_tasks([FOLLOW_UPS] * slots, seed)) for seed in range(2)]
 
     def seconds(count: int) -> float:
-        """Who is done with a group takes the next one, as from the pool of a run: no worker waits for one whose core is slower."""
+        """Who is done with a group takes the next one, as from the pool of a run: no worker waits
+        for one whose core is slower."""
         began = time.perf_counter()
         left, busy, scored = count * CONVERSATIONS // slots, {}, []
 
@@ -253,7 +297,9 @@ def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], floa
         while busy:
             done, _ = ray.wait(list(busy), num_returns=1, timeout=DEADLINE, fetch_local=False)
             if not done:
-                raise TimeoutError(f"a group of {slots} conversations took more than {DEADLINE:.0f} s")
+                raise TimeoutError(
+                    f"a group of {slots} conversations took more than {DEADLINE:.0f} s"
+                )
             worker, left = busy.pop(done[0]), left - 1
             if left >= count:
                 deal(worker)
@@ -261,7 +307,12 @@ def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], floa
         return time.perf_counter() - began
 
     try:
-        _wait([worker.sample.remote(batch, 0, weights) for worker, batch in zip(players, batches, strict=True)])
+        _wait(
+            [
+                worker.sample.remote(batch, 0, weights)
+                for worker, batch in zip(players, batches, strict=True)
+            ]
+        )
         seconds(2)
         yield seconds
     finally:
@@ -274,7 +325,9 @@ def _wait(calls: Sequence[Any]) -> None:
         return
     done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=DEADLINE, fetch_local=False)
     if len(done) < len(calls):
-        raise TimeoutError(f"{len(calls) - len(done)} of {len(calls)} calls took more than {DEADLINE:.0f} s")
+        raise TimeoutError(
+            f"{len(calls) - len(done)} of {len(calls)} calls took more than {DEADLINE:.0f} s"
+        )
     ray.get(done)
 
 

@@ -1,7 +1,9 @@
-"""What the rollout benchmark plays: a model with random weights, queries of one length, answers of given lengths.
+"""What the rollout benchmark plays: a model with random weights, queries of one length, answers of
+given lengths.
 
-The model of all figures: width 128, 4 layers each of encoder, decoder and memory attention, 8 heads with sSQA 4/4, feed-forward 384,
-64 memory slots, vocabulary 4096, dense, float32; queries of 15 tokens.
+The model of all figures: width 128, 4 layers each of encoder, decoder and memory attention, 8 heads
+with sSQA 4/4, feed-forward 384, 64 memory slots, vocabulary 4096, dense, float32; queries of 15
+tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +31,14 @@ VOCABULARY, WIDTH = 4096, 128
 
 
 def model_config(max_tokens: int) -> RxTConfig:
-    shape: dict[str, Any] = {"vocab_size": VOCABULARY, "width": WIDTH, "layers": 4, "heads": 8, "query_heads": 4, "kv_heads": 4}
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "width": WIDTH,
+        "layers": 4,
+        "heads": 8,
+        "query_heads": 4,
+        "kv_heads": 4,
+    }
     return RxTConfig(**shape, decoder_ff=384, encoder_ff=384, slots=64, max_tokens=max_tokens)
 
 
@@ -47,15 +56,23 @@ def make_tokenizer() -> ConversationTokenizer:
 
 
 def make_tasks(follow_ups: Sequence[int], seed: int = 0) -> list[Task]:
-    """Conversations of so many follow-ups each; [BOS], [Q], [A] and the space before the text are part of QUERY_TOKENS."""
+    """Conversations of so many follow-ups each; [BOS], [Q], [A] and the space before the text are
+    part of QUERY_TOKENS."""
     query = "x" * (QUERY_TOKENS - 4)
     interaction = Interaction(query, query)
     rows = [Row(query, query, (interaction,) * count) for count in follow_ups]
     return [Task(f"task-{seed}-{i}", row, seed=derive(seed, i)) for i, row in enumerate(rows)]
 
 
-def make_engine(slots: int, kind: type[ReactiveEngine] = ReactiveEngine, new_tokens: int = NEW_TOKENS) -> ReactiveEngine:
-    return kind(make_model(QUERY_TOKENS + new_tokens), make_tokenizer(), slots, Sampling(max_new_tokens=new_tokens))
+def make_engine(
+    slots: int, kind: type[ReactiveEngine] = ReactiveEngine, new_tokens: int = NEW_TOKENS
+) -> ReactiveEngine:
+    return kind(
+        make_model(QUERY_TOKENS + new_tokens),
+        make_tokenizer(),
+        slots,
+        Sampling(max_new_tokens=new_tokens),
+    )
 
 
 class LongTailed(ReactiveEngine):
@@ -68,14 +85,16 @@ class LongTailed(ReactiveEngine):
 
 
 class TurnLockstep(LongTailed):
-    """All rows go on together: who is ready waits for the longest answer, and is computed meanwhile. Conversations that are over make
-    room for the next ones, so what is lost is lost to the lengths of answers alone."""
+    """All rows go on together: who is ready waits for the longest answer, and is computed
+    meanwhile. Conversations that are over make room for the next ones, so what is lost is lost to
+    the lengths of answers alone."""
 
     def _due(self, ended: list[int]) -> bool:
         return len(ended) == len(self._live)
 
 
 def play_in_batches(engine: ReactiveEngine, tasks: Sequence[Task], size: int) -> None:
-    """A batch begins when all conversations of the one before are over, as where a batch is a tensor."""
+    """A batch begins when all conversations of the one before are over, as where a batch is a
+    tensor."""
     for start in range(0, len(tasks), size):
         engine.run(tasks[start : start + size])

@@ -16,11 +16,15 @@ WORDS = frozenset((Kind.LETTER, Kind.DIGIT, Kind.OPEN, Kind.KATAKANA, Kind.HANGU
 _SPACED = frozenset((Kind.LETTER, Kind.DIGIT))
 _SPELT = _SPACED | {Kind.MARK}
 
-# --- beginnings and ends ---------------------------------------------------------------------------
+# --- beginnings and ends --------------------------------------------------------------------------
 
 _SIGNED = re.compile(r"[^\W_]{1,2}[+#-](?!\w)")
-_ELISION = re.compile(r"(?<!\w)(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu|un|all|dall|dell|nell|sull)'$", re.IGNORECASE)
-_CLITIC = re.compile(r"'(?:s|ll|d|ve|re|m|[dt][ae]n?|[nys]?[ıiuü]n?|[ny]?[ae]|y?l[ae]|l[ıiuü])(?!\w)", re.IGNORECASE)
+_ELISION = re.compile(
+    r"(?<!\w)(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu|un|all|dall|dell|nell|sull)'$", re.IGNORECASE
+)
+_CLITIC = re.compile(
+    r"'(?:s|ll|d|ve|re|m|[dt][ae]n?|[nys]?[ıiuü]n?|[ny]?[ae]|y?l[ae]|l[ıiuü])(?!\w)", re.IGNORECASE
+)
 """English, and the case endings that Turkish sets behind a name."""
 _PARTICLE = re.compile(
     "은|는|이|가|을|를|의|에|께|와|과|랑|하고|한테|으로|로|도|만|까지|부터|마다|처럼|보다|조차|밖에|대로"

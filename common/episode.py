@@ -1,9 +1,9 @@
 """The only currency between data, rollout, rewards and learner: `Row` in, `Episode` out.
 
-A `Row` is a conversation as text, straight from a data set. A `Task` is a row dealt to a rollout worker with a seed.
-An `Episode` is what came back. Records are plain and immutable; `dataclasses.replace` makes a changed copy.
-Token ids are plain lists of int: a record pickles small, compares by value, and goes to Arrow unchanged
-(`common/episode_arrow.py`).
+A `Row` is a conversation as text, straight from a data set. A `Task` is a row dealt to a rollout
+worker with a seed. An `Episode` is what came back. Records are plain and immutable;
+`dataclasses.replace` makes a changed copy. Token ids are plain lists of int: a record pickles
+small, compares by value, and goes to Arrow unchanged (`common/episode_arrow.py`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _values_of(record: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
 
 
 class Record:
-    """Pickled as the values of its fields, two at least, which go back to the constructor in order: in half the time of what dataclasses
-    with slots do by themselves."""
+    """Pickled as the values of its fields, two at least, which go back to the constructor in order:
+    in half the time of what dataclasses with slots do by themselves."""
 
     __slots__ = ()
 
@@ -63,7 +63,8 @@ class Interaction(Record):
 
 @dataclass(frozen=True, slots=True)
 class Row(Record):
-    """A conversation: the opening interaction goes to memory as it stands, the follow-ups are answered by the policy."""
+    """A conversation: the opening interaction goes to memory as it stands, the follow-ups are
+    answered by the policy."""
 
     query: str
     answer: str
@@ -71,7 +72,8 @@ class Row(Record):
     think: str | None = None
     strategy: Strategy = "cumulative"
     source: str = ""
-    """Where it comes from: a file, or a task of a data set. Evaluations draw evenly over sources."""
+    """Where it comes from: a file, or a task of a data set. Evaluations draw evenly over
+    sources."""
 
     @property
     def opening(self) -> Interaction:
@@ -97,16 +99,19 @@ class Task(Record):
     """Whether memory is written with the data set's answer in place of the generated one."""
     greedy: bool = False
     erase_memory: bool = False
-    """A control: memory is put back to where the episode started before every query, so nothing can be remembered."""
+    """A control: memory is put back to where the episode started before every query, so nothing can
+    be remembered."""
     initial_memory: bytes | None = None
-    """float32 [layers, slots, width] to start from, held from an earlier episode; None: the model's initial memory for `seed`."""
+    """float32 [layers, slots, width] to start from, held from an earlier episode; None: the model's
+    initial memory for `seed`."""
     return_memory: bool = False
     """Whether the episode brings its last memory back, for another to start from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term(Record):
-    """How a component's raw value entered the total of a turn: as weight · (value held to [low, high] - mean) / std."""
+    """How a component's raw value entered the total of a turn: as weight · (value held to [low,
+    high] - mean) / std."""
 
     weight: float
     version: str
@@ -132,21 +137,25 @@ class Verdict(NamedTuple):
 
     @property
     def unrewarded(self) -> bool:
-        """Whether no component with a weight applies to the turn. Its reward is 0 by rule, and it has not failed: a reward
-        that comes with a later turn reaches it as credit."""
+        """Whether no component with a weight applies to the turn. Its reward is 0 by rule, and it
+        has not failed: a reward that comes with a later turn reaches it as credit."""
         return self.reward == 0 and not any(term.weight for term in self.terms.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Turn(Record):
-    """One interaction as it happened. Index 0 of an episode is the opening one: nothing generated, nothing rewarded."""
+    """One interaction as it happened. Index 0 of an episode is the opening one: nothing generated,
+    nothing rewarded."""
 
     query_ids: Sequence[int]
-    """Prompt with its template: [BOS][Q] query [A], or [T] in place of [A] where a thought comes first."""
+    """Prompt with its template: [BOS][Q] query [A], or [T] in place of [A] where a thought comes
+    first."""
     answer_ids: Sequence[int]
-    """Generated tokens, with [EOS] where the policy ended by itself. The memory is written with query_ids + answer_ids."""
+    """Generated tokens, with [EOS] where the policy ended by itself. The memory is written with
+    query_ids + answer_ids."""
     log_probs: Sequence[float]
-    """Of each answer token under the distribution it was sampled from; empty for the opening turn."""
+    """Of each answer token under the distribution it was sampled from; empty for the opening
+    turn."""
     reference_ids: Sequence[int]
     """The data set's answer with [EOS], after its thought and [A] where the prompt asks for one."""
     role: Role = "act"
@@ -162,16 +171,19 @@ class Turn(Record):
     terms: Mapping[str, Term] = field(default_factory=dict)
     """How each of them entered the total."""
     reward: float | None = None
-    """Weighted mean of the terms, scaled; 0 where none with a weight applies; None where the turn was not scored."""
+    """Weighted mean of the terms, scaled; 0 where none with a weight applies; None where the turn
+    was not scored."""
     reward_std: float = 0.0
-    """Standard deviation of the score by reward models that give a distribution, in levels; of several, the largest."""
+    """Standard deviation of the score by reward models that give a distribution, in levels; of
+    several, the largest."""
     failure: str | None = None
     """Why it was not scored, or not played to its end."""
     unfiltered_log_probs: Sequence[float] = field(default_factory=list)
-    """As `log_probs`, under the temperature alone; empty where no top-k, top-p or min-p was on and the two agree."""
+    """As `log_probs`, under the temperature alone; empty where no top-k, top-p or min-p was on and
+    the two agree."""
     thought: str = ""
-    """What stands before [A] in `answer_ids` where the prompt ends with [T]. It is no part of `answer`, and
-    rewards do not look at it but for the component `thought`."""
+    """What stands before [A] in `answer_ids` where the prompt ends with [T]. It is no part of
+    `answer`, and rewards do not look at it but for the component `thought`."""
 
     @property
     def remembered_ids(self) -> list[int]:
@@ -193,7 +205,8 @@ class Episode(Record):
     status: Status = "generated"
     worker: str = ""
     initial_memory: bytes | None = None
-    """float32 [layers, slots, width] where the episode did not start from the memory of its seed (`Task.initial_memory`)."""
+    """float32 [layers, slots, width] where the episode did not start from the memory of its seed
+    (`Task.initial_memory`)."""
     final_memory: bytes | None = None
     """The same after the last write, where the task asked for it."""
     memory_hash: str = ""
@@ -205,9 +218,15 @@ class Episode(Record):
         return self.turns[1:]
 
     def judged(self, verdicts: Sequence[Verdict]) -> Self:
-        """With a verdict for each answered turn, in order. "unscored" where no turn has a reward. One that failed stays so."""
+        """With a verdict for each answered turn, in order. "unscored" where no turn has a reward.
+        One that failed stays so."""
         if self.status == "failed":
             return self
-        answered = tuple(replace(turn, **verdict._asdict()) for turn, verdict in zip(self.answered, verdicts, strict=True))
+        answered = tuple(
+            replace(turn, **verdict._asdict())
+            for turn, verdict in zip(self.answered, verdicts, strict=True)
+        )
         lost = bool(verdicts) and all(verdict.reward is None for verdict in verdicts)
-        return replace(self, turns=(*self.turns[:1], *answered), status="unscored" if lost else "scored")
+        return replace(
+            self, turns=(*self.turns[:1], *answered), status="unscored" if lost else "scored"
+        )

@@ -1,9 +1,10 @@
 """`Episode` as an Arrow table and back, exactly: one row per episode, its turns a list of structs.
 
 The same schema lies in the journal, in RUN/episodes/*.parquet and in a notebook (`pyarrow.dataset`,
-`datasets.load_dataset("parquet")`). Rewards are a list of (name, value), as `datasets` has no maps. Log-probs are float64: a record
-must come back as it was written, whatever precision it was made in. Columns unknown to the schema are left alone by `from_table`,
-so that a file may say more about its episodes.
+`datasets.load_dataset("parquet")`). Rewards are a list of (name, value), as `datasets` has no maps.
+Log-probs are float64: a record must come back as it was written, whatever precision it was made in.
+Columns unknown to the schema are left alone by `from_table`, so that a file may say more about its
+episodes.
 """
 
 from __future__ import annotations
@@ -25,14 +26,36 @@ TURN = pa.struct(
         ("log_probs", pa.list_(pa.float64())),
         ("reference_ids", _ids),
         ("role", pa.string()),
-        ("facts", pa.list_(pa.struct([("value", pa.string()), ("said_in", pa.int32()), ("outdated", pa.list_(pa.string()))]))),
+        (
+            "facts",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("value", pa.string()),
+                        ("said_in", pa.int32()),
+                        ("outdated", pa.list_(pa.string())),
+                    ]
+                )
+            ),
+        ),
         ("done", pa.bool_()),
         ("teacher_forced", pa.bool_()),
         ("query", pa.string()),
         ("answer", pa.string()),
         ("reference", pa.string()),
         ("rewards", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
-        ("terms", pa.list_(pa.struct([("name", pa.string()), ("version", pa.string()), *((key, pa.float64()) for key in TERM_NUMBERS)]))),
+        (
+            "terms",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("name", pa.string()),
+                        ("version", pa.string()),
+                        *((key, pa.float64()) for key in TERM_NUMBERS),
+                    ]
+                )
+            ),
+        ),
         ("reward", pa.float64()),
         ("reward_std", pa.float64()),
         ("failure", pa.string()),
@@ -77,10 +100,14 @@ def _episode_record(episode: Episode) -> dict[str, Any]:
 
 def _turn_record(turn: Turn) -> dict[str, Any]:
     record = {name: getattr(turn, name) for name in _TURN_NAMES}
-    facts = [{"value": fact.value, "said_in": fact.said_in, "outdated": fact.outdated} for fact in turn.facts]
+    facts = [
+        {"value": fact.value, "said_in": fact.said_in, "outdated": fact.outdated}
+        for fact in turn.facts
+    ]
     rewards = [{"name": name, "value": value} for name, value in turn.rewards.items()]
     terms = [
-        {"name": name, "version": term.version, **{key: getattr(term, key) for key in TERM_NUMBERS}} for name, term in turn.terms.items()
+        {"name": name, "version": term.version, **{key: getattr(term, key) for key in TERM_NUMBERS}}
+        for name, term in turn.terms.items()
     ]
     return record | {"facts": facts, "rewards": rewards, "terms": terms}
 
@@ -90,7 +117,14 @@ def _episode(record: dict[str, Any]) -> Episode:
 
 
 def _turn(record: dict[str, Any]) -> Turn:
-    facts = tuple(Fact(fact["value"], fact["said_in"], tuple(fact["outdated"])) for fact in record["facts"])
+    facts = tuple(
+        Fact(fact["value"], fact["said_in"], tuple(fact["outdated"])) for fact in record["facts"]
+    )
     rewards = {reward["name"]: reward["value"] for reward in record["rewards"]}
-    terms = {term["name"]: Term(term["weight"], term["version"], *(term[key] for key in TERM_NUMBERS[1:])) for term in record["terms"]}
+    terms = {
+        term["name"]: Term(
+            term["weight"], term["version"], *(term[key] for key in TERM_NUMBERS[1:])
+        )
+        for term in record["terms"]
+    }
     return Turn(**(record | {"facts": facts, "rewards": rewards, "terms": terms}))

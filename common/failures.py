@@ -1,8 +1,9 @@
 """Typed failures of the whole system.
 
-Two questions decide what happens after a failure: whose fault is it, and can it pass when tried again?
-Infra failures (a dead actor, a missed deadline) are tried again on another actor; data failures are a property
-of the input and are never retried, only counted. Unknown causes count as data: they must surface, not loop.
+Two questions decide what happens after a failure: whose fault is it, and can it pass when tried
+again? Infra failures (a dead actor, a missed deadline) are tried again on another actor; data
+failures are a property of the input and are never retried, only counted. Unknown causes count as
+data: they must surface, not loop.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class EngramError(Exception):
 
 
 class InputError(EngramError):
-    """Bad input or configuration. `where` names the file, row or key; `what` says what is wrong in one sentence."""
+    """Bad input or configuration. `where` names the file, row or key; `what` says what is wrong in
+    one sentence."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -40,7 +42,8 @@ class InfraFailure(EngramError):
 
 
 class DeadlineExceeded(InfraFailure):
-    """A wait passed its deadline. Every wait in engram has one, with the name of what was awaited."""
+    """A wait passed its deadline. Every wait in engram has one, with the name of what was
+    awaited."""
 
     def __init__(self, reason: str, seconds: float):
         super().__init__(reason, seconds)
@@ -51,16 +54,26 @@ class DeadlineExceeded(InfraFailure):
 
 
 class Unavailable(InfraFailure):
-    """Something that the run needs and does not run itself does not answer. No actor is at fault, so another one would
-    find the same: who has the time waits for it."""
+    """Something that the run needs and does not run itself does not answer. No actor is at fault,
+    so another one would find the same: who has the time waits for it."""
 
-    def __init__(self, what: str, why: str, patience: float, pause: float = 0.0, waited: float = 0.0, of_batch: bool = False):
+    def __init__(
+        self,
+        what: str,
+        why: str,
+        patience: float,
+        pause: float = 0.0,
+        waited: float = 0.0,
+        of_batch: bool = False,
+    ):
         super().__init__(what, why, patience, pause, waited, of_batch)
         self.what, self.why = what, why
         self.patience, self.pause, self.waited = patience, pause, waited
-        """Seconds: that it may be waited for in all; that it asked to be left alone; that it has been waited for."""
+        """Seconds: that it may be waited for in all; that it asked to be left alone; that it has
+        been waited for."""
         self.of_batch = of_batch
-        """Whether it answers, and may fail of what it was asked: a caller that can divide it, should."""
+        """Whether it answers, and may fail of what it was asked: a caller that can divide it,
+        should."""
 
     def __str__(self) -> str:
         waited = f", and was waited for {self.waited:.0f} s" if self.waited else ""
@@ -68,7 +81,8 @@ class Unavailable(InfraFailure):
 
 
 class CallLost(InfraFailure):
-    """The actor died with the call on it, or cannot be reached. The call may be what ended it: a caller that can divide it, should."""
+    """The actor died with the call on it, or cannot be reached. The call may be what ended it: a
+    caller that can divide it, should."""
 
     def __init__(self, what: str, actor: int):
         super().__init__(what, actor)
@@ -79,7 +93,8 @@ class CallLost(InfraFailure):
 
 
 class CallOverdue(DeadlineExceeded):
-    """An actor was sent the call and did not answer in time. The call may ask for too much: a caller that can divide it, should."""
+    """An actor was sent the call and did not answer in time. The call may ask for too much: a
+    caller that can divide it, should."""
 
     def __init__(self, reason: str, seconds: float, actor: int):
         super().__init__(reason, seconds)

@@ -4,13 +4,15 @@
        ├────────────────────outdated────────────────────────────► STALE
        └──withdraw──► LEAVING ──remove──► gone      add──► STARTING ──answered──► STALE
 
-An actor that died lost its state, so an answer to a probe is not enough: it passes through STALE, where it answers but is not
-eligible, until it has taken and verified the current state (invariant 6). One that was added comes the same way: until it answers
-it may be waiting for a place on the cluster, which is neither a death nor a reason to send it work.
+An actor that died lost its state, so an answer to a probe is not enough: it passes through STALE,
+where it answers but is not eligible, until it has taken and verified the current state (invariant
+6). One that was added comes the same way: until it answers it may be waiting for a place on the
+cluster, which is neither a death nor a reason to send it work.
 
-Two races are closed here. A call of an earlier life that fails late must not bury the new one: every call carries the `life` it began
-in. A refresh that began before the latest announcement brings yesterday's state: it carries the announcement it saw, and leaves the
-actor STALE when a newer one was made.
+Two races are closed here. A call of an earlier life that fails late must not bury the new one:
+every call carries the `life` it began in. A refresh that began before the latest announcement
+brings yesterday's state: it carries the announcement it saw, and leaves the actor STALE when a
+newer one was made.
 """
 
 from __future__ import annotations
@@ -68,21 +70,30 @@ class Refresh:
 
 
 class Fleet:
-    """cap: places of each actor, for calls in flight. new: whether actors have to be brought up to date before they serve."""
+    """cap: places of each actor, for calls in flight. new: whether actors have to be brought up to
+    date before they serve."""
 
     def __init__(self, actors: Iterable[int], cap: int = 2, new: bool = False):
-        self.members = {actor: Member(Health.STARTING, served=False) if new else Member() for actor in actors}
+        self.members = {
+            actor: Member(Health.STARTING, served=False) if new else Member() for actor in actors
+        }
         self.cap = cap
         self.announcement = 0
         self._draw = random.Random(0)
 
     def pick(self, avoid: Collection[int] = ()) -> int | None:
-        """The least loaded eligible actor, one outside `avoid` where there is any; None while none has room.
+        """The least loaded eligible actor, one outside `avoid` where there is any; None while none
+        has room.
 
-        Of several that are alike it is the first, so that under little work the others are idle and may be ended. For a call that failed
-        before, one is drawn: actors may go in an order of their own, as nodes are taken back, and a call that follows it goes with each.
+        Of several that are alike it is the first, so that under little work the others are idle and
+        may be ended. For a call that failed before, one is drawn: actors may go in an order of
+        their own, as nodes are taken back, and a call that follows it goes with each.
         """
-        free = {actor: (actor in avoid, m.load) for actor, m in self.members.items() if m.health is Health.HEALTHY and m.load < self.cap}
+        free = {
+            actor: (actor in avoid, m.load)
+            for actor, m in self.members.items()
+            if m.health is Health.HEALTHY and m.load < self.cap
+        }
         if not free:
             return None
         best = min(free.values())
@@ -114,7 +125,8 @@ class Fleet:
             self.members[actor].load -= places
 
     def died(self, actor: int, life: int, why: str) -> bool:
-        """A call of `life` found the actor dead. False: that life is over already, nothing changes."""
+        """A call of `life` found the actor dead. False: that life is over already, nothing
+        changes."""
         member = self.members[actor]
         if member.life != life:
             return False
@@ -128,7 +140,8 @@ class Fleet:
             self.members[actor].health = Health.RESTARTING
 
     def probed(self, actor: int, answered: bool) -> None:
-        """What the probe found: one that answered is stale; one that kept silent is still dead, or still starting."""
+        """What the probe found: one that answered is stale; one that kept silent is still dead, or
+        still starting."""
         member = self.members[actor]
         if answered and member.health in (Health.RESTARTING, Health.STARTING):
             member.health = Health.STALE
@@ -136,7 +149,8 @@ class Fleet:
             member.health = Health.DEAD
 
     def announce(self) -> None:
-        """New state (a weights version) is being sent to the healthy; whoever is not among them needs it too."""
+        """New state (a weights version) is being sent to the healthy; whoever is not among them
+        needs it too."""
         self.announcement += 1
 
     def outdated(self, actor: int, why: str) -> None:
@@ -149,9 +163,14 @@ class Fleet:
         return Refresh(actor, self.members[actor].life, self.announcement)
 
     def refreshed(self, refresh: Refresh) -> bool:
-        """Make the actor eligible, unless it died meanwhile or what it was given is no longer the latest."""
+        """Make the actor eligible, unless it died meanwhile or what it was given is no longer the
+        latest."""
         member = self.members[refresh.actor]
-        current = member.health is Health.STALE and member.life == refresh.life and refresh.announcement == self.announcement
+        current = (
+            member.health is Health.STALE
+            and member.life == refresh.life
+            and refresh.announcement == self.announcement
+        )
         if current:
             member.health, member.served = Health.HEALTHY, True
         return current
@@ -161,10 +180,20 @@ class Fleet:
 
     def sick(self) -> list[int]:
         """Actors that should serve and do not yet."""
-        return [actor for actor, member in self.members.items() if member.health not in (Health.HEALTHY, Health.LEAVING)]
+        return [
+            actor
+            for actor, member in self.members.items()
+            if member.health not in (Health.HEALTHY, Health.LEAVING)
+        ]
 
     def describe(self) -> str:
         """For the reason of a wait that failed: how many are in which state, and why."""
         parts = [f"{len(self.having(health))} {health}" for health in Health if self.having(health)]
-        whys = sorted({f"actor {a}: {m.why}" for a, m in self.members.items() if m.health is not Health.HEALTHY and m.why})
+        whys = sorted(
+            {
+                f"actor {a}: {m.why}"
+                for a, m in self.members.items()
+                if m.health is not Health.HEALTHY and m.why
+            }
+        )
         return ", ".join(parts) + (f" ({'; '.join(whys)})" if whys else "")

@@ -40,7 +40,9 @@ _UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def hold(directory: RunDirectory, progress: Progress, take_over: bool = False) -> Iterator[RunDirectory]:
+def hold(
+    directory: RunDirectory, progress: Progress, take_over: bool = False
+) -> Iterator[RunDirectory]:
     """The run's directory for its one driver: what is written through it, here or by an actor that
     it was sent to, is written while the lease lasts, or not at all.
 
@@ -76,13 +78,17 @@ def take(directory: RunDirectory, progress: Progress, take_over: bool) -> Record
             if held != watched:
                 raise InputError(
                     directory.path(),
-                    f"is being driven from {described(held)}, whose heartbeat goes on; wait for its end, or stop it there",
+                    f"is being driven from {described(held)}, whose heartbeat goes on; wait for "
+                    "its end, or stop it there",
                 )
             if now - since < STALE_SECONDS:
                 time.sleep(WATCH_SECONDS)
                 continue
         if held is not None and not held.released:
-            progress.note(f"taking run {directory.name} over from {described(held)}, which ended without giving it back")
+            progress.note(
+                f"taking run {directory.name} over from {described(held)}, which ended without "
+                "giving it back"
+            )
         record = Record.own(held.number + 1 if held is not None else 1, owner)
         if _create(directory, record):
             remove_before(directory, record)
@@ -97,7 +103,8 @@ def is_free(held: Record, directory: RunDirectory, take_over: bool) -> bool:
         pid, hint = held.process.pid, ". --take-over is for drivers on other hosts"
         raise InputError(
             directory.path(),
-            f"is being driven by process {pid} on this host; wait for its end, or stop it (kill {pid}){hint if take_over else ''}",
+            f"is being driven by process {pid} on this host; wait for its end, or stop it (kill "
+            f"{pid}){hint if take_over else ''}",
         )
     return lives is False or take_over
 
@@ -134,7 +141,9 @@ class Heartbeat:
         self.directory, self.record = directory, record
         self.term = Term(record.number, record.owner)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"lease-{directory.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"lease-{directory.name}", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -216,7 +225,11 @@ def wait_for_writers(directory: RunDirectory, progress: Progress) -> None:
                 told = True
                 progress.note(f"waiting for {who}")
             if time.monotonic() > deadline:
-                raise InputError(directory.path(), f"waited {WRITERS_SECONDS:.0f} s in vain for {who}; end them (kill), then start again")
+                raise InputError(
+                    directory.path(),
+                    f"waited {WRITERS_SECONDS:.0f} s in vain for {who}; end them (kill), then "
+                    "start again",
+                )
             time.sleep(0.1)
 
 

@@ -1,4 +1,5 @@
-"""The files of a run's lease, and the steps that decide who holds it: create the next, read the newest.
+"""The files of a run's lease, and the steps that decide who holds it: create the next, read the
+newest.
 
     RUN/lease/00000007.json   who drives the run, with a heartbeat; the highest number counts
     RUN/lease/writers         locked, on local disks, by each process that writes for the driver
@@ -117,7 +118,11 @@ def remove_before(directory: RunDirectory, record: Record) -> None:
 def _files(directory: RunDirectory) -> dict[str, tuple[int, bool]]:
     """Number of each record's file, and whether it is one that `write` has not finished."""
     found = {name: _FILE.fullmatch(name) for name in directory.names(FOLDER)}
-    return {name: (int(match["number"]), bool(match["unfinished"])) for name, match in found.items() if match}
+    return {
+        name: (int(match["number"]), bool(match["unfinished"]))
+        for name, match in found.items()
+        if match
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,9 @@ class Term:
             raise LeaseLost(f"{directory.path()} is no longer this driver's: its lease was removed")
         if (held.number, held.owner) != (self.number, self.owner):
             by = f"process {held.process.pid} on {held.process.host_name}"
-            raise LeaseLost(f"{directory.path()} is no longer this driver's: its lease was taken over by {by}")
+            raise LeaseLost(
+                f"{directory.path()} is no longer this driver's: its lease was taken over by {by}"
+            )
 
 
 def _newest_of_store(directory: RunDirectory) -> Record | None:
@@ -146,7 +153,12 @@ def _newest_of_store(directory: RunDirectory) -> Record | None:
         try:
             return newest(directory)
         except Exception as away:  # noqa: BLE001 - a store may raise anything
-            log.warning("the lease of %s cannot be read; trying again in %.1f s: %s", directory.path(), seconds, away)
+            log.warning(
+                "the lease of %s cannot be read; trying again in %.1f s: %s",
+                directory.path(),
+                seconds,
+                away,
+            )
             time.sleep(seconds)
     return newest(directory)
 

@@ -1,9 +1,11 @@
-"""Log lines of the driver and of actors: one line per record, saying when, how bad, which run, and who.
+"""Log lines of the driver and of actors: one line per record, saying when, how bad, which run, and
+who.
 
 `2026-01-31T12:00:00.000Z INFO demo rollout[1] took weights version 7`
 
-Lines go to stderr, and, where the run directory is on this machine, to RUN/logs/{role}-{rank}.log, so that what a dead
-actor said is still there. A record with line breaks or a traceback stays one line: otherwise lines of several processes mix.
+Lines go to stderr, and, where the run directory is on this machine, to RUN/logs/{role}-{rank}.log,
+so that what a dead actor said is still there. A record with line breaks or a traceback stays one
+line: otherwise lines of several processes mix.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class _OneLine(logging.Formatter):
 
 
 def setup_logging(role: str, rank: int, run: RunDirectory) -> None:
-    """Send this process's log records to stderr and to the run's log file. Called again, it replaces what it set up before."""
+    """Send this process's log records to stderr and to the run's log file. Called again, it
+    replaces what it set up before."""
     formatter = _OneLine(role, rank, run.name)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if run.local is not None:

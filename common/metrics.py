@@ -1,10 +1,12 @@
 """Recording metrics, writing them to RUN/metrics.jsonl, and showing them to Prometheus.
 
-Any process records into its own `Metrics` and hands its `drain()` to the driver, which merges and flushes. Invariants:
-the metric of two shards is the metric of the whole (a mean is carried as a weighted sum until it is read); no step stands
-twice in metrics.jsonl; a name or label that the registry does not know is an error, not a new series.
+Any process records into its own `Metrics` and hands its `drain()` to the driver, which merges and
+flushes. Invariants: the metric of two shards is the metric of the whole (a mean is carried as a
+weighted sum until it is read); no step stands twice in metrics.jsonl; a name or label that the
+registry does not know is an error, not a new series.
 
-A series is written as `name` or `name{label=value,…}`, labels in the registry's order, `cohort=all` left out.
+A series is written as `name` or `name{label=value,…}`, labels in the registry's order, `cohort=all`
+left out.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ class _Cell(NamedTuple):
 
 
 class Metrics:
-    """Collects observations between two flushes. One per process; not for use from several threads at once."""
+    """Collects observations between two flushes. One per process; not for use from several threads
+    at once."""
 
     def __init__(self) -> None:
         self._window: dict[str, _Cell] = {}
@@ -78,8 +81,9 @@ class Metrics:
     def record(self, name: str, value: float, weight: float = 1, **labels: str | int) -> None:
         """Note one observation.
 
-        weight: how much of the metric's denominator the value stands for (tokens, turns, …); means and histograms only.
-        A weight of 0 notes nothing, so that a shard without answers need not be treated apart.
+        weight: how much of the metric's denominator the value stands for (tokens, turns, …); means
+        and histograms only. A weight of 0 notes nothing, so that a shard without answers need not
+        be treated apart.
         """
         metric = _metric(name)
         series = _series(metric, labels)
@@ -96,7 +100,8 @@ class Metrics:
             self._add(self._window, series, _observation(metric, value, weight))
 
     def record_all(self, name: str, values: np.ndarray, **labels: str | int) -> None:
-        """Note many observations [n] of a histogram, as `record` would one by one, at the cost of one."""
+        """Note many observations [n] of a histogram, as `record` would one by one, at the cost of
+        one."""
         metric = _metric(name)
         series = _series(metric, labels)
         if metric.type != "histogram":
@@ -111,10 +116,13 @@ class Metrics:
             np.maximum.at(highs, places, values)
             lows[counts == 0] = highs[counts == 0] = 0.0
             per_bucket = (tuple(figures.tolist()) for figures in (counts, lows, highs))
-            self._add(self._window, series, _Cell(float(values.sum()), float(len(values)), *per_bucket))
+            self._add(
+                self._window, series, _Cell(float(values.sum()), float(len(values)), *per_bucket)
+            )
 
     def merge(self, state: Mapping[str, Any]) -> None:
-        """Take in what another recorder's `state()` or `drain()` gave, as if it had been recorded here."""
+        """Take in what another recorder's `state()` or `drain()` gave, as if it had been recorded
+        here."""
         for series, cell in state.items():
             _metric(parse_key(series).name)
             total, weight, *per_bucket = cell
@@ -133,8 +141,9 @@ class Metrics:
     def flush(self, step: int, stage: str) -> dict[str, Any]:
         """The row of metrics.jsonl for a step of the run; begins a new window.
 
-        Counters are totals since the run began; all else is of the window that ends here. A value that is not finite becomes
-        null, which JSON can say. A histogram gives its mean under its own key, and `:p50`, `:p90`, `:p95`, `:max` beside it.
+        Counters are totals since the run began; all else is of the window that ends here. A value
+        that is not finite becomes null, which JSON can say. A histogram gives its mean under its
+        own key, and `:p50`, `:p90`, `:p95`, `:max` beside it.
         """
         if stage != self._stage:
             # A gauge of a stage that is over must not be shown as if it were still so.
@@ -150,19 +159,23 @@ class Metrics:
                 self._add(self._totals, series, cell)
             row |= {
                 key: _json(value, metric)
-                for key, value in _values(series, metric, self._totals[series] if metric.type == "counter" else cell)
+                for key, value in _values(
+                    series, metric, self._totals[series] if metric.type == "counter" else cell
+                )
             }
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint: the totals of counters and histograms, and what is not flushed yet. JSON."""
+        """For the checkpoint: the totals of counters and histograms, and what is not flushed yet.
+        JSON."""
         return {"totals": _to_json(self._totals), "window": _to_json(self._window)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._totals, self._window = _from_json(state["totals"]), _from_json(state["window"])
 
     def current(self) -> dict[str, _Cell]:
-        """For the exporter: totals of counters and histograms with the window so far, and the newest value of every gauge."""
+        """For the exporter: totals of counters and histograms with the window so far, and the
+        newest value of every gauge."""
         cells = {**self._totals, **self._shown}
         for series, cell in self._window.items():
             if _metric(parse_key(series).name).type == "gauge":
@@ -174,16 +187,23 @@ class Metrics:
     @staticmethod
     def _add(cells: dict[str, _Cell], series: str, cell: _Cell) -> None:
         before = cells.get(series)
-        cells[series] = cell if before is None else _combine(_metric(series.partition("{")[0]), before, cell)
+        cells[series] = (
+            cell if before is None else _combine(_metric(series.partition("{")[0]), before, cell)
+        )
 
 
 class MetricsWriter:
     """Appends rows to RUN/metrics.jsonl, each durable before the next begins."""
 
     def __init__(self, run: RunDirectory, resumed_step: int | None = None):
-        """Continue the file of a run resumed at a step: rows past it, and a torn last line, are removed; None begins anew."""
+        """Continue the file of a run resumed at a step: rows past it, and a torn last line, are
+        removed; None begins anew."""
         self.run = run
-        kept = [] if resumed_step is None else [row for row in read_rows(run) if row["step"] <= resumed_step]
+        kept = (
+            []
+            if resumed_step is None
+            else [row for row in read_rows(run) if row["step"] <= resumed_step]
+        )
         self.last_step: int = kept[-1]["step"] if kept else -1
         """Step of the newest row, -1 where there is none."""
         self._write_anew(kept)
@@ -196,10 +216,13 @@ class MetricsWriter:
         self.last_step = row["step"]
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Lay what `Metrics.flush` gave over the newest row where that is of the same step, so that no step has two; else append it."""
+        """Lay what `Metrics.flush` gave over the newest row where that is of the same step, so that
+        no step has two; else append it."""
         rows = read_rows(self.run)
         if rows and rows[-1]["step"] == row["step"]:
-            self._write_anew([*rows[:-1], {**rows[-1], **row, "time": rows[-1].get("time", row["time"])}])
+            self._write_anew(
+                [*rows[:-1], {**rows[-1], **row, "time": rows[-1].get("time", row["time"])}]
+            )
         else:
             self.write(row)
 
@@ -208,7 +231,8 @@ class MetricsWriter:
 
 
 def read_rows(run: RunDirectory) -> list[dict[str, Any]]:
-    """Rows of RUN/metrics.jsonl; a last line torn by a crash is left out, a broken one before it is an InputError."""
+    """Rows of RUN/metrics.jsonl; a last line torn by a crash is left out, a broken one before it is
+    an InputError."""
     if not run.exists(METRICS_FILE):
         return []
     lines = run.filesystem.cat_file(run.inner(METRICS_FILE)).removesuffix(b"\n").split(b"\n")
@@ -221,13 +245,17 @@ def read_rows(run: RunDirectory) -> list[dict[str, Any]]:
         except ValueError as broken:
             if number == len(lines):
                 break
-            raise InputError(f"{run.path(METRICS_FILE)}:{number}", f"is not JSON of a row ({broken}); remove or mend the line") from broken
+            raise InputError(
+                f"{run.path(METRICS_FILE)}:{number}",
+                f"is not JSON of a row ({broken}); remove or mend the line",
+            ) from broken
         rows.append(row)
     return rows
 
 
 class PrometheusExporter(Collector):
-    """Serves what was last published on http://host:port/metrics, with the label `run` on every series."""
+    """Serves what was last published on http://host:port/metrics, with the label `run` on every
+    series."""
 
     def __init__(self, host: str, port: int, run: str):
         """port 0 takes any free one; see `port`. InputError where the address cannot be had."""
@@ -238,7 +266,9 @@ class PrometheusExporter(Collector):
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as taken:
-            raise InputError("metrics.port", f"cannot listen on {host}:{port}: {taken.strerror}") from taken
+            raise InputError(
+                "metrics.port", f"cannot listen on {host}:{port}: {taken.strerror}"
+            ) from taken
         self.port: int = self._server.server_port
         self.url = f"http://{host}:{self.port}/metrics"
 
@@ -252,19 +282,23 @@ class PrometheusExporter(Collector):
         self._thread.join()
 
     def collect(self) -> Iterator[Family]:
-        """Called by the server's thread; `publish` swaps the whole dictionary, so one scrape is of one moment."""
+        """Called by the server's thread; `publish` swaps the whole dictionary, so one scrape is of
+        one moment."""
         grouped: dict[str, list[tuple[dict[str, str], _Cell]]] = {}
         for series, cell in self._cells.items():
             key = parse_key(series)
             grouped.setdefault(key.name, []).append((key.labels, cell))
         for metric in REGISTRY.values():
-            # An unlabelled counter is there from the start: an alert on a series that is missing never fires.
-            empty: list[tuple[dict[str, str], _Cell]] = [({}, _Cell(0.0))] if metric.type == "counter" and not metric.labels else []
+            # An unlabelled counter is there from the start: an alert on a series that is missing
+            # never fires.
+            empty: list[tuple[dict[str, str], _Cell]] = (
+                [({}, _Cell(0.0))] if metric.type == "counter" and not metric.labels else []
+            )
             if samples := grouped.get(metric.name, empty):
                 yield _family(metric, self.run, samples)
 
 
-# --- one series -----------------------------------------------------------------------------------------------------------
+# --- one series -----------------------------------------------------------------------------------
 
 
 def _metric(name: str) -> Metric:
@@ -307,7 +341,11 @@ def _observation(metric: Metric, value: float, weight: float) -> _Cell:
 
 def _combine(metric: Metric, a: _Cell, b: _Cell) -> _Cell:
     if metric.reduction == "max":
-        return a if math.isnan(a.total) else _Cell(b.total if math.isnan(b.total) else max(a.total, b.total))
+        return (
+            a
+            if math.isnan(a.total)
+            else _Cell(b.total if math.isnan(b.total) else max(a.total, b.total))
+        )
     if metric.reduction == "last":
         return a if a.weight > b.weight else b
     return _Cell(
@@ -320,7 +358,11 @@ def _combine(metric: Metric, a: _Cell, b: _Cell) -> _Cell:
 
 
 def _extremes(
-    a: _Cell, b: _Cell, of_a: Iterable[float], of_b: Iterable[float], choose: Callable[[float, float], float]
+    a: _Cell,
+    b: _Cell,
+    of_a: Iterable[float],
+    of_b: Iterable[float],
+    choose: Callable[[float, float], float],
 ) -> tuple[float, ...]:
     """Per bucket, of two cells: an empty bucket has no say."""
     buckets = zip(a.counts, b.counts, of_a, of_b, strict=True)
@@ -336,7 +378,8 @@ def _values(series: str, metric: Metric, cell: _Cell) -> Iterator[tuple[str, flo
 
 
 def _quantile(cell: _Cell, share: float) -> float:
-    """Within the bucket that holds it, as if its values lay evenly between the smallest and the largest of them.
+    """Within the bucket that holds it, as if its values lay evenly between the smallest and the
+    largest of them.
 
     So it is exact where a bucket holds one value however often, and never outside of what was seen.
     """
@@ -352,7 +395,9 @@ def _quantile(cell: _Cell, share: float) -> float:
 
 def prometheus_name(metric: Metric) -> str:
     """Name of its series in Prometheus; a histogram's have _bucket, _sum and _count after it."""
-    return "engram_" + metric.name.replace("/", "_") + ("_total" if metric.type == "counter" else "")
+    return (
+        "engram_" + metric.name.replace("/", "_") + ("_total" if metric.type == "counter" else "")
+    )
 
 
 def _family(metric: Metric, run: str, samples: Iterable[tuple[dict[str, str], _Cell]]) -> Family:
@@ -363,7 +408,9 @@ def _family(metric: Metric, run: str, samples: Iterable[tuple[dict[str, str], _C
     if metric.type == "histogram":
         family = HistogramMetricFamily(name, text, labels=labels)
     else:
-        family = (CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily)(name, text, labels=labels)
+        family = (CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily)(
+            name, text, labels=labels
+        )
     for given, cell in samples:
         values = [run, *({"cohort": "all", **given}[label] for label in metric.labels)]
         if isinstance(family, HistogramMetricFamily):
@@ -385,7 +432,12 @@ def _json(value: float, metric: Metric) -> float | int | None:
 
 def _to_json(cells: Mapping[str, _Cell]) -> dict[str, list[Any]]:
     return {
-        series: [cell.total if math.isfinite(cell.total) else None, cell.weight, *map(list, cell[2:])] for series, cell in cells.items()
+        series: [
+            cell.total if math.isfinite(cell.total) else None,
+            cell.weight,
+            *map(list, cell[2:]),
+        ]
+        for series, cell in cells.items()
     }
 
 

@@ -1,6 +1,8 @@
-"""Brings actors of a pool into service that are dead, new or out of date; `common/fleet.py` says which of these each of them is.
+"""Brings actors of a pool into service that are dead, new or out of date; `common/fleet.py` says
+which of these each of them is.
 
-Each has a task of its own: one that waits for a place on the cluster, or takes long to load, holds no other up.
+Each has a task of its own: one that waits for a place on the cluster, or takes long to load, holds
+no other up.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class Nurse:
-    """ping(actor): whether it answers; returns after a deadline of its own. on_restored: as for `ActorPool`. serves(actor): it now does."""
+    """ping(actor): whether it answers; returns after a deadline of its own. on_restored: as for
+    `ActorPool`. serves(actor): it now does."""
 
     def __init__(
         self,
@@ -35,10 +38,13 @@ class Nurse:
         self._closed = False
 
     def tend(self) -> None:
-        """Look after every actor that should serve and does not. Returns at once; costs nothing where all are well."""
+        """Look after every actor that should serve and does not. Returns at once; costs nothing
+        where all are well."""
         for actor in self._fleet.sick():
             if actor not in self._tasks and not self._closed:
-                self._tasks[actor] = asyncio.create_task(self._look_after(actor), name=f"pool-{self._name}-nurse-{actor}")
+                self._tasks[actor] = asyncio.create_task(
+                    self._look_after(actor), name=f"pool-{self._name}-nurse-{actor}"
+                )
 
     async def finished_with(self, actor: int) -> None:
         """Wait until nothing is asked of an actor that is leaving; soon, once it was killed."""
@@ -75,7 +81,8 @@ class Nurse:
             self._tally.failed_restores += 1
             self._fleet.members[actor].why = f"restoring it failed: {failure}"
             log.warning("pool %s: actor %d stays out of service: %s", self._name, actor, failure)
-        # The end of a background task: a bug in `on_restored` must be seen, and must not let the actor serve.
+        # The end of a background task: a bug in `on_restored` must be seen, and must not let the
+        # actor serve.
         except Exception as error:
             self._tally.failed_restores += 1
             self._fleet.members[actor].why = f"restoring it failed: {error!r}"

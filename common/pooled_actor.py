@@ -1,6 +1,8 @@
-"""What an actor must be to live in an `ActorPool`. Kept apart from the pool so that actors do not import RLlib for it.
+"""What an actor must be to live in an `ActorPool`. Kept apart from the pool so that actors do not
+import RLlib for it.
 
-Exceptions are judged inside the actor, where they still have their type (Ray re-pickles what crosses it), and travel back as
+Exceptions are judged inside the actor, where they still have their type (Ray re-pickles what
+crosses it), and travel back as
 values: a bad input must not look like a sick actor.
 """
 
@@ -16,7 +18,8 @@ from common.failures import InfraFailure, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class RemoteFailure:
-    """An application exception as a value. infra: try elsewhere; otherwise the input is to blame (unknown causes too).
+    """An application exception as a value. infra: try elsewhere; otherwise the input is to blame
+    (unknown causes too).
 
     unavailable: the exception itself, where trying elsewhere would not help.
     """
@@ -34,7 +37,8 @@ class RemoteFailure:
 class Invoke:
     """Calls a method by name with positional arguments that arrive as keywords `_0, _1, …`.
 
-    The actor manager passes keywords only, and Ray resolves an ObjectRef only where it is an argument by itself.
+    The actor manager passes keywords only, and Ray resolves an ObjectRef only where it is an
+    argument by itself.
     """
 
     def __init__(self, method: str):
@@ -58,7 +62,14 @@ class PooledActor:
         """func(self, …), or a `RemoteFailure` where it raised."""
         try:
             return func(self, *args, **kwargs)
-        # The door between the actor and its callers: whatever the application raises leaves here as a typed value with its traceback.
+        # The door between the actor and its callers: whatever the application raises leaves here as
+        # a typed value with its traceback.
         except Exception as error:  # noqa: BLE001
             unavailable = error if isinstance(error, Unavailable) else None
-            return RemoteFailure(isinstance(error, InfraFailure), type(error).__name__, str(error), traceback.format_exc(), unavailable)
+            return RemoteFailure(
+                isinstance(error, InfraFailure),
+                type(error).__name__,
+                str(error),
+                traceback.format_exc(),
+                unavailable,
+            )

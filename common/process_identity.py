@@ -1,4 +1,5 @@
-"""Which process on which host: enough to tell, later and from another process, if it is still there.
+"""Which process on which host: enough to tell, later and from another process, if it is still
+there.
 
 A process id alone does not say: it is used again. Within one boot of one kernel and one namespace
 of process ids, the id and the moment at which the process started do.

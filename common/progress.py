@@ -1,6 +1,8 @@
-"""How a run tells its reader where it is: one narrow interface, so that loops need no terminal and tests need no output.
+"""How a run tells its reader where it is: one narrow interface, so that loops need no terminal and
+tests need no output.
 
-The terminal's side is `deploy/progress.py`. Nothing here may fail a run: figures are for reading, `metrics.jsonl` is the record.
+The terminal's side is `deploy/progress.py`. Nothing here may fail a run: figures are for reading,
+`metrics.jsonl` is the record.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ class Progress(Protocol):
         """A stage of `total` steps begins (`total` includes steps done before a resume)."""
 
     def update(self, step: int, **figures: float) -> None:
-        """`step` steps of the current stage are done; `figures` are the latest values, such as loss, reward or recall."""
+        """`step` steps of the current stage are done; `figures` are the latest values, such as
+        loss, reward or recall."""
 
     def note(self, text: str) -> None:
         """One line that stays: a checkpoint, a restart, the result of an evaluation."""

@@ -1,7 +1,9 @@
-"""The folder of one run, on a local disk or behind any URI that fsspec understands: what lies where, and how it is written.
+"""The folder of one run, on a local disk or behind any URI that fsspec understands: what lies
+where, and how it is written.
 
-Invariant: a reader sees a whole file or the one before it. Local files are written beside their place, synced and renamed;
-object stores replace a file as a whole anyway. Only `append_line` grows a file, and its readers drop a torn last line.
+Invariant: a reader sees a whole file or the one before it. Local files are written beside their
+place, synced and renamed; object stores replace a file as a whole anyway. Only `append_line` grows
+a file, and its readers drop a torn last line.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where run `name` lies under `root`. A plain value: it pickles to actors, and every method names files relative to the run.
+    """Where run `name` lies under `root`. A plain value: it pickles to actors, and every method
+    names files relative to the run.
 
     With a `term`, nothing is written once that term is over.
     """
@@ -72,11 +75,15 @@ class RunDirectory:
 
     def __post_init__(self) -> None:
         if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
-            raise InputError("name", f"{self.name!r} cannot name a run directory: give one plain folder name")
+            raise InputError(
+                "name", f"{self.name!r} cannot name a run directory: give one plain folder name"
+            )
         try:
             files, inner = fsspec.core.url_to_fs(self.root)
         except (ValueError, ImportError) as unknown:
-            raise InputError("runs", f"{self.root!r} is no place that fsspec can write to ({unknown})") from unknown
+            raise InputError(
+                "runs", f"{self.root!r} is no place that fsspec can write to ({unknown})"
+            ) from unknown
         if isinstance(files, LocalFileSystem):
             # Absolute from here on: an actor that unpickles this works in another folder.
             object.__setattr__(self, "root", os.path.abspath(inner))
@@ -102,7 +109,7 @@ class RunDirectory:
         except (yaml.YAMLError, UnicodeDecodeError) as broken:
             raise InputError(where, f"cannot be read: {' '.join(str(broken).split())}") from None
 
-    # --- places -----------------------------------------------------------------------------------------------------------
+    # --- places -----------------------------------------------------------------------------------
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -122,19 +129,22 @@ class RunDirectory:
         """The same for calls of `filesystem`, which take no protocol."""
         return str(fsspec.core.url_to_fs(self.path(relative))[1])
 
-    # --- reading and writing ----------------------------------------------------------------------------------------------
+    # --- reading and writing ----------------------------------------------------------------------
 
     def exists(self, relative: str = "") -> bool:
         return bool(self.filesystem.exists(self.inner(relative)))
 
     def names(self, relative: str = "") -> list[str]:
-        """Names of what lies in a folder of the run, sorted; empty where there is no such folder."""
+        """Names of what lies in a folder of the run, sorted; empty where there is no such
+        folder."""
         folder = self.inner(relative)
         files = self.filesystem
         files.invalidate_cache()
         if not files.isdir(folder):
             return []
-        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in files.ls(folder, detail=False))
+        return sorted(
+            entry.rstrip("/").rpartition("/")[2] for entry in files.ls(folder, detail=False)
+        )
 
     def read_text(self, relative: str) -> str:
         return self.filesystem.cat_file(self.inner(relative)).decode()
@@ -142,7 +152,8 @@ class RunDirectory:
     def require_lease(self) -> None:
         """Raises LeaseLost where this is a driver's directory, and another driver has taken over.
 
-        For writers that do not go through `write_text`, `append_line` and `remove`, which ask for themselves.
+        For writers that do not go through `write_text`, `append_line` and `remove`, which ask for
+        themselves.
         """
         if self.term is not None:
             self.term.require(self)
@@ -157,10 +168,13 @@ class RunDirectory:
         self.filesystem.pipe_file(self.inner(relative), text.encode())
 
     def write_json(self, relative: str, value: Mapping[str, Any]) -> None:
-        self.write_text(relative, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.write_text(
+            relative, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        )
 
     def append_line(self, relative: str, line: str) -> None:
-        """Add a line and wait until it is durable. Remote stores cannot append: the file is written anew, so keep it small."""
+        """Add a line and wait until it is durable. Remote stores cannot append: the file is written
+        anew, so keep it small."""
         self.require_lease()
         if self.local is None:
             before = self.read_text(relative) if self.exists(relative) else ""
@@ -185,11 +199,14 @@ class RunDirectory:
         else:
             self.filesystem.rm(self.inner(relative), recursive=True)
 
-    # --- the run's own files ----------------------------------------------------------------------------------------------
+    # --- the run's own files ----------------------------------------------------------------------
 
     def write_config(self, run: Run) -> None:
         """The resolved configuration, as `engram train` would read it again."""
-        self.write_text("config.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        self.write_text(
+            "config.yaml",
+            yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        )
 
     def keep_config(self, step: int) -> str:
         """Keep `config.yaml`, in force until `step`, before another is written; where.
@@ -212,7 +229,8 @@ class RunDirectory:
         self.write_json("summary.json", summary)
 
     def write_reward_model(self, report: Mapping[str, Any]) -> None:
-        """What the reward model of the run is worth on held-out preferences (learner/preferences.py)."""
+        """What the reward model of the run is worth on held-out preferences
+        (learner/preferences.py)."""
         self.write_json("reward_model.json", report)
 
 
@@ -243,7 +261,8 @@ def sync(path: Path) -> None:
 
 
 def describe_environment() -> dict[str, Any]:
-    """What a run was made with: versions, interpreter, machine, and the commit of the code where there is one."""
+    """What a run was made with: versions, interpreter, machine, and the commit of the code where
+    there is one."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -256,7 +275,8 @@ def describe_environment() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a result; those not installed are left out."""
+    """Installed versions of the packages that can change a result; those not installed are left
+    out."""
     installed = {}
     for package in REPORTED_PACKAGES:
         try:
@@ -267,10 +287,16 @@ def package_versions() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of git in the folder of the code; None where the code was shipped without its history."""
+    """Output of git in the folder of the code; None where the code was shipped without its
+    history."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=_GIT_DEADLINE, check=False
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_DEADLINE,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

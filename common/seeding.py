@@ -1,8 +1,8 @@
 """Random numbers that depend on what they are for, never on who draws them or when.
 
-`derive` turns (seed, names, numbers) into an independent 64-bit seed. `uniforms` is a counter-based generator
-(SplitMix64 finaliser, Steele 2014): value i of a stream is a pure function of (key, i), so a token's random number is the
-same in whichever slot, batch or process the episode runs.
+`derive` turns (seed, names, numbers) into an independent 64-bit seed. `uniforms` is a counter-based
+generator (SplitMix64 finaliser, Steele 2014): value i of a stream is a pure function of (key, i),
+so a token's random number is the same in whichever slot, batch or process the episode runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def derive(seed: int, *parts: str | int) -> int:
-    """A seed below 2**63 for the purpose that `parts` names; different parts give independent seeds."""
+    """A seed below 2**63 for the purpose that `parts` names; different parts give independent
+    seeds."""
     text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in parts)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

@@ -55,7 +55,16 @@ from functools import lru_cache
 from common.boundaries import WORDS, begins, divided, ends
 from common.characters import KIND, Kind, folded, normalised
 
-__all__ = ["contains_value", "folded", "place", "replaced", "taken_out", "value_words", "words", "written"]
+__all__ = [
+    "contains_value",
+    "folded",
+    "place",
+    "replaced",
+    "taken_out",
+    "value_words",
+    "words",
+    "written",
+]
 
 _STANDING = WORDS | {Kind.SYMBOL, Kind.SIGN}
 
@@ -72,7 +81,8 @@ def contains_value(text: str, value: str) -> bool:
 
 
 def written(text: str, value: str, longer: Sequence[str] = ()) -> bool:
-    """Whether `value` stands in `text` with the same capitals, and not only within `longer` values."""
+    """Whether `value` stands in `text` with the same capitals, and not only within `longer`
+    values."""
     text = normalised(text)
     for each in longer:
         text = taken_out(text, _cut(normalised(each)))

@@ -1,7 +1,8 @@
-"""Calls that wait for a free actor of a pool, first come, first served. No Ray, no clock of its own.
+"""Calls that wait for a free actor of a pool, first come, first served. No Ray, no clock of its
+own.
 
-Whoever is at the front is handed an actor with a place reserved on it, and only it is woken: with a thousand calls in line, waking
-all of them each time a place is free would cost more than the calls.
+Whoever is at the front is handed an actor with a place reserved on it, and only it is woken: with a
+thousand calls in line, waking all of them each time a place is free would cost more than the calls.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class WaitingLine:
         return min((waiter.since for waiter in self._waiters), default=None)
 
     def join(self, since: float, tried: Sequence[int]) -> Waiter:
-        """Take a place in line. One that was tried before goes to the front: it has had its wait."""
+        """Take a place in line. One that was tried before goes to the front: it has had its
+        wait."""
         waiter = Waiter(since, tried, asyncio.get_running_loop().create_future())
         if tried:
             self._waiters.appendleft(waiter)
@@ -57,7 +59,8 @@ class WaitingLine:
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Out of the line without a place: waited too long, or cancelled. A place handed over meanwhile is given back."""
+        """Out of the line without a place: waited too long, or cancelled. A place handed over
+        meanwhile is given back."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         elif waiter.place.done() and (place := waiter.place.result()) is not None:
@@ -67,7 +70,8 @@ class WaitingLine:
     def serve(self) -> None:
         """Hand out what is free. To be called whenever an actor has room again.
 
-        One that was tried before takes as many places as there are, so that nothing is behind it: it may be what ends actors.
+        One that was tried before takes as many places as there are, so that nothing is behind it:
+        it may be what ends actors.
         """
         while self._waiters and (actor := self._fleet.pick(self._waiters[0].tried)) is not None:
             waiter, ahead = self._waiters.popleft(), self._fleet.members[actor].load

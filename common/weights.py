@@ -1,8 +1,10 @@
-"""Weights on their way from the learner to whoever plays with them: numpy, a version, and a checksum per bucket.
+"""Weights on their way from the learner to whoever plays with them: numpy, a version, and a
+checksum per bucket.
 
-Torch tensors through pickle are five to ten times slower than numpy arrays through Ray's object store, which hands every reader
-of a node the same read-only memory. So nobody may keep a view of it: `load_into` copies. And nobody believes it: `load_into`
-checks every bucket first, and changes either all of a module or nothing.
+Torch tensors through pickle are five to ten times slower than numpy arrays through Ray's object
+store, which hands every reader of a node the same read-only memory. So nobody may keep a view of
+it: `load_into` copies. And nobody believes it: `load_into` checks every bucket first, and changes
+either all of a module or nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ from common.failures import DataFailure, InfraFailure
 
 BUCKET_BYTES = 16 * 2**20
 # numpy has no such types: their bits travel as unsigned integers of the same width.
-_AS_BITS = {torch.bfloat16: torch.uint16, torch.float8_e4m3fn: torch.uint8, torch.float8_e5m2: torch.uint8}
+_AS_BITS = {
+    torch.bfloat16: torch.uint16,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+}
 _TORCH = {str(kind).removeprefix("torch."): kind for kind in _AS_BITS}
 
 
 class WeightsCorrupt(InfraFailure):
-    """The bytes that arrived are not the bytes that were sent: no fault of whatever they were to be used on."""
+    """The bytes that arrived are not the bytes that were sent: no fault of whatever they were to be
+    used on."""
 
     def __init__(self, version: int, bucket: int, names: tuple[str, ...]):
         super().__init__(version, bucket, names)
@@ -31,7 +38,10 @@ class WeightsCorrupt(InfraFailure):
 
     def __str__(self) -> str:
         span = self.names[0] if len(self.names) == 1 else f"{self.names[0]} … {self.names[-1]}"
-        return f"weights version {self.version}: bucket {self.bucket} ({span}) does not have its checksum"
+        return (
+            f"weights version {self.version}: bucket {self.bucket} ({span}) does not have "
+            "its checksum"
+        )
 
 
 class WeightsMismatch(DataFailure):
@@ -55,11 +65,14 @@ class PackedWeights:
 
     @property
     def digest(self) -> int:
-        """One number for all of it. Same version and other digest are other weights: a run that went back and trained anew."""
+        """One number for all of it. Same version and other digest are other weights: a run that
+        went back and trained anew."""
         return zlib.crc32(repr([bucket.checksum for bucket in self.buckets]).encode())
 
 
-def pack(state_dict: Mapping[str, torch.Tensor], version: int, bucket_bytes: int = BUCKET_BYTES) -> PackedWeights:
+def pack(
+    state_dict: Mapping[str, torch.Tensor], version: int, bucket_bytes: int = BUCKET_BYTES
+) -> PackedWeights:
     """A snapshot of `state_dict`: training on does not change it."""
     tensors: dict[str, np.ndarray] = {}
     dtypes: dict[str, str] = {}
@@ -86,7 +99,10 @@ def verify(packed: PackedWeights) -> None:
     """Raises WeightsCorrupt, naming the first bucket whose bytes are not those that were packed."""
     named = [name for bucket in packed.buckets for name in bucket.names]
     if sorted(named) != sorted(packed.tensors):
-        raise WeightsMismatch(f"weights version {packed.version}: {len(packed.tensors)} tensors, but its buckets name {len(named)}")
+        raise WeightsMismatch(
+            f"weights version {packed.version}: {len(packed.tensors)} tensors, but its buckets "
+            f"name {len(named)}"
+        )
     for index, bucket in enumerate(packed.buckets):
         if _checksum(bucket.names, packed.tensors, packed.dtypes) != bucket.checksum:
             raise WeightsCorrupt(packed.version, index, bucket.names)
@@ -105,25 +121,38 @@ def unpack(packed: PackedWeights) -> dict[str, torch.Tensor]:
 def load_into(module: torch.nn.Module, packed: PackedWeights) -> None:
     """Copy verified weights into `module`, wherever it lives and in its own type.
 
-    Raises WeightsCorrupt or WeightsMismatch (missing, unexpected or reshaped tensors) before anything is changed.
+    Raises WeightsCorrupt or WeightsMismatch (missing, unexpected or reshaped tensors) before
+    anything is changed.
     """
     target = module.state_dict()
-    missing, unexpected = sorted(target.keys() - packed.tensors.keys()), sorted(packed.tensors.keys() - target.keys())
+    missing, unexpected = (
+        sorted(target.keys() - packed.tensors.keys()),
+        sorted(packed.tensors.keys() - target.keys()),
+    )
     if missing or unexpected:
-        raise WeightsMismatch(f"weights version {packed.version}: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise WeightsMismatch(
+            f"weights version {packed.version}: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
     for name, tensor in target.items():
         if tuple(tensor.shape) != packed.tensors[name].shape:
-            raise WeightsMismatch(f"weights version {packed.version}: {name} is {packed.tensors[name].shape}, not {tuple(tensor.shape)}")
+            raise WeightsMismatch(
+                f"weights version {packed.version}: {name} is {packed.tensors[name].shape}, not "
+                f"{tuple(tensor.shape)}"
+            )
     source = unpack(packed)
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(source[name])
 
 
-def _checksum(names: list[str] | tuple[str, ...], tensors: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> int:
+def _checksum(
+    names: list[str] | tuple[str, ...], tensors: Mapping[str, np.ndarray], dtypes: Mapping[str, str]
+) -> int:
     crc = 0
     for name in names:
         array = tensors[name]
-        crc = zlib.crc32(f"{name} {array.shape} {array.dtype.str} {dtypes.get(name, '')}".encode(), crc)
+        crc = zlib.crc32(
+            f"{name} {array.shape} {array.dtype.str} {dtypes.get(name, '')}".encode(), crc
+        )
         crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
     return crc

@@ -1,4 +1,5 @@
-"""`python -m deploy …`: the command line where only the source folder is there, as in a submitted job; and what `engram` calls."""
+"""`python -m deploy …`: the command line where only the source folder is there, as in a submitted
+job; and what `engram` calls."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def main() -> None:
 def resumable() -> int:
     ignore_interrupts()  # what `counted` puts back when the command is over
     try:
-        with counted():  # before the import, which takes a moment: the command looks at the count when it begins
+        with (
+            counted()
+        ):  # before the import, which takes a moment: the command looks at the count when it begins
             return run()
     except KeyboardInterrupt:  # a second one, before or after the command could take it
         sys.stderr.write("engram: stopped; the same command goes on from there\n")
@@ -36,7 +39,8 @@ def run() -> int:
 
 
 def ignore_interrupts() -> None:
-    """Once the command is over, what interrupts the interpreter's end must not give it another exit code."""
+    """Once the command is over, what interrupts the interpreter's end must not give it another exit
+    code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,7 +1,9 @@
-"""Talking to a model: a prompt, answers as they come, and a memory that is seen being updated and can be kept.
+"""Talking to a model: a prompt, answers as they come, and a memory that is seen being updated and
+can be kept.
 
-Nothing of the conversation is in the model's context: an answer sees its query and the memory, and when it ends the interaction is
-written to memory. The conversation itself is `rollout.policies.session`; here are words, lines and files. Works with pipes too.
+Nothing of the conversation is in the model's context: an answer sees its query and the memory, and
+when it ends the interaction is written to memory. The conversation itself is
+`rollout.policies.session`; here are words, lines and files. Works with pipes too.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def chat(checkpoint: str, memory: str | None, temperature: float, seed: int) -> 
 
 
 def talk(session: Session, source: TextIO, console: Console) -> None:
-    """The loop: a line is a query, or a command where it begins with "/"; a mistake is one sentence and the next prompt."""
+    """The loop: a line is a query, or a command where it begins with "/"; a mistake is one sentence
+    and the next prompt."""
     interactive = source.isatty() and console.is_terminal
     commands = Commands(session)
     if interactive:
@@ -77,7 +80,8 @@ class Commands:
         self.others: dict[str, KeptMemory] = {}
 
     def do(self, name: str, argument: str) -> str:
-        """Do what a command says and return what to show. Raises InputError for an unknown command, file or name."""
+        """Do what a command says and return what to show. Raises InputError for an unknown command,
+        file or name."""
         match name:
             case "/help":
                 return HELP
@@ -122,14 +126,24 @@ class Commands:
 
     def listing(self) -> str:
         lines = [f"* {self.current}: {self.session.turn} interactions written"]
-        lines += [f"  {name}: {kept.turn} interactions written" for name, kept in sorted(self.others.items())]
-        lines += [f"  file {found.path.name}: {found.turn} interactions written" for found in list_memories(self.folder)]
+        lines += [
+            f"  {name}: {kept.turn} interactions written"
+            for name, kept in sorted(self.others.items())
+        ]
+        lines += [
+            f"  file {found.path.name}: {found.turn} interactions written"
+            for found in list_memories(self.folder)
+        ]
         return "\n".join(lines)
 
 
 def printable(text: str) -> str:
-    """Text without control characters: what a model says must not be able to steer the reader's terminal."""
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    """Text without control characters: what a model says must not be able to steer the reader's
+    terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else "\ufffd"
+        for character in text
+    )
 
 
 def save(session: Session, path: str) -> None:
@@ -145,11 +159,15 @@ def describe(session: Session) -> str:
     memory = session.memory
     layers, slots, width = memory.shape
     sizes = ", ".join(f"{size:.3g}" for size in memory.square().mean((1, 2)).sqrt().tolist())
-    return f"{layers} layers × {slots} slots × width {width}, {session.turn} interactions written\nroot mean square by layer: {sizes}"
+    return (
+        f"{layers} layers × {slots} slots × width {width}, {session.turn} interactions "
+        f"written\nroot mean square by layer: {sizes}"
+    )
 
 
 def say(console: Console, text: str) -> None:
-    """A line that is not the model's. Long lines are left to the terminal, so that file names stay whole."""
+    """A line that is not the model's. Long lines are left to the terminal, so that file names stay
+    whole."""
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -172,7 +190,9 @@ def _interact(session: Session, query: str, console: Console) -> None:
     for event in session.respond(query):
         match event.kind:
             case "token":
-                console.print(printable(event.text), end="", markup=False, highlight=False, soft_wrap=True)
+                console.print(
+                    printable(event.text), end="", markup=False, highlight=False, soft_wrap=True
+                )
             case "updating":
                 console.print()
                 began = time.perf_counter()

@@ -1,7 +1,8 @@
-"""The `engram` command: reads words, calls one function each, and turns failures into exit codes and one clear sentence.
+"""The `engram` command: reads words, calls one function each, and turns failures into exit codes
+and one clear sentence.
 
-Exit codes: 0 done, 1 failed, 2 bad input or config, 75 stopped and resumable. Torch and Ray are imported inside the commands,
-so that `--help`, `plan` and a typing error are answered at once.
+Exit codes: 0 done, 1 failed, 2 bad input or config, 75 stopped and resumable. Torch and Ray are
+imported inside the commands, so that `--help`, `plan` and a typing error are answered at once.
 """
 
 from __future__ import annotations
@@ -30,10 +31,27 @@ app.add_typer(data_commands, name="data")
 
 DEMO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 
-Words = Annotated[list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE]...", help="YAML files, composed left to right, then overrides.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config's keys.")]
-TakeOver = Annotated[bool, typer.Option("--take-over", help="The run's driver on another host is known to be dead: do not wait for it.")]
-Address = Annotated[str | None, typer.Option(help="A running Ray cluster; without it RAY_ADDRESS, or a local one.")]
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CONFIG... [KEY=VALUE]...",
+        help="YAML files, composed left to right, then overrides.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config's keys."),
+]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="The run's driver on another host is known to be dead: do not wait for it.",
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster; without it RAY_ADDRESS, or a local one.")
+]
 
 
 @app.command()
@@ -50,7 +68,8 @@ def train(words: Words, address: Address = None, take_over: TakeOver = False) ->
 
 @app.command()
 def plan(words: Words) -> None:
-    """Show the resolved config, resources, batches and memory of a run; starts nothing but reward functions, to try them."""
+    """Show the resolved config, resources, batches and memory of a run; starts nothing but reward
+    functions, to try them."""
     from common.config.loader import load_run
     from deploy.plan import plan_text, require_functions_to_work
 
@@ -77,11 +96,16 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A model checkpoint, or a run for its latest.")],
     data: Annotated[
         str | None,
-        typer.Option(help="MRL rows, or preferences for a reward model; without it, what the run held out."),
+        typer.Option(
+            help="MRL rows, or preferences for a reward model; without it, what the run held out."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.")
+    ] = False,
 ) -> None:
-    """Retention by distance and rewards by component; of a reward model, how often and how surely it is right."""
+    """Retention by distance and rewards by component; of a reward model, how often and how surely
+    it is right."""
     from deploy.tables import evaluation_tables, preference_tables
     from learner.evaluate import evaluate_checkpoint
     from learner.preferences import evaluate_reward_model, is_reward_model
@@ -98,10 +122,18 @@ def evaluate(
 @app.command()
 def replay(
     run: Annotated[str, typer.Argument(help="A run directory.")],
-    episode: Annotated[str, typer.Argument(metavar="EPISODE_ID", help="As in RUN/episodes, such as 4-000100-00003@100.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")] = False,
+    episode: Annotated[
+        str,
+        typer.Argument(
+            metavar="EPISODE_ID", help="As in RUN/episodes, such as 4-000100-00003@100."
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of sentences.")
+    ] = False,
 ) -> None:
-    """Play one recorded episode again and compare tokens, log-probs, rewards and memory; ends with 1 where they part."""
+    """Play one recorded episode again and compare tokens, log-probs, rewards and memory; ends with
+    1 where they part."""
     from deploy.tables import replay_text
     from learner.replay import replay as replay_episode
 
@@ -114,8 +146,12 @@ def replay(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(metavar="rollout|rewards|reward_chaos", help="Which benchmark.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object instead of a table.")] = False,
+    what: Annotated[
+        str, typer.Argument(metavar="rollout|rewards|reward_chaos", help="Which benchmark.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one flat JSON object instead of a table.")
+    ] = False,
 ) -> None:
     """Measure this machine: medians over repeats, in minutes."""
     from deploy.bench import run_bench
@@ -128,7 +164,9 @@ def bench(
 @app.command()
 def chat(
     checkpoint: Annotated[str, typer.Argument(help="A model checkpoint.")],
-    memory: Annotated[str | None, typer.Option(help="A saved memory to start from (one safetensors file).")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="A saved memory to start from (one safetensors file).")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 answers greedily.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial memory and of sampling.")] = 0,
 ) -> None:
@@ -152,7 +190,8 @@ def tell_of_run(where: str) -> None:
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Config files and overrides. A word with "=" is an override, unless a file has that very name."""
+    """Config files and overrides. A word with "=" is an override, unless a file has that very
+    name."""
     overrides = [word for word in words if "=" in word and not Path(word).is_file()]
     configs = [word for word in words if word not in overrides]
     if not configs:
@@ -165,7 +204,13 @@ def run_command(words: list[str]) -> int:
     try:
         app(words, prog_name="engram")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else EXIT_DONE if stop.code is None else EXIT_FAILED
+        return (
+            stop.code
+            if isinstance(stop.code, int)
+            else EXIT_DONE
+            if stop.code is None
+            else EXIT_FAILED
+        )
     except (InputError, LeaseLost, Drained) as failure:
         # The reader can act on the sentence; a traceback would only bury it.
         sys.stderr.write(f"engram: {' '.join(str(failure).split())}\n")
@@ -184,11 +229,14 @@ def _train(configs: list[str], overrides: list[str], address: str | None, take_o
         with counted() as interrupts, interrupts.at_once():
             _train_and_show(configs, overrides, address, take_over)
     except KeyboardInterrupt:
-        # Whatever it interrupted, even a second one, finds its place again: checkpoints and summary are whole at any moment.
+        # Whatever it interrupted, even a second one, finds its place again: checkpoints and summary
+        # are whole at any moment.
         raise Drained("stopped; the same command goes on from there") from None
 
 
-def _train_and_show(configs: list[str], overrides: list[str], address: str | None, take_over: bool) -> None:
+def _train_and_show(
+    configs: list[str], overrides: list[str], address: str | None, take_over: bool
+) -> None:
     from common.config.loader import load_run
 
     run = load_run(configs, overrides)
@@ -202,7 +250,10 @@ def _train_and_show(configs: list[str], overrides: list[str], address: str | Non
     progress = open_progress()
     try:
         # The lease first: a cluster takes seconds to start, and a second driver needs none.
-        with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory, connect(run, address):
+        with (
+            hold(RunDirectory(run.runs, run.name), progress, take_over) as directory,
+            connect(run, address),
+        ):
             from learner.pipeline import train as train_run
 
             summary = train_run(run, progress, directory)

@@ -1,7 +1,9 @@
-"""Opens the Ray cluster that a run computes on: one of its own on a laptop, or the one that is already there.
+"""Opens the Ray cluster that a run computes on: one of its own on a laptop, or the one that is
+already there.
 
-Which one: the address given; else RAY_ADDRESS, which Ray sets inside a job; else a local cluster. Ray reads several settings
-once, when it is imported or when its processes start, so they are set here first and this module imports Ray late.
+Which one: the address given; else RAY_ADDRESS, which Ray sets inside a job; else a local cluster.
+Ray reads several settings once, when it is imported or when its processes start, so they are set
+here first and this module imports Ray late.
 """
 
 from __future__ import annotations
@@ -29,23 +31,26 @@ from learner.interrupts import counted
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Of a local cluster: a few versions of a small model's weights and the episodes in flight. Pages cost memory only once touched."""
+"""Of a local cluster: a few versions of a small model's weights and the episodes in flight. Pages
+cost memory only once touched."""
 
 ENVIRONMENT = {
-    # Ray Train's controller looks at its workers this often, and every report() waits for a look: at the default of 2 s
-    # a stage with 20 checkpoints would spend 40 s waiting.
+    # Ray Train's controller looks at its workers this often, and every report() waits for a look:
+    # at the default of 2 s a stage with 20 checkpoints would spend 40 s waiting.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     # A run sends nothing to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Actors without a GPU must not see the GPUs of others; this states Ray's coming default and silences its warning.
+    # Actors without a GPU must not see the GPUs of others; this states Ray's coming default and
+    # silences its warning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # The driver has no claim from which Ray could derive this, and two pools of threads on the same cores cost 3-10 times.
+    # The driver has no claim from which Ray could derive this, and two pools of threads on the same
+    # cores cost 3-10 times.
     "OMP_NUM_THREADS": "1",
     # Tokenizers warn about forks otherwise; texts are tokenised once, before training.
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Set where the caller's environment does not say otherwise. Worker processes of a local cluster inherit it; a submitted
-job carries it in its runtime environment."""
+"""Set where the caller's environment does not say otherwise. Worker processes of a local cluster
+inherit it; a submitted job carries it in its runtime environment."""
 
 
 _RAY_HEADERS = (":job_id:", ":actor_name:", ":task_name:")
@@ -54,16 +59,21 @@ _RAY_HEADERS = (":job_id:", ":actor_name:", ":task_name:")
 
 @contextmanager
 def connect(run: Run, address: str | None = None) -> Iterator[None]:
-    """A cluster with room for `run`, for as long as the block lasts. SIGTERM arrives as KeyboardInterrupt from the first moment on,
-    so that an orderly stop (a drained node, a stopped job) leaves a checkpoint like Ctrl-C does.
+    """A cluster with room for `run`, for as long as the block lasts. SIGTERM arrives as
+    KeyboardInterrupt from the first moment on, so that an orderly stop (a drained node, a stopped
+    job) leaves a checkpoint like Ctrl-C does.
 
-    Raises InputError for an address that is not a cluster's, InfraFailure where none answers or it is too small.
+    Raises InputError for an address that is not a cluster's, InfraFailure where none answers or it
+    is too small.
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     if where.startswith(("http://", "https://", "ray://")):
-        raise InputError(where, "a job server or Ray Client address cannot hold a run's driver; use engram submit")
+        raise InputError(
+            where,
+            "a job server or Ray Client address cannot hold a run's driver; use engram submit",
+        )
     if ":" in where:
         _require_answer(where)
 
@@ -75,7 +85,9 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
         try:
             with interrupts.at_once():
                 session = start_ray(run, where)
-                require_room(run, where, patience=0.0 if where == "local" else run.learner.start_deadline)
+                require_room(
+                    run, where, patience=0.0 if where == "local" else run.learner.start_deadline
+                )
                 yield
         finally:
             ray.shutdown()
@@ -101,7 +113,12 @@ def start_ray(run: Run, where: str) -> str:
                 logging_level=logging.ERROR,
             )
         else:
-            context = ray.init(address=where, namespace=namespace(run), log_to_driver=False, logging_level=logging.WARNING)
+            context = ray.init(
+                address=where,
+                namespace=namespace(run),
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         raise InfraFailure(f"Ray did not start at {where}: {error}") from error
     except SystemExit as ended:
@@ -114,7 +131,8 @@ def start_ray(run: Run, where: str) -> str:
 
 
 def local_cpus(run: Run) -> int:
-    """Logical CPUs of a local cluster: all claims, those that may come too, and two to spare (Ray Train's own actors).
+    """Logical CPUs of a local cluster: all claims, those that may come too, and two to spare (Ray
+    Train's own actors).
 
     At least the cores there are.
     """
@@ -122,14 +140,19 @@ def local_cpus(run: Run) -> int:
 
 
 def keep_actor_logs(session_logs: Path, target: Path) -> None:
-    """Copy what actors printed from Ray's session folder, which Ray deletes sooner or later, into the run's own.
+    """Copy what actors printed from Ray's session folder, which Ray deletes sooner or later, into
+    the run's own.
 
     One file per process that said anything, named after its actor and process id.
     """
     target.mkdir(parents=True, exist_ok=True)
     for source in sorted(session_logs.glob("worker-*")):
         lines = source.read_text(errors="replace").splitlines(keepends=True)
-        names = [line.removeprefix(":actor_name:").strip() for line in lines if line.startswith(":actor_name:")]
+        names = [
+            line.removeprefix(":actor_name:").strip()
+            for line in lines
+            if line.startswith(":actor_name:")
+        ]
         said = [line for line in lines if not line.startswith(_RAY_HEADERS)]
         if said:
             name = re.sub(r"[^\w.-]+", "-", names[0]) if names else "worker"
@@ -149,7 +172,8 @@ def _require_answer(address: str) -> None:
 
 
 def require_room(run: Run, where: str, patience: float) -> None:
-    """Wait up to `patience` seconds until the nodes have what the run claims: they may still be pulling images.
+    """Wait up to `patience` seconds until the nodes have what the run claims: they may still be
+    pulling images.
 
     Raises InfraFailure that says what is missing.
     """
@@ -166,5 +190,7 @@ def require_room(run: Run, where: str, patience: float) -> None:
         if not short:
             return
         if time.monotonic() >= deadline:
-            raise InfraFailure(f"the cluster at {where} is too small for this run: {'; '.join(short)}")
+            raise InfraFailure(
+                f"the cluster at {where} is too small for this run: {'; '.join(short)}"
+            )
         time.sleep(1.0)

@@ -1,6 +1,7 @@
 """`engram data`: generate, convert, check and look at conversations.
 
-Torch and the tokenizer library are imported inside the commands that need them, so that the rest answers at once.
+Torch and the tokenizer library are imported inside the commands that need them, so that the rest
+answers at once.
 """
 
 from __future__ import annotations
@@ -46,10 +47,21 @@ class Source(StrEnum):
 
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files of the splits.")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings as in a config's data section.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings as in a config's data section."),
+]
 FileFormat = Annotated[Format, typer.Option("--format", help="How the files are written.")]
-File = Annotated[str, typer.Argument(metavar="FILE", help="A .jsonl, .jsonl.gz or .parquet file, or a data set as name:subset:split.")]
-TokenizerFolder = Annotated[Path | None, typer.Option("--tokenizer", help="Folder with a tokenizer, such as a checkpoint.")]
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="A .jsonl, .jsonl.gz or .parquet file, or a data set as name:subset:split.",
+    ),
+]
+TokenizerFolder = Annotated[
+    Path | None, typer.Option("--tokenizer", help="Folder with a tokenizer, such as a checkpoint.")
+]
 
 
 @app.command()
@@ -71,8 +83,9 @@ def convert(
     settings: Settings = None,
     format: FileFormat = Format.jsonl,
 ) -> None:
-    """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD. Or as preferences: the instructions of
-    "Build a Large Language Model (From Scratch)", Taskmaster's rewarded actions."""
+    """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD. Or
+    as preferences: the instructions of "Build a Large Language Model (From Scratch)", Taskmaster's
+    rewarded actions."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if source in (Source.instructions, Source.taskmaster):
         _write_preferences(source, folder, settings or [], out, format)
@@ -84,27 +97,45 @@ def convert(
 @app.command()
 def prefer(
     file: File,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file of preferences: .jsonl, .jsonl.gz or .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The file of preferences: .jsonl, .jsonl.gz or .parquet."
+        ),
+    ],
     seed: Annotated[int, typer.Option(min=0, help="Other seeds choose other wrong values.")] = 0,
 ) -> None:
-    """Make preferences of conversations: of each question for a fact, the right answer against the same with another value."""
+    """Make preferences of conversations: of each question for a fact, the right answer against the
+    same with another value."""
     from common.data.preferences import recall_preferences, save_preferences
     from common.data.rows import load_rows
     from common.failures import InputError
 
     preferences = recall_preferences(load_rows(file), seed)
     if not preferences:
-        raise InputError(file, "no question for one fact is answered with two values: there is nothing to prefer")
+        raise InputError(
+            file, "no question for one fact is answered with two values: there is nothing to prefer"
+        )
     save_preferences(preferences, out)
-    typer.echo(f"{out}: {len(preferences)} preferences in {len({each.group for each in preferences})} conversations")
+    typer.echo(
+        f"{out}: {len(preferences)} preferences in {len({each.group for each in preferences})} "
+        "conversations"
+    )
 
 
 @app.command()
 def validate(
     file: File,
-    max_answer_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, [EOS] included; needs --tokenizer.")] = None,
+    max_answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, [EOS] included; needs --tokenizer.")
+    ] = None,
     tokenizer: TokenizerFolder = None,
-    inferred: Annotated[bool, typer.Option("--inferred", help="Values may follow from what was said without standing in it.")] = False,
+    inferred: Annotated[
+        bool,
+        typer.Option(
+            "--inferred", help="Values may follow from what was said without standing in it."
+        ),
+    ] = False,
 ) -> None:
     """Check a file of conversations; every fault and every warning names file, line and field."""
     from common.data.records import REPORTED, BadRecords
@@ -115,7 +146,12 @@ def validate(
     if (max_answer_tokens is None) != (tokenizer is None):
         raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
     try:
-        rows, warnings = validate_rows(file, max_answer_tokens, ConversationTokenizer.load(tokenizer) if tokenizer else None, not inferred)
+        rows, warnings = validate_rows(
+            file,
+            max_answer_tokens,
+            ConversationTokenizer.load(tokenizer) if tokenizer else None,
+            not inferred,
+        )
     except BadRecords as bad:
         for fault in bad.faults if len(bad.faults) > 1 else []:
             typer.echo(str(fault), err=True)
@@ -124,24 +160,36 @@ def validate(
         typer.echo(f"warning: {warning}", err=True)
     if len(warnings) > REPORTED:
         typer.echo(f"warning: and {len(warnings) - REPORTED} more", err=True)
-    counted = f"no faults, {len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else "all well"
+    counted = (
+        f"no faults, {len(warnings)} warning{'s' if len(warnings) > 1 else ''}"
+        if warnings
+        else "all well"
+    )
     typer.echo(f"{file}: {len(rows)} conversations, {counted}")
 
 
 @app.command()
 def inspect(file: File, tokenizer: TokenizerFolder = None) -> None:
-    """Show what a file holds: counts, distances of questions, lengths in tokens, one conversation."""
+    """Show what a file holds: counts, distances of questions, lengths in tokens, one
+    conversation."""
     from common.data.rows import load_rows
     from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 
     rows = load_rows(file)
     if tokenizer is None:
-        texts = [part for row in rows[:BATCH] for turn in row.turns for part in (turn.query, turn.answer)]
+        texts = [
+            part for row in rows[:BATCH] for turn in row.turns for part in (turn.query, turn.answer)
+        ]
         used, source = train_tokenizer(texts, INSPECT_VOCABULARY), "trained on this file"
     else:
         used, source = ConversationTokenizer.load(tokenizer), str(tokenizer)
     console = Console()
-    for table in (counts_table(rows), distances_table(rows), lengths_table(rows, used, source), example_table(rows[0])):
+    for table in (
+        counts_table(rows),
+        distances_table(rows),
+        lengths_table(rows, used, source),
+        example_table(rows[0]),
+    ):
         console.print(table)
 
 
@@ -161,10 +209,22 @@ def counts_table(rows: Sequence[Row]) -> Table:
 
 def distances_table(rows: Sequence[Row]) -> Table:
     """Distance of a question: turns since the value was last said."""
-    distances = Counter(turn - fact.said_in for row in rows for turn, said in enumerate(row.turns) for fact in said.facts)
+    distances = Counter(
+        turn - fact.said_in
+        for row in rows
+        for turn, said in enumerate(row.turns)
+        for fact in said.facts
+    )
     total, largest = sum(distances.values()), max(distances.values(), default=0)
-    lines = [(number, count, f"{count / total:.1%}", "█" * round(30 * count / largest)) for number, count in sorted(distances.items())]
-    return _table("Questions by turns since the value was last said", ("distance", "values", "share", ""), lines)
+    lines = [
+        (number, count, f"{count / total:.1%}", "█" * round(30 * count / largest))
+        for number, count in sorted(distances.items())
+    ]
+    return _table(
+        "Questions by turns since the value was last said",
+        ("distance", "values", "share", ""),
+        lines,
+    )
 
 
 def lengths_table(rows: Sequence[Row], tokenizer: ConversationTokenizer, source: str) -> Table:
@@ -173,19 +233,34 @@ def lengths_table(rows: Sequence[Row], tokenizer: ConversationTokenizer, source:
     lengths = {
         "interaction": sorted(len(tokenizer.interaction(turn)) for turn in turns),
         "answer": sorted(len(tokenizer.answer(turn.answer, turn.think)) for turn in turns),
-        "conversation": sorted(sum(len(tokenizer.interaction(turn)) for turn in row.turns) for row in rows),
+        "conversation": sorted(
+            sum(len(tokenizer.interaction(turn)) for turn in row.turns) for row in rows
+        ),
     }
-    lines = [(name, *(seen[int(share * (len(seen) - 1))] for share in (0, 0.5, 0.95, 1))) for name, seen in lengths.items()]
+    lines = [
+        (name, *(seen[int(share * (len(seen) - 1))] for share in (0, 0.5, 0.95, 1)))
+        for name, seen in lengths.items()
+    ]
     title = f"Tokens, by a tokenizer of {tokenizer.vocab_size} tokens {source}"
     return _table(title, ("length of one", "least", "median", "95 %", "most"), lines)
 
 
 def example_table(row: Row) -> Table:
     lines = [
-        (turn, said.role, said.query, said.answer, ", ".join(f"{fact.value} (said in {fact.said_in})" for fact in said.facts))
+        (
+            turn,
+            said.role,
+            said.query,
+            said.answer,
+            ", ".join(f"{fact.value} (said in {fact.said_in})" for fact in said.facts),
+        )
         for turn, said in enumerate(row.turns)
     ]
-    return _table(f"The first conversation ({row.strategy})", ("turn", "role", "query", "answer", "expected"), lines)
+    return _table(
+        f"The first conversation ({row.strategy})",
+        ("turn", "role", "query", "answer", "expected"),
+        lines,
+    )
 
 
 def _table(title: str, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> Table:
@@ -209,7 +284,9 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
         typer.echo(f"{path}: {len(rows)} conversations")
 
 
-def _write_preferences(source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format) -> None:
+def _write_preferences(
+    source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format
+) -> None:
     from common.data.preferences import save_preferences
     from common.data.ranked import load_instructions, load_taskmaster, parts
     from common.data.rows import save_rows
@@ -223,7 +300,13 @@ def _write_preferences(source: Source, folder: Path, settings: Sequence[str], ou
         judged = load_taskmaster(folder)
         divided = parts([preference for each in judged for preference in each.preferences], judged)
         save_rows(divided.conversations, out / f"conversations.{format.value}")
-        typer.echo(f"{out}/conversations.{format.value}: {len(divided.conversations)} conversations that end with a good action")
+        typer.echo(
+            f"{out}/conversations.{format.value}: {len(divided.conversations)} conversations "
+            "that end with a good action"
+        )
     for split, part in (("train", divided.train), ("test", divided.test)):
         save_preferences(part, out / f"{split}.{format.value}")
-        typer.echo(f"{out}/{split}.{format.value}: {len(part)} preferences in {len({each.group for each in part})} groups")
+        typer.echo(
+            f"{out}/{split}.{format.value}: {len(part)} preferences in "
+            f"{len({each.group for each in part})} groups"
+        )

@@ -1,8 +1,10 @@
-"""What a run would do, worked out on paper: resolved config, actors, batches and memory. Starts nothing and reads no data, except
-where rewards have functions of the user's: those are tried on the data, as at the start of a run.
+"""What a run would do, worked out on paper: resolved config, actors, batches and memory. Starts
+nothing and reads no data, except where rewards have functions of the user's: those are tried on the
+data, as at the start of a run.
 
-Counts of interactions and tokens are upper bounds from the config, since only the data knows how long conversations are.
-Memory is for float32 and AdamW; activations are rough (stated below), everything else is exact.
+Counts of interactions and tokens are upper bounds from the config, since only the data knows how
+long conversations are. Memory is for float32 and AdamW; activations are rough (stated below),
+everything else is exact.
 """
 
 from __future__ import annotations
@@ -66,13 +68,22 @@ def batches(run: Run, config: RxTConfig) -> list[Batches]:
             interactions = sequences * _turns(run, stage)
             per_rank = math.ceil(stage.batch_size / ranks)
             out.append(
-                Batches(stage.stage, stage.batch_size, per_rank, per_rank, stage.steps, interactions, interactions * config.max_tokens)
+                Batches(
+                    stage.stage,
+                    stage.batch_size,
+                    per_rank,
+                    per_rank,
+                    stage.steps,
+                    interactions,
+                    interactions * config.max_tokens,
+                )
             )
     return out
 
 
 def longest_conversation(run: Run) -> int | None:
-    """Follow-ups of the longest conversation that the config lets in; None where only the data knows."""
+    """Follow-ups of the longest conversation that the config lets in; None where only the data
+    knows."""
     match run.data.kind:
         case "synth":
             return max(run.data.steps)
@@ -81,12 +92,18 @@ def longest_conversation(run: Run) -> int | None:
         case "sgd":
             return run.data.max_follow_ups
         case _:
-            steps = [step.max_steps for stage in run.stages if isinstance(stage, MRL) for step in stage.curriculum]
+            steps = [
+                step.max_steps
+                for stage in run.stages
+                if isinstance(stage, MRL)
+                for step in stage.curriculum
+            ]
             return max(steps, default=None)
 
 
 def _turns(run: Run, stage: SupervisedStage) -> int:
-    """Interactions per sequence: one, except where a stage reads whole conversations (the first and its follow-ups)."""
+    """Interactions per sequence: one, except where a stage reads whole conversations (the first and
+    its follow-ups)."""
     follow_ups = longest_conversation(run)
     return 1 + follow_ups if isinstance(stage, MemoryAware) and follow_ups is not None else 1
 
@@ -94,13 +111,19 @@ def _turns(run: Run, stage: SupervisedStage) -> int:
 def learner_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
     """Memory of one learner rank by purpose, at its busiest stage.
 
-    Activations count, per token and layer, the tensors that backward needs (norms, projections, gates: about 16 widths plus 3
-    inner widths of the feed-forward parts in use) and three copies of the logits. Attention scores are not stored.
+    Activations count, per token and layer, the tensors that backward needs (norms, projections,
+    gates: about 16 widths plus 3 inner widths of the feed-forward parts in use) and three copies of
+    the logits. Attention scores are not stored.
     """
     total = config.parameters()["total"]
-    inner = config.decoder_ff * (config.experts_per_token if config.experts else 1) + config.encoder_ff
+    inner = (
+        config.decoder_ff * (config.experts_per_token if config.experts else 1) + config.encoder_ff
+    )
     per_token = config.layers * (16 * config.width + 3 * inner) + 3 * config.vocab_size
-    tokens = max((b.minibatch_per_rank * turns * config.max_tokens for b, turns in _rank_turns(run, config)), default=0)
+    tokens = max(
+        (b.minibatch_per_rank * turns * config.max_tokens for b, turns in _rank_turns(run, config)),
+        default=0,
+    )
     out = {
         "weights": total * FLOAT_BYTES,
         "gradients": total * FLOAT_BYTES,
@@ -109,12 +132,15 @@ def learner_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
     }
     if any(isinstance(stage, MRL) for stage in run.stages):
         out["reference policy"] = total * FLOAT_BYTES
-        out["critic, gradients and optimiser"] = critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
+        out["critic, gradients and optimiser"] = (
+            critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
+        )
     return out
 
 
 def critic_parameters(config: RxTConfig) -> int:
-    """Of `common.models.critic`: embedding and encoder as the policy's, and a gated layer, a norm and one value on top."""
+    """Of `common.models.critic`: embedding and encoder as the policy's, and a gated layer, a norm
+    and one value on top."""
     parts, width = config.parameters(), config.width
     return parts["embedding"] + parts["encoder"] + 2 * width * (width + 1) + 2 * width + width + 1
 
@@ -122,23 +148,33 @@ def critic_parameters(config: RxTConfig) -> int:
 def _rank_turns(run: Run, config: RxTConfig) -> list[tuple[Batches, int]]:
     turns: list[int] = []
     for stage in run.stages:
-        turns += [step.max_steps for step in stage.curriculum] if isinstance(stage, MRL) else [_turns(run, stage)]
+        turns += (
+            [step.max_steps for step in stage.curriculum]
+            if isinstance(stage, MRL)
+            else [_turns(run, stage)]
+        )
     return list(zip(batches(run, config), turns, strict=True))
 
 
 def rollout_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
-    """Memory of one rollout worker by purpose: weights, and per slot its KV cache, its memory and that memory's keys and values."""
+    """Memory of one rollout worker by purpose: weights, and per slot its KV cache, its memory and
+    that memory's keys and values."""
     slots = run.rollout.slots * config.layers * FLOAT_BYTES
     return {
         "weights": config.parameters()["total"] * FLOAT_BYTES,
         "KV cache of tokens": slots * 2 * config.kv_heads * config.head_dim * config.max_tokens,
-        "KV of memory": slots * 2 * (config.cross_kv_heads or config.kv_heads) * config.head_dim * config.slots,
+        "KV of memory": slots
+        * 2
+        * (config.cross_kv_heads or config.kv_heads)
+        * config.head_dim
+        * config.slots,
         "memory": slots * config.slots * config.width,
     }
 
 
 def model_shape(run: Run) -> RxTConfig:
-    """The model's shape: a checkpoint's own, or the named size with the overrides. Raises InputError where there is no such checkpoint."""
+    """The model's shape: a checkpoint's own, or the named size with the overrides. Raises
+    InputError where there is no such checkpoint."""
     if run.model.checkpoint is not None:
         with open_checkpoint(run.model.checkpoint).folder() as folder:
             return RxTConfig.from_pretrained(folder)
@@ -147,7 +183,8 @@ def model_shape(run: Run) -> RxTConfig:
 
 
 def require_functions_to_work(run: Run) -> None:
-    """Raises InputError where a reward function cannot be loaded or called. A run without any costs nothing."""
+    """Raises InputError where a reward function cannot be loaded or called. A run without any costs
+    nothing."""
     if any(mix.functions for mix in run.rewards.mixes()):
         # Here and not at the top: only these need them.
         from common.data.sources import load_corpus
@@ -178,17 +215,24 @@ def plan_text(run: Run) -> str:
 
 
 def _backbone_plan(run: Run, stage: RewardModelStage, backbone: str) -> str:
-    """A reward model of transformers: its shape is its own, and so its memory is not worked out here. InputError where it is not there."""
-    # Here and not at the top: it brings torch and transformers, which a plan otherwise does without.
+    """A reward model of transformers: its shape is its own, and so its memory is not worked out
+    here. InputError where it is not there."""
+    # Here and not at the top: it brings torch and transformers, which a plan otherwise does
+    # without.
     from reward_service.preference_model import scoring_config
 
     config = scoring_config(backbone, backbone, stage.levels)
-    rows = [[key, str(getattr(config, key))] for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")]
+    rows = [
+        [key, str(getattr(config, key))]
+        for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+    ]
     per_rank = math.ceil(stage.batch_size / run.learner.ranks)
     batch = [[stage.stage, f"{stage.batch_size:,}", f"{per_rank:,}", f"{stage.steps:,}"]]
     return "\n\n".join(
         [
-            yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(),
+            yaml.safe_dump(
+                run.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+            ).rstrip(),
             _actors(run),
             table("Batches", ["stage", "prompts", "per rank", "optimiser steps"], batch),
             table(f"The backbone, {backbone}", ["what", "value"], rows),
@@ -197,11 +241,26 @@ def _backbone_plan(run: Run, stage: RewardModelStage, backbone: str) -> str:
 
 
 def reward_parameters(config: RxTConfig, levels: int) -> int:
-    """Of `common.models.reward`: two encoders with an embedding each, memory attention, a look at memory per layer, a norm and the head."""
+    """Of `common.models.reward`: two encoders with an embedding each, memory attention, a look at
+    memory per layer, a norm and the head."""
     parts, width = config.parameters(), config.width
-    query, kv = config.cross_query_heads or config.query_heads, config.cross_kv_heads or config.kv_heads
-    look = width * config.head_dim * (query + 2 * kv) + config.head_dim * query * width + width + 2 * width
-    return 2 * (parts["embedding"] + parts["encoder"]) + parts["memory"] + config.layers * look + width + levels * (width + 1)
+    query, kv = (
+        config.cross_query_heads or config.query_heads,
+        config.cross_kv_heads or config.kv_heads,
+    )
+    look = (
+        width * config.head_dim * (query + 2 * kv)
+        + config.head_dim * query * width
+        + width
+        + 2 * width
+    )
+    return (
+        2 * (parts["embedding"] + parts["encoder"])
+        + parts["memory"]
+        + config.layers * look
+        + width
+        + levels * (width + 1)
+    )
 
 
 def _actors(run: Run) -> str:
@@ -211,9 +270,30 @@ def _actors(run: Run) -> str:
 
 
 def _batches(run: Run, config: RxTConfig) -> str:
-    header = ["stage", "batch", "per rank", "rank's step", "optimiser steps", "interactions ≤", "tokens ≤"]
+    header = [
+        "stage",
+        "batch",
+        "per rank",
+        "rank's step",
+        "optimiser steps",
+        "interactions ≤",
+        "tokens ≤",
+    ]
     rows: list[Sequence[str]] = [
-        [b.name, *(f"{n:,}" for n in (b.batch, b.per_rank, b.minibatch_per_rank, b.optimizer_steps, b.interactions, b.tokens))]
+        [
+            b.name,
+            *(
+                f"{n:,}"
+                for n in (
+                    b.batch,
+                    b.per_rank,
+                    b.minibatch_per_rank,
+                    b.optimizer_steps,
+                    b.interactions,
+                    b.tokens,
+                )
+            ),
+        ]
         for b in batches(run, config)
     ]
     return table("Batches", header, rows)

@@ -1,8 +1,9 @@
 """A run's progress on a terminal, or as plain lines where there is none.
 
-On a terminal one live bar shows the stage, its steps, the figures that matter and the time left, and notes scroll above it.
-Elsewhere (a file, a pipe, a Kubernetes log) the same comes as one line now and then, since a bar's control characters
-would make a log unreadable. Figures are the caller's latest; nothing is averaged here.
+On a terminal one live bar shows the stage, its steps, the figures that matter and the time left,
+and notes scroll above it. Elsewhere (a file, a pipe, a Kubernetes log) the same comes as one line
+now and then, since a bar's control characters would make a log unreadable. Figures are the caller's
+latest; nothing is averaged here.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ HEADLINES = {
     "cosine": ("train/memory_cosine",),
     "kl": ("objective/kl",),
 }
-"""What a reader of a run wants to see, in this order, and the metrics it is taken from: the first that there is, or one of that very name.
-A run reports dozens of metrics at each step; the others are in metrics.jsonl."""
+"""What a reader of a run wants to see, in this order, and the metrics it is taken from: the first
+that there is, or one of that very name. A run reports dozens of metrics at each step; the others
+are in metrics.jsonl."""
 
 TROUBLES = {"reward/failed_turns": "failed turns", "reward/alarms": "alarms"}
 """Counters that a reader must not miss, summed over their labels, where they are not 0."""
@@ -37,7 +39,8 @@ _Figure = TypeVar("_Figure")
 
 
 def open_progress(stream: TextIO | None = None) -> Progress:
-    """The progress that suits `stream` (default: standard error, so that standard output stays a command's result)."""
+    """The progress that suits `stream` (default: standard error, so that standard output stays a
+    command's result)."""
     console = Console(file=stream or sys.stderr)
     return TerminalProgress(console) if console.is_terminal else LineProgress(stream or sys.stderr)
 
@@ -64,8 +67,8 @@ def headlines(figures: Mapping[str, _Figure]) -> dict[str, _Figure]:
 
 
 def describe(figures: Mapping[str, float]) -> str:
-    """ "reward 0.412  recall 0.330  failed turns 12": the headlines, four significant digits each, and
-    what is wrong."""
+    """ "reward 0.412  recall 0.330  failed turns 12": the headlines, four significant digits each,
+    and what is wrong."""
     shown = headlines(figures)
     for name, label in TROUBLES.items():
         total = sum(value for key, value in figures.items() if key.startswith(f"{name}{{"))
@@ -75,7 +78,8 @@ def describe(figures: Mapping[str, float]) -> str:
 
 
 class _Pace:
-    """Time left of a stage, from the steps since its first report: a resumed stage must not count its earlier steps as free."""
+    """Time left of a stage, from the steps since its first report: a resumed stage must not count
+    its earlier steps as free."""
 
     def __init__(self, total: int, clock: Callable[[], float]):
         self.total, self._clock = total, clock
@@ -94,7 +98,9 @@ class _Pace:
 class LineProgress:
     """One line per `every` seconds, and always for a stage's last step."""
 
-    def __init__(self, stream: TextIO, every: float = 10.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, stream: TextIO, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ):
         self._stream, self._every, self._clock = stream, every, clock
         self._name, self._pace = "", _Pace(0, clock)
         self._printed, self._shown = float("-inf"), 0
@@ -110,7 +116,11 @@ class LineProgress:
         if step == self._shown or (not last and now - self._printed < self._every):
             return
         self._printed, self._shown = now, step
-        parts = [f"{self._name} {step}/{self._pace.total}", describe(figures), "" if last or left is None else f"{duration(left)} left"]
+        parts = [
+            f"{self._name} {step}/{self._pace.total}",
+            describe(figures),
+            "" if last or left is None else f"{duration(left)} left",
+        ]
         self._say("  ".join(part for part in parts if part))
 
     def note(self, text: str) -> None:

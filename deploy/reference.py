@@ -1,13 +1,15 @@
-"""Reference pages for users, written from the code they describe: docs/configuration.md and docs/metrics.md.
+"""Reference pages for users, written from the code they describe: docs/configuration.md and
+docs/metrics.md.
 
 Run after a change of the schema or the metric registry:
 
     python -m deploy.reference configuration > docs/configuration.md
     python -m deploy.reference metrics > docs/metrics.md
 
-A test compares the pages with what this makes, so that they cannot say anything else than the code. Pure functions of
-`common/config/schema.py`, `common/models/configuration.py`, `common/metric_registry.py` and, for metrics that nothing records yet, the
-names that stand in the source.
+A test compares the pages with what this makes, so that they cannot say anything else than the code.
+Pure functions of `common/config/schema.py`, `common/models/configuration.py`,
+`common/metric_registry.py` and, for metrics that nothing records yet, the names that stand in the
+source.
 """
 
 from __future__ import annotations
@@ -36,40 +38,47 @@ RECORDING = ("common", "rollout", "reward_service", "learner")
 CONFIGURATION = """\
 # Configuration
 
-Every key of a run's configuration. This page is made from `common/config/schema.py` by `python -m deploy.reference configuration`.
+Every key of a run's configuration. This page is made from `common/config/schema.py` by `python -m
+deploy.reference configuration`.
 
-A configuration is one YAML file or several, composed left to right: mappings merge, everything else is replaced. Words of the form
-`key=value` follow, with dots between the parts of a key and numbers for the items of a list; the value is YAML:
+A configuration is one YAML file or several, composed left to right: mappings merge, everything else
+is replaced. Words of the form `key=value` follow, with dots between the parts of a key and numbers
+for the items of a list; the value is YAML:
 
     engram train configs/demo.yaml name=wider model.width=128 stages.4.ppo.kl=0.05
 
-A relative path, in a file or in a word, is relative to the folder that the command is given in, and `~` is your home; the run's own
-configuration holds absolute paths. In a submitted job that folder is the working directory that travelled with it. URIs, and names of
-data sets and models on a hub, stay as they are.
+A relative path, in a file or in a word, is relative to the folder that the command is given in, and
+`~` is your home; the run's own configuration holds absolute paths. In a submitted job that folder
+is the working directory that travelled with it. URIs, and names of data sets and models on a hub,
+stay as they are.
 
-An unknown key is an error that names the nearest valid one. `engram plan` takes the same words and prints the whole configuration with
-every default filled in. A `*` below stands for any item of a list, or for any of several keys with the same settings.
+An unknown key is an error that names the nearest valid one. `engram plan` takes the same words and
+prints the whole configuration with every default filled in. A `*` below stands for any item of a
+list, or for any of several keys with the same settings.
 """
 
 METRICS = """\
 # Metrics
 
-Every metric that engram knows. This page is made from `common/metric_registry.py` by `python -m deploy.reference metrics`.
+Every metric that engram knows. This page is made from `common/metric_registry.py` by `python -m
+deploy.reference metrics`.
 
-One recorder per run merges what learner ranks, rollout and reward workers, conductor and driver observed, writes a row to
-`RUN/metrics.jsonl` and serves the same to Prometheus at the URL in `RUN/metrics_endpoint`. In a row, a series is `name` or
-`name{{label=value}}`; a histogram gives its mean under its own key and `:p50`, `:p90`, `:p95` and `:max` beside it. Counters are
-totals since the run began, everything else is of the steps since the row before. The evaluation before MRL
-is in the row after it; the evaluation after MRL is added to the row of MRL's last step. In Prometheus every series has the label `run`
-besides those below.
+One recorder per run merges what learner ranks, rollout and reward workers, conductor and driver
+observed, writes a row to `RUN/metrics.jsonl` and serves the same to Prometheus at the URL in
+`RUN/metrics_endpoint`. In a row, a series is `name` or `name{{label=value}}`; a histogram gives its
+mean under its own key and `:p50`, `:p90`, `:p95` and `:max` beside it. Counters are totals since
+the run began, everything else is of the steps since the row before. The evaluation before MRL is in
+the row after it; the evaluation after MRL is added to the row of MRL's last step. In Prometheus
+every series has the label `run` besides those below.
 
-"per" is the denominator: what a mean is over, weighted by it when ranks are merged, or what one count is. The label `cohort` tells all
-episodes that were scored from those that were trained on ({cohorts}); in a row, `all` is left out. What is said of episodes without that
-label is of the trained ones; an evaluation counts under `eval/` alone.
+"per" is the denominator: what a mean is over, weighted by it when ranks are merged, or what one
+count is. The label `cohort` tells all episodes that were scored from those that were trained on
+({cohorts}); in a row, `all` is left out. What is said of episodes without that label is of the
+trained ones; an evaluation counts under `eval/` alone.
 """
 
 
-# --- configuration ------------------------------------------------------------------------------------------------------
+# --- configuration --------------------------------------------------------------------------------
 
 
 def configuration_reference() -> str:
@@ -97,7 +106,10 @@ def _sections() -> dict[type[BaseModel], list[str]]:
 
     def visit(section: type[BaseModel], place: str) -> None:
         for name, field in section.model_fields.items():
-            choice, below = choice_of(field.annotation, field.discriminator), f"{place}.{name}".lstrip(".")
+            choice, below = (
+                choice_of(field.annotation, field.discriminator),
+                f"{place}.{name}".lstrip("."),
+            )
             while choice.item is not None:
                 choice, below = choice_of(choice.item), f"{below}.*"
             for inner in choice.sections:
@@ -114,7 +126,11 @@ def _sections() -> dict[type[BaseModel], list[str]]:
 def _title(section: type[BaseModel], places: Sequence[str]) -> str:
     if section is Run:
         return "The run"
-    tags = [f"{name}: {value}" for name, field in section.model_fields.items() for value in _tag(name, field)]
+    tags = [
+        f"{name}: {value}"
+        for name, field in section.model_fields.items()
+        for value in _tag(name, field)
+    ]
     return f"`{_merged(places)}`" + (f" with `{tags[0]}`" if tags else "")
 
 
@@ -137,14 +153,23 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 def _type(annotation: Any, bounds: Sequence[Any] = (), tag: Any = None) -> str:
-    """What a key may hold, in words. bounds: pydantic's constraints; tag: the key that tells several kinds of sections apart."""
+    """What a key may hold, in words. bounds: pydantic's constraints; tag: the key that tells
+    several kinds of sections apart."""
     origin, inside = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         notes = [note for note in inside[1:] if isinstance(note, FieldInfo)]
         tags = [note.discriminator for note in notes if note.discriminator]
-        return _type(inside[0], [bound for note in notes for bound in note.metadata], tags[0] if tags else None)
+        return _type(
+            inside[0],
+            [bound for note in notes for bound in note.metadata],
+            tags[0] if tags else None,
+        )
     if origin in (Union, types.UnionType):
-        return f"section by its `{tag}`" if tag else " or ".join(_type(each, bounds) for each in inside)
+        return (
+            f"section by its `{tag}`"
+            if tag
+            else " or ".join(_type(each, bounds) for each in inside)
+        )
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inside)
     if origin is tuple:
@@ -153,19 +178,32 @@ def _type(annotation: Any, bounds: Sequence[Any] = (), tag: Any = None) -> str:
         return "keys and values"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    named = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}[annotation]
+    named = {
+        int: "integer",
+        float: "number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }[annotation]
     return named + (_bounds(bounds) if annotation in (int, float) else "")
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "of at least"}
-    told = [f"{sign} {getattr(each, key)}" for each in metadata for key, sign in signs.items() if hasattr(each, key)]
+    told = [
+        f"{sign} {getattr(each, key)}"
+        for each in metadata
+        for key, sign in signs.items()
+        if hasattr(each, key)
+    ]
     return f" {', '.join(told)}" if told else ""
 
 
 def _default(value: Any) -> str:
     if isinstance(value, BaseModel):
-        given = ", ".join(f"{name}: {_plain(getattr(value, name))}" for name in sorted(value.model_fields_set))
+        given = ", ".join(
+            f"{name}: {_plain(getattr(value, name))}" for name in sorted(value.model_fields_set)
+        )
         return f"`{{{given}}}`" if given else "its own defaults"
     return f"`{_plain(value)}`"
 
@@ -173,7 +211,9 @@ def _default(value: Any) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_plain, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _named_sizes() -> str:
@@ -186,14 +226,15 @@ def _named_sizes() -> str:
     lines = [
         "## Named sizes",
         "",
-        "What each `model.size` stands for. The vocabulary of a run is its tokenizer's; parameters are counted with the one given here.",
+        "What each `model.size` stands for. The vocabulary of a run is its tokenizer's; "
+        "parameters are counted with the one given here.",
         "",
         *_table(("", *(f"`{size}`" for size in shapes)), rows),
     ]
     return "\n".join(lines) + "\n"
 
 
-# --- metrics ------------------------------------------------------------------------------------------------------------
+# --- metrics --------------------------------------------------------------------------------------
 
 
 def metrics_reference() -> str:
@@ -218,19 +259,32 @@ def metrics_reference() -> str:
             )
             for metric in metrics
         ]
-        lines = [f"## {group}", "", *_table(("name", "Prometheus name", "type", "unit", "labels", "per", "what it is"), rows)]
+        lines = [
+            f"## {group}",
+            "",
+            *_table(
+                ("name", "Prometheus name", "type", "unit", "labels", "per", "what it is"), rows
+            ),
+        ]
         parts.append("\n".join(lines) + "\n")
     if silent:
         listed = ", ".join(f"`{name}`" for name in silent)
         parts.append(
-            f"## Names without observations\n\nThe registry knows these names too, but nothing in this version records them: {listed}.\n"
+            "## Names without observations\n\nThe registry knows these names too, but nothing "
+            f"in this version records them: {listed}.\n"
         )
     return "\n".join(parts)
 
 
 def _names_in_source() -> set[str]:
-    """Names of metrics that stand as a whole string in a package that records, outside the registry itself."""
-    files = (file for package in RECORDING for file in sorted((ROOT / package).rglob("*.py")) if file.name != "metric_registry.py")
+    """Names of metrics that stand as a whole string in a package that records, outside the registry
+    itself."""
+    files = (
+        file
+        for package in RECORDING
+        for file in sorted((ROOT / package).rglob("*.py"))
+        if file.name != "metric_registry.py"
+    )
     return {text for file in files for text in _strings(file) if text in REGISTRY}
 
 
@@ -240,7 +294,7 @@ def _strings(file: Path) -> Iterator[str]:
             yield node.value
 
 
-# --- text ---------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -258,7 +312,10 @@ PAGES = {"configuration": configuration_reference, "metrics": metrics_reference}
 def main(words: Sequence[str]) -> None:
     """Print the page that the one argument names."""
     if len(words) != 1 or words[0] not in PAGES:
-        raise InputError("deploy.reference", f"takes the name of one page; {nearest(words[0] if words else '', PAGES)}")
+        raise InputError(
+            "deploy.reference",
+            f"takes the name of one page; {nearest(words[0] if words else '', PAGES)}",
+        )
     sys.stdout.write(PAGES[words[0]]())
 
 

@@ -36,7 +36,9 @@ def is_fixed(change: Change, run: Run) -> bool:
     if of_a_stage is None:
         return False
     reward_model = isinstance(run.stages[int(of_a_stage["index"])], RewardModelStage)
-    return of_a_stage["key"] == "stage" or (reward_model and of_a_stage["key"] in FIXED_OF_A_REWARD_MODEL)
+    return of_a_stage["key"] == "stage" or (
+        reward_model and of_a_stage["key"] in FIXED_OF_A_REWARD_MODEL
+    )
 
 
 def require_same_curriculum(run: Run, checkpoint: Checkpoint) -> None:
@@ -51,8 +53,11 @@ def require_same_curriculum(run: Run, checkpoint: Checkpoint) -> None:
             raise InputError(f"stages.{index}.{moved.where}", moved.what) from None
 
 
-def go_on_with(run: Run, before: Run, directory: RunDirectory, checkpoint: Checkpoint, progress: Progress) -> None:
-    """Write the run's new configuration; where it differs, keep the one before and say what changed."""
+def go_on_with(
+    run: Run, before: Run, directory: RunDirectory, checkpoint: Checkpoint, progress: Progress
+) -> None:
+    """Write the run's new configuration; where it differs, keep the one before and say what
+    changed."""
     found = changes(before, run)
     if found:
         kept = directory.keep_config(checkpoint.step)

@@ -1,7 +1,8 @@
-"""Where an MRL run stands in its curriculum: which step, how many iterations done. What a step means for tasks is `rollout/dealing.py`'s.
+"""Where an MRL run stands in its curriculum: which step, how many iterations done. What a step
+means for tasks is `rollout/dealing.py`'s.
 
-A pure state machine over `MRL.curriculum`: no Ray, no torch, no clock. Invariant: the position is one number, so a checkpoint
-cannot hold a contradictory one.
+A pure state machine over `MRL.curriculum`: no Ray, no torch, no clock. Invariant: the position is
+one number, so a checkpoint cannot hold a contradictory one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ class Curriculum:
             raise InputError("curriculum", "has no steps")
         for name in names:
             if names.count(name) > 1:
-                raise InputError("curriculum", f"has two steps named {name!r}; metrics and episodes are told apart by that name")
+                raise InputError(
+                    "curriculum",
+                    f"has two steps named {name!r}; metrics and episodes are told apart by that "
+                    "name",
+                )
         self.steps = tuple(steps)
         self.done = 0
         """Iterations finished over all steps."""
@@ -52,7 +57,8 @@ class Curriculum:
         return self.done - sum(step.iterations for step in self.steps[: self.index])
 
     def index_of(self, iteration: int) -> int:
-        """Index of the step that an iteration (0 is the first of the run) belongs to. IndexError outside the curriculum."""
+        """Index of the step that an iteration (0 is the first of the run) belongs to. IndexError
+        outside the curriculum."""
         if not 0 <= iteration < self.total:
             raise IndexError(f"iteration {iteration} of a curriculum of {self.total}")
         for index, step in enumerate(self.steps):
@@ -62,26 +68,33 @@ class Curriculum:
         raise AssertionError("unreachable: total is the sum of iterations")
 
     def advance(self) -> bool:
-        """Count one iteration as finished; whether the next one begins a new step (also False at the end)."""
+        """Count one iteration as finished; whether the next one begins a new step (also False at
+        the end)."""
         before = self.index
         self.done += 1
         return not self.finished and self.index != before
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-ready; holds the shape of the curriculum so that a changed one is noticed on resume."""
+        """JSON-ready; holds the shape of the curriculum so that a changed one is noticed on
+        resume."""
         return {"done": self.done, "steps": [[step.name, step.iterations] for step in self.steps]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume. The steps already begun must begin where they did, or the position would mean something else."""
+        """Resume. The steps already begun must begin where they did, or the position would mean
+        something else."""
         done = int(state["done"])
         then = _begun(done, [(name, iterations) for name, iterations in state["steps"]])
         now = _begun(done, [(step.name, step.iterations) for step in self.steps])
         if then != now:
             raise InputError(
-                "curriculum", f"the checkpoint has done {done} iterations, begun as {then}; in this configuration they are {now}"
+                "curriculum",
+                f"the checkpoint has done {done} iterations, begun as {then}; in this "
+                f"configuration they are {now}",
             )
         if done > self.total:
-            raise InputError("curriculum", f"has {self.total} iterations, but the checkpoint has done {done}")
+            raise InputError(
+                "curriculum", f"has {self.total} iterations, but the checkpoint has done {done}"
+            )
         self.done = done
 
 

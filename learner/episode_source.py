@@ -1,4 +1,5 @@
-"""Where a rank's episodes come from: the run's conductor. Every call has a deadline, and a failure arrives as what it is."""
+"""Where a rank's episodes come from: the run's conductor. Every call has a deadline, and a failure
+arrives as what it is."""
 
 from __future__ import annotations
 
@@ -36,14 +37,16 @@ class Shard:
 
 
 class EpisodeSource(Protocol):
-    """The rollout half as a rank sees it: the conductor, or in a fast test an engine in its own process."""
+    """The rollout half as a rank sees it: the conductor, or in a fast test an engine in its own
+    process."""
 
     def publish(self, weights: PackedWeights) -> int:
         """Bring weights to all workers; how many took them. Rank 0 alone."""
         ...
 
     def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
-        """This rank's episodes of an iteration, scored. Raises Unavailable where they cannot be scored for now."""
+        """This rank's episodes of an iteration, scored. Raises Unavailable where they cannot be
+        scored for now."""
         ...
 
     def trained(self, iteration: int, version: int) -> None:
@@ -76,9 +79,18 @@ class ConductorSource:
         parts = self._get(list(batch.shard), f"the episodes of iteration {iteration}")
         episodes = [episode for part in parts for episode in part]
         if not episodes:
-            what = f"iteration {iteration} left {batch.episodes} episodes of {plan.episodes} for {ranks} learner ranks"
+            what = (
+                f"iteration {iteration} left {batch.episodes} episodes of {plan.episodes} "
+                f"for {ranks} learner ranks"
+            )
             raise DataFailure(f"{what}: rank {rank} has nothing to learn from")
-        return Shard(episodes, [place_of(episode.task) for episode in episodes], plan.episodes, batch.failed, batch.failed_turns)
+        return Shard(
+            episodes,
+            [place_of(episode.task) for episode in episodes],
+            plan.episodes,
+            batch.failed,
+            batch.failed_turns,
+        )
 
     def trained(self, iteration: int, version: int) -> None:
         self._call("mark_trained", iteration, version)
@@ -93,7 +105,10 @@ class ConductorSource:
         return self._call("metrics")
 
     def _call(self, method: str, *args: Any) -> Any:
-        return self._get(getattr(self._conductor, method).remote(*args), f"the conductor to {method.replace('_', ' ')}")
+        return self._get(
+            getattr(self._conductor, method).remote(*args),
+            f"the conductor to {method.replace('_', ' ')}",
+        )
 
     def _get(self, reference: Any, reason: str) -> Any:
         try:
@@ -103,7 +118,8 @@ class ConductorSource:
         except RayActorError as dead:
             raise InfraFailure(f"lost the conductor while waiting for {reason}: {dead}") from dead
         except RayTaskError as raised:
-            # The cause is the failure itself, with its own type; what Ray wraps around it only repeats the traceback.
+            # The cause is the failure itself, with its own type; what Ray wraps around it only
+            # repeats the traceback.
             if isinstance(raised.cause, EngramError):
                 raise raised.cause from raised
             raise

@@ -1,4 +1,5 @@
-"""What the learner records of episodes, evaluations and its own pace. Names and denominators: `common/metric_registry.py`."""
+"""What the learner records of episodes, evaluations and its own pace. Names and denominators:
+`common/metric_registry.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from reward_service.recall import Words, conversation_values, named_values, word
 
 
 def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
-    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled); it steers the KL coefficient."""
+    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled); it steers the
+    KL coefficient."""
     total, answers, tokens = 0.0, 0, 0
     for episode, reference in zip(experience.episodes, experience.reference, strict=True):
         for turn, log_probs in zip(episode.answered, reference, strict=True):
@@ -26,7 +28,9 @@ def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
             tokens += len(turn.log_probs)
     metrics.record("objective/kl", total / answers, weight=answers)
     metrics.record("objective/kl_per_token", total / tokens, weight=tokens)
-    everywhere = group.sum(torch.tensor([total, float(answers)], dtype=torch.float64, device=group.device))
+    everywhere = group.sum(
+        torch.tensor([total, float(answers)], dtype=torch.float64, device=group.device)
+    )
     return float(everywhere[0] / everywhere[1])
 
 
@@ -51,7 +55,9 @@ def record_episodes(experience: Experience, known: Collection[Words], metrics: M
                 metrics.record("rollout/recall", named.recall, weight=named.asked)
                 metrics.record("rollout/exact", named.exact)
                 if named.precision is not None:
-                    metrics.record("rollout/precision", named.precision, weight=named.right + named.wrong)
+                    metrics.record(
+                        "rollout/precision", named.precision, weight=named.right + named.wrong
+                    )
             if turn.reward is not None:
                 metrics.record("objective/scores", turn.reward)
                 for component, value in turn.rewards.items():
@@ -97,7 +103,8 @@ def _shares(figure: Figure) -> list[tuple[str, float, int]]:
 
 
 class Pace:
-    """One rank's tokens per second between two rows. Not a mean of steps: a row sums what its ranks report."""
+    """One rank's tokens per second between two rows. Not a mean of steps: a row sums what its ranks
+    report."""
 
     def __init__(self) -> None:
         self._tokens, self._seconds = 0, 0.0

@@ -1,8 +1,10 @@
-"""The learner group: ranks that hold the same weights and share every gradient, launched by Ray Train.
+"""The learner group: ranks that hold the same weights and share every gradient, launched by Ray
+Train.
 
-A loop is a plain function of (group, job). Under Ray Train it runs once per rank; a fast test calls it with `OneRank`. Gradients are
-SUMMED over ranks, and every loss is already divided by a count over all ranks, so two ranks give what one gives on the whole batch.
-(DDP would average, and needs all of a step inside one forward call; here a step encodes, remembers and decodes.)
+A loop is a plain function of (group, job). Under Ray Train it runs once per rank; a fast test calls
+it with `OneRank`. Gradients are SUMMED over ranks, and every loss is already divided by a count
+over all ranks, so two ranks give what one gives on the whole batch. (DDP would average, and needs
+all of a step inside one forward call; here a step encodes, remembers and decodes.)
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from common.run_directory import RunDirectory
 log = logging.getLogger(__name__)
 
 COLLECTIVE_SECONDS = 1800
-"""Deadline of one collective between ranks. A dead rank is seen at once; this bounds one that hangs."""
+"""Deadline of one collective between ranks. A dead rank is seen at once; this bounds one that
+hangs."""
 
 
 class Group(Protocol):
@@ -38,7 +41,8 @@ class Group(Protocol):
     device: torch.device
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, on every rank. All ranks must call it equally often, with equal shapes."""
+        """The sum over ranks, on every rank. All ranks must call it equally often, with equal
+        shapes."""
 
     def max(self, tensor: Tensor) -> Tensor:
         """The element-wise largest over ranks."""
@@ -82,9 +86,11 @@ class DistributedGroup:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:
-    """Replace every gradient by its sum over ranks, in one collective. A parameter without a gradient here counts as zero.
+    """Replace every gradient by its sum over ranks, in one collective. A parameter without a
+    gradient here counts as zero.
 
-    Also where one rank is all there is: AdamW passes over a parameter without a gradient, but decays one whose gradient is zero.
+    Also where one rank is all there is: AdamW passes over a parameter without a gradient, but
+    decays one whose gradient is zero.
     """
     held = [p for p in parameters if p.requires_grad]
     for parameter in held:
@@ -115,11 +121,13 @@ Loop = Callable[[Group, Job, Any], None]
 def launch(loop: Loop, job: Job) -> None:
     """Run `loop` on a Ray Train worker group and wait for its end.
 
-    A rank that dies takes its group down; Ray Train starts a new one, up to `learner.max_failures` times, and the loop finds its last
-    checkpoint by itself. Raises InfraFailure once the restarts are used up.
+    A rank that dies takes its group down; Ray Train starts a new one, up to `learner.max_failures`
+    times, and the loop finds its last checkpoint by itself. Raises InfraFailure once the restarts
+    are used up.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(job.run.learner.start_deadline)
-    # Ranks stay in the folder that their cluster was started in, where the code of a submitted job lies. Nothing else depends on it.
+    # Ranks stay in the folder that their cluster was started in, where the code of a submitted job
+    # lies. Nothing else depends on it.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -127,16 +135,21 @@ def launch(loop: Loop, job: Job) -> None:
     learner = job.run.learner
     trainer = TorchTrainer(
         _rank_main,
-        # As bytes: Ray Train's controller, through which this goes, would import all that a rank needs before it starts any.
+        # As bytes: Ray Train's controller, through which this goes, would import all that a rank
+        # needs before it starts any.
         train_loop_config={"loop": pickle.dumps(loop), "job": job},
-        torch_config=TorchConfig(backend="nccl" if learner.gpus_per_rank else "gloo", timeout_s=COLLECTIVE_SECONDS),
+        torch_config=TorchConfig(
+            backend="nccl" if learner.gpus_per_rank else "gloo", timeout_s=COLLECTIVE_SECONDS
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=learner.ranks,
             use_gpu=learner.gpus_per_rank > 0,
-            resources_per_worker={"CPU": learner.threads} | ({"GPU": learner.gpus_per_rank} if learner.gpus_per_rank else {}),
+            resources_per_worker={"CPU": learner.threads}
+            | ({"GPU": learner.gpus_per_rank} if learner.gpus_per_rank else {}),
         ),
         run_config=ray.train.RunConfig(
-            # A name of its own each time: what a stage resumes from is our checkpoint, which holds the whole run, not Ray Train's.
+            # A name of its own each time: what a stage resumes from is our checkpoint, which holds
+            # the whole run, not Ray Train's.
             name=f"{job.run.stages[job.stage].stage}-{uuid.uuid4().hex[:8]}",
             storage_path=job.directory.path("ray_train"),
             failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
@@ -145,7 +158,10 @@ def launch(loop: Loop, job: Job) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise InfraFailure(f"the learner group failed {learner.max_failures + 1} times in stage {job.stage}: {error}") from error
+        raise InfraFailure(
+            f"the learner group failed {learner.max_failures + 1} times in stage {job.stage}: "
+            f"{error}"
+        ) from error
 
 
 def _rank_main(config: dict[str, Any]) -> None:
@@ -159,9 +175,14 @@ def _rank_main(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.run.learner.threads)
     recorder = RecorderClient.connect(job.namespace)
     if recorder.failed():
-        # The group before this one failed in a way that no restart mends; the driver reads the reason from the recorder.
+        # The group before this one failed in a way that no restart mends; the driver reads the
+        # reason from the recorder.
         return
-    group: Group = DistributedGroup(ray.train.torch.get_device()) if dist.is_initialized() else OneRank(ray.train.torch.get_device())
+    group: Group = (
+        DistributedGroup(ray.train.torch.get_device())
+        if dist.is_initialized()
+        else OneRank(ray.train.torch.get_device())
+    )
     try:
         register_writer(job.directory)
         loop: Loop = pickle.loads(config["loop"])
@@ -172,6 +193,7 @@ def _rank_main(config: dict[str, Any]) -> None:
         recorder.fail(failure, traceback.format_exc())
         raise
     except Exception as unknown:
-        # Not of the machine's making as far as anybody knows, so a restart would only meet it again.
+        # Not of the machine's making as far as anybody knows, so a restart would only meet it
+        # again.
         recorder.fail(DataFailure(f"{type(unknown).__name__}: {unknown}"), traceback.format_exc())
         raise

@@ -1,7 +1,8 @@
 """Interrupts taken as a count, so that none is lost.
 
-Python raises KeyboardInterrupt wherever the main thread happens to be, and that may be inside code that drops it, such as `__del__`. A run
-was once seen to go on after one; where it was dropped was not found. A handler that counts leaves nothing to drop.
+Python raises KeyboardInterrupt wherever the main thread happens to be, and that may be inside code
+that drops it, such as `__del__`. A run was once seen to go on after one; where it was dropped was
+not found. A handler that counts leaves nothing to drop.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside the block the first interrupt raises KeyboardInterrupt too, in Ray's waits within a second.
+        """Inside the block the first interrupt raises KeyboardInterrupt too, in Ray's waits within
+        a second.
 
         One that came before raises on entry, one that was dropped inside on leaving.
         """
@@ -43,14 +45,17 @@ class Interrupts:
 
 
 _taken: Interrupts | None = None
-"""Of the innermost `counted` block that is open: signal handlers belong to the process, so their count does."""
+"""Of the innermost `counted` block that is open: signal handlers belong to the process, so their
+count does."""
 
 
 @contextmanager
 def counted() -> Iterator[Interrupts]:
-    """The first SIGINT or SIGTERM inside the block is counted, every further one raises KeyboardInterrupt as well.
+    """The first SIGINT or SIGTERM inside the block is counted, every further one raises
+    KeyboardInterrupt as well.
 
-    Blocks nest and share their count. Outside the main thread, where Python lets nobody handle signals, nothing is counted.
+    Blocks nest and share their count. Outside the main thread, where Python lets nobody handle
+    signals, nothing is counted.
     """
     global _taken
     if threading.current_thread() is not threading.main_thread():

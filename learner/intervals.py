@@ -13,11 +13,14 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
-def bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int = 0) -> tuple[list[float], list[float]]:
+def bootstrap(
+    sums: np.ndarray, sizes: np.ndarray, seed: int = 0
+) -> tuple[list[float], list[float]]:
     """Ends of the 95 % interval of each row's ratio of sums: the percentile bootstrap (Efron 1979).
 
     sums: [rows, groups], what each group adds to the numerator; sizes: the same of the denominator,
-    none of whose rows is all 0. A draw in which a row has no denominator says nothing and is left out.
+    none of whose rows is all 0. A draw in which a row has no denominator says nothing and is left
+    out.
     """
     groups = sums.shape[1]
     rng = np.random.default_rng(seed)

@@ -17,27 +17,49 @@ HEADS = ("score", "classifier", "head")
 
 
 def add_lora(module: nn.Module, settings: Lora) -> None:
-    """Put adapters into `module`, in place. Raises InputError where peft is missing or no layer has one of the names."""
+    """Put adapters into `module`, in place. Raises InputError where peft is missing or no layer has
+    one of the names."""
     targets = adaptable_layers(module, settings)
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+    )
     adapted: Any = module
     inject_adapter_in_model(config, adapted, ADAPTER)
 
 
 def adaptable_layers(module: nn.Module, settings: Lora) -> list[str]:
-    """Names of the layers that get an adapter. InputError where peft is missing, or no layer has one of the names in the settings."""
+    """Names of the layers that get an adapter. InputError where peft is missing, or no layer has
+    one of the names in the settings."""
     if importlib.util.find_spec("peft") is None:
-        raise InputError("lora", "needs peft, which is not installed here: pip install 'engram-rl[peft]'")
-    adaptable = [name for name, layer in module.named_modules() if _is_linear(layer) and name.split(".")[0] not in (*HEADS, *FROZEN)]
-    # Memory looks slice the weight of their input projection instead of calling it, so an adapter there would be passed over.
-    adaptable = [name for name in adaptable if not (name.startswith("looks.") and name.endswith(".input"))]
+        raise InputError(
+            "lora", "needs peft, which is not installed here: pip install 'engram-rl[peft]'"
+        )
+    adaptable = [
+        name
+        for name, layer in module.named_modules()
+        if _is_linear(layer) and name.split(".")[0] not in (*HEADS, *FROZEN)
+    ]
+    # Memory looks slice the weight of their input projection instead of calling it, so an adapter
+    # there would be passed over.
+    adaptable = [
+        name for name in adaptable if not (name.startswith("looks.") and name.endswith(".input"))
+    ]
     known = sorted({name.rpartition(".")[2] for name in adaptable})
     for target in settings.targets:
         if target not in known:
-            raise InputError("lora.targets", f"no linear layer is named {target!r}; {nearest(target, known)}")
-    return [name for name in adaptable if not settings.targets or name.rpartition(".")[2] in settings.targets]
+            raise InputError(
+                "lora.targets", f"no linear layer is named {target!r}; {nearest(target, known)}"
+            )
+    return [
+        name
+        for name in adaptable
+        if not settings.targets or name.rpartition(".")[2] in settings.targets
+    ]
 
 
 FROZEN = ("embedding", "encoder", "memory_attention")
@@ -45,17 +67,21 @@ FROZEN = ("embedding", "encoder", "memory_attention")
 
 
 def is_adapter_or_head(name: str) -> bool:
-    """Whether a parameter of a module with adapters is trained. name: without the module's own prefix."""
+    """Whether a parameter of a module with adapters is trained. name: without the module's own
+    prefix."""
     return ".lora_" in name or name.split(".")[0] in HEADS
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor] | None:
-    """The weights of a module with its adapters merged in, by the names they have without; None where there are no adapters."""
+    """The weights of a module with its adapters merged in, by the names they have without; None
+    where there are no adapters."""
     try:
         from peft.tuners.lora import LoraLayer
     except ImportError:
         return None
-    layers: dict[str, Any] = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+    layers: dict[str, Any] = {
+        name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)
+    }
     if not layers:
         return None
     state = {}

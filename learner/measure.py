@@ -35,21 +35,30 @@ def training_values(directory: RunDirectory) -> dict[str, int]:
     Raises InputError for a run that was made before it was kept, or where its file is damaged.
     """
     if not directory.exists(VALUES):
-        raise InputError(directory.path(), f"has no {VALUES}: an earlier version made this run; started again, it writes the file")
+        raise InputError(
+            directory.path(),
+            f"has no {VALUES}: an earlier version made this run; started again, it writes the file",
+        )
     try:
         values: dict[str, int] = json.loads(directory.read_text(VALUES))
-        if not isinstance(values, dict) or not all(isinstance(count, int) for count in values.values()):
+        if not isinstance(values, dict) or not all(
+            isinstance(count, int) for count in values.values()
+        ):
             raise ValueError("no counts by value")
     except ValueError as broken:
-        raise InputError(directory.path(VALUES), f"is damaged ({broken}); remove it: started again, the run writes it anew") from broken
+        raise InputError(
+            directory.path(VALUES),
+            f"is damaged ({broken}); remove it: started again, the run writes it anew",
+        ) from broken
     return values
 
 
 def reward_embedding(checkpoint: Checkpoint, stage: int) -> np.ndarray:
-    """The token embedding that cosine rewards compare with: that of the policy which MRL started from, float32 [vocabulary, width].
+    """The token embedding that cosine rewards compare with: that of the policy which MRL started
+    from, float32 [vocabulary, width].
 
-    One that trains along would be a moving target. So a checkpoint from within the stage gives its reference policy's, or a resumed run
-    would be paid by another measure than an uninterrupted one.
+    One that trains along would be a moving target. So a checkpoint from within the stage gives its
+    reference policy's, or a resumed run would be paid by another measure than an uninterrupted one.
     """
     with checkpoint.folder() as folder:
         if Position.of(checkpoint, stage).in_stage:

@@ -1,6 +1,8 @@
-"""One optimiser step, the same for every stage: combine losses over ranks, backward, sum gradients, clip, AdamW.
+"""One optimiser step, the same for every stage: combine losses over ranks, backward, sum gradients,
+clip, AdamW.
 
-The learning rate is a pure function of the step, so there is no scheduler state to lose or to apply twice on resume.
+The learning rate is a pure function of the step, so there is no scheduler state to lose or to apply
+twice on resume.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from learner.group import Group, sum_gradients
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a loss: a sum over this rank's items and how many there were. The mean is over the items of all ranks."""
+    """One part of a loss: a sum over this rank's items and how many there were. The mean is over
+    the items of all ranks."""
 
     name: str
     sum: Tensor
@@ -28,30 +31,41 @@ class Term:
 
 
 def combine(terms: Sequence[Term], group: Group) -> tuple[Tensor, dict[str, tuple[float, float]]]:
-    """This rank's share of the loss, Σ coefficient · sum / global count, and (local sum, local count) by name for the metrics.
+    """This rank's share of the loss, Σ coefficient · sum / global count, and (local sum, local
+    count) by name for the metrics.
 
-    Added up over ranks the shares are the loss of the whole batch, whatever lengths each rank holds.
+    Added up over ranks the shares are the loss of the whole batch, whatever lengths each rank
+    holds.
     """
-    counts = torch.tensor([float(term.count) for term in terms], dtype=torch.float64, device=group.device)
+    counts = torch.tensor(
+        [float(term.count) for term in terms], dtype=torch.float64, device=group.device
+    )
     everywhere = group.sum(counts).clamp(min=1.0).tolist()
     loss = torch.zeros((), device=group.device)
     for term, total in zip(terms, everywhere, strict=True):
         if term.coefficient:
             loss = loss + term.coefficient * term.sum / total
-    return loss, {term.name: (float(term.sum.detach()), count) for term, count in zip(terms, counts.tolist(), strict=True)}
+    return loss, {
+        term.name: (float(term.sum.detach()), count)
+        for term, count in zip(terms, counts.tolist(), strict=True)
+    }
 
 
 def learning_rate_factor(settings: Optimizer, step: int, steps: int) -> float:
-    """Share of the peak rate at `step` of `steps`: linear warm-up, then half a cosine down to `final_fraction`."""
+    """Share of the peak rate at `step` of `steps`: linear warm-up, then half a cosine down to
+    `final_fraction`."""
     warmup = round(settings.warmup_fraction * steps)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
-    return settings.final_fraction + (1 - settings.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return settings.final_fraction + (1 - settings.final_fraction) * 0.5 * (
+        1 + math.cos(math.pi * min(1.0, done))
+    )
 
 
 class Trainer:
-    """AdamW over the named, trainable parameters of some modules. Vectors (norms, biases, gates) are not decayed."""
+    """AdamW over the named, trainable parameters of some modules. Vectors (norms, biases, gates)
+    are not decayed."""
 
     def __init__(
         self,
@@ -62,7 +76,8 @@ class Trainer:
         trainable: Callable[[str], bool] = lambda name: True,
         peak_rates: Callable[[str], float | None] = lambda name: None,
     ):
-        """`trainable` and `peak_rates` take names such as "model.memory_attention.layers.0.gate.weight"; None: the common rate."""
+        """`trainable` and `peak_rates` take names such as
+        "model.memory_attention.layers.0.gate.weight"; None: the common rate."""
         self.settings, self.steps, self.group = settings, steps, group
         self.named: dict[str, nn.Parameter] = {}
         for prefix, module in modules.items():
@@ -77,22 +92,30 @@ class Trainer:
             if rate is None and ".memory_attention." in name:
                 rate = settings.memory_learning_rate
             decay = settings.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((settings.learning_rate if rate is None else rate, decay), []).append(parameter)
+            groups.setdefault((settings.learning_rate if rate is None else rate, decay), []).append(
+                parameter
+            )
         self.adamw = torch.optim.AdamW(
-            [{"params": held, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), held in groups.items()],
+            [
+                {"params": held, "lr": rate, "peak": rate, "weight_decay": decay}
+                for (rate, decay), held in groups.items()
+            ],
             betas=(settings.beta1, settings.beta2),
             fused=group.device.type == "cuda" or None,
         )
 
     def update(self, loss: Tensor, step: int) -> tuple[float, float]:
-        """Backward, sum over ranks, clip, step; returns (gradient norm before clipping, common learning rate)."""
+        """Backward, sum over ranks, clip, step; returns (gradient norm before clipping, common
+        learning rate)."""
         factor = learning_rate_factor(self.settings, step, self.steps)
         for held in self.adamw.param_groups:
             held["lr"] = held["peak"] * factor
         self.adamw.zero_grad(set_to_none=True)
         loss.backward()
         sum_gradients(self.named.values(), self.group)
-        norm = nn.utils.clip_grad_norm_(list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False)
+        norm = nn.utils.clip_grad_norm_(
+            list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False
+        )
         self.adamw.step()
         return float(norm), self.settings.learning_rate * factor
 
@@ -106,9 +129,14 @@ class Trainer:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self.named.items():
-            held = {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
+            held = {
+                key.rpartition("/")[2]: value
+                for key, value in tensors.items()
+                if key.rpartition("/")[0] == name
+            }
             if held:
                 # AdamW keeps its step count on the CPU and its moments beside the parameter.
                 self.adamw.state[parameter] = {
-                    key: value.clone() if key == "step" else value.clone().to(parameter.device) for key, value in held.items()
+                    key: value.clone() if key == "step" else value.clone().to(parameter.device)
+                    for key, value in held.items()
                 }

@@ -1,7 +1,9 @@
-"""A whole run: prepare, then stage after stage from wherever the last checkpoint left it, then the summary.
+"""A whole run: prepare, then stage after stage from wherever the last checkpoint left it, then the
+summary.
 
-This is the driver. It owns the recorder and, for MRL, the rollout half; the learner group comes and goes, and finds its way back from
-checkpoints alone. Everything the driver decides is a function of the run directory, so a driver that was killed is simply started again.
+This is the driver. It owns the recorder and, for MRL, the rollout half; the learner group comes and
+goes, and finds its way back from checkpoints alone. Everything the driver decides is a function of
+the run directory, so a driver that was killed is simply started again.
 """
 
 from __future__ import annotations
@@ -50,11 +52,14 @@ GOES_ON = "the same command goes on from there"
 
 
 def train(run: Run, progress: Progress, directory: RunDirectory | None = None) -> dict[str, Any]:
-    """Run or resume `run` on the connected Ray cluster; returns the summary that is also in RUN/summary.json.
+    """Run or resume `run` on the connected Ray cluster; returns the summary that is also in
+    RUN/summary.json.
 
-    directory: of the run, from a caller that holds its lease already (`common/lease.py`); None: take the lease for as long as this lasts.
-    Raises InputError where the configuration does not fit the data or the run that is there, or another driver holds the run; LeaseLost
-    where one has taken it over; Drained after an interrupt at any moment, InfraFailure where restarts are used up.
+    directory: of the run, from a caller that holds its lease already (`common/lease.py`); None:
+    take the lease for as long as this lasts.
+    Raises InputError where the configuration does not fit the data or the run that is there, or
+    another driver holds the run; LeaseLost where one has taken it over; Drained after an interrupt
+    at any moment, InfraFailure where restarts are used up.
     """
     with counted() as interrupts:
         try:
@@ -67,13 +72,17 @@ def train(run: Run, progress: Progress, directory: RunDirectory | None = None) -
             raise Drained(f"stopped; {GOES_ON}") from None
 
 
-def train_or_resume(run: Run, directory: RunDirectory, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
+def train_or_resume(
+    run: Run, directory: RunDirectory, progress: Progress, interrupts: Interrupts
+) -> dict[str, Any]:
     started = time.monotonic()
     setup_logging("driver", 0, directory)
     corpus = load_corpus(run.data, run.seed)
     checkpoint = prepare(run, directory, corpus, progress)
     if checkpoint.step:
-        progress.note(f"run {run.name} ({last_status(directory)}) goes on from step {checkpoint.step}")
+        progress.note(
+            f"run {run.name} ({last_status(directory)}) goes on from step {checkpoint.step}"
+        )
     summary = Summary(run, directory, started)
     # Of this driver alone: actors of one that was killed may be there for seconds yet.
     assert directory.term is not None, "a caller that gives the directory holds its lease"
@@ -88,7 +97,9 @@ def train_or_resume(run: Run, directory: RunDirectory, progress: Progress, inter
     try:
         summary.write("running")
         for index, stage in enumerate(run.stages):
-            if is_finished(checkpoint, index, stage) and not owes_evaluation(checkpoint, index, stage, summary):
+            if is_finished(checkpoint, index, stage) and not owes_evaluation(
+                checkpoint, index, stage, summary
+            ):
                 summary.refresh(index, stage.stage, stage_steps(stage))
                 continue
             job = Job(run, directory, index, namespace)
@@ -100,7 +111,8 @@ def train_or_resume(run: Run, directory: RunDirectory, progress: Progress, inter
             checkpoint = newest(directory)
             if not is_finished(checkpoint, index, stage):
                 raise Drained(f"stopped at step {checkpoint.step}; {GOES_ON}")
-            interrupts.check()  # one that came in the stage's last step must not begin the next stage
+            # one that came in the stage's last step must not begin the next stage
+            interrupts.check()
         status = "done"
     except (Drained, KeyboardInterrupt):
         status = "stopped"
@@ -115,23 +127,42 @@ def train_or_resume(run: Run, directory: RunDirectory, progress: Progress, inter
 
 
 def owes_evaluation(checkpoint: Checkpoint, index: int, stage: Any, summary: Summary) -> bool:
-    """Whether the run stands right after MRL stage number `index` and has not been evaluated there: its driver was stopped or killed."""
-    return isinstance(stage, MRL) and checkpoint.state["stage"] == index and not summary.evaluated("after_mrl", index)
+    """Whether the run stands right after MRL stage number `index` and has not been evaluated there:
+    its driver was stopped or killed."""
+    return (
+        isinstance(stage, MRL)
+        and checkpoint.state["stage"] == index
+        and not summary.evaluated("after_mrl", index)
+    )
 
 
-def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: RecorderClient, progress: Progress, summary: Summary) -> None:
-    """The MRL stage between two evaluations on held-out conversations, all with the same rollout workers.
+def run_mrl(
+    job: Job,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    recorder: RecorderClient,
+    progress: Progress,
+    summary: Summary,
+) -> None:
+    """The MRL stage between two evaluations on held-out conversations, all with the same rollout
+    workers.
 
-    Each of the three is done where the run directory lacks it. The evaluation before MRL is that of a run's first MRL stage.
+    Each of the three is done where the run directory lacks it. The evaluation before MRL is that of
+    a run's first MRL stage.
     """
     stages = job.run.stages
     first = next(index for index, stage in enumerate(stages) if isinstance(stage, MRL))
-    with RolloutHalf(job, checkpoint, corpus, lambda: show_notes(recorder.report(), progress)) as half:
+    with RolloutHalf(
+        job, checkpoint, corpus, lambda: show_notes(recorder.report(), progress)
+    ) as half:
         untrained = Position.of(checkpoint, job.stage).in_stage == 0
         if job.stage == first and untrained and not summary.evaluated("before_mrl", job.stage):
             evaluate_stage("before_mrl", half, checkpoint, corpus, recorder, progress, summary)
         elif job.stage == first and "before_mrl" not in summary.value["retention"]:
-            progress.note("the summary has no evaluation before MRL, which has begun: it cannot be made any more")
+            progress.note(
+                "the summary has no evaluation before MRL, which has begun: it cannot be made "
+                "any more"
+            )
         if not is_finished(checkpoint, job.stage, stages[job.stage]):
             summary.discard_evaluation("after_mrl", job.stage)
             run_stage(mrl_loop, job, recorder, progress, summary, half)
@@ -141,10 +172,17 @@ def run_mrl(job: Job, checkpoint: Checkpoint, corpus: Corpus, recorder: Recorder
 
 
 def evaluate_stage(
-    name: str, half: RolloutHalf, checkpoint: Checkpoint, corpus: Corpus, recorder: RecorderClient, progress: Progress, summary: Summary
+    name: str,
+    half: RolloutHalf,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    recorder: RecorderClient,
+    progress: Progress,
+    summary: Summary,
 ) -> None:
-    """Retention of `checkpoint` as `name` ("before_mrl", "after_mrl") in the summary, written at once: a driver that is killed the next
-    moment need not, and of "before_mrl" could not, measure it again. The controls are those of the weights after MRL."""
+    """Retention of `checkpoint` as `name` ("before_mrl", "after_mrl") in the summary, written at
+    once: a driver that is killed the next moment need not, and of "before_mrl" could not, measure
+    it again. The controls are those of the weights after MRL."""
     run, metrics, values = half.job.run, Metrics(), value_counts(corpus.train)
     rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
     progress.note(f"evaluating {name.replace('_', ' ').replace('mrl', 'MRL')}")
@@ -156,11 +194,17 @@ def evaluate_stage(
     else:
         metrics.record("run/stage", half.job.stage)
         stage = run.stages[half.job.stage].stage
-        recorder.observe_last(metrics.drain(), stage, checkpoint.step, checkpoint.state.get("metrics"))
-        taught = evaluation_tasks(evaluation_rows(corpus.train, TRAINING_ROWS), run.seed, erase=False)
+        recorder.observe_last(
+            metrics.drain(), stage, checkpoint.step, checkpoint.state.get("metrics")
+        )
+        taught = evaluation_tasks(
+            evaluation_rows(corpus.train, TRAINING_ROWS), run.seed, erase=False
+        )
         training = retention_figures(half.play(checkpoint, taught), values)["recall"]
         summary.keep_controls(found, most_frequent_figure(values, rows), training)
-        warning = learnt_by_heart(measured(training), measured(found.figures["recall"]), measured(found.erased))
+        warning = learnt_by_heart(
+            measured(training), measured(found.figures["recall"]), measured(found.erased)
+        )
         summary.keep_warnings([warning] if warning else [])
         if warning:
             progress.note(warning)
@@ -168,15 +212,23 @@ def evaluate_stage(
 
 
 def run_stage(
-    loop: Loop, job: Job, recorder: RecorderClient, progress: Progress, summary: Summary, half: RolloutHalf | None = None
+    loop: Loop,
+    job: Job,
+    recorder: RecorderClient,
+    progress: Progress,
+    summary: Summary,
+    half: RolloutHalf | None = None,
 ) -> None:
-    """Run one stage's learner group while this thread shows progress, watches for stalls and takes an interrupt.
+    """Run one stage's learner group while this thread shows progress, watches for stalls and takes
+    an interrupt.
 
-    Ctrl-C asks the ranks to stop at their next step; they leave a checkpoint. A second one ends the driver at once.
+    Ctrl-C asks the ranks to stop at their next step; they leave a checkpoint. A second one ends the
+    driver at once.
     """
     stage = job.run.stages[job.stage]
     failures: list[BaseException] = []
-    # Not `thread.join` and `is_alive`: an interrupt inside join makes Python 3.11 take a running thread for an ended one.
+    # Not `thread.join` and `is_alive`: an interrupt inside join makes Python 3.11 take a running
+    # thread for an ended one.
     ended = threading.Event()
 
     def fit() -> None:
@@ -212,7 +264,11 @@ def run_stage(
                 metrics = Metrics()
                 metrics.record("run/watchdog", 1, waiting_for=longest_phase(report))
                 recorder.observe(metrics.drain())
-                log.warning("nothing was reported for %.0f s; %s", report.idle_seconds, describe(report, half))
+                log.warning(
+                    "nothing was reported for %.0f s; %s",
+                    report.idle_seconds,
+                    describe(report, half),
+                )
     report = recorder.report()
     show(report, stage.stage, progress)
     if report.failure is not None or failures:
@@ -242,8 +298,12 @@ def longest_phase(report: Report) -> str:
 
 
 def describe(report: Report, half: RolloutHalf | None) -> str:
-    """What every actor is doing, and for how long: the first thing to read when a run stands still."""
-    parts = [f"{who} in {phase} for {seconds:.0f} s" for who, (phase, seconds) in sorted(report.phases.items())]
+    """What every actor is doing, and for how long: the first thing to read when a run stands
+    still."""
+    parts = [
+        f"{who} in {phase} for {seconds:.0f} s"
+        for who, (phase, seconds) in sorted(report.phases.items())
+    ]
     if half is not None:
         parts.append(f"conductor: {half.status()}")
     return "; ".join(parts) or "no actor has said what it is doing"

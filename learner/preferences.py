@@ -1,6 +1,8 @@
-"""What a reward model is worth: how often it puts the better answer first, how sure it says it is, and how far that can be trusted.
+"""What a reward model is worth: how often it puts the better answer first, how sure it says it is,
+and how far that can be trusted.
 
-Confidence intervals come from a bootstrap over groups: pairs of one prompt are no independent observations.
+Confidence intervals come from a bootstrap over groups: pairs of one prompt are no independent
+observations.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ from learner.measure import run_of
 from learner.resume import evaluated_corpus
 from learner.rl.preference import EPSILON, ranking_pairs, win_probability
 from reward_service.model_rewards import is_ours, open_model
-from reward_service.preference_model import Dialogue, PreferenceModel, Reading, expected_and_std, in_passes
+from reward_service.preference_model import (
+    Dialogue,
+    PreferenceModel,
+    Reading,
+    expected_and_std,
+    in_passes,
+)
 
 BINS = 10
 PASS_TOKENS = 16384
@@ -49,7 +57,8 @@ class Report:
     constant_loss: float
     """What the best constant answer comes to: log 2, or -log((K - 1) / 2K) for K levels."""
     calibration_error: float
-    """Mean distance of confidence and accuracy over bins of confidence, weighted by their pairs (expected calibration error)."""
+    """Mean distance of confidence and accuracy over bins of confidence, weighted by their pairs
+    (expected calibration error)."""
     calibration: list[tuple[float, float, int]]
     """Of each bin that has pairs: mean confidence, accuracy, pairs."""
 
@@ -59,11 +68,15 @@ class Report:
 
 def readings_of(model: PreferenceModel, preference: Preference) -> tuple[Reading, ...]:
     """One for each answer, best first."""
-    return tuple(model.read(Dialogue(preference.history, preference.prompt, answer)) for answer in preference.answers)
+    return tuple(
+        model.read(Dialogue(preference.history, preference.prompt, answer))
+        for answer in preference.answers
+    )
 
 
 def pairs_of(answers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(better, worse, prompt) of every pair of answers to several prompts, in a row: int64 [pairs] each. answers: how many each has."""
+    """(better, worse, prompt) of every pair of answers to several prompts, in a row: int64 [pairs]
+    each. answers: how many each has."""
     better, worse, prompt, start = [], [], [], 0
     for i, count in enumerate(answers):
         b, w = ranking_pairs(count)
@@ -81,7 +94,8 @@ class Outcomes(NamedTuple):
     """Reward of the better minus that of the worse: float64 [pairs]."""
     wins: np.ndarray
     loses: np.ndarray
-    """Probabilities that the better answer does so; with discrete scores they leave room for a tie."""
+    """Probabilities that the better answer does so; with discrete scores they leave room for a
+    tie."""
     groups: list[str]
     """`Preference.group` of each pair."""
     levels: int
@@ -89,13 +103,16 @@ class Outcomes(NamedTuple):
     def and_those(self, others: Outcomes) -> Outcomes:
         """Of both, from models of the same kind."""
         assert self.levels == others.levels
-        differences, wins, loses = (np.concatenate(pair) for pair in zip(self[:3], others[:3], strict=True))
+        differences, wins, loses = (
+            np.concatenate(pair) for pair in zip(self[:3], others[:3], strict=True)
+        )
         return Outcomes(differences, wins, loses, self.groups + others.groups, self.levels)
 
 
 @torch.no_grad()
 def outcomes(model: PreferenceModel, preferences: Sequence[Preference], group: Group) -> Outcomes:
-    """Every rank calls it with the same preferences and scores its share of them; all get the same."""
+    """Every rank calls it with the same preferences and scores its share of them; all get the
+    same."""
     counts = [len(preference.answers) for preference in preferences]
     _, _, prompts = pairs_of(counts)
     firsts = np.cumsum([0, *(count * (count - 1) // 2 for count in counts)])
@@ -104,14 +121,22 @@ def outcomes(model: PreferenceModel, preferences: Sequence[Preference], group: G
     mine = list(range(group.rank, len(preferences), group.size))
     if mine:
         readings = [readings_of(model, preferences[i]) for i in mine]
-        logits = in_passes(model.logits, [reading for each in readings for reading in each], PASS_TOKENS)
-        better, worse, _ = (part.to(logits.device) for part in pairs_of([len(each) for each in readings]))
+        logits = in_passes(
+            model.logits, [reading for each in readings for reading in each], PASS_TOKENS
+        )
+        better, worse, _ = (
+            part.to(logits.device) for part in pairs_of([len(each) for each in readings])
+        )
         places = torch.cat([torch.arange(firsts[i], firsts[i + 1]) for i in mine]).to(group.device)
         rewards, _ = expected_and_std(logits)
         wins, loses = win_and_loss(logits[better], logits[worse])
-        found[:, places] = torch.stack([rewards[better] - rewards[worse], wins, loses]).to(group.device)
+        found[:, places] = torch.stack([rewards[better] - rewards[worse], wins, loses]).to(
+            group.device
+        )
     differences, wins, loses = group.sum(found).cpu().numpy()
-    return Outcomes(differences, wins, loses, [preferences[i].group for i in prompts.tolist()], model.levels)
+    return Outcomes(
+        differences, wins, loses, [preferences[i].group for i in prompts.tolist()], model.levels
+    )
 
 
 def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Group) -> Report:
@@ -120,19 +145,23 @@ def measure(model: PreferenceModel, preferences: Sequence[Preference], group: Gr
 
 
 def is_reward_model(where: str) -> bool:
-    """Whether `where` is a run or a checkpoint whose model scores answers, or a folder that transformers opens."""
+    """Whether `where` is a run or a checkpoint whose model scores answers, or a folder that
+    transformers opens."""
     if not is_ours(where):
         return (Path(where) / "config.json").is_file()
     with open_checkpoint(where).folder() as folder:
         config = json.loads((folder / "config.json").read_text())
-    return config.get("model_type") == "rxt_reward" or any("SequenceClassification" in name for name in config.get("architectures") or ())
+    return config.get("model_type") == "rxt_reward" or any(
+        "SequenceClassification" in name for name in config.get("architectures") or ()
+    )
 
 
 def evaluate_reward_model(where: str, data: str | None = None) -> dict[str, Any]:
-    """`engram eval` of a reward model (a run, a checkpoint, a folder or a hub name) on a file of preferences, or on those that its run
-    held out.
+    """`engram eval` of a reward model (a run, a checkpoint, a folder or a hub name) on a file of
+    preferences, or on those that its run held out.
 
-    "with_history" as the data has it; "without_history", where it has any, is the control: what the last interaction alone gives away.
+    "with_history" as the data has it; "without_history", where it has any, is the control: what the
+    last interaction alone gives away.
     Raises InputError where either cannot be read.
     """
     model = open_model(where, "transformers")
@@ -149,15 +178,19 @@ def evaluate_reward_model(where: str, data: str | None = None) -> dict[str, Any]
 
 
 def held_preferences(where: str) -> list[Preference]:
-    """The preferences that a reward model's run held out. InputError where they are others than when it was started."""
+    """The preferences that a reward model's run held out. InputError where they are others than
+    when it was started."""
     directory = run_of(open_checkpoint(where).where) if is_ours(where) else None
     if directory is None:
-        raise InputError(where, "lies in no run, so it has no held-out preferences; name a file with --data")
+        raise InputError(
+            where, "lies in no run, so it has no held-out preferences; name a file with --data"
+        )
     return evaluated_corpus(directory.run(), directory).held_preferences
 
 
 def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities that the better answer wins and that it loses, float64 [pairs]; with discrete scores they leave room for a tie."""
+    """Probabilities that the better answer wins and that it loses, float64 [pairs]; with discrete
+    scores they leave room for a tie."""
     better, worse = better.double(), worse.double()
     if better.shape[-1] == 1:
         wins = torch.sigmoid(better[:, 0] - worse[:, 0])
@@ -169,20 +202,27 @@ def report(found: Outcomes) -> Report:
     """What the pairs show together; the same for the same pairs."""
     difference, wins, loses = found.differences, found.wins, found.loses
     _, groups = np.unique(found.groups, return_inverse=True)
-    constant_loss = math.log(2) if found.levels == 1 else -math.log((found.levels - 1) / (2 * found.levels))
+    constant_loss = (
+        math.log(2) if found.levels == 1 else -math.log((found.levels - 1) / (2 * found.levels))
+    )
     right = (difference > 0).astype(np.float64)
     losses = -np.log(wins + EPSILON)
-    # A tie of levels counts half for each side: then the two probabilities add up to 1, and confidence is that of the side it takes.
+    # A tie of levels counts half for each side: then the two probabilities add up to 1, and
+    # confidence is that of the side it takes.
     share = wins + (1 - wins - loses) / 2
     confidence = np.maximum(share, 1 - share)
     taken = np.where(share > 0.5, 1.0, 0.0)
     bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     filled = [bins == b for b in range(BINS) if (bins == b).any()]
-    calibration = [(float(confidence[each].mean()), float(taken[each].mean()), int(each.sum())) for each in filled]
+    calibration = [
+        (float(confidence[each].mean()), float(taken[each].mean()), int(each.sum()))
+        for each in filled
+    ]
     error = sum(count * abs(sure - correct) for sure, correct, count in calibration) / len(right)
     sums = np.stack([np.bincount(groups, each) for each in (right, losses)])
     low, high = bootstrap(sums, np.tile(np.bincount(groups), (2, 1)))
     return Report(
-        len(right), int(groups.max()) + 1, float(right.mean()), low[0], high[0], float(losses.mean()), low[1], high[1], constant_loss,
+        len(right), int(groups.max()) + 1, float(right.mean()), low[0], high[0],
+        float(losses.mean()), low[1], high[1], constant_loss,
         error, calibration,
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""Before the first stage: the run directory, the tokenizer, and the first checkpoint. Or, for a run that is there, its last one."""
+"""Before the first stage: the run directory, the tokenizer, and the first checkpoint. Or, for a run
+that is there, its last one."""
 
 from __future__ import annotations
 
@@ -38,18 +39,23 @@ from reward_service.preference_model import from_folder
 from reward_service.requirements import require_rewards
 
 
-def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progress | None = None) -> Checkpoint:
+def prepare(
+    run: Run, directory: RunDirectory, corpus: Corpus, progress: Progress | None = None
+) -> Checkpoint:
     """The checkpoint to start from: the run's last one, or a first one with a new or a given model.
 
-    `progress` is told which settings of a run that goes on have changed, and of damaged checkpoints that are passed over. Raises
-    InputError as `train` does, before anything of a run that is there is touched.
+    `progress` is told which settings of a run that goes on have changed, and of damaged checkpoints
+    that are passed over. Raises InputError as `train` does, before anything of a run that is there
+    is touched.
     """
     require_work_for_every_rank(run)
     require_rewards(run.rewards, corpus.train)
     told = progress or QuietProgress()
     before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else None
     if before is not None:
-        require_same(run, with_moved_data(before, run) if directory.exists(DATA) else before, directory)
+        require_same(
+            run, with_moved_data(before, run) if directory.exists(DATA) else before, directory
+        )
     checkpoint = checkpoint_to_resume(directory, told)
     parts = fingerprint(corpus.sources)
     if checkpoint is not None:
@@ -75,9 +81,16 @@ def prepare(run: Run, directory: RunDirectory, corpus: Corpus, progress: Progres
 
 def require_work_for_every_rank(run: Run) -> None:
     for index, stage in enumerate(run.stages):
-        key, size = ("episodes", stage.episodes) if isinstance(stage, MRL) else ("batch_size", stage.batch_size)
+        key, size = (
+            ("episodes", stage.episodes)
+            if isinstance(stage, MRL)
+            else ("batch_size", stage.batch_size)
+        )
         if size < run.learner.ranks:
-            raise InputError(f"stages.{index}.{key}", f"is {size}, which leaves some of {run.learner.ranks} learner ranks nothing to do")
+            raise InputError(
+                f"stages.{index}.{key}",
+                f"is {size}, which leaves some of {run.learner.ranks} learner ranks nothing to do",
+            )
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Path], None]]:
@@ -85,9 +98,13 @@ def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Pa
     stage = run.stages[-1]
     if isinstance(stage, RewardModelStage) and stage.backbone is not None:
         torch.manual_seed(derive(run.seed, "weights"))
-        reward_model = from_folder(stage.backbone, stage.backbone, stage.max_tokens, stage.levels, training=True)
+        reward_model = from_folder(
+            stage.backbone, stage.backbone, stage.max_tokens, stage.levels, training=True
+        )
         if stage.lora is not None:
-            adaptable_layers(reward_model.module, stage.lora)  # refuses names that are not there, before anything is written
+            adaptable_layers(
+                reward_model.module, stage.lora
+            )  # refuses names that are not there, before anything is written
         return reward_model.module, reward_model.save_tokenizer
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
@@ -103,19 +120,26 @@ def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Convers
         model, tokenizer = checkpoint_model(given)
         for key, value in overrides.items():
             if value is not None and getattr(model.config, key) != value:
-                raise InputError(given.where, f"this checkpoint has {key} = {getattr(model.config, key)}, the configuration {value}")
+                raise InputError(
+                    given.where,
+                    f"this checkpoint has {key} = {getattr(model.config, key)}, the "
+                    f"configuration {value}",
+                )
         return model, tokenizer
     if run.tokenizer.path is not None:
         tokenizer = ConversationTokenizer.load(run.tokenizer.path)
     else:
         tokenizer = train_tokenizer(corpus.texts, run.tokenizer.vocab_size)
-    config: RxTConfig = named_config(run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size})
+    config: RxTConfig = named_config(
+        run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size}
+    )
     torch.manual_seed(derive(run.seed, "weights"))
     return ReactiveTransformer(config), tokenizer
 
 
 def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:
-    """Every interaction must fit the model whole: one that is cut loses its end, and with it [EOS]. Raises InputError naming the first."""
+    """Every interaction must fit the model whole: one that is cut loses its end, and with it [EOS].
+    Raises InputError naming the first."""
     named = [
         (f"data.{split}, preference {i + 1}", turn)
         for split, preferences in (("train", corpus.preferences), ("eval", corpus.held_preferences))
@@ -124,13 +148,19 @@ def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) ->
     ]
     named += [(f"data.pairs, pair {i + 1}", pair) for i, pair in enumerate(corpus.pairs)]
     for split, rows in (("train", corpus.train), ("eval", corpus.eval)):
-        named += [(f"data.{split}, row {i + 1}, interaction {k}", turn) for i, row in enumerate(rows) for k, turn in enumerate(row.turns)]
+        named += [
+            (f"data.{split}, row {i + 1}, interaction {k}", turn)
+            for i, row in enumerate(rows)
+            for k, turn in enumerate(row.turns)
+        ]
     for where, interaction in named:
         tokens = len(tokenizer.interaction(interaction))
         if tokens > limit:
             start = " ".join(interaction.answer.split()[:6])
             raise InputError(
-                where, f"query and answer ({start!r} …) have {tokens} tokens, model.max_tokens is {limit}; raise it or shorten them"
+                where,
+                f"query and answer ({start!r} …) have {tokens} tokens, model.max_tokens is "
+                f"{limit}; raise it or shorten them",
             )
 
 

@@ -1,7 +1,9 @@
-"""Where the ranks of a run report to: one recorder merges their metrics, writes the rows, serves Prometheus, and carries word between
-driver and ranks (progress one way, a request to stop the other).
+"""Where the ranks of a run report to: one recorder merges their metrics, writes the rows, serves
+Prometheus, and carries word between driver and ranks (progress one way, a request to stop the
+other).
 
-`Recorder` is a plain class; under Ray it is one named actor that the driver owns, and ranks hold a `RecorderClient` with the same calls.
+`Recorder` is a plain class; under Ray it is one named actor that the driver owns, and ranks hold a
+`RecorderClient` with the same calls.
 """
 
 from __future__ import annotations
@@ -60,8 +62,16 @@ class Recorder:
 
     # --- from ranks ---
 
-    def begin(self, stage: str, done: int, total: int, global_step: int, metrics_state: dict[str, Any] | None) -> None:
-        """A stage begins, or a restarted group goes on with it from `done`: what was recorded past `global_step` is taken back."""
+    def begin(
+        self,
+        stage: str,
+        done: int,
+        total: int,
+        global_step: int,
+        metrics_state: dict[str, Any] | None,
+    ) -> None:
+        """A stage begins, or a restarted group goes on with it from `done`: what was recorded past
+        `global_step` is taken back."""
         if self._begun == (stage, global_step - done):
             self._observed.record("fleet/restarts", 1, pool="learner")
         self._begun = stage, global_step - done
@@ -75,8 +85,11 @@ class Recorder:
         self._report = Report(stage, total, done, {}, self._report.notes)
         self._moved = time.monotonic()
 
-    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
-        """One rank's observations up to a step; when all ranks have reported it, they become one row."""
+    def record(
+        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+    ) -> None:
+        """One rank's observations up to a step; when all ranks have reported it, they become one
+        row."""
         parts = self._waiting.setdefault(global_step, {})
         parts[rank] = state
         self._moved = time.monotonic()
@@ -92,14 +105,26 @@ class Recorder:
         self.exporter.publish(self.metrics)
         self._report.notes += self._alerts.sentences(global_step, row)
         self._report.done = done
-        self._report.figures = {key: value for key, value in row.items() if isinstance(value, int | float) and key not in ("step", "time")}
+        self._report.figures = {
+            key: value
+            for key, value in row.items()
+            if isinstance(value, int | float) and key not in ("step", "time")
+        }
 
     def observe(self, state: dict[str, Any]) -> None:
-        """What `Metrics.drain` gave, from whoever is no rank at a step: it goes into the next row."""
+        """What `Metrics.drain` gave, from whoever is no rank at a step: it goes into the next
+        row."""
         self._observed.merge(state)
 
-    def observe_last(self, state: dict[str, Any], stage: str, global_step: int, metrics_state: dict[str, Any] | None) -> None:
-        """Gauges of the weights that a stage ended with, for the row of its last step: there may be no next one.
+    def observe_last(
+        self,
+        state: dict[str, Any],
+        stage: str,
+        global_step: int,
+        metrics_state: dict[str, Any] | None,
+    ) -> None:
+        """Gauges of the weights that a stage ended with, for the row of its last step: there may be
+        no next one.
 
         metrics_state: of their checkpoint, for a recorder in whose time no stage has begun.
         """
@@ -126,7 +151,8 @@ class Recorder:
         return self._stop
 
     def fail(self, failure: EngramError, trace: str) -> None:
-        """Keep a failure that no restart mends, for the driver to raise. trace: of the rank, since it does not travel with an exception."""
+        """Keep a failure that no restart mends, for the driver to raise. trace: of the rank, since
+        it does not travel with an exception."""
         where = failure.where if isinstance(failure, InputError) else ""
         what = failure.what if isinstance(failure, InputError) else str(failure)
         self._report.failure = (type(failure).__name__, where, what, trace)
@@ -145,7 +171,9 @@ class Recorder:
     def report(self) -> Report:
         now = time.monotonic()
         taken = self._report
-        self._report = Report(taken.stage, taken.total, taken.done, taken.figures, [], {}, 0.0, taken.failure)
+        self._report = Report(
+            taken.stage, taken.total, taken.done, taken.figures, [], {}, 0.0, taken.failure
+        )
         taken.phases = {who: (phase, now - since) for who, (phase, since) in self._phases.items()}
         taken.idle_seconds = now - self._moved
         return taken
@@ -171,12 +199,21 @@ class RecorderClient:
         return cls(ray.get_actor(recorder_name(namespace), namespace=namespace))
 
     @classmethod
-    def start(cls, run: Run, directory: RunDirectory, namespace: str, resumed_step: int | None) -> RecorderClient:
+    def start(
+        cls, run: Run, directory: RunDirectory, namespace: str, resumed_step: int | None
+    ) -> RecorderClient:
         import ray
 
         # On the driver's node: the run directory's host, and where a reader looks for the endpoint.
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Recorder).options(name=recorder_name(namespace), namespace=namespace, num_cpus=0, scheduling_strategy=strategy)
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        actor = ray.remote(Recorder).options(
+            name=recorder_name(namespace),
+            namespace=namespace,
+            num_cpus=0,
+            scheduling_strategy=strategy,
+        )
         client = cls(actor.remote(run, directory, resumed_step))
         client.url()
         return client
@@ -186,16 +223,31 @@ class RecorderClient:
 
         return ray.get(getattr(self._handle, method).remote(*args), timeout=CALL_SECONDS)
 
-    def begin(self, stage: str, done: int, total: int, global_step: int, metrics_state: dict[str, Any] | None) -> None:
+    def begin(
+        self,
+        stage: str,
+        done: int,
+        total: int,
+        global_step: int,
+        metrics_state: dict[str, Any] | None,
+    ) -> None:
         self._call("begin", stage, done, total, global_step, metrics_state)
 
-    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
+    def record(
+        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+    ) -> None:
         self._call("record", rank, ranks, stage, done, global_step, state)
 
     def observe(self, state: dict[str, Any]) -> None:
         self._call("observe", state)
 
-    def observe_last(self, state: dict[str, Any], stage: str, global_step: int, metrics_state: dict[str, Any] | None) -> None:
+    def observe_last(
+        self,
+        state: dict[str, Any],
+        stage: str,
+        global_step: int,
+        metrics_state: dict[str, Any] | None,
+    ) -> None:
         self._call("observe_last", state, stage, global_step, metrics_state)
 
     def metrics_state(self) -> dict[str, Any]:

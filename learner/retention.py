@@ -1,11 +1,12 @@
-"""Retention figures of played conversations: what was recalled, how cleanly, and how sure a figure is.
+"""Retention figures of played conversations: what was recalled, how cleanly, and how sure a figure
+is.
 
 Per question, the answer is compared with the values asked for (`reward_service/recall.py`). Each
-figure is a sum of hits over a sum of counts, kept per conversation, so that an interval can be had by
-drawing conversations anew: turns of one conversation share a memory and are not independent.
+figure is a sum of hits over a sum of counts, kept per conversation, so that an interval can be had
+by drawing conversations anew: turns of one conversation share a memory and are not independent.
 
-Distance is the turn that asks minus the turn that last said the value; a question for several values
-counts in `exact`, `precision` and `outdated` at the largest of theirs.
+Distance is the turn that asks minus the turn that last said the value; a question for several
+values counts in `exact`, `precision` and `outdated` at the largest of theirs.
 """
 
 from __future__ import annotations
@@ -81,13 +82,16 @@ class Evaluation:
         return self.figures["recall"].totals()
 
 
-def retention_figures(episodes: Sequence[Episode], known_values: Collection[str] = ()) -> dict[str, Figure]:
+def retention_figures(
+    episodes: Sequence[Episode], known_values: Collection[str] = ()
+) -> dict[str, Figure]:
     """Every one of FIGURES over whole episodes.
 
-    recall: facts named, of facts asked for. exact: questions whose answer names every value asked for
-    and no wrong one. precision: right values, of right and wrong values named. changed: as recall, of
-    facts that replaced an earlier value. outdated: answers that name a replaced value, of questions
-    for such facts. by_order: recall by the order in which the conversation told its facts, from "1".
+    recall: facts named, of facts asked for. exact: questions whose answer names every value asked
+    for and no wrong one. precision: right values, of right and wrong values named. changed: as
+    recall, of facts that replaced an earlier value. outdated: answers that name a replaced value,
+    of questions for such facts. by_order: recall by the order in which the conversation told its
+    facts, from "1".
 
     known_values: values that a wrong answer may hold, besides those of the conversation itself.
     Raises DataFailure naming an episode that was not played to its end.
@@ -97,7 +101,9 @@ def retention_figures(episodes: Sequence[Episode], known_values: Collection[str]
     hits, counts = ({name: _zeros(size) for name in FIGURES} for _ in range(2))
     for index, episode in enumerate(episodes):
         if episode.status == "failed":
-            raise DataFailure(f"episode {episode.id} could not be played: {episode.turns[-1].failure}")
+            raise DataFailure(
+                f"episode {episode.id} could not be played: {episode.turns[-1].failure}"
+            )
         known = words_of_values(conversation_values(episode.turns)) | everywhere
         for name, key, hit, count in _seen(episode.turns, known):
             for each in (key, "all"):
@@ -130,8 +136,8 @@ def _seen(turns: Sequence[Turn], known: Collection[Words]) -> Iterable[tuple[str
 
 
 def order_of_telling(turns: Sequence[Turn], value: str) -> int | None:
-    """Which of the turns that tell something told the value last, counted from 1; None where the value
-    stands in none of them, because it follows from what was said."""
+    """Which of the turns that tell something told the value last, counted from 1; None where the
+    value stands in none of them, because it follows from what was said."""
     order, found = 0, None
     for turn in turns:
         if turn.role in ("remember", "act"):

@@ -1,4 +1,5 @@
-"""The rollout half of an MRL run, as the driver owns it: workers, reward pool and conductor. Learner ranks come and go beside it."""
+"""The rollout half of an MRL run, as the driver owns it: workers, reward pool and conductor.
+Learner ranks come and go beside it."""
 
 from __future__ import annotations
 
@@ -31,12 +32,14 @@ from rollout.worker import RolloutWorker
 log = logging.getLogger(__name__)
 
 EVALUATION_VERSION_BASE = 1_000_000_000
-"""Weights for an evaluation get versions of their own, so that no worker takes them for weights of the course of training."""
+"""Weights for an evaluation get versions of their own, so that no worker takes them for weights of
+the course of training."""
 CLOSE_SECONDS = 30.0
 WAIT_SECONDS = 0.5
 """Between two calls of `on_wait`."""
 GIVE_UP_SECONDS = 5.0
-"""The same after a failure or an interrupt, of which the conductor may know nothing, or be only starting."""
+"""The same after a failure or an interrupt, of which the conductor may know nothing, or be only
+starting."""
 
 
 def conductor_name(namespace: str) -> str:
@@ -44,9 +47,12 @@ def conductor_name(namespace: str) -> str:
 
 
 class RolloutHalf:
-    """Start with `with`; leaving ends every actor in it. on_wait: called time and again while the driver waits for something here."""
+    """Start with `with`; leaving ends every actor in it. on_wait: called time and again while the
+    driver waits for something here."""
 
-    def __init__(self, job: Job, checkpoint: Checkpoint, corpus: Corpus, on_wait: Callable[[], None]):
+    def __init__(
+        self, job: Job, checkpoint: Checkpoint, corpus: Corpus, on_wait: Callable[[], None]
+    ):
         run = job.run
         model, tokenizer = checkpoint_model(checkpoint)
         embedding = reward_embedding(checkpoint, job.stage)
@@ -56,14 +62,24 @@ class RolloutHalf:
             return start_workers(run, model_config, tokenizer_json)
 
         def make_scorer() -> Scorer:
-            # In the conductor's process: what its rewards wait for is told to whoever watches the run.
-            return RewardPool(run.rewards, embedding, special, known, RecorderClient.connect(job.namespace).note)
+            # In the conductor's process: what its rewards wait for is told to whoever watches the
+            # run.
+            return RewardPool(
+                run.rewards, embedding, special, known, RecorderClient.connect(job.namespace).note
+            )
 
         model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
         self.job, self.run, self._on_wait = job, run, on_wait
         self._version = EVALUATION_VERSION_BASE
         self.conductor = launch(
-            conductor_name(job.namespace), run, corpus.train, make_workers, make_scorer, job.directory, job.stage, job.namespace
+            conductor_name(job.namespace),
+            run,
+            corpus.train,
+            make_workers,
+            make_scorer,
+            job.directory,
+            job.stage,
+            job.namespace,
         )
 
     def __enter__(self) -> RolloutHalf:
@@ -71,25 +87,41 @@ class RolloutHalf:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            with counted():  # a first interrupt leaves it the time to close its books; whoever counts looks at it afterwards
-                ray.get(self.conductor.close.remote(), timeout=CLOSE_SECONDS if kind is None else GIVE_UP_SECONDS)
+            # a first interrupt leaves it the time to close its books; whoever counts looks at it
+            # afterwards
+            with counted():
+                ray.get(
+                    self.conductor.close.remote(),
+                    timeout=CLOSE_SECONDS if kind is None else GIVE_UP_SECONDS,
+                )
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as unclosed:
             if kind is None:
                 raise
-            log.warning("the conductor was ended before it had closed its books; a resume does that: %s", unclosed)
+            log.warning(
+                "the conductor was ended before it had closed its books; a resume does that: %s",
+                unclosed,
+            )
         finally:
             ray.kill(self.conductor)
 
     def play(self, checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[Episode]:
-        """Episodes of `tasks` with a checkpoint's weights, scored, outside the books. Not while a learner group is running."""
+        """Episodes of `tasks` with a checkpoint's weights, scored, outside the books. Not while a
+        learner group is running."""
         model, _ = checkpoint_model(checkpoint)
         self._version += 1
         weights: PackedWeights = pack(model.state_dict(), self._version)
-        self._get(self.conductor.publish.remote(self._version, [ray.put(weights)]), "weights for an evaluation")
-        return self._get(self.conductor.play.remote(list(tasks), self._version), f"{len(tasks)} episodes of an evaluation")
+        self._get(
+            self.conductor.publish.remote(self._version, [ray.put(weights)]),
+            "weights for an evaluation",
+        )
+        return self._get(
+            self.conductor.play.remote(list(tasks), self._version),
+            f"{len(tasks)} episodes of an evaluation",
+        )
 
     def stop_waiting(self) -> None:
-        """Have ranks that wait for a batch, which waits for an endpoint that is away, be told so now."""
+        """Have ranks that wait for a batch, which waits for an endpoint that is away, be told so
+        now."""
         self.conductor.stop_waiting.remote()
 
     def status(self) -> Any:
@@ -112,6 +144,12 @@ class RolloutHalf:
 def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -> list[ActorHandle]:
     rollout = run.rollout
     make: Any = ray.remote(RolloutWorker).options(
-        num_cpus=rollout.threads, num_gpus=rollout.gpus_per_worker, max_restarts=rollout.restarts, max_task_retries=0
+        num_cpus=rollout.threads,
+        num_gpus=rollout.gpus_per_worker,
+        max_restarts=rollout.restarts,
+        max_task_retries=0,
     )
-    return [make.remote(model_config, tokenizer_json, rollout, run.name, index) for index in range(rollout.workers)]
+    return [
+        make.remote(model_config, tokenizer_json, rollout, run.name, index)
+        for index in range(rollout.workers)
+    ]

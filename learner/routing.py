@@ -1,4 +1,5 @@
-"""The load-balancing loss of mixture layers as a loss term; shares of experts are counted over all ranks."""
+"""The load-balancing loss of mixture layers as a loss term; shares of experts are counted over all
+ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from learner.group import Group
 from learner.optimizer import Term
 
 
-def router_terms(routings: list[Routing], mask: Tensor, coefficient: float, group: Group) -> list[Term]:
+def router_terms(
+    routings: list[Routing], mask: Tensor, coefficient: float, group: Group
+) -> list[Term]:
     """None for a dense model. mask: real tokens of what was decoded."""
     if not routings:
         return []
@@ -19,14 +22,26 @@ def router_terms(routings: list[Routing], mask: Tensor, coefficient: float, grou
     tokens = group.sum(mask.sum().float())
     shares = list(counts / counts.sum(-1, keepdim=True))
     # Already divided by the global count, so each rank counts its part as 1 / ranks of one item.
-    return [Term("train/loss_router", load_balance(routings, mask, shares, tokens), 1.0 / group.size, coefficient)]
+    return [
+        Term(
+            "train/loss_router",
+            load_balance(routings, mask, shares, tokens),
+            1.0 / group.size,
+            coefficient,
+        )
+    ]
 
 
 def no_router_terms(model: ReactiveTransformer, coefficient: float, group: Group) -> list[Term]:
-    """The same of a rank that decoded nothing in this step: it must take part in the collectives all the same."""
+    """The same of a rank that decoded nothing in this step: it must take part in the collectives
+    all the same."""
     config = model.config
     if not config.experts:
         return []
     group.sum(torch.zeros(config.layers, config.experts, device=group.device))
     group.sum(torch.zeros((), device=group.device))
-    return [Term("train/loss_router", torch.zeros((), device=group.device), 1.0 / group.size, coefficient)]
+    return [
+        Term(
+            "train/loss_router", torch.zeros((), device=group.device), 1.0 / group.size, coefficient
+        )
+    ]

@@ -1,6 +1,8 @@
-"""RUN/summary.json: what a run came to. Written as the run goes, so a run that is cut short has one too, and goes on with it.
+"""RUN/summary.json: what a run came to. Written as the run goes, so a run that is cut short has one
+too, and goes on with it.
 
-What is still owed of a run (an evaluation, a stage's figures) is read from here and from the last checkpoint, never from what a process
+What is still owed of a run (an evaluation, a stage's figures) is read from here and from the last
+checkpoint, never from what a process
 remembers: a run may be killed between any two lines.
 """
 
@@ -25,7 +27,8 @@ SUMMARY = "summary.json"
 
 
 class Summary:
-    """The summary as it grows. `wall_seconds` adds up over restarts; time between them does not count.
+    """The summary as it grows. `wall_seconds` adds up over restarts; time between them does not
+    count.
 
     since: `time.monotonic()` of the run's start in this process; None: now.
     """
@@ -35,13 +38,20 @@ class Summary:
         self._written = time.monotonic() if since is None else since
         self._current: dict[str, Any] | None = None
         """The stage that time is spent in."""
-        self.value: dict[str, Any] = {"name": run.name, "status": "running", "wall_seconds": 0.0, "stages": [], "retention": {}}
+        self.value: dict[str, Any] = {
+            "name": run.name,
+            "status": "running",
+            "wall_seconds": 0.0,
+            "stages": [],
+            "retention": {},
+        }
         if directory.exists(SUMMARY):
             self.value |= read_summary(directory) | {"status": "running"}
 
     @contextmanager
     def stage(self, index: int, name: str, steps: int) -> Iterator[None]:
-        """Time inside the block is spent in stage number `index` of the run; a stage that was resumed adds up.
+        """Time inside the block is spent in stage number `index` of the run; a stage that was
+        resumed adds up.
 
         However the block ends, the stage's figures up to there are kept.
         """
@@ -56,21 +66,28 @@ class Summary:
             self._current = None
 
     def refresh(self, index: int, name: str, steps: int) -> None:
-        """Read the figures of stage number `index` anew: a driver that was killed has not kept them."""
+        """Read the figures of stage number `index` anew: a driver that was killed has not kept
+        them."""
         self._entry(index, name).update(steps=steps, metrics=stage_metrics(self.directory, index))
 
     def evaluated(self, name: str, index: int) -> bool:
-        """Whether the evaluation `name` ("before_mrl", "after_mrl") was made at stage number `index`."""
-        return any(entry["index"] == index and name in entry.get("evaluated", ()) for entry in self.value["stages"])
+        """Whether the evaluation `name` ("before_mrl", "after_mrl") was made at stage number
+        `index`."""
+        return any(
+            entry["index"] == index and name in entry.get("evaluated", ())
+            for entry in self.value["stages"]
+        )
 
     def keep_evaluation(self, name: str, index: int, stage: str) -> None:
-        """Note that the evaluation `name` was made at stage number `index`, and write it with all that was kept of it."""
+        """Note that the evaluation `name` was made at stage number `index`, and write it with all
+        that was kept of it."""
         entry = self._entry(index, stage)
         entry["evaluated"] = [*entry.get("evaluated", ()), name]
         self.write("running")
 
     def discard_evaluation(self, name: str, index: int) -> None:
-        """The weights that it was of are trained on: a stage that got more steps, or went back to an older checkpoint."""
+        """The weights that it was of are trained on: a stage that got more steps, or went back to
+        an older checkpoint."""
         if self.evaluated(name, index):
             entry = next(entry for entry in self.value["stages"] if entry["index"] == index)
             entry["evaluated"] = [each for each in entry["evaluated"] if each != name]
@@ -86,15 +103,15 @@ class Summary:
         return entry
 
     def keep_figures(self, when: str, found: Evaluation) -> None:
-        """An evaluation "before_mrl" or "after_mrl": recall by distance under that name, and every other
-        figure under its own, each with its intervals."""
+        """An evaluation "before_mrl" or "after_mrl": recall by distance under that name, and every
+        other figure under its own, each with its intervals."""
         self._keep(found.figures["recall"], when)
         for name in FIGURES[1:]:
             self._keep(found.figures[name], name, when)
 
     def keep_controls(self, found: Evaluation, most_frequent: Figure, training: Figure) -> None:
-        """The controls of the last evaluation, recall of training conversations among them, and how many
-        facts it asked for by distance."""
+        """The controls of the last evaluation, recall of training conversations among them, and how
+        many facts it asked for by distance."""
         self._keep(training, "training")
         self._keep(found.erased, "erased")
         self._keep(most_frequent, "most_frequent")
@@ -133,33 +150,45 @@ def read_summary(directory: RunDirectory) -> dict[str, Any]:
         value = json.loads(directory.read_text(SUMMARY))
         kinds = {"wall_seconds": int | float, "stages": list, "retention": dict}
         wrong = [key for key, kind in kinds.items() if not isinstance(value[key], kind)]
-        wrong += [f"stages.{i}" for i, stage in enumerate(value["stages"]) if not {"index", "name", "wall_seconds"} <= stage.keys()]
+        wrong += [
+            f"stages.{i}"
+            for i, stage in enumerate(value["stages"])
+            if not {"index", "name", "wall_seconds"} <= stage.keys()
+        ]
         if wrong:
             raise ValueError(f"{wrong[0]} is not what it should be")
     except (ValueError, TypeError, KeyError, AttributeError) as broken:
         raise InputError(
             directory.path(SUMMARY),
-            f"is no summary of a run ({type(broken).__name__}: {broken}); put it back, or remove it: the figures of stages are then read "
-            "anew from metrics.jsonl, but those of an evaluation before MRL are lost if MRL has begun",
+            f"is no summary of a run ({type(broken).__name__}: {broken}); put it back, or remove "
+            "it: the figures of stages are then read "
+            "anew from metrics.jsonl, but those of an evaluation before MRL are lost if MRL has "
+            "begun",
         ) from broken
     return value
 
 
 def run_status(directory: RunDirectory) -> str:
-    """What a run is doing: "running", "done", "stopped", "failed", "killed", or "new" where it never began.
+    """What a run is doing: "running", "done", "stopped", "failed", "killed", or "new" where it
+    never began.
 
-    summary.json alone cannot say: a driver that was killed wrote "running" and nothing after it. So the lease counts first.
+    summary.json alone cannot say: a driver that was killed wrote "running" and nothing after it. So
+    the lease counts first.
     """
     return "running" if is_alive(newest(directory)) else last_status(directory)
 
 
 def unfinished(directory: RunDirectory) -> str | None:
-    """A sentence for readers of a run whose figures will still change, or were cut short; None where there is nothing to say."""
+    """A sentence for readers of a run whose figures will still change, or were cut short; None
+    where there is nothing to say."""
     status = run_status(directory) if directory.exists(SUMMARY) else "new"
     if status not in ("running", "killed"):
         return None
     rows = read_rows(directory)
-    return f"run {directory.name} {'is running' if status == 'running' else 'was killed'} (step {rows[-1]['step'] if rows else 0})"
+    return (
+        f"run {directory.name} {'is running' if status == 'running' else 'was killed'} (step "
+        f"{rows[-1]['step'] if rows else 0})"
+    )
 
 
 def last_status(directory: RunDirectory) -> str:
@@ -171,7 +200,8 @@ def last_status(directory: RunDirectory) -> str:
 
 
 def stage_metrics(directory: RunDirectory, stage: int) -> dict[str, dict[str, float]]:
-    """First, best and last value of each metric over the rows of a stage, by index; counters and what has no better end have no best."""
+    """First, best and last value of each metric over the rows of a stage, by index; counters and
+    what has no better end have no best."""
     figures: dict[str, dict[str, float]] = {}
     for row in read_rows(directory):
         if row.get("run/stage") != stage:

@@ -1,13 +1,16 @@
-"""From episodes to a verdict on each answered turn: every component raw, and the weighted total. Pure.
+"""From episodes to a verdict on each answered turn: every component raw, and the weighted total.
+Pure.
 
 Invariants:
-* Special tokens are taken out of every text first: template tokens and padding earn nothing and change nothing. So are thoughts, of
-  answers, references and saved interactions alike: only the component `thought` looks at them.
-* A total is the weighted mean of the components that apply, each clipped and normalised as its term says. Recall does not apply to a
-  turn without facts: a 0 there would punish turns that ask nothing, and a 1 would pay them for nothing, so its weight goes to the
-  others in proportion. Where no component with a weight applies, the turn has reward 0 by rule (`Verdict.unrewarded`).
-* A turn that cannot be scored has reward None and says why in `failure`. It never gets a number, and no other turn is touched,
-  except those that are compared with the very text at fault.
+* Special tokens are taken out of every text first: template tokens and padding earn nothing and
+  change nothing. So are thoughts, of answers, references and saved interactions alike: only the
+  component `thought` looks at them.
+* A total is the weighted mean of the components that apply, each clipped and normalised as its term
+  says. Recall does not apply to a turn without facts: a 0 there would punish turns that ask
+  nothing, and a 1 would pay them for nothing, so its weight goes to the others in proportion. Where
+  no component with a weight applies, the turn has reward 0 by rule (`Verdict.unrewarded`).
+* A turn that cannot be scored has reward None and says why in `failure`. It never gets a number,
+  and no other turn is touched, except those that are compared with the very text at fault.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ def score_episodes(
     known_values: Collection[str] = (),
     statistics: Statistics = MappingProxyType({}),
 ) -> list[Episode]:
-    """The episodes with the verdicts of `judge` filled in, and status "scored", or "unscored" where no turn could be scored."""
+    """The episodes with the verdicts of `judge` filled in, and status "scored", or "unscored" where
+    no turn could be scored."""
     verdicts = judge(episodes, rewards, embedding, special_ids, known_values, statistics)
     return [episode.judged(own) for episode, own in zip(episodes, verdicts, strict=True)]
 
@@ -59,12 +63,14 @@ def judge(
 ) -> list[list[Verdict]]:
     """A verdict on each answered turn of each episode.
 
-    rewards: each component's raw value, whatever its weight; absent where it does not apply. terms: how each of them entered the
-    total. reward: the weighted mean, mapped to [-1, 1] where `symmetric`, times `scale`. Recall can take it below its range.
+    rewards: each component's raw value, whatever its weight; absent where it does not apply. terms:
+    how each of them entered the total. reward: the weighted mean, mapped to [-1, 1] where
+    `symmetric`, times `scale`. Recall can take it below its range.
     embedding: frozen float32 [vocabulary, width]. special_ids: tokens that are no part of any text.
-    known_values: values that a wrong answer may hold, besides those of the conversation itself (reward_service/recall.py).
-    statistics: of the components that are normalised (reward_service/statistics.py).
-    The turns of an episode that came as "failed" or "unscored" are judged by what they hold already.
+    known_values: values that a wrong answer may hold, besides those of the conversation itself
+    (reward_service/recall.py).
+    statistics: of the components that are normalised (reward_service/statistics.py). The turns of
+    an episode that came as "failed" or "unscored" are judged by what they hold already.
     """
     everywhere = words_of_values(known_values)
     turns: list[Turn] = []
@@ -76,9 +82,13 @@ def judge(
     for episode in episodes:
         if episode.status not in HELD:
             for comparison in comparisons(episode.strategy, len(episode.turns), first=len(turns)):
-                route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(comparison)
+                route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(
+                    comparison
+                )
         values = conversation_values(episode.turns)
-        known += [words_of_values(values) | everywhere if values else everywhere] * len(episode.turns)
+        known += [words_of_values(values) | everywhere if values else everywhere] * len(
+            episode.turns
+        )
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 
@@ -87,14 +97,20 @@ def judge(
     verdicts: list[Verdict] = [_HELD] * len(turns)
     for mix, group in groups.items():
         if group:
-            results = _scored(_Scoring(turns, original, began, known, mix, embedding, special_ids), group)
-            for comparison, verdict in zip(group, _verdicts(results, terms_of(mix, statistics), rewards), strict=True):
+            results = _scored(
+                _Scoring(turns, original, began, known, mix, embedding, special_ids), group
+            )
+            for comparison, verdict in zip(
+                group, _verdicts(results, terms_of(mix, statistics), rewards), strict=True
+            ):
                 verdicts[comparison.turn] = verdict
 
     out, first = [], 0
     for episode in episodes:
         judged = verdicts[first + 1 : first + len(episode.turns)]
-        out.append(judged if episode.status not in HELD else [_held_by(turn) for turn in episode.answered])
+        out.append(
+            judged if episode.status not in HELD else [_held_by(turn) for turn in episode.answered]
+        )
         first += len(episode.turns)
     return out
 
@@ -114,7 +130,11 @@ def unscored(episode: Episode, reason: str) -> list[Verdict]:
 
 def _mixes(rewards: Rewards) -> dict[tuple[Strategy, Form, bool], RewardMix]:
     """The mix for each (strategy, form, whether it is the first answered turn)."""
-    strategies: dict[Strategy, RewardMix] = {"single": rewards.single, "cumulative": rewards.cumulative, "long_term": rewards.long_term}
+    strategies: dict[Strategy, RewardMix] = {
+        "single": rewards.single,
+        "cumulative": rewards.cumulative,
+        "long_term": rewards.long_term,
+    }
     forms: tuple[Form, ...] = ("standard", "topic_change", "long_range")
     table = {}
     for strategy, own in strategies.items():
@@ -125,7 +145,7 @@ def _mixes(rewards: Rewards) -> dict[tuple[Strategy, Form, bool], RewardMix]:
     return table
 
 
-# --- scoring of comparisons ---------------------------------------------------------------------------------------------
+# --- scoring of comparisons -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +182,8 @@ def _scored(scoring: _Scoring, group: Sequence[Comparison]) -> _Results:
     results = _Results({}, np.zeros(len(group)), {})
     _fill_in(results, scoring, group, 0, len(group))
     for name, values in results.raw.items():
-        # A nan says of recall and thought that they do not apply, and of any other component that it is undefined.
+        # A nan says of recall and thought that they do not apply, and of any other component that
+        # it is undefined.
         undefined = np.isinf(values) if name in ("recall", "thought") else ~np.isfinite(values)
         for row in np.flatnonzero(undefined).tolist():
             results.failures.setdefault(row, f"{name}: the value is {values[row]}")
@@ -170,8 +191,11 @@ def _scored(scoring: _Scoring, group: Sequence[Comparison]) -> _Results:
     return results
 
 
-def _fill_in(results: _Results, scoring: _Scoring, group: Sequence[Comparison], start: int, stop: int) -> None:
-    """Score rows start … stop - 1: all at once, and where that fails, in halves, until what is at fault stands alone."""
+def _fill_in(
+    results: _Results, scoring: _Scoring, group: Sequence[Comparison], start: int, stop: int
+) -> None:
+    """Score rows start … stop - 1: all at once, and where that fails, in halves, until what is at
+    fault stands alone."""
     try:
         components = _components(scoring, group[start:stop])
     except DataFailure as failure:
@@ -189,12 +213,18 @@ def _fill_in(results: _Results, scoring: _Scoring, group: Sequence[Comparison], 
 
 
 def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.ndarray]:
-    """Raw value of each component of the mix: {name: float64 [comparisons]}. DataFailure names the component that could not."""
+    """Raw value of each component of the mix: {name: float64 [comparisons]}. DataFailure names the
+    component that could not."""
     mix = scoring.mix
     out: dict[str, np.ndarray] = {}
     own = [comparison.turn for comparison in group]
     turns = [scoring.turns[i] for i in own]
-    if mix.bleu is not None or mix.cosine is not None or mix.length is not None or mix.repetition is not None:
+    if (
+        mix.bleu is not None
+        or mix.cosine is not None
+        or mix.length is not None
+        or mix.repetition is not None
+    ):
         with _blaming("tokens"):
             texts = ComparedTexts(scoring.turns, group, scoring.special_ids)
     if mix.bleu is not None:
@@ -208,7 +238,9 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
             out["length"] = texts.length(mix.length)
     if mix.recall is not None:
         with _blaming("recall"):
-            out["recall"] = recall_reward(turns, [scoring.known[i] for i in own], mix.recall.false_recall)
+            out["recall"] = recall_reward(
+                turns, [scoring.known[i] for i in own], mix.recall.false_recall
+            )
     if mix.repetition is not None:
         with _blaming("repetition"):
             out["repetition"] = texts.repetition(mix.repetition)
@@ -220,12 +252,15 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
             out["exact_match"] = exact_match_reward(mix.exact_match, turns)
     if mix.thought is not None:
         with _blaming("thought"):
-            out["thought"] = thought_reward(mix.thought, [scoring.original[i] for i in own], scoring.special_ids)
+            out["thought"] = thought_reward(
+                mix.thought, [scoring.original[i] for i in own], scoring.special_ids
+            )
     return out
 
 
 def _add_custom(results: _Results, scoring: _Scoring, group: Sequence[Comparison]) -> None:
-    """The components of a user's own and of reward models. Turns that have failed already are not sent."""
+    """The components of a user's own and of reward models. Turns that have failed already are not
+    sent."""
     for section in scoring.mix.named():
         sent = [row for row in range(len(group)) if row not in results.failures]
         places = [group[row].turn for row in sent]
@@ -235,10 +270,13 @@ def _add_custom(results: _Results, scoring: _Scoring, group: Sequence[Comparison
         elif isinstance(section, EndpointReward):
             outcomes = endpoint_rewards(section, turns)
         else:
-            # Here and not at the top: it brings torch, which a service without reward models does without.
+            # Here and not at the top: it brings torch, which a service without reward models does
+            # without.
             from reward_service.model_rewards import model_rewards
 
-            outcomes = model_rewards(section, [scoring.turns[scoring.began[place] : place + 1] for place in places])
+            outcomes = model_rewards(
+                section, [scoring.turns[scoring.began[place] : place + 1] for place in places]
+            )
         values = results.raw[section.name] = np.full(len(group), np.nan)
         for row, outcome in zip(sent, outcomes, strict=True):
             if isinstance(outcome, str):
@@ -252,14 +290,15 @@ def _add_custom(results: _Results, scoring: _Scoring, group: Sequence[Comparison
 
 @contextmanager
 def _blaming(component: str) -> Iterator[None]:
-    """Whatever goes wrong with a turn's data inside is the failure of that turn, never of the batch or of the worker."""
+    """Whatever goes wrong with a turn's data inside is the failure of that turn, never of the batch
+    or of the worker."""
     try:
         yield
     except Exception as error:
         raise DataFailure(f"{component}: {type(error).__name__}: {error}") from error
 
 
-# --- verdicts -----------------------------------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def _verdicts(results: _Results, terms: Mapping[str, Term], rewards: Rewards) -> list[Verdict]:
@@ -277,15 +316,21 @@ def _verdicts(results: _Results, terms: Mapping[str, Term], rewards: Rewards) ->
             total = 2 * total - 1
         total *= rewards.scale
     for row in np.flatnonzero(~np.isfinite(total)).tolist():
-        results.failures.setdefault(row, f"total: the value is {total[row]}, of {dict(zip(names, raw[:, row].tolist(), strict=True))}")
+        results.failures.setdefault(
+            row,
+            f"total: the value is {total[row]}, of "
+            f"{dict(zip(names, raw[:, row].tolist(), strict=True))}",
+        )
 
     out: list[Verdict] = [_HELD] * len(total)
-    # Turns to which the same components apply share their terms, and so a pickle of the batch holds them once.
+    # Turns to which the same components apply share their terms, and so a pickle of the batch holds
+    # them once.
     for rows in _alike(applies):
         pattern = applies[:, rows[0]]
         own = {name: terms[name] for name, where in zip(names, pattern, strict=True) if where}
         held = [dict(zip(own, row, strict=True)) for row in raw[np.ix_(pattern, rows)].T.tolist()]
-        # By rule, whatever the range: rewards of later turns reach back over it (learner/rl/advantages.py).
+        # By rule, whatever the range: rewards of later turns reach back over it
+        # (learner/rl/advantages.py).
         rewarded = total[rows] if weight[rows[0]] > 0 else np.zeros(len(rows))
         judged = map(Verdict, held, repeat(own), rewarded.tolist(), results.std[rows].tolist())
         for row, verdict in zip(rows.tolist(), judged, strict=True):
@@ -296,7 +341,8 @@ def _verdicts(results: _Results, terms: Mapping[str, Term], rewards: Rewards) ->
 
 
 def _alike(flags: np.ndarray) -> list[np.ndarray]:
-    """Columns of [flags, columns], of which there is one at least, by what they hold: the numbers of those that are the same, ascending."""
+    """Columns of [flags, columns], of which there is one at least, by what they hold: the numbers
+    of those that are the same, ascending."""
     rows = [np.arange(flags.shape[1])]
     for flag in flags:
         rows = [part for own in rows for part in (own[flag[own]], own[~flag[own]]) if len(part)]

@@ -1,4 +1,5 @@
-"""What other answers would earn in place of the ones that were given: the right one, and copies. Pure."""
+"""What other answers would earn in place of the ones that were given: the right one, and copies.
+Pure."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ def earned(
     known_values: Collection[str] = (),
     statistics: Statistics = MappingProxyType({}),
 ) -> np.ndarray:
-    """Reward of each turn of `answers` where it stands at (episode, turn): float64 [places], nan where
-    it cannot be scored. Arguments from `rewards` on as for `judge`."""
+    """Reward of each turn of `answers` where it stands at (episode, turn): float64 [places], nan
+    where it cannot be scored. Arguments from `rewards` on as for `judge`."""
     played = [
         replace(episode, turns=(*episode.turns[:turn], answer, *episode.turns[turn + 1 :]))
         for (episode, turn), answer in zip(places, answers, strict=True)
@@ -44,7 +45,8 @@ def right_answer(turn: Turn) -> Turn:
 
 
 def copies(episode: Episode, turn: int) -> tuple[Turn, Turn]:
-    """The turn with the answer of the saved interaction in place of its own, and with all of that."""
+    """The turn with the answer of the saved interaction in place of its own, and with all of
+    that."""
     saved = spoken(episode.turns[comparisons(episode.strategy, len(episode.turns))[turn - 1].saved])
     own = spoken(episode.turns[turn])
     answer = saved.reference if saved.teacher_forced else saved.answer
@@ -79,17 +81,22 @@ def copy_gains(
     known_values: Collection[str] = (),
     statistics: Statistics = MappingProxyType({}),
 ) -> list[CopyGain]:
-    """Mean rewards of the right answer and of copies over a sample of the turns of each strategy and form.
-    Arguments as for `judge`.
+    """Mean rewards of the right answer and of copies over a sample of the turns of each strategy
+    and form. Arguments as for `judge`.
 
     Only built-in components count: functions, endpoints and models have a price for every call.
     """
     built_in = _built_in(rewards)
     gains = []
     for (strategy, form), places in _samples(episodes).items():
-        kinds = [(right_answer(episode.turns[turn]), *copies(episode, turn)) for episode, turn in places]
+        kinds = [
+            (right_answer(episode.turns[turn]), *copies(episode, turn)) for episode, turn in places
+        ]
         got = np.array(
-            [earned(places, answers, built_in, embedding, special_ids, known_values, statistics) for answers in zip(*kinds, strict=True)]
+            [
+                earned(places, answers, built_in, embedding, special_ids, known_values, statistics)
+                for answers in zip(*kinds, strict=True)
+            ]
         )
         right, *copied = got[:, np.isfinite(got).all(axis=0)]
         if len(right):
@@ -99,8 +106,8 @@ def copy_gains(
 
 
 def _samples(episodes: Sequence[Episode]) -> dict[tuple[Strategy, Form], list[tuple[Episode, int]]]:
-    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one, … What has no
-    reward may hold what cannot be judged."""
+    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one,
+    … What has no reward may hold what cannot be judged."""
     samples: dict[tuple[Strategy, Form], list[tuple[Episode, int]]] = {}
     for episode in episodes:
         if episode.status in HELD:
@@ -123,7 +130,9 @@ def _built_in(rewards: Rewards) -> Rewards:
             return None
         by_model = mix.cosine is not None and mix.cosine.model is not None
         cosine = None if by_model else mix.cosine
-        return mix.model_copy(update={"functions": (), "endpoints": (), "models": (), "cosine": cosine})
+        return mix.model_copy(
+            update={"functions": (), "endpoints": (), "models": (), "cosine": cosine}
+        )
 
     names = ("single", "cumulative", "long_term", "first_turn", "topic_change")
     return rewards.model_copy(update={name: of(getattr(rewards, name)) for name in names})

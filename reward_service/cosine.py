@@ -1,8 +1,9 @@
 """Likeness of texts by their embeddings: cosine, clamped at 0.
 
-Of a text, the mean of its token embeddings: a frozen float32 matrix [vocabulary, width], given once. It must not be the trainable
-one of the policy: a reward that moves with the policy can be raised by moving the embedding. Or the vector of a frozen model
-(reward_service/sentences.py); all that follows is the same.
+Of a text, the mean of its token embeddings: a frozen float32 matrix [vocabulary, width], given
+once. It must not be the trainable one of the policy: a reward that moves with the policy can be
+raised by moving the embedding. Or the vector of a frozen model (reward_service/sentences.py); all
+that follows is the same.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from reward_service.kernels import embedding_sums
 from reward_service.tokens import Ragged
 
 Form = Literal["standard", "topic_change", "long_range"]
-"""What an answer is held against: an earlier interaction to continue, one to leave behind, or the first one, far back."""
+"""What an answer is held against: an earlier interaction to continue, one to leave behind, or the
+first one, far back."""
 
 
 def embed(embedding: np.ndarray, texts: Ragged) -> np.ndarray:
     """Sum of each text's token embeddings: float32 [texts, width]; 0 for an empty text.
 
-    The sum and not the mean, for the sum of two texts is that of one after the other, and `unit` takes the length away.
-    ValueError where a token lies outside the embedding.
+    The sum and not the mean, for the sum of two texts is that of one after the other, and `unit`
+    takes the length away. ValueError where a token lies outside the embedding.
     """
     out = np.zeros((len(texts), embedding.shape[1]), dtype=np.float32)
     if texts.flat.size == 0:
         return out
     if texts.flat.max() >= len(embedding):
-        raise ValueError(f"token id {texts.flat.max()} lies outside an embedding of {len(embedding)} tokens")
+        raise ValueError(
+            f"token id {texts.flat.max()} lies outside an embedding of {len(embedding)} tokens"
+        )
     embedding_sums(embedding, texts.flat, texts.starts, texts.lengths, out)
     return out
 
@@ -49,8 +53,8 @@ def running_means(vectors: np.ndarray, positions: np.ndarray, decay: float) -> n
     """Running mean after each interaction of several conversations at once: [rows, width].
 
     The first interaction is the mean; then mean = (1 - decay) * interaction + decay * mean.
-    vectors: unit embeddings [rows, width]. positions [rows]: 0 starts a mean, and a row of position p > 0 goes on from the row
-    before it, which has position p - 1.
+    vectors: unit embeddings [rows, width]. positions [rows]: 0 starts a mean, and a row of position
+    p > 0 goes on from the row before it, which has position p - 1.
     """
     means = vectors.copy()
     for position in range(1, int(positions.max(initial=0)) + 1):
@@ -60,18 +64,28 @@ def running_means(vectors: np.ndarray, positions: np.ndarray, decay: float) -> n
 
 
 def cosine_reward(
-    section: Cosine, answer: np.ndarray, reference: np.ndarray, saved: np.ndarray, running: np.ndarray, forms: np.ndarray
+    section: Cosine,
+    answer: np.ndarray,
+    reference: np.ndarray,
+    saved: np.ndarray,
+    running: np.ndarray,
+    forms: np.ndarray,
 ) -> np.ndarray:
     """Weighted likeness of each answer, in [0, 1]: float64 [turns].
 
-    answer, reference, saved: unit rows [turns, width]. running: unit rows of the running mean, of zeros where there is none yet;
-    its weight is then shared among the other terms, in proportion.
-    forms [turns]: each turn's `Form`. Standard: likeness to all three. Topic change: *un*likeness to the saved interaction. Long
+    answer, reference, saved: unit rows [turns, width]. running: unit rows of the running mean, of
+    zeros where there is none yet; its weight is then shared among the other terms, in proportion.
+    forms [turns]: each turn's `Form`. Standard: likeness to all three. Topic change: *un*likeness
+    to the saved interaction. Long
     range: unlikeness to the running mean, which holds what came in between.
     """
     to_saved, to_running = likeness(answer, saved), likeness(answer, running)
     to_saved = np.where(forms == "topic_change", 1 - to_saved, to_saved)
     to_running = np.where(forms == "long_range", 1 - to_running, to_running)
     running_weight = np.where(running.any(axis=1), section.running, 0.0)
-    total = section.reference * likeness(answer, reference) + section.saved * to_saved + running_weight * to_running
+    total = (
+        section.reference * likeness(answer, reference)
+        + section.saved * to_saved
+        + running_weight * to_running
+    )
     return total / (section.reference + section.saved + running_weight)

@@ -1,8 +1,10 @@
-"""Rewards by a user's own function: a file and a name in the configuration, called turn by turn, each turn under a deadline.
+"""Rewards by a user's own function: a file and a name in the configuration, called turn by turn,
+each turn under a deadline.
 
-What goes wrong in the function is the failure of the turn that it was called for: its own traceback, without our frames, and which
-turn it was. It runs in a process of its own (`function_process.py`), which is kept for the next call, and started again where it did
-not survive one. The user's file is never imported here.
+What goes wrong in the function is the failure of the turn that it was called for: its own
+traceback, without our frames, and which turn it was. It runs in a process of its own
+(`function_process.py`), which is kept for the next call, and started again where it did not survive
+one. The user's file is never imported here.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ ModelOutcome = Outcome | tuple[float, float]
 """Of a reward model that gives a distribution: the value and its standard deviation."""
 
 LOAD_AGAIN_SECONDS = 20.0
-"""What could not be loaded is not tried again sooner: a batch whose turns all fail is divided, and asks for each part."""
+"""What could not be loaded is not tried again sooner: a batch whose turns all fail is divided, and
+asks for each part."""
 KEPT = 64
-"""Processes that are kept at most. A run has as many as functions; one that scores for many runs must not collect them."""
+"""Processes that are kept at most. A run has as many as functions; one that scores for many runs
+must not collect them."""
 
 
 def function_rewards(section: FunctionReward, turns: Sequence[Turn]) -> list[Outcome]:
-    """The outcome of each turn, in order. No turn takes longer than `section.deadline` seconds, whatever the function does.
+    """The outcome of each turn, in order. No turn takes longer than `section.deadline` seconds,
+    whatever the function does.
 
     Raises InputError where the function cannot be loaded.
     """
@@ -51,19 +56,25 @@ def close_functions() -> None:
 
 
 def try_function(section: FunctionReward, sample: Turn | None) -> None:
-    """Load the function and call it for `sample`. Raises InputError where it fails, or takes longer than its deadline."""
+    """Load the function and call it for `sample`. Raises InputError where it fails, or takes longer
+    than its deadline."""
     process = FunctionProcess(section.path, section.arguments, section.load_deadline)
     try:
         outcome = process.outcomes([sample], section.deadline)[0] if sample is not None else None
     finally:
         process.close()
     if isinstance(outcome, str):
-        advice = "; raise its `deadline`, or have it do what takes long when its file is loaded" if process.late else ""
+        advice = (
+            "; raise its `deadline`, or have it do what takes long when its file is loaded"
+            if process.late
+            else ""
+        )
         raise InputError(section.path, f"fails on a sample turn: {outcome}{advice}")
 
 
 def source_file(path: str) -> str | None:
-    """The file that the path names, or that its module is read from; None where that is no file. Nothing is imported to find it."""
+    """The file that the path names, or that its module is read from; None where that is no file.
+    Nothing is imported to find it."""
     where = path.rpartition(":")[0]
     if where.endswith(".py"):
         return str(Path(where).expanduser())
@@ -73,8 +84,13 @@ def source_file(path: str) -> str | None:
     for part in where.split("."):
         name = f"{name}.{part}" if name else part
         # Not `importlib.util.find_spec`, which imports the packages that the module is in.
-        finders = (PathFinder,) if places is not None else (BuiltinImporter, FrozenImporter, PathFinder)
-        spec = next((found for finder in finders if (found := finder.find_spec(name, places)) is not None), None)
+        finders = (
+            (PathFinder,) if places is not None else (BuiltinImporter, FrozenImporter, PathFinder)
+        )
+        spec = next(
+            (found for finder in finders if (found := finder.find_spec(name, places)) is not None),
+            None,
+        )
         if spec is None:
             return None
         places = list(spec.submodule_search_locations or ())
@@ -82,7 +98,8 @@ def source_file(path: str) -> str | None:
 
 
 class _Function:
-    """A function's process, as long as it lives. Whoever calls the same function meanwhile waits."""
+    """A function's process, as long as it lives. Whoever calls the same function meanwhile
+    waits."""
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
@@ -94,7 +111,9 @@ class _Function:
         with self._one_at_a_time:
             outcomes = self._running(section).outcomes(turns, section.deadline)
             while len(outcomes) < len(turns):
-                outcomes += self._running(section).outcomes(turns[len(outcomes) :], section.deadline)
+                outcomes += self._running(section).outcomes(
+                    turns[len(outcomes) :], section.deadline
+                )
             return outcomes
 
     def _running(self, section: FunctionReward) -> FunctionProcess:

@@ -1,8 +1,8 @@
 """What answers that need no memory earn under a mix: copies, lists of values, empty ones.
 
-A mix under which one of them earns more than the right answer teaches a policy to give it. The table
-is over a few conversations made here, with an embedding of random vectors, so it does not depend on
-a model: `python -m reward_service.degenerate [CONFIG …]` prints it (docs/rewards.md).
+A mix under which one of them earns more than the right answer teaches a policy to give it. The
+table is over a few conversations made here, with an embedding of random vectors, so it does not
+depend on a model: `python -m reward_service.degenerate [CONFIG …]` prints it (docs/rewards.md).
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from reward_service.copies import copies, earned, right_answer
 
 RIGHT = "right answer"
 VOCABULARY = 300
-"""Tokens of the tokenizer. So few that most values are several tokens, which pays hedging best: BLEU
-sees the right value among them, and a short wrong one is far from a long right one."""
+"""Tokens of the tokenizer. So few that most values are several tokens, which pays hedging best:
+BLEU sees the right value among them, and a short wrong one is far from a long right one."""
 
 VALUES = {
     "dog is called": "Rex Bella Charlie Luna Max Rocky Daisy Bruno Toby Coco Rusty Buddy",
     "home is in": "Oslo Paris Warsaw London Madrid Vienna Dublin Lisbon Prague Athens Rome Berlin",
-    "favourite sport is": "chess rowing tennis karate golf hockey boxing rugby skiing swimming football cycling",
+    "favourite sport is": "chess rowing tennis karate golf hockey boxing rugby skiing swimming "
+    "football cycling",
 }
 """Values of each kind of fact in the conversations below, all equally likely."""
 ANSWERS = {
@@ -45,22 +46,32 @@ def _tell(kind: str, value: str, answer: str) -> Interaction:
 
 def _ask(kind: str, value: str, said_in: int) -> Interaction:
     answer = ANSWERS[kind].format(value)
-    return Interaction(f"do you know what my {kind}?", answer, role="recall", facts=(Fact(value, said_in),))
+    return Interaction(
+        f"do you know what my {kind}?", answer, role="recall", facts=(Fact(value, said_in),)
+    )
 
 
 def _rows() -> Iterator[Row]:
-    """Conversations of all strategies and forms. The saved interaction holds the value asked for, or
-    that of another kind, or none."""
+    """Conversations of all strategies and forms. The saved interaction holds the value asked for,
+    or that of another kind, or none."""
     kinds = list(VALUES)
     for i, kind in enumerate(kinds):
         other = kinds[i - 1]
-        for value, another in zip(VALUES[kind].split()[::4], VALUES[other].split()[1::4], strict=True):
+        for value, another in zip(
+            VALUES[kind].split()[::4], VALUES[other].split()[1::4], strict=True
+        ):
             first = _tell(kind, value, "Good to know.")
             second = _tell(other, another, "That is new to me.")
             turns: dict[Strategy, tuple[Interaction, ...]] = {
                 "single": (_ask(kind, value, 0),),
                 "cumulative": (_ask(kind, value, 0), TALK, second, _ask(other, another, 3)),
-                "long_term": (_ask(kind, value, 0), TALK, _ask(kind, value, 1), second, _ask(kind, value, 3)),
+                "long_term": (
+                    _ask(kind, value, 0),
+                    TALK,
+                    _ask(kind, value, 1),
+                    second,
+                    _ask(kind, value, 3),
+                ),
             }
             for strategy, follow_ups in turns.items():
                 yield Row(first.query, first.answer, follow_ups, strategy=strategy)
@@ -69,19 +80,24 @@ def _rows() -> Iterator[Row]:
 def _place(strategy: Strategy, turn: int, form: str, asks: bool) -> str:
     if not asks:
         return "nothing asked"
-    return f"{strategy}, {'first answer' if turn == 1 and form == 'standard' else form.replace('_', ' ')}"
+    return (
+        f"{strategy}, "
+        f"{'first answer' if turn == 1 and form == 'standard' else form.replace('_', ' ')}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Earnings:
-    """What each kind of answer earns at one place of a conversation, [conversations] in one order."""
+    """What each kind of answer earns at one place of a conversation, [conversations] in one
+    order."""
 
     place: str
     by_answer: Mapping[str, np.ndarray]
 
 
 def earnings(rewards: Rewards, embedding: np.ndarray | None = None) -> list[Earnings]:
-    """What the kinds of answers earn under all mixes of `rewards`, at all places that mixes tell apart.
+    """What the kinds of answers earn under all mixes of `rewards`, at all places that mixes tell
+    apart.
 
     embedding: float32 [tokens, width] of at least VOCABULARY tokens; None: a random one.
     """
@@ -104,20 +120,28 @@ def earnings(rewards: Rewards, embedding: np.ndarray | None = None) -> list[Earn
                 answers.append(answer)
     known = [value for values in VALUES.values() for value in values.split()]
     got = earned(places, answers, rewards, embedding, range(len(SPECIAL_TOKENS)), known)
-    return [Earnings(place, {name: got[numbers] for name, numbers in column.items()}) for place, column in columns.items()]
+    return [
+        Earnings(place, {name: got[numbers] for name, numbers in column.items()})
+        for place, column in columns.items()
+    ]
 
 
 def guessing(one: Earnings, certainty: float, values: int) -> dict[str, np.ndarray]:
-    """Expected rewards [conversations] of naming the likeliest value, and of what one could do instead of it.
+    """Expected rewards [conversations] of naming the likeliest value, and of what one could do
+    instead of it.
 
-    certainty: probability that it is the right one. values: how many there are; the others are equally likely.
+    certainty: probability that it is the right one. values: how many there are; the others are
+    equally likely.
     """
     of, second = one.by_answer, (1 - certainty) / (values - 1)
     either = certainty + second
     return {
         "one value": certainty * of[RIGHT] + (1 - certainty) * of["wrong value"],
         "two values": either * of["right and wrong value"] + (1 - either) * of["two wrong values"],
-        **{name: of[name] for name in ("list of all values", "no value", "empty", '"okay" ten times')},
+        **{
+            name: of[name]
+            for name in ("list of all values", "no value", "empty", '"okay" ten times')
+        },
     }
 
 
@@ -127,7 +151,9 @@ def table(rewards: Rewards) -> str:
     rows = [["answer", *(column.place for column in columns)], ["---", *["---:"] * len(columns)]]
     for name in columns[0].by_answer:
         got = [column.by_answer.get(name) for column in columns]
-        rows.append([name, *("" if rewards is None else f"{rewards.mean():.3f}" for rewards in got)])
+        rows.append(
+            [name, *("" if rewards is None else f"{rewards.mean():.3f}" for rewards in got)]
+        )
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -153,7 +179,9 @@ def said(turn: Turn, text: str, tokenizer: ConversationTokenizer) -> Turn:
     return replace(turn, answer=text, answer_ids=[*tokenizer.encode(text), EOS])
 
 
-def degenerate_answers(episode: Episode, turn: int, tokenizer: ConversationTokenizer) -> dict[str, Turn]:
+def degenerate_answers(
+    episode: Episode, turn: int, tokenizer: ConversationTokenizer
+) -> dict[str, Turn]:
     """Answers to a turn, by what they are. Those with a value only where the turn asks for one."""
     own, before, opening = episode.turns[turn], episode.turns[turn - 1], episode.turns[0]
     texts = {
@@ -175,7 +203,9 @@ def degenerate_answers(episode: Episode, turn: int, tokenizer: ConversationToken
             "two wrong values": f"{first} or {second}",
             "list of all values": ", ".join(listed),
         }
-        texts = {name: _in_place_of(right, value, own.reference) for name, value in forms.items()} | texts
+        texts = {
+            name: _in_place_of(right, value, own.reference) for name, value in forms.items()
+        } | texts
     saved_answer, saved = copies(episode, turn)
     return {
         RIGHT: right_answer(own),
@@ -190,5 +220,6 @@ def _in_place_of(right: str, value: str, reference: str) -> str:
 
 
 if __name__ == "__main__":
-    # Configurations composed as for `engram train`; without any, the mix of a run that says nothing.
+    # Configurations composed as for `engram train`; without any, the mix of a run that says
+    # nothing.
     print(table(load_run(sys.argv[1:]).rewards if len(sys.argv) > 1 else Rewards()), end="")

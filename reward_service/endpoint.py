@@ -1,13 +1,15 @@
 """Rewards by an HTTP endpoint: a batch of turns goes out as JSON, a list of numbers comes back.
 
-    POST {"turns": [{"query", "answer", "reference", "role", "facts": [{"value", "said_in", "outdated"}]}]}
-    200  {"rewards": [number or null, …]}, in the same order; null where the reward does not apply
+    POST {"turns": [{"query", "answer", "reference", "role", "facts": [{"value", "said_in",
+    "outdated"}]}]} 200  {"rewards": [number or null, …]}, in the same order; null where the reward
+    does not apply
 
-An endpoint that cannot be reached, breaks the connection, takes too long, or answers 408, 425, 429, 502, 503 or 504 is away: it is
-asked again in a moment, and then whoever waits for the batch is told to try later (`outages.py`). Another 5xx may be due to what was
-asked, and so may those three where the endpoint answers other turns meanwhile: the request is divided, and a turn that is refused
-alone fails, if a turn that was answered before is answered between its tries. Anything else that the endpoint says and that is no
-answer is a data failure of these turns.
+An endpoint that cannot be reached, breaks the connection, takes too long, or answers 408, 425, 429,
+502, 503 or 504 is away: it is asked again in a moment, and then whoever waits for the batch is told
+to try later (`outages.py`). Another 5xx may be due to what was asked, and so may those three where
+the endpoint answers other turns meanwhile: the request is divided, and a turn that is refused alone
+fails, if a turn that was answered before is answered between its tries. Anything else that the
+endpoint says and that is no answer is a data failure of these turns.
 """
 
 from __future__ import annotations
@@ -32,12 +34,13 @@ from common.failures import Unavailable
 from reward_service.custom import Outcome
 
 PAUSES = (0.2, 0.6)
-"""Seconds before a request is made again. So that one lost of a hundred does not cost the others; longer waits are not made here,
-where they would hold a worker."""
+"""Seconds before a request is made again. So that one lost of a hundred does not cost the others;
+longer waits are not made here, where they would hold a worker."""
 ASK_LATER = (408, 425, 429)
 """Answers by which an endpoint, or a proxy before it, says that this is not the moment."""
 ON_THE_WAY = (502, 503, 504, *range(520, 600))
-"""Answers of a proxy, or of a service that starts or has too much to do: as a rule not about what was asked."""
+"""Answers of a proxy, or of a service that starts or has too much to do: as a rule not about what
+was asked."""
 LONGEST_PAUSE = 30.0
 """Seconds: an endpoint that asks to be left alone for longer is asked after so long."""
 LARGEST_ANSWER = 2**24
@@ -47,7 +50,8 @@ _answered: dict[str, Turn] = {}
 
 
 def endpoint_rewards(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
-    """The outcome of each turn, in order, in requests of `section.batch` turns. Raises Unavailable."""
+    """The outcome of each turn, in order, in requests of `section.batch` turns. Raises
+    Unavailable."""
     outcomes: list[Outcome] = []
     for start in range(0, len(turns), section.batch):
         outcomes += _insist(section, turns[start : start + section.batch])
@@ -72,9 +76,11 @@ def _insist(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
 
 
 def _divided(section: EndpointReward, turns: Sequence[Turn], failing: Unavailable) -> list[Outcome]:
-    """The outcomes of turns that were refused together: halves are asked, and their halves, until each turn at fault stands alone.
+    """The outcomes of turns that were refused together: halves are asked, and their halves, until
+    each turn at fault stands alone.
 
-    Raises Unavailable: where the endpoint is away by now, or, with `of_batch`, where time is up or nothing is known that it answers.
+    Raises Unavailable: where the endpoint is away by now, or, with `of_batch`, where time is up or
+    nothing is known that it answers.
     """
     until = time.monotonic() + section.deadline
     outcomes: dict[int, Outcome] = {}
@@ -107,7 +113,8 @@ def _divided(section: EndpointReward, turns: Sequence[Turn], failing: Unavailabl
         if not alone:
             break
         time.sleep(pause * random.uniform(0.5, 1.0))
-        # Between two tries of theirs, or an outage that ends or begins just now would be taken for their fault.
+        # Between two tries of theirs, or an outage that ends or begins just now would be taken for
+        # their fault.
         if section.url in _answered and not _answers_another(section):
             raise _away(section, failing.why)
         alone = {i: refusal for i in alone if (refusal := ask([i])) is not None}
@@ -126,7 +133,8 @@ def _answers_another(section: EndpointReward) -> bool:
 
 
 def _is_refusal(away: Unavailable) -> bool:
-    """Whether it was a 5xx, which may be about what was asked. One that asks to be left alone says what it is about."""
+    """Whether it was a 5xx, which may be about what was asked. One that asks to be left alone says
+    what it is about."""
     cause = away.__cause__
     return isinstance(cause, urllib.error.HTTPError) and cause.code >= 500 and not away.pause
 
@@ -137,7 +145,9 @@ def _of_batch(away: Unavailable) -> Unavailable:
 
 def _ask(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
     body = json.dumps({"turns": [_record(turn) for turn in turns]}).encode()
-    request = urllib.request.Request(section.url, body, {"Content-Type": "application/json"}, method="POST")
+    request = urllib.request.Request(
+        section.url, body, {"Content-Type": "application/json"}, method="POST"
+    )
     until = time.monotonic() + section.deadline
     try:
         with urllib.request.urlopen(request, timeout=section.deadline) as response:
@@ -148,7 +158,11 @@ def _ask(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
             if refusal.code in ASK_LATER or refusal.code >= 500:
                 pause = _retry_after(refusal.headers)
                 away = _away(section, said, pause)
-                raise (_of_batch(away) if refusal.code not in (*ASK_LATER, *ON_THE_WAY) and not pause else away) from refusal
+                raise (
+                    _of_batch(away)
+                    if refusal.code not in (*ASK_LATER, *ON_THE_WAY) and not pause
+                    else away
+                ) from refusal
             return [said] * len(turns)
     except urllib.error.URLError as error:
         cause = error.reason if isinstance(error.reason, OSError) else error
@@ -175,8 +189,11 @@ def _content(response: http.client.HTTPResponse, until: float) -> bytes:
         if size > LARGEST_ANSWER:
             break
     content = b"".join(parts)
-    if response.length or (response.length is None and not response.chunked and not _is_json(content)):
-        # Without a length, nothing else tells an answer that was broken off, in its head even, from a whole one.
+    if response.length or (
+        response.length is None and not response.chunked and not _is_json(content)
+    ):
+        # Without a length, nothing else tells an answer that was broken off, in its head even, from
+        # a whole one.
         raise http.client.IncompleteRead(content, response.length)
     return content
 
@@ -202,10 +219,15 @@ def _why(error: Exception, section: EndpointReward) -> str:
 
 
 def _retry_after(headers: Message) -> float:
-    """Seconds that the endpoint asks to be left alone, within reason; 0 where it says nothing that can be read."""
+    """Seconds that the endpoint asks to be left alone, within reason; 0 where it says nothing that
+    can be read."""
     said = (headers.get("Retry-After") or "").strip()
     try:
-        seconds = float(said) if said.isdecimal() else parsedate_to_datetime(said).timestamp() - time.time()
+        seconds = (
+            float(said)
+            if said.isdecimal()
+            else parsedate_to_datetime(said).timestamp() - time.time()
+        )
     except (ValueError, TypeError, OverflowError):
         return 0.0
     return min(max(seconds, 0.0), LONGEST_PAUSE)
@@ -233,4 +255,10 @@ def _outcome(reward: Any) -> Outcome:
 
 def _record(turn: Turn) -> dict[str, object]:
     facts = [asdict(fact) for fact in turn.facts]
-    return {"query": turn.query, "answer": turn.answer, "reference": turn.reference, "role": turn.role, "facts": facts}
+    return {
+        "query": turn.query,
+        "answer": turn.answer,
+        "reference": turn.reference,
+        "role": turn.role,
+        "facts": facts,
+    }

@@ -1,10 +1,13 @@
-"""The inner side of `function_process.py`: loads a user's reward function and calls it for one turn after another.
+"""The inner side of `function_process.py`: loads a user's reward function and calls it for one turn
+after another.
 
-Runs in a process of its own that imports neither torch nor Ray, so that it starts quickly. Whatever the function raises, down to
-SystemExit, is the outcome of the turn that it was called for; what ends the process is seen by the other side.
+Runs in a process of its own that imports neither torch nor Ray, so that it starts quickly. Whatever
+the function raises, down to SystemExit, is the outcome of the turn that it was called for; what
+ends the process is seen by the other side.
 
-Messages in: 8 bytes of length and a pickle, first (path, arguments), then lists of turns. Messages out: a kind, a length, and what it
-tells. An outcome goes out as soon as it is there, so that the other side knows which turn the function is called for.
+Messages in: 8 bytes of length and a pickle, first (path, arguments), then lists of turns. Messages
+out: a kind, a length, and what it tells. An outcome goes out as soon as it is there, so that the
+other side knows which turn the function is called for.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ def main(requests: int, answers: int, life: int) -> None:
         os.set_inheritable(descriptor, False)
     with os.fdopen(requests, "rb") as messages:
         path, arguments = _read(messages)
-        sys.argv[:] = [path.rpartition(":")[0]]  # a file that reads its command line must not find ours
+        sys.argv[:] = [
+            path.rpartition(":")[0]
+        ]  # a file that reads its command line must not find ours
         try:
             function = load_function(path)
         except InputError as refusal:
@@ -55,9 +60,11 @@ def main(requests: int, answers: int, life: int) -> None:
 
 
 def die_with(life: int) -> None:
-    """Have the kernel end this process and all that it starts when the other end of the pipe `life` is gone.
+    """Have the kernel end this process and all that it starts when the other end of the pipe `life`
+    is gone.
 
-    By a signal, because a function may hold the interpreter when the process that it works for dies.
+    By a signal, because a function may hold the interpreter when the process that it works for
+    dies.
     """
     fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
@@ -92,11 +99,12 @@ def _write(answers: int, kind: bytes, content: bytes = b"") -> None:
         message = message[os.write(answers, message) :]
 
 
-# --- loading ------------------------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
 def load_function(path: str) -> Callable[..., Any]:
-    """The function that "FILE.py:NAME" or "package.module:NAME" means. Raises InputError naming what is not there."""
+    """The function that "FILE.py:NAME" or "package.module:NAME" means. Raises InputError naming
+    what is not there."""
     where, _, name = path.rpartition(":")
     if not where or not name:
         raise InputError(path, "should read FILE.py:NAME or package.module:NAME")
@@ -107,9 +115,15 @@ def load_function(path: str) -> Callable[..., Any]:
         raise
     except BaseException as error:
         what = "".join(traceback.format_exception_only(error)).strip()
-        raise InputError(where, f"cannot be imported: {what}{_advice(error)}\n{_told(error)}") from error
+        raise InputError(
+            where, f"cannot be imported: {what}{_advice(error)}\n{_told(error)}"
+        ) from error
     if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        known = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_")
+        ]
         raise InputError(path, f"there is no function {name!r} in {where}; {nearest(name, known)}")
     return function
 
@@ -130,14 +144,18 @@ def _from_file(where: str) -> ModuleType:
 def _advice(error: BaseException) -> str:
     if not isinstance(error, SystemExit):
         return ""
-    return ', which would end the run; what it does when run by itself belongs under `if __name__ == "__main__":`'
+    return (
+        ", which would end the run; what it does when run by itself belongs under `if "
+        '__name__ == "__main__":`'
+    )
 
 
-# --- calling ------------------------------------------------------------------------------------------------------------------
+# --- calling --------------------------------------------------------------------------------------
 
 
 class Caller:
-    """Calls the function, and waits for its result where that has to be awaited: always in the same event loop."""
+    """Calls the function, and waits for its result where that has to be awaited: always in the same
+    event loop."""
 
     def __init__(self, function: Callable[..., Any], arguments: dict[str, Any]):
         self._function, self._arguments = function, arguments
@@ -185,7 +203,9 @@ def _told(error: BaseException) -> str:
 def _is_on_the_way(frames: TracebackType) -> bool:
     file = frames.tb_frame.f_code.co_filename
     library = f"{os.path.dirname(inspect.__file__)}{os.sep}"
-    return file == __file__ or file.startswith((f"{library}asyncio", f"{library}importlib", "<frozen importlib"))
+    return file == __file__ or file.startswith(
+        (f"{library}asyncio", f"{library}importlib", "<frozen importlib")
+    )
 
 
 def _as_text(failure: str) -> bytes:

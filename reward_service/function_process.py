@@ -1,11 +1,14 @@
-"""A user's reward function in a child process, where it can neither take its caller down nor hold it.
+"""A user's reward function in a child process, where it can neither take its caller down nor hold
+it.
 
-The child (`function_child.py`) is told turns over one pipe and tells outcomes over another. Where one takes longer than its deadline,
-the child is killed, whatever it is doing: a thread could not be ended, and one that holds the interpreter would hold the deadline too.
-A third pipe, on which nothing is ever said, tells the kernel when to end the child: as soon as the caller is gone.
+The child (`function_child.py`) is told turns over one pipe and tells outcomes over another. Where
+one takes longer than its deadline, the child is killed, whatever it is doing: a thread could not be
+ended, and one that holds the interpreter would hold the deadline too. A third pipe, on which
+nothing is ever said, tells the kernel when to end the child: as soon as the caller is gone.
 
-Invariants: the outcomes that came are those of the first turns, in order, so that the next turn is the one that the function is called
-for; nothing that the child sends is unpickled; every wait has a deadline.
+Invariants: the outcomes that came are those of the first turns, in order, so that the next turn is
+the one that the function is called for; nothing that the child sends is unpickled; every wait has a
+deadline.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ Outcome = float | str | None
 TOGETHER = 256
 """Turns in one message: few enough that taking it apart is nothing beside any deadline."""
 LOOK_EVERY = 0.1
-"""Seconds between two looks whether the child is there: where it left another process behind, its pipes stay open without it."""
+"""Seconds between two looks whether the child is there: where it left another process behind, its
+pipes stay open without it."""
 GONE_SECONDS = 1.0
 """From when a process's pipes are closed until it is gone, if that is why they are."""
 END_SECONDS = 5.0
@@ -51,7 +55,8 @@ END_SECONDS = 5.0
 LONGEST_ANSWER = 2**20
 
 _START = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from reward_service.function_child import main; main(*map(int, sys.argv[2:]))"
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from "
+    "reward_service.function_child import main; main(*map(int, sys.argv[2:]))"
 )
 
 
@@ -109,17 +114,23 @@ class FunctionProcess:
                 raise _Ended
         except _Late:
             self.late = True
-            what = f"was not imported within {deadline:g} s; raise the function's `load_deadline` where it needs longer"
+            what = (
+                f"was not imported within {deadline:g} s; raise the function's "
+                "`load_deadline` where it needs longer"
+            )
             raise InputError(where, what) from None
         except _Ended:
-            raise InputError(where, f"ended the process that imported it, {self._how_it_ended()}") from None
+            raise InputError(
+                where, f"ended the process that imported it, {self._how_it_ended()}"
+            ) from None
 
     @property
     def alive(self) -> bool:
         return not self._closed and self._process.poll() is None
 
     def outcomes(self, turns: Sequence[Turn], deadline: float) -> list[Outcome]:
-        """Outcomes of the first turns: of all, or up to and with the one that the process did not survive.
+        """Outcomes of the first turns: of all, or up to and with the one that the process did not
+        survive.
 
         deadline: seconds for each of them.
         """
@@ -136,7 +147,10 @@ class FunctionProcess:
             done.append(f"no value within {deadline:g} s for {described(turns[len(done)])}")
         except _Ended:
             how = self._how_it_ended()
-            done.append(f"the function's process ended, {how}, in its call for {described(turns[len(done)])}")
+            done.append(
+                f"the function's process ended, {how}, in its call for "
+                f"{described(turns[len(done)])}"
+            )
         return done
 
     def close(self) -> None:
@@ -167,7 +181,7 @@ class FunctionProcess:
         except ValueError:
             return f"by signal {-code}"
 
-    # --- pipes ----------------------------------------------------------------------------------------------------------------
+    # --- pipes ------------------------------------------------------------------------------------
 
     def _send(self, message: Any, until: float) -> None:
         content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)

@@ -8,9 +8,11 @@ from common.config.rewards import Length
 
 
 def length_reward(section: Length, answers: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """length / target up to the target, then target / length, or 1 without penalty: float64 [turns], in [0, 1].
+    """length / target up to the target, then target / length, or 1 without penalty: float64
+    [turns], in [0, 1].
 
-    answers, references: lengths [turns]. Where the target is an empty reference, an empty answer earns 1, a longer one as above.
+    answers, references: lengths [turns]. Where the target is an empty reference, an empty answer
+    earns 1, a longer one as above.
     """
     targets = references if section.target is None else np.full(len(answers), section.target)
     shorter, longer = np.minimum(answers, targets), np.maximum(answers, targets)

@@ -1,7 +1,9 @@
-"""Rewards by reward models: opened once per process, scoring all turns of a call in passes of bounded size.
+"""Rewards by reward models: opened once per process, scoring all turns of a call in passes of
+bounded size.
 
-transformers runs the model in the reward worker itself, on a GPU where it has one. vLLM does where it is asked for and installed: it reads
-text, so it cannot serve a reward model with short-term memory.
+transformers runs the model in the reward worker itself, on a GPU where it has one. vLLM does where
+it is asked for and installed: it reads text, so it cannot serve a reward model with short-term
+memory.
 """
 
 from __future__ import annotations
@@ -34,8 +36,11 @@ from reward_service.preference_model import (
 )
 
 
-def model_rewards(section: ModelReward, conversations: Sequence[Sequence[Turn]]) -> list[ModelOutcome]:
-    """The outcome of the last turn of each conversation, given the turns before it. Raises InputError where there is no such model."""
+def model_rewards(
+    section: ModelReward, conversations: Sequence[Sequence[Turn]]
+) -> list[ModelOutcome]:
+    """The outcome of the last turn of each conversation, given the turns before it. Raises
+    InputError where there is no such model."""
     model = open_model(section.path, section.serve)
     require_label(section.path, section, model.module.config, is_ours(section.path))
     outcomes: list[str | None] = []
@@ -53,19 +58,26 @@ def model_rewards(section: ModelReward, conversations: Sequence[Sequence[Turn]])
 def dialogue(conversation: Sequence[Turn]) -> Dialogue:
     """The last turn after the turns before it, each with the answer that went to memory."""
     *before, last = conversation
-    history = tuple((turn.query, turn.reference if turn.teacher_forced else turn.answer) for turn in before)
+    history = tuple(
+        (turn.query, turn.reference if turn.teacher_forced else turn.answer) for turn in before
+    )
     return Dialogue(history, last.query, last.answer)
 
 
-def scores(section: ModelReward, model: PreferenceModel, readings: Sequence[Reading]) -> list[tuple[float, float]]:
-    """(reward, its standard deviation) of each reading. The reward is in [0, 1] where `section.unit`; the deviation is in levels
-    whatever the reward is in, as in its source: an advantage is divided by 1 + σ of the levels 1…K (`ppo.doubt`)."""
+def scores(
+    section: ModelReward, model: PreferenceModel, readings: Sequence[Reading]
+) -> list[tuple[float, float]]:
+    """(reward, its standard deviation) of each reading. The reward is in [0, 1] where
+    `section.unit`; the deviation is in levels whatever the reward is in, as in its source: an
+    advantage is divided by 1 + σ of the levels 1…K (`ppo.doubt`)."""
     if not readings:
         return []
     with torch.inference_mode():
         logits = in_passes(model.logits, readings, section.batch_tokens)
     if section.label is not None:
-        return [(value, 0.0) for value in label_scores(section, model.module.config, logits).tolist()]
+        return [
+            (value, 0.0) for value in label_scores(section, model.module.config, logits).tolist()
+        ]
     values, stds = expected_and_std(logits)
     if section.unit and model.levels == 1:
         values = torch.sigmoid(values)
@@ -76,7 +88,8 @@ def scores(section: ModelReward, model: PreferenceModel, readings: Sequence[Read
 
 @lru_cache(maxsize=4)
 def open_model(path: str, serve: str) -> PreferenceModel:
-    """The reward model of a run (its latest checkpoint), a checkpoint, a folder or a hub name, ready to score. Raises InputError."""
+    """The reward model of a run (its latest checkpoint), a checkpoint, a folder or a hub name,
+    ready to score. Raises InputError."""
     if is_ours(path):
         checkpoint = open_checkpoint(path)
         with checkpoint.folder() as folder:
@@ -85,8 +98,8 @@ def open_model(path: str, serve: str) -> PreferenceModel:
 
 
 def require_model(section: ModelReward) -> None:
-    """Refuse a reward model that is not there, or whose labels do not say which of them pays, without loading its weights. Raises
-    InputError naming its path."""
+    """Refuse a reward model that is not there, or whose labels do not say which of them pays,
+    without loading its weights. Raises InputError naming its path."""
     if is_ours(section.path):
         checkpoint = open_checkpoint(section.path)
         with checkpoint.folder() as folder:
@@ -100,9 +113,15 @@ def require_model(section: ModelReward) -> None:
 
 def require_vllm(where: str, reads_memory: bool) -> None:
     if reads_memory:
-        raise InputError(where, "reads short-term memory, which vLLM cannot: serve it by transformers")
+        raise InputError(
+            where, "reads short-term memory, which vLLM cannot: serve it by transformers"
+        )
     if importlib.util.find_spec("vllm") is None:
-        raise InputError("serve", "is vllm, which is not installed here: pip install 'engram-rl[vllm]', or serve by transformers")
+        raise InputError(
+            "serve",
+            "is vllm, which is not installed here: pip install 'engram-rl[vllm]', or serve by "
+            "transformers",
+        )
 
 
 def _serving(model: PreferenceModel, folder: str | Path, serve: str) -> PreferenceModel:
@@ -113,14 +132,16 @@ def _serving(model: PreferenceModel, folder: str | Path, serve: str) -> Preferen
 
 
 def is_ours(path: str) -> bool:
-    """Whether a path is a run or a checkpoint of a run, and not a folder or a name that only transformers knows."""
+    """Whether a path is a run or a checkpoint of a run, and not a folder or a name that only
+    transformers knows."""
     folder = Path(path)
     return "://" in path or (folder / MANIFEST).is_file() or (folder / "checkpoints").is_dir()
 
 
 @lru_cache(maxsize=16)
 def weights_digest(path: str) -> str:
-    """What changes with a model's weights: hash of the manifest of a checkpoint, or of the weights in a folder; a hub name's own."""
+    """What changes with a model's weights: hash of the manifest of a checkpoint, or of the weights
+    in a folder; a hub name's own."""
     if is_ours(path):
         with open_checkpoint(path).folder() as checkpoint:
             return hashlib.blake2b((checkpoint / MANIFEST).read_bytes(), digest_size=8).hexdigest()
@@ -141,9 +162,12 @@ class VllmPreferenceModel:
         from vllm import LLM, PoolingParams
 
         self._text, self.levels, self.module = model, model.levels, model.module
-        # In the checkpoint's own type: vLLM would halve float32, and rewards would depend on who serves them.
+        # In the checkpoint's own type: vLLM would halve float32, and rewards would depend on who
+        # serves them.
         dtype = str(model.module.dtype).removeprefix("torch.")
-        self._engine: Any = LLM(folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype)
+        self._engine: Any = LLM(
+            folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype
+        )
         # The raw logits: an activation would hide a scalar's size and a level's odds.
         self._parameters = PoolingParams(task="classify", use_activation=False)
 

@@ -1,7 +1,9 @@
-"""What is away for a while: who waits for it, who asks again and when, and what a reader of the run is told meanwhile. No Ray.
+"""What is away for a while: who waits for it, who asks again and when, and what a reader of the run
+is told meanwhile. No Ray.
 
-One call asks again, after pauses that grow; the others wait for what it finds, since a hundred that ask at once are no help to an
-endpoint that starts. A call is given up where it has waited for as long as patience allows, or where the run is told to stop.
+One call asks again, after pauses that grow; the others wait for what it finds, since a hundred that
+ask at once are no help to an endpoint that starts. A call is given up where it has waited for as
+long as patience allows, or where the run is told to stop.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
-"""Seconds; each is twice the one before, less up to a half, so that several askers do not keep step."""
+"""Seconds; each is twice the one before, less up to a half, so that several askers do not keep
+step."""
 FIRST_WORD = 10.0
-"""Seconds from the first word about an outage to the second; each further one comes when it has lasted twice as long."""
+"""Seconds from the first word about an outage to the second; each further one comes when it has
+lasted twice as long."""
 
 
 @dataclass(eq=False)
@@ -40,17 +44,21 @@ class Outage:
 
 
 class Outages:
-    """tell: takes a line for whoever watches the run. clock: seconds, as the event loop counts them. Inside one event loop."""
+    """tell: takes a line for whoever watches the run. clock: seconds, as the event loop counts
+    them. Inside one event loop."""
 
-    def __init__(self, tell: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, tell: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self._tell, self._clock = tell, clock
         self._outages: dict[str, Outage] = {}
         self._whys: dict[str, str] = {}
         self._stopping = asyncio.Event()
 
     async def through(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt` gives, tried again while it raises Unavailable. Raises Unavailable where it was given up, or is `of_batch`: what
-        another call finds to be away fails of no batch, so such a one waits until that call has found its end."""
+        """What `attempt` gives, tried again while it raises Unavailable. Raises Unavailable where
+        it was given up, or is `of_batch`: what another call finds to be away fails of no batch, so
+        such a one waits until that call has found its end."""
         waited: defaultdict[str, float] = defaultdict(float)
         while True:
             try:
@@ -86,20 +94,28 @@ class Outages:
         return outage is not None and outage.asking.locked()
 
     def stop_waiting(self) -> None:
-        """Give up every call that waits, and whatever would wait from now on: the run is to stop."""
+        """Give up every call that waits, and whatever would wait from now on: the run is to
+        stop."""
         self._stopping.set()
 
     def describe(self) -> list[str]:
         """What is being waited for, for how long."""
         now = self._clock()
-        return [f"{self._whys[what]} for {now - outage.since:.0f} s" for what, outage in self._outages.items()]
+        return [
+            f"{self._whys[what]} for {now - outage.since:.0f} s"
+            for what, outage in self._outages.items()
+        ]
 
     async def _pause(self, outage: Outage, away: Unavailable, waited: float) -> None:
         """Until it is time to ask again. Raises Unavailable where it is time to give up."""
         left = away.patience - max(waited, self._clock() - outage.since)
         if left <= 0 or self._stopping.is_set():
-            raise Unavailable(away.what, away.why, away.patience, waited=max(waited, self._clock() - outage.since)) from away
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(outage.tries, 10)) * random.uniform(0.5, 1.0)
+            raise Unavailable(
+                away.what, away.why, away.patience, waited=max(waited, self._clock() - outage.since)
+            ) from away
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(outage.tries, 10)) * random.uniform(
+            0.5, 1.0
+        )
         outage.tries += 1
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), min(max(pause, away.pause), left))
@@ -118,8 +134,11 @@ class Outages:
         self._word(f"{away.what} answers again, after {self._clock() - outage.since:.0f} s")
 
     def _forget_what_nobody_waits_for(self) -> None:
-        """Of an outage that was given up nobody finds the end; but if a call succeeds, the next one begins anew."""
-        self._outages = {what: outage for what, outage in self._outages.items() if outage.asking.locked()}
+        """Of an outage that was given up nobody finds the end; but if a call succeeds, the next one
+        begins anew."""
+        self._outages = {
+            what: outage for what, outage in self._outages.items() if outage.asking.locked()
+        }
 
     def _word(self, line: str) -> None:
         log.warning(line)

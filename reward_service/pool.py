@@ -1,10 +1,13 @@
-"""A pool of reward workers that survives them: every episode handed in comes back once, scored or with its failure set.
+"""A pool of reward workers that survives them: every episode handed in comes back once, scored or
+with its failure set.
 
-Infra failures are tried again on another worker; a batch whose data is at fault, that takes too long, or whose worker dies is divided,
-until an episode that is to blame stands alone. What cannot be scored comes back with reward None and the reason, never with a number.
-What is away for a while, an endpoint, is waited for here, where nothing is held up by it (`outages.py`); no turn fails for it. One that
-answers, and fails, may do so because of the batch, which is divided as well.
-Where the settings allow more workers than there must be, some are started while batches wait and ended when they are idle (`scaling.py`).
+Infra failures are tried again on another worker; a batch whose data is at fault, that takes too
+long, or whose worker dies is divided, until an episode that is to blame stands alone. What cannot
+be scored comes back with reward None and the reason, never with a number. What is away for a while,
+an endpoint, is waited for here, where nothing is held up by it (`outages.py`); no turn fails for
+it. One that answers, and fails, may do so because of the batch, which is divided as well. Where the
+settings allow more workers than there must be, some are started while batches wait and ended when
+they are idle (`scaling.py`).
 """
 
 from __future__ import annotations
@@ -41,23 +44,32 @@ from reward_service.worker import RewardWorker, record_rewards
 log = logging.getLogger(__name__)
 
 PROBE_EVERY = 0.1
-"""Seconds between two questions to a worker that died, whether it is back: it has nothing to load, and work may wait for it."""
+"""Seconds between two questions to a worker that died, whether it is back: it has nothing to load,
+and work may wait for it."""
 STARTING = 60.0
-"""Seconds that a worker with nothing to open may take to start, on a machine that is busy with something else."""
+"""Seconds that a worker with nothing to open may take to start, on a machine that is busy with
+something else."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
-"""Seconds before an episode of which an endpoint fails is tried again; each is twice the one before."""
+"""Seconds before an episode of which an endpoint fails is tried again; each is twice the one
+before."""
 OFFENDERS = 4
-"""Episodes of one batch that may each end its workers without costing others of the batch their score."""
+"""Episodes of one batch that may each end its workers without costing others of the batch their
+score."""
 LOOKS = 4
-"""Looks at the size of the pool within `queue_seconds`: a worker is started late by a quarter of them at most."""
+"""Looks at the size of the pool within `queue_seconds`: a worker is started late by a quarter of
+them at most."""
 
 
 def by_tokens(episodes: Sequence[Episode], limit: int) -> list[list[Episode]]:
-    """The episodes in order, in batches of at most `limit` tokens; one that has more is a batch by itself."""
+    """The episodes in order, in batches of at most `limit` tokens; one that has more is a batch by
+    itself."""
     batches: list[list[Episode]] = []
     room = 0
     for episode in episodes:
-        tokens = sum(len(turn.query_ids) + len(turn.answer_ids) + len(turn.reference_ids) for turn in episode.turns)
+        tokens = sum(
+            len(turn.query_ids) + len(turn.answer_ids) + len(turn.reference_ids)
+            for turn in episode.turns
+        )
         if tokens > room:
             batches.append([])
             room = limit
@@ -68,7 +80,8 @@ def by_tokens(episodes: Sequence[Episode], limit: int) -> list[list[Episode]]:
 
 @dataclass
 class _Losses:
-    """Of a batch and its parts that may still be tried again: where every part costs a worker, going on to the last would take hours."""
+    """Of a batch and its parts that may still be tried again: where every part costs a worker,
+    going on to the last would take hours."""
 
     left: int
 
@@ -78,9 +91,11 @@ class _Losses:
 
 
 class RewardPool:
-    """`rewards.workers` actors, one thread each. Arguments as for `RewardWorker`; the embedding goes through the object store once.
+    """`rewards.workers` actors, one thread each. Arguments as for `RewardWorker`; the embedding
+    goes through the object store once.
 
-    tell: takes a line about what is being waited for. To be used inside one running event loop; `close` ends the actors.
+    tell: takes a line about what is being waited for. To be used inside one running event loop;
+    `close` ends the actors.
     """
 
     def __init__(
@@ -95,7 +110,12 @@ class RewardPool:
         self._outages = Outages(tell)
         # A worker that was killed takes up a shared reference again when Ray restarts it.
         self._embedding = ray.put(np.ascontiguousarray(embedding, dtype=np.float32))
-        self._arguments = (rewards, self._embedding, frozenset(special_ids), frozenset(known_values))
+        self._arguments = (
+            rewards,
+            self._embedding,
+            frozenset(special_ids),
+            frozenset(known_values),
+        )
         self._starting = rewards.start_deadline if has_to_open(rewards) else STARTING
         self._metrics = Metrics()
         self._monitor = BatchMonitor(self._metrics)
@@ -121,53 +141,85 @@ class RewardPool:
 
     def _start(self) -> ActorHandle:
         make: Any = ray.remote(RewardWorker).options(
-            num_cpus=REWARD_WORKER_CPUS, num_gpus=self._rewards.gpus_per_worker, max_restarts=-1, max_task_retries=0
+            num_cpus=REWARD_WORKER_CPUS,
+            num_gpus=self._rewards.gpus_per_worker,
+            max_restarts=-1,
+            max_task_retries=0,
         )
         handle: ActorHandle = make.remote(*self._arguments)
         return handle
 
     async def _prepare(self, actor: int) -> None:
-        """What is to be opened may take longer than a call may take, so a worker serves only after it has."""
-        await self._pool.call_actor(actor, "prepare", deadline=self._rewards.start_deadline, reason="opening what rewards need")
+        """What is to be opened may take longer than a call may take, so a worker serves only after
+        it has."""
+        await self._pool.call_actor(
+            actor,
+            "prepare",
+            deadline=self._rewards.start_deadline,
+            reason="opening what rewards need",
+        )
 
     def patience(self, episodes: Sequence[Episode]) -> float:
-        """Seconds to wait for all of it: every batch one after another, each with its allowance of losses, and restarts between them."""
-        losses = sum(self._may_cost(batch) for batch in by_tokens(episodes, self._rewards.batch_tokens))
+        """Seconds to wait for all of it: every batch one after another, each with its allowance of
+        losses, and restarts between them."""
+        losses = sum(
+            self._may_cost(batch) for batch in by_tokens(episodes, self._rewards.batch_tokens)
+        )
         # A call may stand behind another one of its actor.
-        return losses * (2 * self._rewards.call_deadline() + self._starting) + self._rewards.outage_patience()
+        return (
+            losses * (2 * self._rewards.call_deadline() + self._starting)
+            + self._rewards.outage_patience()
+        )
 
     def _may_cost(self, batch: Sequence[Episode]) -> int:
-        """Workers lost to a batch before its parts have but one try each: what so many episodes cost, each until it was tried alone."""
+        """Workers lost to a batch before its parts have but one try each: what so many episodes
+        cost, each until it was tried alone."""
         return OFFENDERS * (math.ceil(math.log2(len(batch))) + 1 + self._rewards.retries)
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
-        """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at once.
+        """The episodes in the same order, in batches of `rewards.batch_tokens` over all workers at
+        once.
 
         state: what `after` gave for the iterations before; empty before the first.
-        Raises Unavailable where an endpoint is away for longer than its patience: then no turn is at fault.
+        Raises Unavailable where an endpoint is away for longer than its patience: then no turn is
+        at fault.
         """
         statistics = from_json(state)
         batches = by_tokens(episodes, self._rewards.batch_tokens)
         self._waiting += len(episodes)
         self._tend_size()
         try:
-            judged = await asyncio.gather(*(self._judge(batch, statistics, _Losses(self._may_cost(batch))) for batch in batches))
+            judged = await asyncio.gather(
+                *(
+                    self._judge(batch, statistics, _Losses(self._may_cost(batch)))
+                    for batch in batches
+                )
+            )
         finally:
             self._waiting -= len(episodes)
         verdicts = chain.from_iterable(judged)
         return [episode.judged(own) for episode, own in zip(episodes, verdicts, strict=True)]
 
     def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
-        """The state for the next iteration, once these were trained on. JSON-ready; a function of its arguments.
+        """The state for the next iteration, once these were trained on. JSON-ready; a function of
+        its arguments.
 
         Records beside it what this whole batch shows (reward_service/monitor.py).
         """
         rewards, _, special_ids, known_values = self._arguments
-        gains = copy_gains(episodes, rewards, self._embedding_here, special_ids, known_values, from_json(state))
+        gains = copy_gains(
+            episodes, rewards, self._embedding_here, special_ids, known_values, from_json(state)
+        )
         self._monitor.record(episodes, gains)
         return to_json(after(from_json(state), episodes, self._rewards))
 
-    async def _judge(self, batch: list[Episode], statistics: Statistics, losses: _Losses, tried: Sequence[int] = ()) -> list[list[Verdict]]:
+    async def _judge(
+        self,
+        batch: list[Episode],
+        statistics: Statistics,
+        losses: _Losses,
+        tried: Sequence[int] = (),
+    ) -> list[list[Verdict]]:
         """tried: workers that were lost to a batch that this is a part of."""
         failed_on, reason = list(tried), f"scoring {len(batch)} episodes from {batch[0].id}"
         tries = 1 + self._rewards.retries if len(batch) == 1 else 1
@@ -182,7 +234,8 @@ class RewardPool:
                         deadline=self._rewards.call_deadline(),
                         retries=self._rewards.retries,
                         reason=reason,
-                        # Nothing may be done while one call is overdue that stood behind another, and their worker starts again.
+                        # Nothing may be done while one call is overdue that stood behind another,
+                        # and their worker starts again.
                         patience=2 * self._rewards.call_deadline() + self._starting,
                         retry_lost=False,
                         tried=failed_on,
@@ -212,7 +265,9 @@ class RewardPool:
             return self._given_up(batch, failure)
         middle = len(batch) // 2
         parts = (batch[:middle], batch[middle:])
-        first, second = await asyncio.gather(*(self._judge(part, statistics, losses, failed_on) for part in parts))
+        first, second = await asyncio.gather(
+            *(self._judge(part, statistics, losses, failed_on) for part in parts)
+        )
         return first + second
 
     def stop_waiting(self) -> None:
@@ -228,7 +283,7 @@ class RewardPool:
         record_rewards(self._metrics, given_up)
         return given_up
 
-    # --- size ---------------------------------------------------------------------------------------------------------------
+    # --- size -------------------------------------------------------------------------------------
 
     def _tend_size(self) -> None:
         if self._most == self._rewards.workers:
@@ -247,7 +302,13 @@ class RewardPool:
             starting = sum(not member.served for member in members.values())
             idle = self._pool.idle_since()
             longest = min(idle, key=idle.__getitem__, default=-1)
-            wants = self._scaling.wants(time.monotonic(), len(members), starting, self._pool.waiting_since(), idle.get(longest))
+            wants = self._scaling.wants(
+                time.monotonic(),
+                len(members),
+                starting,
+                self._pool.waiting_since(),
+                idle.get(longest),
+            )
             if wants > 0:
                 self._pool.add(self._start())
                 log.info("batches wait: started a reward worker more, %d in all", len(members))
@@ -265,7 +326,8 @@ class RewardPool:
         return self._pool.stats()
 
     async def metrics(self) -> dict[str, Any]:
-        """What the healthy workers and the pool itself recorded since the last call, for `Metrics.merge`.
+        """What the healthy workers and the pool itself recorded since the last call, for
+        `Metrics.merge`.
 
         What a worker recorded since then and before it died is gone.
         """

@@ -1,4 +1,5 @@
-"""What rewards need, checked before anything starts: functions, models and packages that are not there stop a run at the door."""
+"""What rewards need, checked before anything starts: functions, models and packages that are not
+there stop a run at the door."""
 
 from __future__ import annotations
 
@@ -15,12 +16,14 @@ from reward_service.sentences import open_sentence_model
 def require_rewards(rewards: Rewards, rows: Sequence[Row] = ()) -> None:
     """Raises InputError naming the first path or key that cannot be used.
 
-    rows: of the run's training data, for a turn to try functions on; without any they are only loaded.
+    rows: of the run's training data, for a turn to try functions on; without any they are only
+    loaded.
     """
     require_functions(rewards, rows)
     for mix in rewards.mixes():
         for model in mix.models:
-            # Here and not at the top, as below: it brings torch, which a service without reward models does without.
+            # Here and not at the top, as below: it brings torch, which a service without reward
+            # models does without.
             from reward_service.model_rewards import require_model
 
             require_model(model)
@@ -40,9 +43,12 @@ def require_functions(rewards: Rewards, rows: Sequence[Row]) -> None:
 
 
 def sample_turn(row: Row) -> Turn:
-    """The first turn of a conversation, answered as the data set has it. Its ids are made up: there may be no tokenizer yet."""
+    """The first turn of a conversation, answered as the data set has it. Its ids are made up: there
+    may be no tokenizer yet."""
     asked = row.interactions[0]
-    query_ids, answer_ids = (list(range(8, 8 + len(text.split()) + 1)) for text in (asked.query, asked.answer))
+    query_ids, answer_ids = (
+        list(range(8, 8 + len(text.split()) + 1)) for text in (asked.query, asked.answer)
+    )
     return Turn(
         query_ids, answer_ids, [-1.0] * len(answer_ids), answer_ids, asked.role, asked.facts,
         query=asked.query, answer=asked.answer, reference=asked.answer,
@@ -51,14 +57,18 @@ def sample_turn(row: Row) -> Turn:
 
 def has_to_open(rewards: Rewards) -> bool:
     """Whether a worker has functions to load or models to open before it can score."""
-    return any(mix.functions or mix.models or (mix.cosine is not None and mix.cosine.model is not None) for mix in rewards.mixes())
+    return any(
+        mix.functions or mix.models or (mix.cosine is not None and mix.cosine.model is not None)
+        for mix in rewards.mixes()
+    )
 
 
 def open_all(rewards: Rewards) -> None:
     """Open them all, so that no scoring call has to. Raises InputError where a model cannot be."""
     for mix in rewards.mixes():
         for function in mix.functions:
-            # Where that fails, every turn it is called for fails at once and says why. A worker that does not come up says so much later.
+            # Where that fails, every turn it is called for fails at once and says why. A worker
+            # that does not come up says so much later.
             with contextlib.suppress(InputError):
                 open_function(function)
         if mix.cosine is not None and mix.cosine.model is not None:

@@ -1,7 +1,8 @@
 """Embeddings of texts by a sentence-transformers model, for `Cosine.model`.
 
-The model is frozen and opened once per process. It is whatever the folder or name says: where it changes, so do the rewards.
-Texts in one forward pass touch each other in the last digits of float32, which is how far scoring the same text again may differ.
+The model is frozen and opened once per process. It is whatever the folder or name says: where it
+changes, so do the rewards. Texts in one forward pass touch each other in the last digits of
+float32, which is how far scoring the same text again may differ.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def open_sentence_model(model: str, device: str | None = None) -> SentenceTransformer:
-    """A model by folder or hub name. device: None takes the GPU that this process sees, which is what Ray gave it, or else the CPU.
+    """A model by folder or hub name. device: None takes the GPU that this process sees, which is
+    what Ray gave it, or else the CPU.
 
     Raises InputError where it cannot be opened, or the package that opens it is missing.
     """
@@ -30,14 +32,20 @@ def open_sentence_model(model: str, device: str | None = None) -> SentenceTransf
         # A name that only a folder could have: asking the hub for it would take a minute to say so.
         raise InputError(model, "there is no such folder")
     try:
-        # Here and not at the top: it brings torch, and is installed only where a configuration names a model.
+        # Here and not at the top: it brings torch, and is installed only where a configuration
+        # names a model.
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise InputError(model, f"needs the package sentence-transformers: pip install 'engram-rl[sentence]' ({error})") from error
+        raise InputError(
+            model,
+            f"needs the package sentence-transformers: pip install 'engram-rl[sentence]' ({error})",
+        ) from error
     try:
         return SentenceTransformer(str(folder) if folder.is_dir() else model, device=device).eval()
     except Exception as error:
-        raise InputError(model, f"is no model that sentence-transformers opens: {type(error).__name__}: {error}") from error
+        raise InputError(
+            model, f"is no model that sentence-transformers opens: {type(error).__name__}: {error}"
+        ) from error
 
 
 @lru_cache(maxsize=8)
@@ -46,13 +54,18 @@ def _opened(model: str) -> SentenceTransformer:
 
 
 def sentence_vectors(model: str, texts: Sequence[str]) -> np.ndarray:
-    """The model's vector of each text, as long as the model makes it: float32 [texts, width]; 0 for an empty text.
+    """The model's vector of each text, as long as the model makes it: float32 [texts, width]; 0 for
+    an empty text.
 
-    Texts that stand there more than once are embedded once. Raises InputError as `open_sentence_model` does.
+    Texts that stand there more than once are embedded once. Raises InputError as
+    `open_sentence_model` does.
     """
     encoder = _opened(model)
-    # An empty text is like nothing, as with token embeddings; the model would give it a vector all the same.
-    places = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))}
+    # An empty text is like nothing, as with token embeddings; the model would give it a vector all
+    # the same.
+    places = {
+        text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))
+    }
     if not places:
         return np.zeros((len(texts), 1), dtype=np.float32)
     vectors = np.asarray(encoder.encode(list(places), show_progress_bar=False), dtype=np.float32)

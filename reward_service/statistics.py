@@ -1,8 +1,10 @@
-"""Running mean and spread of reward components, and the terms that follow from them. Pure: statistics go in and come out.
+"""Running mean and spread of reward components, and the terms that follow from them. Pure:
+statistics go in and come out.
 
-Components with `normalise` count in standard deviations from their mean, so that components of other ranges (retention between 0 and 1,
-a reward model's score between -5 and 5) can be mixed by weight. What counts is what earlier iterations saw: within one iteration every
-turn is measured alike, whichever worker scores it and when. The statistics go with the checkpoint.
+Components with `normalise` count in standard deviations from their mean, so that components of
+other ranges (retention between 0 and 1, a reward model's score between -5 and 5) can be mixed by
+weight. What counts is what earlier iterations saw: within one iteration every turn is measured
+alike, whichever worker scores it and when. The statistics go with the checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Of the population, as in reward normalisation of lm-human-preferences (Ziegler 2019): gain = 1 / std, bias = -gain · mean."""
+        """Of the population, as in reward normalisation of lm-human-preferences (Ziegler 2019):
+        gain = 1 / std, bias = -gain · mean."""
         std = math.sqrt(self.squares / self.count) if self.count else 0.0
         return std if std > SMALLEST_STD else 1.0
 
@@ -48,16 +51,28 @@ class Moments:
         squares = float(np.sum((values - mean) ** 2))
         total = self.count + count
         apart = mean - self.mean
-        return Moments(total, self.mean + apart * count / total, self.squares + squares + apart**2 * self.count * count / total)
+        return Moments(
+            total,
+            self.mean + apart * count / total,
+            self.squares + squares + apart**2 * self.count * count / total,
+        )
 
 
 Statistics = Mapping[str, Moments]
 """By name of the component; absent before the first iteration has ended."""
 
 
-def after(statistics: Statistics, episodes: Iterable[Episode], rewards: Rewards) -> dict[str, Moments]:
-    """Statistics once `episodes` were seen too. Only components that are normalised are counted; order matters to rounding alone."""
-    names = {name for mix in rewards.mixes() for name, component in mix.components().items() if component.normalise}
+def after(
+    statistics: Statistics, episodes: Iterable[Episode], rewards: Rewards
+) -> dict[str, Moments]:
+    """Statistics once `episodes` were seen too. Only components that are normalised are counted;
+    order matters to rounding alone."""
+    names = {
+        name
+        for mix in rewards.mixes()
+        for name, component in mix.components().items()
+        if component.normalise
+    }
     seen: dict[str, list[float]] = {name: [] for name in sorted(names)}
     for episode in episodes:
         for turn in episode.answered:
@@ -66,7 +81,10 @@ def after(statistics: Statistics, episodes: Iterable[Episode], rewards: Rewards)
                     term = turn.terms[name]
                     seen[name].append(min(max(turn.rewards[name], term.low), term.high))
     empty = Moments(0, 0.0, 0.0)
-    return {name: statistics.get(name, empty).with_values(np.array(values)) for name, values in seen.items()}
+    return {
+        name: statistics.get(name, empty).with_values(np.array(values))
+        for name, values in seen.items()
+    }
 
 
 def to_json(statistics: Statistics) -> dict[str, Any]:
@@ -74,7 +92,10 @@ def to_json(statistics: Statistics) -> dict[str, Any]:
 
 
 def from_json(state: Mapping[str, Any]) -> dict[str, Moments]:
-    return {name: Moments(int(count), float(mean), float(squares)) for name, (count, mean, squares) in state.items()}
+    return {
+        name: Moments(int(count), float(mean), float(squares))
+        for name, (count, mean, squares) in state.items()
+    }
 
 
 def recorded(episode: Episode) -> dict[str, Moments]:
@@ -96,12 +117,22 @@ def terms_of(mix: RewardMix, statistics: Statistics) -> dict[str, Term]:
 
 @lru_cache(maxsize=256)
 def version_of(component: Component) -> str:
-    """Eight digits that change with what decides raw values: settings, the file of a function, the weights of a model."""
-    parts = [type(component).__name__, component.model_dump_json(exclude={"weight", "clip", "normalise"})]
+    """Eight digits that change with what decides raw values: settings, the file of a function, the
+    weights of a model."""
+    parts = [
+        type(component).__name__,
+        component.model_dump_json(exclude={"weight", "clip", "normalise"}),
+    ]
     if isinstance(component, FunctionReward):
         file = source_file(component.path)
         parts.append(hashlib.blake2b(Path(file).read_bytes()).hexdigest() if file else "")
-    model = component.path if isinstance(component, ModelReward) else component.model if isinstance(component, Cosine) else None
+    model = (
+        component.path
+        if isinstance(component, ModelReward)
+        else component.model
+        if isinstance(component, Cosine)
+        else None
+    )
     if model is not None:
         # Here and not at the top: it brings torch, which a service without models does without.
         from reward_service.model_rewards import weights_digest

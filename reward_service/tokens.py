@@ -1,6 +1,8 @@
-"""Many token sequences as one flat array, so that what is done to tokens is done to all texts of a batch at once.
+"""Many token sequences as one flat array, so that what is done to tokens is done to all texts of a
+batch at once.
 
-Rows are spans of the flat array; they may overlap (a query, an answer, and both as one text, are three rows over the same tokens).
+Rows are spans of the flat array; they may overlap (a query, an answer, and both as one text, are
+three rows over the same tokens).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """flat: int32 [tokens]; starts, lengths: int64 [rows]; row i is flat[starts[i] : starts[i] + lengths[i]]."""
+    """flat: int32 [tokens]; starts, lengths: int64 [rows]; row i is flat[starts[i] : starts[i] +
+    lengths[i]]."""
 
     flat: np.ndarray
     starts: np.ndarray
@@ -22,11 +25,14 @@ class Ragged:
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
-        """One row per sequence. ValueError where an id is negative or beyond 31 bits: it cannot come from a tokenizer."""
+        """One row per sequence. ValueError where an id is negative or beyond 31 bits: it cannot
+        come from a tokenizer."""
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         stops = np.cumsum(lengths)
         try:
-            flat = np.fromiter(chain.from_iterable(sequences), np.int32, int(stops[-1]) if len(stops) else 0)
+            flat = np.fromiter(
+                chain.from_iterable(sequences), np.int32, int(stops[-1]) if len(stops) else 0
+            )
         except OverflowError as error:
             raise ValueError("a token id does not fit into 31 bits") from error
         if flat.size and flat.min() < 0:
@@ -58,4 +64,6 @@ def side_by_side(ragged: Sequence[Ragged]) -> tuple[np.ndarray, list[np.ndarray]
     if all(one.flat is ragged[0].flat for one in ragged):
         return ragged[0].flat, [one.starts for one in ragged]
     before = np.cumsum([0, *(len(one.flat) for one in ragged[:-1])])
-    return np.concatenate([one.flat for one in ragged]), [one.starts + offset for one, offset in zip(ragged, before, strict=True)]
+    return np.concatenate([one.flat for one in ragged]), [
+        one.starts + offset for one, offset in zip(ragged, before, strict=True)
+    ]

@@ -1,8 +1,9 @@
-"""The actor that judges episodes: a frozen embedding, the settings, and the metrics of what it judged.
+"""The actor that judges episodes: a frozen embedding, the settings, and the metrics of what it
+judged.
 
-Stateless but for its metrics, so a restarted worker serves at once. Judging itself is `compose.judge`. Verdicts go back, without the
-episodes they are about: the caller has those, and to take a thousand turns apart and put them together again costs nearly as much
-as to judge them.
+Stateless but for its metrics, so a restarted worker serves at once. Judging itself is
+`compose.judge`. Verdicts go back, without the episodes they are about: the caller has those, and to
+take a thousand turns apart and put them together again costs nearly as much as to judge them.
 """
 
 from __future__ import annotations
@@ -25,26 +26,42 @@ from reward_service.statistics import Statistics
 
 
 class RewardWorker(PooledActor):
-    """embedding: float32 [vocabulary, width]; special_ids: tokens that are no part of any text; known_values: see compose."""
+    """embedding: float32 [vocabulary, width]; special_ids: tokens that are no part of any text;
+    known_values: see compose."""
 
-    def __init__(self, rewards: Rewards, embedding: np.ndarray, special_ids: Collection[int], known_values: Collection[str] = ()):
+    def __init__(
+        self,
+        rewards: Rewards,
+        embedding: np.ndarray,
+        special_ids: Collection[int],
+        known_values: Collection[str] = (),
+    ):
         self._rewards = rewards
         self._embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
         self._metrics = Metrics()
-        # What is here now stays: without this, each call's new records have the collector walk through all of torch and Ray. A call brings
-        # tens of thousands of them, which live until it ends: at the usual 700, looking for garbage is a tenth of its time.
+        # What is here now stays: without this, each call's new records have the collector walk
+        # through all of torch and Ray. A call brings tens of thousands of them, which live until it
+        # ends: at the usual 700, looking for garbage is a tenth of its time.
         gc.freeze()
         gc.set_threshold(20_000)
 
     def prepare(self) -> None:
-        """Load every function and open every model that rewards need. Raises InputError where a model cannot be."""
+        """Load every function and open every model that rewards need. Raises InputError where a
+        model cannot be."""
         open_all(self._rewards)
 
     def judge(self, episodes: list[Episode], statistics: Statistics) -> list[list[Verdict]]:
         """A verdict on each answered turn of each episode, in order."""
         began = time.perf_counter()
-        verdicts = judge(episodes, self._rewards, self._embedding, self._special_ids, self._known_values, statistics)
+        verdicts = judge(
+            episodes,
+            self._rewards,
+            self._embedding,
+            self._special_ids,
+            self._known_values,
+            statistics,
+        )
         self._metrics.record("reward/batch_seconds", time.perf_counter() - began)
         self._metrics.record("reward/batch_turns", sum(map(len, verdicts)))
         record_rewards(self._metrics, verdicts)
@@ -56,13 +73,14 @@ class RewardWorker(PooledActor):
 
 
 def record_rewards(metrics: Metrics, verdicts: Iterable[Iterable[Verdict]]) -> None:
-    """Counts of scored, unrewarded and failed turns, and each raw component over the scored turns to which it applies
-    (reward_service/monitor.py)."""
+    """Counts of scored, unrewarded and failed turns, and each raw component over the scored turns
+    to which it applies (reward_service/monitor.py)."""
     every = [verdict for episode in verdicts for verdict in episode]
     scored = [verdict for verdict in every if verdict.reward is not None]
     metrics.record("reward/turns", len(scored))
     metrics.record("reward/unrewarded_turns", sum(verdict.unrewarded for verdict in scored))
     for failure in (verdict.failure for verdict in every if verdict.failure is not None):
-        # A failure begins with the component, or the kind of failure, that is to blame: few enough values for a label.
+        # A failure begins with the component, or the kind of failure, that is to blame: few enough
+        # values for a label.
         metrics.record("reward/failed_turns", 1, reason=failure.partition(":")[0])
     record_components(metrics, scored)

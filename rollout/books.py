@@ -1,7 +1,8 @@
 """What became of every dealt task, as pure book-keeping. `rollout/journal.py` makes it durable.
 
-Invariant (5 of the design), asserted after every entry: dealt == trained + dropped + failed + in flight. A task may be dealt
-again (after a resume, or because its batch could not be completed); each deal is its own entry and ends once.
+Invariant (5 of the design), asserted after every entry: dealt == trained + dropped + failed + in
+flight. A task may be dealt again (after a resume, or because its batch could not be completed);
+each deal is its own entry and ends once.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Counts:
 
 
 class Books:
-    """Entries are plain dicts, so that what is applied is what was written; `apply` refuses an entry that contradicts the books."""
+    """Entries are plain dicts, so that what is applied is what was written; `apply` refuses an
+    entry that contradicts the books."""
 
     def __init__(self) -> None:
         self._open: dict[str, Moment] = {}
@@ -48,7 +50,8 @@ class Books:
         """Tasks failed, by kind of failure (what the reason says before its first colon)."""
 
     def apply(self, entry: Mapping[str, Any]) -> None:
-        """event is one of dealt, scored, failed, dropped, trained, rolled_back; tasks are those it is about."""
+        """event is one of dealt, scored, failed, dropped, trained, rolled_back; tasks are those it
+        is about."""
         match entry["event"]:
             case "dealt":
                 self._deal(moment(entry), entry["tasks"])
@@ -110,8 +113,11 @@ class Books:
         self._scored.difference_update(tasks)
 
     def _roll_back(self, when: Moment, reason: str) -> None:
-        """The model went back to what it was before `when`: what was trained since is in no weights any more."""
-        lost = sum(self.trained.pop(later) for later in [other for other in self.trained if other >= when])
+        """The model went back to what it was before `when`: what was trained since is in no weights
+        any more."""
+        lost = sum(
+            self.trained.pop(later) for later in [other for other in self.trained if other >= when]
+        )
         self.dropped[reason] += lost + len(self._open)
         self._open.clear()
         self._scored.clear()

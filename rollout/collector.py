@@ -1,8 +1,10 @@
-"""One batch, from tasks to scored and journalled episodes: sampled in groups on the rollout pool, scored while others sample.
+"""One batch, from tasks to scored and journalled episodes: sampled in groups on the rollout pool,
+scored while others sample.
 
-Invariants: what comes out depends on the tasks and the weights alone, not on workers, groups or the order of arrival; a task that
-cannot be sampled or scored is counted as failed and left out, and takes none of its group with it; an infra failure
-that its retries could not mend ends the batch, since leaving tasks out for it would make the batch depend on the machines.
+Invariants: what comes out depends on the tasks and the weights alone, not on workers, groups or the
+order of arrival; a task that cannot be sampled or scored is counted as failed and left out, and
+takes none of its group with it; an infra failure that its retries could not mend ends the batch,
+since leaving tasks out for it would make the batch depend on the machines.
 """
 
 from __future__ import annotations
@@ -33,13 +35,17 @@ T = TypeVar("T")
 
 
 class Scorer(Protocol):
-    """What the conductor is handed to have episodes scored. It retries infra failures itself, each with a deadline."""
+    """What the conductor is handed to have episodes scored. It retries infra failures itself, each
+    with a deadline."""
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
-        """The same episodes with `rewards` and `reward` of each answered turn, or `failure` where a turn could not be scored.
+        """The same episodes with `rewards` and `reward` of each answered turn, or `failure` where a
+        turn could not be scored.
 
-        state: what the scorer goes by from the iterations before (`after`); empty before the first, and for an evaluation.
-        Raises Unavailable where something that it asks is away for longer than it may be waited for.
+        state: what the scorer goes by from the iterations before (`after`); empty before the first,
+        and for an evaluation.
+        Raises Unavailable where something that it asks is away for longer than it may be waited
+        for.
         """
         ...
 
@@ -48,7 +54,8 @@ class Scorer(Protocol):
         ...
 
     def patience(self, episodes: Sequence[Episode]) -> float:
-        """Seconds that `score` can take at the very most, every deadline and every try of its own used up."""
+        """Seconds that `score` can take at the very most, every deadline and every try of its own
+        used up."""
         ...
 
     def waiting_for(self) -> list[str]:
@@ -79,7 +86,8 @@ class Collected:
 
 
 class Waits:
-    """What is being waited for, since when, and how long each phase took so far: for the watchdog and the metrics."""
+    """What is being waited for, since when, and how long each phase took so far: for the watchdog
+    and the metrics."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -102,8 +110,8 @@ class Waits:
 
 
 class Disk:
-    """The journal on a thread of its own: writes do not block the event loop, and happen in the order they were asked for,
-    whatever became of those who asked."""
+    """The journal on a thread of its own: writes do not block the event loop, and happen in the
+    order they were asked for, whatever became of those who asked."""
 
     def __init__(self, journal: Journal, waits: Waits):
         self.journal = journal
@@ -122,25 +130,38 @@ class Collector:
         self._last_failure = ""
 
     async def collect(
-        self, iteration: int, tasks: Sequence[Task], version: int, weights: ray.ObjectRef, state: Mapping[str, Any]
+        self,
+        iteration: int,
+        tasks: Sequence[Task],
+        version: int,
+        weights: ray.ObjectRef,
+        state: Mapping[str, Any],
     ) -> Collected:
         """state: the scorer's (`Scorer.after`).
 
-        Raises InfraFailure or DeadlineExceeded where a group could not be had, Unavailable where it could not be scored for now,
-        DataFailure where nothing is left.
+        Raises InfraFailure or DeadlineExceeded where a group could not be had, Unavailable where it
+        could not be scored for now, DataFailure where nothing is left.
         """
         await self._disk(self._disk.journal.dealt, iteration, [task.id for task in tasks])
         dealt = groups(tasks, self._rollout.workers, self._rollout.slots)
         self.groups_done, self.groups_total = 0, len(dealt)
-        parts = await together([self._group(iteration, group, version, weights, state) for group in dealt])
+        parts = await together(
+            [self._group(iteration, group, version, weights, state) for group in dealt]
+        )
         episodes = [episode for part in parts for episode in part]
         if not episodes:
-            raise DataFailure(f"iteration {iteration}: all {len(tasks)} tasks failed; the last one: {self._last_failure}")
+            raise DataFailure(
+                f"iteration {iteration}: all {len(tasks)} tasks failed; the last one: "
+                f"{self._last_failure}"
+            )
         failed_turns = sum(turn.reward is None for episode in episodes for turn in episode.answered)
         return Collected(episodes, len(tasks) - len(episodes), failed_turns)
 
-    async def play(self, tasks: Sequence[Task], version: int, weights: ray.ObjectRef) -> list[Episode]:
-        """The same without books, for an evaluation: a task that cannot be played is a DataFailure, a turn without a score is not.
+    async def play(
+        self, tasks: Sequence[Task], version: int, weights: ray.ObjectRef
+    ) -> list[Episode]:
+        """The same without books, for an evaluation: a task that cannot be played is a DataFailure,
+        a turn without a score is not.
 
         Recall needs no reward: what a reward asks and what does not answer leaves turns unscored.
         """
@@ -150,7 +171,8 @@ class Collector:
             with self._waits("evaluating", reason):
                 episodes: list[Episode] = await self._pool.call(
                     "sample", list(tasks), version, weights,
-                    deadline=self._rollout.deadline, retries=self._rollout.retries, reason=f"evaluating {reason}",
+                    deadline=self._rollout.deadline, retries=self._rollout.retries,
+                    reason=f"evaluating {reason}",
                 )  # fmt: skip
                 try:
                     return await self._scorer.score(episodes, {})
@@ -158,11 +180,18 @@ class Collector:
                     log.warning("an evaluation goes on without rewards: %s", away)
                     return episodes
 
-        parts = await together([group(part) for part in groups(tasks, self._rollout.workers, self._rollout.slots)])
+        parts = await together(
+            [group(part) for part in groups(tasks, self._rollout.workers, self._rollout.slots)]
+        )
         return [episode for part in parts for episode in part]
 
     async def _group(
-        self, iteration: int, tasks: Sequence[Task], version: int, weights: ray.ObjectRef, state: Mapping[str, Any]
+        self,
+        iteration: int,
+        tasks: Sequence[Task],
+        version: int,
+        weights: ray.ObjectRef,
+        state: Mapping[str, Any],
     ) -> list[Episode]:
         reason = f"{tasks[0].id} and {len(tasks) - 1} more"
 
@@ -170,12 +199,19 @@ class Collector:
             with self._waits("sampling", reason):
                 deadline, retries = self._rollout.deadline, self._rollout.retries
                 returned = await self._pool.call(
-                    "sample", list(tasks), version, weights, deadline=deadline, retries=retries, reason=f"sampling {reason}"
+                    "sample",
+                    list(tasks),
+                    version,
+                    weights,
+                    deadline=deadline,
+                    retries=retries,
+                    reason=f"sampling {reason}",
                 )
             return await self._sampled(iteration, tasks, version, returned)
 
         async def score(episodes: Sequence[Episode]) -> list[Episode]:
-            # The scorer has a deadline for every try of its own; this one is for a scorer that forgot.
+            # The scorer has a deadline for every try of its own; this one is for a scorer that
+            # forgot.
             limit = self._scorer.patience(episodes)
             with self._waits("scoring", reason):
                 try:
@@ -197,24 +233,37 @@ class Collector:
         self.groups_done += 1
         return scored
 
-    async def _sampled(self, iteration: int, tasks: Sequence[Task], version: int, returned: Sequence[Episode]) -> list[Episode]:
+    async def _sampled(
+        self, iteration: int, tasks: Sequence[Task], version: int, returned: Sequence[Episode]
+    ) -> list[Episode]:
         """Whole episodes of these weights, in the order of their tasks; the others are failed."""
         by_task = {episode.task: episode for episode in returned}
         good = []
         for task in tasks:
             episode = by_task.get(task.id)
             if episode is None:
-                await self._fail(iteration, task.id, "sampling: the worker returned no episode for it")
+                await self._fail(
+                    iteration, task.id, "sampling: the worker returned no episode for it"
+                )
             elif episode.status == "failed":
-                why = next((turn.failure for turn in episode.turns if turn.failure), "the worker gave no reason")
+                why = next(
+                    (turn.failure for turn in episode.turns if turn.failure),
+                    "the worker gave no reason",
+                )
                 await self._fail(iteration, task.id, f"sampling: {why}")
             elif episode.weights_version != version:
-                await self._fail(iteration, task.id, f"sampling: made with weights {episode.weights_version} in place of {version}")
+                await self._fail(
+                    iteration,
+                    task.id,
+                    f"sampling: made with weights {episode.weights_version} in place of {version}",
+                )
             else:
                 good.append(episode)
         return good
 
-    async def _scored(self, iteration: int, episodes: Sequence[Episode], returned: Sequence[Episode]) -> list[Episode]:
+    async def _scored(
+        self, iteration: int, episodes: Sequence[Episode], returned: Sequence[Episode]
+    ) -> list[Episode]:
         """Episodes with at least one scored turn, in their order; the others are failed."""
         by_id = {episode.id: episode for episode in returned}
         good = []
@@ -223,7 +272,10 @@ class Collector:
             if scored is None:
                 await self._fail(iteration, episode.task, "scoring: the scorer did not return it")
             elif all(turn.reward is None for turn in scored.answered):
-                why = next((turn.failure for turn in scored.answered if turn.failure), "it answered nothing")
+                why = next(
+                    (turn.failure for turn in scored.answered if turn.failure),
+                    "it answered nothing",
+                )
                 await self._fail(iteration, episode.task, f"scoring: no turn has a score: {why}")
             else:
                 good.append(replace(scored, status="scored"))
@@ -239,7 +291,8 @@ async def isolating(
     items: Sequence[T],
     condemn: Callable[[T, DataFailure], Awaitable[None]],
 ) -> list[Episode]:
-    """attempt(items), in halves where it raises DataFailure, down to the single item that is to blame.
+    """attempt(items), in halves where it raises DataFailure, down to the single item that is to
+    blame.
 
     So the same items fail whatever company they were in.
     """
@@ -250,7 +303,10 @@ async def isolating(
             await condemn(items[0], failure)
             return []
     middle = len(items) // 2
-    return [*await isolating(attempt, items[:middle], condemn), *await isolating(attempt, items[middle:], condemn)]
+    return [
+        *await isolating(attempt, items[:middle], condemn),
+        *await isolating(attempt, items[middle:], condemn),
+    ]
 
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -1,11 +1,13 @@
-"""The conductor of a run's rollout half, in synchronous mode: publishes weights, deals tasks, hands out batches, keeps the books.
+"""The conductor of a run's rollout half, in synchronous mode: publishes weights, deals tasks, hands
+out batches, keeps the books.
 
-One asyncio actor, thin over `dealing`, `collector`, `journal` and the pool. Learner ranks find it by name and call `publish`
-(rank 0), `next_batch` (all), `mark_trained` (rank 0).
+One asyncio actor, thin over `dealing`, `collector`, `journal` and the pool. Learner ranks find it
+by name and call `publish` (rank 0), `next_batch` (all), `mark_trained` (rank 0).
 
-Invariants: one batch per iteration, the same for all ranks, whatever order actors finish in (3); dealt == trained + dropped + failed +
-in flight (5); a worker that died serves after it verified the current weights (6); an iteration that was trained is not dealt
-again before `load_state_dict` took the books back, so that nothing is trained twice.
+Invariants: one batch per iteration, the same for all ranks, whatever order actors finish in (3);
+dealt == trained + dropped + failed + in flight (5); a worker that died serves after it verified the
+current weights (6); an iteration that was trained is not dealt again before `load_state_dict` took
+the books back, so that nothing is trained twice.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class Batch:
     failed_turns: int
     """Turns of the whole batch that have no score."""
     state: dict[str, Any]
-    """For `load_state_dict` after this batch was trained on: belongs into the checkpoint taken then. JSON-ready."""
+    """For `load_state_dict` after this batch was trained on: belongs into the checkpoint taken
+    then. JSON-ready."""
 
 
 @dataclass(slots=True)
@@ -81,10 +84,11 @@ class Held:
 
 
 class Conductor:
-    """stage: index in the run; iterations count within it. make_workers, make_scorer: called here once.
+    """stage: index in the run; iterations count within it. make_workers, make_scorer: called here
+    once.
 
-    Workers (`rollout/worker.py`) are `PooledActor`s with `sample(tasks, version, weights) -> list[Episode]` and
-    `set_weights(weights) -> version`, which verify what they load.
+    Workers (`rollout/worker.py`) are `PooledActor`s with `sample(tasks, version, weights) ->
+    list[Episode]` and `set_weights(weights) -> version`, which verify what they load.
     """
 
     def __init__(
@@ -114,13 +118,16 @@ class Conductor:
         self._metrics = Metrics()
         self._waited: dict[str, float] = {}
 
-    # --- weights ------------------------------------------------------------------------------------------------------------
+    # --- weights ----------------------------------------------------------------------------------
 
     async def publish(self, version: int, weights: list[ray.ObjectRef]) -> Published:
-        """Bring `weights` ([reference of PackedWeights], in a list so that Ray leaves it alone) to all workers.
+        """Bring `weights` ([reference of PackedWeights], in a list so that Ray leaves it alone) to
+        all workers.
 
-        Returns when every worker in service has verified and loaded them or was taken out of service.
-        Raises WeightsCorrupt before any worker is touched; DeadlineExceeded or InfraFailure where they could not be fetched.
+        Returns when every worker in service has verified and loaded them or was taken out of
+        service.
+        Raises WeightsCorrupt before any worker is touched; DeadlineExceeded or InfraFailure where
+        they could not be fetched.
         """
         deadline, reason = self._run.rollout.deadline, f"weights version {version}"
         with self._waits("publishing", reason):
@@ -129,13 +136,20 @@ class Conductor:
             except TimeoutError as missed:
                 raise DeadlineExceeded(f"{reason} to arrive", deadline) from missed
             except RayError as lost:
-                raise InfraFailure(f"{reason} were lost on their way: {type(lost).__name__}") from lost
+                raise InfraFailure(
+                    f"{reason} were lost on their way: {type(lost).__name__}"
+                ) from lost
             if packed.version != version:
-                raise InputError("weights", f"published as version {version}, packed as {packed.version}")
+                raise InputError(
+                    "weights", f"published as version {version}, packed as {packed.version}"
+                )
             await asyncio.to_thread(verify, packed)
-            # Owned here from now on: a learner rank that dies must not take the workers' weights with it.
+            # Owned here from now on: a learner rank that dies must not take the workers' weights
+            # with it.
             self._version, self._weights = version, await asyncio.to_thread(ray.put, packed)
-            outcomes = await self._pool.broadcast("set_weights", self._weights, deadline=deadline, reason=reason)
+            outcomes = await self._pool.broadcast(
+                "set_weights", self._weights, deadline=deadline, reason=reason
+            )
         for actor, outcome in outcomes.items():
             if outcome != version:
                 self._pool.outdated(actor, f"did not take {reason}: {outcome}")
@@ -150,28 +164,46 @@ class Conductor:
             version, deadline = self._version, self._run.rollout.deadline
             with self._waits("restoring", f"worker {actor}"):
                 answer = await self._pool.call_actor(
-                    actor, "set_weights", self._weights, deadline=deadline, reason=f"weights version {version}"
+                    actor,
+                    "set_weights",
+                    self._weights,
+                    deadline=deadline,
+                    reason=f"weights version {version}",
                 )
             if answer != version:
-                raise InfraFailure(f"worker {actor} answered version {answer} to weights version {version}")
+                raise InfraFailure(
+                    f"worker {actor} answered version {answer} to weights version {version}"
+                )
 
-    # --- batches ------------------------------------------------------------------------------------------------------------
+    # --- batches ----------------------------------------------------------------------------------
 
-    async def next_batch(self, iteration: int, version: int, rank: int, ranks: int, plan: Plan) -> Batch:
-        """This rank's part of the batch of `iteration`, made with weights `version`, which must be the published ones.
+    async def next_batch(
+        self, iteration: int, version: int, rank: int, ranks: int, plan: Plan
+    ) -> Batch:
+        """This rank's part of the batch of `iteration`, made with weights `version`, which must be
+        the published ones.
 
-        The first rank to ask starts it. Asked again, the same batch; after it failed, or with other weights, it is made anew, of the
-        same tasks. Raises DataFailure, InfraFailure, DeadlineExceeded as `Collector.collect` does.
+        The first rank to ask starts it. Asked again, the same batch; after it failed, or with other
+        weights, it is made anew, of the same tasks. Raises DataFailure, InfraFailure,
+        DeadlineExceeded as `Collector.collect` does.
         """
         if self._weights is None or version != self._version:
-            raise InputError("next_batch", f"asked for weights version {version}, published is {self._version}")
+            raise InputError(
+                "next_batch", f"asked for weights version {version}, published is {self._version}"
+            )
         if iteration < self._next:
             raise InputError(
-                "next_batch", f"iteration {iteration} was trained, next is {self._next}; to go back, load a checkpoint's state"
+                "next_batch",
+                f"iteration {iteration} was trained, next is {self._next}; to go back, load a "
+                "checkpoint's state",
             )
         async with self._one_at_a_time:
             held = self._held
-            if held is None or (held.iteration, held.version, held.plan) != (iteration, version, plan) or _failed(held.making):
+            if (
+                held is None
+                or (held.iteration, held.version, held.plan) != (iteration, version, plan)
+                or _failed(held.making)
+            ):
                 await self._discard("superseded before it was trained on")
                 making = asyncio.create_task(self._make(iteration, version, plan, self._weights))
                 held = self._held = Held(iteration, version, plan, making)
@@ -180,28 +212,55 @@ class Conductor:
             collected = await asyncio.shield(held.making)
         except asyncio.CancelledError:
             if held.making.cancelled():
-                raise InfraFailure(f"the batch of iteration {iteration} was given up while it was made") from None
+                raise InfraFailure(
+                    f"the batch of iteration {iteration} was given up while it was made"
+                ) from None
             raise
         if ranks not in held.shards:
-            held.shards[ranks] = [ray.put(list(shard)) for shard in shards(collected.episodes, ranks)]
+            held.shards[ranks] = [
+                ray.put(list(shard)) for shard in shards(collected.episodes, ranks)
+            ]
         shard = (held.shards[ranks][rank],)
         state = self._state(iteration + 1)
-        return Batch(iteration, version, shard, len(collected.episodes), collected.failed, collected.failed_turns, state)
+        return Batch(
+            iteration,
+            version,
+            shard,
+            len(collected.episodes),
+            collected.failed,
+            collected.failed_turns,
+            state,
+        )
 
-    async def _make(self, iteration: int, version: int, plan: Plan, weights: ray.ObjectRef) -> Collected:
-        """Deal and collect, and settle the accounts before any rank sees the batch or its failure."""
+    async def _make(
+        self, iteration: int, version: int, plan: Plan, weights: ray.ObjectRef
+    ) -> Collected:
+        """Deal and collect, and settle the accounts before any rank sees the batch or its
+        failure."""
         tasks = self._dealer.deal(plan, iteration, self._memories.get(iteration - 1))
         scorer_state = self._scorer_states.get(iteration - 1, {})
         try:
-            collected = await self._collector.collect(iteration, tasks, version, weights, scorer_state)
+            collected = await self._collector.collect(
+                iteration, tasks, version, weights, scorer_state
+            )
         except EngramError as failure:
-            await self._disk(self._disk.journal.give_up, iteration, f"its batch failed: {type(failure).__name__}")
+            await self._disk(
+                self._disk.journal.give_up, iteration, f"its batch failed: {type(failure).__name__}"
+            )
             raise
-        # What the next batch starts from is kept here and goes no further: the learner recomputes memories.
-        by_place = {place_of(e.task): e.final_memory for e in collected.episodes if e.final_memory is not None}
+        # What the next batch starts from is kept here and goes no further: the learner recomputes
+        # memories.
+        by_place = {
+            place_of(e.task): e.final_memory
+            for e in collected.episodes
+            if e.final_memory is not None
+        }
         self._memories[iteration] = Memories(iteration, plan.step, by_place)
         self._scorer_states[iteration] = self._scorer.after(scorer_state, collected.episodes)
-        return replace(collected, episodes=[replace(episode, final_memory=None) for episode in collected.episodes])
+        return replace(
+            collected,
+            episodes=[replace(episode, final_memory=None) for episode in collected.episodes],
+        )
 
     async def _discard(self, reason: str) -> None:
         """Let go of the held batch; what of it was not trained on is dropped."""
@@ -215,65 +274,103 @@ class Conductor:
             await self._disk(self._disk.journal.give_up, held.iteration, reason)
 
     async def mark_trained(self, iteration: int, version: int) -> int:
-        """The held batch was trained on and gave weights `version`; returns how many episodes that were."""
+        """The held batch was trained on and gave weights `version`; returns how many episodes that
+        were."""
         held = self._held
-        if held is None or held.iteration != iteration or iteration < self._next or not held.making.done():
-            raise InputError("mark_trained", f"iteration {iteration} is not one that was handed out and not yet trained on")
+        if (
+            held is None
+            or held.iteration != iteration
+            or iteration < self._next
+            or not held.making.done()
+        ):
+            raise InputError(
+                "mark_trained",
+                f"iteration {iteration} is not one that was handed out and not yet trained on",
+            )
         count = await self._disk(self._disk.journal.trained, iteration, version)
         self._next = iteration + 1
         self._memories = {i: memories for i, memories in self._memories.items() if i >= iteration}
-        self._scorer_states = {i: state for i, state in self._scorer_states.items() if i >= iteration}
+        self._scorer_states = {
+            i: state for i, state in self._scorer_states.items() if i >= iteration
+        }
         return count
 
     async def play(self, tasks: Sequence[Task], version: int) -> list[Episode]:
-        """Episodes of `tasks` in their order, scored, with the published weights `version`: for an evaluation, outside books and journal.
+        """Episodes of `tasks` in their order, scored, with the published weights `version`: for an
+        evaluation, outside books and journal.
 
-        Raises DataFailure where a task cannot be played, InfraFailure and DeadlineExceeded as `next_batch` does.
+        Raises DataFailure where a task cannot be played, InfraFailure and DeadlineExceeded as
+        `next_batch` does.
         """
         if self._weights is None or version != self._version:
-            raise InputError("play", f"asked for weights version {version}, published is {self._version}")
+            raise InputError(
+                "play", f"asked for weights version {version}, published is {self._version}"
+            )
         episodes = await self._collector.play(tasks, version, self._weights)
-        await self.metrics()  # taken and let go: rewards and speed of an evaluation must not pass for those of training
+        # taken and let go: rewards and speed of an evaluation must not pass for those of training
+        await self.metrics()
         return episodes
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     async def state_dict(self) -> dict[str, Any]:
-        """State after the last trained iteration, JSON-ready; also seals the journal, so call it for every checkpoint."""
+        """State after the last trained iteration, JSON-ready; also seals the journal, so call it
+        for every checkpoint."""
         await self._disk(self._disk.journal.seal)
         return self._state(self._next)
 
     async def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after that state: later iterations are dropped from the books, and will be dealt again."""
+        """Go on after that state: later iterations are dropped from the books, and will be dealt
+        again."""
         async with self._one_at_a_time:
             await self._discard("its run went back")
             self._next = int(state["iteration"])
             self._memories = {}
             self._scorer_states = {self._next - 1: state["scorer"]}
             if state["memories"] is not None:
-                by_place = {int(place): base64.b64decode(memory) for place, memory in state["memories"]["by_place"].items()}
-                self._memories[self._next - 1] = Memories(self._next - 1, state["memories"]["step"], by_place)
+                by_place = {
+                    int(place): base64.b64decode(memory)
+                    for place, memory in state["memories"]["by_place"].items()
+                }
+                self._memories[self._next - 1] = Memories(
+                    self._next - 1, state["memories"]["step"], by_place
+                )
             await self._disk(self._disk.journal.roll_back, self._next)
 
     def _state(self, iteration: int) -> dict[str, Any]:
-        memories, state = self._memories.get(iteration - 1), {"iteration": iteration, "scorer": self._scorer_states.get(iteration - 1, {})}
+        memories, state = (
+            self._memories.get(iteration - 1),
+            {"iteration": iteration, "scorer": self._scorer_states.get(iteration - 1, {})},
+        )
         if memories is None or not memories.by_place:
             return state | {"memories": None}
-        by_place = {str(place): base64.b64encode(memory).decode() for place, memory in memories.by_place.items()}
+        by_place = {
+            str(place): base64.b64encode(memory).decode()
+            for place, memory in memories.by_place.items()
+        }
         return state | {"memories": {"step": memories.step, "by_place": by_place}}
 
-    # --- what is going on ---------------------------------------------------------------------------------------------------
+    # --- what is going on -------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
-        """For the watchdog: the phase that has been waited in longest, all waits, and the workers."""
+        """For the watchdog: the phase that has been waited in longest, all waits, and the
+        workers."""
         now = time.monotonic()
-        waits = sorted(((now - since, phase, reason) for phase, reason, since in self._waits.active.values()), reverse=True)
-        seconds, phase, reason = waits[0] if waits else (now - self._waits.moved, "idle", "the learner")
+        waits = sorted(
+            ((now - since, phase, reason) for phase, reason, since in self._waits.active.values()),
+            reverse=True,
+        )
+        seconds, phase, reason = (
+            waits[0] if waits else (now - self._waits.moved, "idle", "the learner")
+        )
         return {
             "phase": phase,
             "reason": reason,
             "seconds": seconds,
-            "waits": [{"phase": phase, "reason": reason, "seconds": seconds} for seconds, phase, reason in waits],
+            "waits": [
+                {"phase": phase, "reason": reason, "seconds": seconds}
+                for seconds, phase, reason in waits
+            ],
             "iteration": self._held.iteration if self._held is not None else self._next,
             "version": self._version,
             "groups": {"done": self._collector.groups_done, "all": self._collector.groups_total},
@@ -286,7 +383,8 @@ class Conductor:
         self._scorer.stop_waiting()
 
     async def metrics(self) -> dict[str, Any]:
-        """What workers, scorer and conductor recorded since the last call, and the books as they are, for `Metrics.merge`."""
+        """What workers, scorer and conductor recorded since the last call, and the books as they
+        are, for `Metrics.merge`."""
         record_books(self._metrics, self._disk.journal.books)
         self._waited = record_waits(self._metrics, self._waits.seconds, self._waited)
         self._pool.record(self._metrics)
@@ -314,7 +412,8 @@ def launch(
     stage: int = 0,
     namespace: str | None = None,
 ) -> ActorHandle:
-    """The conductor as an actor that learner ranks find by `name` in `namespace` (None: the driver's). The driver owns it."""
+    """The conductor as an actor that learner ranks find by `name` in `namespace` (None: the
+    driver's). The driver owns it."""
     actor = ray.remote(Conductor).options(name=name, namespace=namespace, num_cpus=CONDUCTOR_CPUS)
     return cast(ActorHandle, actor.remote(run, rows, make_workers, make_scorer, directory, stage))
 

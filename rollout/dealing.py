@@ -1,6 +1,8 @@
-"""Which tasks an iteration has: a pure function of (rows, seed, plan, iteration), never of who is free or who finished first.
+"""Which tasks an iteration has: a pure function of (rows, seed, plan, iteration), never of who is
+free or who finished first.
 
-That function is what makes a resumed run deal what the interrupted one would have dealt, and R workers give the episodes of one.
+That function is what makes a resumed run deal what the interrupted one would have dealt, and R
+workers give the episodes of one.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ class Plan:
     strategy: Strategy | None = None
     """Only rows of this strategy; None: all."""
     reset_probability: float = 1.0
-    """Probability of fresh memory; otherwise a task goes on from the memory that the task of the same place in the last batch left."""
+    """Probability of fresh memory; otherwise a task goes on from the memory that the task of the
+    same place in the last batch left."""
     teacher_forcing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Memories:
-    """Final memories of one iteration's episodes, by place in the batch: what the next iteration may start from."""
+    """Final memories of one iteration's episodes, by place in the batch: what the next iteration
+    may start from."""
 
     iteration: int
     step: str
@@ -55,19 +59,27 @@ class Dealer:
     def deal(self, plan: Plan, iteration: int, memories: Memories | None = None) -> list[Task]:
         """Tasks of an iteration (0 is the first of the stage), in the order of the batch.
 
-        Rows come without repetition until all were dealt, in an order of their own in every pass. memories: of the iteration before;
-        a change of step starts afresh, since what a memory holds then was said under other rules.
+        Rows come without repetition until all were dealt, in an order of their own in every pass.
+        memories: of the iteration before; a change of step starts afresh, since what a memory holds
+        then was said under other rules.
         Raises InputError where no row fits the plan.
         """
         eligible = self._fitting(plan)
         fresh = self.fresh(plan, iteration)
         continues = plan.reset_probability < 1
         leaves = ~self.fresh(plan, iteration + 1)
-        held = memories.by_place if memories is not None and (memories.iteration, memories.step) == (iteration - 1, plan.step) else {}
+        held = (
+            memories.by_place
+            if memories is not None
+            and (memories.iteration, memories.step) == (iteration - 1, plan.step)
+            else {}
+        )
         tasks = []
         for place in range(plan.episodes):
             lap, position = divmod(iteration * plan.episodes + place, len(eligible))
-            row = eligible[_order(derive(self._seed, "order", plan.step, lap), len(eligible))[position]]
+            row = eligible[
+                _order(derive(self._seed, "order", plan.step, lap), len(eligible))[position]
+            ]
             tasks.append(
                 Task(
                     id=task_id(self._stage, iteration, place),
@@ -82,8 +94,8 @@ class Dealer:
         return tasks
 
     def fresh(self, plan: Plan, iteration: int) -> np.ndarray:
-        """[episodes] bool: which places start from fresh memory in `iteration`. Known one iteration ahead, so that only memories
-        that will be used are brought back."""
+        """[episodes] bool: which places start from fresh memory in `iteration`. Known one iteration
+        ahead, so that only memories that will be used are brought back."""
         keys = np.full(plan.episodes, derive(self._seed, "reset", iteration), dtype=np.int64)
         return uniforms(keys, np.arange(plan.episodes)) < plan.reset_probability
 
@@ -91,12 +103,15 @@ class Dealer:
         key = (plan.max_steps, plan.strategy)
         if key not in self._eligible:
             self._eligible[key] = [
-                i for i, row in enumerate(self._rows) if len(row.interactions) <= plan.max_steps and plan.strategy in (None, row.strategy)
+                i
+                for i, row in enumerate(self._rows)
+                if len(row.interactions) <= plan.max_steps and plan.strategy in (None, row.strategy)
             ]
         if not self._eligible[key]:
             of = f" of strategy {plan.strategy!r}" if plan.strategy else ""
             raise InputError(
-                f"curriculum step {plan.step!r}", f"none of {len(self._rows)} rows{of} has at most {plan.max_steps} follow-ups"
+                f"curriculum step {plan.step!r}",
+                f"none of {len(self._rows)} rows{of} has at most {plan.max_steps} follow-ups",
             )
         return self._eligible[key]
 
@@ -111,8 +126,9 @@ def place_of(task: str) -> int:
 
 
 def groups(tasks: Sequence[T], workers: int, slots: int) -> list[Sequence[T]]:
-    """Tasks in groups that give every worker its share, and fill its slots twice where there are enough: a slot whose episode is over
-    takes another, and only those that are the last of their group wait for nothing."""
+    """Tasks in groups that give every worker its share, and fill its slots twice where there are
+    enough: a slot whose episode is over takes another, and only those that are the last of their
+    group wait for nothing."""
     size = max(1, min(2 * slots, -(-len(tasks) // workers)))
     return [tasks[i : i + size] for i in range(0, len(tasks), size)]
 

@@ -1,17 +1,19 @@
-"""The durable record of a run's tasks and episodes: nothing that arrived is lost when the process dies the next moment.
+"""The durable record of a run's tasks and episodes: nothing that arrived is lost when the process
+dies the next moment.
 
-    RUN/episodes/_status.log        one line per event: dealt, scored, failed, dropped, trained@version, rolled back
+    RUN/episodes/_status.log        dealt, scored, failed, dropped, trained@version, rolled back
     RUN/episodes/_open-00000007.log episodes since the last seal, as they arrived
-    RUN/episodes/part-00000006.parquet   sealed episodes (readers of the folder pass over names that begin with "_")
+    RUN/episodes/part-00000006.parquet   sealed episodes (readers skip names that begin with "_")
 
-Parquet cannot be appended to, so episodes arrive in an append-only segment of records (length, CRC-32, Arrow IPC stream), each
-on disk before `arrived` returns, and are sealed into Parquet at checkpoints. An episode is written before the status that
-says so: a crash between the two leaves an episode that nobody claims, never a claim without its episode.
-At open, a torn last record is cut off; damage anywhere else is a failure. A single process writes.
+Parquet cannot be appended to, so episodes arrive in an append-only segment of records (length,
+CRC-32, Arrow IPC stream), each on disk before `arrived` returns, and are sealed into Parquet at
+checkpoints. An episode is written before the status that says so: a crash between the two leaves an
+episode that nobody claims, never a claim without its episode. At open, a torn last record is cut
+off; damage anywhere else is a failure. A single process writes.
 
-Object stores cannot append either. A run that lies behind a URI keeps its open segment on the conductor's own disk and copies the
-sealed file and the status log up at every seal, that is at every checkpoint; what a lost machine takes with it then is what the
-resume would have dropped.
+Object stores cannot append either. A run that lies behind a URI keeps its open segment on the
+conductor's own disk and copies the sealed file and the status log up at every seal, that is at
+every checkpoint; what a lost machine takes with it then is what the resume would have dropped.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ _MAGIC = b"EGE1"
 
 PLACE = ("stage", "iteration", "attempt")
 SEALED = pa.schema([*SCHEMA, *((name, pa.int64()) for name in PLACE)])
-"""What lies in the Parquet files. stage: index in the run; attempt: how often the iteration was dealt before, the highest is the one
-that counts."""
+"""What lies in the Parquet files. stage: index in the run; attempt: how often the iteration was
+dealt before, the highest is the one that counts."""
 
 
 def open_journal(run: RunDirectory, stage: int) -> Journal:
@@ -54,7 +56,9 @@ def open_journal(run: RunDirectory, stage: int) -> Journal:
     spool = Path(tempfile.mkdtemp(prefix="engram-journal-"))
     (spool / "episodes").mkdir()
     if run.exists("episodes/_status.log"):
-        run.filesystem.get_file(run.inner("episodes/_status.log"), str(spool / "episodes" / "_status.log"))
+        run.filesystem.get_file(
+            run.inner("episodes/_status.log"), str(spool / "episodes" / "_status.log")
+        )
     return Journal(spool, stage, mirror=run)
 
 
@@ -62,8 +66,10 @@ class Journal:
     """Single writer of RUN/episodes. Methods block for a disk write: call them off the event loop.
 
     stage: index in the run of the stage that writes; iterations count within it.
-    seal_above: bytes of an open segment at which it is sealed without being asked. mirror: where to copy what is sealed.
-    may_write: called before each write into the run; raises LeaseLost where it is another driver's by now.
+    seal_above: bytes of an open segment at which it is sealed without being asked. mirror: where to
+    copy what is sealed.
+    may_write: called before each write into the run; raises LeaseLost where it is another driver's
+    by now.
     """
 
     def __init__(
@@ -90,7 +96,7 @@ class Journal:
     def counts(self) -> Counts:
         return self.books.counts
 
-    # --- events -------------------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def dealt(self, iteration: int, tasks: Sequence[str]) -> None:
         attempt = self._attempts.get((self._stage, iteration), -1) + 1
@@ -105,7 +111,9 @@ class Journal:
         table = to_table([replace(episode, final_memory=None) for episode in episodes])
         place = (self._stage, iteration, self._attempts[self._stage, iteration])
         for name, value in zip(PLACE, place, strict=True):
-            table = table.append_column(SEALED.field(name), pa.array([value] * len(episodes), pa.int64()))
+            table = table.append_column(
+                SEALED.field(name), pa.array([value] * len(episodes), pa.int64())
+            )
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, SEALED) as writer:
             writer.write_table(table)
@@ -128,7 +136,8 @@ class Journal:
         return len(tasks)
 
     def trained(self, iteration: int, version: int) -> int:
-        """The scored tasks of `iteration` were trained on, and gave weights `version`; returns how many."""
+        """The scored tasks of `iteration` were trained on, and gave weights `version`; returns how
+        many."""
         tasks = self.books.scored((self._stage, iteration))
         self._enter("trained", iteration, tasks=tasks, version=version)
         if self._segment.tell() > self._seal_above:
@@ -136,11 +145,14 @@ class Journal:
         return len(tasks)
 
     def roll_back(self, step: int) -> None:
-        """The run goes on from the checkpoint after `step` iterations: later ones, and all in flight, are dropped."""
-        if self.counts.in_flight or any(other >= (self._stage, step) for other in self.books.trained):
+        """The run goes on from the checkpoint after `step` iterations: later ones, and all in
+        flight, are dropped."""
+        if self.counts.in_flight or any(
+            other >= (self._stage, step) for other in self.books.trained
+        ):
             self._enter("rolled_back", step, reason=f"rolled back to step {step}")
 
-    # --- files --------------------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def seal(self) -> Path | None:
         """Turn the open segment into a Parquet file; None where it holds nothing."""
@@ -192,11 +204,16 @@ class Journal:
         return path.open("ab")
 
     def _open_segment(self) -> tuple[int, BinaryIO]:
-        names = [path.name for path in self.folder.iterdir()] + (self._mirror.names("episodes") if self._mirror is not None else [])
-        sealed = [int(Path(name).stem.removeprefix("part-")) for name in names if name.startswith("part-")]
+        names = [path.name for path in self.folder.iterdir()] + (
+            self._mirror.names("episodes") if self._mirror is not None else []
+        )
+        sealed = [
+            int(Path(name).stem.removeprefix("part-")) for name in names if name.startswith("part-")
+        ]
         part = max(sealed, default=-1) + 1
         for path in self.folder.glob("_open-*.log"):
-            # Died between the rename of the sealed file and the end of its segment: the episodes lie in the sealed file.
+            # Died between the rename of the sealed file and the end of its segment: the episodes
+            # lie in the sealed file.
             if path != self._segment_path(part):
                 path.unlink()
         path = self._segment_path(part)
@@ -227,7 +244,8 @@ class Journal:
 
 
 def require_whole(run_directory: Path) -> None:
-    """Raises InputError where a file of RUN/episodes that a resume reads is damaged, other than by a crash at its end."""
+    """Raises InputError where a file of RUN/episodes that a resume reads is damaged, other than by
+    a crash at its end."""
     folder = run_directory / "episodes"
     for path in [folder / "_status.log", *sorted(folder.glob("_open-*.log"))]:
         try:
@@ -236,27 +254,40 @@ def require_whole(run_directory: Path) -> None:
                     pass
         except DataFailure as damage:
             raise InputError(
-                str(path), f"{str(damage).removeprefix(f'{path}: ')}; put it back, or move {folder} away: recording then begins anew"
+                str(path),
+                f"{str(damage).removeprefix(f'{path}: ')}; put it back, or move {folder} away: "
+                "recording then begins anew",
             ) from damage
 
 
 def outcomes(run_directory: Path) -> pa.Table:
-    """What became of every deal so far: task, stage, iteration, attempt, status, reason, version. For reports, also in a running run."""
+    """What became of every deal so far: task, stage, iteration, attempt, status, reason, version.
+    For reports, also in a running run."""
     rows: list[dict[str, Any]] = []
     latest: dict[str, dict[str, Any]] = {}
     for entry, _ in _status_entries(run_directory / "episodes" / "_status.log"):
         event = entry["event"]
         if event == "dealt":
             for task in entry["tasks"]:
-                latest[task] = {"task": task, "status": "dealt", **{name: entry[name] for name in PLACE}}
+                latest[task] = {
+                    "task": task,
+                    "status": "dealt",
+                    **{name: entry[name] for name in PLACE},
+                }
                 rows.append(latest[task])
         elif event == "rolled_back":
             for row in latest.values():
-                if row["status"] in ("dealt", "scored") or (row["status"] == "trained" and moment(row) >= moment(entry)):
+                if row["status"] in ("dealt", "scored") or (
+                    row["status"] == "trained" and moment(row) >= moment(entry)
+                ):
                     row |= {"status": "dropped", "reason": entry["reason"]}
         else:
             for task in entry["tasks"]:
-                latest[task] |= {"status": event, "reason": entry.get("reason"), "version": entry.get("version")}
+                latest[task] |= {
+                    "status": event,
+                    "reason": entry.get("reason"),
+                    "version": entry.get("version"),
+                }
     return pa.Table.from_pylist(rows, schema=_OUTCOMES)
 
 
@@ -270,23 +301,34 @@ class Recorded:
 
 
 def find_episode(run: RunDirectory, episode: str) -> Recorded:
-    """An episode of a run, sealed or as it arrived; of a task that was dealt again after a resume, the last.
+    """An episode of a run, sealed or as it arrived; of a task that was dealt again after a resume,
+    the last.
 
     Raises InputError naming an episode that there is.
     """
-    tables = [pq.read_table(run.inner(f"episodes/{name}"), filesystem=run.filesystem, schema=SEALED) for name in run.names("episodes")
+    tables = [pq.read_table(run.inner(f"episodes/{name}"), filesystem=run.filesystem,
+    schema=SEALED) for name in run.names("episodes")
               if name.startswith("part-")]  # fmt: skip
     if run.local is not None:
         for path in sorted((run.local / "episodes").glob("_open-*.log")):
             tables += [pa.ipc.open_stream(payload).read_all() for payload, _ in _records(path)]
     if not tables:
-        raise InputError(run.path("episodes"), "holds no episodes yet: they are recorded by memory reinforcement learning")
+        raise InputError(
+            run.path("episodes"),
+            "holds no episodes yet: they are recorded by memory reinforcement learning",
+        )
     table = pa.concat_tables(tables)
     found = table.filter(pc.equal(table["id"], episode)).sort_by([("attempt", "descending")])
     if not len(found):
         ends = pc.min_max(table["id"]).as_py()
-        raise InputError(episode, f"is none of the run's {len(table)} episodes, which go from {ends['min']} to {ends['max']}")
-    return Recorded(from_table(found.slice(0, 1))[0], found["stage"][0].as_py(), found["iteration"][0].as_py())
+        raise InputError(
+            episode,
+            f"is none of the run's {len(table)} episodes, which go from {ends['min']} to "
+            f"{ends['max']}",
+        )
+    return Recorded(
+        from_table(found.slice(0, 1))[0], found["stage"][0].as_py(), found["iteration"][0].as_py()
+    )
 
 
 _OUTCOMES = pa.schema(

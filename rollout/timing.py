@@ -1,4 +1,5 @@
-"""Seconds by phase. The names of phases are those of the timer, the metric and the watchdog's report."""
+"""Seconds by phase. The names of phases are those of the timer, the metric and the watchdog's
+report."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 
 
 class PhaseTimer:
-    """`with timer("decode"): …` adds to `seconds["decode"]`; `current` is the phase one is in, for a watchdog in another thread.
+    """`with timer("decode"): …` adds to `seconds["decode"]`; `current` is the phase one is in, for
+    a watchdog in another thread.
 
     Host time: on a GPU, work that was only queued is paid for in the phase that waits for it.
     """

@@ -1,9 +1,11 @@
-"""A rollout worker: one model of one weights version, and an engine that plays the tasks it is dealt.
+"""A rollout worker: one model of one weights version, and an engine that plays the tasks it is
+dealt.
 
-A plain class, made a Ray actor elsewhere. It keeps the names of RLlib's `EnvRunner` (sample, get_state, set_state, ping, get_metrics,
-assert_healthy), so that who knows RLlib knows it.
+A plain class, made a Ray actor elsewhere. It keeps the names of RLlib's `EnvRunner` (sample,
+get_state, set_state, ping, get_metrics, assert_healthy), so that who knows RLlib knows it.
 
-Invariant: no episode is played with weights that were not verified, nor with a version other than the one asked for.
+Invariant: no episode is played with weights that were not verified, nor with a version other than
+the one asked for.
 """
 
 from __future__ import annotations
@@ -29,12 +31,20 @@ SECONDS = "seconds/"
 
 
 class RolloutWorker(PooledActor):
-    """index: which worker of the run; it names the worker in episodes and has no part in what they say.
+    """index: which worker of the run; it names the worker in episodes and has no part in what they
+    say.
 
     Until weights were set, the version is -1 and nothing can be sampled.
     """
 
-    def __init__(self, model_config: dict[str, Any], tokenizer_json: str, rollout: Rollout, run_name: str, index: int):
+    def __init__(
+        self,
+        model_config: dict[str, Any],
+        tokenizer_json: str,
+        rollout: Rollout,
+        run_name: str,
+        index: int,
+    ):
         torch.set_num_threads(rollout.threads)
         self.name = f"{run_name}/rollout-{index}"
         self.version = -1
@@ -43,24 +53,33 @@ class RolloutWorker(PooledActor):
         device = torch.device("cuda" if rollout.gpus_per_worker > 0 else "cpu")
         self._model = ReactiveTransformer(RxTConfig(**model_config)).eval().requires_grad_(False)
         self._model.to(device, getattr(torch, rollout.dtype))
-        self._engine = ReactiveEngine(self._model, self._tokenizer, rollout.slots, rollout.sampling, device)
+        self._engine = ReactiveEngine(
+            self._model, self._tokenizer, rollout.slots, rollout.sampling, device
+        )
         self._idle_since = time.perf_counter()
         self._calls = 0
         self._reported: dict[str, float] = {}
 
-    # --- playing ------------------------------------------------------------------------------------------------------------
+    # --- playing ----------------------------------------------------------------------------------
 
-    def sample(self, tasks: list[Task], version: int, weights: PackedWeights | None = None) -> list[Episode]:
+    def sample(
+        self, tasks: list[Task], version: int, weights: PackedWeights | None = None
+    ) -> list[Episode]:
         """One episode per task, in order, played with the weights of `version`.
 
-        weights: taken where the worker holds another version. A task whose data does not fit the model comes back as an episode of status
-        "failed" with one turn, whose `failure` says why; the others are played.
-        Raises InfraFailure where the worker lacks the version: it may have been restarted, another may have it.
+        weights: taken where the worker holds another version. A task whose data does not fit the
+        model comes back as an episode of status "failed" with one turn, whose `failure` says why;
+        the others are played.
+        Raises InfraFailure where the worker lacks the version: it may have been restarted, another
+        may have it.
         """
         timer = self._engine.timer
         timer.seconds["wait"] += time.perf_counter() - self._idle_since
         try:
-            if weights is not None and (weights.version, weights.digest) != (self.version, self._digest):
+            if weights is not None and (weights.version, weights.digest) != (
+                self.version,
+                self._digest,
+            ):
                 self.set_weights(weights)
             if self.version != version:
                 raise InfraFailure(f"{self.name} has weights version {self.version}, not {version}")
@@ -77,17 +96,19 @@ class RolloutWorker(PooledActor):
         finally:
             self._idle_since = time.perf_counter()
 
-    # --- state --------------------------------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------
 
     def set_weights(self, weights: PackedWeights) -> int:
-        """Verify and load; the version now held. Raises WeightsCorrupt or WeightsMismatch and keeps what it had."""
+        """Verify and load; the version now held. Raises WeightsCorrupt or WeightsMismatch and keeps
+        what it had."""
         with self._engine.timer("load_weights"):
             load_into(self._model, weights)
         self.version, self._digest = weights.version, weights.digest
         return self.version
 
     def get_state(self) -> dict[str, Any]:
-        """Version and digest of the weights held. A worker has no other state: episodes end within a call."""
+        """Version and digest of the weights held. A worker has no other state: episodes end within
+        a call."""
         return {"name": self.name, "version": self.version, "digest": self._digest}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -98,16 +119,20 @@ class RolloutWorker(PooledActor):
         """Raises InfraFailure where weights hold a value that is not finite."""
         for name, parameter in self._model.named_parameters():
             if not torch.isfinite(parameter).all():
-                raise InfraFailure(f"{self.name}: {name} of weights version {self.version} is not finite")
+                raise InfraFailure(
+                    f"{self.name}: {name} of weights version {self.version} is not finite"
+                )
 
-    # --- what it is doing ---------------------------------------------------------------------------------------------------
+    # --- what it is doing -------------------------------------------------------------------------
 
     def phase(self) -> str:
-        """What the worker is doing at this moment, for a watchdog (a call beside a running `sample` needs an actor with two threads)."""
+        """What the worker is doing at this moment, for a watchdog (a call beside a running `sample`
+        needs an actor with two threads)."""
         return self._engine.timer.current
 
     def get_metrics(self) -> dict[str, float]:
-        """Totals since the worker started. tokens_per_second: per second inside `sample`, loading of weights left out;
+        """Totals since the worker started. tokens_per_second: per second inside `sample`, loading
+        of weights left out;
         slot_occupancy: rows computed over slots there were, summed over decoding steps."""
         totals = self._totals()
         busy = _busy(totals)
@@ -115,7 +140,9 @@ class RolloutWorker(PooledActor):
             "calls": float(self._calls),
             "weights_version": float(self.version),
             "tokens_per_second": totals["tokens"] / busy if busy else 0.0,
-            "slot_occupancy": totals["row_steps"] / totals["slot_steps"] if totals["slot_steps"] else 0.0,
+            "slot_occupancy": totals["row_steps"] / totals["slot_steps"]
+            if totals["slot_steps"]
+            else 0.0,
         }
 
     def metrics(self) -> dict[str, Any]:
@@ -126,25 +153,55 @@ class RolloutWorker(PooledActor):
         metrics, busy = Metrics(), _busy(grown)
         for name, value in grown.items():
             if name.startswith(SECONDS):
-                metrics.record("time/phase_seconds", value, phase=name.removeprefix(SECONDS), role="rollout")
+                metrics.record(
+                    "time/phase_seconds", value, phase=name.removeprefix(SECONDS), role="rollout"
+                )
         if busy > 0:
             metrics.record("rollout/tokens_per_second", grown["tokens"] / busy)
         if grown["slot_steps"]:
-            metrics.record("rollout/slot_occupancy", grown["row_steps"] / grown["slot_steps"], weight=grown["slot_steps"])
+            metrics.record(
+                "rollout/slot_occupancy",
+                grown["row_steps"] / grown["slot_steps"],
+                weight=grown["slot_steps"],
+            )
         return metrics.drain()
 
     def _totals(self) -> dict[str, float]:
-        seconds = {f"{SECONDS}{phase}": value for phase, value in self._engine.timer.seconds.items()}
+        seconds = {
+            f"{SECONDS}{phase}": value for phase, value in self._engine.timer.seconds.items()
+        }
         return {name: float(value) for name, value in asdict(self._engine.tally).items()} | seconds
 
 
 def _busy(figures: dict[str, float]) -> float:
     """Seconds of playing."""
     idle = (f"{SECONDS}wait", f"{SECONDS}load_weights")
-    return sum(value for name, value in figures.items() if name.startswith(SECONDS) and name not in idle)
+    return sum(
+        value for name, value in figures.items() if name.startswith(SECONDS) and name not in idle
+    )
 
 
 def _failed(task: Task, why: str, version: int, worker: str) -> Episode:
     opening = task.row.opening
-    turn = Turn([], [], [], [], role="remember", done=True, query=opening.query, reference=opening.answer, failure=why)
-    return Episode(f"{task.id}@{version}", task.id, task.seed, (turn,), version, task.step, task.row.strategy, "failed", worker)
+    turn = Turn(
+        [],
+        [],
+        [],
+        [],
+        role="remember",
+        done=True,
+        query=opening.query,
+        reference=opening.answer,
+        failure=why,
+    )
+    return Episode(
+        f"{task.id}@{version}",
+        task.id,
+        task.seed,
+        (turn,),
+        version,
+        task.step,
+        task.row.strategy,
+        "failed",
+        worker,
+    )

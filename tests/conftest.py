@@ -1,4 +1,5 @@
-"""What every test may ask for. Real parts throughout: a real local Ray, real files, small models made here."""
+"""What every test may ask for. Real parts throughout: a real local Ray, real files, small models
+made here."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Public data and test vectors that lie beside the project on some machines; tests that need them skip elsewhere."""
+    """Public data and test vectors that lie beside the project on some machines; tests that need
+    them skip elsewhere."""
     for folder in (ROOT.parent / "shared", ROOT / "shared"):
         if (folder / "vectors" / "vectors.json").exists():
             return folder
@@ -32,6 +34,12 @@ def ray_local() -> Iterator[None]:
     """One local Ray for the whole test session (start-up costs five seconds)."""
     import ray
 
-    ray.init(address="local", num_cpus=32, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=32,
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()

@@ -15,16 +15,21 @@ Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 
 
 class Endpoint:
-    """Answers every request with what `answer` makes of it: a status and what becomes JSON. Close it."""
+    """Answers every request with what `answer` makes of it: a status and what becomes JSON. Close
+    it."""
 
     def __init__(self, answer: Answer, port: int = 0):
         class Handler(BaseHTTPRequestHandler):
             def handle_one_request(self) -> None:
-                with contextlib.suppress(ConnectionError):  # who asked may be gone: tests are about that
+                with contextlib.suppress(
+                    ConnectionError
+                ):  # who asked may be gone: tests are about that
                     super().handle_one_request()
 
             def do_POST(self) -> None:
-                code, content = answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                code, content = answer(
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                )
                 body = json.dumps(content).encode()
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(body)))
@@ -71,7 +76,8 @@ class Judge:
 
 
 class Raw:
-    """Says the same bytes on every connection, whatever was asked, and closes it; with `pieces`, a piece at a time."""
+    """Says the same bytes on every connection, whatever was asked, and closes it; with `pieces`, a
+    piece at a time."""
 
     def __init__(self, *pieces: bytes, pause: float = 0.0):
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -101,6 +107,10 @@ def _take(connection: socket.socket) -> None:
     while b"\r\n\r\n" not in got:
         got += connection.recv(65536)
     head, _, body = got.partition(b"\r\n\r\n")
-    length = next(int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+    length = next(
+        int(line.partition(b":")[2])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length")
+    )
     while len(body) < length:
         body += connection.recv(65536)

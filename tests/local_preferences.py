@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from common.data.preferences import Preference, save_preferences
 from tests.local_source import tiny_run
@@ -18,14 +25,27 @@ WORDS = ("red", "blue", "green", "tea", "milk", "cat", "dog", "rain", "sun", "sn
 POLITE, RUDE, WORST = "gladly it is", "go away with", "shut up about"
 
 
-def preferences(count: int, seed: int = 0, answers: int = 2, margin: float = 0.0) -> list[Preference]:
-    """Polite answers are better than rude ones; some prompts have a history, and with three answers the last is ruder still."""
+def preferences(
+    count: int, seed: int = 0, answers: int = 2, margin: float = 0.0
+) -> list[Preference]:
+    """Polite answers are better than rude ones; some prompts have a history, and with three answers
+    the last is ruder still."""
     rng, found = random.Random(seed), []
     for i in range(count):
         word = rng.choice(WORDS)
-        history = tuple((f"I like {rng.choice(WORDS)}", f"noted {rng.choice(WORDS)}") for _ in range(i % 3))
+        history = tuple(
+            (f"I like {rng.choice(WORDS)}", f"noted {rng.choice(WORDS)}") for _ in range(i % 3)
+        )
         ranked = tuple(f"{tone} {word}" for tone in (POLITE, RUDE, WORST)[:answers])
-        found.append(Preference(f"what about {word} number {i}", ranked, margin if answers == 2 else 0.0, history, f"g{seed}-{i}"))
+        found.append(
+            Preference(
+                f"what about {word} number {i}",
+                ranked,
+                margin if answers == 2 else 0.0,
+                history,
+                f"g{seed}-{i}",
+            )
+        )
     return found
 
 
@@ -43,27 +63,53 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
         "[PAD]",
         "[UNK]",
         "[EOS]",
-        *sorted({w for p in preferences(200, answers=3) for t in (p.prompt, *p.answers) for w in t.split()}),
+        *sorted(
+            {
+                w
+                for p in preferences(200, answers=3)
+                for t in (p.prompt, *p.answers)
+                for w in t.split()
+            }
+        ),
     ]
     words += [word for word in ("I", "like", "noted", *WORDS) if word not in words]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]"
+    )
 
 
 def text_model(
-    folder: Path, kind: str = "llama", levels: int | None = None, width: int = 32, labels: Sequence[str] = (), **more: Any
+    folder: Path,
+    kind: str = "llama",
+    levels: int | None = None,
+    width: int = 32,
+    labels: Sequence[str] = (),
+    **more: Any,
 ) -> str:
-    """A folder with a tiny model of transformers: a causal LM ("llama"), an encoder ("bert"), a reward model of `levels` ("bert"), or a
-    classifier with `labels` ("bert"), to whose configuration `more` is added."""
+    """A folder with a tiny model of transformers: a causal LM ("llama"), an encoder ("bert"), a
+    reward model of `levels` ("bert"), or a classifier with `labels` ("bert"), to whose
+    configuration `more` is added."""
     torch.manual_seed(0)
     tokenizer = text_tokenizer()
-    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     shape |= {"intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
     if kind == "llama":
-        model: Any = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, bos_token_id=None, eos_token_id=2))
+        model: Any = LlamaForCausalLM(
+            LlamaConfig(**shape, num_key_value_heads=2, bos_token_id=None, eos_token_id=2)
+        )
     elif labels:
-        model = BertForSequenceClassification(BertConfig(**shape, id2label=dict(enumerate(labels)), **more))
+        model = BertForSequenceClassification(
+            BertConfig(**shape, id2label=dict(enumerate(labels)), **more)
+        )
         model.classifier.weight.data.normal_()  # a new one says nearly the same of everything
     elif levels is None:
         model = BertModel(BertConfig(**shape))

@@ -1,7 +1,9 @@
-"""The learner without Ray: a tiny run, its directory, and an `EpisodeSource` that plays and scores in this process.
+"""The learner without Ray: a tiny run, its directory, and an `EpisodeSource` that plays and scores
+in this process.
 
-Everything in it is the real thing (dealer, engine, rewards, loops, recorder, checkpoints), so what these runs show is what a run under
-Ray does, short of processes and messages. Imported by tests, and by the processes that tests start.
+Everything in it is the real thing (dealer, engine, rewards, loops, recorder, checkpoints), so what
+these runs show is what a run under Ray does, short of processes and messages. Imported by tests,
+and by the processes that tests start.
 """
 
 from __future__ import annotations
@@ -46,8 +48,20 @@ from rollout.policies.reactive import ReactiveEngine
 
 STAGES: dict[str, dict[str, Any]] = {
     "joint_lm": {"stage": "joint_lm", "steps": 6, "batch_size": 6},
-    "sft": {"stage": "sft", "steps": 6, "batch_size": 6, "blind_fraction": 0.3, "hide_probability": 0.1, "noise": 0.1},
-    "memory_pretrain": {"stage": "memory_pretrain", "steps": 6, "batch_size": 6, "input_noise": 0.1},
+    "sft": {
+        "stage": "sft",
+        "steps": 6,
+        "batch_size": 6,
+        "blind_fraction": 0.3,
+        "hide_probability": 0.1,
+        "noise": 0.1,
+    },
+    "memory_pretrain": {
+        "stage": "memory_pretrain",
+        "steps": 6,
+        "batch_size": 6,
+        "input_noise": 0.1,
+    },
     "memory_aware": {"stage": "memory_aware", "steps": 6, "batch_size": 6},
     "mrl": {
         "stage": "mrl",
@@ -59,15 +73,37 @@ STAGES: dict[str, dict[str, Any]] = {
         "ppo": {"entropy": 0.01, "kl_target": 0.5, "kl_horizon": 20, "memory_change": 0.1},
     },
 }
-"""One small section per stage, with what makes results depend on ranks, resumes and padding switched on."""
+"""One small section per stage, with what makes results depend on ranks, resumes and padding
+switched on."""
 
 
-def tiny_run(folder: Path | str, *stages: str | dict[str, Any], name: str = "tiny", **sections: dict[str, Any]) -> Run:
-    """Two layers of width 32 and two dozen short conversations; sections are laid over the defaults key by key."""
+def tiny_run(
+    folder: Path | str,
+    *stages: str | dict[str, Any],
+    name: str = "tiny",
+    **sections: dict[str, Any],
+) -> Run:
+    """Two layers of width 32 and two dozen short conversations; sections are laid over the defaults
+    key by key."""
     settings: dict[str, dict[str, Any]] = {
-        "data": {"kind": "synth", "train": 24, "eval": 6, "steps": [1, 2, 3], "subjects": 2, "values": 4},
+        "data": {
+            "kind": "synth",
+            "train": 24,
+            "eval": 6,
+            "steps": [1, 2, 3],
+            "subjects": 2,
+            "values": 4,
+        },
         "tokenizer": {"vocab_size": 400},
-        "model": {"width": 32, "layers": 2, "heads": 4, "query_heads": 2, "kv_heads": 2, "decoder_ff": 48, "encoder_ff": 48}
+        "model": {
+            "width": 32,
+            "layers": 2,
+            "heads": 4,
+            "query_heads": 2,
+            "kv_heads": 2,
+            "decoder_ff": 48,
+            "encoder_ff": 48,
+        }
         | {"slots": 6, "max_tokens": 32},
         "learner": {"checkpoint_every": 2, "log_every": 1},
         "rollout": {"workers": 1, "slots": 4, "sampling": {"max_new_tokens": 8}},
@@ -78,18 +114,23 @@ def tiny_run(folder: Path | str, *stages: str | dict[str, Any], name: str = "tin
         other = values.get("kind", default.get("kind")) != default.get("kind")
         settings[section] = values if other else default | values
     chosen = [STAGES[stage] if isinstance(stage, str) else stage for stage in stages]
-    return Run.model_validate({"name": name, "runs": str(folder), "seed": 5, "stages": chosen, **settings})
+    return Run.model_validate(
+        {"name": name, "runs": str(folder), "seed": 5, "stages": chosen, **settings}
+    )
 
 
 class LocalSource:
-    """Deals, plays and scores as the conductor and its workers do. Rank 0's weights are all it has, so it serves groups of one."""
+    """Deals, plays and scores as the conductor and its workers do. Rank 0's weights are all it has,
+    so it serves groups of one."""
 
     def __init__(self, job: Job):
         run, checkpoint = job.run, newest(job.directory)
         self.run = run
         self.model, self.tokenizer = checkpoint_model(checkpoint)
         self.model.eval().requires_grad_(False)
-        self.engine = ReactiveEngine(self.model, self.tokenizer, run.rollout.slots, run.rollout.sampling)
+        self.engine = ReactiveEngine(
+            self.model, self.tokenizer, run.rollout.slots, run.rollout.sampling
+        )
         corpus = load_corpus(run.data, run.seed)
         self.dealer = Dealer(corpus.train, run.seed, job.stage)
         self.known = list(value_counts(corpus.train))
@@ -114,8 +155,19 @@ class LocalSource:
         tasks = self.dealer.deal(plan, iteration, self.memories)
         self.carried += sum(task.initial_memory is not None for task in tasks)
         played = self.engine.run(tasks, version=version)
-        self.held = Memories(iteration, plan.step, {place_of(e.task): e.final_memory for e in played if e.final_memory is not None})
-        scored = score_episodes(played, self.run.rewards, self.embedding, tuple(range(len(SPECIAL_TOKENS))), self.known, self.statistics)
+        self.held = Memories(
+            iteration,
+            plan.step,
+            {place_of(e.task): e.final_memory for e in played if e.final_memory is not None},
+        )
+        scored = score_episodes(
+            played,
+            self.run.rewards,
+            self.embedding,
+            tuple(range(len(SPECIAL_TOKENS))),
+            self.known,
+            self.statistics,
+        )
         self.held_statistics = after(self.statistics, scored, self.run.rewards)
         mine = list(shards(scored, ranks)[rank])
         failed = sum(turn.reward is None for episode in scored for turn in episode.answered)
@@ -130,15 +182,25 @@ class LocalSource:
         state = {"iteration": self.next, "scorer": to_json(self.statistics)}
         if self.memories is None:
             return state | {"memories": None}
-        by_place = {str(place): base64.b64encode(memory).decode() for place, memory in self.memories.by_place.items()}
+        by_place = {
+            str(place): base64.b64encode(memory).decode()
+            for place, memory in self.memories.by_place.items()
+        }
         return state | {"memories": {"step": self.memories.step, "by_place": by_place}}
 
     def load_state(self, state: dict[str, Any] | None) -> None:
         self.next, self.memories, self.statistics = 0, None, {}
         if state is not None:
-            self.next, held, self.statistics = state["iteration"], state["memories"], from_json(state["scorer"])
+            self.next, held, self.statistics = (
+                state["iteration"],
+                state["memories"],
+                from_json(state["scorer"]),
+            )
             if held is not None:
-                by_place = {int(place): base64.b64decode(memory) for place, memory in held["by_place"].items()}
+                by_place = {
+                    int(place): base64.b64decode(memory)
+                    for place, memory in held["by_place"].items()
+                }
                 self.memories = Memories(self.next - 1, held["step"], by_place)
 
     def metrics(self) -> dict[str, Any]:
@@ -150,7 +212,9 @@ class DyingRecorder(Recorder):
 
     dies_after = 0
 
-    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
+    def record(
+        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+    ) -> None:
         super().record(rank, ranks, stage, done, global_step, state)
         if global_step == self.dies_after:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -161,7 +225,9 @@ class StoppingRecorder(Recorder):
 
     stops_after = 0
 
-    def record(self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]) -> None:
+    def record(
+        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+    ) -> None:
         super().record(rank, ranks, stage, done, global_step, state)
         if global_step == self.stops_after:
             self.request_stop()
@@ -175,9 +241,12 @@ def prepared(run: Run) -> RunDirectory:
 
 
 def run_here(
-    run: Run, group: Group | None = None, make_recorder: Callable[[Run, RunDirectory, int], Recorder] = Recorder
+    run: Run,
+    group: Group | None = None,
+    make_recorder: Callable[[Run, RunDirectory, int], Recorder] = Recorder,
 ) -> tuple[RunDirectory, list[LocalSource]]:
-    """Run or resume all stages in this process, as `learner.pipeline.train` would on a cluster; stops where the recorder asks to."""
+    """Run or resume all stages in this process, as `learner.pipeline.train` would on a cluster;
+    stops where the recorder asks to."""
     directory, sources = prepared(run), []
     recorder = make_recorder(run, directory, newest(directory).step)
     try:
@@ -200,7 +269,11 @@ def run_here(
 def comparable_rows(directory: RunDirectory) -> list[Mapping[str, Any]]:
     """Rows of metrics.jsonl without what depends on the clock, and on where a run was stopped."""
     return [
-        {key: value for key, value in row.items() if not key.startswith(("time", "sync/", "checkpoint/")) and "per_second" not in key}
+        {
+            key: value
+            for key, value in row.items()
+            if not key.startswith(("time", "sync/", "checkpoint/")) and "per_second" not in key
+        }
         for row in read_rows(directory)
     ]
 
@@ -239,28 +312,49 @@ def at_step(run: Run, step: int, act: Callable[[], object]) -> Iterator[None]:
         assert acted.is_set(), f"the run was over before the row of step {step} was seen"
 
 
-# --- parts of a run -----------------------------------------------------------------------------------------------------
+# --- parts of a run -------------------------------------------------------------------------------
 
 
 def tiny_corpus(seed: int = 5) -> Corpus:
     return load_corpus(tiny_run("unused").data, seed)
 
 
-def lively_model(tokenizer: ConversationTokenizer, seed: int = 0, **shape: Any) -> ReactiveTransformer:
-    """Weights so large that memory and every past token change what comes next, and answers that end at different lengths."""
+def lively_model(
+    tokenizer: ConversationTokenizer, seed: int = 0, **shape: Any
+) -> ReactiveTransformer:
+    """Weights so large that memory and every past token change what comes next, and answers that
+    end at different lengths."""
     torch.manual_seed(seed)
-    defaults: dict[str, Any] = {"width": 32, "heads": 4, "query_heads": 2, "kv_heads": 2, "decoder_ff": 48, "encoder_ff": 48}
+    defaults: dict[str, Any] = {
+        "width": 32,
+        "heads": 4,
+        "query_heads": 2,
+        "kv_heads": 2,
+        "decoder_ff": 48,
+        "encoder_ff": 48,
+    }
     defaults |= {"slots": 6, "max_tokens": 32, "initializer_range": 0.25, "initial_memory_std": 1.0}
-    model = ReactiveTransformer(RxTConfig(**{"vocab_size": tokenizer.vocab_size} | defaults | shape)).eval()
+    model = ReactiveTransformer(
+        RxTConfig(**{"vocab_size": tokenizer.vocab_size} | defaults | shape)
+    ).eval()
     model.decoder.head.bias.data[tokenizer.eos_id] = 4.0
     return model
 
 
-def played(model: ReactiveTransformer, tokenizer: ConversationTokenizer, tasks: Sequence[Task], temperature: float = 1.0) -> list[Episode]:
+def played(
+    model: ReactiveTransformer,
+    tokenizer: ConversationTokenizer,
+    tasks: Sequence[Task],
+    temperature: float = 1.0,
+) -> list[Episode]:
     """Episodes of `tasks`, scored."""
-    engine = ReactiveEngine(model, tokenizer, 4, Sampling(temperature=temperature, max_new_tokens=8))
+    engine = ReactiveEngine(
+        model, tokenizer, 4, Sampling(temperature=temperature, max_new_tokens=8)
+    )
     special = tuple(range(len(SPECIAL_TOKENS)))
-    return score_episodes(engine.run(tasks), Rewards(), model.embedding.weight.detach().numpy(), special)
+    return score_episodes(
+        engine.run(tasks), Rewards(), model.embedding.weight.detach().numpy(), special
+    )
 
 
 def tiny_tasks(count: int, **settings: Any) -> list[Task]:
@@ -269,7 +363,8 @@ def tiny_tasks(count: int, **settings: Any) -> list[Task]:
 
 
 def processes() -> ForkServerContext:
-    """Processes that start in a moment: forked off a server without threads that has imported all of this once."""
+    """Processes that start in a moment: forked off a server without threads that has imported all
+    of this once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.local_source"])
     return context

@@ -12,7 +12,15 @@ from deploy.bench import run_bench
 
 
 def test_the_gpu_benchmark_measures_on_any_device() -> None:
-    shape = {"vocab_size": 300, "width": 32, "layers": 2, "heads": 4, "query_heads": 2, "kv_heads": 2, "slots": 6}
+    shape = {
+        "vocab_size": 300,
+        "width": 32,
+        "layers": 2,
+        "heads": 4,
+        "query_heads": 2,
+        "kv_heads": 2,
+        "slots": 6,
+    }
     figures = rollout_gpu.rate("tiny", 4, torch.device("cpu"), 1e10, repeats=1, shape=shape)
     assert figures["tokens_per_second"] > 0
     assert 0 < figures["bandwidth_share"] < 1
@@ -22,7 +30,9 @@ def test_the_gpu_benchmark_measures_on_any_device() -> None:
 
 def test_lock_step_plays_the_same_conversations_in_more_steps() -> None:
     tasks = make_tasks([2, 5, 3, 4, 2, 6, 3, 2])
-    free, turns, batches = (make_engine(4, kind, 200) for kind in (LongTailed, TurnLockstep, TurnLockstep))
+    free, turns, batches = (
+        make_engine(4, kind, 200) for kind in (LongTailed, TurnLockstep, TurnLockstep)
+    )
     for engine in (free, turns):
         engine.run(tasks)
     play_in_batches(batches, tasks, 4)

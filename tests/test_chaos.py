@@ -1,4 +1,5 @@
-"""Processes are killed in the middle of a run, and the run goes on: rollout worker, reward worker, learner rank."""
+"""Processes are killed in the middle of a run, and the run goes on: rollout worker, reward worker,
+learner rank."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from tests.local_source import STAGES, tiny_run
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(300)]
 
 VICTIMS = {3: "ray::RolloutWorker", 6: "ray::RewardWorker", 10: "ray::RayTrainWorker"}
-"""Killed when the row of a step was written, by the beginning of the process's title. Checkpoints stand at 3, 6, 9, …: step 10 is lost."""
+"""Killed when the row of a step was written, by the beginning of the process's title. Checkpoints
+stand at 3, 6, 9, …: step 10 is lost."""
 ITERATIONS = 13
 
 
@@ -36,11 +38,19 @@ def processes_of_this_ray() -> dict[int, str]:
             continue
         try:
             stat = (entry / "stat").read_text()
-            titles[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            titles[int(entry.name)] = (
+                (entry / "cmdline")
+                .read_bytes()
+                .replace(b"\0", b" ")
+                .decode(errors="replace")
+                .strip()
+            )
         except OSError:  # it ended while we looked
             continue
         parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    raylets = {pid for pid, title in titles.items() if "raylet" in title.split(" ")[0] and session in title}
+    raylets = {
+        pid for pid, title in titles.items() if "raylet" in title.split(" ")[0] and session in title
+    }
 
     def ours(pid: int) -> bool:
         while pid in parents:
@@ -53,7 +63,8 @@ def processes_of_this_ray() -> dict[int, str]:
 
 
 class Killer(threading.Thread):
-    """Sends each victim a SIGKILL once the run has come to its step; `killed` says whom and when."""
+    """Sends each victim a SIGKILL once the run has come to its step; `killed` says whom and
+    when."""
 
     def __init__(self, directory: RunDirectory):
         super().__init__()
@@ -66,7 +77,9 @@ class Killer(threading.Thread):
                     return
             victims: list[int] = []
             while not victims and not self.over.wait(0.02):
-                victims = sorted(pid for pid, name in processes_of_this_ray().items() if name.startswith(title))
+                victims = sorted(
+                    pid for pid, name in processes_of_this_ray().items() if name.startswith(title)
+                )
             if victims:
                 os.kill(victims[0], signal.SIGKILL)
                 self.killed[step] = title
@@ -77,7 +90,9 @@ class Killer(threading.Thread):
 
 
 def test_run_goes_on_when_its_processes_are_killed_and_its_books_add_up(tmp_path: Path) -> None:
-    curriculum = [{"name": "all", "iterations": ITERATIONS, "max_steps": 3, "reset_probability": 0.5}]
+    curriculum = [
+        {"name": "all", "iterations": ITERATIONS, "max_steps": 3, "reset_probability": 0.5}
+    ]
     settings: dict[str, Any] = {
         "learner": {"ranks": 2, "checkpoint_every": 3, "batch_deadline": 240},
         "rollout": {"workers": 2, "slots": 4, "sampling": {"max_new_tokens": 8}, "deadline": 120},
@@ -101,9 +116,13 @@ def test_run_goes_on_when_its_processes_are_killed_and_its_books_add_up(tmp_path
     ended = outcomes(Path(directory.path())).to_pylist()
     trained = [row for row in ended if row["status"] == "trained"]
     assert {row["status"] for row in ended} <= {"trained", "dropped"}
-    assert len(trained) == len({(row["iteration"], row["task"]) for row in trained}) == ITERATIONS * 7
+    assert (
+        len(trained) == len({(row["iteration"], row["task"]) for row in trained}) == ITERATIONS * 7
+    )
     dropped = {row["reason"] for row in ended if row["status"] == "dropped"}
-    assert any(reason.startswith("rolled back to step") for reason in dropped), "the learner rank's death left no trace"
+    assert any(reason.startswith("rolled back to step") for reason in dropped), (
+        "the learner rank's death left no trace"
+    )
     counts = Journal(Path(directory.path())).counts
     counts.check()
     assert (counts.dealt, counts.trained, counts.in_flight) == (len(ended), len(trained), 0)

@@ -17,7 +17,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.checkpoint import Checkpoint, capture_rng, latest_checkpoint, open_checkpoint, restore_rng, save_checkpoint
+from common.checkpoint import (
+    Checkpoint,
+    capture_rng,
+    latest_checkpoint,
+    open_checkpoint,
+    restore_rng,
+    save_checkpoint,
+)
 from common.failures import InputError
 from common.run_directory import RunDirectory
 
@@ -26,7 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(params=["local", "memory"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunDirectory:
-    return RunDirectory(f"memory://{tmp_path.name}" if request.param == "memory" else str(tmp_path / "runs"), "first")
+    return RunDirectory(
+        f"memory://{tmp_path.name}" if request.param == "memory" else str(tmp_path / "runs"),
+        "first",
+    )
 
 
 @pytest.fixture
@@ -95,8 +105,13 @@ def test_a_run_that_went_back_does_not_resume_from_its_abandoned_future(run: Run
     assert found(run).step == 50
 
 
-@pytest.mark.parametrize("damage", ["cut manifest", "no manifest", "no file", "changed byte", "no folder", "foreign manifest"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(run: RunDirectory, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["cut manifest", "no manifest", "no file", "changed byte", "no folder", "foreign manifest"],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(
+    run: RunDirectory, damage: str
+) -> None:
     save_checkpoint(run, 10, model("ten"), {})
     save_checkpoint(run, 20, model("twenty"), {})
     broken = "checkpoints/step_00000020"
@@ -139,7 +154,9 @@ def test_a_failing_writer_leaves_the_older_checkpoint_and_no_litter(run: RunDire
 
 def test_state_that_is_no_json_is_refused_before_anything_is_written(local: RunDirectory) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
-        save_checkpoint(local, 10, lambda _: pytest.fail("must not write"), {"tensor": torch.zeros(1)})
+        save_checkpoint(
+            local, 10, lambda _: pytest.fail("must not write"), {"tensor": torch.zeros(1)}
+        )
 
 
 def test_kill_minus_nine_while_writing_leaves_the_older_checkpoint(local: RunDirectory) -> None:
@@ -153,7 +170,12 @@ def test_kill_minus_nine_while_writing_leaves_the_older_checkpoint(local: RunDir
             os.kill(os.getpid(), signal.SIGKILL)
         save_checkpoint(RunDirectory({local.root!r}, "first"), 20, write, {{}})
     """)
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120
+        ).returncode
+        == -signal.SIGKILL
+    )
     assert ".unfinished-step_00000020" in local.names("checkpoints")
     assert found(local).step == 10
     save_checkpoint(local, 20, model("twenty"), {})
@@ -175,11 +197,15 @@ def test_a_path_that_is_no_checkpoint_is_named(local: RunDirectory, tmp_path: Pa
         open_checkpoint(str(tmp_path))
     where = save_checkpoint(local, 10, model("ten"), {})
     local.write_text("checkpoints/step_00000010/model.safetensors", "tem")
-    with pytest.raises(InputError, match=r"step_00000010/model\.safetensors: is not the file that was saved"):
+    with pytest.raises(
+        InputError, match=r"step_00000010/model\.safetensors: is not the file that was saved"
+    ):
         open_checkpoint(where)
 
 
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(draws=st.integers(0, 700), seed=st.integers(0, 2**32 - 1))
 def test_random_number_generators_continue_where_they_were(draws: int, seed: int) -> None:
     def draw() -> tuple[list[float], list[float], list[float]]:

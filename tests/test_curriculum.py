@@ -11,7 +11,9 @@ from common.failures import InputError
 from learner.curriculum import Curriculum
 
 SHORT = CurriculumStep(name="short", iterations=2, max_steps=2, reset_probability=1.0)
-LONG = CurriculumStep(name="long", iterations=3, max_steps=8, reset_probability=0.4, strategy="long_term")
+LONG = CurriculumStep(
+    name="long", iterations=3, max_steps=8, reset_probability=0.4, strategy="long_term"
+)
 
 
 def test_iterations_walk_through_the_steps_in_order() -> None:
@@ -19,7 +21,13 @@ def test_iterations_walk_through_the_steps_in_order() -> None:
     seen = []
     while not curriculum.finished:
         seen.append((curriculum.step.name, curriculum.done_in_step, curriculum.advance()))
-    assert seen == [("short", 0, False), ("short", 1, True), ("long", 0, False), ("long", 1, False), ("long", 2, False)]
+    assert seen == [
+        ("short", 0, False),
+        ("short", 1, True),
+        ("long", 0, False),
+        ("long", 1, False),
+        ("long", 2, False),
+    ]
     with pytest.raises(IndexError, match="iteration 5 of a curriculum of 5"):
         _ = curriculum.step
 

@@ -1,4 +1,5 @@
-"""The RayJob manifest: strict against KubeRay's own schema where that is at hand, and against what we use of it everywhere."""
+"""The RayJob manifest: strict against KubeRay's own schema where that is at hand, and against what
+we use of it everywhere."""
 
 from __future__ import annotations
 
@@ -60,7 +61,12 @@ OWN_SCHEMA = {
                             "additionalProperties": False,
                             "properties": {"mode": {"enum": ["disabled", "token"]}},
                         },
-                        "headGroupSpec": {"type": "object", "additionalProperties": False, "required": ["template"], "properties": GROUP},
+                        "headGroupSpec": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "required": ["template"],
+                            "properties": GROUP,
+                        },
                         "workerGroupSpecs": {
                             "type": "array",
                             "items": {
@@ -69,7 +75,10 @@ OWN_SCHEMA = {
                                 "required": ["groupName", "minReplicas", "maxReplicas", "template"],
                                 "properties": GROUP
                                 | {"groupName": {"type": "string"}}
-                                | {name: {"type": "integer"} for name in ("replicas", "minReplicas", "maxReplicas")},
+                                | {
+                                    name: {"type": "integer"}
+                                    for name in ("replicas", "minReplicas", "maxReplicas")
+                                },
                             },
                         },
                     },
@@ -82,9 +91,12 @@ OWN_SCHEMA = {
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """A Kubernetes structural schema as JSON schema in which, as in `--validate=strict`, a field that is not declared is an error."""
+    """A Kubernetes structural schema as JSON schema in which, as in `--validate=strict`, a field
+    that is not declared is an error."""
     out = {
-        key: value for key, value in schema.items() if not key.startswith("x-kubernetes-") and key not in ("format", "nullable", "default")
+        key: value
+        for key, value in schema.items()
+        if not key.startswith("x-kubernetes-") and key not in ("format", "nullable", "default")
     }
     if "properties" in schema:
         out["properties"] = {key: strict(value) for key, value in schema["properties"].items()}
@@ -92,7 +104,11 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
         out["items"] = strict(schema["items"])
     if isinstance(schema.get("additionalProperties"), dict):
         out["additionalProperties"] = strict(schema["additionalProperties"])
-    elif schema.get("type") == "object" and "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+    elif (
+        schema.get("type") == "object"
+        and "additionalProperties" not in schema
+        and not schema.get("x-kubernetes-preserve-unknown-fields")
+    ):
         out["additionalProperties"] = False
     if schema.get("x-kubernetes-int-or-string"):
         out.pop("type", None)
@@ -128,7 +144,12 @@ def pod_templates(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def check_pod(template: dict[str, Any]) -> None:
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **template["metadata"]}, "spec": template["spec"]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "pod", **template["metadata"]},
+        "spec": template["spec"],
+    }
     kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
@@ -147,7 +168,9 @@ def test_manifest_fits_kuberays_schema(crd: dict[str, Any], documents: dict[str,
         ("spec.rayClusterSpec.authOptions.mode", "tokens"),
     ],
 )
-def test_kuberays_schema_refuses_a_wrong_field(crd: dict[str, Any], documents: dict[str, Any], path: str, value: object) -> None:
+def test_kuberays_schema_refuses_a_wrong_field(
+    crd: dict[str, Any], documents: dict[str, Any], path: str, value: object
+) -> None:
     job = documents["RayJob"]
     set_at(job, path, value)
     assert list(jsonschema.Draft7Validator(crd).iter_errors(job)) != []
@@ -174,9 +197,16 @@ def test_manifest_fits_own_schema_and_pods_fit_kubernetes(documents: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("spec.submissionMode", "JobMode"), ("spec.suspended", True), ("spec.rayClusterSpec.auth", {})]
+    ("path", "value"),
+    [
+        ("spec.submissionMode", "JobMode"),
+        ("spec.suspended", True),
+        ("spec.rayClusterSpec.auth", {}),
+    ],
 )
-def test_own_schema_refuses_a_wrong_field(documents: dict[str, Any], path: str, value: object) -> None:
+def test_own_schema_refuses_a_wrong_field(
+    documents: dict[str, Any], path: str, value: object
+) -> None:
     job = documents["RayJob"]
     set_at(job, path, value)
     with pytest.raises(jsonschema.ValidationError):
@@ -199,21 +229,32 @@ def test_entrypoint_is_the_command_that_submit_sends_and_its_config_loads(
     monkeypatch.chdir(ROOT)
     run = load_run(configs, overrides)
     mounts = {
-        mount["mountPath"] for t in pod_templates(documents["RayJob"]) for c in t["spec"]["containers"] for mount in c["volumeMounts"]
+        mount["mountPath"]
+        for t in pod_templates(documents["RayJob"])
+        for c in t["spec"]["containers"]
+        for mount in c["volumeMounts"]
     }
     assert run.runs in mounts
     head = next(pod_templates(documents["RayJob"]))
     assert head["metadata"]["annotations"]["prometheus.io/port"] == str(run.metrics.port)
-    assert run.metrics.port in [port["containerPort"] for port in head["spec"]["containers"][0]["ports"]]
+    assert run.metrics.port in [
+        port["containerPort"] for port in head["spec"]["containers"][0]["ports"]
+    ]
 
 
-def test_workers_have_room_for_every_claim_of_the_run(documents: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_have_room_for_every_claim_of_the_run(
+    documents: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     spec = documents["RayJob"]["spec"]
     run = load_run(*split(shlex.split(spec["entrypoint"])[4:]))
     groups = spec["rayClusterSpec"]["workerGroupSpecs"]
-    assert sum(group["minReplicas"] * float(group["rayStartParams"]["num-cpus"]) for group in groups) >= total_cpus(run)
-    assert max(float(group["rayStartParams"]["num-cpus"]) for group in groups) >= max(claim.cpus for claim in claims(run))
+    assert sum(
+        group["minReplicas"] * float(group["rayStartParams"]["num-cpus"]) for group in groups
+    ) >= total_cpus(run)
+    assert max(float(group["rayStartParams"]["num-cpus"]) for group in groups) >= max(
+        claim.cpus for claim in claims(run)
+    )
 
 
 def test_a_restarted_job_resumes_and_the_cluster_goes_afterwards(documents: dict[str, Any]) -> None:
@@ -224,12 +265,18 @@ def test_a_restarted_job_resumes_and_the_cluster_goes_afterwards(documents: dict
 
 
 def test_environment_of_the_manifest_is_that_of_a_submitted_job(documents: dict[str, Any]) -> None:
-    assert yaml.safe_load(documents["RayJob"]["spec"]["runtimeEnvYAML"]) == {"env_vars": JOB_ENVIRONMENT}
+    assert yaml.safe_load(documents["RayJob"]["spec"]["runtimeEnvYAML"]) == {
+        "env_vars": JOB_ENVIRONMENT
+    }
     assert ENVIRONMENT.items() <= JOB_ENVIRONMENT.items()
 
 
 def test_ray_version_is_the_pinned_one(documents: dict[str, Any]) -> None:
-    (pinned,) = [line.removeprefix("ray==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray==")]
+    (pinned,) = [
+        line.removeprefix("ray==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line.startswith("ray==")
+    ]
     assert documents["RayJob"]["spec"]["rayClusterSpec"]["rayVersion"] == pinned
 
 
@@ -244,7 +291,11 @@ def test_image_runs_as_the_user_that_the_pods_demand(documents: dict[str, Any]) 
 
 def test_image_has_every_package_and_installs_at_the_tested_versions() -> None:
     text = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
-    kept = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    kept = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     for package in ("common", "rollout", "reward_service", "learner", "deploy", "configs"):
         assert f"COPY {package} {package}" in text
         assert package in kept

@@ -14,7 +14,9 @@ import ray
 from common.logs import setup_logging
 from common.run_directory import RunDirectory
 
-LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) first (\w+)\[(\d+)\] (.*)")
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) first (\w+)\[(\d+)\] (.*)"
+)
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def lines(run: RunDirectory, name: str) -> list[tuple[str, ...]]:
     return [match.groups() for match in matches if match]
 
 
-def test_one_line_per_record_even_with_a_traceback(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_per_record_even_with_a_traceback(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
     setup_logging("driver", 0, run)
     log = logging.getLogger("learner.rl.update")
     log.info("50% done\nsecond line")
@@ -72,7 +76,9 @@ def test_libraries_are_heard_from_warning_on(run: RunDirectory) -> None:
     assert len(texts) == 2
 
 
-def test_a_run_behind_a_uri_logs_to_stderr_only(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_behind_a_uri_logs_to_stderr_only(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     remote = RunDirectory(f"memory://{tmp_path.name}", "first")
     setup_logging("reward", 1, remote)
     logging.getLogger("reward_service.worker").info("hello")

@@ -17,20 +17,30 @@ from hypothesis import strategies as st
 
 from common.failures import InputError
 from common.metric_registry import REGISTRY
-from common.metrics import QUANTILES, Metrics, MetricsWriter, PrometheusExporter, parse_key, read_rows
+from common.metrics import (
+    QUANTILES,
+    Metrics,
+    MetricsWriter,
+    PrometheusExporter,
+    parse_key,
+    read_rows,
+)
 from common.run_directory import RunDirectory
 
 
 @pytest.fixture(params=["local", "memory"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunDirectory:
-    return RunDirectory(f"memory://{tmp_path.name}" if request.param == "memory" else str(tmp_path / "runs"), "first")
+    return RunDirectory(
+        f"memory://{tmp_path.name}" if request.param == "memory" else str(tmp_path / "runs"),
+        "first",
+    )
 
 
 def values(row: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in row.items() if key not in ("step", "stage", "time")}
 
 
-# --- the registry -------------------------------------------------------------------------------------------------------
+# --- the registry ---------------------------------------------------------------------------------
 
 
 def test_every_metric_states_unit_denominator_and_help() -> None:
@@ -45,8 +55,14 @@ def test_every_metric_states_unit_denominator_and_help() -> None:
 
 def test_every_metric_is_recorded_somewhere() -> None:
     root = Path(__file__).resolve().parents[1]
-    files = [file for floor in ("common", "rollout", "reward_service", "learner") for file in (root / floor).rglob("*.py")]
-    source = "".join(file.read_text(encoding="utf-8") for file in files if file.name != "metric_registry.py")
+    files = [
+        file
+        for floor in ("common", "rollout", "reward_service", "learner")
+        for file in (root / floor).rglob("*.py")
+    ]
+    source = "".join(
+        file.read_text(encoding="utf-8") for file in files if file.name != "metric_registry.py"
+    )
     assert [name for name in REGISTRY if f'"{name}"' not in source] == []
 
 
@@ -79,7 +95,7 @@ def test_counters_do_not_shrink_and_only_means_take_a_weight() -> None:
         metrics.record("train/loss_router", 1, weight=math.nan)
 
 
-# --- recording ----------------------------------------------------------------------------------------------------------
+# --- recording ------------------------------------------------------------------------------------
 
 
 def test_a_mean_is_weighted_by_its_denominator() -> None:
@@ -96,7 +112,10 @@ def test_cohorts_are_counted_apart_and_all_is_the_plain_key() -> None:
     metrics.record("reward/component", 0.7, component="bleu", cohort="all")
     metrics.record("reward/component", 0.9, component="bleu", cohort="trained")
     row = values(metrics.flush(1, "mrl"))
-    assert row == {"reward/component{component=bleu}": pytest.approx(0.6), "reward/component{component=bleu,cohort=trained}": 0.9}
+    assert row == {
+        "reward/component{component=bleu}": pytest.approx(0.6),
+        "reward/component{component=bleu,cohort=trained}": 0.9,
+    }
     assert parse_key("reward/component{component=bleu,cohort=trained}") == (
         "reward/component",
         {"component": "bleu", "cohort": "trained"},
@@ -111,7 +130,11 @@ def test_counters_are_totals_and_the_rest_is_of_the_window() -> None:
     metrics.record("ppo/ratio_max_deviation_first", 0.1)
     metrics.record("ppo/kl_coefficient", 0.2)
     metrics.record("ppo/kl_coefficient", 0.1)
-    assert values(metrics.flush(1, "mrl")) == {"rollout/tokens": 5, "ppo/ratio_max_deviation_first": 0.3, "ppo/kl_coefficient": 0.1}
+    assert values(metrics.flush(1, "mrl")) == {
+        "rollout/tokens": 5,
+        "ppo/ratio_max_deviation_first": 0.3,
+        "ppo/kl_coefficient": 0.1,
+    }
     metrics.record("rollout/tokens", 7)
     row = metrics.flush(2, "mrl")
     assert values(row) == {"rollout/tokens": 12}
@@ -145,7 +168,11 @@ def test_every_quantile_of_a_constant_is_the_constant(value: float) -> None:
 
 def test_quantiles_are_among_the_values_seen_whatever_the_shards() -> None:
     rng = np.random.default_rng(3)
-    for drawn in (rng.normal(0.4, 0.2, 400), rng.choice([-1.0, 0.0, 0.32, 1.0], 400), rng.beta(5, 1, 400)):
+    for drawn in (
+        rng.normal(0.4, 0.2, 400),
+        rng.choice([-1.0, 0.0, 0.32, 1.0], 400),
+        rng.beta(5, 1, 400),
+    ):
         whole, merged = Metrics(), Metrics()
         whole.record_all("reward/value", drawn, component="mine")
         for shard in np.split(drawn, [1, 30, 31, 250]):
@@ -157,7 +184,9 @@ def test_quantiles_are_among_the_values_seen_whatever_the_shards() -> None:
         for statistic, share in QUANTILES.items():
             found = row[f"reward/value{{component=mine}}:{statistic}"]
             assert found == pytest.approx(again[f"reward/value{{component=mine}}:{statistic}"])
-            assert found == pytest.approx(np.quantile(drawn, share, method="inverted_cdf"), abs=0.05)
+            assert found == pytest.approx(
+                np.quantile(drawn, share, method="inverted_cdf"), abs=0.05
+            )
             assert drawn.min() <= found <= drawn.max()
 
 
@@ -169,10 +198,26 @@ def test_a_value_that_is_not_finite_is_written_as_null() -> None:
 
 observations = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["train/loss_router", "rollout/recall"]), st.floats(-1e3, 1e3), st.integers(0, 50)),
-        st.tuples(st.sampled_from(["rollout/answer_tokens", "reward/batch_seconds"]), st.integers(0, 2000), st.integers(0, 50)),
-        st.tuples(st.sampled_from(["rollout/tokens", "rollout/tokens_per_second"]), st.floats(0, 1e6), st.just(1)),
-        st.tuples(st.sampled_from(["ppo/ratio_max_deviation_first", "run/step"]), st.floats(0, 1e6), st.just(1)),
+        st.tuples(
+            st.sampled_from(["train/loss_router", "rollout/recall"]),
+            st.floats(-1e3, 1e3),
+            st.integers(0, 50),
+        ),
+        st.tuples(
+            st.sampled_from(["rollout/answer_tokens", "reward/batch_seconds"]),
+            st.integers(0, 2000),
+            st.integers(0, 50),
+        ),
+        st.tuples(
+            st.sampled_from(["rollout/tokens", "rollout/tokens_per_second"]),
+            st.floats(0, 1e6),
+            st.just(1),
+        ),
+        st.tuples(
+            st.sampled_from(["ppo/ratio_max_deviation_first", "run/step"]),
+            st.floats(0, 1e6),
+            st.just(1),
+        ),
     ),
     max_size=20,
 )
@@ -180,7 +225,9 @@ observations = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(shards=st.lists(observations, min_size=1, max_size=4))
-def test_the_metrics_of_shards_are_the_metrics_of_the_whole(shards: list[list[tuple[str, float, float]]]) -> None:
+def test_the_metrics_of_shards_are_the_metrics_of_the_whole(
+    shards: list[list[tuple[str, float, float]]],
+) -> None:
     whole, merged = Metrics(), Metrics()
     for shard in shards:
         worker = Metrics()
@@ -189,7 +236,9 @@ def test_the_metrics_of_shards_are_the_metrics_of_the_whole(shards: list[list[tu
             worker.record(name, value, weight)
         merged.merge(pickle.loads(pickle.dumps(worker.drain())))
         merged.merge(worker.drain())
-    assert values(merged.flush(1, "mrl")) == pytest.approx(values(whole.flush(1, "mrl")), rel=1e-9, abs=1e-9)
+    assert values(merged.flush(1, "mrl")) == pytest.approx(
+        values(whole.flush(1, "mrl")), rel=1e-9, abs=1e-9
+    )
 
 
 def test_a_resumed_recorder_goes_on_as_if_never_interrupted() -> None:
@@ -208,7 +257,7 @@ def test_a_resumed_recorder_goes_on_as_if_never_interrupted() -> None:
     assert values(resumed.flush(2, "mrl")) == values(straight.flush(2, "mrl"))
 
 
-# --- metrics.jsonl ------------------------------------------------------------------------------------------------------
+# --- metrics.jsonl --------------------------------------------------------------------------------
 
 
 def write_steps(writer: MetricsWriter, *steps: int) -> None:
@@ -249,7 +298,7 @@ def test_a_broken_row_in_the_middle_is_named(run: RunDirectory) -> None:
         read_rows(run)
 
 
-# --- Prometheus ---------------------------------------------------------------------------------------------------------
+# --- Prometheus -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -262,7 +311,11 @@ def exporter() -> Iterator[PrometheusExporter]:
 def scrape(exporter: PrometheusExporter) -> dict[str, float]:
     with urllib.request.urlopen(exporter.url, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in lines
+        if not line.startswith("#")
+    }
 
 
 def test_what_was_recorded_can_be_scraped(exporter: PrometheusExporter) -> None:
@@ -287,7 +340,9 @@ def test_what_was_recorded_can_be_scraped(exporter: PrometheusExporter) -> None:
     assert seen['engram_reward_batch_seconds_sum{run="demo"}'] == 6
 
 
-def test_unlabelled_counters_are_there_before_anything_happened(exporter: PrometheusExporter) -> None:
+def test_unlabelled_counters_are_there_before_anything_happened(
+    exporter: PrometheusExporter,
+) -> None:
     assert scrape(exporter)['engram_reward_turns_total{run="demo"}'] == 0
 
 

@@ -20,7 +20,9 @@ from common.run_directory import RunDirectory, write_atomically
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunDirectory:
     if request.param == "memory://":
         return RunDirectory(f"memory://{tmp_path.name}", "first")
-    return RunDirectory(f"{request.param if request.param != 'local' else ''}{tmp_path}/runs", "first")
+    return RunDirectory(
+        f"{request.param if request.param != 'local' else ''}{tmp_path}/runs", "first"
+    )
 
 
 def test_files_are_written_replaced_listed_and_removed(run: RunDirectory) -> None:
@@ -62,7 +64,11 @@ def test_a_run_directory_means_the_same_place_in_an_actor_with_another_working_f
 
 def test_configuration_environment_and_summary_can_be_read_again(run: RunDirectory) -> None:
     config = Run(
-        name="first", data=SynthData(), stages=(MRL(stage="mrl", curriculum=(CurriculumStep(name="one", iterations=1, max_steps=2),)),)
+        name="first",
+        data=SynthData(),
+        stages=(
+            MRL(stage="mrl", curriculum=(CurriculumStep(name="one", iterations=1, max_steps=2),)),
+        ),
     )
     run.write_config(config)
     assert Run.model_validate(yaml.safe_load(run.read_text("config.yaml"))) == config
@@ -89,7 +95,9 @@ def test_unknown_protocols_and_folders_that_are_no_runs_are_named(tmp_path: Path
         RunDirectory.existing(f"{tmp_path}/no-run")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "summary.json"
     write_atomically(target, b"old")
 

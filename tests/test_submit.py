@@ -43,21 +43,45 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def job_server() -> Iterator[str]:
-    """Address of the job server of a cluster with four CPUs, its processes all children of one that this fixture ends."""
+    """Address of the job server of a cluster with four CPUs, its processes all children of one that
+    this fixture ends."""
     # Ray's sockets lie in it, and a socket's path has at most 107 characters.
     folder = tempfile.mkdtemp(prefix="eg", dir="/tmp")
     gcs, dashboard, agent, client, metrics = free_ports(5)
     ray = Path(sys.executable).with_name("ray")
     # Jobs call `python`: it must be this one.
-    environment = os.environ | {"PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {
+        "PATH": f"{ray.parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "disabled",
+    }
     environment.pop("RAY_ADDRESS", None)
     command = [
-        *(str(ray), "start", "--head", "--block", "--num-cpus=4", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"),
-        *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+        *(
+            str(ray),
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=4",
+            f"--object-store-memory={200 * 2**20}",
+            "--disable-usage-stats",
+        ),
+        *(
+            f"--port={gcs}",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}",
+        ),
         *(f"--metrics-export-port={metrics}", f"--temp-dir={folder}", "--include-dashboard=true"),
     ]
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         address = f"http://127.0.0.1:{dashboard}"
         try:
             wait_for_answer(f"{address}/api/version", process, output)
@@ -88,12 +112,14 @@ def wait_for_answer(url: str, process: subprocess.Popen[bytes], output: io.TextI
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project folder whose `python -m deploy train` says where it runs and ends with the code that its config names."""
+    """A project folder whose `python -m deploy train` says where it runs and ends with the code
+    that its config names."""
     (tmp_path / "deploy").mkdir()
     (tmp_path / "deploy" / "__init__.py").write_text("")
     (tmp_path / "deploy" / "__main__.py").write_text(
         "import os, sys\n"
-        "print('words', sys.argv[1:], os.environ['RAY_JOB_STOP_WAIT_TIME_S'], os.path.exists('runs'))\n"
+        "print('words', sys.argv[1:], os.environ['RAY_JOB_STOP_WAIT_TIME_S'], "
+        "os.path.exists('runs'))\n"
         "sys.exit(int(sys.argv[-1].rpartition('=')[2]))\n"
     )
     (tmp_path / "runs").mkdir()
@@ -104,7 +130,9 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_drivers_own_exit_code_comes_back_with_its_output(job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drivers_own_exit_code_comes_back_with_its_output(
+    job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     for attempt, (seed, code) in enumerate(((0, 0), (75, 75), (3, 1)), start=1):
         out = io.StringIO()
@@ -123,7 +151,11 @@ TINY = {
     "evaluation": {"episodes": 4},
     "stages": [
         {"stage": "sft", "steps": 100_000, "batch_size": 8},
-        {"stage": "mrl", "episodes": 8, "curriculum": [{"name": "all", "iterations": 3, "max_steps": 3}]},
+        {
+            "stage": "mrl",
+            "episodes": 8,
+            "curriculum": [{"name": "all", "iterations": 3, "max_steps": 3}],
+        },
     ],
 }
 
@@ -135,13 +167,17 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
 ) -> None:
     project, directory = tmp_path / "project", RunDirectory(str(tmp_path / "runs"), "tiny")
     for package in ("common", "rollout", "reward_service", "learner", "deploy"):
-        shutil.copytree(ROOT / package, project / package)  # compiled kernels too, which would take each process ten seconds
+        shutil.copytree(
+            ROOT / package, project / package
+        )  # compiled kernels too, which would take each process ten seconds
     (project / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     monkeypatch.chdir(project)
     output = {1: io.StringIO(), 2: io.StringIO()}
     with ThreadPoolExecutor() as pool:
         # The first submission would train for hours; it is stopped once it has trained a little.
-        first = pool.submit(submit, ["tiny.yaml"], [f"runs={directory.root}"], job_server, stream=output[1])
+        first = pool.submit(
+            submit, ["tiny.yaml"], [f"runs={directory.root}"], job_server, stream=output[1]
+        )
         wait_until(lambda: len(read_rows(directory)) >= 3, first, output[1])
         JobSubmissionClient(job_server).stop_job("tiny-1")
         assert first.result(timeout=90) == EXIT_DRAINED
@@ -150,7 +186,13 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
         assert trained.step >= 3
         assert json.loads(directory.read_text("summary.json"))["status"] == "stopped"
 
-        again = pool.submit(submit, ["tiny.yaml"], [f"runs={directory.root}", "stages.0.steps=3"], job_server, stream=output[2])
+        again = pool.submit(
+            submit,
+            ["tiny.yaml"],
+            [f"runs={directory.root}", "stages.0.steps=3"],
+            job_server,
+            stream=output[2],
+        )
         wait_until(lambda: "engram_objective_scores" in scrape(directory), again, output[2])
         assert again.result(timeout=120) == EXIT_DONE, output[2].getvalue()
     assert json.loads(directory.read_text("summary.json"))["status"] == "done"
@@ -171,17 +213,30 @@ def wait_until(holds: Callable[[], bool], job: Future[int], output: io.StringIO)
 def scrape(directory: RunDirectory) -> str:
     """What Prometheus would read of the run now; nothing where no endpoint answers."""
     try:
-        with urllib.request.urlopen(directory.read_text("metrics_endpoint").strip(), timeout=5) as answer:
+        with urllib.request.urlopen(
+            directory.read_text("metrics_endpoint").strip(), timeout=5
+        ) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""
 
 
 @pytest.mark.slow
-def test_without_following_submit_returns_at_once(job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_following_submit_returns_at_once(
+    job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     out = io.StringIO()
-    assert submit(["run.yaml"], ["name=left", "seed=1", "runs=/shared/runs"], job_server, follow=False, stream=out) == 0
+    assert (
+        submit(
+            ["run.yaml"],
+            ["name=left", "seed=1", "runs=/shared/runs"],
+            job_server,
+            follow=False,
+            stream=out,
+        )
+        == 0
+    )
     assert out.getvalue().count("\n") == 1
     submit(["run.yaml"], ["name=left", "seed=1"], job_server, follow=False, stream=out)
     assert f"{project}/runs lies in the working directory, which Ray removes" in out.getvalue()
@@ -192,7 +247,9 @@ def test_without_following_submit_returns_at_once(job_server: str, project: Path
 def test_an_interrupt_ends_the_following_and_not_the_job(
     job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    (project / "deploy" / "__main__.py").write_text("import time\nprint('at work', flush=True)\ntime.sleep(12)\n")
+    (project / "deploy" / "__main__.py").write_text(
+        "import time\nprint('at work', flush=True)\ntime.sleep(12)\n"
+    )
     monkeypatch.chdir(project)
     out, driver = io.StringIO(), threading.get_ident()
     interrupter = threading.Timer(0.0, lambda: None)
@@ -205,20 +262,30 @@ def test_an_interrupt_ends_the_following_and_not_the_job(
                 interrupter.start()
             return out.write(text)
 
-    assert submit(["run.yaml"], [f"name=followed-{number.name}"], job_server, stream=Interrupting()) == 130
+    assert (
+        submit(["run.yaml"], [f"name=followed-{number.name}"], job_server, stream=Interrupting())
+        == 130
+    )
     interrupter.join()
     job = f"followed-{number.name}-1"
-    assert f"no longer following {job}, which goes on; to stop it: ray job stop --address {job_server} {job}" in out.getvalue()
+    assert (
+        f"no longer following {job}, which goes on; to stop it: ray job stop --address "
+        f"{job_server} {job}" in out.getvalue()
+    )
     assert JobSubmissionClient(job_server).get_job_status(job) == JobStatus.RUNNING
 
 
-def test_a_wrong_config_is_found_before_a_cluster_is_asked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_config_is_found_before_a_cluster_is_asked(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     with pytest.raises(InputError, match="sed"):
         submit(["run.yaml"], ["sed=1"], "http://127.0.0.1:1")
 
 
-def test_a_job_server_that_does_not_answer_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_server_that_does_not_answer_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     with pytest.raises(InfraFailure, match=r"no Ray job server answers at http://127\.0\.0\.1:1"):
         submit(["run.yaml"], [], "http://127.0.0.1:1")
@@ -231,8 +298,14 @@ def test_a_submission_is_named_after_the_run_and_its_attempt() -> None:
 
 
 def test_words_with_spaces_reach_the_driver_as_one() -> None:
-    assert entrypoint(["my run.yaml"], ["name=a b"]) == "python -m deploy train 'my run.yaml' 'name=a b'"
-    assert entrypoint(["run.yaml"], [], take_over=True) == "python -m deploy train --take-over run.yaml"
+    assert (
+        entrypoint(["my run.yaml"], ["name=a b"])
+        == "python -m deploy train 'my run.yaml' 'name=a b'"
+    )
+    assert (
+        entrypoint(["run.yaml"], [], take_over=True)
+        == "python -m deploy train --take-over run.yaml"
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,5 +319,14 @@ def test_words_with_spaces_reach_the_driver_as_one() -> None:
         (JobStatus.STOPPED, None, 75),
     ],
 )
-def test_exit_code_is_the_drivers_where_ray_knows_it(status: JobStatus, driver: int | None, code: int) -> None:
-    assert exit_code(JobDetails(type=JobType.SUBMISSION, status=status, entrypoint="python", driver_exit_code=driver)) == code
+def test_exit_code_is_the_drivers_where_ray_knows_it(
+    status: JobStatus, driver: int | None, code: int
+) -> None:
+    assert (
+        exit_code(
+            JobDetails(
+                type=JobType.SUBMISSION, status=status, entrypoint="python", driver_exit_code=driver
+            )
+        )
+        == code
+    )

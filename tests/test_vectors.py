@@ -1,4 +1,5 @@
-"""Advantages, losses and KL against numbers from an independent source, and against cases worked by hand."""
+"""Advantages, losses and KL against numbers from an independent source, and against cases worked by
+hand."""
 
 from __future__ import annotations
 
@@ -16,10 +17,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.rl.advantages import Reduce, doubted, explained_variance, generalized_advantages, mean_and_variance, whiten
-from learner.rl.kl import AdaptiveKL, Estimator, importance_weighted_kl, kl_estimate, kl_reward, kl_sum
-from learner.rl.losses import masked_sum, memory_change_penalty, policy_loss, token_entropy, token_log_probs, value_loss
-from learner.rl.preference import bradley_terry_loss, centering_penalty, choice_loss, discrete_loss, ranking_loss, win_probability
+from learner.rl.advantages import (
+    Reduce,
+    doubted,
+    explained_variance,
+    generalized_advantages,
+    mean_and_variance,
+    whiten,
+)
+from learner.rl.kl import (
+    AdaptiveKL,
+    Estimator,
+    importance_weighted_kl,
+    kl_estimate,
+    kl_reward,
+    kl_sum,
+)
+from learner.rl.losses import (
+    masked_sum,
+    memory_change_penalty,
+    policy_loss,
+    token_entropy,
+    token_log_probs,
+    value_loss,
+)
+from learner.rl.preference import (
+    bradley_terry_loss,
+    centering_penalty,
+    choice_loss,
+    discrete_loss,
+    ranking_loss,
+    win_probability,
+)
 from reward_service.preference_model import expected_and_std
 
 ESTIMATORS: tuple[Estimator, ...] = ("k1", "k2", "k3", "abs")
@@ -38,10 +67,12 @@ def double(values: Any, grad: bool = False) -> Tensor:
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(torch.as_tensor(actual, dtype=torch.float64), double(expected), rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        torch.as_tensor(actual, dtype=torch.float64), double(expected), rtol=0, atol=tolerance
+    )
 
 
-# --- against the vectors ------------------------------------------------------------------------------------------------
+# --- against the vectors --------------------------------------------------------------------------
 
 
 def test_advantages_agree_with_vectors(vectors: dict[str, Any]) -> None:
@@ -49,7 +80,12 @@ def test_advantages_agree_with_vectors(vectors: dict[str, Any]) -> None:
         given_ = case["inputs"]
         mask = torch.tensor(given_["mask"]) if "mask" in given_ else None
         advantages, returns = generalized_advantages(
-            double(given_["rewards"]), double(given_["values"]), given_["last_value"], given_["gamma"], given_["lam"], mask
+            double(given_["rewards"]),
+            double(given_["values"]),
+            given_["last_value"],
+            given_["gamma"],
+            given_["lam"],
+            mask,
         )
         assert_close(advantages, case["outputs"]["advantages"])
         expected = double(case["outputs"]["returns"])
@@ -63,7 +99,10 @@ def test_whitening_agrees_with_vectors(vectors: dict[str, Any]) -> None:
         given_ = case["inputs"]
         mask = torch.tensor(given_["mask"]) if "mask" in given_ else None
         x = double(given_["x"])
-        assert_close(whiten(x, mask, given_["ddof"], given_["eps"], given_["shift_mean"]), case["outputs"]["whitened"])
+        assert_close(
+            whiten(x, mask, given_["ddof"], given_["eps"], given_["shift_mean"]),
+            case["outputs"]["whitened"],
+        )
         _, mean, variance = mean_and_variance(x, mask, given_["ddof"])
         assert_close(mean, case["outputs"]["mean"])
         assert_close(variance, case["outputs"]["var"])
@@ -73,7 +112,10 @@ def test_rewards_by_comparison_agree_with_vectors(vectors: dict[str, Any]) -> No
     cases = vectors["bradley_terry"]
     for name in ("plain", "centered0.01", "margin_centered0.01"):
         given_, expected = cases[name]["inputs"], cases[name]["outputs"]
-        chosen, rejected = double(given_["chosen"], grad=True), double(given_["rejected"], grad=True)
+        chosen, rejected = (
+            double(given_["chosen"], grad=True),
+            double(given_["rejected"], grad=True),
+        )
         pair_loss = bradley_terry_loss(chosen, rejected, double(given_["margin"])).mean()
         penalty = given_["center_rewards_coefficient"] * centering_penalty(chosen, rejected).mean()
         assert_close(pair_loss, expected["pair_loss"])
@@ -83,18 +125,28 @@ def test_rewards_by_comparison_agree_with_vectors(vectors: dict[str, Any]) -> No
         assert_close(chosen.grad, expected["d_chosen"])
         assert_close(rejected.grad, expected["d_rejected"])
     ranking, best = cases["ranking_K4"], cases["best_of_4"]
-    assert_close(ranking_loss(double(ranking["inputs"]["rewards_best_to_worst"])), ranking["outputs"]["loss"])
-    assert_close(choice_loss(double(best["inputs"]["rewards"]), best["inputs"]["best"]), best["outputs"]["loss"])
+    assert_close(
+        ranking_loss(double(ranking["inputs"]["rewards_best_to_worst"])), ranking["outputs"]["loss"]
+    )
+    assert_close(
+        choice_loss(double(best["inputs"]["rewards"]), best["inputs"]["best"]),
+        best["outputs"]["loss"],
+    )
 
 
-def test_discrete_rewards_agree_with_vectors_and_their_gradients_with_differences(vectors: dict[str, Any]) -> None:
+def test_discrete_rewards_agree_with_vectors_and_their_gradients_with_differences(
+    vectors: dict[str, Any],
+) -> None:
     for name, case in vectors["probabilistic_rm"].items():
         given_, expected = case["inputs"], case["outputs"]
         if name == "advantage_with_std":
             apart = double([given_["reward"] - given_["baseline"]] * len(given_["std"]))
             assert_close(doubted(apart, double(given_["std"])), expected["advantage"])
             continue
-        better, worse = double([given_["logits_w"]], grad=True), double([given_["logits_l"]], grad=True)
+        better, worse = (
+            double([given_["logits_w"]], grad=True),
+            double([given_["logits_l"]], grad=True),
+        )
         assert_close(win_probability(better, worse)[0], expected["p_w_beats_l"])
         assert_close(win_probability(worse, better)[0], expected["p_l_beats_w"])
         assert_close(discrete_loss(better, worse)[0], expected["loss"])
@@ -109,7 +161,9 @@ def test_discrete_rewards_agree_with_vectors_and_their_gradients_with_difference
 def test_whitening_over_two_ranks_agrees_with_vectors(vectors: dict[str, Any]) -> None:
     case = vectors["whiten"]["global_two_ranks"]
     ranks = [double(case["inputs"]["rank0"]), double(case["inputs"]["rank1"])]
-    for rank, whitened in enumerate(on_ranks(lambda x, reduce: whiten(x, eps=case["inputs"]["eps"], reduce=reduce), ranks)):
+    for rank, whitened in enumerate(
+        on_ranks(lambda x, reduce: whiten(x, eps=case["inputs"]["eps"], reduce=reduce), ranks)
+    ):
         assert_close(whitened, case["outputs"][f"rank{rank}"])
 
 
@@ -117,7 +171,10 @@ def test_log_probs_and_entropy_agree_with_vectors(vectors: dict[str, Any]) -> No
     for case in vectors["logprob"].values():
         given_ = case["inputs"]
         logits = double(given_["logits"])
-        assert_close(token_log_probs(logits, torch.tensor(given_["labels"]), given_["temperature"]), case["outputs"]["logprob"])
+        assert_close(
+            token_log_probs(logits, torch.tensor(given_["labels"]), given_["temperature"]),
+            case["outputs"]["logprob"],
+        )
         assert_close(token_entropy(logits, given_["temperature"]), case["outputs"]["entropy"])
 
 
@@ -127,8 +184,20 @@ def test_ppo_losses_and_gradients_agree_with_vectors(vectors: dict[str, Any]) ->
         given_, out = cases[name]["inputs"], cases[name]["outputs"]
         mask = torch.tensor(given_["mask"])
         log_probs, values = double(given_["logprob"], grad=True), double(given_["vpred"], grad=True)
-        policy = policy_loss(log_probs, double(given_["old_logprob"]), double(given_["advantages"]), mask, given_["cliprange"])
-        critic = value_loss(values, double(given_["old_values"]), double(given_["returns"]), mask, given_["cliprange_value"])
+        policy = policy_loss(
+            log_probs,
+            double(given_["old_logprob"]),
+            double(given_["advantages"]),
+            mask,
+            given_["cliprange"],
+        )
+        critic = value_loss(
+            values,
+            double(given_["old_values"]),
+            double(given_["returns"]),
+            mask,
+            given_["cliprange_value"],
+        )
         pg, vf = policy.loss / policy.tokens, critic.loss / critic.turns
         assert_close(pg.detach(), out["pg_loss"])
         assert_close(vf.detach(), out["vf_loss"])
@@ -152,7 +221,9 @@ def test_kl_estimators_agree_with_vectors(vectors: dict[str, Any]) -> None:
         assert_close((policy * values).sum(), case["outputs"][f"E_{estimator}"])
     case = vectors["kl_estimators"]["per_token"]
     for estimator in ESTIMATORS:
-        values = kl_estimate(double(case["inputs"]["logprobs"]), double(case["inputs"]["ref_logprobs"]), estimator)
+        values = kl_estimate(
+            double(case["inputs"]["logprobs"]), double(case["inputs"]["ref_logprobs"]), estimator
+        )
         assert_close(values, case["outputs"][estimator])
 
 
@@ -168,20 +239,33 @@ def test_kl_loss_gradients_agree_with_vectors(vectors: dict[str, Any]) -> None:
 
     def weighted(log_policy: Tensor) -> Tensor:
         one = torch.ones(1, dtype=torch.bool)
-        per_token = [importance_weighted_kl(log_policy[[i]], old[[i]].log(), reference[[i]].log(), one) for i in range(3)]
+        per_token = [
+            importance_weighted_kl(log_policy[[i]], old[[i]].log(), reference[[i]].log(), one)
+            for i in range(3)
+        ]
         return (old * torch.stack(per_token)).sum()
 
     assert_close(gradient(weighted), case["outputs"]["importance_weighted_grad"])
-    assert_close(weighted(double(case["outputs"]["policy"]).log()), case["outputs"]["importance_weighted_value"])
+    assert_close(
+        weighted(double(case["outputs"]["policy"]).log()),
+        case["outputs"]["importance_weighted_value"],
+    )
     for estimator in ESTIMATORS[:3]:
-        on_policy = gradient(lambda lp, e=estimator: (lp.exp().detach() * kl_estimate(lp, reference.log(), e)).sum())
+        on_policy = gradient(
+            lambda lp, e=estimator: (lp.exp().detach() * kl_estimate(lp, reference.log(), e)).sum()
+        )
         # The vectors' own gradients are central differences: good to 1e-10 only.
         assert_close(on_policy, case["outputs"][f"on_policy_{estimator}_as_loss_grad"])
 
     case = vectors["kl_estimators"]["importance_weighted_loss_tokens"]
     given_ = case["inputs"]
     log_probs = double(given_["logprob"], grad=True)
-    loss = importance_weighted_kl(log_probs, double(given_["old_logprob"]), double(given_["ref_logprob"]), torch.ones(2)) / 2
+    loss = (
+        importance_weighted_kl(
+            log_probs, double(given_["old_logprob"]), double(given_["ref_logprob"]), torch.ones(2)
+        )
+        / 2
+    )
     assert_close(loss.detach(), case["outputs"]["kl_loss"])
     loss.backward()
     assert_close(log_probs.grad, case["outputs"]["d_loss_d_logprob"])
@@ -191,8 +275,14 @@ def test_kl_reward_agrees_with_vectors(vectors: dict[str, Any]) -> None:
     for case in vectors["kl_reward"].values():
         given_ = case["inputs"]
         log_probs, reference = double(given_["logprobs"]), double(given_["ref_logprobs"])
-        assert_close(kl_reward(log_probs, reference, given_["score"], given_["beta"]), case["outputs"]["rewards"])
-        assert_close(kl_reward(log_probs, reference, 0.0, given_["beta"]), case["outputs"]["non_score_reward"])
+        assert_close(
+            kl_reward(log_probs, reference, given_["score"], given_["beta"]),
+            case["outputs"]["rewards"],
+        )
+        assert_close(
+            kl_reward(log_probs, reference, 0.0, given_["beta"]),
+            case["outputs"]["non_score_reward"],
+        )
         assert_close(kl_sum(log_probs, reference, torch.ones(3), "k1"), case["outputs"]["seq_kl"])
 
 
@@ -202,16 +292,24 @@ def test_adaptive_kl_agrees_with_vectors_in_both_forms(vectors: dict[str, Any]) 
         if "K" in given_:
             controller, episodes = AdaptiveKL(given_["init"], given_["target"], gain=given_["K"]), 1
         else:
-            controller, episodes = AdaptiveKL(given_["init"], given_["target"], given_["horizon"]), given_["n_steps"]
-        assert_close([controller.update(kl, episodes) for kl in given_["kl_sequence"]], case["outputs"]["beta_after_each"])
+            controller, episodes = (
+                AdaptiveKL(given_["init"], given_["target"], given_["horizon"]),
+                given_["n_steps"],
+            )
+        assert_close(
+            [controller.update(kl, episodes) for kl in given_["kl_sequence"]],
+            case["outputs"]["beta_after_each"],
+        )
 
 
-# --- worked by hand, everywhere -----------------------------------------------------------------------------------------
+# --- worked by hand, everywhere -------------------------------------------------------------------
 
 
 def test_advantages_of_two_turns_by_hand() -> None:
     # Last: 1 + 0.5 * 4 - 2 = 1. First: 0 + 0.5 * 2 - 1 + 0.5 * 0.5 * 1 = 0.25.
-    advantages, returns = generalized_advantages(double([0.0, 1.0]), double([1.0, 2.0]), 4.0, 0.5, 0.5)
+    advantages, returns = generalized_advantages(
+        double([0.0, 1.0]), double([1.0, 2.0]), 4.0, 0.5, 0.5
+    )
     assert_close(advantages, [0.25, 1.0])
     assert_close(returns, [1.25, 3.0])
 
@@ -231,11 +329,16 @@ def test_cut_episodes_bootstrap_each_with_its_own_value() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), turns=st.integers(1, 5), padding=st.integers(0, 4), junk=st.sampled_from(JUNK))
-def test_padding_changes_no_advantage_no_whitening_and_no_loss(data: st.DataObject, turns: int, padding: int, junk: float) -> None:
+@given(
+    data=st.data(), turns=st.integers(1, 5), padding=st.integers(0, 4), junk=st.sampled_from(JUNK)
+)
+def test_padding_changes_no_advantage_no_whitening_and_no_loss(
+    data: st.DataObject, turns: int, padding: int, junk: float
+) -> None:
     number = st.floats(-3, 3)
     old_log_probs, log_probs, rewards, values, returns = (
-        double(data.draw(st.lists(number, min_size=turns, max_size=turns))).unsqueeze(0) for _ in range(5)
+        double(data.draw(st.lists(number, min_size=turns, max_size=turns))).unsqueeze(0)
+        for _ in range(5)
     )
 
     def padded(x: Tensor) -> Tensor:
@@ -274,10 +377,14 @@ def test_padding_changes_no_advantage_no_whitening_and_no_loss(data: st.DataObje
     ddof=st.integers(0, 1),
     shift=st.booleans(),
 )
-def test_whitening_of_any_split_is_that_of_the_whole(shards: list[list[float]], ddof: int, shift: bool) -> None:
+def test_whitening_of_any_split_is_that_of_the_whole(
+    shards: list[list[float]], ddof: int, shift: bool
+) -> None:
     ranks = [double(shard) for shard in shards]
     split = on_ranks(lambda x, reduce: whiten(x, ddof=ddof, shift_mean=shift, reduce=reduce), ranks)
-    assert_close(torch.cat(split), whiten(torch.cat(ranks), ddof=ddof, shift_mean=shift).tolist(), 1e-7)
+    assert_close(
+        torch.cat(split), whiten(torch.cat(ranks), ddof=ddof, shift_mean=shift).tolist(), 1e-7
+    )
 
 
 def test_policy_gradient_of_two_uneven_ranks_is_that_of_one() -> None:
@@ -307,7 +414,9 @@ def test_first_update_has_ratio_one_and_the_policy_gradient_of_reinforce() -> No
 
 def test_one_broken_token_cannot_make_the_gradient_nan() -> None:
     log_probs = torch.tensor([[-1.0, -1.0]], requires_grad=True)
-    policy_loss(log_probs, torch.tensor([[-1.0, -2000.0]]), torch.tensor([[1.0]]), torch.ones(1, 2), 0.2).loss.backward()
+    policy_loss(
+        log_probs, torch.tensor([[-1.0, -2000.0]]), torch.tensor([[1.0]]), torch.ones(1, 2), 0.2
+    ).loss.backward()
     assert log_probs.grad is not None
     assert log_probs.grad.isfinite().all()
 
@@ -348,7 +457,11 @@ def test_greedy_temperature_is_refused() -> None:
 
 def test_kl_reward_puts_the_score_on_the_last_real_token_and_nothing_on_padded_rows() -> None:
     rewards = kl_reward(
-        double([[-1.0, -1.0], [5.0, 5.0]]), double([[-1.5, 7.0], [5.0, 5.0]]), double([2.0, 9.0]), 0.1, torch.tensor([[1, 0], [0, 0]])
+        double([[-1.0, -1.0], [5.0, 5.0]]),
+        double([[-1.5, 7.0], [5.0, 5.0]]),
+        double([2.0, 9.0]),
+        0.1,
+        torch.tensor([[1, 0], [0, 0]]),
     )
     assert_close(rewards, [[1.95, 0.0], [0.0, 0.0]])
 
@@ -378,7 +491,8 @@ def test_adaptive_kl_without_target_stays_and_resumes_from_its_state() -> None:
 
 
 def on_ranks(function: Callable[[Tensor, Reduce], Tensor], ranks: list[Tensor]) -> list[Tensor]:
-    """function(x, reduce) of every rank at once, one thread each, with a `reduce` that really waits for all of them."""
+    """function(x, reduce) of every rank at once, one thread each, with a `reduce` that really waits
+    for all of them."""
     barrier, parts = threading.Barrier(len(ranks), timeout=30), list(ranks)
 
     def one(rank: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""What one learner rank computes in one or two steps, for tests that compare one rank with several in processes of their own."""
+"""What one learner rank computes in one or two steps, for tests that compare one rank with several
+in processes of their own."""
 
 from __future__ import annotations
 
@@ -35,19 +36,25 @@ from rollout.dealing import Plan, place_of, shards
 from tests.local_source import prepared
 
 Outcome = dict[str, Tensor]
-"""Everything that must not depend on the number of ranks: changes of weights, gradients, figures."""
+"""Everything that must not depend on the number of ranks: changes of weights, gradients,
+figures."""
 
 
 def supervised_outcome(run: Run, group: Group) -> Outcome:
-    """Two steps of the only stage of a prepared run. The first gradients are taken as they are, before clipping could hide a factor."""
+    """Two steps of the only stage of a prepared run. The first gradients are taken as they are,
+    before clipping could hide a factor."""
     directory = prepared(run)
     objective, _ = build_objective(Job(run, directory, 0, "local"), newest(directory), 0)
     stage: Any = run.stages[0]
-    trainer = plain(Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable))
+    trainer = plain(
+        Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable)
+    )
     before = weights(objective.modules)
     outcome: Outcome = {}
     for step in range(2):
-        indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[group.rank :: group.size]
+        indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[
+            group.rank :: group.size
+        ]
         loss, sums = combine(objective.terms(indices, step, group), group)
         outcome[f"norm {step}"] = torch.tensor(trainer.update(loss, step)[0])
         for name, (total, count) in sums.items():
@@ -58,7 +65,9 @@ def supervised_outcome(run: Run, group: Group) -> Outcome:
     return outcome | changes(objective.modules, before)
 
 
-def ppo_outcome(settings: MRL, model: ReactiveTransformer, episodes: list[Episode], group: Group) -> Outcome:
+def ppo_outcome(
+    settings: MRL, model: ReactiveTransformer, episodes: list[Episode], group: Group
+) -> Outcome:
     """One PPO update of policy and critic on this rank's share of `episodes`."""
     torch.manual_seed(3)
     model = copy.deepcopy(model)
@@ -77,38 +86,61 @@ def ppo_outcome(settings: MRL, model: ReactiveTransformer, episodes: list[Episod
     coefficient = kl.update(record_kl(experience, group, metrics), len(episodes))
     places = [place_of(episode.task) for episode in mine]
     ppo_update(
-        experience, places, len(episodes), model, critic, policy_trainer, critic_trainer, kl, settings, 1.0, 11, 1, group, metrics
+        experience, places, len(episodes), model, critic, policy_trainer, critic_trainer, kl,
+        settings, 1.0, 11, 1, group, metrics
     )  # fmt: skip
     figures = {name: torch.tensor(value) for name, value in experience.figures.items()}
-    return figures | {"kl coefficient": torch.tensor(coefficient)} | changes({"model": model, "critic": critic}, before)
+    return (
+        figures
+        | {"kl coefficient": torch.tensor(coefficient)}
+        | changes({"model": model, "critic": critic}, before)
+    )
 
 
 def plain(trainer: Trainer) -> Trainer:
-    """AdamW divides a gradient by its own size and makes a whole step of a gradient that is rounding noise; plain descent does not."""
-    groups = [{"params": held["params"], "lr": held["lr"], "peak": held["peak"]} for held in trainer.adamw.param_groups]
+    """AdamW divides a gradient by its own size and makes a whole step of a gradient that is
+    rounding noise; plain descent does not."""
+    groups = [
+        {"params": held["params"], "lr": held["lr"], "peak": held["peak"]}
+        for held in trainer.adamw.param_groups
+    ]
     trainer.adamw = torch.optim.SGD(groups)  # type: ignore[assignment]
     return trainer
 
 
 def weights(modules: dict[str, nn.Module]) -> Outcome:
-    return {f"{m}.{name}": p.detach().clone() for m, module in modules.items() for name, p in module.named_parameters()}
+    return {
+        f"{m}.{name}": p.detach().clone()
+        for m, module in modules.items()
+        for name, p in module.named_parameters()
+    }
 
 
 def changes(modules: dict[str, nn.Module], before: Outcome) -> Outcome:
-    """One vector per module: a parameter that hardly moves is not asked for more digits than its float32 weights have."""
+    """One vector per module: a parameter that hardly moves is not asked for more digits than its
+    float32 weights have."""
     after = weights(modules)
     return {
-        f"change of {m}": torch.cat([(after[name] - before[name]).flatten() for name in before if name.startswith(f"{m}.")])
+        f"change of {m}": torch.cat(
+            [(after[name] - before[name]).flatten() for name in before if name.startswith(f"{m}.")]
+        )
         for m in modules
     }
 
 
 def gradients(trainer: Trainer) -> Outcome:
-    return {"gradients": torch.cat([p.grad.flatten() for p in trainer.named.values() if p.grad is not None])}
+    return {
+        "gradients": torch.cat(
+            [p.grad.flatten() for p in trainer.named.values() if p.grad is not None]
+        )
+    }
 
 
 def supervised_cases(folder: Path) -> list[Run]:
-    return [Run.model_validate(pickle.loads(path.read_bytes())) for path in sorted(folder.glob("run-*.pickle"))]
+    return [
+        Run.model_validate(pickle.loads(path.read_bytes()))
+        for path in sorted(folder.glob("run-*.pickle"))
+    ]
 
 
 def all_outcomes(folder: Path, group: Group) -> dict[str, Outcome]:
@@ -131,7 +163,11 @@ def rank_main(rank: int, ranks: int, folder: Path) -> None:
 def joined(rank: int, ranks: int, folder: Path) -> Iterator[Group]:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=ranks,
+        timeout=datetime.timedelta(seconds=60),
     )
     yield DistributedGroup(torch.device("cpu"))
     dist.destroy_process_group()

@@ -1,9 +1,10 @@
 """From YAML files and `key=value` words to a checked `Run`, and back.
 
-Files are composed left to right: mappings merge, everything else is replaced. A mapping that changes its tag (`kind`, `stage`)
-is replaced too: the keys of one kind mean nothing to another. Overrides follow, in order. Relative paths, wherever they come from,
-are relative to the current folder, and absolute from here on. Whatever is wrong comes out as one
-`InputError` that names the file or the override, the dotted key and the nearest valid one. The loader knows no setting by name:
+Files are composed left to right: mappings merge, everything else is replaced. A mapping that
+changes its tag (`kind`, `stage`) is replaced too: the keys of one kind mean nothing to another.
+Overrides follow, in order. Relative paths, wherever they come from, are relative to the current
+folder, and absolute from here on. Whatever is wrong comes out as one `InputError` that names the
+file or the override, the dotted key and the nearest valid one. The loader knows no setting by name:
 what is valid is read from `schema.py`.
 """
 
@@ -26,12 +27,19 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Run:
-    """Compose files and overrides into a `Run`; InputError for anything that is not as the schema says."""
+    """Compose files and overrides into a `Run`; InputError for anything that is not as the schema
+    says."""
     return load_section(Run, {}, paths, overrides)
 
 
-def load_section(section: type[Settings], given: Mapping[str, Any], paths: Sequence[str | Path], overrides: Sequence[str]) -> Settings:
-    """The same for any section, such as the settings of one command. given: settings that come before the files."""
+def load_section(
+    section: type[Settings],
+    given: Mapping[str, Any],
+    paths: Sequence[str | Path],
+    overrides: Sequence[str],
+) -> Settings:
+    """The same for any section, such as the settings of one command. given: settings that come
+    before the files."""
     tree: Any = dict(given)
     origins: dict[Place, str] = {}
     for path in paths:
@@ -40,12 +48,16 @@ def load_section(section: type[Settings], given: Mapping[str, Any], paths: Seque
         key, equals, text = override.partition("=")
         parts = tuple(key.strip().split("."))
         if not equals or not all(parts):
-            raise InputError(override, "an override reads key=value, with dots between the parts of the key")
+            raise InputError(
+                override, "an override reads key=value, with dots between the parts of the key"
+            )
         tree = _put(tree, parts, _parse(text, override), (), override, origins)
     try:
         return section.model_validate(under_defaults(section, tree), context=here())
     except ValidationError as invalid:
-        raise sentence(section, invalid, origins, ", ".join(str(path) for path in paths) or "configuration") from None
+        raise sentence(
+            section, invalid, origins, ", ".join(str(path) for path in paths) or "configuration"
+        ) from None
 
 
 def dump_run(run: Run) -> str:
@@ -62,23 +74,45 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(str(path), f"cannot be read as a text file: {unreadable}") from None
     settings = _parse(text, str(path))
     if not isinstance(settings, dict):
-        raise InputError(str(path), f"should hold a mapping of settings, but holds {shown(settings)}")
+        raise InputError(
+            str(path), f"should hold a mapping of settings, but holds {shown(settings)}"
+        )
     return settings
 
 
-def _put(node: Any, parts: tuple[str, ...], value: Any, place: Place, source: str, origins: dict[Place, str]) -> Any:
-    """`node` with `value` merged in at `parts` below it; notes in `origins` that `source` set what it set."""
+def _put(
+    node: Any,
+    parts: tuple[str, ...],
+    value: Any,
+    place: Place,
+    source: str,
+    origins: dict[Place, str],
+) -> Any:
+    """`node` with `value` merged in at `parts` below it; notes in `origins` that `source` set what
+    it set."""
     if parts and isinstance(node, list):
         index, rest = parts[0], parts[1:]
         if not index.isdecimal() or int(index) >= len(node):
-            raise InputError(source, f"{dotted(place)} holds {len(node)} items, so {index!r} should be an index below {len(node)}")
+            raise InputError(
+                source,
+                f"{dotted(place)} holds {len(node)} items, so {index!r} should be an index "
+                f"below {len(node)}",
+            )
         item = _put(node[int(index)], rest, value, (*place, int(index)), source, origins)
         return [item if i == int(index) else old for i, old in enumerate(node)]
     if parts and node is not None and not isinstance(node, dict):
-        raise InputError(source, f"{dotted(place)} is {shown(node)} and has no settings below it, such as {parts[0]!r}")
+        raise InputError(
+            source,
+            f"{dotted(place)} is {shown(node)} and has no settings below it, such as {parts[0]!r}",
+        )
     if len(parts) > 1:
         below = {} if node is None else node
-        return {**below, parts[0]: _put(below.get(parts[0]), parts[1:], value, (*place, parts[0]), source, origins)}
+        return {
+            **below,
+            parts[0]: _put(
+                below.get(parts[0]), parts[1:], value, (*place, parts[0]), source, origins
+            ),
+        }
     if parts:
         value = {parts[0]: value}
     if not isinstance(value, dict):
@@ -87,10 +121,14 @@ def _put(node: Any, parts: tuple[str, ...], value: Any, place: Place, source: st
         origins[place] = source
         return value
     origins[place] = source
-    keep = isinstance(node, dict) and not any(tag in node and tag in value and node[tag] != value[tag] for tag in _TAGS)
+    keep = isinstance(node, dict) and not any(
+        tag in node and tag in value and node[tag] != value[tag] for tag in _TAGS
+    )
     merged = dict(node) if keep else {}
     for key, below in value.items():
-        merged[str(key)] = _put(merged.get(str(key)), (), below, (*place, str(key)), source, origins)
+        merged[str(key)] = _put(
+            merged.get(str(key)), (), below, (*place, str(key)), source, origins
+        )
     return merged
 
 
@@ -101,7 +139,10 @@ class _Yaml(yaml.SafeLoader):
         seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(problem=f"key {key_node.value!r} is written twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key_node.value!r} is written twice",
+                    problem_mark=key_node.start_mark,
+                )
             seen.add(str(key_node.value))
         return super().construct_mapping(node, deep)
 

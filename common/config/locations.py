@@ -1,10 +1,13 @@
-"""Settings that name a file, a folder or a URI, and what makes them mean the same in every process of a run.
+"""Settings that name a file, a folder or a URI, and what makes them mean the same in every process
+of a run.
 
-A relative path is relative to the folder that the command was given in. Actors work in other folders, so `loader.py` makes every such
-setting absolute at the door: it validates with `context=here()`, and the types below resolve what they hold against it. A setting
-that is read back from a run's own config.yaml is left as it stands.
+A relative path is relative to the folder that the command was given in. Actors work in other
+folders, so `loader.py` makes every such setting absolute at the door: it validates with
+`context=here()`, and the types below resolve what they hold against it. A setting that is read back
+from a run's own config.yaml is left as it stands.
 
-Each of these types is a text. A setting that names a place has one of them as its type, and needs nothing else.
+Each of these types is a text. A setting that names a place has one of them as its type, and needs
+nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FOLDER = "folder"
 _SHIPPED = re.compile(r".*/_ray_pkg_[^/]+/")
-"""Where Ray unpacks the working directory of a submitted job: another folder each time that a file in it has changed."""
+"""Where Ray unpacks the working directory of a submitted job: another folder each time that a file
+in it has changed."""
 
 
 def here() -> dict[str, Any]:
@@ -31,34 +35,47 @@ def here() -> dict[str, Any]:
 
 def absolute(path: str, folder: str) -> str:
     """A path as seen from `folder`, with `~` expanded; a URI as it is."""
-    return path if "://" in path else os.path.normpath(os.path.join(folder, os.path.expanduser(path)))
+    return (
+        path if "://" in path else os.path.normpath(os.path.join(folder, os.path.expanduser(path)))
+    )
 
 
 def is_data_file(source: str, folder: str = "") -> bool:
     """Whether a source of data is a file, there or not, and no name of `datasets`."""
-    looks_like_one = source.endswith(DATA_SUFFIXES) or source.startswith((".", "/", "~")) or "://" in source
+    looks_like_one = (
+        source.endswith(DATA_SUFFIXES) or source.startswith((".", "/", "~")) or "://" in source
+    )
     return looks_like_one or Path(folder, source).exists()
 
 
 def is_folder(model: str, folder: str = "") -> bool:
     """Whether what names a model is a folder or a URI, there or not, and no name on a hub."""
-    looks_like_one = model.startswith((".", "/", "~")) or "://" in model or not _HUB_NAME.fullmatch(model)
+    looks_like_one = (
+        model.startswith((".", "/", "~")) or "://" in model or not _HUB_NAME.fullmatch(model)
+    )
     return looks_like_one or Path(folder, model).exists()
 
 
 def same_place(one: str, other: str) -> bool:
-    """Whether two settings of one run may name the same place: equal; one of them relative, as older configurations hold it, and the
-    other's end; or both in a job's working directory, which Ray unpacks somewhere else when it is submitted again."""
+    """Whether two settings of one run may name the same place: equal; one of them relative, as
+    older configurations hold it, and the other's end; or both in a job's working directory, which
+    Ray unpacks somewhere else when it is submitted again."""
     one, other = (_SHIPPED.sub("", os.path.expanduser(each)) for each in (one, other))
     if one == other:
         return True
     relative, full = (one, other) if other.startswith("/") else (other, one)
     tail = re.sub(r"^(\.\./)+", "", os.path.normpath(relative))
-    return full.startswith("/") and not tail.startswith("/") and "://" not in relative and full.endswith(f"/{tail}")
+    return (
+        full.startswith("/")
+        and not tail.startswith("/")
+        and "://" not in relative
+        and full.endswith(f"/{tail}")
+    )
 
 
 def named_alike(before: Any, now: Any, same: Callable[[str, str], bool] = same_place) -> Any:
-    """The dumped configuration `before` with the places that may be the same named as `now` names them."""
+    """The dumped configuration `before` with the places that may be the same named as `now` names
+    them."""
     if isinstance(before, dict) and isinstance(now, dict):
         return {key: named_alike(value, now.get(key), same) for key, value in before.items()}
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
@@ -76,11 +93,16 @@ def _resolving(is_place: Callable[[str, str], bool]) -> AfterValidator:
 
 def _function(value: str, info: ValidationInfo) -> str:
     file, colon, name = value.rpartition(":")
-    return absolute(file, info.context[_FOLDER]) + colon + name if info.context and file.endswith(".py") else value
+    return (
+        absolute(file, info.context[_FOLDER]) + colon + name
+        if info.context and file.endswith(".py")
+        else value
+    )
 
 
 Location = Annotated[str, _resolving(lambda _value, _folder: True)]
-"""A file, a folder or a URI. Pydantic validates a default only with `Field(…, validate_default=True)`."""
+"""A file, a folder or a URI. Pydantic validates a default only with `Field(…,
+validate_default=True)`."""
 DataSource = Annotated[str, _resolving(is_data_file)]
 """A data file, or a name of `datasets` as "name", "name:subset" or "name:subset:split"."""
 ModelSource = Annotated[str, _resolving(is_folder)]

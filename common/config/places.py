@@ -1,4 +1,5 @@
-"""The schema as a tree of places: which keys are valid where, and a pydantic fault as one sentence about one place."""
+"""The schema as a tree of places: which keys are valid where, and a pydantic fault as one sentence
+about one place."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def dotted(place: Place) -> str:
 
 
 class Choice(NamedTuple):
-    """What a setting may hold: sections, the field that tells them apart, and the annotation of its items if it is a list."""
+    """What a setting may hold: sections, the field that tells them apart, and the annotation of its
+    items if it is a list."""
 
     sections: tuple[type[BaseModel], ...] = ()
     discriminator: str | None = None
@@ -36,24 +38,42 @@ class Choice(NamedTuple):
         return [str(tag) for section in self.sections for tag in self._tags(section)]
 
     def _tags(self, section: type[BaseModel]) -> tuple[Any, ...]:
-        return get_args(section.model_fields[self.discriminator].annotation) if self.discriminator else ()
+        return (
+            get_args(section.model_fields[self.discriminator].annotation)
+            if self.discriminator
+            else ()
+        )
 
 
 def choice_of(annotation: Any, discriminator: Any = None) -> Choice:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *notes = get_args(annotation)
-        noted = [note.discriminator for note in notes if isinstance(note, FieldInfo) and note.discriminator]
+        noted = [
+            note.discriminator
+            for note in notes
+            if isinstance(note, FieldInfo) and note.discriminator
+        ]
         return choice_of(inner, noted[0] if noted else discriminator)
     members = get_args(annotation) if origin in (Union, types.UnionType) else (annotation,)
     if origin in (tuple, list):
         return Choice(item=get_args(annotation)[0])
-    return Choice(tuple(member for member in members if isinstance(member, type) and issubclass(member, BaseModel)), discriminator)
+    return Choice(
+        tuple(
+            member
+            for member in members
+            if isinstance(member, type) and issubclass(member, BaseModel)
+        ),
+        discriminator,
+    )
 
 
 def choices(section: type[BaseModel]) -> dict[str, Choice]:
     """Each setting of a section with what it may hold."""
-    return {name: choice_of(field.annotation, field.discriminator) for name, field in section.model_fields.items()}
+    return {
+        name: choice_of(field.annotation, field.discriminator)
+        for name, field in section.model_fields.items()
+    }
 
 
 def discriminators(section: type[BaseModel]) -> frozenset[str]:
@@ -70,7 +90,8 @@ def discriminators(section: type[BaseModel]) -> frozenset[str]:
 def under_defaults(section: type[BaseModel], settings: dict[str, Any]) -> dict[str, Any]:
     """A copy with a section's own default filled in below mappings that set only some of its keys.
 
-    MRL's optimizer has another default rate than `Optimizer` by itself: to give only its weight decay must not change its rate.
+    MRL's optimizer has another default rate than `Optimizer` by itself: to give only its weight
+    decay must not change its rate.
     """
     filled = dict(settings)
     for name, choice in choices(section).items():
@@ -91,14 +112,19 @@ def _descend(choice: Choice, value: Any) -> Any:
 
 
 def _over(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    both = [key for key in default if isinstance(default[key], dict) and isinstance(given.get(key), dict)]
+    both = [
+        key
+        for key in default
+        if isinstance(default[key], dict) and isinstance(given.get(key), dict)
+    ]
     return {**default, **given, **{key: _over(default[key], given[key]) for key in both}}
 
 
 def locate(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[Place, Choice, list[str]]:
     """Place of a pydantic location, what it may hold, and the valid keys at its level.
 
-    Pydantic's locations also name the tag of a union between the keys, and the member it tried at the end; a place has neither.
+    Pydantic's locations also name the tag of a union between the keys, and the member it tried at
+    the end; a place has neither.
     """
     place: Place = ()
     choice = Choice((root,))
@@ -119,12 +145,17 @@ def locate(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[Place, Ch
     return place, choice, valid
 
 
-def sentence(root: type[BaseModel], invalid: ValidationError, origins: Mapping[Place, str], everywhere: str) -> InputError:
-    """The first fault as one sentence; unknown keys come first, since a misspelt key often makes another one missing.
+def sentence(
+    root: type[BaseModel], invalid: ValidationError, origins: Mapping[Place, str], everywhere: str
+) -> InputError:
+    """The first fault as one sentence; unknown keys come first, since a misspelt key often makes
+    another one missing.
 
     origins: which file or override gave the setting at a place; `everywhere` stands for them all.
     """
-    faults = sorted(invalid.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+    faults = sorted(
+        invalid.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden"
+    )
     fault = faults[0]
     place, choice, valid = locate(root, fault["loc"])
     match fault["type"]:
@@ -133,15 +164,28 @@ def sentence(root: type[BaseModel], invalid: ValidationError, origins: Mapping[P
         case "missing":
             what = f"{dotted(place)} is missing"
         case "union_tag_not_found":
-            what = f"{dotted(place)}.{choice.discriminator} is missing; valid are {', '.join(choice.tags())}"
+            what = (
+                f"{dotted(place)}.{choice.discriminator} is missing; valid are "
+                f"{', '.join(choice.tags())}"
+            )
         case "union_tag_invalid":
             tag = fault["ctx"]["tag"]
-            what = f"{dotted(place)}.{choice.discriminator} is {tag!r}; {nearest(str(tag), choice.tags())}"
+            what = (
+                f"{dotted(place)}.{choice.discriminator} is {tag!r}; "
+                f"{nearest(str(tag), choice.tags())}"
+            )
         case _:
             message = (
-                fault["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "list").replace("dictionary", "mapping")
+                fault["msg"]
+                .removeprefix("Value error, ")
+                .removeprefix("Input ")
+                .replace("tuple", "list")
+                .replace("dictionary", "mapping")
             )
-            what = f"{dotted(place)} is {shown(fault['input'])}, but {message[:1].lower()}{message[1:]}"
+            what = (
+                f"{dotted(place)} is {shown(fault['input'])}, but "
+                f"{message[:1].lower()}{message[1:]}"
+            )
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return InputError(_origin(place, origins) or everywhere, what + more)
 
@@ -154,5 +198,7 @@ def shown(value: Any) -> str:
 
 def _origin(place: Place, origins: Mapping[Place, str]) -> str | None:
     """Who set the place, or its innermost part that anyone set."""
-    known = (origins[place[:depth]] for depth in range(len(place), 0, -1) if place[:depth] in origins)
+    known = (
+        origins[place[:depth]] for depth in range(len(place), 0, -1) if place[:depth] in origins
+    )
     return next(known, None)

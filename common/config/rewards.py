@@ -1,4 +1,5 @@
-"""What answers are worth: components, their mixes, and the workers that score. A part of `schema.py`'s run."""
+"""What answers are worth: components, their mixes, and the workers that score. A part of
+`schema.py`'s run."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from common.config.locations import FunctionSource, ModelSource
 from common.config.section import Section
 
 Smoothing = Literal[
-    "method0", "method1", "method2", "method3", "method4", "method5", "method6", "method7", "none", "floor", "add-k", "exp"
+    "method0", "method1", "method2", "method3", "method4", "method5", "method6", "method7", "none",
+    "floor", "add-k", "exp"
 ]  # fmt: skip
 
 
@@ -20,12 +22,14 @@ class Component(Section):
     """What every component has; each names its own default weight."""
 
     weight: float = Field(0.1, ge=0)
-    """Share of the total; weights are relative to those of the components that apply to a turn, so they need not sum to 1."""
+    """Share of the total; weights are relative to those of the components that apply to a turn, so
+    they need not sum to 1."""
     clip: tuple[float, float] | None = None
     """Raw values are held to this range, [low, high], before they are normalised and weighed."""
     normalise: bool = False
-    """Count in standard deviations from the mean, by what the iterations of MRL before this one saw of the component: so that components
-    of other ranges can be mixed. The first iteration counts raw values."""
+    """Count in standard deviations from the mean, by what the iterations of MRL before this one saw
+    of the component: so that components of other ranges can be mixed. The first iteration counts
+    raw values."""
 
     @field_validator("clip")
     @classmethod
@@ -35,7 +39,8 @@ class Component(Section):
         return clip
 
     def width(self) -> float:
-        """Of the range that it counts in: its clip, else [0, 1]; a standard deviation where it is normalised."""
+        """Of the range that it counts in: its clip, else [0, 1]; a standard deviation where it is
+        normalised."""
         return self.clip[1] - self.clip[0] if self.clip is not None and not self.normalise else 1.0
 
 
@@ -47,26 +52,36 @@ class Bleu(Component):
     order_weights: tuple[float, ...] | None = None
     """Weight of each n-gram order; None: uniform. Only with NLTK's smoothing methods."""
     smoothing: Smoothing = "method4"
-    """method0-7 as in NLTK (Chen and Cherry 2014), or sacrebleu's none, floor, add-k, exp with effective order."""
+    """method0-7 as in NLTK (Chen and Cherry 2014), or sacrebleu's none, floor, add-k, exp with
+    effective order."""
     reference: float = Field(1.0, ge=0)
     """Weight of BLEU against the reference answer, relative to `saved`."""
     saved: float = Field(0.0, ge=0)
-    """Weight of BLEU against the saved (earlier) interaction; of one minus it where the topic changes."""
+    """Weight of BLEU against the saved (earlier) interaction; of one minus it where the topic
+    changes."""
     combined: bool = False
-    """One score with both as references, whichever match better, in place of two scores weighed by `reference` and `saved`."""
+    """One score with both as references, whichever match better, in place of two scores weighed by
+    `reference` and `saved`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Bleu:
         if self.reference + self.saved == 0:
             raise ValueError("reference and saved are both 0: BLEU would compare with nothing")
         if self.order_weights is not None and len(self.order_weights) != self.order:
-            raise ValueError(f"order_weights has {len(self.order_weights)} values for order {self.order}")
+            raise ValueError(
+                f"order_weights has {len(self.order_weights)} values for order {self.order}"
+            )
         if self.order_weights is not None and not self.smoothing.startswith("method"):
-            raise ValueError(f"smoothing {self.smoothing!r} weighs all orders alike; leave order_weights out")
+            raise ValueError(
+                f"smoothing {self.smoothing!r} weighs all orders alike; leave order_weights out"
+            )
         if self.smoothing == "method6" and self.order < 3:
             raise ValueError("smoothing 'method6' needs order 3 or more")
         if self.combined and (self.reference == 0 or self.saved == 0):
-            raise ValueError("combined needs both reference and saved above 0: it is one score with both as references")
+            raise ValueError(
+                "combined needs both reference and saved above 0: it is one score with both as "
+                "references"
+            )
         return self
 
 
@@ -78,17 +93,22 @@ class Cosine(Component):
     saved: float = Field(0.3, ge=0)
     """Weight of the saved (earlier) interaction; of one minus it where the topic changes."""
     running: float = Field(0.2, ge=0)
-    """Weight of the running mean over earlier interactions (subtracted from one in the long-range comparison)."""
+    """Weight of the running mean over earlier interactions (subtracted from one in the long-range
+    comparison)."""
     decay: float = Field(0.2, ge=0, lt=1)
     """Share of the running mean that stays when the next interaction enters it."""
     model: ModelSource | None = None
-    """A sentence-transformers model, by folder (on every node that runs reward workers) or hub name, whose embeddings of the texts are
-    compared; None: the mean of token embeddings of the model that MRL started from. Needs the extra `sentence`."""
+    """A sentence-transformers model, by folder (on every node that runs reward workers) or hub
+    name, whose embeddings of the texts are compared; None: the mean of token embeddings of the
+    model that MRL started from. Needs the extra `sentence`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Cosine:
         if self.reference + self.saved == 0:
-            raise ValueError("reference and saved are both 0: a first turn, which has no running mean, would compare with nothing")
+            raise ValueError(
+                "reference and saved are both 0: a first turn, which has no running mean, would "
+                "compare with nothing"
+            )
         return self
 
 
@@ -105,8 +125,8 @@ class Recall(Component):
     weight: float = Field(0.3, ge=0)
     """Share of the total. On a turn that asks for no fact, recall does not apply."""
     false_recall: float = Field(1.0, ge=0)
-    """Subtracted for each value beyond as many as were asked for, or left out, in shares of the larger number (docs/rewards.md): so hedging
-    and evasion cost more than a wrong guess."""
+    """Subtracted for each value beyond as many as were asked for, or left out, in shares of the
+    larger number (docs/rewards.md): so hedging and evasion cost more than a wrong guess."""
 
 
 class Repetition(Component):
@@ -143,11 +163,13 @@ class Thought(Component):
     weight: float = Field(0.1, ge=0)
     """Share of the total. On a turn whose reference has no thought, it does not apply."""
     order: int = Field(2, ge=1, le=4)
-    """Longest n-gram counted in BLEU of the thought against the reference's, with the smoothing method4."""
+    """Longest n-gram counted in BLEU of the thought against the reference's, with the smoothing
+    method4."""
 
 
 class FunctionReward(Component):
-    """A function of yours: `def NAME(turn, **arguments)`, also `async def`, returns a number, or None where it does not apply.
+    """A function of yours: `def NAME(turn, **arguments)`, also `async def`, returns a number, or
+    None where it does not apply.
 
     It runs in a process of its own, and is called once before anything trains.
     """
@@ -161,8 +183,8 @@ class FunctionReward(Component):
     arguments: dict[str, Any] = Field({})
     """Keyword arguments that the function is called with."""
     deadline: float = Field(10, gt=0)
-    """Seconds for one turn; a turn that takes longer is failed, the others are not. Whatever the function does then, its process is
-    ended and started again."""
+    """Seconds for one turn; a turn that takes longer is failed, the others are not. Whatever the
+    function does then, its process is ended and started again."""
     load_deadline: float = Field(60, gt=0)
     """Seconds for its file to be imported, each time that its process starts."""
 
@@ -171,23 +193,28 @@ class FunctionReward(Component):
 
 
 class ModelReward(Component):
-    """A reward model (stage `reward_model`, or any sequence classifier of transformers) that scores the answer."""
+    """A reward model (stage `reward_model`, or any sequence classifier of transformers) that scores
+    the answer."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Name of the component in episodes and metrics."""
     path: ModelSource
-    """A run that trained it, one of its checkpoints, or a folder or hub name that transformers opens."""
+    """A run that trained it, one of its checkpoints, or a folder or hub name that transformers
+    opens."""
     weight: float = Field(0.5, ge=0)
     """Share of the total."""
     unit: bool = True
-    """Map the score to [0, 1]: the sigmoid of a scalar, (expected level - 1) / (levels - 1) of a discrete one. False: as it is."""
+    """Map the score to [0, 1]: the sigmoid of a scalar, (expected level - 1) / (levels - 1) of a
+    discrete one. False: as it is."""
     label: str | None = None
-    """Of a text classifier with several labels: the name of the one that pays, as its configuration writes it. Such a model is refused
-    without one. A reward model that was trained here has none."""
+    """Of a text classifier with several labels: the name of the one that pays, as its configuration
+    writes it. Such a model is refused without one. A reward model that was trained here has
+    none."""
     read: Literal["logit", "log_odds", "probability"] = "probability"
     """What pays of that label: its logit, log p / (1 - p), or p. `unit` changes none of them."""
     serve: Literal["transformers", "vllm"] = "transformers"
-    """What runs the model, inside the reward worker. vllm reads text, so not a reward model with short-term memory."""
+    """What runs the model, inside the reward worker. vllm reads text, so not a reward model with
+    short-term memory."""
     batch_tokens: int = Field(16384, ge=1)
     """Tokens, padding included, in one forward pass."""
 
@@ -216,8 +243,8 @@ class EndpointReward(Component):
     deadline: float = Field(10, gt=0)
     """Seconds for one request."""
     patience: float = Field(300, ge=0)
-    """Seconds that a batch waits, in all, for an endpoint that is away. Then MRL stops with a checkpoint and exit code 75, and an
-    evaluation goes on without rewards."""
+    """Seconds that a batch waits, in all, for an endpoint that is away. Then MRL stops with a
+    checkpoint and exit code 75, and an evaluation goes on without rewards."""
 
     @property
     def described(self) -> str:
@@ -233,12 +260,16 @@ class EndpointReward(Component):
         except ValueError as error:
             raise ValueError(f"is no URL: {error}") from error
         if bad or not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError("is no URL that can be asked: it should read http://HOST:PORT/PATH, in plain characters")
+            raise ValueError(
+                "is no URL that can be asked: it should read http://HOST:PORT/PATH, in plain "
+                "characters"
+            )
         return url
 
 
 BUILT_IN = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match", "thought")
-"""Components with values between 0 and 1; recall goes below 0 for an answer that names too many values or too few."""
+"""Components with values between 0 and 1; recall goes below 0 for an answer that names too many
+values or too few."""
 
 
 class RewardMix(Section):
@@ -247,7 +278,8 @@ class RewardMix(Section):
     bleu: Bleu | None = Bleu()
     """BLEU of the answer, on token ids."""
     cosine: Cosine | None = Cosine()
-    """Cosine of frozen embeddings of the texts: of the model that MRL started from, or of one of sentence-transformers."""
+    """Cosine of frozen embeddings of the texts: of the model that MRL started from, or of one of
+    sentence-transformers."""
     length: Length | None = Length()
     """Whether the answer is about as long as it should be."""
     recall: Recall | None = Recall()
@@ -259,7 +291,8 @@ class RewardMix(Section):
     exact_match: ExactMatch | None = None
     """Whether the answer is the reference."""
     thought: Thought | None = None
-    """Whether a thought before the answer is like the reference's; all other components look at the answer alone."""
+    """Whether a thought before the answer is like the reference's; all other components look at the
+    answer alone."""
     functions: tuple[FunctionReward, ...] = ()
     """Components by functions of yours."""
     endpoints: tuple[EndpointReward, ...] = ()
@@ -269,7 +302,9 @@ class RewardMix(Section):
 
     def components(self) -> dict[str, Component]:
         """Every component that is there, by its name in episodes."""
-        present = {name: getattr(self, name) for name in BUILT_IN if getattr(self, name) is not None}
+        present = {
+            name: getattr(self, name) for name in BUILT_IN if getattr(self, name) is not None
+        }
         return present | {part.name: part for part in self.named()}
 
     def named(self) -> tuple[FunctionReward | EndpointReward | ModelReward, ...]:
@@ -279,7 +314,9 @@ class RewardMix(Section):
     def width(self) -> float:
         """Of the range of the weighted mean."""
         parts = self.components().values()
-        return sum(part.weight * part.width() for part in parts) / sum(part.weight for part in parts)
+        return sum(part.weight * part.width() for part in parts) / sum(
+            part.weight for part in parts
+        )
 
     @model_validator(mode="after")
     def _rewards_something(self) -> RewardMix:
@@ -310,52 +347,81 @@ class Rewards(Section):
     workers: int = Field(1, ge=1)
     """Actors that score, at least."""
     max_workers: int | None = Field(None, ge=1)
-    """Actors that score, at most: more are started while batches wait, and ended when they are idle. None: as many as `workers`."""
+    """Actors that score, at most: more are started while batches wait, and ended when they are
+    idle. None: as many as `workers`."""
     queue_seconds: float = Field(1.0, gt=0)
     """A batch that waits longer for a free actor has another one started."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each actor, for reward models; a fraction shares one. 0: on CPU."""
     batch_tokens: int = Field(32768, ge=1)
-    """Tokens of queries, answers and references in one scoring call; an episode that has more goes by itself."""
+    """Tokens of queries, answers and references in one scoring call; an episode that has more goes
+    by itself."""
     deadline: float = Field(60, gt=0)
-    """Seconds for one scoring call. For each function, its `deadline` and `load_deadline` come on top: so one turn that takes too long,
-    after which its process starts again, does not cost the others of the call."""
+    """Seconds for one scoring call. For each function, its `deadline` and `load_deadline` come on
+    top: so one turn that takes too long, after which its process starts again, does not cost the
+    others of the call."""
     start_deadline: float = Field(600, gt=0)
-    """Seconds for a worker to load its functions and open its models, where it has any, each time that it starts."""
+    """Seconds for a worker to load its functions and open its models, where it has any, each time
+    that it starts."""
     retries: int = Field(3, ge=0)
     """Further tries on another worker after an infra failure."""
 
     def mixes(self) -> tuple[RewardMix, ...]:
         """Every mix that is there."""
-        return tuple(mix for mix in (self.single, self.cumulative, self.long_term, self.first_turn, self.topic_change) if mix is not None)
+        return tuple(
+            mix
+            for mix in (
+                self.single,
+                self.cumulative,
+                self.long_term,
+                self.first_turn,
+                self.topic_change,
+            )
+            if mix is not None
+        )
 
     def width(self) -> float:
-        """How wide the range is that rewards of turns lie in, by the widest mix: `scale`, twice that where `symmetric`."""
+        """How wide the range is that rewards of turns lie in, by the widest mix: `scale`, twice
+        that where `symmetric`."""
         return max(mix.width() for mix in self.mixes()) * self.scale * (2 if self.symmetric else 1)
 
     def call_deadline(self) -> float:
-        """Seconds after which a worker that has not returned from a scoring call is taken to hang."""
+        """Seconds after which a worker that has not returned from a scoring call is taken to
+        hang."""
         # By what it is loaded from: the same function in several mixes has one process.
         allowed: dict[tuple[str, str], float] = {}
         for function in (function for mix in self.mixes() for function in mix.functions):
             process = function.path, function.model_dump_json(include={"arguments"})
-            allowed[process] = max(allowed.get(process, 0.0), function.deadline + function.load_deadline)
+            allowed[process] = max(
+                allowed.get(process, 0.0), function.deadline + function.load_deadline
+            )
         return self.deadline + sum(allowed.values())
 
     def outage_patience(self) -> float:
         """Seconds that endpoints which are away may hold up a batch, one after another."""
-        return sum({end.described: end.patience for mix in self.mixes() for end in mix.endpoints}.values())
+        return sum(
+            {end.described: end.patience for mix in self.mixes() for end in mix.endpoints}.values()
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Rewards:
         for end in (end for mix in self.mixes() for end in mix.endpoints):
             if end.deadline >= self.deadline:
                 raise ValueError(
-                    f"endpoint {end.name} has a deadline of {end.deadline:g} s, and `rewards.deadline` ends the call that asks it after "
+                    f"endpoint {end.name} has a deadline of {end.deadline:g} s, and "
+                    "`rewards.deadline` ends the call that asks it after "
                     f"{self.deadline:g} s"
                 )
         if self.max_workers is not None and self.max_workers < self.workers:
-            raise ValueError(f"max_workers is {self.max_workers}, fewer than the {self.workers} workers that are always there")
-        if self.symmetric and any(part.normalise for mix in self.mixes() for part in mix.components().values()):
-            raise ValueError("symmetric maps totals in [0, 1], and normalised components leave that range; choose one")
+            raise ValueError(
+                f"max_workers is {self.max_workers}, fewer than the {self.workers} workers that "
+                "are always there"
+            )
+        if self.symmetric and any(
+            part.normalise for mix in self.mixes() for part in mix.components().values()
+        ):
+            raise ValueError(
+                "symmetric maps totals in [0, 1], and normalised components leave that range; "
+                "choose one"
+            )
         return self

@@ -1,6 +1,8 @@
-"""Every setting of a run, typed, with its unit and source. `loader.py` reads it from YAML; nothing else reads settings.
+"""Every setting of a run, typed, with its unit and source. `loader.py` reads it from YAML; nothing
+else reads settings.
 
-Sections are frozen. An unknown key is an error at the door, and no code below asks for a setting with a default of its own.
+Sections are frozen. An unknown key is an error at the door, and no code below asks for a setting
+with a default of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from common.config.locations import DataSource, Location, ModelSource
 from common.config.rewards import Rewards
 from common.config.section import Section
 
-# --- data ---------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 class SynthData(Section):
-    """Generated conversations with facts: statements, distractors, changes of mind, and questions about them."""
+    """Generated conversations with facts: statements, distractors, changes of mind, and questions
+    about them."""
 
     kind: Literal["synth"] = "synth"
     """Which kind of data this is."""
@@ -27,7 +30,9 @@ class SynthData(Section):
     """Conversations held out for evaluation; as many again are kept for the final figure."""
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((5,), min_length=1)
     """Numbers of follow-ups; conversations are spread evenly over them."""
-    strategies: tuple[Literal["single", "cumulative", "long_term"], ...] = Field(("cumulative",), min_length=1)
+    strategies: tuple[Literal["single", "cumulative", "long_term"], ...] = Field(
+        ("cumulative",), min_length=1
+    )
     """Spread evenly over conversations."""
     subjects: int = Field(6, ge=1, le=24)
     """How many kinds of things (dog, city, job, …) facts can be about."""
@@ -41,11 +46,13 @@ class SynthData(Section):
     distractors: float = Field(0.3, ge=0, le=1)
     """Share of middle turns that are small talk."""
     patterns: int = Field(0, ge=0)
-    """Conversations of each pattern of change, held out in splits of their own (`engram data synth`)."""
+    """Conversations of each pattern of change, held out in splits of their own (`engram data
+    synth`)."""
 
 
 class BabiData(Section):
-    """The bAbI tasks (Weston et al. 2015) as cumulative conversations: statements and questions in separate turns."""
+    """The bAbI tasks (Weston et al. 2015) as cumulative conversations: statements and questions in
+    separate turns."""
 
     kind: Literal["babi"] = "babi"
     """Which kind of data this is."""
@@ -56,11 +63,13 @@ class BabiData(Section):
     max_questions: int = Field(5, ge=1, le=5)
     """Questions kept per story."""
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
-    """Share of training stories held out to tune on; the test files are for the final figure only."""
+    """Share of training stories held out to tune on; the test files are for the final figure
+    only."""
 
 
 class SgdData(Section):
-    """Schema-Guided Dialogue (Rastogi et al. 2020), compact files: recall points are the turns that confirm slots told earlier."""
+    """Schema-Guided Dialogue (Rastogi et al. 2020), compact files: recall points are the turns that
+    confirm slots told earlier."""
 
     kind: Literal["sgd"] = "sgd"
     """Which kind of data this is."""
@@ -69,7 +78,8 @@ class SgdData(Section):
     max_follow_ups: int = Field(8, ge=1)
     """Longer conversations are left out, and counted."""
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
-    """Share of training dialogues held out to tune on; the dev file is for the final figure only."""
+    """Share of training dialogues held out to tune on; the dev file is for the final figure
+    only."""
 
 
 class RowsData(Section):
@@ -80,17 +90,21 @@ class RowsData(Section):
     train: tuple[DataSource, ...]
     """Conversations to train on."""
     eval: tuple[DataSource, ...]
-    """Conversations to evaluate on during and after the run; keep them apart from those to train on."""
+    """Conversations to evaluate on during and after the run; keep them apart from those to train
+    on."""
     texts: tuple[DataSource, ...] = ()
-    """Files of {"text"} for joint LM pre-training; empty: the training conversations' interactions."""
+    """Files of {"text"} for joint LM pre-training; empty: the training conversations'
+    interactions."""
     pairs: tuple[DataSource, ...] = ()
-    """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training conversations' interactions."""
+    """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training
+    conversations' interactions."""
 
 
 class PreferencesData(Section):
-    """Answers that people ranked, for a reward model: JSONL or Parquet files of {"prompt", "chosen", "rejected", "margin"?}, or of
-    {"prompt", "answers"} from best to worst, either with "history"?; or names of `datasets`. Stages before the reward model train on all
-    answers alike."""
+    """Answers that people ranked, for a reward model: JSONL or Parquet files of {"prompt",
+    "chosen", "rejected", "margin"?}, or of {"prompt", "answers"} from best to worst, either with
+    "history"?; or names of `datasets`. Stages before the reward model train on all answers
+    alike."""
 
     kind: Literal["preferences"] = "preferences"
     """Which kind of data this is."""
@@ -99,13 +113,16 @@ class PreferencesData(Section):
     eval: tuple[DataSource, ...] = ()
     """Held out; empty: a share of `train`."""
     eval_fraction: float = Field(0.2, gt=0, lt=0.5)
-    """Share of `train` that is held out where `eval` is empty, by hash of the group, so that no group is divided."""
+    """Share of `train` that is held out where `eval` is empty, by hash of the group, so that no
+    group is divided."""
     conversations: tuple[DataSource, ...] = ()
-    """Files of conversations (MRL rows) that the stages before the reward model train on as well, without those that answer a
-    prompt of the preferences."""
+    """Files of conversations (MRL rows) that the stages before the reward model train on as well,
+    without those that answer a prompt of the preferences."""
 
 
-Data = Annotated[SynthData | BabiData | SgdData | RowsData | PreferencesData, Field(discriminator="kind")]
+Data = Annotated[
+    SynthData | BabiData | SgdData | RowsData | PreferencesData, Field(discriminator="kind")
+]
 
 
 class Tokenizer(Section):
@@ -115,16 +132,18 @@ class Tokenizer(Section):
     """A tokenizer folder to use instead of training one on the data."""
 
 
-# --- model --------------------------------------------------------------------------------------------------------------
+# --- model ----------------------------------------------------------------------------------------
 
 
 class Model(Section):
-    """A named size, with single dimensions overridden; null leaves a dimension as the size has it."""
+    """A named size, with single dimensions overridden; null leaves a dimension as the size has
+    it."""
 
     size: Literal["tiny", "nano", "micro", "mini"] = "tiny"
     """Named size that gives every dimension not set here."""
     checkpoint: Location | None = None
-    """Start from this checkpoint's weights; its shape then wins and the overrides must agree with it."""
+    """Start from this checkpoint's weights; its shape then wins and the overrides must agree with
+    it."""
     width: int | None = None
     """Width of embeddings, hidden states and memory slots."""
     layers: int | None = None
@@ -132,7 +151,8 @@ class Model(Section):
     heads: int | None = None
     """Heads that the width is divided into: a head has width / heads numbers."""
     query_heads: int | None = None
-    """Query heads of self-, memory cross- and memory attention; fewer than `heads` is sparse query attention."""
+    """Query heads of self-, memory cross- and memory attention; fewer than `heads` is sparse query
+    attention."""
     kv_heads: int | None = None
     """Key and value heads of the same; they divide the query heads."""
     slots: int | None = None
@@ -146,11 +166,14 @@ class Model(Section):
     experts: int | None = None
     """Experts of each decoder feed-forward; 0: dense."""
     experts_per_token: int | None = None
-    """Experts that each token goes to. Several are weighted by their share of their probabilities, one by its probability as it is."""
+    """Experts that each token goes to. Several are weighted by their share of their probabilities,
+    one by its probability as it is."""
     memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
-    """What slots see of each other before they read the interaction: nothing, their layer, the mean over layers, or a gated mixture."""
+    """What slots see of each other before they read the interaction: nothing, their layer, the mean
+    over layers, or a gated mixture."""
     residual_gate: Literal["none", "static", "elementwise", "linear"] | None = None
-    """How old and new memory mix: their sum, or by a gate that is a parameter, a parameter per status, or linear in all slots' statuses."""
+    """How old and new memory mix: their sum, or by a gate that is a parameter, a parameter per
+    status, or linear in all slots' statuses."""
     gate_activation: Literal["sigmoid", "tanh"] | None = None
     """sigmoid gives g·new + (1-g)·old, tanh gives (1+g)·new + (1-g)·old."""
     initial_memory: Literal["normal", "learned"] | None = None
@@ -159,7 +182,7 @@ class Model(Section):
     """Standard deviation of initial memory, or of the parameter's first value."""
 
 
-# --- learner ------------------------------------------------------------------------------------------------------------
+# --- learner --------------------------------------------------------------------------------------
 
 
 class Optimizer(Section):
@@ -204,7 +227,7 @@ class Learner(Section):
     """Seconds the learner group has to start."""
 
 
-# --- supervised stages --------------------------------------------------------------------------------------------------
+# --- supervised stages ----------------------------------------------------------------------------
 
 
 class SupervisedStage(Section):
@@ -217,7 +240,8 @@ class SupervisedStage(Section):
 
 
 class JointLM(SupervisedStage):
-    """Stage 1: masked LM on the encoder, next-token LM on the decoder that reads the encoder's states."""
+    """Stage 1: masked LM on the encoder, next-token LM on the decoder that reads the encoder's
+    states."""
 
     stage: Literal["joint_lm"]
     """Which stage this is."""
@@ -230,18 +254,21 @@ class JointLM(SupervisedStage):
     noise: float = Field(0.0, ge=0)
     """Std of normal noise on the encoded data."""
     blind_fraction: float = Field(0.0, ge=0, le=1)
-    """Share of sequences whose decoder reads initial memory instead: trains self-attention where the encoder would give the text away."""
+    """Share of sequences whose decoder reads initial memory instead: trains self-attention where
+    the encoder would give the text away."""
 
 
 class SFT(JointLM):
-    """Stage 2: as joint LM, on interactions, with the decoder's loss on the answer only, [EOS] included."""
+    """Stage 2: as joint LM, on interactions, with the decoder's loss on the answer only, [EOS]
+    included."""
 
     stage: Literal["sft"]  # type: ignore[assignment]
     """Which stage this is."""
 
 
 class MemoryPretrain(SupervisedStage):
-    """Stage 3: the memory attention learns to hold the old and take in the new, by cosine to a mixture of both."""
+    """Stage 3: the memory attention learns to hold the old and take in the new, by cosine to a
+    mixture of both."""
 
     stage: Literal["memory_pretrain"]
     """Which stage this is."""
@@ -265,10 +292,11 @@ class MemoryAware(SupervisedStage):
     router_loss: float = Field(0.01, ge=0)
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
     bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
-    """How many writes before it the gradient of an answer flows back through: 1 as in the articles, or all of the episode. k writes
-    for every answer cost up to k times the writing."""
+    """How many writes before it the gradient of an answer flows back through: 1 as in the articles,
+    or all of the episode. k writes for every answer cost up to k times the writing."""
     first_follow_ups: int | None = Field(None, ge=1)
-    """Conversations are cut to so many follow-ups at first: remembering over one turn is learnt before ten. None: whole from the start."""
+    """Conversations are cut to so many follow-ups at first: remembering over one turn is learnt
+    before ten. None: whole from the start."""
     hold_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of the steps before they begin to grow."""
     grow_fraction: float = Field(0.5, gt=0, le=1)
@@ -289,32 +317,38 @@ class Lora(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Of the input of each update."""
     targets: tuple[str, ...] = ()
-    """Last parts of the names of the linear layers to adapt, such as q_proj; empty: all but the head."""
+    """Last parts of the names of the linear layers to adapt, such as q_proj; empty: all but the
+    head."""
 
 
 class RewardModelStage(SupervisedStage):
-    """A reward model from preferences: of the run's RxT, which then reads memory, or of any model of transformers. It is the last stage
-    of its run, and the run's checkpoints are reward models from there on."""
+    """A reward model from preferences: of the run's RxT, which then reads memory, or of any model
+    of transformers. It is the last stage of its run, and the run's checkpoints are reward models
+    from there on."""
 
     stage: Literal["reward_model"]
     """Which stage this is."""
     backbone: ModelSource | None = None
-    """Folder or hub name of a model that transformers opens; None: the model that the stages before trained."""
+    """Folder or hub name of a model that transformers opens; None: the model that the stages before
+    trained."""
     levels: int = Field(1, ge=1)
-    """1: a scalar reward (Bradley–Terry); K: probabilities of scores 1…K, whose spread says how sure it is."""
+    """1: a scalar reward (Bradley–Terry); K: probabilities of scores 1…K, whose spread says how
+    sure it is."""
     ranking: Literal["pairs", "best"] = "pairs"
-    """What more than two answers of a prompt teach: every pair of them, or which one is best. Discrete scores know pairs only."""
+    """What more than two answers of a prompt teach: every pair of them, or which one is best.
+    Discrete scores know pairs only."""
     centering: float = Field(0.01, ge=0)
     """Coefficient of (chosen + rejected)², which keeps scalar rewards around 0."""
     max_tokens: int = Field(512, ge=8)
-    """A text longer than this loses its beginning. An RxT reads whole interactions, up to model.max_tokens."""
+    """A text longer than this loses its beginning. An RxT reads whole interactions, up to
+    model.max_tokens."""
     lora: Lora | None = None
     """Train low-rank updates and the head only; None: the whole reader."""
     evaluate_every: int = Field(100, ge=1)
     """Steps between measurements on held-out preferences; one is always made at the end."""
 
 
-# --- rollout and MRL ----------------------------------------------------------------------------------------------------
+# --- rollout and MRL ------------------------------------------------------------------------------
 
 
 class Sampling(Section):
@@ -329,7 +363,8 @@ class Sampling(Section):
     max_new_tokens: int = Field(24, ge=1)
     """Longest answer, [EOS] included."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Strings that end an answer. Its text ends before the first of them; its tokens, which memory is written with, hold it."""
+    """Strings that end an answer. Its text ends before the first of them; its tokens, which memory
+    is written with, hold it."""
 
 
 class Rollout(Section):
@@ -338,12 +373,13 @@ class Rollout(Section):
     slots: int = Field(32, ge=1)
     """Episodes in flight per worker."""
     threads: int = Field(1, ge=1)
-    """Torch threads of each worker on CPU. One plays by kernels made for small models, several by PyTorch."""
+    """Torch threads of each worker on CPU. One plays by kernels made for small models, several by
+    PyTorch."""
     gpus_per_worker: float = Field(0, ge=0)
     """0: on CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What workers compute in. With bfloat16 the distribution sampled from is the learner's up to rounding only, and
-    ppo/ratio_max_deviation_first says how far off it is."""
+    """What workers compute in. With bfloat16 the distribution sampled from is the learner's up to
+    rounding only, and ppo/ratio_max_deviation_first says how far off it is."""
     sampling: Sampling = Sampling()
     """How answers are drawn. MRL needs a temperature above 0 and no filter."""
     deadline: float = Field(300, gt=0)
@@ -364,7 +400,8 @@ class CurriculumStep(Section):
     strategy: Literal["single", "cumulative", "long_term"] | None = None
     """Only rows of this strategy; None: all."""
     reset_probability: float = Field(1.0, ge=0, le=1)
-    """Probability, per episode, of starting from fresh memory instead of one held from an earlier episode."""
+    """Probability, per episode, of starting from fresh memory instead of one held from an earlier
+    episode."""
     teacher_forcing: bool = False
     """Whether memory is written with the data set's answers in place of the generated ones."""
 
@@ -375,9 +412,10 @@ class PPO(Section):
     clip: float = Field(0.2, gt=0)
     """The ratio of new to old probability counts no further than 1 ± this."""
     value_clip: float = Field(0.2, gt=0)
-    """The value counts no further than this from the old one, as a share of the width of the range that rewards lie in: `rewards.scale`
-    where they are in [0, 1], twice that where symmetric. A clipped component is as wide as its clip, a normalised one counts as one
-    standard deviation, one of yours without a clip as 1."""
+    """The value counts no further than this from the old one, as a share of the width of the range
+    that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A
+    clipped component is as wide as its clip, a normalised one counts as one standard deviation, one
+    of yours without a clip as 1."""
     entropy: float = Field(0.0, ge=0)
     """Coefficient of the mean entropy per token, in nats."""
     discount: float = Field(0.9, ge=0, le=1)
@@ -395,19 +433,21 @@ class PPO(Section):
     kl_horizon: int = Field(10000, ge=1)
     """Episodes; the larger, the slower the adaptive controller."""
     kl_estimator: Literal["k2", "k3"] = "k2"
-    """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference, policy); k1 would have none."""
+    """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference,
+    policy); k1 would have none."""
     memory_change: float = Field(0.0, ge=0)
     """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
     bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
-    """How many writes before it the gradient of an answer flows back through, as in memory-aware training."""
+    """How many writes before it the gradient of an answer flows back through, as in memory-aware
+    training."""
     whiten: bool = True
     """Whether advantages are whitened over the whole batch."""
     doubt: bool = False
-    """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete reward model gave one: less is
-    learnt from what it is unsure of."""
+    """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete
+    reward model gave one: less is learnt from what it is unsure of."""
     critic_warmup: int = Field(0, ge=0)
-    """Iterations in which only the critic learns. Its first values are 0, so without it the first advantages are whole returns, and a
-    policy that starts good is first of all shaken."""
+    """Iterations in which only the critic learns. Its first values are 0, so without it the first
+    advantages are whole returns, and a policy that starts good is first of all shaken."""
     critic_learning_rate: float = Field(1e-3, gt=0)
     """Constant rate of the critic's own optimiser."""
 
@@ -431,10 +471,13 @@ class MRL(Section):
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
 
 
-Stage = Annotated[JointLM | SFT | MemoryPretrain | MemoryAware | RewardModelStage | MRL, Field(discriminator="stage")]
+Stage = Annotated[
+    JointLM | SFT | MemoryPretrain | MemoryAware | RewardModelStage | MRL,
+    Field(discriminator="stage"),
+]
 
 
-# --- the run ------------------------------------------------------------------------------------------------------------
+# --- the run --------------------------------------------------------------------------------------
 
 
 class Evaluation(Section):
@@ -481,12 +524,17 @@ class Run(Section):
     def _consistent(self) -> Run:
         kinds = [stage.stage for stage in self.stages]
         if "reward_model" in kinds[:-1]:
-            raise ValueError("reward_model comes last: what follows would train a reward model on, not a policy")
+            raise ValueError(
+                "reward_model comes last: what follows would train a reward model on, not a policy"
+            )
         if "reward_model" in kinds and self.data.kind != "preferences":
-            raise ValueError(f"the stage reward_model learns from data of kind preferences, not {self.data.kind}")
+            raise ValueError(
+                f"the stage reward_model learns from data of kind preferences, not {self.data.kind}"
+            )
         last = self.stages[-1] if self.stages else None
         if isinstance(last, RewardModelStage) and last.backbone is not None and len(kinds) > 1:
             raise ValueError(
-                f"the stages before reward_model train the run's own model, and its backbone is {last.backbone}; leave one out"
+                "the stages before reward_model train the run's own model, and its backbone is "
+                f"{last.backbone}; leave one out"
             )
         return self

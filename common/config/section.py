@@ -1,4 +1,5 @@
-"""What every section of a configuration has: keys are known, values are fixed, docstrings under keys are their meaning."""
+"""What every section of a configuration has: keys are known, values are fixed, docstrings under
+keys are their meaning."""
 
 from __future__ import annotations
 

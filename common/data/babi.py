@@ -1,14 +1,17 @@
 """The bAbI tasks (Weston et al. 2015, arXiv 1502.05698) as cumulative conversations.
 
-A story "S0 Q0 S1 Q1 …" becomes turns of its own: every block of statements up to a question is one turn answered with "okay",
-every question is a recall. Together in one turn, they would ask at distance 0 and test nothing.
+A story "S0 Q0 S1 Q1 …" becomes turns of its own: every block of statements up to a question is one
+turn answered with "okay", every question is a recall. Together in one turn, they would ask at
+distance 0 and test nothing.
 
-`Fact.said_in` means what it means in generated data (common/data/synth.py): the turn that last said the value as the answer to
-this question. That is the last supporting statement that says it, or an answer to the same question since then. "yes", "nothing"
-and counts follow from the statements without standing in one: they count as said by the last of them. For that, and because a
-place is a value for everybody who is there, files pass `engram data validate` only with its literal check off.
+`Fact.said_in` means what it means in generated data (common/data/synth.py): the turn that last said
+the value as the answer to this question. That is the last supporting statement that says it, or an
+answer to the same question since then. "yes", "nothing" and counts follow from the statements
+without standing in one: they count as said by the last of them. For that, and because a place is a
+value for everybody who is there, files pass `engram data validate` only with its literal check off.
 
-An answer may need statements of several turns. A part of a story must hold them all, or it teaches to guess.
+An answer may need statements of several turns. A part of a story must hold them all, or it teaches
+to guess.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from common.text import contains_value
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a story: a statement, or a question with its answer and the lines that support it."""
+    """One line of a story: a statement, or a question with its answer and the lines that support
+    it."""
 
     number: int
     text: str
@@ -39,11 +43,13 @@ class Story:
 
     row: Row
     support: tuple[frozenset[int], ...]
-    """Of each turn: the turns of all statements that its answer follows from; none of a turn that asks nothing."""
+    """Of each turn: the turns of all statements that its answer follows from; none of a turn that
+    asks nothing."""
 
 
 def load(folder: str | Path, task: int, part: str, max_questions: int) -> list[Story]:
-    """The stories of qa{task}_*_{part}.txt, each up to its `max_questions`-th question. part: train or test."""
+    """The stories of qa{task}_*_{part}.txt, each up to its `max_questions`-th question. part: train
+    or test."""
     found = sorted(Path(folder).glob(f"qa{task}_*_{part}.txt"))
     if not found:
         raise InputError(str(Path(folder) / f"qa{task}_*_{part}.txt"), "there is no such file")
@@ -52,13 +58,22 @@ def load(folder: str | Path, task: int, part: str, max_questions: int) -> list[S
 
 
 def stories(path: Path) -> list[list[Line]]:
-    """Stories of one file. Lines count from 1 within a story; a question has tabs: text, answer, supporting lines."""
+    """Stories of one file. Lines count from 1 within a story; a question has tabs: text, answer,
+    supporting lines."""
     told: list[list[Line]] = []
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         head, _, rest = text.partition(" ")
         fields = [field.strip() for field in rest.split("\t")]
-        if not head.isdecimal() or len(fields) not in (1, 3) or not all(fields) or (head != "1" and not told):
-            raise InputError(f"{path}, line {number}", "should read 'number statement' or 'number question TAB answer TAB lines'")
+        if (
+            not head.isdecimal()
+            or len(fields) not in (1, 3)
+            or not all(fields)
+            or (head != "1" and not told)
+        ):
+            raise InputError(
+                f"{path}, line {number}",
+                "should read 'number statement' or 'number question TAB answer TAB lines'",
+            )
         if head == "1":
             told.append([])
         if len(fields) == 1:
@@ -67,7 +82,10 @@ def stories(path: Path) -> list[list[Line]]:
         support = fields[2].split()
         unknown = {*support} - {str(line.number) for line in told[-1] if line.answer is None}
         if unknown:
-            raise InputError(f"{path}, line {number}", f"is supported by line {min(unknown)!r}, which is no statement before it")
+            raise InputError(
+                f"{path}, line {number}",
+                f"is supported by line {min(unknown)!r}, which is no statement before it",
+            )
         told[-1].append(Line(int(head), fields[0], fields[1], tuple(map(int, support))))
     for i, story in enumerate(told, 1):
         if all(line.answer is None for line in story):
@@ -81,7 +99,9 @@ def conversation(lines: list[Line], max_questions: int) -> Story:
     support: list[frozenset[int]] = []
     block: list[str] = []
     turn_of: dict[int, int] = {}
-    said: dict[tuple[str, str], int] = {}  # question and value -> the turn that last gave this answer to it
+    said: dict[
+        tuple[str, str], int
+    ] = {}  # question and value -> the turn that last gave this answer to it
     texts = {line.number: line.text for line in lines}
     for line in lines:
         if line.answer is None:
@@ -96,8 +116,11 @@ def conversation(lines: list[Line], max_questions: int) -> Story:
         values = [value.strip() for value in line.answer.split(",")]
         facts = []
         for value in dict.fromkeys(values):
-            told_in = turn_of[max([n for n in line.support if contains_value(texts[n], value)] or line.support)]
-            # An answer that went wrong since it was given is older than the statement that made it right again.
+            told_in = turn_of[
+                max([n for n in line.support if contains_value(texts[n], value)] or line.support)
+            ]
+            # An answer that went wrong since it was given is older than the statement that made it
+            # right again.
             facts.append(Fact(value, max(told_in, said.get((line.text, value), 0))))
             said[line.text, value] = len(turns)
         turns.append(Interaction(line.text, ", ".join(values), role="recall", facts=tuple(facts)))
@@ -105,14 +128,21 @@ def conversation(lines: list[Line], max_questions: int) -> Story:
         if sum(turn.role == "recall" for turn in turns) == max_questions:
             break
     opening, *follow_ups = turns
-    row = Row(opening.query, opening.answer, tuple(follow_ups), strategy="cumulative" if len(follow_ups) > 1 else "single")
+    row = Row(
+        opening.query,
+        opening.answer,
+        tuple(follow_ups),
+        strategy="cumulative" if len(follow_ups) > 1 else "single",
+    )
     return Story(row, tuple(support))
 
 
 def reading_pairs(story: Story) -> list[Interaction]:
-    """Questions beside the very block that answers them, as one query: what SFT learns to read before memory has to hold it.
+    """Questions beside the very block that answers them, as one query: what SFT learns to read
+    before memory has to hold it.
 
-    Only questions whose support all stands in the turn before; the others cannot be answered from it alone.
+    Only questions whose support all stands in the turn before; the others cannot be answered from
+    it alone.
     """
     pairs = []
     for index, (before, turn) in enumerate(itertools.pairwise(story.row.turns), 1):
@@ -122,8 +152,9 @@ def reading_pairs(story: Story) -> list[Interaction]:
 
 
 def windows(story: Story) -> list[Row]:
-    """The parts of a story that stand by themselves: from each later statement block on, up to the first question that needs a
-    statement before it. Short conversations in which to learn what long ones repeat."""
+    """The parts of a story that stand by themselves: from each later statement block on, up to the
+    first question that needs a statement before it. Short conversations in which to learn what long
+    ones repeat."""
     parts = []
     for start, opening in enumerate(story.row.turns):
         if start == 0 or opening.role != "remember":
@@ -132,10 +163,23 @@ def windows(story: Story) -> list[Row]:
         for index, turn in enumerate(story.row.turns[start + 1 :], start + 1):
             if any(needed < start for needed in story.support[index]):
                 break
-            kept.append(replace(turn, facts=tuple(replace(fact, said_in=fact.said_in - start) for fact in turn.facts)))
+            kept.append(
+                replace(
+                    turn,
+                    facts=tuple(replace(fact, said_in=fact.said_in - start) for fact in turn.facts),
+                )
+            )
         while kept and not kept[-1].facts:
             kept.pop()
         if kept:
             strategy: Strategy = "cumulative" if len(kept) > 1 else "single"
-            parts.append(Row(opening.query, opening.answer, tuple(kept), strategy=strategy, source=story.row.source))
+            parts.append(
+                Row(
+                    opening.query,
+                    opening.answer,
+                    tuple(kept),
+                    strategy=strategy,
+                    source=story.row.source,
+                )
+            )
     return parts

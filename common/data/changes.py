@@ -18,17 +18,23 @@ _SENTENCE = re.compile(r"(?<=\w\w\w[.!?])\s+|(?<=\W[.!?])\s+|(?<=[!?。！？])\
 _CLAUSE = re.compile(r"[,:()–—]\s|\s-+\s|\b(?:but|and|because)\b")
 
 _CHANGE = re.compile(
-    r"\b(?:now(?:adays)?|jetzt|maintenant|ahora|agora|adesso|теперь|сейчас|(?<=\bmy )new|forget (?:that|it)|update"
+    r"\b(?:now(?:adays)?|jetzt|maintenant|ahora|agora|adesso|теперь|сейчас|(?<=\bmy )new"
+    r"|forget (?:that|it)|update"
     r"|actually|instead|henceforth|meanwhile|currently|correction|sorry|by now|renamed"
     r"|from (?:now|today|tomorrow) on|as of (?:now|today)|these days|at the moment|turns out"
     r"|i (?:changed my mind|was wrong|made a mistake|meant?)|scratch that|on second thoughts?"
     r"|no longer|not any ?more|any ?more|changed|became|become|switched to|moved to)\b|^no\b"
 )
 _ADDED = re.compile(r"\b(?:also|too|as well|another|second|both|besides|in addition)\b")
-_ASKING = re.compile(r"\?\W*$|^\W*(?:now |so |and )?(?:can|could|would|will|do|does|is|are|what|where|who)\b", re.IGNORECASE)
+_ASKING = re.compile(
+    r"\?\W*$|^\W*(?:now |so |and )?(?:can|could|would|will|do|does|is|are|what|where|who)\b",
+    re.IGNORECASE,
+)
 _PAST = re.compile(
-    r"\b(?:was|were|before|used to|use to|at first|(?:did|do|told|said) .*\bfirst|(?<!how )old(?! (?:am|are|is|do|was)\b)"
-    r"|previous(?:ly)?|earlier|former(?:ly)?|original(?:ly)?|initial(?:ly)?|ago|until|back then|no longer"
+    r"\b(?:was|were|before|used to|use to|at first|(?:did|do|told|said) .*\bfirst"
+    r"|(?<!how )old(?! (?:am|are|is|do|was)\b)"
+    r"|previous(?:ly)?|earlier|former(?:ly)?|original(?:ly)?|initial(?:ly)?|ago|until"
+    r"|back then|no longer"
     r"|any ?more|replaced)\b(?!.*\bagain$)"
 )
 _DENIED = re.compile(
@@ -41,27 +47,36 @@ _REWORDED = (
     (re.compile(r"'s\b"), " is"),
     (re.compile(r"'re\b"), " are"),
     (re.compile(r"'ve\b"), " have"),
-    (re.compile(r"\b(?:(?:have|has|is|was|just) )*(?:changed (?:it )?to|became|become|switched to)\b"), "is"),
+    (
+        re.compile(
+            r"\b(?:(?:have|has|is|was|just) )*(?:changed (?:it )?to|became|become|switched to)\b"
+        ),
+        "is",
+    ),
     (re.compile(r"\b(?:(?:have|just) )*moved to\b"), "live in"),
     (re.compile(r"\b(?:called|named|name is)\b"), "name"),
     (re.compile(r"\bi have an? (.+) name\b"), r"my \1 is name"),
 )
 _FILLER = re.compile(
-    r"\b(?:you know|by the way|btw|i think|guess what|well|hey|hi|hello|oh|ok|okay|please|just|so|then|yes|no"
+    r"\b(?:you know|by the way|btw|i think|guess what"
+    r"|well|hey|hi|hello|oh|ok|okay|please|just|so|then|yes|no"
     r"|today|remember(?: that)?|note(?: that)?|that)\b"
 )
 _PLAIN = frozenset(
     re.findall(
         r"\w+",
-        "a an the i you he she it we they me my your his her its our their is are am be been do does did have has"
-        " had in on at to of for with from as by and or not what which who whom whose where when why how tell can"
+        "a an the i you he she it we they me my your his her its our their is are am be been do "
+        "does did have has"
+        " had in on at to of for with from as by and or not what which who whom whose where when "
+        "why how tell can"
         " could will would should say said know please",
     )
 )
 _NO_NAME = frozenset(
     re.findall(
         r"\w+",
-        "a an the my your his her our their some no to not that very really too more less lots so all in on at of for with from by",
+        "a an the my your his her our their some no to not that very really too more less lots "
+        "so all in on at of for with from by",
     )
 )
 """What a new value does not begin with, unless it is known to be one."""
@@ -73,7 +88,8 @@ LONGEST = 5
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A part of a sentence, lower-cased words joined by spaces, and the sentence and turn it is of."""
+    """A part of a sentence, lower-cased words joined by spaces, and the sentence and turn it is
+    of."""
 
     turn: int
     sentence: int
@@ -113,7 +129,9 @@ def content(text: str) -> frozenset[str]:
     return frozenset(_reworded(" ".join(words(text))).split()) - _PLAIN
 
 
-def replacement(said: Sequence[Clause], value: str, question: str, known: Collection[str]) -> Clause | None:
+def replacement(
+    said: Sequence[Clause], value: str, question: str, known: Collection[str]
+) -> Clause | None:
     """The statement that put another value in place of this one, or took it back.
 
     said: all clauses before the question. known: other values of the conversation, which vouch for
@@ -151,7 +169,11 @@ class _Form:
             before, after = tuple(tokens[:i]), tuple(tokens[i + len(gap) :])
             if tokens[i : i + len(gap)] == gap and len(before) + len(after) > 1:
                 # "tennis is my sport" says "my sport is tennis".
-                return _Form((*after[1:], "is"), (), value) if not before and after[0] == "is" else _Form(before, after, value)
+                return (
+                    _Form((*after[1:], "is"), (), value)
+                    if not before and after[0] == "is"
+                    else _Form(before, after, value)
+                )
         return None
 
     @property
@@ -171,7 +193,11 @@ class _Form:
         if tokens and tokens[0] in _PRONOUNS:
             # "she is called Milo now", of "my cat is called Luna"
             rests = (self.before[i:] for i in range(1, len(self.before)))
-            starts += [(tokens[0], *rest) for rest in rests if frozenset(rest) - _PLAIN and rest[0] in _COPULAS]
+            starts += [
+                (tokens[0], *rest)
+                for rest in rests
+                if frozenset(rest) - _PLAIN and rest[0] in _COPULAS
+            ]
         end = len(tokens) - len(self.after)
         for start in starts:
             new = " ".join(tokens[len(start) : end])
@@ -181,7 +207,9 @@ class _Form:
                 return self._fits(new, clause, asked, known)
         return False
 
-    def _fits(self, new: str, clause: Clause, asked: frozenset[str], known: Collection[str]) -> bool:
+    def _fits(
+        self, new: str, clause: Clause, asked: frozenset[str], known: Collection[str]
+    ) -> bool:
         """Whether what stands in the gap is surely a value of the same kind."""
         if any(value_words(new) == value_words(each) for each in known):
             return True

@@ -1,6 +1,7 @@
 """What may be wrong with one record of data: pure functions from a decoded record to its faults.
 
-A fault is (field, sentence). Unknown fields are told first: a misspelt field usually makes another one missing.
+A fault is (field, sentence). Unknown fields are told first: a misspelt field usually makes another
+one missing.
 """
 
 from __future__ import annotations
@@ -21,11 +22,19 @@ _INTERACTION_OPTIONAL = {"think": str, "role": str, "facts": list}
 _FACT = {"value": str, "said_in": int}
 _FACT_OPTIONAL = {"outdated": list}
 NUMBER = (int, float)
-_NAMES: dict[Any, str] = {str: "text", int: "a whole number", NUMBER: "a number", list: "a list", dict: "an object", type(None): "left out"}
+_NAMES: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    NUMBER: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "left out",
+}
 
 
 def row_faults(record: Any) -> Iterator[Fault]:
-    """Faults of an MRL row by itself. Whether its facts agree with what is said is for common/data/facts.py."""
+    """Faults of an MRL row by itself. Whether its facts agree with what is said is for
+    common/data/facts.py."""
     faults = list(shape_faults(record, _ROW, _ROW_OPTIONAL, ""))
     yield from faults
     if faults:
@@ -59,12 +68,19 @@ def _fact_faults(fact: Any, turn: int, at: str) -> Iterator[Fault]:
     if not value_words(value):
         yield f"{at}value", "is empty"
     elif not 0 <= said_in < turn:
-        yield f"{at}said_in", f"is {said_in}, but should be 0 to {turn - 1}: the value was said before interaction {turn} asks for it"
+        yield (
+            f"{at}said_in",
+            f"is {said_in}, but should be 0 to {turn - 1}: the value was said before "
+            f"interaction {turn} asks for it",
+        )
     for k, old in enumerate(fact.get("outdated") or []):
         if not isinstance(old, str) or not old.strip():
             yield f"{at}outdated.{k}", "should be text: a value that this one replaced"
         elif value_words(old) == value_words(value):
-            yield f"{at}outdated.{k}", f"{old!r} is the value itself, which cannot have replaced itself"
+            yield (
+                f"{at}outdated.{k}",
+                f"{old!r} is the value itself, which cannot have replaced itself",
+            )
 
 
 def pair_faults(record: Any) -> Iterator[Fault]:
@@ -81,10 +97,16 @@ def text_faults(record: Any) -> Iterator[Fault]:
         yield "text", "is empty"
 
 
-def shape_faults(record: Any, required: Mapping[str, Any], optional: Mapping[str, Any], at: str) -> Iterator[Fault]:
-    """Fields that are unknown, missing or of another type than `required` and `optional` say; `at` stands before their names."""
+def shape_faults(
+    record: Any, required: Mapping[str, Any], optional: Mapping[str, Any], at: str
+) -> Iterator[Fault]:
+    """Fields that are unknown, missing or of another type than `required` and `optional` say; `at`
+    stands before their names."""
     if not isinstance(record, dict):
-        yield at.rstrip(".") or "record", f"should be an object with {', '.join(required)}, not {_kind(record)}"
+        yield (
+            at.rstrip(".") or "record",
+            f"should be an object with {', '.join(required)}, not {_kind(record)}",
+        )
         return
     known = {**required, **optional}
     for name in record:
@@ -105,7 +127,9 @@ def _words(record: Mapping[str, Any], at: str) -> Iterator[Fault]:
             yield f"{at}{name}", "is empty"
 
 
-def _one_of(record: Mapping[str, Any], name: str, valid: tuple[str, ...], at: str) -> Iterator[Fault]:
+def _one_of(
+    record: Mapping[str, Any], name: str, valid: tuple[str, ...], at: str
+) -> Iterator[Fault]:
     if record.get(name) is not None and record[name] not in valid:
         yield f"{at}{name}", f"is {record[name]!r}; {nearest(record[name], valid)}"
 

@@ -29,7 +29,8 @@ class _Question:
 
 
 def fact_faults(record: Mapping[str, Any], literal: bool) -> Iterator[Fault]:
-    """Values that were never said or that are out of date, and turns that are not the last to say them.
+    """Values that were never said or that are out of date, and turns that are not the last to say
+    them.
 
     literal: whether values stand in the turns that say them. Nothing is known of values that only
     follow from what was said (yes, no, counts).
@@ -56,9 +57,16 @@ def fact_warnings(record: Mapping[str, Any]) -> Iterator[Fault]:
     """What makes a question easier or its reference worse than meant, but may be meant so."""
     for question in _questions(record):
         if contains_value(question.query, question.value):
-            yield f"{question.at}value", f"{question.value!r} stands in the question itself: no memory is needed for it"
+            yield (
+                f"{question.at}value",
+                f"{question.value!r} stands in the question itself: no memory is needed for it",
+            )
         if not contains_value(record["interactions"][question.turn - 1]["answer"], question.value):
-            yield f"{question.at}value", f"{question.value!r} does not stand in the reference answer, which recalls nothing then"
+            yield (
+                f"{question.at}value",
+                f"{question.value!r} does not stand in the reference answer, which recalls "
+                "nothing then",
+            )
 
 
 def _questions(record: Mapping[str, Any]) -> list[_Question]:
@@ -79,68 +87,116 @@ def _questions(record: Mapping[str, Any]) -> list[_Question]:
 # --- where a value was said ----------------------------------------------------------------------
 
 
-def _said(question: _Question, turns: Turns, questions: Sequence[_Question]) -> tuple[Fault | None, int | None]:
+def _said(
+    question: _Question, turns: Turns, questions: Sequence[_Question]
+) -> tuple[Fault | None, int | None]:
     """What is wrong with `said_in`, and the last turn before the question that says the value."""
     value, said_in = question.value, question.said_in
     spoken = [[turn["query"], turn["answer"]] for turn in turns[: question.turn]]
-    saying = [i for i, texts in enumerate(spoken) if any(contains_value(text, value) for text in texts)]
+    saying = [
+        i for i, texts in enumerate(spoken) if any(contains_value(text, value) for text in texts)
+    ]
     if not saying:
-        return (f"{question.at}value", f"{value!r} was never said before interaction {question.turn} asks for it"), None
+        return (
+            f"{question.at}value",
+            f"{value!r} was never said before interaction {question.turn} asks for it",
+        ), None
     # "may" is not the month May, nor is "York" said where "New York" is.
-    longer = [each.value for each in questions if each.value != value and contains_value(each.value, value)]
+    longer = [
+        each.value
+        for each in questions
+        if each.value != value and contains_value(each.value, value)
+    ]
     surely = [i for i in saying if any(written(text, value, longer) for text in spoken[i])]
     if said_in not in saying:
         last = (surely or saying)[-1]
-        return (f"{question.at}said_in", f"is {said_in}, where {value!r} was never said: turn {last} was the last to say it"), last
+        return (
+            f"{question.at}said_in",
+            f"is {said_in}, where {value!r} was never said: turn {last} was the last to say it",
+        ), last
     # "a" is a word, and a grade only in capitals.
     article = len(value) == 1 and value.isascii() and value.isalpha()
     if not article and (surely or saying)[-1] > said_in:
         last = (surely or saying)[-1]
-        return (f"{question.at}said_in", f"is {said_in}, but turn {last} was the last to say {value!r}, in its query or answer"), last
+        return (
+            f"{question.at}said_in",
+            f"is {said_in}, but turn {last} was the last to say {value!r}, in its query or answer",
+        ), last
     return None, said_in
 
 
 # --- values that are out of date -----------------------------------------------------------------
 
 
-def _answered_otherwise(question: _Question, questions: Sequence[_Question], said_in: int) -> str | None:
+def _answered_otherwise(
+    question: _Question, questions: Sequence[_Question], said_in: int
+) -> str | None:
     """The same question, asked elsewhere, names a value that was told after this one."""
     for other in _others(question, questions):
         if said_in < other.said_in < question.turn and words(other.query) == words(question.query):
-            return f"interaction {other.turn} answers the same question with {other.value!r}, which turn {other.said_in} said later"
+            return (
+                f"interaction {other.turn} answers the same question with {other.value!r}, "
+                f"which turn {other.said_in} said later"
+            )
     return None
 
 
-def _outdated(question: _Question, questions: Sequence[_Question], said_in: int, turns: Turns) -> str | None:
+def _outdated(
+    question: _Question, questions: Sequence[_Question], said_in: int, turns: Turns
+) -> str | None:
     """Another fact lists this value as one that it replaced, before this question."""
     value = value_words(question.value)
     for other in _others(question, questions):
-        if value not in map(value_words, other.outdated) or not _same_subject(question, other, turns):
+        if value not in map(value_words, other.outdated) or not _same_subject(
+            question, other, turns
+        ):
             continue
         if said_in < other.said_in < question.turn:
-            return f"{other.value!r} replaced it in turn {other.said_in}, as interaction {other.turn} says in `outdated`"
+            return (
+                f"{other.value!r} replaced it in turn {other.said_in}, as interaction "
+                f"{other.turn} says in `outdated`"
+            )
         for turn in range(said_in + 1, question.turn + 1):
             query = turns[turn]["query"]
-            told = contains_value(query, other.value) and not any(contains_value(each["query"], other.value) for each in turns[:turn])
+            told = contains_value(query, other.value) and not any(
+                contains_value(each["query"], other.value) for each in turns[:turn]
+            )
             if told and (says_change(query) or content(query) & content(question.query)):
-                return f"{other.value!r} replaced it in turn {turn}, as interaction {other.turn} says in `outdated`"
+                return (
+                    f"{other.value!r} replaced it in turn {turn}, as interaction "
+                    f"{other.turn} says in `outdated`"
+                )
     return None
 
 
 def _same_subject(question: _Question, other: _Question, turns: Turns) -> bool:
-    """False where the value belongs to something else as well: a cat may have the dog's old name."""
+    """False where the value belongs to something else as well: a cat may have the dog's old
+    name."""
     own = content(question.query) - content(other.query) - content(turns[other.said_in]["query"])
-    told = [turn["query"] for turn in turns[: question.turn] if contains_value(turn["query"], question.value)]
+    told = [
+        turn["query"]
+        for turn in turns[: question.turn]
+        if contains_value(turn["query"], question.value)
+    ]
     return not any(own & content(query) for query in told)
 
 
 def _retold(question: _Question, questions: Sequence[_Question], turns: Turns) -> str | None:
     """A later statement repeats the one that told the value, with another in its place."""
     said = clauses([turn["query"] for turn in turns[: question.turn]])
-    known = [value for each in questions for value in (each.value, *each.outdated) if value_words(value) != value_words(question.value)]
+    known = [
+        value
+        for each in questions
+        for value in (each.value, *each.outdated)
+        if value_words(value) != value_words(question.value)
+    ]
     clause = replacement(said, question.value, question.query, known)
-    # An answer in the turn of the change only speaks of it; one in a later turn says the value again.
-    if clause is None or any(contains_value(turn["answer"], question.value) for turn in turns[clause.turn + 1 : question.turn]):
+    # An answer in the turn of the change only speaks of it; one in a later turn says the value
+    # again.
+    if clause is None or any(
+        contains_value(turn["answer"], question.value)
+        for turn in turns[clause.turn + 1 : question.turn]
+    ):
         return None
     return f"turn {clause.turn} says {clause.written!r}"
 
@@ -148,7 +204,13 @@ def _retold(question: _Question, questions: Sequence[_Question], turns: Turns) -
 def _others(question: _Question, questions: Sequence[_Question]) -> list[_Question]:
     """Questions of other turns for other values, none of which this turn asks for as well."""
     here = {value_words(each.value) for each in questions if each.turn == question.turn}
-    asked_with = {each.turn for each in questions if value_words(each.value) == value_words(question.value)}
+    asked_with = {
+        each.turn for each in questions if value_words(each.value) == value_words(question.value)
+    }
     return [
-        each for each in questions if each.turn != question.turn and each.turn not in asked_with and value_words(each.value) not in here
+        each
+        for each in questions
+        if each.turn != question.turn
+        and each.turn not in asked_with
+        and value_words(each.value) not in here
     ]

@@ -1,7 +1,9 @@
-"""What the data of a run are, in counts and hashes: a run that goes on must do so with the data it was started with.
+"""What the data of a run are, in counts and hashes: a run that goes on must do so with the data it
+was started with.
 
-Hashes are of what was read, in its order, not of files: the same conversations in another file, or in another format, are the same
-data. Fields that hold their default do not count, so that a field added to the records changes no hash of data without it.
+Hashes are of what was read, in its order, not of files: the same conversations in another file, or
+in another format, are the same data. Fields that hold their default do not count, so that a field
+added to the records changes no hash of data without it.
 """
 
 from __future__ import annotations
@@ -46,11 +48,20 @@ class Part:
         ordered, total = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
         for record in source.records:
             text = json.dumps(plain(record), ensure_ascii=False, separators=(",", ":"))
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+            digest = hashlib.blake2b(
+                text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES
+            ).digest()
             ordered.update(digest)
             total += int.from_bytes(digest, "big")
         unordered = (total % 2 ** (8 * _DIGEST_BYTES)).to_bytes(_DIGEST_BYTES, "big").hex()
-        return cls(source.setting, source.name, source.unit, len(source.records), ordered.hexdigest(), unordered)
+        return cls(
+            source.setting,
+            source.name,
+            source.unit,
+            len(source.records),
+            ordered.hexdigest(),
+            unordered,
+        )
 
     @property
     def amount(self) -> str:
@@ -74,8 +85,11 @@ def from_json(value: Any) -> list[Part]:
         raise ValueError(f"lacks what a fingerprint has: {wrong}") from wrong
 
 
-def require_same_data(now: Sequence[Part], then: Sequence[Part], run: str, otherwise: str = "choose another name") -> None:
-    """Raises InputError naming the first source whose records are not those that `run` was started with.
+def require_same_data(
+    now: Sequence[Part], then: Sequence[Part], run: str, otherwise: str = "choose another name"
+) -> None:
+    """Raises InputError naming the first source whose records are not those that `run` was started
+    with.
 
     otherwise: what the user may do instead of putting them back.
     """
@@ -84,8 +98,16 @@ def require_same_data(now: Sequence[Part], then: Sequence[Part], run: str, other
         if (old.setting, old.digest) != (new.setting, new.digest):
             _refuse(new.setting, f"{new.name} {_difference(old, new)}", remedy)
     if len(now) != len(then):
-        part, verb = (now[len(then)], "was not among") if len(now) > len(then) else (then[len(now)], "is missing from")
-        _refuse(part.setting, f"{part.name} ({part.amount}) {verb} the data that the run was started with", remedy)
+        part, verb = (
+            (now[len(then)], "was not among")
+            if len(now) > len(then)
+            else (then[len(now)], "is missing from")
+        )
+        _refuse(
+            part.setting,
+            f"{part.name} ({part.amount}) {verb} the data that the run was started with",
+            remedy,
+        )
 
 
 def _difference(old: Part, new: Part) -> str:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 
 def by_width(widths: Sequence[int], call_cost: float) -> list[list[int]]:
-    """Indices of sequences in groups, each computed in one call as wide as its widest, so that the total cost is least.
+    """Indices of sequences in groups, each computed in one call as wide as its widest, so that the
+    total cost is least.
 
-    widths: padded length of each. call_cost: what a call costs besides its tokens, in tokens. Groups go from wide to narrow.
+    widths: padded length of each. call_cost: what a call costs besides its tokens, in tokens.
+    Groups go from wide to narrow.
     """
     distinct = sorted(set(widths), reverse=True)
     members = {width: [i for i, each in enumerate(widths) if each == width] for width in distinct}
-    # best[k]: least cost of the sequences narrower than distinct[k - 1], and where the group that begins with distinct[k] ends.
+    # best[k]: least cost of the sequences narrower than distinct[k - 1], and where the group that
+    # begins with distinct[k] ends.
     best: list[tuple[float, int]] = [(0.0, len(distinct))] * (len(distinct) + 1)
     for start in reversed(range(len(distinct))):
         count, options = 0, []

@@ -1,8 +1,9 @@
 """Preferences: answers to one prompt from best to worst.
 
-A record is `{"prompt", "chosen", "rejected", "margin"?}`, or with more than two answers `{"prompt", "answers": [best, …, worst]}`; either
-may have `"history": [{"query", "answer"}]`, what was said before the prompt, and `"group"`: records of one group never stand in two splits,
-and count as one when confidence is computed. Without it, a group is what has the same history and prompt.
+A record is `{"prompt", "chosen", "rejected", "margin"?}`, or with more than two answers `{"prompt",
+"answers": [best, …, worst]}`; either may have `"history": [{"query", "answer"}]`, what was said
+before the prompt, and `"group"`: records of one group never stand in two splits, and count as one
+when confidence is computed. Without it, a group is what has the same history and prompt.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Preference:
     answers: tuple[str, ...]
     """From best to worst, two at least."""
     margin: float = 0.0
-    """By how much the better of two is better, in units of reward; 0 where it is not known, and with more than two."""
+    """By how much the better of two is better, in units of reward; 0 where it is not known, and
+    with more than two."""
     history: tuple[tuple[str, str], ...] = ()
     """(query, answer) of the interactions before."""
     group: str = ""
@@ -57,7 +59,8 @@ class Preference:
 
     @property
     def rows(self) -> list[Row]:
-        """The conversation with each of its answers; none where nothing was said before the prompt."""
+        """The conversation with each of its answers; none where nothing was said before the
+        prompt."""
         if not self.history:
             return []
         opening, *rest = self.earlier
@@ -65,7 +68,8 @@ class Preference:
 
 
 def load_preferences(source: str | Path) -> list[Preference]:
-    """Preferences from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name. BadRecords names file, line and field."""
+    """Preferences from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name. BadRecords names
+    file, line and field."""
     return [_preference(record) for record in checked_records(source, preference_faults)]
 
 
@@ -86,12 +90,19 @@ def without_answers_to(rows: Iterable[Row], held: Iterable[Preference]) -> list[
 
 
 def recall_preferences(rows: Sequence[Row], seed: int) -> list[Preference]:
-    """Of each turn that asks for one fact: its answer against the same answer with another value, for reward models that read memory.
+    """Of each turn that asks for one fact: its answer against the same answer with another value,
+    for reward models that read memory.
 
-    The other value is one that the same query is answered with elsewhere in `rows`, so nothing but memory tells the two apart.
+    The other value is one that the same query is answered with elsewhere in `rows`, so nothing but
+    memory tells the two apart.
     """
     known: dict[str, set[str]] = defaultdict(set)
-    asking = [(row, k, turn) for row in rows for k, turn in enumerate(row.turns) if k and len(turn.facts) == 1]
+    asking = [
+        (row, k, turn)
+        for row in rows
+        for k, turn in enumerate(row.turns)
+        if k and len(turn.facts) == 1
+    ]
     for _, _, turn in asking:
         known[turn.query].add(turn.facts[0].value)
     found = []
@@ -103,18 +114,41 @@ def recall_preferences(rows: Sequence[Row], seed: int) -> list[Preference]:
             wrong = replaced(turn.answer, value, other)
             if wrong != turn.answer:
                 history = tuple((before.query, before.answer) for before in row.turns[:k])
-                found.append(Preference(turn.query, (turn.answer, wrong), history=history, group=conversation_hash(row)))
+                found.append(
+                    Preference(
+                        turn.query,
+                        (turn.answer, wrong),
+                        history=history,
+                        group=conversation_hash(row),
+                    )
+                )
     return found
 
 
 def preference_faults(record: Any) -> Iterator[Fault]:
     """Faults of one record; unknown fields come first."""
-    # Parquet writes fields that a record does not have as null, so whether it is a ranking is told by what is not null.
+    # Parquet writes fields that a record does not have as null, so whether it is a ranking is told
+    # by what is not null.
     ranking = isinstance(record, dict) and record.get("answers") is not None
-    required = {"prompt": str, "answers": list} if ranking else {"prompt": str, "chosen": str, "rejected": str}
+    required = (
+        {"prompt": str, "answers": list}
+        if ranking
+        else {"prompt": str, "chosen": str, "rejected": str}
+    )
     optional = {"history": list, "group": str, "margin": NUMBER}
-    known = required | optional | dict.fromkeys(["chosen", "rejected"] if ranking else ["answers"], type(None))
-    faults = list(shape_faults(record, required, {name: kind for name, kind in known.items() if name not in required}, ""))
+    known = (
+        required
+        | optional
+        | dict.fromkeys(["chosen", "rejected"] if ranking else ["answers"], type(None))
+    )
+    faults = list(
+        shape_faults(
+            record,
+            required,
+            {name: kind for name, kind in known.items() if name not in required},
+            "",
+        )
+    )
     yield from faults
     if faults:
         return
@@ -155,7 +189,13 @@ def _preference(record: Mapping[str, Any]) -> Preference:
 
 def _record(preference: Preference) -> dict[str, Any]:
     history = [{"query": query, "answer": answer} for query, answer in preference.history]
-    rest = ({"margin": preference.margin} if preference.margin else {}) | ({"history": history} if history else {})
+    rest = ({"margin": preference.margin} if preference.margin else {}) | (
+        {"history": history} if history else {}
+    )
     pair = len(preference.answers) == 2
-    answers = dict(zip(("chosen", "rejected"), preference.answers, strict=True)) if pair else {"answers": list(preference.answers)}
+    answers = (
+        dict(zip(("chosen", "rejected"), preference.answers, strict=True))
+        if pair
+        else {"answers": list(preference.answers)}
+    )
     return {"prompt": preference.prompt, **answers, **rest, "group": preference.group}

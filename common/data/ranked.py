@@ -1,8 +1,10 @@
 """Public data sets of ranked answers as preferences.
 
-instructions: instruction-data-with-preference.json of rasbt/LLMs-from-scratch (Apache-2.0): one polite and one rude answer each, by an LLM.
-taskmaster: the rewards of Taskmaster-3 and -4 (Google, CC BY 4.0): next actions of a booking agent that people judged good or bad. Contexts
-with both kinds give every pair of a good and a bad action, and all good ones conversations to learn the language from.
+instructions: instruction-data-with-preference.json of rasbt/LLMs-from-scratch (Apache-2.0): one
+polite and one rude answer each, by an LLM.
+taskmaster: the rewards of Taskmaster-3 and -4 (Google, CC BY 4.0): next actions of a booking agent
+that people judged good or bad. Contexts with both kinds give every pair of a good and a bad action,
+and all good ones conversations to learn the language from.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Judged:
     def preferences(self) -> list[Preference]:
         """Every pair of a good and a bad action."""
         return [
-            Preference(self.prompt, (good, bad), history=self.history, group=self.conversation) for good in self.good for bad in self.bad
+            Preference(self.prompt, (good, bad), history=self.history, group=self.conversation)
+            for good in self.good
+            for bad in self.bad
         ]
 
     @property
@@ -63,7 +67,10 @@ class Judged:
         if not self.history:
             return []
         opening, *rest = (Interaction(query, answer) for query, answer in self.history)
-        return [Row(opening.query, opening.answer, (*rest, Interaction(self.prompt, good))) for good in self.good]
+        return [
+            Row(opening.query, opening.answer, (*rest, Interaction(self.prompt, good)))
+            for good in self.good
+        ]
 
 
 def load_taskmaster(folder: str | Path) -> list[Judged]:
@@ -75,16 +82,24 @@ def load_taskmaster(folder: str | Path) -> list[Judged]:
     for path in paths:
         for number, record in enumerate(_json(path), 1):
             try:
-                _, actions = judged.setdefault(record["context"], (record["conversation_id"], {True: [], False: []}))
+                _, actions = judged.setdefault(
+                    record["context"], (record["conversation_id"], {True: [], False: []})
+                )
                 actions[bool(record["reward"] > 0)].append(said(json.loads(record["generation"])))
             except (KeyError, TypeError, ValueError) as wrong:
-                raise InputError(f"{path}, record {number}", f"is no judged action: {type(wrong).__name__}: {wrong}") from wrong
+                raise InputError(
+                    f"{path}, record {number}",
+                    f"is no judged action: {type(wrong).__name__}: {wrong}",
+                ) from wrong
     found = []
     for context, (conversation, actions) in judged.items():
         *history, (prompt, _) = interactions(json.loads(context))
         if not prompt:
             continue  # the agent's first words: nobody asked
-        good, bad = (tuple(dict.fromkeys(each for each in actions[kind] if each not in actions[not kind])) for kind in (True, False))
+        good, bad = (
+            tuple(dict.fromkeys(each for each in actions[kind] if each not in actions[not kind]))
+            for kind in (True, False)
+        )
         found.append(Judged(conversation, tuple(history), prompt, good, bad))
     return found
 
@@ -98,14 +113,16 @@ class Parts(NamedTuple):
     """What a reward model is trained on and what it is evaluated on."""
 
     conversations: list[Row]
-    """To learn the language from: all that end with a good action, but for those that answer a prompt of the test part."""
+    """To learn the language from: all that end with a good action, but for those that answer a
+    prompt of the test part."""
     train: list[Preference]
     test: list[Preference]
     """One fold, for the final figure only: another part than what a run holds out to tune on."""
 
 
 def parts(preferences: Sequence[Preference], judged: Sequence[Judged] = (), fold: int = 0) -> Parts:
-    """Put one fold of the groups apart. judged: where preferences came from, if there is more to learn from than they hold."""
+    """Put one fold of the groups apart. judged: where preferences came from, if there is more to
+    learn from than they hold."""
     test = [preference for preference in preferences if fold_of(preference.group) == fold]
     rows = [row for each in judged if fold_of(each.conversation) != fold for row in each.rows]
     train = [preference for preference in preferences if fold_of(preference.group) != fold]
@@ -113,7 +130,8 @@ def parts(preferences: Sequence[Preference], judged: Sequence[Judged] = (), fold
 
 
 def interactions(turns: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What was told the agent (by the user, or by a program it called) and what it did; the last one is not answered yet: (told, "")."""
+    """What was told the agent (by the user, or by a program it called) and what it did; the last
+    one is not answered yet: (told, "")."""
     done: list[tuple[str, str]] = []
     told: list[str] = []
     did: list[str] = []

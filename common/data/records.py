@@ -1,6 +1,7 @@
 """Raw records from JSONL (also .gz) and Parquet files and from `datasets`, checked one by one.
 
-Every fault names the file and the 1-based line or row. All faults are collected, up to a bound, before the first is raised.
+Every fault names the file and the 1-based line or row. All faults are collected, up to a bound,
+before the first is raised.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ class BadRecords(InputError):
     """Faults of a data file; reads as the first of them. `faults` holds all, up to REPORTED."""
 
     def __init__(self, faults: Sequence[InputError]):
-        more = "" if len(faults) == 1 else f" (and {len(faults) - 1}{' or' if len(faults) == REPORTED else ''} more)"
+        more = (
+            ""
+            if len(faults) == 1
+            else f" (and {len(faults) - 1}{' or' if len(faults) == REPORTED else ''} more)"
+        )
         super().__init__(faults[0].where, faults[0].what + more)
         self.faults = list(faults)
 
@@ -39,10 +44,12 @@ def checked_records(
     faults_of: Callable[[Any], Iterable[Fault]],
     notice: Callable[[str, Any], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """All records of a source; BadRecords where `faults_of` finds any, or where there are no records at all.
+    """All records of a source; BadRecords where `faults_of` finds any, or where there are no
+    records at all.
 
     notice: called with where each record without faults stands, and with the record.
-    source: path of a .jsonl, .jsonl.gz or .parquet file, or a name of `datasets` as "name", "name:subset" or "name:subset:split".
+    source: path of a .jsonl, .jsonl.gz or .parquet file, or a name of `datasets` as "name",
+    "name:subset" or "name:subset:split".
     """
     records: list[dict[str, Any]] = []
     faults: list[InputError] = []
@@ -50,7 +57,9 @@ def checked_records(
         if isinstance(record, InputError):
             faults.append(record)
         else:
-            found = [InputError(f"{where}, field {field}", what) for field, what in faults_of(record)]
+            found = [
+                InputError(f"{where}, field {field}", what) for field, what in faults_of(record)
+            ]
             if notice is not None and not found:
                 notice(where, record)
             faults += found
@@ -64,17 +73,23 @@ def checked_records(
     return records
 
 
-def write_records(records: Iterable[Mapping[str, Any]], path: str | Path, schema: pa.Schema) -> None:
+def write_records(
+    records: Iterable[Mapping[str, Any]], path: str | Path, schema: pa.Schema
+) -> None:
     """Records to a .jsonl, .jsonl.gz or .parquet file; `schema` types the Parquet columns."""
     path = Path(path)
     suffix = _suffix(path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist([dict(record) for record in records], schema=schema), path)
+        pq.write_table(
+            pa.Table.from_pylist([dict(record) for record in records], schema=schema), path
+        )
         return
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     # No time stamp in the gzip header: the same records give the same bytes.
-    path.write_bytes(gzip.compress(text.encode(), mtime=0) if suffix == ".jsonl.gz" else text.encode())
+    path.write_bytes(
+        gzip.compress(text.encode(), mtime=0) if suffix == ".jsonl.gz" else text.encode()
+    )
 
 
 def _records(source: str) -> Iterator[tuple[str, Any]]:
@@ -86,21 +101,32 @@ def _records(source: str) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise InputError(source, "there is no such file")
     suffix = _suffix(path.name)
-    yield from _parquet(path) if suffix == ".parquet" else _jsonl(path, compressed=suffix == ".jsonl.gz")
+    yield from (
+        _parquet(path) if suffix == ".parquet" else _jsonl(path, compressed=suffix == ".jsonl.gz")
+    )
 
 
 def _suffix(name: str) -> str:
     found = next((suffix for suffix in DATA_SUFFIXES if name.endswith(suffix)), None)
     if found is None:
-        raise InputError(name, f"has the ending {''.join(Path(name).suffixes[-2:])!r}; {nearest(Path(name).suffix, DATA_SUFFIXES)}")
+        raise InputError(
+            name,
+            f"has the ending {''.join(Path(name).suffixes[-2:])!r}; "
+            f"{nearest(Path(name).suffix, DATA_SUFFIXES)}",
+        )
     return found
 
 
 def _jsonl(path: Path, compressed: bool) -> Iterator[tuple[str, Any]]:
     try:
-        text = (gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()).decode("utf-8")
+        text = (gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()).decode(
+            "utf-8"
+        )
     except (OSError, EOFError, UnicodeDecodeError) as unreadable:
-        raise InputError(str(path), f"cannot be read as {'gzipped ' if compressed else ''}UTF-8 text: {unreadable}") from None
+        raise InputError(
+            str(path),
+            f"cannot be read as {'gzipped ' if compressed else ''}UTF-8 text: {unreadable}",
+        ) from None
     # Not splitlines(): JSON strings may hold other line separators than "\n".
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -108,7 +134,14 @@ def _jsonl(path: Path, compressed: bool) -> Iterator[tuple[str, Any]]:
             try:
                 yield where, json.loads(line)
             except json.JSONDecodeError as broken:
-                yield where, InputError(where, f"broken JSON: {broken.msg[:1].lower()}{broken.msg[1:]} at column {broken.colno}")
+                yield (
+                    where,
+                    InputError(
+                        where,
+                        f"broken JSON: {broken.msg[:1].lower()}{broken.msg[1:]} at column "
+                        f"{broken.colno}",
+                    ),
+                )
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -120,7 +153,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                     number += 1
                     yield f"{path}, row {number}", record
     except (pa.ArrowInvalid, OSError) as unreadable:
-        raise InputError(str(path), f"cannot be read as Parquet: {' '.join(str(unreadable).split())}") from None
+        raise InputError(
+            str(path), f"cannot be read as Parquet: {' '.join(str(unreadable).split())}"
+        ) from None
 
 
 def _named(source: str) -> Iterator[tuple[str, Any]]:
@@ -132,6 +167,8 @@ def _named(source: str) -> Iterator[tuple[str, Any]]:
         loaded = datasets.load_dataset(name, subset or None, split=split or "train")
     except (OSError, ValueError) as unknown:
         reason = " ".join(str(unknown).split())[:200]
-        raise InputError(source, f"is neither a file nor a data set that `datasets` can load: {reason}") from None
+        raise InputError(
+            source, f"is neither a file nor a data set that `datasets` can load: {reason}"
+        ) from None
     for number, record in enumerate(loaded, 1):
         yield f"{source}, row {number}", dict(record)

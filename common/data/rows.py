@@ -1,9 +1,10 @@
 """Conversations, SFT pairs and texts between files and records of our own.
 
-An MRL row is `{"query", "answer", "think"?, "strategy"?, "interactions": [{"query", "answer", "think"?,
-"role"?, "facts"?: [{"value", "said_in", "outdated"?: [value, …]}]}]}`. An interaction with facts and no
-role is a recall. Nothing enters unchecked (`checks.py`), but whether values stand literally where
-`said_in` says is left to `engram data validate`: values may also follow from what was said.
+An MRL row is `{"query", "answer", "think"?, "strategy"?, "interactions": [{"query", "answer",
+"think"?, "role"?, "facts"?: [{"value", "said_in", "outdated"?: [value, …]}]}]}`. An interaction
+with facts and no role is a recall. Nothing enters unchecked (`checks.py`), but whether values stand
+literally where `said_in` says is left to `engram data validate`: values may also follow from what
+was said.
 """
 
 from __future__ import annotations
@@ -21,21 +22,30 @@ from common.data.records import checked_records, write_records
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
 
-_FACT = pa.struct([("value", pa.string()), ("said_in", pa.int64()), ("outdated", pa.list_(pa.string()))])
+_FACT = pa.struct(
+    [("value", pa.string()), ("said_in", pa.int64()), ("outdated", pa.list_(pa.string()))]
+)
 _INTERACTION = [("query", pa.string()), ("answer", pa.string()), ("think", pa.string())]
 ROW_SCHEMA = pa.schema(
     [
         *_INTERACTION,
         ("strategy", pa.string()),
-        ("interactions", pa.list_(pa.struct([*_INTERACTION, ("role", pa.string()), ("facts", pa.list_(_FACT))]))),
+        (
+            "interactions",
+            pa.list_(pa.struct([*_INTERACTION, ("role", pa.string()), ("facts", pa.list_(_FACT))])),
+        ),
     ]
 )
 
-_TEMPLATE = re.compile(r"\s*(?:\[BOS\])?\s*\[Q\](?P<query>.*?)(?:\[T\](?P<think>.*?))?\[A\](?P<answer>.*?)(?:\[EOS\])?\s*", re.DOTALL)
+_TEMPLATE = re.compile(
+    r"\s*(?:\[BOS\])?\s*\[Q\](?P<query>.*?)(?:\[T\](?P<think>.*?))?\[A\](?P<answer>.*?)(?:\[EOS\])?\s*",
+    re.DOTALL,
+)
 
 
 def load_rows(source: str | Path) -> list[Row]:
-    """Conversations from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name ("name:subset:split")."""
+    """Conversations from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name
+    ("name:subset:split")."""
     return [_row(record) for record in checked_records(source, row_faults)]
 
 
@@ -73,9 +83,12 @@ def _fact_to_dict(fact: Fact) -> dict[str, Any]:
 
 
 def load_pairs(source: str | Path) -> list[Interaction]:
-    """Interactions for SFT: records of {"query", "answer", "think"?}, or of {"text"} that reads "[Q] … [A] …"."""
+    """Interactions for SFT: records of {"query", "answer", "think"?}, or of {"text"} that reads
+    "[Q] … [A] …"."""
     records = checked_records(source, _pair_faults)
-    return [_interaction(_from_template(record) if "text" in record else record) for record in records]
+    return [
+        _interaction(_from_template(record) if "text" in record else record) for record in records
+    ]
 
 
 def load_texts(source: str | Path) -> list[str]:
@@ -100,7 +113,10 @@ def _row(record: dict[str, Any]) -> Row:
 
 
 def _interaction(record: dict[str, Any]) -> Interaction:
-    facts = tuple(Fact(fact["value"], fact["said_in"], tuple(fact.get("outdated") or ())) for fact in record.get("facts") or ())
+    facts = tuple(
+        Fact(fact["value"], fact["said_in"], tuple(fact.get("outdated") or ()))
+        for fact in record.get("facts") or ()
+    )
     role: Any = record.get("role") or ("recall" if facts else "act")
     return Interaction(record["query"], record["answer"], record.get("think"), role, facts)
 
@@ -125,4 +141,6 @@ def _pair_faults(record: Any) -> Iterator[Fault]:
 def _from_template(record: dict[str, Any]) -> dict[str, Any]:
     found = _TEMPLATE.fullmatch(record["text"])
     assert found is not None, "checked before"
-    return {name: text if text is None else text.strip() for name, text in found.groupdict().items()}
+    return {
+        name: text if text is None else text.strip() for name, text in found.groupdict().items()
+    }

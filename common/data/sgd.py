@@ -1,9 +1,11 @@
-"""Schema-Guided Dialogue (Rastogi et al. 2020) as conversations that end where the system confirms what it was told.
+"""Schema-Guided Dialogue (Rastogi et al. 2020) as conversations that end where the system confirms
+what it was told.
 
-Each confirmation becomes one row: from the turn in which the user first said the earliest value to be recalled, up to the
-confirmation, which is its only recall. A value counts only where memory is needed and can be checked: said literally in a turn
-before, standing in the confirmation, not standing in the query that triggers it. `Fact.said_in` is the last turn that said it:
-systems repeat values along the way.
+Each confirmation becomes one row: from the turn in which the user first said the earliest value to
+be recalled, up to the confirmation, which is its only recall. A value counts only where memory is
+needed and can be checked: said literally in a turn before, standing in the confirmation, not
+standing in the query that triggers it. `Fact.said_in` is the last turn that said it: systems repeat
+values along the way.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from common.text import folded, place, value_words
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """One row and the dialogue it comes from: rows of one dialogue share turns, so they must stay in one split."""
+    """One row and the dialogue it comes from: rows of one dialogue share turns, so they must stay
+    in one split."""
 
     dialogue: str
     row: Row
@@ -40,12 +43,16 @@ def load(folder: str | Path, part: str) -> list[Confirmation]:
                 dialogue = json.loads(line)
                 found += [Confirmation(dialogue["id"], row) for row in dialogue_rows(dialogue)]
             except (ValueError, KeyError, TypeError, IndexError) as wrong:
-                raise InputError(f"{path}, line {number}", f"is no dialogue of this data set: {type(wrong).__name__} {wrong}") from None
+                raise InputError(
+                    f"{path}, line {number}",
+                    f"is no dialogue of this data set: {type(wrong).__name__} {wrong}",
+                ) from None
     return found
 
 
 def dialogue_rows(dialogue: dict[str, Any]) -> Iterator[Row]:
-    """Rows of one dialogue: `pairs` [[user, system]] and `confirms` [{turn, facts: [{value, said_in}]}]."""
+    """Rows of one dialogue: `pairs` [[user, system]] and `confirms` [{turn, facts: [{value,
+    said_in}]}]."""
     pairs: list[tuple[str, str]] = [(user, system) for user, system in dialogue["pairs"]]
     said = [(folded(user), folded(system)) for user, system in pairs]
     for confirm in dialogue["confirms"]:
@@ -56,7 +63,11 @@ def dialogue_rows(dialogue: dict[str, Any]) -> Iterator[Row]:
             value = value_words(fact["value"])
             if not value:
                 continue
-            told = [i for i in range(fact["said_in"], turn) if any(place(spoken, value) for spoken in said[i])]
+            told = [
+                i
+                for i in range(fact["said_in"], turn)
+                if any(place(spoken, value) for spoken in said[i])
+            ]
             if told and place(said[turn][1], value) and not place(said[turn][0], value):
                 last_said[fact["value"]] = told[-1]
                 first_told.append(told[0])
@@ -64,5 +75,12 @@ def dialogue_rows(dialogue: dict[str, Any]) -> Iterator[Row]:
             start = min(first_told)
             facts = tuple(Fact(value, said_in - start) for value, said_in in last_said.items())
             follow_ups = [Interaction(user, system) for user, system in pairs[start + 1 : turn]]
-            follow_ups.append(Interaction(pairs[turn][0], pairs[turn][1], role="recall", facts=facts))
-            yield Row(pairs[start][0], pairs[start][1], tuple(follow_ups), strategy="single" if len(follow_ups) == 1 else "cumulative")
+            follow_ups.append(
+                Interaction(pairs[turn][0], pairs[turn][1], role="recall", facts=facts)
+            )
+            yield Row(
+                pairs[start][0],
+                pairs[start][1],
+                tuple(follow_ups),
+                strategy="single" if len(follow_ups) == 1 else "cumulative",
+            )

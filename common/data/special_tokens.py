@@ -1,4 +1,5 @@
-"""The eight special tokens, whose ids never change, and where an answer begins among the ids of a turn.
+"""The eight special tokens, whose ids never change, and where an answer begins among the ids of a
+turn.
 
 Apart from the tokenizer, which brings `transformers`: a reward worker without models does without.
 """
@@ -20,16 +21,17 @@ def thinks(prompt: Sequence[int]) -> bool:
 
 
 def answer_start(prompt: Sequence[int], ids: Sequence[int]) -> int:
-    """Where the answer begins in what follows a prompt: after the [A] that ends a thought, where the prompt
-    asks for one. A thought that never reaches [A] has an empty answer, which begins at the end."""
+    """Where the answer begins in what follows a prompt: after the [A] that ends a thought, where
+    the prompt asks for one. A thought that never reaches [A] has an empty answer, which begins at
+    the end."""
     if not thinks(prompt):
         return 0
     return list(ids).index(ANSWER) + 1 if ANSWER in ids else len(ids)
 
 
 def spoken(turn: Turn) -> Turn:
-    """The turn as if there had been no thoughts, in answer and reference: what is said, and all that
-    rewards look at. A turn without a thought comes back as it is."""
+    """The turn as if there had been no thoughts, in answer and reference: what is said, and all
+    that rewards look at. A turn without a thought comes back as it is."""
     if not thinks(turn.query_ids):
         return turn
     start = answer_start(turn.query_ids, turn.answer_ids)
@@ -46,10 +48,13 @@ def spoken(turn: Turn) -> Turn:
 
 
 def thoughts(turn: Turn) -> tuple[Sequence[int], Sequence[int]]:
-    """Ids of the thought in the answer and of the one in the reference, [A] left out; empty where the
-    prompt asks for none."""
+    """Ids of the thought in the answer and of the one in the reference, [A] left out; empty where
+    the prompt asks for none."""
     if not thinks(turn.query_ids):
         return (), ()
-    cut = (ids[: ids.index(ANSWER)] if ANSWER in ids else ids for ids in (list(turn.answer_ids), list(turn.reference_ids)))
+    cut = (
+        ids[: ids.index(ANSWER)] if ANSWER in ids else ids
+        for ids in (list(turn.answer_ids), list(turn.reference_ids))
+    )
     answer, reference = cut
     return answer, reference

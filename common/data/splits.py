@@ -1,5 +1,5 @@
-"""Which split a conversation belongs to, by the hash of its words: a pure function of the conversation, so that no split
-moves when data is added, reordered or drawn with another seed."""
+"""Which split a conversation belongs to, by the hash of its words: a pure function of the
+conversation, so that no split moves when data is added, reordered or drawn with another seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from common.episode import Row
 
 
 def conversation_hash(row: Row) -> str:
-    """Hex digest of all that is said in a conversation; equal for conversations of the same words."""
+    """Hex digest of all that is said in a conversation; equal for conversations of the same
+    words."""
     return text_hash("\x1e".join(f"{turn.query}\x1f{turn.answer}" for turn in row.turns))
 
 

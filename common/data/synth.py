@@ -1,10 +1,11 @@
 """Generated conversations with facts: told, changed, asked for, and padded with small talk.
 
 A small world (`world.py`) that a small model can learn in minutes, and that only memory can answer.
-`Fact.said_in` is the last turn that said the value, and an answer that repeats it says it again: the
-distance of a question is turns since last said. Final questions aim at the distance that the split
-has asked least, which keeps distances even, and about half of all questions ask for a fact that
-changed. `PATTERNS` are splits of their own that test change alone; two of them never occur elsewhere.
+`Fact.said_in` is the last turn that said the value, and an answer that repeats it says it again:
+the distance of a question is turns since last said. Final questions aim at the distance that the
+split has asked least, which keeps distances even, and about half of all questions ask for a fact
+that changed. `PATTERNS` are splits of their own that test change alone; two of them never occur
+elsewhere.
 
 Everything derives from one seed. A conversation belongs to the split that the hash of its words
 names, whatever the sizes of the splits, so no two splits can share one; held-out splits hold each
@@ -27,10 +28,11 @@ from common.seeding import derive
 
 ACKNOWLEDGE = "okay"
 ASK_IN_THE_MIDDLE = 0.4
-"""Share of the middle turns, neither small talk nor changes, that ask; the rest tell something new."""
+"""Share of the middle turns, neither small talk nor changes, that ask; the rest tell something
+new."""
 PREFER = 0.9
-"""Probability that a question asks for a fact of the sort (changed, or not) that was asked less than
-its share, where both sorts are there."""
+"""Probability that a question asks for a fact of the sort (changed, or not) that was asked less
+than its share, where both sorts are there."""
 TRIES = 2000
 """Draws for one conversation before the world counts as too small for the splits asked for."""
 
@@ -47,14 +49,14 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 """What happens to the fact that the last question asks for, in a split of its own name. Up to two
 other turns stand before it."""
 UNSEEN = ("changed_then_three_small_talk", "changed_twice")
-"""Patterns that no conversation of `train`, `eval` and `test` contains, as far as the world is large
-enough to say something else: three turns of small talk directly after a change, and two changes of
-one fact with no other turn between them."""
+"""Patterns that no conversation of `train`, `eval` and `test` contains, as far as the world is
+large enough to say something else: three turns of small talk directly after a change, and two
+changes of one fact with no other turn between them."""
 
 
 def generate(config: SynthData, seed: int) -> dict[str, list[Row]]:
-    """Conversations by split: `config.train`, `config.eval` and, for the final figure, as many `test`
-    as `eval`; and `config.patterns` of each of `PATTERNS`.
+    """Conversations by split: `config.train`, `config.eval` and, for the final figure, as many
+    `test` as `eval`; and `config.patterns` of each of `PATTERNS`.
 
     Raises InputError where the world that the settings allow is too small to fill the splits.
     """
@@ -62,14 +64,18 @@ def generate(config: SynthData, seed: int) -> dict[str, list[Row]]:
     splits = {split: list(_split(config, split, count, seed)) for split, count in counts.items()}
     if config.patterns:
         if config.subjects < 2:
-            raise InputError("data.subjects", "is 1, and one of the patterns tells of another thing: 2 at least")
+            raise InputError(
+                "data.subjects", "is 1, and one of the patterns tells of another thing: 2 at least"
+            )
         splits |= {name: pattern_rows(config, name, config.patterns, seed) for name in PATTERNS}
     return splits
 
 
-def pattern_rows(config: SynthData, name: str, count: int, seed: int, split: str = "test") -> list[Row]:
-    """`count` different conversations of one of PATTERNS, none of which stands in another split's part of the
-    world than `split`'s."""
+def pattern_rows(
+    config: SynthData, name: str, count: int, seed: int, split: str = "test"
+) -> list[Row]:
+    """`count` different conversations of one of PATTERNS, none of which stands in another split's
+    part of the world than `split`'s."""
 
     def draw(index: int, attempt: int) -> Row:
         rng = random.Random(derive(seed, "synth", name, index, attempt))
@@ -79,7 +85,9 @@ def pattern_rows(config: SynthData, name: str, count: int, seed: int, split: str
     for index in range(count):
         row = _drawn(draw, index, split, drawn)
         if row is None:
-            raise InputError("data.patterns", f"{name} has {len(drawn)} different conversations, not {count}")
+            raise InputError(
+                "data.patterns", f"{name} has {len(drawn)} different conversations, not {count}"
+            )
         drawn[conversation_hash(row)] = row
     return list(drawn.values())
 
@@ -92,10 +100,16 @@ def _split(config: SynthData, split: str, count: int, seed: int) -> Iterator[Row
         row = None
         while row is None:
             if not shapes:
-                raise InputError("data", f"has {index} different {split} conversations, not {count}: allow more subjects, values or steps")
+                raise InputError(
+                    "data",
+                    f"has {index} different {split} conversations, not {count}: allow more "
+                    "subjects, values or steps",
+                )
             strategy, steps = shapes[index % len(shapes)]
 
-            def draw(index: int, attempt: int, strategy: Strategy = strategy, steps: int = steps) -> Row:
+            def draw(
+                index: int, attempt: int, strategy: Strategy = strategy, steps: int = steps
+            ) -> Row:
                 rng = random.Random(derive(seed, "synth", split, index, attempt))
                 return _Conversation(config, rng, asked).talk(strategy, steps)
 
@@ -112,16 +126,22 @@ def _shapes(config: SynthData) -> list[tuple[Strategy, int]]:
     """Strategies and lengths in the order in which conversations take them, evenly."""
     shapes: list[tuple[Strategy, int]] = []
     for steps in config.steps:
-        shapes += [(strategy, 1 if strategy == "single" else steps) for strategy in config.strategies]
+        shapes += [
+            (strategy, 1 if strategy == "single" else steps) for strategy in config.strategies
+        ]
     return shapes
 
 
-def _drawn(draw: Callable[[int, int], Row], index: int, split: str, known: dict[str, Row]) -> Row | None:
+def _drawn(
+    draw: Callable[[int, int], Row], index: int, split: str, known: dict[str, Row]
+) -> Row | None:
     """The first conversation of a split that is not known yet; None after TRIES."""
     for attempt in range(TRIES):
         row = draw(index, attempt)
         digest = conversation_hash(row)
-        if digest not in known and split == next(name for name, bound in SPLITS.items() if fraction(digest) < bound):
+        if digest not in known and split == next(
+            name for name, bound in SPLITS.items() if fraction(digest) < bound
+        ):
             return row
     return None
 
@@ -139,7 +159,9 @@ class _Asked:
 
     def add(self, row: Row) -> None:
         for turn, said in enumerate(row.turns):
-            self.distances.update((len(row.interactions), turn - fact.said_in) for fact in said.facts)
+            self.distances.update(
+                (len(row.interactions), turn - fact.said_in) for fact in said.facts
+            )
             self.changed[row.strategy] += sum(bool(fact.outdated) for fact in said.facts)
             self.all[row.strategy] += len(said.facts)
 
@@ -153,7 +175,9 @@ class _Asked:
     def least(self, steps: int, rng: random.Random) -> int:
         """The distance that conversations of `steps` follow-ups asked least."""
         asked = {distance: self.distances[steps, distance] for distance in range(1, steps + 1)}
-        return rng.choice([distance for distance in asked if asked[distance] == min(asked.values())])
+        return rng.choice(
+            [distance for distance in asked if asked[distance] == min(asked.values())]
+        )
 
 
 @dataclass
@@ -185,9 +209,9 @@ class _Conversation:
     # --- whole conversations ----------------------------------------------------------------------
 
     def talk(self, strategy: Strategy, steps: int) -> Row:
-        """A conversation of `steps` follow-ups. The last one asks for what was said `distance` turns
-        before, which is the distance asked least so far, and in `long_term` for what the opening is
-        about."""
+        """A conversation of `steps` follow-ups. The last one asks for what was said `distance`
+        turns before, which is the distance asked least so far, and in `long_term` for what the
+        opening is about."""
         self.steps = steps
         last_said, change = self._aim(strategy, steps)
         opened = self._tell()
@@ -204,7 +228,8 @@ class _Conversation:
         return self._row(strategy)
 
     def follow(self, pattern: tuple[str, ...], most: int) -> Row:
-        """A conversation that ends with a pattern. Up to two turns stand before it, `most` in all."""
+        """A conversation that ends with a pattern. Up to two turns stand before it, `most` in
+        all."""
         others = pattern.count("tell another")
         for turn in range(self.rng.randint(0, max(0, min(2, most - len(pattern))))):
             tell = len(self._untold()) > others + 1 and (turn == 0 or self.rng.random() < 0.5)
@@ -230,7 +255,8 @@ class _Conversation:
         return Row(opening.query, opening.answer, tuple(follow_ups), strategy=strategy)
 
     def _aim(self, strategy: Strategy, steps: int) -> tuple[int, bool]:
-        """The turn that says the target's value, and whether it does so by changing it: not the opening."""
+        """The turn that says the target's value, and whether it does so by changing it: not the
+        opening."""
         change = steps > 1 and self.asked.changed_next(strategy, self.rng)
         if strategy == "long_term":
             return (self.rng.randrange(1, steps) if change else 0), change
@@ -246,7 +272,9 @@ class _Conversation:
                 return
             changeable = self._changeable() or list(self.things)
             again = [kind for kind in changeable if self.things[kind].replaced]
-            self.target = self.rng.choice(again if again and self.rng.random() < 0.5 else changeable)
+            self.target = self.rng.choice(
+                again if again and self.rng.random() < 0.5 else changeable
+            )
         self._change(self.target)
 
     def _say_something(self, strategy: Strategy, reserved: int) -> None:
@@ -260,7 +288,11 @@ class _Conversation:
             self._chat()
         elif may_change and self.rng.random() < self.config.change_probability:
             self._change(self.rng.choice(changeable))
-        elif strategy == "cumulative" and free and (not untold or self.rng.random() < ASK_IN_THE_MIDDLE):
+        elif (
+            strategy == "cumulative"
+            and free
+            and (not untold or self.rng.random() < ASK_IN_THE_MIDDLE)
+        ):
             self._ask(self._asked_next(free))
         elif untold:
             self._tell()
@@ -272,8 +304,13 @@ class _Conversation:
     def _asked_next(self, kinds: list[int]) -> int:
         """Of `kinds` one that changed or one that did not, at the distance asked least."""
         as_changed = self.asked.changed_next("cumulative", self.rng)
-        fitting = [kind for kind in kinds if bool(self.things[kind].replaced) == as_changed] or kinds
-        times = {kind: self.asked.distances[self.steps, len(self.turns) - self.things[kind].said_in] for kind in fitting}
+        fitting = [
+            kind for kind in kinds if bool(self.things[kind].replaced) == as_changed
+        ] or kinds
+        times = {
+            kind: self.asked.distances[self.steps, len(self.turns) - self.things[kind].said_in]
+            for kind in fitting
+        }
         return self.rng.choice([kind for kind in fitting if times[kind] == min(times.values())])
 
     def _untold(self) -> list[int]:
@@ -308,7 +345,9 @@ class _Conversation:
         fact = Fact(thing.value, thing.said_in, tuple(thing.replaced))
         thing.said_in = len(self.turns)
         answer = KINDS[kind].answer.format(v=fact.value)
-        self.turns.append(Interaction(self.rng.choice(KINDS[kind].ask), answer, role="recall", facts=(fact,)))
+        self.turns.append(
+            Interaction(self.rng.choice(KINDS[kind].ask), answer, role="recall", facts=(fact,))
+        )
         self.chats_since_change = None
 
     def _add(self, query: str, answer: str, chats_since_change: int | None) -> None:

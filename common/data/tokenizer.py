@@ -1,8 +1,9 @@
 """The tokenizer of conversations: byte-level BPE with eight special tokens whose ids never change.
 
-Template: `[BOS][Q]query[A]answer[EOS]`, with `[T]think` before `[A]` where the model thinks first. The template is put
-together from ids, never from text, so nothing a user writes can become a special token: "[EOS]" in a query is five bytes.
-Every text is read as if a space stood before it: "Rex" after [A] and " Rex" inside a sentence are the same token.
+Template: `[BOS][Q]query[A]answer[EOS]`, with `[T]think` before `[A]` where the model thinks first.
+The template is put together from ids, never from text, so nothing a user writes can become a
+special token: "[EOS]" in a query is five bytes. Every text is read as if a space stood before it:
+"Rex" after [A] and " Rex" inside a sentence are the same token.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Byte of each character that byte-level BPE writes it as (Radford 2019): printable bytes stand for themselves, the others follow from
-    character 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """Byte of each character that byte-level BPE writes it as (Radford 2019): printable bytes stand
+    for themselves, the others follow from character 256 on."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + i): byte for i, byte in enumerate(others)
+    }
 
 
 _BYTES = _byte_alphabet()
@@ -42,12 +49,18 @@ _BYTES = _byte_alphabet()
 class ConversationTokenizer:
     """Text to ids and back. Compares and pickles by its JSON, so it travels to actors whole."""
 
-    pad_id, unk_id, bos_id, eos_id, mask_id, query_id, answer_id, think_id = range(len(SPECIAL_TOKENS))
+    pad_id, unk_id, bos_id, eos_id, mask_id, query_id, answer_id, think_id = range(
+        len(SPECIAL_TOKENS)
+    )
 
     def __init__(self, tokenizer: Tokenizer):
         found = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
         if found != list(range(len(SPECIAL_TOKENS))):
-            raise InputError("tokenizer", f"special tokens {', '.join(SPECIAL_TOKENS)} must have the ids 0 to 7, found {found}")
+            raise InputError(
+                "tokenizer",
+                f"special tokens {', '.join(SPECIAL_TOKENS)} must have the ids 0 to 7, found "
+                f"{found}",
+            )
         # Without this, the library looks for special tokens in user text.
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
@@ -68,7 +81,8 @@ class ConversationTokenizer:
         return [BOS, *self.encode(text), EOS]
 
     def prompt(self, query: str, think: bool = False) -> list[int]:
-        """[BOS][Q] query [A]; with `think`, [T] in place of [A]: the model thinks and writes [A] itself."""
+        """[BOS][Q] query [A]; with `think`, [T] in place of [A]: the model thinks and writes [A]
+        itself."""
         return [BOS, QUERY, *self.encode(query), THINK if think else ANSWER]
 
     def answer(self, text: str, think: str | None = None) -> list[int]:
@@ -76,8 +90,11 @@ class ConversationTokenizer:
         thought = [] if think is None else [*self.encode(think), ANSWER]
         return [*thought, *self.encode(text), EOS]
 
-    def interaction(self, query: Interaction | str, answer: str = "", think: str | None = None) -> list[int]:
-        """A whole interaction, prompt and answer, as the memory is written with it. An `Interaction` brings its own answer and thought."""
+    def interaction(
+        self, query: Interaction | str, answer: str = "", think: str | None = None
+    ) -> list[int]:
+        """A whole interaction, prompt and answer, as the memory is written with it. An
+        `Interaction` brings its own answer and thought."""
         if isinstance(query, Interaction):
             return self.interaction(query.query, query.answer, query.think)
         return self.prompt(query, think is not None) + self.answer(answer, think)
@@ -85,15 +102,22 @@ class ConversationTokenizer:
     # --- ids to text ---
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, special tokens dropped, without white space around it. A thought is part of it: cut ids at `answer_id` first."""
-        return self._tokenizer.decode([i for i in ids if i >= len(SPECIAL_TOKENS)], skip_special_tokens=True).strip()
+        """Text of the ids, special tokens dropped, without white space around it. A thought is part
+        of it: cut ids at `answer_id` first."""
+        return self._tokenizer.decode(
+            [i for i in ids if i >= len(SPECIAL_TOKENS)], skip_special_tokens=True
+        ).strip()
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for, which may be part of a character; b"" for special tokens."""
         if token not in self._bytes:
             piece = "" if token < len(SPECIAL_TOKENS) else self._tokenizer.id_to_token(token) or ""
             known = all(character in _BYTES for character in piece)
-            self._bytes[token] = bytes(_BYTES[c] for c in piece) if known else self._tokenizer.decode([token]).encode()
+            self._bytes[token] = (
+                bytes(_BYTES[c] for c in piece)
+                if known
+                else self._tokenizer.decode([token]).encode()
+            )
         return self._bytes[token]
 
     # --- to files and actors ---
@@ -122,7 +146,8 @@ class ConversationTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> ConversationTokenizer:
-        """From what `save` wrote, or any fast tokenizer of `transformers` with our special tokens at our ids."""
+        """From what `save` wrote, or any fast tokenizer of `transformers` with our special tokens
+        at our ids."""
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise InputError(str(folder), "there is no tokenizer.json in this folder")
@@ -138,14 +163,21 @@ class ConversationTokenizer:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> ConversationTokenizer:
-    """Byte-level BPE of at most `vocab_size` tokens, special tokens and the 256 bytes included; the same texts give the same tokenizer."""
+    """Byte-level BPE of at most `vocab_size` tokens, special tokens and the 256 bytes included; the
+    same texts give the same tokenizer."""
     if vocab_size < SMALLEST_VOCABULARY:
-        raise InputError("tokenizer.vocab_size", f"{vocab_size} is less than the {SMALLEST_VOCABULARY} special tokens and bytes")
+        raise InputError(
+            "tokenizer.vocab_size",
+            f"{vocab_size} is less than the {SMALLEST_VOCABULARY} special tokens and bytes",
+        )
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    # Adds nothing; transformers would write it into the saved file anyhow, which then would no longer equal this one.
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    # Adds nothing; transformers would write it into the saved file anyhow, which then would no
+    # longer equal this one.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A $B:1", special_tokens=[]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),

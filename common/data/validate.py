@@ -23,12 +23,17 @@ class Validated(NamedTuple):
 
 
 def validate_rows(
-    path: str | Path, max_answer_tokens: int | None = None, tokenizer: ConversationTokenizer | None = None, literal: bool = True
+    path: str | Path,
+    max_answer_tokens: int | None = None,
+    tokenizer: ConversationTokenizer | None = None,
+    literal: bool = True,
 ) -> Validated:
-    """The rows of a file if nothing is wrong with it; else BadRecords, whose `faults` are all that is, up to 20.
+    """The rows of a file if nothing is wrong with it; else BadRecords, whose `faults` are all that
+    is, up to 20.
 
-    max_answer_tokens: longest answer, thought and [EOS] included, as `tokenizer` counts it. literal: expected values stand in the
-    turns that say them, `said_in` last; off for data whose values follow from what was said (yes, no, counts).
+    max_answer_tokens: longest answer, thought and [EOS] included, as `tokenizer` counts it.
+    literal: expected values stand in the turns that say them, `said_in` last; off for data whose
+    values follow from what was said (yes, no, counts).
     """
     if (max_answer_tokens is None) != (tokenizer is None):
         raise ValueError("max_answer_tokens and tokenizer go together")
@@ -41,7 +46,9 @@ def validate_rows(
             yield from _long_answers(row_from_dict(record), max_answer_tokens, tokenizer)
 
     def notice(where: str, record: Any) -> None:
-        warnings.extend(InputError(f"{where}, field {field}", what) for field, what in fact_warnings(record))
+        warnings.extend(
+            InputError(f"{where}, field {field}", what) for field, what in fact_warnings(record)
+        )
 
     rows = [row_from_dict(record) for record in checked_records(path, faults_of, notice)]
     return Validated(rows, warnings)
@@ -51,4 +58,7 @@ def _long_answers(row: Row, limit: int, tokenizer: ConversationTokenizer) -> Ite
     for turn, interaction in enumerate(row.turns):
         tokens = len(tokenizer.answer(interaction.answer, interaction.think))
         if tokens > limit:
-            yield ("answer" if turn == 0 else f"interactions.{turn - 1}.answer"), f"has {tokens} tokens, {limit} are allowed"
+            yield (
+                ("answer" if turn == 0 else f"interactions.{turn - 1}.answer"),
+                f"has {tokens} tokens, {limit} are allowed",
+            )

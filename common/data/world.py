@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of thing. Templates hold {v}, the value; queries have at most 9 words, answers at most 6."""
+    """One kind of thing. Templates hold {v}, the value; queries have at most 9 words, answers at
+    most 6."""
 
     tell: tuple[str, ...]
     change: tuple[str, ...]
@@ -52,28 +53,71 @@ def _doing(verb: str, question: str, values: str) -> Kind:
 
 KINDS: tuple[Kind, ...] = (
     _called("dog", "Rex Max Bella Buddy Rocky Daisy Luna Charlie Bruno Toby Coco Rusty"),
-    _doing("live in", "where do I live?", "Paris Rome London Berlin Madrid Vienna Oslo Dublin Lisbon Prague Warsaw Athens"),
-    _being("job", "baker teacher doctor farmer driver painter singer writer lawyer nurse pilot cook"),
+    _doing(
+        "live in",
+        "where do I live?",
+        "Paris Rome London Berlin Madrid Vienna Oslo Dublin Lisbon Prague Warsaw Athens",
+    ),
+    _being(
+        "job", "baker teacher doctor farmer driver painter singer writer lawyer nurse pilot cook"
+    ),
     _being("colour", "red blue green yellow purple black white pink brown grey gold silver"),
-    _doing("love to eat", "what do I love to eat?", "pizza pasta soup rice bread cheese salad fish cake curry noodles steak"),
+    _doing(
+        "love to eat",
+        "what do I love to eat?",
+        "pizza pasta soup rice bread cheese salad fish cake curry noodles steak",
+    ),
     _called("friend", "Anna Peter Maria Tom Julia David Emma Paul Laura Mark Nina Oscar"),
-    _doing("drink", "what do I drink?", "tea coffee milk water juice cola lemonade cocoa cider wine beer lassi"),
+    _doing(
+        "drink",
+        "what do I drink?",
+        "tea coffee milk water juice cola lemonade cocoa cider wine beer lassi",
+    ),
     _being("car", "Ford Fiat Volvo Honda Skoda Toyota Mazda Tesla Kia Jeep Nissan Peugeot"),
-    _doing("play the", "what do I play?", "piano guitar violin flute drums trumpet cello harp organ clarinet banjo saxophone"),
-    _called("cat", "Misty Tiger Felix Simba Smokey Ginger Oreo Whiskers Mittens Salem Pepper Shadow"),
-    _being("sport", "tennis football golf chess hockey rugby boxing karate rowing skiing swimming cycling"),
+    _doing(
+        "play the",
+        "what do I play?",
+        "piano guitar violin flute drums trumpet cello harp organ clarinet banjo saxophone",
+    ),
+    _called(
+        "cat", "Misty Tiger Felix Simba Smokey Ginger Oreo Whiskers Mittens Salem Pepper Shadow"
+    ),
+    _being(
+        "sport",
+        "tennis football golf chess hockey rugby boxing karate rowing skiing swimming cycling",
+    ),
     _called("sister", "Alice Clara Sofia Helen Ruth Grace Eva Lucy Diana Irene Rosa Vera"),
-    _being("birth month", "January February March April May June July August September October November December"),
+    _being(
+        "birth month",
+        "January February March April May June July August September October November December",
+    ),
     _called("brother", "Jack Henry Simon Victor Leon Adam Hugo Ivan Karl Martin Robert Frank"),
     _being("fruit", "apple banana cherry grape lemon mango melon peach pear plum kiwi fig"),
     _being("animal", "lion elephant giraffe zebra monkey panda wolf bear fox eagle owl dolphin"),
-    _doing("come from", "where do I come from?", "Spain France Italy Poland Norway Sweden Greece Egypt Japan Brazil Canada India"),
+    _doing(
+        "come from",
+        "where do I come from?",
+        "Spain France Italy Poland Norway Sweden Greece Egypt Japan Brazil Canada India",
+    ),
     _being("number", "two three four five six seven eight nine ten eleven twelve thirteen"),
-    _being("flower", "rose tulip lily violet orchid poppy iris jasmine lotus sunflower lavender peony"),
-    _doing("speak", "what do I speak?", "French German Italian Polish Spanish Greek Dutch Danish Czech Turkish Latin Korean"),
+    _being(
+        "flower", "rose tulip lily violet orchid poppy iris jasmine lotus sunflower lavender peony"
+    ),
+    _doing(
+        "speak",
+        "what do I speak?",
+        "French German Italian Polish Spanish Greek Dutch Danish Czech Turkish Latin Korean",
+    ),
     _being("tree", "oak pine birch maple willow elm ash cedar palm beech spruce alder"),
-    _being("subject", "maths history music art physics biology geography chemistry drama logic economics statistics"),
-    _called("boat", "Aurora Neptune Phoenix Odyssey Liberty Venture Spirit Star Dream Wave Comet Horizon"),
+    _being(
+        "subject",
+        "maths history music art physics biology geography chemistry drama logic economics "
+        "statistics",
+    ),
+    _called(
+        "boat",
+        "Aurora Neptune Phoenix Odyssey Liberty Venture Spirit Star Dream Wave Comet Horizon",
+    ),
     _being("stone", "ruby emerald diamond pearl sapphire topaz opal amber jade garnet quartz onyx"),
 )
 
@@ -98,15 +142,19 @@ SMALL_TALK: tuple[tuple[str, str], ...] = (
 
 
 def kind_values(kind: int, count: int) -> tuple[str, ...]:
-    """The first `count` values of a kind: real words first, then made-up names of four letters that no other kind has."""
+    """The first `count` values of a kind: real words first, then made-up names of four letters that
+    no other kind has."""
     written = KINDS[kind].values[:count]
     return written + tuple(_made_up(kind * 48 + i) for i in range(len(written), count))
 
 
 def _made_up(number: int) -> str:
-    """A pronounceable word for 0 <= number < 4900, different for each: consonant, vowel, consonant, vowel."""
+    """A pronounceable word for 0 <= number < 4900, different for each: consonant, vowel, consonant,
+    vowel."""
     consonants, vowels = "bdfgjklmnprtvz", "aeiou"
-    scattered = number * 2777 % 4900  # 2777 and 4900 have no common divisor: neighbours look unlike, none coincide.
+    scattered = (
+        number * 2777 % 4900
+    )  # 2777 and 4900 have no common divisor: neighbours look unlike, none coincide.
     first, rest = divmod(scattered, 350)
     second, rest = divmod(rest, 70)
     third, fourth = divmod(rest, 5)

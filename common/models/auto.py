@@ -1,6 +1,7 @@
 """The Auto classes of transformers that know engram's models too.
 
-Not registered beside the models: importing `AutoModel` takes 1.5 s of CPU time, and every process of a run imports a model.
+Not registered beside the models: importing `AutoModel` takes 1.5 s of CPU time, and every process
+of a run imports a model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Shape of a Reactive Transformer, and the named sizes.
 
-Slots of memory and tokens of an interaction are independent numbers. The attention kind follows from three head counts:
-MHA (query = kv = heads), GQA (query = heads > kv), MQA (kv = 1), SQA (query < heads; Filipek 2025, arXiv 2510.01817).
+Slots of memory and tokens of an interaction are independent numbers. The attention kind follows
+from three head counts: MHA (query = kv = heads), GQA (query = heads > kv), MQA (kv = 1), SQA (query
+< heads; Filipek 2025, arXiv 2510.01817).
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ MemoryAttentionKind = Literal["simple", "self", "interlayer", "gated_self_interl
 
 class RxTConfig(PretrainedConfig):
     model_type = "rxt"
-    attribute_map = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
+    attribute_map = {
+        "hidden_size": "width",
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+    }
 
     vocab_size: int = 1024
     width: int = 64
@@ -88,13 +93,33 @@ class RxTConfig(PretrainedConfig):
             if not holds:
                 raise InputError(f"model.{key}", what)
 
-        require(self.width % self.heads == 0, "width", f"{self.width} is not a multiple of {self.heads} heads")
-        require(self.head_dim % 2 == 0, "heads", f"head size {self.head_dim} must be even for rotary positions")
+        require(
+            self.width % self.heads == 0,
+            "width",
+            f"{self.width} is not a multiple of {self.heads} heads",
+        )
+        require(
+            self.head_dim % 2 == 0,
+            "heads",
+            f"head size {self.head_dim} must be even for rotary positions",
+        )
         for prefix in ("", "cross_", "memory_"):
             query, kv = (getattr(self, f"{prefix}{kind}_heads") for kind in ("query", "kv"))
-            require(0 < query <= self.heads, f"{prefix}query_heads", f"{query} is not between 1 and heads = {self.heads}")
-            require(0 < kv <= query and query % kv == 0, f"{prefix}kv_heads", f"{kv} does not divide {prefix}query_heads = {query}")
-        require(self.experts == 0 or self.experts >= self.experts_per_token > 0, "experts_per_token", f"more than experts = {self.experts}")
+            require(
+                0 < query <= self.heads,
+                f"{prefix}query_heads",
+                f"{query} is not between 1 and heads = {self.heads}",
+            )
+            require(
+                0 < kv <= query and query % kv == 0,
+                f"{prefix}kv_heads",
+                f"{kv} does not divide {prefix}query_heads = {query}",
+            )
+        require(
+            self.experts == 0 or self.experts >= self.experts_per_token > 0,
+            "experts_per_token",
+            f"more than experts = {self.experts}",
+        )
         for key, valid in (
             ("memory_attention", ("simple", "self", "interlayer", "gated_self_interlayer")),
             ("residual_gate", ("none", "static", "elementwise", "linear")),
@@ -105,22 +130,32 @@ class RxTConfig(PretrainedConfig):
             require(value in valid, key, f"{value!r} is not a kind; {nearest(str(value), valid)}")
 
     def parameters(self) -> dict[str, int]:
-        """Parameters by part: embedding, decoder, encoder, memory (attention), head, and their total."""
+        """Parameters by part: embedding, decoder, encoder, memory (attention), head, and their
+        total."""
 
         def attention(query: int, kv: int) -> int:
-            return self.width * self.head_dim * (query + 2 * kv) + self.head_dim * query * self.width + self.width
+            return (
+                self.width * self.head_dim * (query + 2 * kv)
+                + self.head_dim * query * self.width
+                + self.width
+            )
 
         def feed_forward(inner: int) -> int:
             return self.width * 2 * inner + 2 * inner + inner * self.width + self.width
 
         own = attention(self.query_heads, self.kv_heads)
         expert_layer = (
-            self.experts * feed_forward(self.decoder_ff) + self.experts * self.width if self.experts else feed_forward(self.decoder_ff)
+            self.experts * feed_forward(self.decoder_ff) + self.experts * self.width
+            if self.experts
+            else feed_forward(self.decoder_ff)
         )
         memory_heads = attention(self.memory_query_heads or 0, self.memory_kv_heads or 0)
-        gate = {"none": 0, "static": self._gates, "elementwise": self._gates, "linear": self.slots * self._gates + self._gates}[
-            self.residual_gate
-        ]
+        gate = {
+            "none": 0,
+            "static": self._gates,
+            "elementwise": self._gates,
+            "linear": self.slots * self._gates + self._gates,
+        }[self.residual_gate]
         extra = self.memory_attention != "simple"
         memory_layer = memory_heads + 2 * self.width + gate
         if extra:
@@ -130,9 +165,15 @@ class RxTConfig(PretrainedConfig):
         counts = {
             "embedding": self.vocab_size * self.width,
             "decoder": self.layers
-            * (own + attention(self.cross_query_heads or 0, self.cross_kv_heads or 0) + expert_layer + 4 * self.width),
+            * (
+                own
+                + attention(self.cross_query_heads or 0, self.cross_kv_heads or 0)
+                + expert_layer
+                + 4 * self.width
+            ),
             "encoder": self.layers * (own + feed_forward(self.encoder_ff) + 2 * self.width),
-            "memory": self.layers * memory_layer + self.width * (self.memory_attention in ("interlayer", "gated_self_interlayer")),
+            "memory": self.layers * memory_layer
+            + self.width * (self.memory_attention in ("interlayer", "gated_self_interlayer")),
             "head": self.width + self.width * self.vocab_size + self.vocab_size,
         }
         if self.initial_memory == "learned":
@@ -145,8 +186,14 @@ class RxTConfig(PretrainedConfig):
 
 
 NAMED_SIZES: dict[str, dict[str, Any]] = {
-    # Width 64 wants larger first weights than the usual 0.02: with those, memory goes unused for twice as many steps.
-    "tiny": {"initializer_range": 0.08, "heads": 4, "initial_memory": "learned", "initial_memory_std": 1.0},
+    # Width 64 wants larger first weights than the usual 0.02: with those, memory goes unused for
+    # twice as many steps.
+    "tiny": {
+        "initializer_range": 0.08,
+        "heads": 4,
+        "initial_memory": "learned",
+        "initial_memory_std": 1.0,
+    },
     # RxT-Alpha Nano (12M) and Micro (26M): dimensions of the model cards.
     "nano": dict(
         vocab_size=7500,
@@ -161,9 +208,18 @@ NAMED_SIZES: dict[str, dict[str, Any]] = {
         memory_attention="interlayer",
     ),
     "micro": dict(
-        vocab_size=7500, width=128, layers=10, decoder_ff=256, encoder_ff=384, experts=20, experts_per_token=4, slots=256, max_tokens=256
+        vocab_size=7500,
+        width=128,
+        layers=10,
+        decoder_ff=256,
+        encoder_ff=384,
+        experts=20,
+        experts_per_token=4,
+        slots=256,
+        max_tokens=256,
     ),
-    # RxT-Alpha Mini (100M): only file sizes are published (decoder 87M, encoder 10.4M); these dimensions meet them.
+    # RxT-Alpha Mini (100M): only file sizes are published (decoder 87M, encoder 10.4M); these
+    # dimensions meet them.
     "mini": dict(
         vocab_size=10000,
         width=256,
@@ -188,4 +244,9 @@ def named_config(size: str, **overrides: Any) -> RxTConfig:
     """
     if size not in NAMED_SIZES:
         raise InputError("model.size", f"no size {size!r}; {nearest(size, NAMED_SIZES)}")
-    return RxTConfig(**{**NAMED_SIZES[size], **{key: value for key, value in overrides.items() if value is not None}})
+    return RxTConfig(
+        **{
+            **NAMED_SIZES[size],
+            **{key: value for key, value in overrides.items() if value is not None},
+        }
+    )

@@ -1,8 +1,10 @@
-"""Conversations as tensors, and the one pass over them that supervised and reinforcement learning share.
+"""Conversations as tensors, and the one pass over them that supervised and reinforcement learning
+share.
 
-The encoder never reads memory, so all interactions of a batch are encoded at once; only the cheap memory recurrence runs turn by turn;
-then all answers are decoded at once, each with the memory it had. Conversations are sorted by length and laid out turn by turn, so
-that the ones still running are always the first rows and no turn is computed that does not exist.
+The encoder never reads memory, so all interactions of a batch are encoded at once; only the cheap
+memory recurrence runs turn by turn; then all answers are decoded at once, each with the memory it
+had. Conversations are sorted by length and laid out turn by turn, so that the ones still running
+are always the first rows and no turn is computed that does not exist.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from common.models.reactive import ReactiveTransformer
 from common.models.rows import TOKENS, round_up
 
 DECODE_CALL = 256
-"""Tokens of padding that cost as much as one more call of the decoder, its backward pass included."""
+"""Tokens of padding that cost as much as one more call of the decoder, its backward pass
+included."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class TurnTokens:
 
 @dataclass(frozen=True)
 class ConversationBatch:
-    """Rows are turns in turn-major order; `active[k]` conversations reach turn k, and they are the first ones."""
+    """Rows are turns in turn-major order; `active[k]` conversations reach turn k, and they are the
+    first ones."""
 
     tokens: Tensor
     """int64 [rows, tokens]: query and answer of the turns to decode."""
@@ -67,41 +71,60 @@ class ConversationBatch:
         return (target >= self.answer_start[:, None]) & (target < self.length[:, None])
 
     def to(self, device: torch.device) -> ConversationBatch:
-        moved = {name: getattr(self, name).to(device) for name in ("tokens", "answer_start", "length", "written", "written_mask")}
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("tokens", "answer_start", "length", "written", "written_mask")
+        }
         return ConversationBatch(**moved, active=self.active, order=self.order)
 
 
 def collate(conversations: Sequence[Sequence[TurnTokens]]) -> ConversationBatch:
     """Batch of conversations of any lengths; turn 0 is the opening one."""
     order = sorted(range(len(conversations)), key=lambda i: -len(conversations[i]))
-    active = tuple(sum(len(c) > k for c in conversations) for k in range(len(conversations[order[0]])))
+    active = tuple(
+        sum(len(c) > k for c in conversations) for k in range(len(conversations[order[0]]))
+    )
     rows = [conversations[i][k] for k, n in enumerate(active) for i in order[:n]]
     tokens, mask = pad([[*row.query, *row.answer] for row in rows])
     written, written_mask = pad([list(row.remembered) for row in rows])
     starts = torch.tensor([len(row.query) for row in rows])
-    return ConversationBatch(tokens, starts, mask.sum(-1), written, written_mask, active, tuple(order))
+    return ConversationBatch(
+        tokens, starts, mask.sum(-1), written, written_mask, active, tuple(order)
+    )
 
 
 def memories(
-    model: ReactiveTransformer, batch: ConversationBatch, initial: Tensor, bptt_turns: int | Literal["all"], train_encoder: bool = True
+    model: ReactiveTransformer,
+    batch: ConversationBatch,
+    initial: Tensor,
+    bptt_turns: int | Literal["all"],
+    train_encoder: bool = True,
 ) -> Tensor:
     """The memory that each row's answer was given with: [rows, layers, slots, width].
 
-    initial: [conversations, layers, slots, width], in the order of the conversations handed to `collate`. bptt_turns: the gradient of an
-    answer flows back through so many writes before it, whichever turn it is; 1 is the truncation of the articles, "all" lets a write learn
-    from an answer many turns later.
+    initial: [conversations, layers, slots, width], in the order of the conversations handed to
+    `collate`. bptt_turns: the gradient of an answer flows back through so many writes before it,
+    whichever turn it is; 1 is the truncation of the articles, "all" lets a write learn from an
+    answer many turns later.
     """
     return memories_and_before(model, batch, initial, bptt_turns, train_encoder)[0]
 
 
 def memories_and_before(
-    model: ReactiveTransformer, batch: ConversationBatch, initial: Tensor, bptt_turns: int | Literal["all"], train_encoder: bool = True
+    model: ReactiveTransformer,
+    batch: ConversationBatch,
+    initial: Tensor,
+    bptt_turns: int | Literal["all"],
+    train_encoder: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """As `memories`; and for each row but those of turn 0 the memory before its last write, one write less of gradient behind it."""
+    """As `memories`; and for each row but those of turn 0 the memory before its last write, one
+    write less of gradient behind it."""
     last = len(batch.active) - 1
     written = sum(batch.active[:last])
     with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
-        encoded = model.encode(batch.written[:written], batch.written_mask[:written]) if written else None
+        encoded = (
+            model.encode(batch.written[:written], batch.written_mask[:written]) if written else None
+        )
     starts = [0, *itertools.accumulate(batch.active)]
     # No turn is read wider than its longest interaction.
     widths = [int(part.any(0).sum()) for part in batch.written_mask.split(batch.active)]
@@ -121,7 +144,8 @@ def memories_and_before(
         before.append(old.detach() if depth == 1 else old)
         states.append(write_turn(before[-1], turn))
     if 1 < depth <= last:
-        # Each later answer has a window of its own: its last `depth` writes, from a memory without gradient. All windows go side by side.
+        # Each later answer has a window of its own: its last `depth` writes, from a memory without
+        # gradient. All windows go side by side.
         past = [state.detach() for state in states]
         with torch.no_grad():
             while len(past) <= last - depth:
@@ -129,21 +153,38 @@ def memories_and_before(
         sizes = list(batch.active[depth:])
         memory = old = torch.cat([state[:n] for state, n in zip(past, sizes, strict=False)])
         for step in range(depth):
-            rows = torch.cat([torch.arange(start, start + n) for start, n in zip(starts[step:], sizes, strict=False)])
-            old, memory = memory, write(memory, rows.to(memory.device), max(widths[step : step + len(sizes)]))
+            rows = torch.cat(
+                [
+                    torch.arange(start, start + n)
+                    for start, n in zip(starts[step:], sizes, strict=False)
+                ]
+            )
+            old, memory = (
+                memory,
+                write(memory, rows.to(memory.device), max(widths[step : step + len(sizes)])),
+            )
         states += memory.split(sizes)
         before += old.split(sizes)
     return torch.cat(states), torch.cat(before) if before else states[0][:0]
 
 
 def answer_logits(
-    model: ReactiveTransformer, tokens: Tensor, memory: Tensor, mask: Tensor, routings: list[Routing] | None = None
+    model: ReactiveTransformer,
+    tokens: Tensor,
+    memory: Tensor,
+    mask: Tensor,
+    routings: list[Routing] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits [answer tokens, vocabulary] and their targets [answer tokens], of the positions in `mask` [rows, tokens - 1] alone."""
+    """Logits [answer tokens, vocabulary] and their targets [answer tokens], of the positions in
+    `mask` [rows, tokens - 1] alone."""
     tokens, targets = tokens[:, :-1], tokens[:, 1:][mask]
     needed = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).tolist()
-    groups = by_width([min(round_up(max(1, width), TOKENS), tokens.shape[1]) for width in needed], DECODE_CALL)
-    if len(groups) == 1 or model.config.experts:  # what experts are balanced over is one batch of tokens
+    groups = by_width(
+        [min(round_up(max(1, width), TOKENS), tokens.shape[1]) for width in needed], DECODE_CALL
+    )
+    if (
+        len(groups) == 1 or model.config.experts
+    ):  # what experts are balanced over is one batch of tokens
         return model.decoder.logits(model.decode_hidden(tokens, memory, routings)[mask]), targets
     parts, places = [], []
     place = torch.arange(len(targets), device=mask.device).split(mask.sum(1).tolist())

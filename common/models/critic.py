@@ -1,7 +1,8 @@
 """The critic: what reward does this query promise, given the interaction before it?
 
-An encoder like the policy's, started from its weights, reads the previous interaction and the query in one sequence, and gives one value
-per interaction. It sees neither memory nor answer, so it stays a baseline: it cannot leak what the policy did.
+An encoder like the policy's, started from its weights, reads the previous interaction and the query
+in one sequence, and gives one value per interaction. It sees neither memory nor answer, so it stays
+a baseline: it cannot leak what the policy did.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Critic(nn.Module):
         return critic
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens int64 [rows, tokens], previous interaction then query; mask bool → values [rows]."""
+        """tokens int64 [rows, tokens], previous interaction then query; mask bool → values
+        [rows]."""
         states = self.encoder(self.embedding(tokens), mask)[:, -1]
         pooled = states.sum(1) / mask.sum(1, keepdim=True)
         value, gate = self.hidden(pooled).chunk(2, dim=-1)

@@ -1,9 +1,12 @@
-"""The memory encoder: reads a whole interaction in both directions and returns what each layer made of it.
+"""The memory encoder: reads a whole interaction in both directions and returns what each layer made
+of it.
 
-It never reads memory. So all interactions of an episode can be encoded in one batch, before any memory is known.
+It never reads memory. So all interactions of an episode can be encoded in one batch, before any
+memory is known.
 
-Interactions are of all lengths, and only attention needs to know which tokens are one sequence: everything else is computed for the real
-tokens of the batch one after another, without padding between them.
+Interactions are of all lengths, and only attention needs to know which tokens are one sequence:
+everything else is computed for the real tokens of the batch one after another, without padding
+between them.
 """
 
 from __future__ import annotations
@@ -26,14 +29,16 @@ ATTENTION_CALL = 128
 
 
 DENSE = 0.9
-"""Share of real tokens from which a batch is computed as it is: moving tokens about would cost more than the padding."""
+"""Share of real tokens from which a batch is computed as it is: moving tokens about would cost more
+than the padding."""
 
 
 class Group(NamedTuple):
     """Sequences that attention takes together."""
 
     packed: Tensor | None
-    """Where their tokens lie in the packed rows, sequence by sequence; None: the rows are the padded batch."""
+    """Where their tokens lie in the packed rows, sequence by sequence; None: the rows are the
+    padded batch."""
     padded: Tensor | None
     """Where the same tokens lie in [sequences · width]."""
     mask: Tensor
@@ -44,7 +49,9 @@ class Group(NamedTuple):
         sequences, width = len(self.mask), self.mask.shape[-1]
         if self.packed is None or self.padded is None:
             return rows.unflatten(0, (sequences, width))
-        flat = rows.new_zeros(sequences * width, *rows.shape[1:]).index_copy(0, self.padded, rows.index_select(0, self.packed))
+        flat = rows.new_zeros(sequences * width, *rows.shape[1:]).index_copy(
+            0, self.padded, rows.index_select(0, self.packed)
+        )
         return flat.unflatten(0, (sequences, width))
 
     def pack(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -55,10 +62,12 @@ class Group(NamedTuple):
 
 
 class Packing:
-    """Where the real tokens of a right-padded batch lie. mask: bool [batch, tokens]; rope [at least tokens, head_dim / 2];
+    """Where the real tokens of a right-padded batch lie. mask: bool [batch, tokens]; rope [at least
+    tokens, head_dim / 2];
     dtype: of what will be computed.
 
-    The count of packed rows is a multiple of `TOKENS` (common/models/rows.py): up to `TOKENS` - 1 rows of zeros come after the real ones.
+    The count of packed rows is a multiple of `TOKENS` (common/models/rows.py): up to `TOKENS` - 1
+    rows of zeros come after the real ones.
     """
 
     def __init__(self, mask: Tensor, rope: Tensor, dtype: torch.dtype):
@@ -78,8 +87,16 @@ class Packing:
         self._groups = []
         for rows in by_width(widths, ATTENTION_CALL):
             seen = mask[rows, : max(widths[row] for row in rows)]
-            packed = torch.cat([torch.arange(ends[row] - lengths[row], ends[row]) for row in rows]).to(mask.device)
-            self._groups.append(Group(packed, seen.flatten().nonzero().squeeze(1), added_mask(seen, dtype)[:, None, None]))
+            packed = torch.cat(
+                [torch.arange(ends[row] - lengths[row], ends[row]) for row in rows]
+            ).to(mask.device)
+            self._groups.append(
+                Group(
+                    packed,
+                    seen.flatten().nonzero().squeeze(1),
+                    added_mask(seen, dtype)[:, None, None],
+                )
+            )
 
     def pack(self, x: Tensor) -> Tensor:
         """[batch, tokens, …] → [packed, …]."""
@@ -94,15 +111,22 @@ class Packing:
             x = rows.unflatten(0, (self.batch, self.tokens))
             return x * self.mask.view(self.batch, self.tokens, *(1,) * (x.dim() - 2)).to(x.dtype)
         flat = rows.new_zeros(self.batch * self.tokens, *rows.shape[1:])
-        return flat.index_copy(0, self.places, rows[: len(self.places)]).unflatten(0, (self.batch, self.tokens))
+        return flat.index_copy(0, self.places, rows[: len(self.places)]).unflatten(
+            0, (self.batch, self.tokens)
+        )
 
     def see(self, attention: Attention, x: Tensor) -> Tensor:
-        """Self-attention of each sequence before the output projection. x [packed, width] → [packed, query_heads · head_dim]."""
-        parts = [part[0].transpose(0, 1) for part in attention.queries_keys_values(x[None], self._rope)]
+        """Self-attention of each sequence before the output projection. x [packed, width] →
+        [packed, query_heads · head_dim]."""
+        parts = [
+            part[0].transpose(0, 1) for part in attention.queries_keys_values(x[None], self._rope)
+        ]
         seen = x.new_zeros(len(x), attention.query_heads, attention.head_dim)
         for group in self._groups:
             queries, keys, values = (group.unpack(part).transpose(1, 2) for part in parts)
-            seen = group.pack(attention.look(queries, keys, values, group.mask).transpose(1, 2), seen)
+            seen = group.pack(
+                attention.look(queries, keys, values, group.mask).transpose(1, 2), seen
+            )
         return seen.flatten(1)
 
 
@@ -110,7 +134,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
         self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config.width, config.head_dim, config.query_heads, config.kv_heads)
+        self.attention = Attention(
+            config.width, config.head_dim, config.query_heads, config.kv_heads
+        )
         self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward = FeedForward(config.width, config.encoder_ff)
 
@@ -127,8 +153,11 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """embedded [batch, tokens, width], mask bool [batch, tokens], right-padded → [batch, layers, tokens, width], 0 at padding."""
-        rope = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, embedded.device)
+        """embedded [batch, tokens, width], mask bool [batch, tokens], right-padded → [batch,
+        layers, tokens, width], 0 at padding."""
+        rope = rope_table(
+            self.config.positions, self.config.head_dim, self.config.rope_base, embedded.device
+        )
         packing = Packing(mask, rope, embedded.dtype)
         states, x = [], packing.pack(embedded)
         for layer in self.layers:
@@ -138,12 +167,16 @@ class Encoder(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """Predicts masked tokens from the encoder's last layer; needed in stages 1 and 2 only, so it is not part of the model."""
+    """Predicts masked tokens from the encoder's last layer; needed in stages 1 and 2 only, so it is
+    not part of the model."""
 
     def __init__(self, config: RxTConfig):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(config.width, config.width), nn.GELU(), nn.LayerNorm(config.width), nn.Linear(config.width, config.vocab_size)
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.LayerNorm(config.width),
+            nn.Linear(config.width, config.vocab_size),
         )
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Position-wise feed-forward layers: one SwiGLU, or a mixture of SwiGLU experts with top-k routing."""
+"""Position-wise feed-forward layers: one SwiGLU, or a mixture of SwiGLU experts with top-k
+routing."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Routing(NamedTuple):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202) with biases; `inner` is the width between, given directly."""
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202) with biases; `inner` is the width between, given
+    directly."""
 
     def __init__(self, width: int, inner: int):
         super().__init__()
@@ -36,12 +38,15 @@ class FeedForward(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Every token goes through its `per_token` most probable experts, weighted by their renormalised probabilities.
+    """Every token goes through its `per_token` most probable experts, weighted by their
+    renormalised probabilities.
 
-    One expert alone is weighted by its probability as it is (Fedus 2021, arXiv 2101.03961, eq. 2): renormalised it would be 1 whatever
-    the router says, and the router would learn nothing from what its choice was good for.
+    One expert alone is weighted by its probability as it is (Fedus 2021, arXiv 2101.03961, eq. 2):
+    renormalised it would be 1 whatever the router says, and the router would learn nothing from
+    what its choice was good for.
 
-    No capacity limit, so no token is dropped and a token's output does not depend on the batch it is in.
+    No capacity limit, so no token is dropped and a token's output does not depend on the batch it
+    is in.
     """
 
     def __init__(self, width: int, inner: int, experts: int, per_token: int):
@@ -77,7 +82,8 @@ class MixtureOfExperts(nn.Module):
         return out.view_as(x)
 
     def shares(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens [tokens, width] → probabilities [tokens, experts], and of the experts chosen weights and indices [tokens, per_token]."""
+        """tokens [tokens, width] → probabilities [tokens, experts], and of the experts chosen
+        weights and indices [tokens, per_token]."""
         probabilities = self.router(tokens).softmax(-1)
         weights, chosen = probabilities.topk(self.per_token, dim=-1)
         if self.per_token > 1:
@@ -85,22 +91,30 @@ class MixtureOfExperts(nn.Module):
         return probabilities, weights, chosen
 
     def by_all_experts(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """The same with every expert computed for every token: more arithmetic, but the host need not know how many chose which.
+        """The same with every expert computed for every token: more arithmetic, but the host need
+        not know how many chose which.
 
-        tokens [tokens, width]; weights, chosen [tokens, per_token]. A decoding step on a GPU reads all experts' weights anyhow, and can
-        only be recorded as a graph where nothing waits for the host.
+        tokens [tokens, width]; weights, chosen [tokens, per_token]. A decoding step on a GPU reads
+        all experts' weights anyhow, and can only be recorded as a graph where nothing waits for the
+        host.
         """
         share = tokens.new_zeros(len(tokens), len(self.up)).scatter_(1, chosen, weights)
-        wide = torch.baddbmm(self.up_bias[:, None], tokens.expand(len(self.up), -1, -1), self.up.transpose(1, 2))
+        wide = torch.baddbmm(
+            self.up_bias[:, None], tokens.expand(len(self.up), -1, -1), self.up.transpose(1, 2)
+        )
         results = torch.baddbmm(self.down_bias[:, None], swiglu(wide), self.down.transpose(1, 2))
         return torch.einsum("te,etw->tw", share, results)
 
 
-def load_balance(routings: list[Routing], mask: Tensor, chosen_share: list[Tensor], tokens: Tensor) -> Tensor:
-    """Switch load-balancing loss E · Σ_e f_e · P_e, averaged over layers (Fedus 2021, arXiv 2101.03961, eq. 4).
+def load_balance(
+    routings: list[Routing], mask: Tensor, chosen_share: list[Tensor], tokens: Tensor
+) -> Tensor:
+    """Switch load-balancing loss E · Σ_e f_e · P_e, averaged over layers (Fedus 2021, arXiv
+    2101.03961, eq. 4).
 
-    mask [batch, tokens]: real tokens; chosen_share: per layer f_e [experts], over all ranks; tokens: their count over all ranks.
-    The sum of this over ranks is the loss of the whole batch: P_e is a local sum over the global count.
+    mask [batch, tokens]: real tokens; chosen_share: per layer f_e [experts], over all ranks;
+    tokens: their count over all ranks. The sum of this over ranks is the loss of the whole batch:
+    P_e is a local sum over the global count.
     """
     losses = []
     for routing, share in zip(routings, chosen_share, strict=True):
@@ -115,5 +129,7 @@ def chosen_counts(routings: list[Routing], mask: Tensor) -> Tensor:
     for routing in routings:
         experts, per_token = routing.probabilities.shape[-1], routing.chosen.shape[-1]
         weights = mask.reshape(-1, 1).expand(-1, per_token).flatten().float()
-        counts.append(torch.bincount(routing.chosen.flatten(), weights=weights, minlength=experts).float())
+        counts.append(
+            torch.bincount(routing.chosen.flatten(), weights=weights, minlength=experts).float()
+        )
     return torch.stack(counts)

@@ -4,7 +4,8 @@
     memory  = model.remember(memory, encoded, mask)
     logits  = model.decode(tokens, memory)
 
-Memory is a value, [batch, layers, slots, width]: it goes in and comes out, and nothing in here holds it.
+Memory is a value, [batch, layers, slots, width]: it goes in and comes out, and nothing in here
+holds it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class ReactiveTransformer(PreTrainedModel):
     def initial_memory(self, seeds: Sequence[int]) -> Tensor:
         """Memory before anything was said, [len(seeds), layers, slots, width].
 
-        normal: drawn on the CPU from each seed, so that every machine and batch gives the same; learned: the parameter, for all.
+        normal: drawn on the CPU from each seed, so that every machine and batch gives the same;
+        learned: the parameter, for all.
         """
         config = self.config
         if config.initial_memory == "learned":
@@ -73,24 +75,34 @@ class ReactiveTransformer(PreTrainedModel):
         return memories.mul_(config.initial_memory_std).to(self.device, self.dtype)
 
     def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens int64 [batch, tokens], mask bool, True at real tokens → encoded [batch, layers, tokens, width]."""
+        """tokens int64 [batch, tokens], mask bool, True at real tokens → encoded [batch, layers,
+        tokens, width]."""
         return self.encoder(self.embedding(tokens), mask)
 
     def remember(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
         """Memory after reading one encoded interaction; shapes as in `MemoryAttention.forward`."""
         return self.memory_attention(memory, encoded, mask)
 
-    def decode(self, tokens: Tensor, memory: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        """Logits [batch, tokens, vocabulary] of right-padded sequences, each token predicting the next.
+    def decode(
+        self, tokens: Tensor, memory: Tensor, routings: list[Routing] | None = None
+    ) -> Tensor:
+        """Logits [batch, tokens, vocabulary] of right-padded sequences, each token predicting the
+        next.
 
-        routings, where given, collects what the mixture layers decided, for `feed_forward.load_balance`.
+        routings, where given, collects what the mixture layers decided, for
+        `feed_forward.load_balance`.
         """
         return self.decoder.logits(self.decode_hidden(tokens, memory, routings))
 
-    def decode_hidden(self, tokens: Tensor, memory: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        """As `decode`, before the output head: callers that need few positions project only those."""
+    def decode_hidden(
+        self, tokens: Tensor, memory: Tensor, routings: list[Routing] | None = None
+    ) -> Tensor:
+        """As `decode`, before the output head: callers that need few positions project only
+        those."""
         rope = self.decoder.rope(tokens.device)[: tokens.shape[1]]
-        return self.decoder(self.embedding(tokens), Sequences(rope, *self.decoder.read_memory(memory)), routings)
+        return self.decoder(
+            self.embedding(tokens), Sequences(rope, *self.decoder.read_memory(memory)), routings
+        )
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
         return self.decode(tokens, memory)

@@ -1,9 +1,12 @@
-"""A reward model that reads short-term memory: how good is this answer, after all that was said before?
+"""A reward model that reads short-term memory: how good is this answer, after all that was said
+before?
 
-Two halves. The writer (embedding, encoder, memory attention) is the policy's as it was, frozen: it turns the interactions before into
-memory. The reader is a second encoder that starts as the policy's and looks at memory after every layer, by cross-attentions that start
-as the decoder's: reading memory is not learnt from a few thousand comparisons. Its last states, averaged over the answer (a long query
-would drown it), go through one linear head: one number, or logits of the levels 1…K.
+Two halves. The writer (embedding, encoder, memory attention) is the policy's as it was, frozen: it
+turns the interactions before into memory. The reader is a second encoder that starts as the
+policy's and looks at memory after every layer, by cross-attentions that start as the decoder's:
+reading memory is not learnt from a few thousand comparisons. Its last states, averaged over the
+answer (a long query would drown it), go through one linear head: one number, or logits of the
+levels 1…K.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ class MemoryLook(nn.Module):
 
     def __init__(self, config: RxTConfig):
         super().__init__()
-        heads = config.cross_query_heads or config.query_heads, config.cross_kv_heads or config.kv_heads
+        heads = (
+            config.cross_query_heads or config.query_heads,
+            config.cross_kv_heads or config.kv_heads,
+        )
         self.memory_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.cross_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.cross_attention = Attention(config.width, config.head_dim, *heads)
@@ -43,7 +49,9 @@ class MemoryLook(nn.Module):
     def forward(self, x: Tensor, rope: Tensor, memory: Tensor) -> Tensor:
         """x [batch, tokens, width], memory [batch, slots, width] → what to add to x."""
         keys, values = self.cross_attention.keys_values(self.memory_norm(memory))
-        return self.cross_attention.attend(self.cross_attention.queries(self.cross_norm(x), rope), keys, values)
+        return self.cross_attention.attend(
+            self.cross_attention.queries(self.cross_norm(x), rope), keys, values
+        )
 
 
 class RxTRewardModel(PreTrainedModel):
@@ -67,13 +75,20 @@ class RxTRewardModel(PreTrainedModel):
 
     @classmethod
     def from_policy(cls, policy: ReactiveTransformer, levels: int) -> RxTRewardModel:
-        """With the policy's weights in both halves, and a new head. That of a scalar is N(0, 1 / sqrt(width + 1)), as in
-        lm-human-preferences. That of levels is 0, so that they begin equally probable, which is the best constant answer: a distribution
-        drawn at random has narrow places, loses to it, and would have to be unlearnt from the few comparisons there are."""
-        shape = {key: value for key, value in policy.config.to_dict().items() if key not in ("model_type", "architectures")}
+        """With the policy's weights in both halves, and a new head. That of a scalar is N(0, 1 /
+        sqrt(width + 1)), as in lm-human-preferences. That of levels is 0, so that they begin
+        equally probable, which is the best constant answer: a distribution drawn at random has
+        narrow places, loses to it, and would have to be unlearnt from the few comparisons there
+        are."""
+        shape = {
+            key: value
+            for key, value in policy.config.to_dict().items()
+            if key not in ("model_type", "architectures")
+        }
         model = cls(RxTRewardConfig(**shape, levels=levels))
         for own, given in (
-            (model.embedding, policy.embedding), (model.encoder, policy.encoder), (model.memory_attention, policy.memory_attention),
+            (model.embedding, policy.embedding), (model.encoder, policy.encoder),
+            (model.memory_attention, policy.memory_attention),
             (model.reader_embedding, policy.embedding), (model.reader, policy.encoder),
         ):  # fmt: skip
             own.load_state_dict(given.state_dict())
@@ -84,7 +99,9 @@ class RxTRewardModel(PreTrainedModel):
                 getattr(look, name).load_state_dict(getattr(layer, name).state_dict())
         if policy.config.initial_memory == "learned":
             model.first_memory.data.copy_(policy.first_memory.data)
-        nn.init.normal_(model.head.weight, std=(policy.config.width + 1) ** -0.5 if levels == 1 else 0.0)
+        nn.init.normal_(
+            model.head.weight, std=(policy.config.width + 1) ** -0.5 if levels == 1 else 0.0
+        )
         nn.init.zeros_(model.head.bias)
         return model
 
@@ -93,7 +110,7 @@ class RxTRewardModel(PreTrainedModel):
         """Beginnings of the names of what writes memory, and is not trained."""
         return "embedding.", "encoder.", "memory_attention.", "first_memory"
 
-    # --- the writer, with the signatures of `ReactiveTransformer` -----------------------------------------------------------
+    # --- the writer, with the signatures of `ReactiveTransformer` ---------------------------------
 
     def initial_memory(self, seeds: Sequence[int]) -> Tensor:
         return ReactiveTransformer.initial_memory(self, seeds)  # type: ignore[arg-type]
@@ -104,12 +121,14 @@ class RxTRewardModel(PreTrainedModel):
     def remember(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
         return self.memory_attention(memory, encoded, mask)
 
-    # --- the reader ---------------------------------------------------------------------------------------------------------
+    # --- the reader -------------------------------------------------------------------------------
 
     def forward(self, tokens: Tensor, mask: Tensor, memory: Tensor) -> Tensor:
-        """tokens int64 [batch, tokens], right-padded, each an interaction with its [A]; mask bool; memory [batch, layers, slots, width] →
-        [batch, levels]."""
-        table = rope_table(self.config.positions, self.config.head_dim, self.config.rope_base, tokens.device)
+        """tokens int64 [batch, tokens], right-padded, each an interaction with its [A]; mask bool;
+        memory [batch, layers, slots, width] → [batch, levels]."""
+        table = rope_table(
+            self.config.positions, self.config.head_dim, self.config.rope_base, tokens.device
+        )
         embedded = self.reader_embedding(tokens)
         packing = Packing(mask, table, embedded.dtype)
         x = packing.pack(embedded)

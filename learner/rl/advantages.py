@@ -1,8 +1,10 @@
-"""Advantages, returns and their statistics: what each turn of an episode was worth beyond what the critic expected.
+"""Advantages, returns and their statistics: what each turn of an episode was worth beyond what the
+critic expected.
 
-Pure functions of tensors. Two invariants: what stands in padding (NaN included) cannot change a result, and a statistic
-over a batch that is split across ranks is the statistic of the whole batch. For the second, functions that need a batch
-statistic take `reduce`, which sums a tensor over all ranks; with one rank it is `one_rank`.
+Pure functions of tensors. Two invariants: what stands in padding (NaN included) cannot change a
+result, and a statistic over a batch that is split across ranks is the statistic of the whole batch.
+For the second, functions that need a batch statistic take `reduce`, which sums a tensor over all
+ranks; with one rank it is `one_rank`.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import torch
 from torch import Tensor
 
 Reduce = Callable[[Tensor], Tensor]
-"""Sum of a tensor over all ranks, given to every rank. Must be called by all ranks, equally often."""
+"""Sum of a tensor over all ranks, given to every rank. Must be called by all ranks, equally
+often."""
 
 
 SAME = 1e-6
-"""Numbers that differ by no more than this share of them are the same: advantages and returns are sums in float32."""
+"""Numbers that differ by no more than this share of them are the same: advantages and returns are
+sums in float32."""
 
 
 def one_rank(tensor: Tensor) -> Tensor:
@@ -26,18 +30,27 @@ def one_rank(tensor: Tensor) -> Tensor:
 
 
 def generalized_advantages(
-    rewards: Tensor, values: Tensor, bootstrap: Tensor | float, discount: float, gae_lambda: float, mask: Tensor | None = None
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap: Tensor | float,
+    discount: float,
+    gae_lambda: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, latest turn first (Schulman et al. 2016, eq. 16); both 0 where the mask is.
+    """Advantages and returns, latest turn first (Schulman et al. 2016, eq. 16); both 0 where the
+    mask is.
 
-    rewards, values, mask: [turns] for one episode or [..., turns] for a batch. bootstrap: a number or [...], the value
-    after the last turn: 0 where the episode really ended, the critic's value where it was only cut short (a 0 there
-    teaches the critic that being cut is bad). A masked turn is stepped over as if it had never happened, wherever it
+    rewards, values, mask: [turns] for one episode or [..., turns] for a batch. bootstrap: a number
+    or [...], the value after the last turn: 0 where the episode really ended, the critic's value
+    where it was only cut short (a 0 there teaches the critic that being cut is bad). A masked turn
+    is stepped over as if it had never happened, wherever it
     stands: padding at the end, or a turn in the middle that could not be scored.
     """
     present = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask.bool()
     rewards, values = torch.where(present, rewards, 0.0), torch.where(present, values, 0.0)
-    next_value = torch.as_tensor(bootstrap, dtype=values.dtype, device=values.device).expand(values.shape[:-1])
+    next_value = torch.as_tensor(bootstrap, dtype=values.dtype, device=values.device).expand(
+        values.shape[:-1]
+    )
     running = torch.zeros_like(next_value)
     backwards: list[Tensor] = []
     for turn in reversed(range(rewards.shape[-1])):
@@ -50,11 +63,14 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
-def mean_and_variance(x: Tensor, mask: Tensor | None = None, ddof: int = 1, reduce: Reduce = one_rank) -> tuple[Tensor, Tensor, Tensor]:
+def mean_and_variance(
+    x: Tensor, mask: Tensor | None = None, ddof: int = 1, reduce: Reduce = one_rank
+) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and variance over all masked-in values of all ranks, as float64 scalars.
 
-    Two passes: the deviations are from the GLOBAL mean, since combining variances around each rank's own mean gives other
-    numbers. Fewer values than ddof + 1 have variance 0. Summed in float64 so that splitting a batch moves nothing.
+    Two passes: the deviations are from the GLOBAL mean, since combining variances around each
+    rank's own mean gives other numbers. Fewer values than ddof + 1 have variance 0. Summed in
+    float64 so that splitting a batch moves nothing.
     """
     present = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.bool()
     exact = torch.where(present, x.detach(), 0.0).double()
@@ -66,12 +82,18 @@ def mean_and_variance(x: Tensor, mask: Tensor | None = None, ddof: int = 1, redu
 
 
 def whiten(
-    x: Tensor, mask: Tensor | None = None, ddof: int = 1, eps: float = 1e-8, shift_mean: bool = True, reduce: Reduce = one_rank
+    x: Tensor,
+    mask: Tensor | None = None,
+    ddof: int = 1,
+    eps: float = 1e-8,
+    shift_mean: bool = True,
+    reduce: Reduce = one_rank,
 ) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) over all ranks, 0 where the mask is; `shift_mean=False` puts the mean back.
+    """(x - mean) / sqrt(variance + eps) over all ranks, 0 where the mask is; `shift_mean=False`
+    puts the mean back.
 
-    ddof: 1 is Bessel's correction (torch implementations of PPO), 0 the population variance (Ziegler et al. 2019's code).
-    A single value whitens to 0.
+    ddof: 1 is Bessel's correction (torch implementations of PPO), 0 the population variance
+    (Ziegler et al. 2019's code). A single value whitens to 0.
     """
     _, mean, variance = mean_and_variance(x, mask, ddof, reduce)
     whitened = (x - mean) * torch.rsqrt(variance + eps)
@@ -81,8 +103,11 @@ def whiten(
     return whitened if mask is None else torch.where(mask.bool(), whitened, 0.0)
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor | None = None, reduce: Reduce = one_rank) -> float | None:
-    """1 - mean((values - returns)²) / var(returns) over all ranks: 1 is a perfect critic, 0 one that only knows the mean.
+def explained_variance(
+    values: Tensor, returns: Tensor, mask: Tensor | None = None, reduce: Reduce = one_rank
+) -> float | None:
+    """1 - mean((values - returns)²) / var(returns) over all ranks: 1 is a perfect critic, 0 one
+    that only knows the mean.
 
     None where the returns vary by no more than rounding: there is nothing to explain.
     """
@@ -94,7 +119,8 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor | None = No
 
 
 def doubted(advantages: Tensor, stds: Tensor) -> Tensor:
-    """advantages / (1 + σ), same shapes: less is learnt from a score that its reward model is unsure of.
+    """advantages / (1 + σ), same shapes: less is learnt from a score that its reward model is
+    unsure of.
 
     σ is in levels, of a model that gives probabilities of the levels 1…K.
     """

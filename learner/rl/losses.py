@@ -1,8 +1,9 @@
 """Losses of the policy, the critic and the memory, as SUMS over what is unmasked.
 
-Every loss here is a sum with its count beside it. The caller divides by the count over all ranks: a mean of per-rank means
-is another number as soon as ranks hold unequal lengths. What stands in padding (NaN included) changes neither a value nor
-a gradient: masked inputs are replaced before any arithmetic, because 0 * inf in a backward pass is NaN.
+Every loss here is a sum with its count beside it. The caller divides by the count over all ranks: a
+mean of per-rank means is another number as soon as ranks hold unequal lengths. What stands in
+padding (NaN included) changes neither a value nor a gradient: masked inputs are replaced before any
+arithmetic, because 0 * inf in a backward pass is NaN.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
-"""Log ratios are held to ± this before exp: one broken token would otherwise turn the whole gradient into NaN."""
+"""Log ratios are held to ± this before exp: one broken token would otherwise turn the whole
+gradient into NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class PolicyLoss:
     log_ratio: Tensor
     """Sum of new - old; its negative mean estimates KL(old || new) with high variance."""
     max_ratio_deviation: Tensor
-    """Largest |ratio - 1|. Not a sum: combine ranks by max. Rounding noise at the first update, else rollout and learner disagree."""
+    """Largest |ratio - 1|. Not a sum: combine ranks by max. Rounding noise at the first update,
+    else rollout and learner disagree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each token under softmax(logits / temperature). logits: [..., vocab], tokens: [...] -> [...].
+    """Log-probability of each token under softmax(logits / temperature). logits: [..., vocab],
+    tokens: [...] -> [...].
 
     Give the temperature that the tokens were sampled at, or the ratio of the first update is not 1.
     """
@@ -58,17 +62,21 @@ def token_log_probs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) ->
 
 
 def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of softmax(logits / temperature) in nats, [..., vocab] -> [...]. Logits of -inf (tokens ruled out) are allowed."""
+    """Entropy of softmax(logits / temperature) in nats, [..., vocab] -> [...]. Logits of -inf
+    (tokens ruled out) are allowed."""
     scaled = _scaled(logits, temperature)
     finite = scaled.masked_fill(scaled == float("-inf"), 0.0)
     return scaled.logsumexp(-1) - (scaled.softmax(-1) * finite).sum(-1)
 
 
-def policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> PolicyLoss:
+def policy_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float
+) -> PolicyLoss:
     """Clipped surrogate of PPO (Schulman et al. 2017, eq. 7) with one ratio per token.
 
-    log_probs, old_log_probs, mask: [..., tokens]; advantages broadcast against them: [..., 1] gives every token of an answer
-    the advantage of its turn. Old log-probs are those of the weights that sampled.
+    log_probs, old_log_probs, mask: [..., tokens]; advantages broadcast against them: [..., 1] gives
+    every token of an answer the advantage of its turn. Old log-probs are those of the weights that
+    sampled.
     """
     present = mask.bool()
     difference = torch.where(present, log_probs, 0.0) - torch.where(present, old_log_probs, 0.0)
@@ -83,24 +91,35 @@ def policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, ma
         approx_kl=0.5 * step.square().sum(),
         approx_kl_k3=(ratio.detach() - 1 - step).sum(),
         log_ratio=step.sum(),
-        max_ratio_deviation=(ratio.detach() - 1).abs().max() if ratio.numel() else ratio.new_zeros(()),
+        max_ratio_deviation=(ratio.detach() - 1).abs().max()
+        if ratio.numel()
+        else ratio.new_zeros(()),
     )
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> ValueLoss:
-    """Half the squared error, or that of the value held within ± clip of the old one, whichever is larger. All inputs: [..., turns]."""
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
+) -> ValueLoss:
+    """Half the squared error, or that of the value held within ± clip of the old one, whichever is
+    larger. All inputs: [..., turns]."""
     present = mask.bool()
-    values, old_values, returns = (torch.where(present, x, 0.0) for x in (values, old_values, returns))
+    values, old_values, returns = (
+        torch.where(present, x, 0.0) for x in (values, old_values, returns)
+    )
     held = old_values + (values - old_values).clamp(-clip, clip)
     plain, clipped = (values - returns).square(), (held - returns).square()
-    return ValueLoss(loss=0.5 * torch.maximum(plain, clipped).sum(), turns=present.sum(), clipped=(clipped.detach() > plain.detach()).sum())
+    return ValueLoss(
+        loss=0.5 * torch.maximum(plain, clipped).sum(),
+        turns=present.sum(),
+        clipped=(clipped.detach() > plain.detach()).sum(),
+    )
 
 
 def memory_change_penalty(before: Tensor, after: Tensor, turn: Tensor, mask: Tensor) -> Tensor:
     """Sum over writes of sqrt(turn + 1) * mean squared change of memory.
 
-    before, after: [..., layers, slots, width]; turn (0 for the opening interaction) and mask: [...]. Later writes weigh more:
-    they have more to lose.
+    before, after: [..., layers, slots, width]; turn (0 for the opening interaction) and mask:
+    [...]. Later writes weigh more: they have more to lose.
     """
     present = mask.bool()
     cells = present[..., None, None, None]
@@ -110,8 +129,12 @@ def memory_change_penalty(before: Tensor, after: Tensor, turn: Tensor, mask: Ten
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    """Logits over temperature, in float32 or better: a log-prob of bfloat16 is off by whole percents."""
+    """Logits over temperature, in float32 or better: a log-prob of bfloat16 is off by whole
+    percents."""
     if not temperature > 0:
-        raise ValueError(f"log-probs need a temperature above 0, not {temperature}: greedy answers have no distribution to learn from")
+        raise ValueError(
+            f"log-probs need a temperature above 0, not {temperature}: greedy answers have no "
+            "distribution to learn from"
+        )
     exact = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     return exact / temperature

@@ -1,7 +1,9 @@
-"""PPO on memory: token-level ratios, one advantage per interaction, gradients through the writes that made the memory.
+"""PPO on memory: token-level ratios, one advantage per interaction, gradients through the writes
+that made the memory.
 
-Every pass starts from the memory the episode really started from and rebuilds all later memories with the current weights, so before the
-first update the ratio is 1 on every token, and afterwards encoder and memory attention are trained by what later answers earned.
+Every pass starts from the memory the episode really started from and rebuilds all later memories
+with the current weights, so before the first update the ratio is 1 on every token, and afterwards
+encoder and memory attention are trained by what later answers earned.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from learner.group import Group
 from learner.optimizer import Term, Trainer, combine
 from learner.rl.experience import Experience, answered_rows, conversation, critic_rows
 from learner.rl.kl import AdaptiveKL, kl_estimate
-from learner.rl.losses import memory_change_penalty, policy_loss, token_entropy, token_log_probs, value_loss
+from learner.rl.losses import (
+    memory_change_penalty,
+    policy_loss,
+    token_entropy,
+    token_log_probs,
+    value_loss,
+)
 from learner.routing import no_router_terms, router_terms
 
 
@@ -46,24 +54,64 @@ def ppo_update(
 ) -> None:
     """All epochs and minibatches over one batch of episodes.
 
-    places: place of each of this rank's episodes in the whole batch of `episodes`; minibatches are drawn over the whole batch, so that
-    two ranks step on what one rank would step on. reward_width: of the range that rewards lie in; values are clipped to a share of it.
+    places: place of each of this rank's episodes in the whole batch of `episodes`; minibatches are
+    drawn over the whole batch, so that two ranks step on what one rank would step on. reward_width:
+    of the range that rewards lie in; values are clipped to a share of it.
     """
     first, learns = True, iteration >= settings.ppo.critic_warmup
     for epoch in range(settings.ppo.epochs):
-        for chosen in minibatches(places, episodes, settings.ppo.minibatches, derive(seed, "minibatches", iteration, epoch)):
+        for chosen in minibatches(
+            places,
+            episodes,
+            settings.ppo.minibatches,
+            derive(seed, "minibatches", iteration, epoch),
+        ):
             if learns:
-                terms = policy_terms(experience, chosen, model, kl.coefficient, settings, temperature, group, metrics, first)
-                norm = step(policy_trainer, terms, iteration, group, metrics, "train/gradient_norm", "train/learning_rate")
+                terms = policy_terms(
+                    experience,
+                    chosen,
+                    model,
+                    kl.coefficient,
+                    settings,
+                    temperature,
+                    group,
+                    metrics,
+                    first,
+                )
+                norm = step(
+                    policy_trainer,
+                    terms,
+                    iteration,
+                    group,
+                    metrics,
+                    "train/gradient_norm",
+                    "train/learning_rate",
+                )
                 metrics.record("train/gradient_clipped", norm > settings.optimizer.max_grad_norm)
                 first = False
             terms = critic_terms(experience, chosen, critic, settings, group, metrics, reward_width)
-            step(critic_trainer, terms, iteration, group, metrics, "ppo/gradient_norm_critic", "train/learning_rate_critic")
+            step(
+                critic_trainer,
+                terms,
+                iteration,
+                group,
+                metrics,
+                "ppo/gradient_norm_critic",
+                "train/learning_rate_critic",
+            )
             if group.rank == 0:
                 metrics.record("train/steps", 1)
 
 
-def step(trainer: Trainer, terms: list[Term], iteration: int, group: Group, metrics: Metrics, norm_name: str, rate_name: str) -> float:
+def step(
+    trainer: Trainer,
+    terms: list[Term],
+    iteration: int,
+    group: Group,
+    metrics: Metrics,
+    norm_name: str,
+    rate_name: str,
+) -> float:
     """One optimiser step on the terms, recorded; the gradient's norm before clipping."""
     loss, sums = combine(terms, group)
     norm, rate = trainer.update(loss, iteration)
@@ -76,7 +124,8 @@ def step(trainer: Trainer, terms: list[Term], iteration: int, group: Group, metr
 
 
 def minibatches(places: list[int], episodes: int, count: int, seed: int) -> Iterator[list[int]]:
-    """Indices into `places` for each of `count` minibatches of a shuffle of the whole batch; may be empty on a rank."""
+    """Indices into `places` for each of `count` minibatches of a shuffle of the whole batch; may be
+    empty on a rank."""
     order = np.random.default_rng(seed).permutation(episodes).tolist()
     local = {place: i for i, place in enumerate(places)}
     for start in range(count):
@@ -94,33 +143,58 @@ def policy_terms(
     metrics: Metrics,
     first: bool,
 ) -> list[Term]:
-    """The policy's losses on some of this rank's episodes, as sums. An empty choice gives zeros, so that collectives stay in step."""
+    """The policy's losses on some of this rank's episodes, as sums. An empty choice gives zeros, so
+    that collectives stay in step."""
     ppo = settings.ppo
     if not chosen:
         nothing = torch.stack([p.sum() for p in model.parameters()]).sum() * 0.0
-        empty = [Term(name, nothing, 0.0) for name in ("ppo/loss_policy", "ppo/loss_kl", "objective/entropy", "ppo/loss_memory_change")]
+        empty = [
+            Term(name, nothing, 0.0)
+            for name in (
+                "ppo/loss_policy",
+                "ppo/loss_kl",
+                "objective/entropy",
+                "ppo/loss_memory_change",
+            )
+        ]
         measured = [
-            Term(name, nothing.detach(), 0.0, 0.0) for name in ("ppo/clip_fraction", "ppo/approx_kl", "ppo/approx_kl_k3", "memory/change")
+            Term(name, nothing.detach(), 0.0, 0.0)
+            for name in ("ppo/clip_fraction", "ppo/approx_kl", "ppo/approx_kl_k3", "memory/change")
         ]
         return [*empty, *measured, *no_router_terms(model, settings.router_loss, group)]
     batch = collate([conversation(experience.episodes[i]) for i in chosen]).to(group.device)
     initial = experience.initial[chosen]
     if model.config.initial_memory == "learned":
-        # The learned start is the same tensor for all; episodes that carried a memory over keep theirs.
-        fresh = torch.tensor([experience.episodes[i].initial_memory is None for i in chosen], device=group.device)[:, None, None, None]
+        # The learned start is the same tensor for all; episodes that carried a memory over keep
+        # theirs.
+        fresh = torch.tensor(
+            [experience.episodes[i].initial_memory is None for i in chosen], device=group.device
+        )[:, None, None, None]
         initial = torch.where(fresh, model.initial_memory([0] * len(chosen)), initial)
-    memory, before = memories_and_before(model, batch, initial, ppo.bptt_turns, not settings.freeze_encoder)
+    memory, before = memories_and_before(
+        model, batch, initial, ppo.bptt_turns, not settings.freeze_encoder
+    )
 
     start = batch.active[0]
     mask = batch.answer_mask()[start:]
     routings: list[Routing] = []
     logits, targets = answer_logits(model, batch.tokens[start:], memory[start:], mask, routings)
-    log_probs, entropy = token_log_probs(logits, targets, temperature), token_entropy(logits, temperature)
+    log_probs, entropy = (
+        token_log_probs(logits, targets, temperature),
+        token_entropy(logits, temperature),
+    )
     rows = [(chosen[i], turn) for i, turn in answered_rows(batch)]
     lengths = mask.sum(1)
-    old = torch.cat([torch.tensor(experience.episodes[i].answered[k].log_probs, dtype=torch.float32) for i, k in rows]).to(group.device)
+    old = torch.cat(
+        [
+            torch.tensor(experience.episodes[i].answered[k].log_probs, dtype=torch.float32)
+            for i, k in rows
+        ]
+    ).to(group.device)
     reference = torch.cat([experience.reference[i][k] for i, k in rows])
-    episode_index, turn_index = (torch.tensor(x, device=group.device) for x in zip(*rows, strict=True))
+    episode_index, turn_index = (
+        torch.tensor(x, device=group.device) for x in zip(*rows, strict=True)
+    )
     scored = torch.repeat_interleave(experience.scored[episode_index, turn_index], lengths)
     advantages = torch.repeat_interleave(experience.advantages[episode_index, turn_index], lengths)
 
@@ -131,8 +205,13 @@ def policy_terms(
     distance = torch.where(scored, kl_estimate(log_probs, reference, ppo.kl_estimator), 0.0)
     turns = batch.turns[start:].to(group.device) - 1
     change = (memory[start:] - before).detach().square().mean(dim=(1, 2, 3)).sum()
-    penalty = memory_change_penalty(before, memory[start:], turns, torch.ones_like(turns, dtype=torch.bool))
-    real = torch.arange(1, batch.tokens.shape[1], device=group.device) <= batch.length[start:, None] - 1
+    penalty = memory_change_penalty(
+        before, memory[start:], turns, torch.ones_like(turns, dtype=torch.bool)
+    )
+    real = (
+        torch.arange(1, batch.tokens.shape[1], device=group.device)
+        <= batch.length[start:, None] - 1
+    )
     tokens = float(loss.tokens)
     metrics.record("train/tokens", int(batch.length[start:].sum()))
     return [
@@ -160,17 +239,29 @@ def critic_terms(
     """The critic's loss on some of this rank's episodes, as a sum."""
     if not chosen:
         nothing = torch.stack([p.sum() for p in critic.parameters()]).sum() * 0.0
-        return [Term("ppo/loss_value", nothing, 0.0), Term("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0)]
+        return [
+            Term("ppo/loss_value", nothing, 0.0),
+            Term("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0),
+        ]
     episodes = [experience.episodes[i] for i in chosen]
-    index = [(i, k) for i, episode in zip(chosen, episodes, strict=True) for k in range(len(episode.answered))]
+    index = [
+        (i, k)
+        for i, episode in zip(chosen, episodes, strict=True)
+        for k in range(len(episode.answered))
+    ]
     i, k = (torch.tensor(x, device=group.device) for x in zip(*index, strict=True))
     tokens, mask = pad(critic_rows(episodes))
     values = critic(tokens.to(group.device), mask.to(group.device))
     clip = settings.ppo.value_clip * reward_width
-    loss = value_loss(values, experience.values[i, k], experience.returns[i, k], experience.scored[i, k], clip)
+    loss = value_loss(
+        values, experience.values[i, k], experience.returns[i, k], experience.scored[i, k], clip
+    )
     turns = float(loss.turns)
     if turns:
         scored = experience.scored[i, k]
         metrics.record("ppo/values", float(values.detach()[scored].mean()), weight=turns)
         metrics.record("ppo/returns", float(experience.returns[i, k][scored].mean()), weight=turns)
-    return [Term("ppo/loss_value", loss.loss, turns), Term("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0)]
+    return [
+        Term("ppo/loss_value", loss.loss, turns),
+        Term("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0),
+    ]

@@ -1,8 +1,10 @@
-"""Stages 1 and 2: the encoder learns to fill masked tokens, the decoder to predict the next one while it reads what the encoder saw.
+"""Stages 1 and 2: the encoder learns to fill masked tokens, the decoder to predict the next one
+while it reads what the encoder saw.
 
-The decoder reads the encoder's states in the shape of memory (`as_memory`), detached, so that it learns to use memory before there is
-any; its gradient reaches the encoder through the shared embedding alone. Padding is never a target. In SFT the decoder's targets are the
-answer's tokens, [EOS] among them, or it would never learn to stop.
+The decoder reads the encoder's states in the shape of memory (`as_memory`), detached, so that it
+learns to use memory before there is any; its gradient reaches the encoder through the shared
+embedding alone. Padding is never a target. In SFT the decoder's targets are the answer's tokens,
+[EOS] among them, or it would never learn to stop.
 """
 
 from __future__ import annotations
@@ -27,15 +29,28 @@ from learner.optimizer import Term
 from learner.routing import router_terms
 
 SPECIAL = torch.arange(len(SPECIAL_TOKENS))
-"""Never masked: the template can be told from the rest of it, and [T] decides whether an answer comes next."""
+"""Never masked: the template can be told from the rest of it, and [T] decides whether an answer
+comes next."""
 
 
 class JointLMObjective:
     def __init__(
-        self, settings: JointLM, model: ReactiveTransformer, sequences: Sequence[Sequence[int]], prompts: Sequence[int], seed: int
+        self,
+        settings: JointLM,
+        model: ReactiveTransformer,
+        sequences: Sequence[Sequence[int]],
+        prompts: Sequence[int],
+        seed: int,
     ):
-        """sequences: token ids; prompts: how many leading tokens of each are no targets (0: all are)."""
-        self.settings, self.model, self.sequences, self.prompts, self.seed = settings, model, sequences, prompts, seed
+        """sequences: token ids; prompts: how many leading tokens of each are no targets (0: all
+        are)."""
+        self.settings, self.model, self.sequences, self.prompts, self.seed = (
+            settings,
+            model,
+            sequences,
+            prompts,
+            seed,
+        )
         self.head = MaskedLMHead(model.config)
         self.modules: dict[str, nn.Module] = {"model": model, "masked_lm_head": self.head}
 
@@ -55,7 +70,9 @@ class JointLMObjective:
         hidden_from_encoder = self._draw(keys, "mask", tokens) < self.settings.mask_probability
         hidden_from_encoder &= mask & ~torch.isin(tokens, SPECIAL)
         masked = torch.where(hidden_from_encoder, MASK, tokens)
-        tokens, mask, masked, hidden_from_encoder = (x.to(group.device) for x in (tokens, mask, masked, hidden_from_encoder))
+        tokens, mask, masked, hidden_from_encoder = (
+            x.to(group.device) for x in (tokens, mask, masked, hidden_from_encoder)
+        )
 
         encoded = self.model.encode(masked, mask)
         guesses = self.head(encoded[:, -1][hidden_from_encoder])
@@ -69,30 +86,64 @@ class JointLMObjective:
         hidden = self.model.decode_hidden(tokens[:, :-1], memory, routings)
         logits, targets = self.model.decoder.logits(hidden[predicts]), tokens[:, 1:][predicts]
         return [
-            Term("train/loss_masked_lm", F.cross_entropy(guesses, missing, reduction="sum"), missing.numel()),
-            Term("train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()),
-            Term("train/accuracy_masked_lm", (guesses.argmax(-1) == missing).sum().float(), missing.numel(), coefficient=0.0),
-            Term("train/accuracy_lm", (logits.argmax(-1) == targets).sum().float(), targets.numel(), coefficient=0.0),
+            Term(
+                "train/loss_masked_lm",
+                F.cross_entropy(guesses, missing, reduction="sum"),
+                missing.numel(),
+            ),
+            Term(
+                "train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
+            ),
+            Term(
+                "train/accuracy_masked_lm",
+                (guesses.argmax(-1) == missing).sum().float(),
+                missing.numel(),
+                coefficient=0.0,
+            ),
+            Term(
+                "train/accuracy_lm",
+                (logits.argmax(-1) == targets).sum().float(),
+                targets.numel(),
+                coefficient=0.0,
+            ),
             *router_terms(routings, mask[:, 1:], self.settings.router_loss, group),
         ]
 
     def _memory(self, encoded: Tensor, mask: Tensor, keys: list[int], tokens: Tensor) -> Tensor:
-        """What the decoder reads: the encoder's states with noise and gaps, or, for the blind share, memory before anything was said."""
+        """What the decoder reads: the encoder's states with noise and gaps, or, for the blind
+        share, memory before anything was said."""
         settings = self.settings
         if settings.hide_probability:
-            encoded = encoded * (self._draw(keys, "hide", tokens) >= settings.hide_probability)[:, None, :, None].to(encoded.dtype)
+            encoded = encoded * (self._draw(keys, "hide", tokens) >= settings.hide_probability)[
+                :, None, :, None
+            ].to(encoded.dtype)
         memory = as_memory(encoded, mask, self.model.config.slots)
         if settings.noise:
-            noise = [torch.randn(memory.shape[1:], generator=torch.Generator().manual_seed(derive(key, "noise"))) for key in keys]
+            noise = [
+                torch.randn(
+                    memory.shape[1:], generator=torch.Generator().manual_seed(derive(key, "noise"))
+                )
+                for key in keys
+            ]
             memory = memory + settings.noise * torch.stack(noise).to(memory)
         if settings.blind_fraction:
-            blind = torch.from_numpy(uniforms(np.array(keys), np.full(len(keys), 10**6))) < settings.blind_fraction
-            memory = torch.where(blind.to(memory.device)[:, None, None, None], self.model.initial_memory(keys).detach(), memory)
+            blind = (
+                torch.from_numpy(uniforms(np.array(keys), np.full(len(keys), 10**6)))
+                < settings.blind_fraction
+            )
+            memory = torch.where(
+                blind.to(memory.device)[:, None, None, None],
+                self.model.initial_memory(keys).detach(),
+                memory,
+            )
         return memory
 
     @staticmethod
     def _draw(keys: list[int], purpose: str, tokens: Tensor) -> Tensor:
-        """One uniform per token that depends on the example and the step alone, so that any split over ranks draws the same."""
+        """One uniform per token that depends on the example and the step alone, so that any split
+        over ranks draws the same."""
         width = tokens.shape[1]
         streams = np.repeat([derive(key, purpose) for key in keys], width)
-        return torch.from_numpy(uniforms(streams, np.tile(np.arange(width), len(keys)))).view(len(keys), width)
+        return torch.from_numpy(uniforms(streams, np.tile(np.arange(width), len(keys)))).view(
+            len(keys), width
+        )

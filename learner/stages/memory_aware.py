@@ -1,7 +1,9 @@
-"""Stage 4: whole conversations, teacher forced: each answer is predicted from its query and the memory of all turns before.
+"""Stage 4: whole conversations, teacher forced: each answer is predicted from its query and the
+memory of all turns before.
 
-The loss of an answer flows back through the writes that its memory was made by: `bptt_turns: 1` stops at the last write, as in the
-articles; "all" also teaches a write what will be asked many turns later.
+The loss of an answer flows back through the writes that its memory was made by: `bptt_turns: 1`
+stops at the last write, as in the articles; "all" also teaches a write what will be asked many
+turns later.
 """
 
 from __future__ import annotations
@@ -22,8 +24,19 @@ from learner.routing import router_terms
 
 
 class MemoryAwareObjective:
-    def __init__(self, settings: MemoryAware, model: ReactiveTransformer, conversations: Sequence[Sequence[TurnTokens]], seed: int):
-        self.settings, self.model, self.conversations, self.seed = settings, model, conversations, seed
+    def __init__(
+        self,
+        settings: MemoryAware,
+        model: ReactiveTransformer,
+        conversations: Sequence[Sequence[TurnTokens]],
+        seed: int,
+    ):
+        self.settings, self.model, self.conversations, self.seed = (
+            settings,
+            model,
+            conversations,
+            seed,
+        )
         self.longest = max(len(turns) for turns in conversations)
         self.modules: dict[str, nn.Module] = {"model": model}
 
@@ -32,7 +45,10 @@ class MemoryAwareObjective:
         return len(self.conversations)
 
     def tokens(self, index: int, step: int) -> int:
-        return sum(len(turn.query) + len(turn.answer) for turn in self.conversations[index][: turns_at(self.settings, self.longest, step)])
+        return sum(
+            len(turn.query) + len(turn.answer)
+            for turn in self.conversations[index][: turns_at(self.settings, self.longest, step)]
+        )
 
     def trainable(self, name: str) -> bool:
         if name.startswith("model.encoder."):
@@ -44,20 +60,36 @@ class MemoryAwareObjective:
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
         turns = turns_at(self.settings, self.longest, step)
         batch = collate([self.conversations[i][:turns] for i in indices]).to(group.device)
-        initial = self.model.initial_memory([derive(self.seed, self.settings.stage, step, i) for i in indices])
-        memory = memories(self.model, batch, initial, self.settings.bptt_turns, self.settings.train_encoder)
+        initial = self.model.initial_memory(
+            [derive(self.seed, self.settings.stage, step, i) for i in indices]
+        )
+        memory = memories(
+            self.model, batch, initial, self.settings.bptt_turns, self.settings.train_encoder
+        )
         routings: list[Routing] = []
-        logits, targets = answer_logits(self.model, batch.tokens, memory, batch.answer_mask(), routings)
-        real = batch.tokens.new_ones(batch.tokens.shape[1] - 1).cumsum(0) <= batch.length[:, None] - 1
+        logits, targets = answer_logits(
+            self.model, batch.tokens, memory, batch.answer_mask(), routings
+        )
+        real = (
+            batch.tokens.new_ones(batch.tokens.shape[1] - 1).cumsum(0) <= batch.length[:, None] - 1
+        )
         return [
-            Term("train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()),
-            Term("train/accuracy_lm", (logits.argmax(-1) == targets).sum().float(), targets.numel(), coefficient=0.0),
+            Term(
+                "train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
+            ),
+            Term(
+                "train/accuracy_lm",
+                (logits.argmax(-1) == targets).sum().float(),
+                targets.numel(),
+                coefficient=0.0,
+            ),
             *router_terms(routings, real, self.settings.router_loss, group),
         ]
 
 
 def turns_at(settings: MemoryAware, longest: int, step: int) -> int:
-    """Turns, opening included, that conversations are cut to at a step; grows evenly to `longest`."""
+    """Turns, opening included, that conversations are cut to at a step; grows evenly to
+    `longest`."""
     if settings.first_follow_ups is None:
         return longest
     first = 1 + settings.first_follow_ups

@@ -1,9 +1,11 @@
-"""Stage 3: the memory attention learns to keep the old and take in the new before any answer depends on it.
+"""Stage 3: the memory attention learns to keep the old and take in the new before any answer
+depends on it.
 
-Label of a write: (1 - w) · old memory + w · new information; the loss is minus their cosine, slot by slot. New information is the encoded
-interaction in the shape of memory (`as_memory`: with as many slots as tokens it is the encoding itself, else its adaptive average), so
-slots and tokens need not be equal in number. w is `first_weight` for the first write, then falls from `next_weight`. Encoder and decoder
-are frozen, and memory is detached before every write.
+Label of a write: (1 - w) · old memory + w · new information; the loss is minus their cosine, slot
+by slot. New information is the encoded interaction in the shape of memory (`as_memory`: with as
+many slots as tokens it is the encoding itself, else its adaptive average), so slots and tokens need
+not be equal in number. w is `first_weight` for the first write, then falls from `next_weight`.
+Encoder and decoder are frozen, and memory is detached before every write.
 """
 
 from __future__ import annotations
@@ -27,22 +29,40 @@ def new_weight(settings: MemoryPretrain, write: int) -> float:
     """Share of new information in the label of a write, 0 the first."""
     if write == 0:
         return settings.first_weight
-    return max(settings.minimum_weight, settings.next_weight - settings.weight_decay_per_step * (write - 1))
+    return max(
+        settings.minimum_weight, settings.next_weight - settings.weight_decay_per_step * (write - 1)
+    )
 
 
 def input_noise(batch: ConversationBatch, seeds: Sequence[int], encoded: Tensor) -> Tensor:
-    """Normal noise [rows, layers, tokens, width] that a turn gets whatever batch it is in; 0 at padding."""
+    """Normal noise [rows, layers, tokens, width] that a turn gets whatever batch it is in; 0 at
+    padding."""
     noise = torch.zeros(encoded.shape)
     lengths = batch.written_mask.sum(1).tolist()
-    for row, (conversation, turn, length) in enumerate(zip(batch.conversations.tolist(), batch.turns.tolist(), lengths, strict=True)):
+    for row, (conversation, turn, length) in enumerate(
+        zip(batch.conversations.tolist(), batch.turns.tolist(), lengths, strict=True)
+    ):
         generator = torch.Generator().manual_seed(derive(seeds[conversation], "noise", turn))
-        noise[row, :, :length] = torch.randn(encoded.shape[1], length, encoded.shape[3], generator=generator)
+        noise[row, :, :length] = torch.randn(
+            encoded.shape[1], length, encoded.shape[3], generator=generator
+        )
     return noise.to(encoded)
 
 
 class MemoryPretrainObjective:
-    def __init__(self, settings: MemoryPretrain, model: ReactiveTransformer, conversations: Sequence[Sequence[TurnTokens]], seed: int):
-        self.settings, self.model, self.conversations, self.seed = settings, model, conversations, seed
+    def __init__(
+        self,
+        settings: MemoryPretrain,
+        model: ReactiveTransformer,
+        conversations: Sequence[Sequence[TurnTokens]],
+        seed: int,
+    ):
+        self.settings, self.model, self.conversations, self.seed = (
+            settings,
+            model,
+            conversations,
+            seed,
+        )
         self.modules: dict[str, nn.Module] = {"model": model}
 
     @property
@@ -65,7 +85,11 @@ class MemoryPretrainObjective:
         seen = encoded
         if self.settings.input_noise:
             seen = encoded + self.settings.input_noise * input_noise(batch, seeds, encoded)
-        cosine, change, start = torch.zeros((), device=group.device), torch.zeros((), device=group.device), 0
+        cosine, change, start = (
+            torch.zeros((), device=group.device),
+            torch.zeros((), device=group.device),
+            0,
+        )
         for write, n in enumerate(batch.active):
             rows = slice(start, start + n)
             start += n

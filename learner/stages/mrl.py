@@ -1,8 +1,10 @@
-"""Stage 5, Memory Reinforcement Learning: publish weights, have conversations played and scored, learn from them; synchronous.
+"""Stage 5, Memory Reinforcement Learning: publish weights, have conversations played and scored,
+learn from them; synchronous.
 
     publish ──► collect ──► evaluate (reference, critic, advantages) ──► update ──► checkpoint
 
-One iteration is one batch of episodes, all made with the weights that are then updated. Every rank runs this loop on its share.
+One iteration is one batch of episodes, all made with the weights that are then updated. Every rank
+runs this loop on its share.
 """
 
 from __future__ import annotations
@@ -45,10 +47,13 @@ def mrl_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> Non
     train_on(group, job, recorder, ConductorSource(job))
 
 
-def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source: EpisodeSource) -> None:
+def train_on(
+    group: Group, job: Job, recorder: Recorder | RecorderClient, source: EpisodeSource
+) -> None:
     """MRL from the last checkpoint to the end of the curriculum, or to a requested stop.
 
-    Where episodes cannot be scored because something is away, the stage ends early, with a checkpoint, and the recorder is told why.
+    Where episodes cannot be scored because something is away, the stage ends early, with a
+    checkpoint, and the recorder is told why.
     """
     run, settings = job.run, job.run.stages[job.stage]
     assert isinstance(settings, MRL)
@@ -69,12 +74,16 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
         reporter.phase(name)
         started = time.perf_counter()
         yield
-        metrics.record("time/phase_seconds", time.perf_counter() - started, phase=name, role="learner")
+        metrics.record(
+            "time/phase_seconds", time.perf_counter() - started, phase=name, role="learner"
+        )
 
     def save(done: int) -> None:
         with phase("checkpoint"):
             more = {"kl": learner.kl.state_dict(), "curriculum": curriculum.state_dict()}
-            state = reporter.state(done, **more, conductor=source.state() if group.rank == 0 else {})
+            state = reporter.state(
+                done, **more, conductor=source.state() if group.rank == 0 else {}
+            )
             if group.rank == 0:
                 learner.save(position.base + done, state)
             reporter.saved()
@@ -96,15 +105,23 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
             return
         with phase("evaluate"):
             experience = gather_experience(
-                batch.episodes, learner.model, learner.reference, learner.critic, settings.ppo, temperature, group
+                batch.episodes,
+                learner.model,
+                learner.reference,
+                learner.critic,
+                settings.ppo,
+                temperature,
+                group,
             )
             record_episodes(experience, known, metrics)
         with phase("update"):
             learner.kl.update(record_kl(experience, group, metrics), batch.total)
             seed = derive(run.seed, "mrl", job.stage)
             ppo_update(
-                experience, batch.places, batch.total, learner.model, learner.critic, learner.policy_trainer, learner.critic_trainer,
-                learner.kl, settings, temperature, seed, iteration, group, metrics, run.rewards.width(),
+                experience, batch.places, batch.total, learner.model, learner.critic,
+                learner.policy_trainer, learner.critic_trainer,
+                learner.kl, settings, temperature, seed, iteration, group, metrics,
+                run.rewards.width(),
             )  # fmt: skip
         if group.rank == 0:
             source.trained(iteration, iteration + 1)
@@ -122,10 +139,14 @@ def train_on(group: Group, job: Job, recorder: Recorder | RecorderClient, source
             return
 
 
-def collect(source: EpisodeSource, iteration: int, plan: Plan, group: Group) -> tuple[Shard | None, Unavailable | None]:
-    """This rank's episodes, or None on all ranks where one of them was told that episodes cannot be scored for now; and what it was told.
+def collect(
+    source: EpisodeSource, iteration: int, plan: Plan, group: Group
+) -> tuple[Shard | None, Unavailable | None]:
+    """This rank's episodes, or None on all ranks where one of them was told that episodes cannot be
+    scored for now; and what it was told.
 
-    Ranks ask one after the other: an endpoint may be away for one of them, and back before another asks.
+    Ranks ask one after the other: an endpoint may be away for one of them, and back before another
+    asks.
     """
     shard, away = None, None
     try:
@@ -137,19 +158,33 @@ def collect(source: EpisodeSource, iteration: int, plan: Plan, group: Group) -> 
 
 
 class Learner:
-    """What a rank holds: the policy, the reference it must not stray from, the critic, and their optimisers."""
+    """What a rank holds: the policy, the reference it must not stray from, the critic, and their
+    optimisers."""
 
-    def __init__(self, group: Group, job: Job, settings: MRL, checkpoint: Checkpoint, position: Position, curriculum: Curriculum):
+    def __init__(
+        self,
+        group: Group,
+        job: Job,
+        settings: MRL,
+        checkpoint: Checkpoint,
+        position: Position,
+        curriculum: Curriculum,
+    ):
         self.job, run = job, job.run
         self.model, self.tokenizer = checkpoint_model(checkpoint)
         self.reference: ReactiveTransformer = copy.deepcopy(self.model).requires_grad_(False)
-        torch.manual_seed(derive(run.seed, "critic", job.stage))  # ranks must begin with the same one
+        torch.manual_seed(
+            derive(run.seed, "critic", job.stage)
+        )  # ranks must begin with the same one
         self.critic = Critic.from_policy(self.model)
         for module in (self.model, self.reference, self.critic):
             nn.Module.to(module, group.device)
         steps = curriculum.total
-        rates = Optimizer(learning_rate=settings.ppo.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0)
-        self.policy_trainer = Trainer({"model": self.model}, settings.optimizer, steps, group, lambda name: not (
+        rates = Optimizer(
+            learning_rate=settings.ppo.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0
+        )
+        self.policy_trainer = Trainer({"model": self.model}, settings.optimizer, steps, group,
+        lambda name: not (
             settings.freeze_encoder and name.startswith("model.encoder.")
         ))  # fmt: skip
         self.critic_trainer = Trainer({"critic": self.critic}, rates, steps, group)
@@ -157,7 +192,9 @@ class Learner:
         self.keep = run.learner.keep_checkpoints
         if position.in_stage:
             with checkpoint.folder() as folder:
-                resume_training(folder, self.trainers, {"reference": self.reference, "critic": self.critic})
+                resume_training(
+                    folder, self.trainers, {"reference": self.reference, "critic": self.critic}
+                )
             self.kl.load_state_dict(checkpoint.state["kl"])
             curriculum.load_state_dict(checkpoint.state["curriculum"])
 
@@ -175,18 +212,41 @@ class Learner:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         extras = {"reference": self.reference, "critic": self.critic}
-        save_training(self.job.directory, step, self.model, self.tokenizer.save, state, self.keep, self.trainers, extras)
+        save_training(
+            self.job.directory,
+            step,
+            self.model,
+            self.tokenizer.save,
+            state,
+            self.keep,
+            self.trainers,
+            extras,
+        )
 
 
 def plan_of(step: CurriculumStep, episodes: int) -> Plan:
-    return Plan(step.name, step.max_steps, episodes, step.strategy, step.reset_probability, step.teacher_forcing)
+    return Plan(
+        step.name,
+        step.max_steps,
+        episodes,
+        step.strategy,
+        step.reset_probability,
+        step.teacher_forcing,
+    )
 
 
 def require_learnable(run: Run) -> None:
-    """MRL learns from the very distribution it samples: a filter would make the recorded log-probs those of another one."""
+    """MRL learns from the very distribution it samples: a filter would make the recorded log-probs
+    those of another one."""
     sampling = run.rollout.sampling
     if sampling.temperature == 0:
-        raise InputError("rollout.sampling.temperature", "is 0: greedy answers explore nothing, and have no distribution to learn from")
+        raise InputError(
+            "rollout.sampling.temperature",
+            "is 0: greedy answers explore nothing, and have no distribution to learn from",
+        )
     for key, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
         if getattr(sampling, key) != off:
-            raise InputError(f"rollout.sampling.{key}", f"must be {off} in MRL, so that what is learnt from is what was sampled")
+            raise InputError(
+                f"rollout.sampling.{key}",
+                f"must be {off} in MRL, so that what is learnt from is what was sampled",
+            )

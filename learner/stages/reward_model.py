@@ -1,7 +1,8 @@
 """The stage reward_model: rewards under which the answer that people preferred wins.
 
-Bradley–Terry on a scalar, with margin and centring, or the win probability of discrete scores (learner/rl/preference.py). A prompt counts
-as one whatever number of answers it has: all their pairs are in one batch element (Ouyang 2022), or long rankings would outweigh pairs.
+Bradley–Terry on a scalar, with margin and centring, or the win probability of discrete scores
+(learner/rl/preference.py). A prompt counts as one whatever number of answers it has: all their
+pairs are in one batch element (Ouyang 2022), or long rankings would outweigh pairs.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ from reward_service.preference_model import (
 )
 
 
-def stage_model(settings: RewardModelStage, checkpoint: Checkpoint, in_stage: int) -> PreferenceModel:
-    """The model as this stage trains it: what the checkpoint holds, or at the stage's beginning a new one from the policy in it."""
+def stage_model(
+    settings: RewardModelStage, checkpoint: Checkpoint, in_stage: int
+) -> PreferenceModel:
+    """The model as this stage trains it: what the checkpoint holds, or at the stage's beginning a
+    new one from the policy in it."""
     if settings.backbone is None and not in_stage:
         policy, tokenizer = checkpoint_model(checkpoint)
         return MemoryPreferenceModel(RxTRewardModel.from_policy(policy, settings.levels), tokenizer)
@@ -45,7 +49,12 @@ def stage_model(settings: RewardModelStage, checkpoint: Checkpoint, in_stage: in
 
 class RewardModelObjective:
     def __init__(
-        self, settings: RewardModelStage, preferred: PreferenceModel, train: Sequence[Preference], held: Sequence[Preference], seed: int
+        self,
+        settings: RewardModelStage,
+        preferred: PreferenceModel,
+        train: Sequence[Preference],
+        held: Sequence[Preference],
+        seed: int,
     ):
         """Raises InputError naming the first preference that the model cannot read."""
         self.settings, self.preferred, self.held, self.seed = settings, preferred, held, seed
@@ -53,7 +62,8 @@ class RewardModelObjective:
         self.modules: dict[str, nn.Module] = {"model": self.model}
         if settings.lora is not None:
             add_lora(self.model, settings.lora)
-            # Not under "model": a checkpoint's model has the adapters merged in, and to go on they are needed apart.
+            # Not under "model": a checkpoint's model has the adapters merged in, and to go on they
+            # are needed apart.
             self.modules = {"with_adapters": self.model}
         self.readings = [_read(preferred, preference, i) for i, preference in enumerate(train)]
         self.margins = [preference.margin for preference in train]
@@ -71,13 +81,21 @@ class RewardModelObjective:
         own = name.partition(".")[2]
         if self.settings.lora is not None:
             return is_adapter_or_head(own)
-        return not (isinstance(self.model, RxTRewardModel) and own.startswith(self.model.writer_parameters))
+        return not (
+            isinstance(self.model, RxTRewardModel) and own.startswith(self.model.writer_parameters)
+        )
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
-        torch.manual_seed(derive(self.seed, "dropout", step, group.rank))  # so a resumed run drops what an uninterrupted one does
+        torch.manual_seed(
+            derive(self.seed, "dropout", step, group.rank)
+        )  # so a resumed run drops what an uninterrupted one does
         chosen = [self.readings[i] for i in indices]
-        logits = in_passes(self.preferred.logits, [reading for each in chosen for reading in each], PASS_TOKENS)
-        better, worse, prompt = (part.to(logits.device) for part in pairs_of([len(each) for each in chosen]))
+        logits = in_passes(
+            self.preferred.logits, [reading for each in chosen for reading in each], PASS_TOKENS
+        )
+        better, worse, prompt = (
+            part.to(logits.device) for part in pairs_of([len(each) for each in chosen])
+        )
         # Each prompt counts as one: its pairs share its weight.
         weight = 1.0 / torch.bincount(prompt, minlength=len(chosen))[prompt]
         rewards, _ = expected_and_std(logits)
@@ -89,12 +107,30 @@ class RewardModelObjective:
         return [
             Term("train/loss_preference", loss, prompts),
             # Discrete scores have their own middle, and nothing to centre.
-            Term("train/loss_centering", centering, prompts, coefficient=self.settings.centering if self.preferred.levels == 1 else 0.0),
-            Term("train/accuracy_preference", ((ahead > 0) * weight).sum().float(), prompts, coefficient=0.0),
+            Term(
+                "train/loss_centering",
+                centering,
+                prompts,
+                coefficient=self.settings.centering if self.preferred.levels == 1 else 0.0,
+            ),
+            Term(
+                "train/accuracy_preference",
+                ((ahead > 0) * weight).sum().float(),
+                prompts,
+                coefficient=0.0,
+            ),
             Term("train/reward_margin", (ahead * weight).sum().float(), prompts, coefficient=0.0),
         ]
 
-    def _loss(self, logits: Tensor, better: Tensor, worse: Tensor, margin: Tensor, weight: Tensor, answers: Sequence[int]) -> Tensor:
+    def _loss(
+        self,
+        logits: Tensor,
+        better: Tensor,
+        worse: Tensor,
+        margin: Tensor,
+        weight: Tensor,
+        answers: Sequence[int],
+    ) -> Tensor:
         """Summed over prompts."""
         if self.preferred.levels > 1:
             return (discrete_loss(logits[better], logits[worse]) * weight).sum()
@@ -113,7 +149,9 @@ class RewardModelObjective:
             metrics.record("eval/preference_accuracy_low", result.accuracy_low, result.pairs)
             metrics.record("eval/preference_accuracy_high", result.accuracy_high, result.pairs)
             metrics.record("eval/preference_loss", result.loss, result.pairs)
-            metrics.record("eval/preference_calibration_error", result.calibration_error, result.pairs)
+            metrics.record(
+                "eval/preference_calibration_error", result.calibration_error, result.pairs
+            )
         return result
 
 
@@ -121,4 +159,6 @@ def _read(model: PreferenceModel, preference: Preference, index: int) -> tuple[R
     try:
         return readings_of(model, preference)
     except DataFailure as misfit:
-        raise InputError(f"data, preference {index + 1} ({preference.prompt[:40]!r} …)", str(misfit)) from misfit
+        raise InputError(
+            f"data, preference {index + 1} ({preference.prompt[:40]!r} …)", str(misfit)
+        ) from misfit

@@ -1,4 +1,5 @@
-"""The loop of the supervised stages: data in a seeded order, one objective, one optimiser, checkpoints that resume exactly."""
+"""The loop of the supervised stages: data in a seeded order, one objective, one optimiser,
+checkpoints that resume exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ import torch
 from torch import nn
 
 from common.checkpoint import Checkpoint, latest_checkpoint
-from common.config.schema import MRL, SFT, JointLM, MemoryAware, MemoryPretrain, RewardModelStage, Stage
+from common.config.schema import (
+    MRL,
+    SFT,
+    JointLM,
+    MemoryAware,
+    MemoryPretrain,
+    RewardModelStage,
+    Stage,
+)
 from common.data.sources import Corpus
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
@@ -37,7 +46,8 @@ class Objective(Protocol):
     model: Any
     """What checkpoints open as."""
     modules: dict[str, nn.Module]
-    """What may be trained, by the beginning of its parameters' names; what is not under "model" is saved beside it."""
+    """What may be trained, by the beginning of its parameters' names; what is not under "model" is
+    saved beside it."""
 
     @property
     def examples(self) -> int: ...
@@ -73,7 +83,9 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
     metrics, pace = Metrics(), Pace()
     for step in range(position.in_stage, stage.steps):
         started = time.perf_counter()
-        indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[group.rank :: group.size]
+        indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[
+            group.rank :: group.size
+        ]
         terms = objective.terms(indices, step, group)
         loss, sums = combine(terms, group)
         norm, rate = trainer.update(loss, step)
@@ -92,12 +104,21 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         metrics.record("train/sequences", len(indices))
 
         done = step + 1
-        if isinstance(objective, RewardModelObjective) and (done % objective.settings.evaluate_every == 0 or done == stage.steps):
+        if isinstance(objective, RewardModelObjective) and (
+            done % objective.settings.evaluate_every == 0 or done == stage.steps
+        ):
             result = objective.evaluate(group, metrics)
             if done == stage.steps and group.rank == 0:
                 job.directory.write_reward_model(result.to_json())
-        log, save = (done % every == 0 or done == stage.steps for every in (run.learner.log_every, run.learner.checkpoint_every))
-        if log or save:  # a row never spans a checkpoint: a run that resumes there could only write the half of it that follows
+        log, save = (
+            done % every == 0 or done == stage.steps
+            for every in (run.learner.log_every, run.learner.checkpoint_every)
+        )
+        if (
+            log or save
+            # a row never spans a checkpoint: a run that resumes there could only write the half of
+            # it that follows
+        ):
             pace.record(metrics)
             reporter.record(done, metrics)
         stop = log and reporter.stop_requested()
@@ -105,33 +126,58 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
             state = reporter.state(done)
             if group.rank == 0:
                 keep, trainers = run.learner.keep_checkpoints, {"optimizer": trainer}
-                save_training(job.directory, position.base + done, objective.model, write_tokenizer, state, keep, trainers, extras)
+                save_training(
+                    job.directory,
+                    position.base + done,
+                    objective.model,
+                    write_tokenizer,
+                    state,
+                    keep,
+                    trainers,
+                    extras,
+                )
             reporter.saved()
         if stop:
             return
 
 
-def build_objective(job: Job, checkpoint: Checkpoint, in_stage: int) -> tuple[Objective, Callable[[Path], None]]:
+def build_objective(
+    job: Job, checkpoint: Checkpoint, in_stage: int
+) -> tuple[Objective, Callable[[Path], None]]:
     """What the stage trains, and what writes its tokenizer into a folder.
 
-    The corpus is made anew on every rank from the configuration: the same on each, nothing to ship, and checked against the run's
-    fingerprint, since a file may have been edited while the run was going.
+    The corpus is made anew on every rank from the configuration: the same on each, nothing to ship,
+    and checked against the run's fingerprint, since a file may have been edited while the run was
+    going.
     """
     run, stage = job.run, job.run.stages[job.stage]
     corpus, seed = run_corpus(run, job.directory), derive(run.seed, "stage", job.stage)
-    torch.manual_seed(derive(seed, "new modules"))  # or ranks, and a run that resumes here, would begin with other heads
+    torch.manual_seed(
+        derive(seed, "new modules")
+    )  # or ranks, and a run that resumes here, would begin with other heads
     if isinstance(stage, RewardModelStage):
         preferred = stage_model(stage, checkpoint, in_stage)
-        return RewardModelObjective(stage, preferred, corpus.preferences, corpus.held_preferences, seed), preferred.save_tokenizer
+        return RewardModelObjective(
+            stage, preferred, corpus.preferences, corpus.held_preferences, seed
+        ), preferred.save_tokenizer
     model, tokenizer = checkpoint_model(checkpoint)
     return policy_objective(stage, corpus, model, tokenizer, seed), tokenizer.save
 
 
-def policy_objective(stage: Stage, corpus: Corpus, model: ReactiveTransformer, tokenizer: ConversationTokenizer, seed: int) -> Objective:
+def policy_objective(
+    stage: Stage,
+    corpus: Corpus,
+    model: ReactiveTransformer,
+    tokenizer: ConversationTokenizer,
+    seed: int,
+) -> Objective:
     limit = model.config.max_tokens
     if isinstance(stage, SFT):
         prompts = [tokenizer.prompt(pair.query, pair.think is not None) for pair in corpus.pairs]
-        pairs = [[*prompt, *tokenizer.answer(pair.answer, pair.think)] for prompt, pair in zip(prompts, corpus.pairs, strict=True)]
+        pairs = [
+            [*prompt, *tokenizer.answer(pair.answer, pair.think)]
+            for prompt, pair in zip(prompts, corpus.pairs, strict=True)
+        ]
         return JointLMObjective(stage, model, pairs, [len(prompt) for prompt in prompts], seed)
     if isinstance(stage, JointLM):
         pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), limit)]
@@ -147,18 +193,27 @@ def row_tokens(row: Row, tokenizer: ConversationTokenizer) -> list[TurnTokens]:
     """A conversation as the data set has it, every turn teacher forced."""
     turns = []
     for turn in row.turns:
-        query, answer = tokenizer.prompt(turn.query, turn.think is not None), tokenizer.answer(turn.answer, turn.think)
+        query, answer = (
+            tokenizer.prompt(turn.query, turn.think is not None),
+            tokenizer.answer(turn.answer, turn.think),
+        )
         turns.append(TurnTokens(query, answer, [*query, *answer]))
     return turns
 
 
 def chunks(tokens: Sequence[int], limit: int) -> list[Sequence[int]]:
-    """A long text in pieces of at most `limit` tokens; a piece of one token predicts nothing and is left out."""
-    return [piece for start in range(0, len(tokens), limit) if len(piece := tokens[start : start + limit]) > 1]
+    """A long text in pieces of at most `limit` tokens; a piece of one token predicts nothing and is
+    left out."""
+    return [
+        piece
+        for start in range(0, len(tokens), limit)
+        if len(piece := tokens[start : start + limit]) > 1
+    ]
 
 
 def batch_indices(seed: int, purpose: str, examples: int, batch_size: int, step: int) -> list[int]:
-    """Examples of one step: every epoch is a new seeded shuffle, and a batch may span two. A pure function, so the step is the position."""
+    """Examples of one step: every epoch is a new seeded shuffle, and a batch may span two. A pure
+    function, so the step is the position."""
     picked: list[int] = []
     start = step * batch_size
     while len(picked) < batch_size:

@@ -1,7 +1,9 @@
-"""A conversation as an environment: it asks the data set's queries one after another, whatever the policy answers.
+"""A conversation as an environment: it asks the data set's queries one after another, whatever the
+policy answers.
 
-`Conversation` is the pure part, which the rollout engine steps through as well; `MemoryEnvironment` puts `gymnasium.Env` around it.
-Its reward is always 0.0: rewards of an episode come from the reward service, which sees it whole.
+`Conversation` is the pure part, which the rollout engine steps through as well; `MemoryEnvironment`
+puts `gymnasium.Env` around it. Its reward is always 0.0: rewards of an episode come from the reward
+service, which sees it whole.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from common.failures import InputError
 
 
 class Conversation:
-    """Where a row's conversation stands. Turn 0 is the opening, which goes to memory as it is; the policy answers from turn 1 on."""
+    """Where a row's conversation stands. Turn 0 is the opening, which goes to memory as it is; the
+    policy answers from turn 1 on."""
 
     __slots__ = ("_turns", "turn")
 
@@ -50,7 +53,11 @@ class AnyText(spaces.Space[str]):
         super().__init__(shape=None, dtype=str, seed=seed)
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        return " ".join(self.np_random.choice(["yes", "no", "Rex", "Żółw", "7"], size=self.np_random.integers(0, 6)))
+        return " ".join(
+            self.np_random.choice(
+                ["yes", "no", "Rex", "Żółw", "7"], size=self.np_random.integers(0, 6)
+            )
+        )
 
     def contains(self, x: Any) -> bool:
         return isinstance(x, str)
@@ -66,10 +73,11 @@ class AnyText(spaces.Space[str]):
 
 
 class MemoryEnvironment(gymnasium.Env[str, str]):
-    """Observation: the query. Action: the answer, as text or ids; no answer changes what is asked next.
+    """Observation: the query. Action: the answer, as text or ids; no answer changes what is asked
+    next.
 
-    `reset` plays `options["row"]`, or one of `rows` drawn with the seed. The opening interaction, which a policy should write to its memory
-    before it answers, is `info["opening"]`.
+    `reset` plays `options["row"]`, or one of `rows` drawn with the seed. The opening interaction,
+    which a policy should write to its memory before it answers, is `info["opening"]`.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own attribute)
@@ -79,27 +87,40 @@ class MemoryEnvironment(gymnasium.Env[str, str]):
         self._rows = tuple(rows)
         self._conversation: Conversation | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         row = (options or {}).get("row")
         if row is None:
             if not self._rows:
-                raise InputError("MemoryEnvironment", 'nothing to play: give rows, or reset(options={"row": Row(…)})')
+                raise InputError(
+                    "MemoryEnvironment",
+                    'nothing to play: give rows, or reset(options={"row": Row(…)})',
+                )
             row = self._rows[int(self.np_random.integers(len(self._rows)))]
         if not row.interactions:
             raise InputError("MemoryEnvironment", "a row without follow-ups has no query to ask")
         conversation = self._conversation = Conversation(row)
         opening = conversation.interaction
-        return conversation.advance().query, {"opening": (opening.query, opening.answer), **self._info(conversation)}
+        return conversation.advance().query, {
+            "opening": (opening.query, opening.answer),
+            **self._info(conversation),
+        }
 
-    def step(self, action: str | Iterable[int]) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
-        """The next query, 0.0, whether the conversation is over, False, and what turn the query belongs to.
+    def step(
+        self, action: str | Iterable[int]
+    ) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The next query, 0.0, whether the conversation is over, False, and what turn the query
+        belongs to.
 
         After the last answer the observation is the empty string.
         """
         conversation = self._conversation
         if conversation is None:
-            raise gymnasium.error.ResetNeeded("call reset before step, and again after the conversation ended")
+            raise gymnasium.error.ResetNeeded(
+                "call reset before step, and again after the conversation ended"
+            )
         if conversation.done:
             self._conversation = None
             return "", 0.0, True, False, {}

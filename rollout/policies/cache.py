@@ -1,7 +1,9 @@
-"""What an answer in progress looks at: keys and values of its own tokens and of its memory, one row per slot, allocated once.
+"""What an answer in progress looks at: keys and values of its own tokens and of its memory, one row
+per slot, allocated once.
 
-Rows in use are the first ones and positions in use are the first ones, so what a step reads is a slice, never a gather. What lies past a
-row's own positions, padding or what another episode left, is never seen.
+Rows in use are the first ones and positions in use are the first ones, so what a step reads is a
+slice, never a gather. What lies past a row's own positions, padding or what another episode left,
+is never seen.
 """
 
 from __future__ import annotations
@@ -27,19 +29,32 @@ LARGE_PAGE = 2**21
 class KeyValues:
     """keys, values: [layers, rows, kv_heads, positions, head_dim].
 
-    by_dimension: whether both lie in memory with positions innermost, as kernels want them, float32 on the CPU. Indexed alike either way.
+    by_dimension: whether both lie in memory with positions innermost, as kernels want them, float32
+    on the CPU. Indexed alike either way.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype, by_dimension: bool):
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        by_dimension: bool,
+    ):
         *rows, positions, head_dim = shape
         inner = (head_dim, positions) if by_dimension else (positions, head_dim)
-        # Zeros, not `empty`: where attention masks, a masked position still takes part in the sum with weight 0, and 0 × NaN is NaN.
+        # Zeros, not `empty`: where attention masks, a masked position still takes part in the sum
+        # with weight 0, and 0 × NaN is NaN.
         both = (2, *rows, *inner)
-        keys, values = _zeros_in_large_pages(both) if by_dimension else torch.zeros(both, device=device, dtype=dtype)
+        keys, values = (
+            _zeros_in_large_pages(both)
+            if by_dimension
+            else torch.zeros(both, device=device, dtype=dtype)
+        )
         self.keys, self.values = (keys.mT, values.mT) if by_dimension else (keys, values)
 
     def layer(self, index: int) -> Cache:
-        """One layer as kernels take it: [rows, kv_heads, head_dim, positions], of what is by dimension."""
+        """One layer as kernels take it: [rows, kv_heads, head_dim, positions], of what is by
+        dimension."""
         return Cache(self.keys[index].mT.numpy(), self.values[index].mT.numpy())
 
     def move(self, source: int, target: int, positions: int) -> None:
@@ -55,8 +70,9 @@ class KeyValues:
 def _zeros_in_large_pages(shape: Sequence[int]) -> Tensor:
     """float32 zeros, in pages of 2 MB where the system has them to give.
 
-    A step reads all that rows in use hold. For 64 rows of the benchmark's model that is 4,000 pages of 4 KB, twice as many as a core
-    keeps the addresses of, and on a virtual machine to find one takes a walk through two tables.
+    A step reads all that rows in use hold. For 64 rows of the benchmark's model that is 4,000 pages
+    of 4 KB, twice as many as a core keeps the addresses of, and on a virtual machine to find one
+    takes a walk through two tables.
     """
     size = math.prod(shape) * torch.float32.itemsize
     buffer = mmap.mmap(-1, size + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -69,7 +85,8 @@ def _zeros_in_large_pages(shape: Sequence[int]) -> Tensor:
 
 
 class Prefill(Sequences):
-    """Context of whole prompts, right-padded, of any rows, by PyTorch's attention: leaves their keys and values in `past`."""
+    """Context of whole prompts, right-padded, of any rows, by PyTorch's attention: leaves their
+    keys and values in `past`."""
 
     def __init__(self, past: KeyValues, memory: KeyValues, rows: Tensor, rope: Tensor):
         super().__init__(rope, memory.keys[:, rows], memory.values[:, rows])
@@ -84,22 +101,30 @@ class Prefill(Sequences):
 
 
 class Reach(NamedTuple):
-    """The shapes of a step: how many rows are computed, and over how many positions all of them look back."""
+    """The shapes of a step: how many rows are computed, and over how many positions all of them
+    look back."""
 
     rows: int
     positions: int
 
 
 class Step:
-    """Context of one new token in each of the first rows, each at a position of its own, by PyTorch's attention."""
+    """Context of one new token in each of the first rows, each at a position of its own, by
+    PyTorch's attention."""
 
-    def __init__(self, past: KeyValues, memory: KeyValues, rope: Tensor, positions: Tensor, reach: Reach):
+    def __init__(
+        self, past: KeyValues, memory: KeyValues, rope: Tensor, positions: Tensor, reach: Reach
+    ):
         """rope: of all positions; positions: int64 [reach.rows]."""
         rows, heads, tokens = reach.rows, past.keys.shape[2], past.keys.shape[3]
         self._rope = rope[positions][:, None, None]
-        self._targets = torch.arange(rows * heads, device=positions.device) * tokens + positions.repeat_interleave(heads)
+        self._targets = torch.arange(
+            rows * heads, device=positions.device
+        ) * tokens + positions.repeat_interleave(heads)
         self._flat = past.keys.flatten(1, 3), past.values.flatten(1, 3)
-        self._past = tuple(each[:, :rows, :, : reach.positions] for each in (past.keys, past.values))
+        self._past = tuple(
+            each[:, :rows, :, : reach.positions] for each in (past.keys, past.values)
+        )
         self._memory = memory.keys[:, :rows], memory.values[:, :rows]
         visible = torch.arange(reach.positions, device=positions.device) <= positions[:, None]
         self._mask = added_mask(visible, past.keys.dtype)[:, None, None]

@@ -1,7 +1,9 @@
-"""The model as compiled kernels, for float32 on CPUs: what CUDA graphs are on a GPU, a step without the cost of its calls.
+"""The model as compiled kernels, for float32 on CPUs: what CUDA graphs are on a GPU, a step without
+the cost of its calls.
 
-They compute what `Decoder`, `Encoder` and `MemoryAttention` compute (common/models), from a copy of their weights that is arranged for that
-(`products.pack`). No conversation is padded to the length of another, and none's result depends on the others.
+They compute what `Decoder`, `Encoder` and `MemoryAttention` compute (common/models), from a copy of
+their weights that is arranged for that (`products.pack`). No conversation is padded to the length
+of another, and none's result depends on the others.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from common.models.decoder import Decoder, DecoderLayer
 from common.models.encoder import EncoderLayer
 from common.models.feed_forward import FeedForward
 from common.models.kernels import layers
-from common.models.kernels.layers import AskingWeights, AttentionWeights, Cache, FeedForwardWeights, GateWeights, Places, SequenceWeights
+from common.models.kernels.layers import (
+    AskingWeights,
+    AttentionWeights,
+    Cache,
+    FeedForwardWeights,
+    GateWeights,
+    Places,
+    SequenceWeights,
+)
 from common.models.kernels.products import Packed, pack
 from common.models.kernels.sequences import Heads, Spans
 from common.models.memory import MemoryLayer, ResidualGate
@@ -28,11 +38,12 @@ from rollout.policies.cache import KeyValues
 
 
 class CompiledDecoder:
-    """For tokens of any rows at any positions, steps and prompts alike, without padding: each looks at its row's tokens up to its own,
-    and at what its row remembers.
+    """For tokens of any rows at any positions, steps and prompts alike, without padding: each looks
+    at its row's tokens up to its own, and at what its row remembers.
 
-    past, memory: by dimension (`KeyValues`), one row each for what `rows` counts; `past` is written. Tokens given are a multiple of `ROWS`
-    (common/models/rows.py); those past len(rows) are computed along and see nothing.
+    past, memory: by dimension (`KeyValues`), one row each for what `rows` counts; `past` is
+    written. Tokens given are a multiple of `ROWS` (common/models/rows.py); those past len(rows) are
+    computed along and see nothing.
     """
 
     def __init__(self, decoder: Decoder, past: KeyValues, memory: KeyValues, rope: Tensor):
@@ -44,14 +55,21 @@ class CompiledDecoder:
     def refresh(self) -> None:
         """Take up the decoder's weights as they are now."""
         decoder = self._decoder
-        self._layers = [_Layer(layer, self._past.layer(i), self._memory.layer(i)) for i, layer in enumerate(decoder.layers)]
+        self._layers = [
+            _Layer(layer, self._past.layer(i), self._memory.layer(i))
+            for i, layer in enumerate(decoder.layers)
+        ]
         last = decoder.layers[-1]
         assert isinstance(last, DecoderLayer)
-        self._keeping = _copy(last.attention_norm.weight), pack(_array(last.attention.key_value_weight))
+        self._keeping = (
+            _copy(last.attention_norm.weight),
+            pack(_array(last.attention.key_value_weight)),
+        )
         self._head_norm, self._head = _copy(decoder.head_norm.weight), _pack(decoder.head)
 
     def hidden(self, embedded: Tensor, rows: np.ndarray, positions: np.ndarray) -> Tensor:
-        """embedded [tokens, width] → hidden states of the same shape, in its place. rows, positions: int64 [at most tokens]."""
+        """embedded [tokens, width] → hidden states of the same shape, in its place. rows,
+        positions: int64 [at most tokens]."""
         places = Places(self._rope, rows, positions)
         for layer in self._layers:
             layer.attend(embedded, places)
@@ -59,15 +77,23 @@ class CompiledDecoder:
         return embedded
 
     def fill(self, embedded: Tensor, rows: np.ndarray, positions: np.ndarray) -> None:
-        """As `hidden`, for the keys and values that it leaves: of the last layer nothing else is computed."""
+        """As `hidden`, for the keys and values that it leaves: of the last layer nothing else is
+        computed."""
         places = Places(self._rope, rows, positions)
         for layer in self._layers[:-1]:
             layer.attend(embedded, places)
             layer.feed_forward(embedded)
-        layers.keep_past(embedded.numpy(), *self._keeping, self._past.layer(len(self._layers) - 1), self._eps, places)
+        layers.keep_past(
+            embedded.numpy(),
+            *self._keeping,
+            self._past.layer(len(self._layers) - 1),
+            self._eps,
+            places,
+        )
 
     def read_memory(self, memories: Tensor, rows: np.ndarray) -> None:
-        """Put into these rows of `memory` what the decoder sees of memories [rows, layers, slots, width]."""
+        """Put into these rows of `memory` what the decoder sees of memories [rows, layers, slots,
+        width]."""
         seen = memories.contiguous().numpy()
         for i, layer in enumerate(self._layers):
             layer.read_memory(seen, i, rows)
@@ -83,8 +109,12 @@ class _Layer:
     def __init__(self, layer: nn.Module, past: Cache, memory: Cache):
         assert isinstance(layer, DecoderLayer)
         own, cross = layer.attention, layer.cross_attention
-        self._own = AttentionWeights(_copy(layer.attention_norm.weight), pack(_array(own.input.weight)), _pack(own.output))
-        self._cross = AttentionWeights(_copy(layer.cross_norm.weight), pack(_array(cross.query_weight)), _pack(cross.output))
+        self._own = AttentionWeights(
+            _copy(layer.attention_norm.weight), pack(_array(own.input.weight)), _pack(own.output)
+        )
+        self._cross = AttentionWeights(
+            _copy(layer.cross_norm.weight), pack(_array(cross.query_weight)), _pack(cross.output)
+        )
         self._reading = _copy(layer.memory_norm.weight), pack(_array(cross.key_value_weight))
         self._past, self._memory = past, memory
         self._eps = np.float32(layer.attention_norm.eps)
@@ -97,7 +127,9 @@ class _Layer:
         layers.read_memory(memories, layer, *self._reading, self._eps, rows, self._memory)
 
     def attend(self, x: Tensor, places: Places) -> None:
-        layers.attend(x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places)
+        layers.attend(
+            x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places
+        )
 
     def feed_forward(self, x: Tensor) -> None:
         if self._feed_forward is not None:
@@ -122,7 +154,10 @@ class CompiledMemory:
     def refresh(self) -> None:
         """Take up the model's weights as they are now."""
         model = self._model
-        self._layers = [_MemoryLayer(*pair, self._rope) for pair in zip(model.encoder.layers, model.memory_attention.layers, strict=True)]
+        self._layers = [
+            _MemoryLayer(*pair, self._rope)
+            for pair in zip(model.encoder.layers, model.memory_attention.layers, strict=True)
+        ]
         attention = model.memory_attention
         self._mean_norm = _copy(attention.mean_norm.weight) if attention.reads_mean else None
         self._eps = np.float32(model.config.norm_eps)
@@ -130,11 +165,17 @@ class CompiledMemory:
     def write(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids).
 
-        Raises ValueError where there are not as many interactions as memories, or one is empty or too long.
+        Raises ValueError where there are not as many interactions as memories, or one is empty or
+        too long.
         """
         lengths = [len(each) for each in interactions]
-        if len(lengths) != len(memories) or not all(0 < length <= len(self._rope) for length in lengths):
-            raise ValueError(f"{len(memories)} memories cannot be written with interactions of {lengths} tokens: at most {len(self._rope)}")
+        if len(lengths) != len(memories) or not all(
+            0 < length <= len(self._rope) for length in lengths
+        ):
+            raise ValueError(
+                f"{len(memories)} memories cannot be written with interactions of {lengths} "
+                f"tokens: at most {len(self._rope)}"
+            )
         memories = memories.contiguous()
         after = torch.empty_like(memories)
         for first in range(0, len(memories), WRITE_ROWS):
@@ -142,13 +183,19 @@ class CompiledMemory:
             self._write(memories[some].numpy(), interactions[some], after[some].numpy())
         return after
 
-    def _write(self, before: np.ndarray, interactions: Sequence[Sequence[int]], after: np.ndarray) -> None:
+    def _write(
+        self, before: np.ndarray, interactions: Sequence[Sequence[int]], after: np.ndarray
+    ) -> None:
         tokens = _spans([len(each) for each in interactions])
         ids = [token for each in interactions for token in each]
         # Attention goes by four rows, and so past the end of a sequence.
-        x = self._model.embedding(torch.tensor(ids + [0] * (round_up(len(ids) + 3, ROWS) - len(ids)))).numpy()
+        x = self._model.embedding(
+            torch.tensor(ids + [0] * (round_up(len(ids) + 3, ROWS) - len(ids)))
+        ).numpy()
         batch, _, slots, width = before.shape
-        means = np.zeros((batch if self._mean_norm is not None else 0, round_up(slots, 4), width), np.float32)
+        means = np.zeros(
+            (batch if self._mean_norm is not None else 0, round_up(slots, 4), width), np.float32
+        )
         if self._mean_norm is not None:
             layers.mean_memories(before, self._mean_norm, self._eps, means)
         for i, layer in enumerate(self._layers):
@@ -156,7 +203,12 @@ class CompiledMemory:
             layer.write(i, before, after, means, x, tokens)
 
 
-_SEEING = {"simple": layers.NOTHING, "self": layers.SLOTS, "interlayer": layers.MEAN, "gated_self_interlayer": layers.MIXTURE}
+_SEEING = {
+    "simple": layers.NOTHING,
+    "self": layers.SLOTS,
+    "interlayer": layers.MEAN,
+    "gated_self_interlayer": layers.MIXTURE,
+}
 
 
 class _MemoryLayer:
@@ -183,10 +235,29 @@ class _MemoryLayer:
         layers.encode(x, tokens, self._rope, *self._encoding, self._eps)
         layers.feed_forward(x, self._feed_forward, self._eps)
 
-    def write(self, layer: int, before: np.ndarray, after: np.ndarray, means: np.ndarray, encoded: np.ndarray, tokens: Spans) -> None:
+    def write(
+        self,
+        layer: int,
+        before: np.ndarray,
+        after: np.ndarray,
+        means: np.ndarray,
+        encoded: np.ndarray,
+        tokens: Spans,
+    ) -> None:
         """As `MemoryLayer.forward`, of this layer of all memories."""
         of_slots = self._seeing, means, self._mixture, self._of_slots
-        layers.write(before, after, layer, *of_slots, encoded, tokens, self._rope, *self._of_tokens, self._heads, self._eps)
+        layers.write(
+            before,
+            after,
+            layer,
+            *of_slots,
+            encoded,
+            tokens,
+            self._rope,
+            *self._of_tokens,
+            self._heads,
+            self._eps,
+        )
 
 
 def _asking(norm: RMSNorm, attention: Attention, gate: ResidualGate) -> tuple[AskingWeights, Heads]:
@@ -195,20 +266,28 @@ def _asking(norm: RMSNorm, attention: Attention, gate: ResidualGate) -> tuple[As
 
 
 def _sequences(attention: Attention) -> tuple[SequenceWeights, Heads]:
-    queries, keys_values = pack(_array(attention.query_weight)), pack(_array(attention.key_value_weight))
+    queries, keys_values = (
+        pack(_array(attention.query_weight)),
+        pack(_array(attention.key_value_weight)),
+    )
     heads = Heads(attention.query_heads, attention.kv_heads, attention.head_dim)
     return SequenceWeights(queries, keys_values, _pack(attention.output)), heads
 
 
 def _gate(gate: ResidualGate) -> GateWeights:
-    """Every kind is a linear map of the statuses, or of none of them, and no gate is one that is always half open, times two."""
+    """Every kind is a linear map of the statuses, or of none of them, and no gate is one that is
+    always half open, times two."""
     slots = gate.slots
     if gate.kind == "linear":
         weight, bias = _copy(gate.linear.weight), _copy(gate.linear.bias)
     elif gate.kind == "elementwise":
         assert isinstance(gate.weight, Tensor)
         own = _copy(gate.weight)
-        weight = np.diag(own) if gate.per_slot else np.repeat(own[:, None] / np.float32(slots), slots, axis=1)
+        weight = (
+            np.diag(own)
+            if gate.per_slot
+            else np.repeat(own[:, None] / np.float32(slots), slots, axis=1)
+        )
         bias = np.zeros_like(own)
     else:
         bias = np.zeros(1, np.float32)

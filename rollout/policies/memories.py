@@ -1,4 +1,5 @@
-"""Memories as files: one safetensors file each, with the seed and the number of interactions in its metadata."""
+"""Memories as files: one safetensors file each, with the seed and the number of interactions in its
+metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _FORMAT = "engram-memory-1"
 
 @dataclass(frozen=True, slots=True)
 class KeptMemory:
-    """What a session remembered at a moment: enough to go on from there as if nothing had been in between."""
+    """What a session remembered at a moment: enough to go on from there as if nothing had been in
+    between."""
 
     memory: Tensor
     """[layers, slots, width]."""
@@ -46,7 +48,11 @@ def load_memory(path: str | Path) -> KeptMemory:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
-                raise InputError(str(path), f"not a memory of engram (its format is {metadata.get('format')!r}, not {_FORMAT!r})")
+                raise InputError(
+                    str(path),
+                    f"not a memory of engram (its format is {metadata.get('format')!r}, not "
+                    f"{_FORMAT!r})",
+                )
             return KeptMemory(file.get_tensor("memory"), **json.loads(metadata["session"]))
     except (OSError, SafetensorError) as error:
         raise InputError(str(path), f"cannot be read as a safetensors file: {error}") from error

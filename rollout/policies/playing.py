@@ -58,7 +58,9 @@ class Tally:
     write_batches: int = 0
 
 
-def episode_of(playing: Playing, final_memory: bytes | None = None, memory_hash: str = "") -> Episode:
+def episode_of(
+    playing: Playing, final_memory: bytes | None = None, memory_hash: str = ""
+) -> Episode:
     task = playing.task
     return Episode(
         id=f"{task.id}@{playing.version}",
@@ -75,13 +77,17 @@ def episode_of(playing: Playing, final_memory: bytes | None = None, memory_hash:
     )
 
 
-def answer_text(tokenizer: ConversationTokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
-    """An answer as text, without the thought that stands before [A] where the prompt asked for one: empty while
-    [A] has not come."""
+def answer_text(
+    tokenizer: ConversationTokenizer, prompt: Sequence[int], answer: Sequence[int]
+) -> str:
+    """An answer as text, without the thought that stands before [A] where the prompt asked for one:
+    empty while [A] has not come."""
     return tokenizer.decode(answer[answer_start(prompt, answer) :])
 
 
-def thought_text(tokenizer: ConversationTokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
+def thought_text(
+    tokenizer: ConversationTokenizer, prompt: Sequence[int], answer: Sequence[int]
+) -> str:
     """The thought before an answer as text; empty where the prompt asked for none."""
     return tokenizer.decode(answer[: answer_start(prompt, answer)])
 

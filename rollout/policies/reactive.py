@@ -1,11 +1,12 @@
 """Continuous batching of conversations with a Reactive Transformer.
 
-Each slot plays one episode. All slots that have a query take one decoding step together; the ones whose answers end in it are written
-to their memories together, and go on with their next query, or with the next task, while the others keep decoding.
+Each slot plays one episode. All slots that have a query take one decoding step together; the ones
+whose answers end in it are written to their memories together, and go on with their next query, or
+with the next task, while the others keep decoding.
 
-Invariant: an episode depends on its task and the weights, not on the slot, the batch or the order it is played in, nor on what becomes
-of the others: those that end, fail or are cancelled. Tokens are the same and log-probs agree to the rounding of matrix products of
-different height.
+Invariant: an episode depends on its task and the weights, not on the slot, the batch or the order
+it is played in, nor on what becomes of the others: those that end, fail or are cancelled. Tokens
+are the same and log-probs agree to the rounding of matrix products of different height.
 """
 
 from __future__ import annotations
@@ -26,16 +27,24 @@ from common.models.reactive import ReactiveTransformer
 from common.seeding import derive
 from rollout.environments.memory import Conversation
 from rollout.policies.playing import Playing, Tally, answer_text, episode_of, thought_text, turn_of
-from rollout.policies.slots import Slots, answer_room, check_interaction, memory_bytes, memory_from_bytes, memory_hash
+from rollout.policies.slots import (
+    Slots,
+    answer_room,
+    check_interaction,
+    memory_bytes,
+    memory_from_bytes,
+    memory_hash,
+)
 from rollout.policies.stopping import StopStrings
 from rollout.timing import PhaseTimer
 
 
 class ReactiveEngine:
-    """slots: episodes in flight. The model's weights may be changed in place while nothing is in flight.
+    """slots: episodes in flight. The model's weights may be changed in place while nothing is in
+    flight.
 
-    `run` plays tasks to their end. Underneath, `add` queues tasks, `advance` takes one step of all that is in flight, and `cancel` takes
-    one out, at any time between two steps.
+    `run` plays tasks to their end. Underneath, `add` queues tasks, `advance` takes one step of all
+    that is in flight, and `cancel` takes one out, at any time between two steps.
     """
 
     def __init__(
@@ -49,7 +58,13 @@ class ReactiveEngine:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.timer = PhaseTimer()
         self.tally = Tally()
-        self._slots = Slots(model, slots, sampling, torch.device(device) if device is not None else model.device, self.timer)
+        self._slots = Slots(
+            model,
+            slots,
+            sampling,
+            torch.device(device) if device is not None else model.device,
+            self.timer,
+        )
         self._stops = StopStrings(sampling.stop, tokenizer)
         self._live: list[Playing] = []
         self._waiting: list[Playing] = []
@@ -62,13 +77,18 @@ class ReactiveEngine:
         return len(self._live) + len(self._waiting) + len(self._ended)
 
     def run(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> list[Episode]:
-        """One episode per task, in the order of tasks. version, worker: what the episodes are to say they were played with.
+        """One episode per task, in the order of tasks. version, worker: what the episodes are to
+        say they were played with.
 
-        Raises DataFailure, before anything is played, naming the first task and turn that does not fit the model. An episode that fails
-        while it is played has status "failed", and its last turn says why.
+        Raises DataFailure, before anything is played, naming the first task and turn that does not
+        fit the model. An episode that fails while it is played has status "failed", and its last
+        turn says why.
         """
         if self.in_flight:
-            raise RuntimeError(f"{self.in_flight} episodes are in flight: `run` is for an engine that has nothing to do")
+            raise RuntimeError(
+                f"{self.in_flight} episodes are in flight: `run` is for an engine that has "
+                "nothing to do"
+            )
         first = self._given
         self.add(tasks, version=version, worker=worker)
         episodes: dict[int, Episode] = {}
@@ -82,23 +102,26 @@ class ReactiveEngine:
         return [episodes[first + i] for i in range(len(tasks))]
 
     def add(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> None:
-        """Queue tasks. Raises DataFailure and queues none, naming the first task and turn that does not fit the model."""
+        """Queue tasks. Raises DataFailure and queues none, naming the first task and turn that does
+        not fit the model."""
         prepared = [self.prepare(task) for task in tasks]
         if not self.in_flight:
             self._slots.refresh()
         for playing in prepared:
             playing.number, playing.version, playing.worker = self._given, version, worker
             self._given += 1
-            # Longest conversations first, so that the last ones to end are short and few slots stand empty.
+            # Longest conversations first, so that the last ones to end are short and few slots
+            # stand empty.
             insort(self._waiting, playing, key=lambda each: (-len(each.prompts), each.number))
 
     def advance(self) -> list[Episode]:
-        """One step of all that is in flight; the episodes that ended in it, in no particular order."""
+        """One step of all that is in flight; the episodes that ended in it, in no particular
+        order."""
         return [episode for _, episode in self._advance()]
 
     def cancel(self, task: str, reason: str) -> bool:
-        """Take the episode of a task out, wherever it is; False where it is not in flight. It comes back from the next `advance`, with
-        the turns that were complete, as failed for `reason`."""
+        """Take the episode of a task out, wherever it is; False where it is not in flight. It comes
+        back from the next `advance`, with the turns that were complete, as failed for `reason`."""
         for playing in [each for each in self._waiting if each.task.id == task]:
             self._waiting.remove(playing)
             self._fail(playing, reason)
@@ -130,11 +153,18 @@ class ReactiveEngine:
         conversation = Conversation(task.row)
         row = task.row
         opening = turn_of(
-            conversation, prompts[0], references[0], [], references[0], teacher_forced=False, answer=row.answer, thought=row.think or ""
+            conversation,
+            prompts[0],
+            references[0],
+            [],
+            references[0],
+            teacher_forced=False,
+            answer=row.answer,
+            thought=row.think or "",
         )
         return Playing(task, 0, conversation, prompts, references, turns=[opening])
 
-    # --- scheduling ---------------------------------------------------------------------------------------------------------
+    # --- scheduling -------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def _advance(self) -> list[tuple[int, Episode]]:
@@ -146,9 +176,11 @@ class ReactiveEngine:
         return came
 
     def _due(self, ended: list[int]) -> bool:
-        """Whether the rows whose answers are complete are to go on now, and empty slots to be filled.
+        """Whether the rows whose answers are complete are to go on now, and empty slots to be
+        filled.
 
-        They wait, a step or two, until an eighth of the rows is ready: reading and writing for four costs hardly more than for one.
+        They wait, a step or two, until an eighth of the rows is ready: reading and writing for four
+        costs hardly more than for one.
         """
         ready = len(ended) + min(len(self._waiting), self._slots.count - len(self._live))
         return ready >= max(1, (len(self._live) + ready) // 8)
@@ -162,7 +194,9 @@ class ReactiveEngine:
         tokens, stopping = self._slots.step(len(self._live)), bool(self._stops)
         ended, broken = [], []
         given = 0
-        for row, (playing, token, log_prob, ends) in enumerate(zip(self._live, tokens.ids, tokens.log_probs, tokens.ends, strict=True)):
+        for row, (playing, token, log_prob, ends) in enumerate(
+            zip(self._live, tokens.ids, tokens.log_probs, tokens.ends, strict=True)
+        ):
             if not playing.complete:
                 if not math.isfinite(log_prob):
                     broken.append(row)
@@ -181,7 +215,10 @@ class ReactiveEngine:
         self.tally.slot_steps += self._slots.count
         if broken:
             for row in broken:
-                self._fail(self._live[row], f"log-prob of token {len(self._live[row].answer)} is not finite")
+                self._fail(
+                    self._live[row],
+                    f"log-prob of token {len(self._live[row].answer)} is not finite",
+                )
             self._slots.clear(broken)
             self._vacate(broken)
             ended = [row for row, playing in enumerate(self._live) if playing.complete]
@@ -190,7 +227,8 @@ class ReactiveEngine:
     def _turn_over(self, ended: list[int]) -> None:
         """Write what ended to memory, and give every slot its next query or the next episode.
 
-        Openings of new episodes are written in the same batch as the answers that made room for them.
+        Openings of new episodes are written in the same batch as the answers that made room for
+        them.
         """
         live = self._live
         staying = [row for row in ended if not live[row].conversation.done]
@@ -223,19 +261,30 @@ class ReactiveEngine:
                 self._live[row] = last
                 self._slots.move(len(self._live), row)
 
-    def _write(self, staying: list[int], coming: Sequence[Playing], leaving: list[int]) -> tuple[Tensor, Tensor]:
-        """Memories after the last turn, [episodes, layers, slots, width]: of episodes that go on, which are those in rows `staying` and
-        those that begin, and of those that end, in rows `leaving`."""
-        writing = [self._live[row] for row in staying] + list(coming) + [self._live[row] for row in leaving]
+    def _write(
+        self, staying: list[int], coming: Sequence[Playing], leaving: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Memories after the last turn, [episodes, layers, slots, width]: of episodes that go on,
+        which are those in rows `staying` and those that begin, and of those that end, in rows
+        `leaving`."""
+        writing = (
+            [self._live[row] for row in staying]
+            + list(coming)
+            + [self._live[row] for row in leaving]
+        )
         memory, going = self._slots.memory, len(staying) + len(coming)
         before = memory.new_empty((len(writing), *memory.shape[1:]))
         for rows, part in ((staying, before[: len(staying)]), (leaving, before[going:])):
-            torch.index_select(memory, 0, torch.tensor(rows, dtype=torch.int64, device=memory.device), out=part)
+            torch.index_select(
+                memory, 0, torch.tensor(rows, dtype=torch.int64, device=memory.device), out=part
+            )
         self._start(coming, before[len(staying) : going])
         if writing:
             self.tally.writes += len(writing)
             self.tally.write_batches += 1
-            before = self._slots.remember(before, [playing.turns[-1].remembered_ids for playing in writing])
+            before = self._slots.remember(
+                before, [playing.turns[-1].remembered_ids for playing in writing]
+            )
         return before[:going], before[going:]
 
     def _start(self, playing: Sequence[Playing], memories: Tensor) -> None:
@@ -244,7 +293,9 @@ class ReactiveEngine:
             memories.copy_(self.model.initial_memory([each.task.seed for each in playing]))
         for i, each in enumerate(playing):
             if each.task.initial_memory is not None:
-                memories[i] = memory_from_bytes(each.task.initial_memory, self.model.config).to(memories)
+                memories[i] = memory_from_bytes(each.task.initial_memory, self.model.config).to(
+                    memories
+                )
 
     def _ask(self, rows: list[int], memories: Tensor) -> None:
         asked = [self._live[row] for row in rows]
@@ -253,7 +304,12 @@ class ReactiveEngine:
                 self._start([playing], memories[i : i + 1])
         for playing in asked:
             playing.conversation.advance()
-            playing.answer, playing.log_probs, playing.unfiltered, playing.complete = [], [], [], False
+            playing.answer, playing.log_probs, playing.unfiltered, playing.complete = (
+                [],
+                [],
+                [],
+                False,
+            )
         self._slots.start(rows, memories)
         self._slots.ask(
             rows,
@@ -263,24 +319,44 @@ class ReactiveEngine:
             [playing.task.greedy for playing in asked],
         )
 
-    # --- records ------------------------------------------------------------------------------------------------------------
+    # --- records ----------------------------------------------------------------------------------
 
     def _close_turn(self, playing: Playing) -> None:
         text = self._stops.cut(answer_text(self.tokenizer, playing.prompt, playing.answer))
         thought = thought_text(self.tokenizer, playing.prompt, playing.answer)
-        reference, forcing = playing.references[playing.conversation.turn], playing.task.teacher_forcing
-        turn = turn_of(playing.conversation, playing.prompt, playing.answer, playing.log_probs, reference, forcing, text, thought)
-        playing.turns.append(replace(turn, unfiltered_log_probs=playing.unfiltered) if playing.unfiltered else turn)
+        reference, forcing = (
+            playing.references[playing.conversation.turn],
+            playing.task.teacher_forcing,
+        )
+        turn = turn_of(
+            playing.conversation,
+            playing.prompt,
+            playing.answer,
+            playing.log_probs,
+            reference,
+            forcing,
+            text,
+            thought,
+        )
+        playing.turns.append(
+            replace(turn, unfiltered_log_probs=playing.unfiltered) if playing.unfiltered else turn
+        )
         self.tally.interactions += 1
 
     def _end(self, playing: Playing, memory: Tensor) -> None:
         final = memory_bytes(memory)
-        ended = episode_of(playing, final_memory=final if playing.task.return_memory else None, memory_hash=memory_hash(final))
+        ended = episode_of(
+            playing,
+            final_memory=final if playing.task.return_memory else None,
+            memory_hash=memory_hash(final),
+        )
         self._ended.append((playing.number, ended))
         self.tally.episodes += 1
 
     def _fail(self, playing: Playing, why: str) -> None:
         turn = playing.conversation.turn
         turns = (*playing.turns[:-1], replace(playing.turns[-1], failure=f"turn {turn}: {why}"))
-        self._ended.append((playing.number, replace(episode_of(playing), turns=turns, status="failed")))
+        self._ended.append(
+            (playing.number, replace(episode_of(playing), turns=turns, status="failed"))
+        )
         self.tally.failed += 1

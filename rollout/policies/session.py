@@ -23,8 +23,9 @@ from rollout.timing import PhaseTimer
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """token: `text` is what the answer grew by, perhaps nothing yet. updating: the answer is complete, `text` is all of it, and the memory
-    is being updated. updated: the memory holds the interaction; the next query may come."""
+    """token: `text` is what the answer grew by, perhaps nothing yet. updating: the answer is
+    complete, `text` is all of it, and the memory is being updated. updated: the memory holds the
+    interaction; the next query may come."""
 
     kind: Literal["token", "updating", "updated"]
     text: str = ""
@@ -63,18 +64,29 @@ class Session:
         self._slots.start([0], self.model.initial_memory([self.seed]).detach())
 
     def respond(self, query: str, think: bool = False) -> Iterator[Event]:
-        """The answer as it comes, then the two events of the memory update. An iterator left early leaves the memory as it was.
+        """The answer as it comes, then the two events of the memory update. An iterator left early
+        leaves the memory as it was.
 
         Raises InputError where the query is too long for the model.
         """
         prompt = self.tokenizer.prompt(query, think)
         if len(prompt) >= self.model.config.max_tokens:
-            raise InputError("query", f"{len(prompt)} tokens leave no room for an answer in the model's {self.model.config.max_tokens}")
+            raise InputError(
+                "query",
+                f"{len(prompt)} tokens leave no room for an answer in the model's "
+                f"{self.model.config.max_tokens}",
+            )
         return self._respond(prompt)
 
     def _respond(self, prompt: list[int]) -> Iterator[Event]:
         key = derive(self.seed, self.turn)
-        self._slots.ask([0], [prompt], [key], [answer_room(self.model.config, self.sampling, prompt)], [self.greedy])
+        self._slots.ask(
+            [0],
+            [prompt],
+            [key],
+            [answer_room(self.model.config, self.sampling, prompt)],
+            [self.greedy],
+        )
         answer: list[int] = []
         shown, ends = "", False
         while not ends:
@@ -94,7 +106,8 @@ class Session:
         yield Event("updated")
 
     def remember(self, query: str, answer: str) -> None:
-        """Write an interaction that nobody generated: an opening, or what the model should know from the start."""
+        """Write an interaction that nobody generated: an opening, or what the model should know
+        from the start."""
         ids = self.tokenizer.interaction(query, answer)
         check_interaction(self.model.config, ids)
         self._write(ids)
@@ -103,7 +116,7 @@ class Session:
         self._slots.start([0], self._slots.remember(self._slots.memory, [interaction]))
         self.turn += 1
 
-    # --- keeping memories -------------------------------------------------------------------------------------------------------
+    # --- keeping memories -------------------------------------------------------------------------
 
     def kept(self) -> KeptMemory:
         """What the session remembers now, apart from it."""
@@ -114,7 +127,9 @@ class Session:
         config = self.model.config
         shape = (config.layers, config.slots, config.width)
         if tuple(kept.memory.shape) != shape:
-            raise InputError("memory", f"has the shape {tuple(kept.memory.shape)}; this model's is {shape}")
+            raise InputError(
+                "memory", f"has the shape {tuple(kept.memory.shape)}; this model's is {shape}"
+            )
         self.seed, self.turn = kept.seed, kept.turn
         self._slots.start([0], kept.memory[None].to(self.model.device, self.model.dtype))
 
@@ -129,7 +144,8 @@ class Session:
         save_memory(self.kept(), path)
 
     def load(self, path: str | Path) -> None:
-        """Go on from what `save` wrote. Raises InputError where the file is something else, or another model's memory."""
+        """Go on from what `save` wrote. Raises InputError where the file is something else, or
+        another model's memory."""
         kept = load_memory(path)
         try:
             self.restore(kept)

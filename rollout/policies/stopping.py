@@ -1,6 +1,7 @@
 """Where an answer ends although the model did not say so: strings that stop it.
 
-Matched over bytes, because a token may hold part of a character and a string may begin in one token and end in another.
+Matched over bytes, because a token may hold part of a character and a string may begin in one token
+and end in another.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ class StopStrings:
         return any(text in tail for text in self._stop)
 
     def begun(self, text: str) -> int:
-        """Characters at the end of `text` that may be the beginning of a stop string: not to be shown yet."""
+        """Characters at the end of `text` that may be the beginning of a stop string: not to be
+        shown yet."""
         stops = [stop.decode() for stop in self._stop]
-        return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        return max(
+            (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
+        )
 
     def cut(self, text: str) -> str:
         """`text` up to the first stop string in it."""

@@ -11,7 +11,14 @@ import pytest
 import ray
 
 from common.actor_pool import ActorPool
-from common.failures import CallLost, CallOverdue, DataFailure, DeadlineExceeded, InfraFailure, InputError
+from common.failures import (
+    CallLost,
+    CallOverdue,
+    DataFailure,
+    DeadlineExceeded,
+    InfraFailure,
+    InputError,
+)
 from common.fleet import Health
 from common.pooled_actor import PooledActor
 
@@ -54,7 +61,9 @@ class Worker(PooledActor):
 
 
 def run(
-    body: Callable[[ActorPool], Coroutine[Any, Any, Any]], actors: int = 2, on_restored: Callable[..., Awaitable[None]] | None = None
+    body: Callable[[ActorPool], Coroutine[Any, Any, Any]],
+    actors: int = 2,
+    on_restored: Callable[..., Awaitable[None]] | None = None,
 ) -> Any:
     """body(pool) on a fresh pool. on_restored(pool, actor) where given."""
 
@@ -63,7 +72,13 @@ def run(
             if on_restored is not None:
                 await on_restored(pool, actor)
 
-        pool = ActorPool("test", [Worker.remote() for _ in range(actors)], restored, most=actors + 1, probe_every=0.1)
+        pool = ActorPool(
+            "test",
+            [Worker.remote() for _ in range(actors)],
+            restored,
+            most=actors + 1,
+            probe_every=0.1,
+        )
         try:
             return await body(pool)
         finally:
@@ -82,7 +97,9 @@ def test_calls_spread_over_actors_and_references_arrive_resolved() -> None:
     async def body(pool: ActorPool) -> None:
         one = ray.put(1)
         assert await pool.call("add", one, 2, deadline=30, retries=0, reason="adding") == 3
-        pids = await asyncio.gather(*(pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping") for _ in range(6)))
+        pids = await asyncio.gather(
+            *(pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping") for _ in range(6))
+        )
         # Three each where both are as quick; on a busy machine one may take a call more.
         assert sorted(pids.count(pid) for pid in set(pids)) in ([3, 3], [2, 4])
         assert pool.stats()["in_flight"] == 0
@@ -93,7 +110,9 @@ def test_calls_spread_over_actors_and_references_arrive_resolved() -> None:
 def test_event_loop_keeps_running_while_actors_work() -> None:
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
-        work = asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping"))
+        work = asyncio.create_task(
+            pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping")
+        )
         ticks = 0
         while not work.done():
             await asyncio.sleep(0.01)
@@ -104,12 +123,18 @@ def test_event_loop_keeps_running_while_actors_work() -> None:
 
 
 @pytest.mark.parametrize("how", ["data", "input", "bug"])
-def test_exception_of_the_application_is_a_data_failure_with_its_traceback_and_leaves_the_actor_in_service(how: str) -> None:
+def test_exception_of_the_application_is_a_data_failure_and_leaves_the_actor_in_service(
+    how: str,
+) -> None:
     async def body(pool: ActorPool) -> None:
         with pytest.raises(DataFailure) as caught:
             await pool.call("refuse", how, deadline=30, retries=3, reason="refusing")
         assert "in refuse" in "".join(caught.value.__notes__)
-        assert (pool.stats()["healthy"], pool.stats()["retries"], pool.stats()["calls"]) == (1, 0, 1)
+        assert (pool.stats()["healthy"], pool.stats()["retries"], pool.stats()["calls"]) == (
+            1,
+            0,
+            1,
+        )
 
     run(body, actors=1)
 
@@ -126,7 +151,10 @@ def test_infra_failure_that_the_application_raised_is_tried_elsewhere() -> None:
 def test_calls_of_a_killed_actor_are_done_by_another() -> None:
     async def body(pool: ActorPool) -> None:
         pid = await pool.call_actor(0, "pid", deadline=30, reason="asking")
-        calls = [asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=2, reason="sleeping")) for _ in range(4)]
+        calls = [
+            asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=2, reason="sleeping"))
+            for _ in range(4)
+        ]
         await asyncio.sleep(0.2)
         os.kill(pid, signal.SIGKILL)
         survivors = await asyncio.gather(*calls)
@@ -211,7 +239,9 @@ def test_missed_deadline_names_its_reason_and_frees_the_place_of_the_hanging_act
 def test_a_call_that_stands_behind_one_that_hangs_is_not_failed_with_it() -> None:
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
-        hanging = asyncio.create_task(pool.call("sleep", 600, deadline=2, retries=0, reason="hanging"))
+        hanging = asyncio.create_task(
+            pool.call("sleep", 600, deadline=2, retries=0, reason="hanging")
+        )
         await asyncio.sleep(0.1)
         assert await pool.call("add", 1, 1, deadline=30, retries=0, reason="adding") == 2
         with pytest.raises(CallOverdue):
@@ -258,7 +288,10 @@ def test_calls_lost_with_their_actor_go_first_though_ray_tells_of_them_one_by_on
         pool._wait_for_result = told_late  # type: ignore[method-assign]
         deadly = asyncio.create_task(call(pool, "deadly", "die", 0.5, retries=0))
         await asyncio.sleep(0.1)
-        others = [asyncio.create_task(call(pool, name, "add", 1, 1, retries=0)) for name in ("behind", "untried")]
+        others = [
+            asyncio.create_task(call(pool, name, "add", 1, 1, retries=0))
+            for name in ("behind", "untried")
+        ]
         with pytest.raises(CallLost):
             await deadly
         await asyncio.gather(*others)
@@ -270,10 +303,13 @@ def test_calls_lost_with_their_actor_go_first_though_ray_tells_of_them_one_by_on
 def test_a_call_that_hangs_takes_its_actor_with_it_though_nobody_waits_for_it_any_more() -> None:
     async def body(pool: ActorPool) -> None:
         pid = await pool.call("pid", deadline=30, retries=0, reason="starting")
-        hanging = asyncio.create_task(pool.call("sleep", 600, deadline=1, retries=0, reason="hanging"))
+        hanging = asyncio.create_task(
+            pool.call("sleep", 600, deadline=1, retries=0, reason="hanging")
+        )
         await asyncio.sleep(0.1)
         hanging.cancel()
-        # Longer than the test may take, and no try to lose: the one that hangs is overdue first, and to blame.
+        # Longer than the test may take, and no try to lose: the one that hangs is overdue first,
+        # and to blame.
         assert await pool.call("pid", deadline=120, retries=0, reason="asking") != pid
         assert pool.stats()["missed_deadlines"] == 1
 
@@ -282,11 +318,17 @@ def test_a_call_that_hangs_takes_its_actor_with_it_though_nobody_waits_for_it_an
 
 def test_a_closed_pool_says_so() -> None:
     async def body(pool: ActorPool) -> None:
-        sleeping = [asyncio.create_task(pool.call("sleep", 600, deadline=30, retries=3, reason=f"call {i}")) for i in range(3)]
+        sleeping = [
+            asyncio.create_task(pool.call("sleep", 600, deadline=30, retries=3, reason=f"call {i}"))
+            for i in range(3)
+        ]
         await asyncio.sleep(0.1)
         assert (pool.stats()["in_flight"], pool.stats()["waiting"]) == (2, 1)
         await pool.close()
-        asked = pool.call("pid", deadline=30, retries=3, reason="call 3"), pool.call_actor(0, "pid", deadline=30, reason="call 4")
+        asked = (
+            pool.call("pid", deadline=30, retries=3, reason="call 3"),
+            pool.call_actor(0, "pid", deadline=30, reason="call 4"),
+        )
         for call in (*sleeping, *asked):
             with pytest.raises(InfraFailure, match=r"pool test is closed, call \d was not done"):
                 await call
@@ -297,7 +339,9 @@ def test_a_closed_pool_says_so() -> None:
 def test_a_call_that_is_in_time_is_not_to_blame_for_one_behind_it_that_is_not() -> None:
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
-        in_time = asyncio.create_task(pool.call("sleep", 2, deadline=30, retries=0, reason="sleeping"))
+        in_time = asyncio.create_task(
+            pool.call("sleep", 2, deadline=30, retries=0, reason="sleeping")
+        )
         await asyncio.sleep(0.1)
         with pytest.raises(CallOverdue, match=r"waited 1\.0 s for asking"):
             await pool.call_actor(0, "pid", deadline=1, reason="asking")
@@ -309,11 +353,16 @@ def test_a_call_that_is_in_time_is_not_to_blame_for_one_behind_it_that_is_not() 
 def test_a_call_overdue_behind_one_that_hangs_is_not_charged_with_a_try() -> None:
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
-        before = asyncio.create_task(pool.call("sleep", 0.6, deadline=2, retries=0, reason="sleeping"))
+        before = asyncio.create_task(
+            pool.call("sleep", 0.6, deadline=2, retries=0, reason="sleeping")
+        )
         await asyncio.sleep(0.2)  # sent at once, the two might arrive the other way round
-        hanging = asyncio.create_task(pool.call("sleep", 600, deadline=2, retries=0, reason="hanging"))
+        hanging = asyncio.create_task(
+            pool.call("sleep", 600, deadline=2, retries=0, reason="hanging")
+        )
         await before
-        # Both had a call ahead of them and are due after twice the deadline, this one 0.4 s later: before Ray says what became of it.
+        # Both had a call ahead of them and are due after twice the deadline, this one 0.4 s later:
+        # before Ray says what became of it.
         assert await pool.call("add", 1, 1, deadline=2, retries=0, reason="adding") == 2
         with pytest.raises(CallOverdue):
             await hanging
@@ -324,12 +373,17 @@ def test_a_call_overdue_behind_one_that_hangs_is_not_charged_with_a_try() -> Non
 def test_waiting_for_the_only_actor_outlasts_a_call_that_is_overdue_on_it() -> None:
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
-        hanging = [asyncio.create_task(pool.call("sleep", 600, deadline=4, retries=0, reason="hanging")) for _ in range(2)]
+        hanging = [
+            asyncio.create_task(pool.call("sleep", 600, deadline=4, retries=0, reason="hanging"))
+            for _ in range(2)
+        ]
         await asyncio.sleep(0.1)
         # Neither is ever done, and after each of them the actor starts again.
         waiting = [pool.call("add", 1, 1, deadline=4, retries=0, reason="adding") for _ in range(2)]
         assert await asyncio.gather(*waiting) == [2, 2]
-        assert [type(outcome) for outcome in await asyncio.gather(*hanging, return_exceptions=True)] == [CallOverdue] * 2
+        assert [
+            type(outcome) for outcome in await asyncio.gather(*hanging, return_exceptions=True)
+        ] == [CallOverdue] * 2
 
     run(body, actors=1)
 
@@ -351,7 +405,10 @@ def test_actor_that_was_added_takes_its_share_and_one_that_was_withdrawn_is_gone
             pool.add(Worker.remote())
         await until_healthy(pool)
         assert (pool.stats()["added"], pool.stats()["restored"]) == (1, 0)
-        busy = [asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping")) for _ in range(4)]
+        busy = [
+            asyncio.create_task(pool.call("sleep", 0.5, deadline=30, retries=0, reason="sleeping"))
+            for _ in range(4)
+        ]
         await asyncio.sleep(0.2)
         assert not pool.withdraw(added)
         assert pool.idle_since() == {}
@@ -368,7 +425,9 @@ def test_actor_that_was_added_takes_its_share_and_one_that_was_withdrawn_is_gone
     run(body, actors=1)
 
 
-def test_actor_that_finds_no_place_on_the_cluster_holds_nothing_up_and_is_not_counted_as_dead() -> None:
+def test_actor_that_finds_no_place_on_the_cluster_holds_nothing_up_and_is_not_counted_as_dead() -> (
+    None
+):
     async def body(pool: ActorPool) -> None:
         pid = await pool.call("pid", deadline=30, retries=0, reason="asking")
         pending = pool.add(Worker.options(num_gpus=1).remote())  # this Ray has none
@@ -376,7 +435,8 @@ def test_actor_that_finds_no_place_on_the_cluster_holds_nothing_up_and_is_not_co
         os.kill(pid, signal.SIGKILL)
         began = time.monotonic()
         assert await pool.call("add", 1, 2, deadline=30, retries=3, reason="adding") == 3
-        # Were the two probed together, the one that was killed would wait out the probe of the other.
+        # Were the two probed together, the one that was killed would wait out the probe of the
+        # other.
         assert time.monotonic() - began < 20
         member = pool.fleet.members[pending]
         assert (member.health, member.life, pool.stats()["restored"]) == (Health.STARTING, 0, 1)
@@ -399,11 +459,18 @@ def test_a_caller_that_divides_gets_overdue_and_lost_calls_back_after_the_first_
         await until_healthy(pool)
         # Its parts go elsewhere.
         other = await pool.call_actor(1 - lost.value.actor, "pid", deadline=30, reason="asking")
-        pids = [await pool.call("pid", deadline=30, retries=0, reason="asking", tried=[lost.value.actor]) for _ in range(4)]
+        pids = [
+            await pool.call(
+                "pid", deadline=30, retries=0, reason="asking", tried=[lost.value.actor]
+            )
+            for _ in range(4)
+        ]
         assert pids == [other] * 4
         # What is the machine's fault is tried again all the same.
         with pytest.raises(InfraFailure, match="disk"):
-            await pool.call("refuse", "infra", deadline=30, retries=2, reason="refusing", retry_lost=False)
+            await pool.call(
+                "refuse", "infra", deadline=30, retries=2, reason="refusing", retry_lost=False
+            )
         assert pool.stats()["retries"] == 2
 
     run(body)

@@ -1,4 +1,5 @@
-"""bAbI stories as conversations: what a question needs, when its value was last said, and which parts stand by themselves."""
+"""bAbI stories as conversations: what a question needs, when its value was last said, and which
+parts stand by themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from common.episode import Fact, Interaction, Row
 from common.failures import InputError
 from common.text import contains_value
 
-# --- what the statements of the tasks on persons, places and things make true ----------------------------------------------
+# --- what the statements of the tasks on persons, places and things make true ---------------------
 
 MOVE = re.compile(r"(\w+) (?:moved|went|travelled|journeyed)(?: back)? to the (\w+)")
 TAKE = re.compile(r"(\w+) (?:got|took|grabbed|picked up) the (\w+)")
@@ -59,7 +60,12 @@ def answer_from(statements: Iterable[str], question: str) -> set[str]:
 
 
 def statements_of(turns: Iterable[Interaction]) -> list[str]:
-    return [text for turn in turns if turn.role == "remember" for text in re.findall(r"[^.]+\.", turn.query)]
+    return [
+        text
+        for turn in turns
+        if turn.role == "remember"
+        for text in re.findall(r"[^.]+\.", turn.query)
+    ]
 
 
 def distances(row: Row) -> Iterator[tuple[str, str, int]]:
@@ -79,7 +85,7 @@ def guesses(row: Row) -> list[Interaction]:
     return wrong
 
 
-# --- stories written here -------------------------------------------------------------------------------------------------
+# --- stories written here -------------------------------------------------------------------------
 
 THINGS = """\
 1 Fred got the lamp there.
@@ -129,10 +135,19 @@ def test_statement_blocks_and_questions_are_turns_of_their_own(written: list[Sto
     assert carried.row.turns[:4] == (
         Interaction("Bill took the key there.", "okay", role="remember"),
         Interaction("What is Bill carrying?", "key", role="recall", facts=(Fact("key", 0),)),
-        Interaction("Bill got the rope there. Julie travelled to the attic.", "okay", role="remember"),
-        Interaction("What is Bill carrying?", "key, rope", role="recall", facts=(Fact("key", 1), Fact("rope", 2))),
+        Interaction(
+            "Bill got the rope there. Julie travelled to the attic.", "okay", role="remember"
+        ),
+        Interaction(
+            "What is Bill carrying?",
+            "key, rope",
+            role="recall",
+            facts=(Fact("key", 1), Fact("rope", 2)),
+        ),
     )
-    assert place.row.interactions[0] == Interaction("Is Julie in the cellar?", "no", role="recall", facts=(Fact("no", 0),))
+    assert place.row.interactions[0] == Interaction(
+        "Is Julie in the cellar?", "no", role="recall", facts=(Fact("no", 0),)
+    )
     assert carried.support[:4] == (frozenset(), {0}, frozenset(), {0, 2})
 
 
@@ -144,11 +159,14 @@ def test_the_last_question_kept_is_the_one_asked_for(tmp_path: Path) -> None:
         "What is Bill carrying?",
         "Is Julie in the cellar?",
     ]
-    assert [story.row.strategy for story in babi.load(tmp_path, 2, "train", max_questions=1)] == ["single"] * 3
+    assert [story.row.strategy for story in babi.load(tmp_path, 2, "train", max_questions=1)] == [
+        "single"
+    ] * 3
 
 
 def test_distance_counts_from_the_last_time_the_value_was_said(written: list[Story]) -> None:
-    """By a statement that says it or an answer to the same question; not by an answer about another, nor by one that went wrong since."""
+    """By a statement that says it or an answer to the same question; not by an answer about
+    another, nor by one that went wrong since."""
     lamp, bill = "Where is the lamp?", "What is Bill carrying?"
     said = [list(distances(story.row)) for story in written]
     assert said[0] == [
@@ -174,8 +192,11 @@ def test_parts_and_reading_pairs_can_be_answered_from_themselves(written: list[S
         assert guesses(story.row) == []
         assert [guesses(part) for part in babi.windows(story)] == [[] for _ in babi.windows(story)]
     first, second, third = (babi.windows(story) for story in written)
-    # From where Julie goes to the attic on, nobody said where the lamp is; where she takes it, nobody said where she is.
-    assert [(part.query, len(part.turns)) for part in first] == [("Fred went to the attic. Fred put down the lamp.", 7)]
+    # From where Julie goes to the attic on, nobody said where the lamp is; where she takes it,
+    # nobody said where she is.
+    assert [(part.query, len(part.turns)) for part in first] == [
+        ("Fred went to the attic. Fred put down the lamp.", 7)
+    ]
     assert second == []  # the key was taken first of all
     assert [len(part.turns) for part in third] == [5, 3]  # without the question about Bill
     assert [distance for part in third for *_, distance in distances(part)] == [1, 1, 1, 1, 1]
@@ -187,7 +208,14 @@ def test_parts_and_reading_pairs_can_be_answered_from_themselves(written: list[S
     assert pairs[1] == [("Bill took the key there. What is Bill carrying?", "key")]
 
 
-BROKEN = ["Mary moved.", "2 Mary moved.", "1 Where is Mary?\tbathroom", "1 ", "1 Where is Mary?\tbathroom\t1", "1 Where is Mary?\thall\tx"]
+BROKEN = [
+    "Mary moved.",
+    "2 Mary moved.",
+    "1 Where is Mary?\tbathroom",
+    "1 ",
+    "1 Where is Mary?\tbathroom\t1",
+    "1 Where is Mary?\thall\tx",
+]
 
 
 @pytest.mark.parametrize("line", BROKEN)
@@ -198,7 +226,10 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_support_that_is_no_statement_before_the_question_is_refused(tmp_path: Path) -> None:
-    story = "1 Mary moved to the hall.\n2 Where is Mary?\thall\t1\n3 Where is Mary?\thall\t{}\n4 Mary left.\n"
+    story = (
+        "1 Mary moved to the hall.\n2 Where is Mary?\thall\t1\n3 Where is "
+        "Mary?\thall\t{}\n4 Mary left.\n"
+    )
     for wrong in ("2", "4", "1 x"):
         (tmp_path / "qa1_x_train.txt").write_text(story.format(wrong))
         with pytest.raises(InputError, match=r"line 3: .*no statement before it"):
@@ -206,12 +237,14 @@ def test_support_that_is_no_statement_before_the_question_is_refused(tmp_path: P
 
 
 def test_a_story_without_a_question_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "qa1_x_train.txt").write_text("1 Mary moved.\n2 Where is Mary?\thall\t1\n1 Mary moved.\n")
+    (tmp_path / "qa1_x_train.txt").write_text(
+        "1 Mary moved.\n2 Where is Mary?\thall\t1\n1 Mary moved.\n"
+    )
     with pytest.raises(InputError, match="story 2 asks nothing"):
         babi.load(tmp_path, 1, "train", 5)
 
 
-# --- the real files -------------------------------------------------------------------------------------------------------
+# --- the real files -------------------------------------------------------------------------------
 
 
 def test_every_story_of_the_real_files_becomes_a_valid_row(shared: Path) -> None:
@@ -221,11 +254,15 @@ def test_every_story_of_the_real_files_becomes_a_valid_row(shared: Path) -> None
         task = int(path.name[2:].split("_")[0])
         stories = babi.load(path.parent, task, "test", 5)
         asked = [sum(line.answer is not None for line in lines) for lines in babi.stories(path)]
-        assert [sum(turn.role == "recall" for turn in story.row.turns) for story in stories] == [min(5, count) for count in asked]
+        assert [sum(turn.role == "recall" for turn in story.row.turns) for story in stories] == [
+            min(5, count) for count in asked
+        ]
         for story in stories:
             assert all(distance > 0 for *_, distance in distances(story.row))
             assert len(story.support) == len(story.row.turns)
-        kept = [replace(story.row, source="") for story in stories[::37]]  # a file of rows does not say where each is from
+        kept = [
+            replace(story.row, source="") for story in stories[::37]
+        ]  # a file of rows does not say where each is from
         assert [row_from_dict(row_to_dict(row)) for row in kept] == kept
 
 
@@ -234,11 +271,15 @@ def test_a_value_of_the_real_stories_stands_where_it_is_said_to(shared: Path, ta
     for story in babi.load(shared / "data/babi10k", task, "test", 5):
         turns = story.row.turns
         for fact in (fact for turn in turns for fact in turn.facts if fact.value != "nothing"):
-            assert contains_value(f"{turns[fact.said_in].query} {turns[fact.said_in].answer}", fact.value)
+            assert contains_value(
+                f"{turns[fact.said_in].query} {turns[fact.said_in].answer}", fact.value
+            )
 
 
 @pytest.mark.parametrize("task", [1, 2, 6, 8])
-def test_every_part_of_the_real_stories_can_be_answered_from_itself(shared: Path, task: int) -> None:
+def test_every_part_of_the_real_stories_can_be_answered_from_itself(
+    shared: Path, task: int
+) -> None:
     stories = babi.load(shared / "data/babi10k", task, "train", 5)
     assert [turn for story in stories for turn in guesses(story.row)] == []
     parts = [part for story in stories for part in babi.windows(story)]
@@ -246,4 +287,6 @@ def test_every_part_of_the_real_stories_can_be_answered_from_itself(shared: Path
     assert [turn for part in parts for turn in guesses(part)] == []
     for pair in (pair for story in stories for pair in babi.reading_pairs(story)):
         *statements, question = re.findall(r"[^.?]+[.?]", pair.query)
-        assert answer_from(map(str.strip, statements), question.strip()) == set(pair.answer.split(", "))
+        assert answer_from(map(str.strip, statements), question.strip()) == set(
+            pair.answer.split(", ")
+        )

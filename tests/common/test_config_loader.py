@@ -52,28 +52,48 @@ def test_later_files_merge_into_mappings_and_replace_lists(base: Path, tmp_path:
 
 
 def test_overrides_reach_into_lists_and_create_what_was_default(base: Path) -> None:
-    stage = mrl(base, "stages.1.episodes=32", "stages.1.curriculum.0.name=warm up", "stages.1.ppo.kl_target=3.5")
+    stage = mrl(
+        base,
+        "stages.1.episodes=32",
+        "stages.1.curriculum.0.name=warm up",
+        "stages.1.ppo.kl_target=3.5",
+    )
     assert stage.episodes == 32
     assert stage.curriculum[0].name == "warm up"
     assert (stage.ppo.clip, stage.ppo.kl_target) == (0.1, 3.5)
     run = load_run(
-        [base], ["rollout.sampling.temperature=0", "data.steps=[1, 2]", "stages.1.ppo.bptt_turns=all", "learner.ranks=2", "learner.ranks=3"]
+        [base],
+        [
+            "rollout.sampling.temperature=0",
+            "data.steps=[1, 2]",
+            "stages.1.ppo.bptt_turns=all",
+            "learner.ranks=2",
+            "learner.ranks=3",
+        ],
     )
     assert run.rollout.sampling.temperature == 0
     assert run.learner.ranks == 3
 
 
-def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(base: Path, tmp_path: Path) -> None:
+def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(
+    base: Path, tmp_path: Path
+) -> None:
     over = tmp_path / "babi.yaml"
     over.write_text("data: {kind: babi, folder: /here}\n")
     assert load_run([base, over], []).data == BabiData(folder="/here")
-    assert load_run([base], ["data.kind=babi", "data.folder=/here"]).data == BabiData(folder="/here")
+    assert load_run([base], ["data.kind=babi", "data.folder=/here"]).data == BabiData(
+        folder="/here"
+    )
 
 
 def test_setting_one_key_keeps_the_rest_of_a_sections_own_default(base: Path) -> None:
     assert mrl(base).optimizer.learning_rate == 3e-4
     changed = mrl(base, "stages.1.optimizer.weight_decay=0.5").optimizer
-    assert (changed.learning_rate, changed.warmup_fraction, changed.weight_decay) == (3e-4, 0.0, 0.5)
+    assert (changed.learning_rate, changed.warmup_fraction, changed.weight_decay) == (
+        3e-4,
+        0.0,
+        0.5,
+    )
 
 
 def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> None:
@@ -89,7 +109,10 @@ def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> Non
         ("learner.learning_rat=1", ["unknown key learner.learning_rat"]),
         ("learner.rank=1", ["unknown key learner.rank", "did you mean 'ranks'"]),
         ("stages.1.ppo.clp=1", ["unknown key stages.1.ppo.clp", "did you mean 'clip'"]),
-        ("stages.0.optimizer.learning_rat=1", ["stages.0.optimizer.learning_rat", "'learning_rate'"]),
+        (
+            "stages.0.optimizer.learning_rat=1",
+            ["stages.0.optimizer.learning_rat", "'learning_rate'"],
+        ),
         ("data.trian=5", ["unknown key data.trian", "'train'"]),
         ("rewards.single.bleu.wight=1", ["rewards.single.bleu.wight", "'weight'"]),
         ("stages.1.curriculum.0.iteration=1", ["stages.1.curriculum.0.iteration", "'iterations'"]),
@@ -108,7 +131,9 @@ def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> Non
         ("stages.1.ppo=null", ["stages.1.ppo is None"]),
     ],
 )
-def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(base: Path, override: str, needles: list[str]) -> None:
+def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(
+    base: Path, override: str, needles: list[str]
+) -> None:
     error = fault([base], "seed=1", override, "runs=elsewhere")
     assert error.where == override
     for needle in needles:
@@ -125,12 +150,17 @@ def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(base: 
         ("data: {kind: synth}\nstages: []\n", ["name is missing"]),
         ("name: a\ndata: {train: 3}\nstages: []\n", ["data.kind is missing", "babi"]),
         ("name: a\ndata: {kind: synth, steps: [0]}\nstages: []\n", ["data.steps.0 is 0"]),
-        ("name: a\ndata: {kind: synth}\nstages: [{stage: mrl}]\n", ["stages.0.curriculum is missing"]),
+        (
+            "name: a\ndata: {kind: synth}\nstages: [{stage: mrl}]\n",
+            ["stages.0.curriculum is missing"],
+        ),
         ("name: a\ndata: {kind: synth}\nstages: [3]\n", ["stages.0 is 3"]),
         ("name: a\ndata: 5\nstages: []\n", ["data is 5"]),
     ],
 )
-def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, needles: list[str]) -> None:
+def test_a_wrong_file_is_named_with_what_is_wrong(
+    tmp_path: Path, text: str, needles: list[str]
+) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     error = fault([path])

@@ -55,29 +55,54 @@ def test_round_trip_is_exact(records: list[Episode]) -> None:
 
 
 def test_a_task_comes_out_of_a_pickle_as_it_went_in() -> None:
-    told = Interaction("what?", "Rex", "so", "recall", (Fact("Rex", 0, ("Max", "Bo")), Fact("dog", 1)))
+    told = Interaction(
+        "what?", "Rex", "so", "recall", (Fact("Rex", 0, ("Max", "Bo")), Fact("dog", 1))
+    )
     row = Row("My dog is Rex", "Nice", (told, Interaction("and?", "dog")), "hm", "long_term")
     task = Task("t", row, 7, "2", True, True, True, b"\x00", True)
     assert pickle.loads(pickle.dumps([task, row])) == [task, row]
 
 
 def example() -> Episode:
-    opening = Turn([1, 2], [], [], [3], role="remember", query="My dog is Rex", answer="", reference="Nice")
-    answer = Turn([1], [4, 5], [-0.1, -1e-30], [4], "recall", (Fact("Rex", 0),), True, rewards={"bleu": 0.5}, reward=0.25)
-    return Episode("e", "t", 2**63 - 1, (opening, answer), 7, initial_memory=b"\x00\x01", memory_hash="ab")
+    opening = Turn(
+        [1, 2], [], [], [3], role="remember", query="My dog is Rex", answer="", reference="Nice"
+    )
+    answer = Turn(
+        [1],
+        [4, 5],
+        [-0.1, -1e-30],
+        [4],
+        "recall",
+        (Fact("Rex", 0),),
+        True,
+        rewards={"bleu": 0.5},
+        reward=0.25,
+    )
+    return Episode(
+        "e", "t", 2**63 - 1, (opening, answer), 7, initial_memory=b"\x00\x01", memory_hash="ab"
+    )
 
 
 def test_parquet_is_read_by_pyarrow_and_by_datasets(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     table = to_table([example()])
-    pyarrow.parquet.write_table(table.append_column("iteration", [[3]]), tmp_path / "part-0.parquet")
+    pyarrow.parquet.write_table(
+        table.append_column("iteration", [[3]]), tmp_path / "part-0.parquet"
+    )
     assert from_table(pyarrow.dataset.dataset(tmp_path).to_table()) == [example()]
-    rows = load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    rows = load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
     assert rows[0]["turns"][1]["rewards"] == [{"name": "bleu", "value": 0.5}]
     assert rows[0]["iteration"] == 3
 
 
 def test_schema_covers_every_field_of_the_records() -> None:
     assert set(SCHEMA.names) == set(Episode.__dataclass_fields__)
-    assert {field.name for field in SCHEMA.field("turns").type.value_type} == set(Turn.__dataclass_fields__)
+    assert {field.name for field in SCHEMA.field("turns").type.value_type} == set(
+        Turn.__dataclass_fields__
+    )

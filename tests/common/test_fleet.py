@@ -27,13 +27,23 @@ def test_an_actor_that_failed_a_call_is_avoided_while_there_is_another() -> None
     assert fleet.pick(avoid=[0]) == 0
 
 
-def test_a_call_that_failed_before_goes_to_one_of_several_by_lot_and_to_the_same_in_every_run() -> None:
+def test_a_call_that_failed_before_goes_to_one_of_several_by_lot_and_to_the_same_in_every_run() -> (
+    None
+):
     fleets = Fleet(range(6)), Fleet(range(6))
     drawn, again = ([fleet.pick(avoid=[5]) for _ in range(100)] for fleet in fleets)
     assert drawn == again
     assert all(drawn.count(actor) >= 5 for actor in range(5))
-    assert sum((b - a) % 5 == 1 for a, b in itertools.pairwise(drawn) if a is not None and b is not None) < 50
-    # Not where there is a reason: 3 has a call less than the others, of which 0 to 2 have failed the one in question.
+    assert (
+        sum(
+            (b - a) % 5 == 1
+            for a, b in itertools.pairwise(drawn)
+            if a is not None and b is not None
+        )
+        < 50
+    )
+    # Not where there is a reason: 3 has a call less than the others, of which 0 to 2 have failed
+    # the one in question.
     for actor in (0, 1, 2, 4, 5):
         fleets[0].began(actor)
     assert {fleets[0].pick(avoid=[5]) for _ in range(20)} == {3}
@@ -113,7 +123,11 @@ def test_an_actor_that_was_added_serves_only_once_it_answered_and_its_silence_is
     assert fleet.pick() is None
     fleet.probing(1)
     fleet.probed(1, False)
-    assert (fleet.members[1].health, fleet.members[1].life, fleet.members[1].served) == (Health.STARTING, 0, False)
+    assert (fleet.members[1].health, fleet.members[1].life, fleet.members[1].served) == (
+        Health.STARTING,
+        0,
+        False,
+    )
     fleet.probing(1)
     fleet.probed(1, True)
     assert fleet.refreshed(fleet.begin_refresh(1))

@@ -79,7 +79,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def started(script: str, *words: str, says: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that has said its first line."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", script, *words], env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *words], env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == says
@@ -114,11 +116,15 @@ def test_second_driver_is_refused_with_the_process_id_and_a_killed_one_leaves_th
         for state in (signal.SIGCONT, signal.SIGSTOP):  # stopped, it may go on at any moment
             process.send_signal(state)
             for take_over in (False, True):
-                with pytest.raises(InputError, match=f"one: is being driven by process {process.pid} on this host"):
+                with pytest.raises(
+                    InputError, match=f"one: is being driven by process {process.pid} on this host"
+                ):
                     take(directory, QuietProgress(), take_over)
         assert run_status(directory) == "running"
         process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and not asked for its exit code: a zombie
+        os.waitid(
+            os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
+        )  # ended, and not asked for its exit code: a zombie
         began = time.monotonic()
         told = Noted()
         with hold(directory, told):
@@ -153,7 +159,8 @@ def test_process_that_has_the_id_of_a_dead_driver_does_not_hold_its_lease(
 def test_command_name_with_spaces_and_brackets_hides_no_start_time() -> None:
     script = (
         "import time; from common.process_identity import ProcessIdentity as P; a = P.own()\n"
-        "open('/proc/self/comm', 'w').write(') Z (1 2'); print(a == P.own(), flush=True); time.sleep(60)"
+        "open('/proc/self/comm', 'w').write(') Z (1 2'); print(a == P.own(), flush=True); "
+        "time.sleep(60)"
     )
     with started(script, says="True"):
         pass
@@ -183,7 +190,9 @@ def race(root: str, rounds: int, barrier: Barrier, won: Any) -> None:
 def raced(root: Path, rounds: int) -> list[int]:
     context = multiprocessing.get_context("spawn")
     barrier, won = context.Barrier(4), context.Array("i", rounds)
-    racers = [context.Process(target=race, args=(str(root), rounds, barrier, won)) for _ in range(4)]
+    racers = [
+        context.Process(target=race, args=(str(root), rounds, barrier, won)) for _ in range(4)
+    ]
     for racer in racers:
         racer.start()
     for racer in racers:
@@ -220,7 +229,9 @@ def test_of_drivers_that_write_the_same_file_of_an_object_store_one_wins(tmp_pat
     assert sorted(ended, key="refused".__eq__) == [held.owner] + ["refused"] * 4
 
 
-def test_driver_whose_record_in_an_object_store_was_written_over_has_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_whose_record_in_an_object_store_was_written_over_has_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease_records, "READ_BACK_SECONDS", 1.0)
     run = RunDirectory(f"memory://{tmp_path.name}", "one")
     other = threading.Timer(0.3, lambda: write(run, Record.own(1, "other")))
@@ -230,7 +241,9 @@ def test_driver_whose_record_in_an_object_store_was_written_over_has_no_lease(tm
     assert newest(run).owner == "other"  # type: ignore[union-attr]
 
 
-def test_driver_that_writes_late_in_an_object_store_does_not_win_beside_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_that_writes_late_in_an_object_store_does_not_win_beside_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It found no lease, and its write arrived when the first had read its own back."""
     monkeypatch.setattr(lease_records, "READ_BACK_SECONDS", 0.3)
     run = RunDirectory(f"memory://{tmp_path.name}", "one")
@@ -257,7 +270,9 @@ def test_driver_that_died_while_it_created_its_lease_does_not_lock_the_run(
     assert "an unknown host" in told.notes[0]
 
 
-def test_file_system_without_links_has_one_winner_too(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_links_has_one_winner_too(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "no links here")
 
@@ -285,15 +300,22 @@ def test_lease_of_another_host_is_taken_over_when_its_heartbeat_stood_still_long
     record = take(directory, told, False)
     assert 1.5 <= time.monotonic() - began < 5
     assert record.number == theirs.number + 1
-    assert "run one was driven from gpu-7 (process 4242), last heartbeat 4 s ago; waiting until it is stale" in told.notes[0]
+    assert (
+        "run one was driven from gpu-7 (process 4242), last heartbeat 4 s ago; waiting until it "
+        "is stale" in told.notes[0]
+    )
     assert len(told.notes) == 2
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("clock", [-3600, 3600])
-def test_lease_whose_heartbeat_goes_on_is_refused_whatever_the_other_clock_says(directory: RunDirectory, clock: int) -> None:
+def test_lease_whose_heartbeat_goes_on_is_refused_whatever_the_other_clock_says(
+    directory: RunDirectory, clock: int
+) -> None:
     theirs = elsewhere(directory, beat_at=time.time() + clock)
-    beat = threading.Timer(0.7, lambda: write(directory, replace(theirs, beat=4, beat_at=time.time() + clock)))
+    beat = threading.Timer(
+        0.7, lambda: write(directory, replace(theirs, beat=4, beat_at=time.time() + clock))
+    )
     beat.start()
     with pytest.raises(
         InputError,
@@ -305,7 +327,9 @@ def test_lease_whose_heartbeat_goes_on_is_refused_whatever_the_other_clock_says(
 
 
 @pytest.mark.usefixtures("quick")
-def test_lease_that_is_given_back_while_it_is_waited_for_is_free(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_is_given_back_while_it_is_waited_for_is_free(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "STALE_SECONDS", 60)
     theirs = elsewhere(directory)
     end = threading.Timer(0.5, lambda: write(directory, replace(theirs, released=True)))
@@ -352,15 +376,24 @@ WRITES: dict[str, Callable[[RunDirectory], Any]] = {
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("what", WRITES)
-def test_driver_whose_lease_was_taken_over_writes_nothing_more(directory: RunDirectory, what: str) -> None:
+def test_driver_whose_lease_was_taken_over_writes_nothing_more(
+    directory: RunDirectory, what: str
+) -> None:
     directory.write_text("config.yaml", "name: one")
     with hold(directory, QuietProgress()) as held:
         successor = Record.own(2, "successor")
         assert create(directory, successor)
-        before = sorted(str(path) for path in Path(directory.path()).rglob("*") if "lease" not in path.parts)
+        before = sorted(
+            str(path) for path in Path(directory.path()).rglob("*") if "lease" not in path.parts
+        )
         with pytest.raises(LeaseLost, match="no longer this driver's"):
             WRITES[what](held)
-        assert sorted(str(path) for path in Path(directory.path()).rglob("*") if "lease" not in path.parts) == before
+        assert (
+            sorted(
+                str(path) for path in Path(directory.path()).rglob("*") if "lease" not in path.parts
+            )
+            == before
+        )
         time.sleep(0.5)
     assert newest(directory) == successor
 
@@ -370,7 +403,9 @@ def test_checkpoint_that_was_being_written_when_the_lease_was_lost_is_not_put_in
 ) -> None:
     with hold(directory, QuietProgress()) as held:
         with pytest.raises(LeaseLost):
-            save_checkpoint(held, 1, lambda folder: create(directory, Record.own(2, "successor")) and None, {})
+            save_checkpoint(
+                held, 1, lambda folder: create(directory, Record.own(2, "successor")) and None, {}
+            )
         assert directory.names("checkpoints") == []
 
 
@@ -391,7 +426,9 @@ def test_journal_stops_at_the_moment_its_driver_lost_the_lease(directory: RunDir
     assert not list((Path(directory.path()) / "episodes").glob("*.parquet"))
 
 
-def test_store_that_is_away_for_a_moment_ends_no_run_and_one_that_stays_away_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_that_is_away_for_a_moment_ends_no_run_and_one_that_stays_away_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease_records, "READ_BACK_SECONDS", 0.1)
     monkeypatch.setattr(lease_records, "LOOK_AGAIN_SECONDS", (0.05, 0.05))
     run = RunDirectory(f"memory://{tmp_path.name}", "one")
@@ -435,18 +472,31 @@ def test_next_driver_waits_for_processes_that_wrote_for_the_last_one(
     began = time.monotonic()
     with hold(directory, told):
         assert 1 < time.monotonic() - began < 20
-        assert f"waiting for processes of the last driver of run one to end ({process.pid})" in told.notes
+        assert (
+            f"waiting for processes of the last driver of run one to end ({process.pid})"
+            in told.notes
+        )
         with pytest.raises(LeaseLost):
             register_writer(held)  # an actor that Ray starts late
     writer.__exit__(None, None, None)
 
 
-def test_next_driver_is_refused_where_they_do_not_end(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_driver_is_refused_where_they_do_not_end(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "WRITERS_SECONDS", 0.3)
-    with hold(directory, QuietProgress()) as held, started(WRITE, pickle.dumps(held).hex(), says="writes") as process:
-        with pytest.raises(InputError, match="one: waited 0 s in vain for processes of the last driver of run one to end") as refused:
+    with (
+        hold(directory, QuietProgress()) as held,
+        started(WRITE, pickle.dumps(held).hex(), says="writes") as process,
+    ):
+        with pytest.raises(
+            InputError,
+            match="one: waited 0 s in vain for processes of the last driver of run one to end",
+        ) as refused:
             wait_for_writers(directory, QuietProgress())
-        assert refused.value.what.endswith(f"to end ({process.pid}); end them (kill), then start again")
+        assert refused.value.what.endswith(
+            f"to end ({process.pid}); end them (kill), then start again"
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Settings that name files mean the same wherever a process of the run works, and whoever reads them again."""
+"""Settings that name files mean the same wherever a process of the run works, and whoever reads
+them again."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ CONFIG = """
 name: relative
 data:
   kind: rows
-  train: [talks.jsonl, deep/talks.parquet, ./odd, corpus, someone/talks, "someone/talks:part:train", kept]
+  train: [talks.jsonl, deep/talks.parquet, ./odd, corpus, someone/talks,
+          "someone/talks:part:train", kept]
   eval: [~/held.jsonl, "s3://bucket/held.jsonl", /abs/../held.jsonl]
   texts: [book.jsonl.gz]
 tokenizer: {path: words}
@@ -37,7 +39,19 @@ rewards:
       - {name: remote, path: "s3://bucket/judge"}
 """
 
-PLAIN_TEXTS = {"name", "kind", "stage", "size", "host", "url", "pattern", "stop", "targets", "arguments", "label"}
+PLAIN_TEXTS = {
+    "name",
+    "kind",
+    "stage",
+    "size",
+    "host",
+    "url",
+    "pattern",
+    "stop",
+    "targets",
+    "arguments",
+    "label",
+}
 """Settings whose texts name no file."""
 
 
@@ -57,7 +71,8 @@ def test_what_names_a_file_is_absolute_and_hub_names_uris_and_modules_stay(folde
     data: Any = run.data
     names = ["talks.jsonl", "deep/talks.parquet", "odd"]
     assert data.train == (
-        *(f"{folder}/{name}" for name in names), "corpus", "someone/talks", "someone/talks:part:train", f"{folder}/kept",
+        *(f"{folder}/{name}" for name in names), "corpus", "someone/talks",
+        "someone/talks:part:train", f"{folder}/kept",
     )  # fmt: skip
     assert data.eval == ("/home/somebody/held.jsonl", "s3://bucket/held.jsonl", "/held.jsonl")
     assert data.texts == (f"{folder}/book.jsonl.gz",)
@@ -67,8 +82,15 @@ def test_what_names_a_file_is_absolute_and_hub_names_uris_and_modules_stay(folde
     mix = run.rewards.cumulative
     assert mix.cosine is not None
     assert mix.cosine.model == f"{folder}/local-sentences"
-    assert [each.path for each in mix.functions] == [f"{folder}/rewards/mine.py:polite", "package.module:polite"]
-    assert [each.path for each in mix.models] == [f"{folder}/before/judge", "someone/judge", "s3://bucket/judge"]
+    assert [each.path for each in mix.functions] == [
+        f"{folder}/rewards/mine.py:polite",
+        "package.module:polite",
+    ]
+    assert [each.path for each in mix.models] == [
+        f"{folder}/before/judge",
+        "someone/judge",
+        "s3://bucket/judge",
+    ]
 
 
 def test_overrides_and_sections_of_commands_are_relative_to_the_same_folder(folder: Path) -> None:
@@ -76,12 +98,17 @@ def test_overrides_and_sections_of_commands_are_relative_to_the_same_folder(fold
     data: Any = run.data
     assert (run.runs, data.eval) == (f"{folder}/elsewhere", (f"{folder}/other.jsonl",))
     assert load_section(SgdData, {"folder": "sgd"}, [], []).folder == f"{folder}/sgd"
-    backbone = ["stages=[{stage: reward_model, backbone: kept}]", "data={kind: preferences, train: [p.jsonl]}"]
+    backbone = [
+        "stages=[{stage: reward_model, backbone: kept}]",
+        "data={kind: preferences, train: [p.jsonl]}",
+    ]
     stage: Any = load_run(["run.yaml"], backbone).stages[0]
     assert stage.backbone == f"{folder}/kept"
 
 
-def test_written_and_read_in_another_folder_the_run_is_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_and_read_in_another_folder_the_run_is_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = load_run(["run.yaml"])
     (tmp_path / "again.yaml").write_text(dump_run(run))
     monkeypatch.chdir(tmp_path)
@@ -90,7 +117,9 @@ def test_written_and_read_in_another_folder_the_run_is_the_same(folder: Path, tm
     assert older.runs == "runs"
 
 
-def texts(section: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[tuple[str, Any, list[Any]]]:
+def texts(
+    section: type[BaseModel], seen: set[type[BaseModel]]
+) -> Iterator[tuple[str, Any, list[Any]]]:
     """(name, annotation, notes) of every setting at any depth that holds texts."""
     for name, field in section.model_fields.items():
         annotation, choice = field.annotation, choice_of(field.annotation, field.discriminator)
@@ -111,10 +140,15 @@ def said(annotation: Any) -> list[Any]:
 
 def test_a_setting_that_holds_a_text_says_whether_it_names_a_file() -> None:
     found = list(texts(Run, {Run}))
-    marked = [(name, any(isinstance(note, AfterValidator) for note in [*notes, *said(annotation)])) for name, annotation, notes in found]
+    marked = [
+        (name, any(isinstance(note, AfterValidator) for note in [*notes, *said(annotation)]))
+        for name, annotation, notes in found
+    ]
     unsaid = {name for name, said_so in marked if not said_so}
     assert unsaid <= PLAIN_TEXTS
-    assert {"folder", "train", "path", "runs", "backbone", "checkpoint"} <= {name for name, _, _ in found} - unsaid
+    assert {"folder", "train", "path", "runs", "backbone", "checkpoint"} <= {
+        name for name, _, _ in found
+    } - unsaid
 
 
 @pytest.mark.parametrize(
@@ -129,19 +163,34 @@ def test_a_setting_that_holds_a_text_says_whether_it_names_a_file() -> None:
         ("s3://bucket/talks.jsonl", "/bucket/talks.jsonl", False),
         ("mine.py:polite", "/data/mine.py:polite", True),
         ("mine.py:polite", "/data/mine.py:rude", False),
-        ("/r/session_1/_ray_pkg_0a1b/data/talks.jsonl", "/r/session_2/_ray_pkg_77/data/talks.jsonl", True),
-        ("/r/session_1/_ray_pkg_0a1b/data/talks.jsonl", "/r/session_2/_ray_pkg_77/talks.jsonl", False),
+        (
+            "/r/session_1/_ray_pkg_0a1b/data/talks.jsonl",
+            "/r/session_2/_ray_pkg_77/data/talks.jsonl",
+            True,
+        ),
+        (
+            "/r/session_1/_ray_pkg_0a1b/data/talks.jsonl",
+            "/r/session_2/_ray_pkg_77/talks.jsonl",
+            False,
+        ),
     ],
 )
-def test_an_older_configuration_may_name_the_same_place_in_another_way(one: str, other: str, same: bool) -> None:
+def test_an_older_configuration_may_name_the_same_place_in_another_way(
+    one: str, other: str, same: bool
+) -> None:
     assert same_place(one, other) == same
     assert same_place(other, one) == same
-    before, now = {"data": {"train": [one, "x"], "kind": "rows"}}, {"data": {"train": [other, "x"], "kind": "rows"}}
+    before, now = (
+        {"data": {"train": [one, "x"], "kind": "rows"}},
+        {"data": {"train": [other, "x"], "kind": "rows"}},
+    )
     assert named_alike(before, now) == (now if same else before)
 
 
 def test_a_data_file_is_the_same_to_the_reader_as_to_the_configuration(folder: Path) -> None:
-    (folder / "kept" / "talks.jsonl").write_text('{"query": "q", "answer": "a", "interactions": [{"query": "q", "answer": "a"}]}\n')
+    (folder / "kept" / "talks.jsonl").write_text(
+        '{"query": "q", "answer": "a", "interactions": [{"query": "q", "answer": "a"}]}\n'
+    )
     run = load_run(["run.yaml"], ["data.train=[kept/talks.jsonl]"])
     data: Any = run.data
     assert load_rows(data.train[0]) == load_rows("kept/talks.jsonl")

@@ -12,7 +12,15 @@ import pytest
 
 from common.config.schema import SynthData
 from common.data.records import BadRecords
-from common.data.rows import load_pairs, load_rows, load_texts, row_from_dict, row_to_dict, save_rows, value_counts
+from common.data.rows import (
+    load_pairs,
+    load_rows,
+    load_texts,
+    row_from_dict,
+    row_to_dict,
+    save_rows,
+    value_counts,
+)
 from common.data.synth import generate
 from common.data.tokenizer import train_tokenizer
 from common.data.validate import validate_rows
@@ -23,7 +31,10 @@ ROWS = generate(SynthData(train=20, eval=2), 0)["train"] + [
     Row(
         "a\u2028b",
         "c",
-        (Interaction("d", "e", think="hm", role="distract"), Interaction("f", "g", facts=(Fact("a", 0, ("h",)),))),
+        (
+            Interaction("d", "e", think="hm", role="distract"),
+            Interaction("f", "g", facts=(Fact("a", 0, ("h",)),)),
+        ),
         think="so",
         strategy="long_term",
     )
@@ -36,13 +47,22 @@ def good() -> dict[str, Any]:
         "answer": "okay",
         "interactions": [
             {"query": "hello", "answer": "hi"},
-            {"query": "what is my dog called?", "answer": "Rex", "role": "recall", "facts": [{"value": "Rex", "said_in": 0}]},
+            {
+                "query": "what is my dog called?",
+                "answer": "Rex",
+                "role": "recall",
+                "facts": [{"value": "Rex", "said_in": 0}],
+            },
         ],
     }
 
 
 def write(path: Path, *records: Any) -> Path:
-    path.write_text("".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records))
+    path.write_text(
+        "".join(
+            (record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records
+        )
+    )
     return path
 
 
@@ -99,7 +119,11 @@ FACT = ("interactions", 1, "facts", 0)
     ("record", "field", "what"),
     [
         (broken("answer", rename="anwser"), "anwser", "did you mean 'answer'"),
-        (broken("interactions", 0, "query", rename="qery"), "interactions.0.qery", "did you mean 'query'"),
+        (
+            broken("interactions", 0, "query", rename="qery"),
+            "interactions.0.qery",
+            "did you mean 'query'",
+        ),
         (broken("answer"), "answer", "is missing"),
         (broken("query", value=7), "query", "should be text, not a whole number"),
         (broken("interactions", value="x"), "interactions", "should be a list, not text"),
@@ -107,22 +131,48 @@ FACT = ("interactions", 1, "facts", 0)
         (broken("interactions", 0, value="hello"), "interactions.0", "should be an object"),
         (broken("interactions", 0, "query", value="  "), "interactions.0.query", "is empty"),
         (broken("interactions", 0, "answer", value=""), "interactions.0.answer", "is empty"),
-        (broken("interactions", 0, "role", value="recal"), "interactions.0.role", "did you mean 'recall'"),
+        (
+            broken("interactions", 0, "role", value="recal"),
+            "interactions.0.role",
+            "did you mean 'recall'",
+        ),
         (broken("strategy", value="longterm"), "strategy", "did you mean 'long_term'"),
         (broken(*FACT, "said_in", value=2), "interactions.1.facts.0.said_in", "0 to 1"),
         (broken(*FACT, "said_in", value=-1), "interactions.1.facts.0.said_in", "0 to 1"),
-        (broken(*FACT, "said_in", value=True), "interactions.1.facts.0.said_in", "should be a whole number, not true"),
-        (broken(*FACT, "said_in", value=1), "interactions.1.facts.0.said_in", "is 1, where 'Rex' was never said: turn 0"),
+        (
+            broken(*FACT, "said_in", value=True),
+            "interactions.1.facts.0.said_in",
+            "should be a whole number, not true",
+        ),
+        (
+            broken(*FACT, "said_in", value=1),
+            "interactions.1.facts.0.said_in",
+            "is 1, where 'Rex' was never said: turn 0",
+        ),
         (broken(*FACT, "value", value="Re"), "interactions.1.facts.0.value", "'Re' was never said"),
         (broken(*FACT, "value", value=" \u200b"), "interactions.1.facts.0.value", "is empty"),
-        (broken(*FACT, "outdated", value="Max"), "interactions.1.facts.0.outdated", "should be a list"),
-        (broken(*FACT, "outdated", value=[3]), "interactions.1.facts.0.outdated.0", "should be text"),
-        (broken(*FACT, "outdated", value=["Rex"]), "interactions.1.facts.0.outdated.0", "is the value itself"),
+        (
+            broken(*FACT, "outdated", value="Max"),
+            "interactions.1.facts.0.outdated",
+            "should be a list",
+        ),
+        (
+            broken(*FACT, "outdated", value=[3]),
+            "interactions.1.facts.0.outdated.0",
+            "should be text",
+        ),
+        (
+            broken(*FACT, "outdated", value=["Rex"]),
+            "interactions.1.facts.0.outdated.0",
+            "is the value itself",
+        ),
         ([1], "record", "should be an object with query, answer, interactions"),
         ('{"query": "a", [', None, "broken JSON"),
     ],
 )
-def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, record: Any, field: str | None, what: str) -> None:
+def test_a_bad_row_is_named_by_line_and_field(
+    tmp_path: Path, record: Any, field: str | None, what: str
+) -> None:
     path = write(tmp_path / "rows.jsonl", good(), "", record)
     error = fault(path)
     assert what in error.what
@@ -133,7 +183,9 @@ def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, record: Any, field
         assert str(loading.value) == str(error)
 
 
-def test_values_that_only_follow_from_what_was_said_load_and_pass_on_request(tmp_path: Path) -> None:
+def test_values_that_only_follow_from_what_was_said_load_and_pass_on_request(
+    tmp_path: Path,
+) -> None:
     path = write(tmp_path / "rows.jsonl", broken(*FACT, "value", value="yes"))
     assert len(load_rows(path)) == len(validate_rows(path, literal=False).rows) == 1
 
@@ -141,7 +193,9 @@ def test_values_that_only_follow_from_what_was_said_load_and_pass_on_request(tmp
 def test_all_faults_are_reported_up_to_twenty(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", *[broken("answer", value=" ")] * 3, good())
     error = fault(path)
-    assert [each.where for each in error.faults] == [f"{path}, line {n}, field answer" for n in (1, 2, 3)]
+    assert [each.where for each in error.faults] == [
+        f"{path}, line {n}, field answer" for n in (1, 2, 3)
+    ]
     assert "and 2 more" in error.what
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert len(fault(write(path, *["{"] * 50)).faults) == 20
@@ -172,7 +226,9 @@ def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
         ("rows.jsonl", b"\xff\xfe", "UTF-8"),
     ],
 )
-def test_an_unreadable_file_is_named(tmp_path: Path, name: str, content: bytes | None, what: str) -> None:
+def test_an_unreadable_file_is_named(
+    tmp_path: Path, name: str, content: bytes | None, what: str
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name) as caught:
@@ -197,8 +253,17 @@ def test_pairs_come_from_fields_and_from_template_text(tmp_path: Path) -> None:
         {"text": "[Q] two\nlines [A] answer"},
         {"text": "[BOS][Q]q[T]hm[A]a[EOS]"},
     )
-    assert load_pairs(path) == [Interaction("a", "b"), Interaction("two\nlines", "answer"), Interaction("q", "a", think="hm")]
-    for bad in ({"text": "no template"}, {"text": "[Q] [A] x"}, {"query": "a"}, {"query": "a", "anser": "b"}):
+    assert load_pairs(path) == [
+        Interaction("a", "b"),
+        Interaction("two\nlines", "answer"),
+        Interaction("q", "a", think="hm"),
+    ]
+    for bad in (
+        {"text": "no template"},
+        {"text": "[Q] [A] x"},
+        {"query": "a"},
+        {"query": "a", "anser": "b"},
+    ):
         with pytest.raises(InputError, match="line 1"):
             load_pairs(write(path, bad))
 

@@ -40,7 +40,13 @@ DIALOGUE = {
             ],
         },
         # Both stand in the query itself.
-        {"turn": 4, "facts": [{"slot": "time", "value": "12 pm", "said_in": 4}, {"slot": "city", "value": "San Jose", "said_in": 1}]},
+        {
+            "turn": 4,
+            "facts": [
+                {"slot": "time", "value": "12 pm", "said_in": 4},
+                {"slot": "city", "value": "San Jose", "said_in": 1},
+            ],
+        },
     ],
 }
 
@@ -82,14 +88,24 @@ def hashes(rows: list[Row]) -> set[str]:
 
 
 def test_the_babi_corpus_holds_out_by_hash_and_keeps_splits_apart(shared: Path) -> None:
-    corpus = load_corpus(BabiData(folder=str(shared / "data/babi10k"), tasks=(1, 6), eval_fraction=0.05), 0)
+    corpus = load_corpus(
+        BabiData(folder=str(shared / "data/babi10k"), tasks=(1, 6), eval_fraction=0.05), 0
+    )
     assert len(corpus.test) == 400
     assert 120 < len(corpus.eval) < 280
-    stories = hashes([story.row for task in (1, 6) for story in babi.load(shared / "data/babi10k", task, "train", 5)])
+    stories = hashes(
+        [
+            story.row
+            for task in (1, 6)
+            for story in babi.load(shared / "data/babi10k", task, "train", 5)
+        ]
+    )
     whole = [row for row in corpus.train if conversation_hash(row) in stories]
     assert 3600 < len(whole) + len(corpus.eval) <= 4000
     assert len(corpus.train) > 2 * len(whole)  # and the parts that stand by themselves
-    assert not hashes(corpus.train) & hashes(corpus.eval) | hashes(corpus.train + corpus.eval) & hashes(corpus.test)
+    assert not hashes(corpus.train) & hashes(corpus.eval) | hashes(
+        corpus.train + corpus.eval
+    ) & hashes(corpus.test)
     single = load_corpus(BabiData(folder=str(shared / "data/babi10k"), max_questions=1), 0)
     assert not hashes(single.train) & hashes(single.test)
 
@@ -98,7 +114,9 @@ def test_the_sgd_corpus_never_divides_a_dialogue(shared: Path) -> None:
     folder = shared / "data/sgd"
     corpus = load_corpus(SgdData(folder=str(folder), max_follow_ups=4), 0)
     dialogue_of = {conversation_hash(each.row): each.dialogue for each in sgd.load(folder, "train")}
-    train, held = ({dialogue_of[digest] for digest in hashes(rows)} for rows in (corpus.train, corpus.eval))
+    train, held = (
+        {dialogue_of[digest] for digest in hashes(rows)} for rows in (corpus.train, corpus.eval)
+    )
     assert held
     assert len(train & held) <= 2  # the same words in two dialogues
     assert max(Counter(len(row.interactions) for row in corpus.train)) == 4
@@ -115,7 +133,12 @@ def test_own_rows_come_from_their_files(tmp_path: Path) -> None:
     held = [replace(row, source=str(tmp_path / "eval.jsonl")) for row in rows["eval"]]
     assert (corpus.train, corpus.eval, corpus.test) == (rows["train"], held, [])
     assert corpus.pairs == [turn for row in rows["train"] for turn in row.turns]
-    given = data.model_copy(update={"texts": (str(tmp_path / "texts.jsonl"),), "pairs": (str(tmp_path / "pairs.jsonl"),)})
+    given = data.model_copy(
+        update={
+            "texts": (str(tmp_path / "texts.jsonl"),),
+            "pairs": (str(tmp_path / "pairs.jsonl"),),
+        }
+    )
     corpus = load_corpus(given, 0)
     assert (corpus.texts, corpus.pairs) == (["words"], [Interaction("a", "b")])
 
@@ -125,7 +148,10 @@ def test_own_rows_come_from_their_files(tmp_path: Path) -> None:
     [
         (BabiData(folder="nowhere", tasks=(3,)), "qa3_"),
         (SgdData(folder="nowhere"), "sgd_compact_train.jsonl.gz"),
-        (RowsData(train=("nowhere/rows.jsonl",), eval=("nowhere/rows.jsonl",)), "nowhere/rows.jsonl"),
+        (
+            RowsData(train=("nowhere/rows.jsonl",), eval=("nowhere/rows.jsonl",)),
+            "nowhere/rows.jsonl",
+        ),
     ],
 )
 def test_a_missing_file_is_named(data: BabiData | SgdData | RowsData, name: str) -> None:

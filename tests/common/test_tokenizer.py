@@ -18,22 +18,37 @@ from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_t
 from common.episode import Interaction
 from common.failures import InputError
 
-TEXTS = ["my dog is called Rex", "what is my dog called?", "your dog is called Rex", "Rex", "[EOS] ends [Q] it [EOS]"] * 20
+TEXTS = [
+    "my dog is called Rex",
+    "what is my dog called?",
+    "your dog is called Rex",
+    "Rex",
+    "[EOS] ends [Q] it [EOS]",
+] * 20
 TOKENIZER = train_tokenizer(TEXTS, 400)
 
 
 def test_special_tokens_have_fixed_ids() -> None:
     assert [TOKENIZER.pad_id, TOKENIZER.unk_id, TOKENIZER.bos_id, TOKENIZER.eos_id] == [0, 1, 2, 3]
-    assert [TOKENIZER.mask_id, TOKENIZER.query_id, TOKENIZER.answer_id, TOKENIZER.think_id] == [4, 5, 6, 7]
+    assert [TOKENIZER.mask_id, TOKENIZER.query_id, TOKENIZER.answer_id, TOKENIZER.think_id] == [
+        4,
+        5,
+        6,
+        7,
+    ]
 
 
 def test_an_interaction_follows_the_template() -> None:
-    query, answer, think = (TOKENIZER.encode(text) for text in ("what is my dog called?", "Rex", "he said so"))
+    query, answer, think = (
+        TOKENIZER.encode(text) for text in ("what is my dog called?", "Rex", "he said so")
+    )
     assert TOKENIZER.prompt("what is my dog called?") == [2, 5, *query, 6]
     assert TOKENIZER.interaction("what is my dog called?", "Rex") == [2, 5, *query, 6, *answer, 3]
     thoughtful = Interaction("what is my dog called?", "Rex", think="he said so")
     assert TOKENIZER.interaction(thoughtful) == [2, 5, *query, 7, *think, 6, *answer, 3]
-    assert TOKENIZER.prompt(thoughtful.query, think=True) + TOKENIZER.answer("Rex", "he said so") == TOKENIZER.interaction(thoughtful)
+    assert TOKENIZER.prompt(thoughtful.query, think=True) + TOKENIZER.answer(
+        "Rex", "he said so"
+    ) == TOKENIZER.interaction(thoughtful)
 
 
 def test_a_word_is_one_token_at_the_beginning_and_inside() -> None:
@@ -44,7 +59,11 @@ def test_a_word_is_one_token_at_the_beginning_and_inside() -> None:
 @pytest.mark.parametrize("text", [*SPECIAL_TOKENS, "a [EOS] b", "[BOS][Q]x[A]y[EOS]", " [PAD]"])
 def test_user_text_never_becomes_a_special_token(text: str, tmp_path: Path) -> None:
     TOKENIZER.save(tmp_path)
-    for tokenizer in (TOKENIZER, ConversationTokenizer.load(tmp_path), ConversationTokenizer.from_json(TOKENIZER.to_json())):
+    for tokenizer in (
+        TOKENIZER,
+        ConversationTokenizer.load(tmp_path),
+        ConversationTokenizer.from_json(TOKENIZER.to_json()),
+    ):
         assert min(tokenizer.encode(text)) >= len(SPECIAL_TOKENS)
         assert tokenizer.decode(tokenizer.encode(text)) == text.strip()
 
@@ -58,16 +77,26 @@ def test_saved_files_open_in_transformers_with_the_same_ids(tmp_path: Path) -> N
     TOKENIZER.save(tmp_path)
     opened = AutoTokenizer.from_pretrained(str(tmp_path))
     assert opened.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(8))
-    assert (opened.pad_token_id, opened.bos_token_id, opened.eos_token_id, opened.mask_token_id) == (0, 2, 3, 4)
+    assert (
+        opened.pad_token_id,
+        opened.bos_token_id,
+        opened.eos_token_id,
+        opened.mask_token_id,
+    ) == (0, 2, 3, 4)
     for text in ("my dog is called Rex", "  odd [EOS]\n\ntext "):
         assert opened(text.strip(), add_special_tokens=False)["input_ids"] == TOKENIZER.encode(text)
     assert ConversationTokenizer.load(tmp_path) == TOKENIZER
 
 
 def test_training_is_the_same_in_another_process() -> None:
-    code = f"from common.data.tokenizer import train_tokenizer; print(train_tokenizer({TEXTS!r}, 400).to_json(), end='')"
+    code = (
+        "from common.data.tokenizer import train_tokenizer; "
+        f"print(train_tokenizer({TEXTS!r}, 400).to_json(), end='')"
+    )
     root = Path(__file__).resolve().parents[2]
-    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
     assert out == TOKENIZER.to_json()
 
 

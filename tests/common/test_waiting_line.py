@@ -8,7 +8,9 @@ from common.fleet import Fleet
 from common.waiting_line import WaitingLine
 
 
-def run(body: Callable[[Fleet, WaitingLine], Coroutine[Any, Any, Any]], actors: int = 1, cap: int = 1) -> Any:
+def run(
+    body: Callable[[Fleet, WaitingLine], Coroutine[Any, Any, Any]], actors: int = 1, cap: int = 1
+) -> Any:
     async def main() -> Any:
         fleet = Fleet(range(actors), cap)
         return await body(fleet, WaitingLine(fleet))
@@ -19,7 +21,11 @@ def run(body: Callable[[Fleet, WaitingLine], Coroutine[Any, Any, Any]], actors: 
 def test_first_come_first_served_and_one_that_was_tried_before_goes_ahead() -> None:
     async def body(fleet: Fleet, line: WaitingLine) -> None:
         busy = line.join(0.0, [])
-        waiting = {"first": line.join(1.0, []), "second": line.join(2.0, []), "again": line.join(3.0, [0])}
+        waiting = {
+            "first": line.join(1.0, []),
+            "second": line.join(2.0, []),
+            "again": line.join(3.0, [0]),
+        }
         assert (len(line), line.oldest()) == (3, 1.0)
         order = []
         place = busy.place.result()
@@ -39,7 +45,12 @@ def test_first_come_first_served_and_one_that_was_tried_before_goes_ahead() -> N
 def test_a_place_says_how_many_calls_are_ahead_of_it() -> None:
     async def body(fleet: Fleet, line: WaitingLine) -> None:
         places = [line.join(0.0, []).place.result() for _ in range(4)]
-        assert [(place.actor, place.ahead) for place in places if place] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+        assert [(place.actor, place.ahead) for place in places if place] == [
+            (0, 0),
+            (1, 0),
+            (0, 1),
+            (1, 1),
+        ]
 
     run(body, actors=2, cap=2)
 
@@ -65,7 +76,11 @@ def test_one_that_was_tried_before_stands_last_on_its_actor_until_it_is_over() -
 
 def test_who_leaves_gives_back_the_place_that_was_handed_over_meanwhile() -> None:
     async def body(fleet: Fleet, line: WaitingLine) -> None:
-        cancelled, next_in_line, impatient = line.join(0.0, []), line.join(1.0, []), line.join(2.0, [])
+        cancelled, next_in_line, impatient = (
+            line.join(0.0, []),
+            line.join(1.0, []),
+            line.join(2.0, []),
+        )
         assert cancelled.place.done()
         line.leave(impatient)
         assert not next_in_line.place.done()

@@ -10,7 +10,9 @@ from common.weights import PackedWeights, WeightsCorrupt, WeightsMismatch, load_
 
 def model(seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2).to(torch.bfloat16))
+    return torch.nn.Sequential(
+        torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2).to(torch.bfloat16)
+    )
 
 
 def read_only(packed: PackedWeights) -> PackedWeights:
@@ -21,7 +23,10 @@ def read_only(packed: PackedWeights) -> PackedWeights:
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def test_loaded_module_equals_the_packed_one_bfloat16_and_integers_included() -> None:
@@ -48,7 +53,9 @@ def test_training_on_changes_neither_what_was_packed_nor_what_was_loaded_from() 
 
 
 @pytest.mark.parametrize("name", ["0.weight", "2.bias"])
-def test_a_flipped_bit_is_refused_by_the_name_of_its_bucket_and_nothing_is_loaded(name: str) -> None:
+def test_a_flipped_bit_is_refused_by_the_name_of_its_bucket_and_nothing_is_loaded(
+    name: str,
+) -> None:
     packed = pack(model(0).state_dict(), 5, bucket_bytes=64)
     assert len(packed.buckets) > 2
     packed.tensors[name].reshape(-1).view(np.uint8)[1] ^= 4

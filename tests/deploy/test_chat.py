@@ -1,4 +1,5 @@
-"""Talking to a small model with random weights: what matters here is memory, words and files, not what it says."""
+"""Talking to a small model with random weights: what matters here is memory, words and files, not
+what it says."""
 
 from __future__ import annotations
 
@@ -28,15 +29,25 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture(scope="module")
 def tokenizer() -> ConversationTokenizer:
-    return train_tokenizer(["my dog is called Rex", "what is my dog called?", "your dog is called Rex, der Hund heißt Zoë"], 300)
+    return train_tokenizer(
+        [
+            "my dog is called Rex",
+            "what is my dog called?",
+            "your dog is called Rex, der Hund heißt Zoë",
+        ],
+        300,
+    )
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer: ConversationTokenizer) -> ReactiveTransformer:
     torch.manual_seed(0)
-    model = ReactiveTransformer(named_config("tiny", vocab_size=tokenizer.vocab_size, max_tokens=40))
+    model = ReactiveTransformer(
+        named_config("tiny", vocab_size=tokenizer.vocab_size, max_tokens=40)
+    )
     with torch.no_grad():
-        # Random weights answer nearly alike whatever they are asked; larger ones make memory visible in the answers.
+        # Random weights answer nearly alike whatever they are asked; larger ones make memory
+        # visible in the answers.
         for parameter in model.parameters():
             parameter.mul_(4)
     return model
@@ -58,11 +69,15 @@ def test_piped_conversation_shows_answers_and_that_memory_was_updated(
 ) -> None:
     other = Session(model, tokenizer, seed=7, sampling=session.sampling)
     answers = [
-        "".join(printable(event.text) for event in other.respond(query) if event.kind == "token") for query in ("my dog is Rex", "my dog?")
+        "".join(printable(event.text) for event in other.respond(query) if event.kind == "token")
+        for query in ("my dog is Rex", "my dog?")
     ]
     shown = transcript(session, "my dog is Rex\n\nmy dog?\n/quit\nnot reached\n")
     # Not line by line: a random model may write line breaks.
-    assert re.sub(r"memory updated \([^)\n]* ms\)\n", "<updated>", shown) == f"{answers[0]}\n<updated>{answers[1]}\n<updated>"
+    assert (
+        re.sub(r"memory updated \([^)\n]* ms\)\n", "<updated>", shown)
+        == f"{answers[0]}\n<updated>{answers[1]}\n<updated>"
+    )
     assert session.turn == 2
 
 
@@ -95,10 +110,14 @@ def test_reset_gives_the_memory_of_the_seed_again(session: Session) -> None:
     assert "2 layers × 16 slots × width 64, 0 interactions written" in out
 
 
-def test_mistakes_are_one_sentence_and_the_conversation_goes_on(session: Session, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence_and_the_conversation_goes_on(
+    session: Session, tmp_path: Path
+) -> None:
     absent = tmp_path / "absent" / "memory.safetensors"
     before = session.memory
-    out = transcript(session, f"/load {absent}\n/save {absent}\n/lod\n/save\n{'why ' * 200}\n/help\n")
+    out = transcript(
+        session, f"/load {absent}\n/save {absent}\n/lod\n/save\n{'why ' * 200}\n/help\n"
+    )
     for part in (
         f"{absent}: cannot be read",
         f"{absent}: cannot be written",
@@ -121,14 +140,26 @@ def test_chat_opens_a_checkpoint_and_a_memory_and_ends_with_its_input(
     checkpoint = save_checkpoint(RunDirectory(str(tmp_path), "run"), 1, write, {})
     list(session.respond("my dog is Rex"))
     session.save(tmp_path / "rex.safetensors")
-    command = [sys.executable, "-m", "deploy", "chat", checkpoint, "--memory", str(tmp_path / "rex.safetensors")]
-    done = subprocess.run(command, cwd=ROOT, input="/memory\nmy dog?\n", capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "deploy",
+        "chat",
+        checkpoint,
+        "--memory",
+        str(tmp_path / "rex.safetensors"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, input="/memory\nmy dog?\n", capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "1 interactions written" in done.stdout
     assert "memory updated (" in done.stdout
 
 
-def test_chat_with_what_is_no_checkpoint_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chat_with_what_is_no_checkpoint_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run_command(["chat", str(tmp_path / "nothing-here")]) == 2
     assert "nothing-here" in capsys.readouterr().err
 
@@ -146,11 +177,16 @@ def test_memories_are_forked_switched_between_and_listed(session: Session, tmp_p
     assert commands.do("/switch", "early") == "going on with early, 1 interactions written"
     assert torch.equal(session.memory, before)
     assert commands.do("/memories", "").splitlines() == [
-        "* early: 1 interactions written", "  main: 2 interactions written", "  file kept.safetensors: 2 interactions written",
+        "* early: 1 interactions written", "  main: 2 interactions written",
+        "  file kept.safetensors: 2 interactions written",
     ]  # fmt: skip
     commands.do("/switch", "main")
     assert torch.equal(session.memory, later)
-    for name, argument, what in (("/switch", "earl", "did you mean 'early'"), ("/fork", "early", "already"), ("/fork", "", "needs a name")):
+    for name, argument, what in (
+        ("/switch", "earl", "did you mean 'early'"),
+        ("/fork", "early", "already"),
+        ("/fork", "", "needs a name"),
+    ):
         with pytest.raises(InputError, match=what):
             commands.do(name, argument)
     assert torch.equal(session.memory, later)

@@ -47,7 +47,11 @@ except KeyboardInterrupt:
 
 def python(script: str, run: Run) -> str:
     # Settings of this test session must not stand in for those that connect() makes.
-    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_ADDRESS")}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_ADDRESS")
+    }
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + script, run.model_dump_json()],
         cwd=ROOT,
@@ -63,11 +67,20 @@ def python(script: str, run: Run) -> str:
 def small_run(folder: Path, **learner: int) -> Run:
     mrl = {"stage": "mrl", "curriculum": []}
     return Run.model_validate(
-        {"name": "laptop", "runs": str(folder), "data": {"kind": "synth"}, "stages": [mrl], "learner": learner, "rollout": {"workers": 5}}
+        {
+            "name": "laptop",
+            "runs": str(folder),
+            "data": {"kind": "synth"},
+            "stages": [mrl],
+            "learner": learner,
+            "rollout": {"workers": 5},
+        }
     )
 
 
-def test_a_laptops_cluster_admits_all_actors_keeps_their_words_and_stops_in_order(tmp_path: Path) -> None:
+def test_a_laptops_cluster_admits_all_actors_keeps_their_words_and_stops_in_order(
+    tmp_path: Path,
+) -> None:
     out = python(WORKS, small_run(tmp_path, ranks=2))
     cpus = float(out.split("cpus ")[1].split()[0])
     assert cpus >= 5 + 2 + 0.5 + 0.25
@@ -88,7 +101,10 @@ def test_a_cluster_that_lacks_gpus_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_an_address_without_a_port_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="HOST:PORT"), connect(small_run(tmp_path), "somewhere:port"):
+    with (
+        pytest.raises(InputError, match="HOST:PORT"),
+        connect(small_run(tmp_path), "somewhere:port"),
+    ):
         pass
 
 

@@ -12,7 +12,11 @@ from common.data.tokenizer import train_tokenizer
 from common.failures import EXIT_BAD_INPUT, EXIT_DONE
 from deploy.cli import run_command
 
-ROW = {"query": "I live in Rome", "answer": "okay", "interactions": [{"query": "where do I live?", "answer": "in Rome"}]}
+ROW = {
+    "query": "I live in Rome",
+    "answer": "okay",
+    "interactions": [{"query": "where do I live?", "answer": "in Rome"}],
+}
 
 
 def write(path: Path, record: object) -> Path:
@@ -28,8 +32,19 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("format", ["jsonl", "jsonl.gz", "parquet"])
-def test_synth_writes_splits_that_validate_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str) -> None:
-    words = ["data", "synth", str(tmp_path / "out"), "train=30", "eval=4", "steps=[2, 4]", "--format", format]
+def test_synth_writes_splits_that_validate_and_inspect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    words = [
+        "data",
+        "synth",
+        str(tmp_path / "out"),
+        "train=30",
+        "eval=4",
+        "steps=[2, 4]",
+        "--format",
+        format,
+    ]
     assert run_command(words) == EXIT_DONE
     path = tmp_path / "out" / f"train.{format}"
     assert {len(row.interactions) for row in load_rows(path)} == {2, 4}
@@ -39,33 +54,61 @@ def test_synth_writes_splits_that_validate_and_inspect(tmp_path: Path, capsys: p
     assert "30 conversations, all well" in capsys.readouterr().out.replace("\n", "")
     assert run_command(["data", "inspect", str(path)]) == EXIT_DONE
     shown = capsys.readouterr().out
-    for word in ("conversations", "cumulative", "recall", "distance", "median", load_rows(path)[0].query.split()[0]):
+    for word in (
+        "conversations",
+        "cumulative",
+        "recall",
+        "distance",
+        "median",
+        load_rows(path)[0].query.split()[0],
+    ):
         assert word in shown
 
 
 def test_another_seed_gives_other_conversations(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert run_command(["data", "synth", str(tmp_path / name), "train=5", "eval=1", "--seed", str(seed)]) == EXIT_DONE
+        assert (
+            run_command(
+                ["data", "synth", str(tmp_path / name), "train=5", "eval=1", "--seed", str(seed)]
+            )
+            == EXIT_DONE
+        )
     a, b, c = ((tmp_path / name / "train.jsonl").read_bytes() for name in "abc")
     assert a == b
     assert a != c
 
 
-def test_converted_babi_passes_with_inferred_values(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["data", "convert", "babi", str(shared / "data/babi10k"), str(tmp_path), "tasks=[6]"]) == EXIT_DONE
+def test_converted_babi_passes_with_inferred_values(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run_command(
+            ["data", "convert", "babi", str(shared / "data/babi10k"), str(tmp_path), "tasks=[6]"]
+        )
+        == EXIT_DONE
+    )
     for split in ("train", "eval", "test"):
-        assert run_command(["data", "validate", str(tmp_path / f"{split}.jsonl"), "--inferred"]) == EXIT_DONE
+        assert (
+            run_command(["data", "validate", str(tmp_path / f"{split}.jsonl"), "--inferred"])
+            == EXIT_DONE
+        )
     assert "was never said" in refused(capsys, "validate", str(tmp_path / "test.jsonl"))
 
 
-def test_bad_settings_and_missing_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_settings_and_missing_folders_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "did you mean 'train'" in refused(capsys, "synth", str(tmp_path), "trian=5")
-    assert "should be greater than or equal to 2" in refused(capsys, "synth", str(tmp_path), "values=1")
+    assert "should be greater than or equal to 2" in refused(
+        capsys, "synth", str(tmp_path), "values=1"
+    )
     assert "qa1_" in refused(capsys, "convert", "babi", str(tmp_path), str(tmp_path))
     assert "sgd_compact_train" in refused(capsys, "convert", "sgd", str(tmp_path), str(tmp_path))
 
 
-def test_validate_shows_every_fault_and_ends_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_shows_every_fault_and_ends_with_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("{\n" + json.dumps({**ROW, "anwser": "x"}) + "\n")
     said = refused(capsys, "validate", str(path)).splitlines()
@@ -77,21 +120,38 @@ def test_validate_shows_every_fault_and_ends_with_the_first(tmp_path: Path, caps
 def test_validate_refuses_an_outdated_value_and_warns_of_one_in_its_own_question(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = {"query": "where do I live?", "answer": "in Rome", "facts": [{"value": "Rome", "said_in": 0}]}
+    asked = {
+        "query": "where do I live?",
+        "answer": "in Rome",
+        "facts": [{"value": "Rome", "said_in": 0}],
+    }
     moved = [{"query": "now I live in Oslo", "answer": "okay"}, asked]
     path = write(tmp_path / "stale.jsonl", {**ROW, "interactions": moved})
-    assert "stale.jsonl, line 1, field interactions.1.facts.0.value: 'Rome' is out of date" in refused(capsys, "validate", str(path))
+    assert (
+        "stale.jsonl, line 1, field interactions.1.facts.0.value: 'Rome' is out of date"
+        in refused(capsys, "validate", str(path))
+    )
     assert len(load_rows(path)) == 1
 
-    path = write(tmp_path / "easy.jsonl", {**ROW, "interactions": [{**asked, "query": "do I live in Rome?", "answer": "yes"}] * 11})
+    path = write(
+        tmp_path / "easy.jsonl",
+        {**ROW, "interactions": [{**asked, "query": "do I live in Rome?", "answer": "yes"}] * 11},
+    )
     assert run_command(["data", "validate", str(path), "--inferred"]) == EXIT_DONE
     shown = capsys.readouterr()
-    assert "warning: " + str(path) + ", line 1, field interactions.0.facts.0.value: 'Rome' stands in the question" in shown.err
+    assert (
+        "warning: "
+        + str(path)
+        + ", line 1, field interactions.0.facts.0.value: 'Rome' stands in the question"
+        in shown.err
+    )
     assert shown.err.endswith("warning: and 2 more\n")
     assert shown.out == f"{path}: 1 conversations, no faults, 22 warnings\n"
 
 
-def test_validate_measures_answers_with_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_measures_answers_with_a_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train_tokenizer(["in Rome"], 264).save(tmp_path / "tokenizer")
     path = write(tmp_path / "rows.jsonl", ROW)
     limit = ["--tokenizer", str(tmp_path / "tokenizer"), "--max-answer-tokens"]

@@ -21,7 +21,9 @@ def test_files_and_functions_that_a_page_names_exist(page: Path) -> None:
     gone = []
     for name, function in FILE.findall(page.read_text(encoding="utf-8")):
         path = ROOT / name
-        if not path.is_file() or (function and f"def {function}(" not in path.read_text(encoding="utf-8")):
+        if not path.is_file() or (
+            function and f"def {function}(" not in path.read_text(encoding="utf-8")
+        ):
             gone.append(f"{name}::{function}" if function else name)
     assert gone == []
 

@@ -1,4 +1,5 @@
-"""The same command started twice, and a driver that is killed: as a shell sees it, on a local Ray."""
+"""The same command started twice, and a driver that is killed: as a shell sees it, on a local
+Ray."""
 
 from __future__ import annotations
 
@@ -55,17 +56,24 @@ SMALL = {
 
 
 def assert_books_add_up(directory: RunDirectory) -> None:
-    """Every task was dealt, scored and trained on once in the course that counts, and no step or episode stands twice."""
+    """Every task was dealt, scored and trained on once in the course that counts, and no step or
+    episode stands twice."""
     assert [row["step"] for row in read_rows(directory)] == list(range(1, ITERATIONS + 1))
     ended = outcomes(Path(directory.path())).to_pylist()
     trained = Counter(row["task"] for row in ended if row["status"] == "trained")
     assert set(trained.values()) == {1}
     assert len(trained) == ITERATIONS * EPISODES
     assert {row["status"] for row in ended} <= {"trained", "dropped"}
-    recorded = ds.dataset(str(Path(directory.path()) / "episodes"), format="parquet").to_table().to_pylist()
+    recorded = (
+        ds.dataset(str(Path(directory.path()) / "episodes"), format="parquet")
+        .to_table()
+        .to_pylist()
+    )
     episodes = Counter((row["task"], row["attempt"]) for row in recorded)
     assert set(episodes.values()) == {1}
-    assert {(row["task"], row["attempt"]) for row in ended if row["status"] == "trained"} <= episodes.keys()
+    assert {
+        (row["task"], row["attempt"]) for row in ended if row["status"] == "trained"
+    } <= episodes.keys()
     journal = Journal(Path(directory.path()))
     assert journal.torn_bytes == 0
     assert journal.counts.in_flight == 0
@@ -75,12 +83,22 @@ def assert_books_add_up(directory: RunDirectory) -> None:
 @pytest.mark.timeout(420)
 @pytest.mark.usefixtures("ray_local")
 def test_one_driver_at_a_time_whatever_becomes_of_it(tmp_path: Path) -> None:
-    """The first is killed while a second tries; the third loses its lease as if it had been suspended; the fourth ends the run."""
+    """The first is killed while a second tries; the third loses its lease as if it had been
+    suspended; the fourth ends the run."""
     config, directory = tmp_path / "once.yaml", RunDirectory(str(tmp_path / "runs"), "once")
     config.write_text(yaml.safe_dump(SMALL))
     # One Ray for all: what it runs for a driver outlives that driver by a moment.
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "deploy", "train", str(config), f"runs={directory.root}", "--address", address]
+    command = [
+        sys.executable,
+        "-m",
+        "deploy",
+        "train",
+        str(config),
+        f"runs={directory.root}",
+        "--address",
+        address,
+    ]
 
     @contextmanager
     def started(log: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -108,8 +126,12 @@ def test_one_driver_at_a_time_whatever_becomes_of_it(tmp_path: Path) -> None:
         assert create(directory, theirs)
         assert third.wait(timeout=60) == 1
     last = (tmp_path / "third").read_text().splitlines()[-1]
-    assert last.endswith("is no longer this driver's: its lease was taken over by process 4242 on gpu-7")
-    assert json.loads(directory.read_text("summary.json"))["status"] == "running"  # what its successor would have written
+    assert last.endswith(
+        "is no longer this driver's: its lease was taken over by process 4242 on gpu-7"
+    )
+    assert (
+        json.loads(directory.read_text("summary.json"))["status"] == "running"
+    )  # what its successor would have written
     assert newest(directory) == theirs
     write(directory, replace(theirs, released=True))
 

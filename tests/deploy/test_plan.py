@@ -32,7 +32,10 @@ from tests.local_preferences import preference_run, text_model
 MRL = {
     "stage": "mrl",
     "episodes": 16,
-    "curriculum": [{"name": "short", "iterations": 5, "max_steps": 3}, {"name": "long", "iterations": 2, "max_steps": 8}],
+    "curriculum": [
+        {"name": "short", "iterations": 5, "max_steps": 3},
+        {"name": "long", "iterations": 2, "max_steps": 8},
+    ],
     "ppo": {"epochs": 3, "minibatches": 2},
 }
 
@@ -41,9 +44,19 @@ def run(**changes: Any) -> Run:
     base: dict[str, Any] = {
         "name": "p",
         "data": {"kind": "synth", "steps": [2, 7]},
-        "stages": [{"stage": "sft", "steps": 10, "batch_size": 6}, {"stage": "memory_aware", "steps": 4, "batch_size": 5}, MRL],
+        "stages": [
+            {"stage": "sft", "steps": 10, "batch_size": 6},
+            {"stage": "memory_aware", "steps": 4, "batch_size": 5},
+            MRL,
+        ],
         "learner": {"ranks": 2, "threads": 3, "gpus_per_rank": 1},
-        "rollout": {"workers": 3, "threads": 2, "gpus_per_worker": 0.5, "slots": 4, "sampling": {"max_new_tokens": 10}},
+        "rollout": {
+            "workers": 3,
+            "threads": 2,
+            "gpus_per_worker": 0.5,
+            "slots": 4,
+            "sampling": {"max_new_tokens": 10},
+        },
     }
     return Run.model_validate(base | changes)
 
@@ -53,7 +66,11 @@ def test_batch_algebra_of_supervised_stages() -> None:
     assert (sft.batch, sft.per_rank, sft.minibatch_per_rank, sft.optimizer_steps) == (6, 3, 3, 10)
     assert (sft.interactions, sft.tokens) == (60, 1200)
     # Whole conversations: the first interaction and at most seven follow-ups.
-    assert (memory_aware.per_rank, memory_aware.interactions, memory_aware.tokens) == (3, 4 * 5 * 8, 4 * 5 * 8 * 20)
+    assert (memory_aware.per_rank, memory_aware.interactions, memory_aware.tokens) == (
+        3,
+        4 * 5 * 8,
+        4 * 5 * 8 * 20,
+    )
 
 
 def test_batch_algebra_of_mrl_per_curriculum_step() -> None:
@@ -70,14 +87,17 @@ def test_claims_add_up_and_a_run_without_mrl_has_no_rollout_half() -> None:
     assert total_gpus(run()) == 2 * 1 + 3 * 0.5
     assert [claim.role for claim in claims(run(stages=[{"stage": "sft"}]))] == ["learner rank"]
     assert local_cpus(run()) >= total_cpus(run())
-    # Reward workers that may be started later are no claim, but a local cluster has a place for them.
+    # Reward workers that may be started later are no claim, but a local cluster has a place for
+    # them.
     growing = run(rewards={"workers": 1, "max_workers": 65})
     assert total_cpus(growing) == total_cpus(run(rewards={"workers": 1}))
     assert local_cpus(growing) >= total_cpus(growing) + 64 * REWARD_WORKER_CPUS
 
 
 def test_rollout_memory_counts_slots_layers_heads_and_positions() -> None:
-    config = named_config("tiny", width=64, layers=2, heads=8, query_heads=4, kv_heads=2, slots=16, max_tokens=20)
+    config = named_config(
+        "tiny", width=64, layers=2, heads=8, query_heads=4, kv_heads=2, slots=16, max_tokens=20
+    )
     parts = rollout_bytes(run(), config)
     assert parts["KV cache of tokens"] == 4 * 2 * (2 * 2 * 8 * 20) * 4
     assert parts["KV of memory"] == 4 * 2 * (2 * 2 * 8 * 16) * 4
@@ -85,9 +105,14 @@ def test_rollout_memory_counts_slots_layers_heads_and_positions() -> None:
     assert parts["weights"] == config.parameters()["total"] * 4
 
 
-def test_learner_holds_a_reference_only_where_there_is_mrl_and_less_per_rank_with_more_ranks() -> None:
+def test_learner_holds_a_reference_only_where_there_is_mrl_and_less_per_rank_with_more_ranks() -> (
+    None
+):
     config = named_config("tiny")
-    with_mrl, without = learner_bytes(run(), config), learner_bytes(run(stages=[{"stage": "sft"}]), config)
+    with_mrl, without = (
+        learner_bytes(run(), config),
+        learner_bytes(run(stages=[{"stage": "sft"}]), config),
+    )
     assert with_mrl["reference policy"] == with_mrl["weights"]
     assert "reference policy" not in without
     alone = learner_bytes(run(learner={"ranks": 1}), config)
@@ -97,7 +122,9 @@ def test_learner_holds_a_reference_only_where_there_is_mrl_and_less_per_rank_wit
 
 def test_critic_is_counted_as_it_is_built() -> None:
     config = named_config("tiny")
-    assert critic_parameters(config) == sum(parameter.numel() for parameter in Critic(config).parameters())
+    assert critic_parameters(config) == sum(
+        parameter.numel() for parameter in Critic(config).parameters()
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,12 +136,19 @@ def test_critic_is_counted_as_it_is_built() -> None:
         ({"kind": "rows", "train": ["t"], "eval": ["e"]}, 8),
     ],
 )
-def test_longest_conversation_comes_from_the_data_or_the_curriculum(data: dict[str, Any], follow_ups: int) -> None:
+def test_longest_conversation_comes_from_the_data_or_the_curriculum(
+    data: dict[str, Any], follow_ups: int
+) -> None:
     assert longest_conversation(run(data=data)) == follow_ups
 
 
 def test_shape_comes_from_the_named_size_or_the_checkpoint(tmp_path: Path) -> None:
-    assert model_shape(run(model={"size": "tiny", "width": 128}, tokenizer={"vocab_size": 300})).vocab_size == 300
+    assert (
+        model_shape(
+            run(model={"size": "tiny", "width": 128}, tokenizer={"vocab_size": 300})
+        ).vocab_size
+        == 300
+    )
     narrow = named_config("tiny", width=32, heads=4, query_heads=4, kv_heads=4)
     save_checkpoint(RunDirectory(str(tmp_path), "before"), 0, narrow.save_pretrained, {})
     assert model_shape(run(model={"checkpoint": str(tmp_path / "before")})).width == 32
@@ -131,7 +165,13 @@ def test_plan_opens_with_a_config_that_loads_again() -> None:
 
 def test_retention_is_shown_by_distance_in_numeric_order_with_gaps_and_intervals() -> None:
     intervals = {"erased": {"2": [0.0, 0.125]}}
-    (text,) = retention_tables({"before_mrl": {"all": 0.2, "10": 0.1, "2": 0.25}, "erased": {"2": 0.0}, "intervals": intervals})
+    (text,) = retention_tables(
+        {
+            "before_mrl": {"all": 0.2, "10": 0.1, "2": 0.25},
+            "erased": {"2": 0.0},
+            "intervals": intervals,
+        }
+    )
     rows = text.splitlines()
     assert rows[1].split() == ["2", "10", "all"]
     assert rows[2].split() == ["before", "mrl", "0.250", "0.100", "0.200"]
@@ -141,14 +181,29 @@ def test_retention_is_shown_by_distance_in_numeric_order_with_gaps_and_intervals
 
 def test_the_other_figures_have_tables_of_their_own_before_and_after_mrl_or_once() -> None:
     share = {"1": 0.5, "all": 0.5}
-    summary = {"after_mrl": share, "exact": {"before_mrl": share, "after_mrl": {"1": 0.75}}, "by_order": {"after_mrl": share}}
+    summary = {
+        "after_mrl": share,
+        "exact": {"before_mrl": share, "after_mrl": {"1": 0.75}},
+        "by_order": {"after_mrl": share},
+    }
     recall, others, order = retention_tables(summary)
     assert "exact" not in recall
-    assert [line.split()[-2:] for line in others.splitlines()[2:]] == [["0.500", "0.500"], ["0.750", "-"]]
+    assert [line.split()[-2:] for line in others.splitlines()[2:]] == [
+        ["0.500", "0.500"],
+        ["0.750", "-"],
+    ]
     assert "exact answers, after mrl" in others
     assert "told" in order
     (_, others) = retention_tables({"memory": share, "outdated": share, "changed": {}})
-    assert others.splitlines()[2].split() == ["answers", "with", "the", "outdated", "value", "0.500", "0.500"]
+    assert others.splitlines()[2].split() == [
+        "answers",
+        "with",
+        "the",
+        "outdated",
+        "value",
+        "0.500",
+        "0.500",
+    ]
 
 
 def test_summary_names_rewards_by_component_failed_turns_and_alarms() -> None:
@@ -160,7 +215,14 @@ def test_summary_names_rewards_by_component_failed_turns_and_alarms() -> None:
         "reward/alarms{component=bleu,kind=constant}": {"first": 1, "last": 3},
     }
     stage = {"name": "mrl", "steps": 10, "wall_seconds": 61.0, "metrics": metrics}
-    summary = {"name": "demo", "status": "done", "wall_seconds": 62.0, "stages": [stage], "retention": {}, "warnings": ["learnt by heart"]}
+    summary = {
+        "name": "demo",
+        "status": "done",
+        "wall_seconds": 62.0,
+        "stages": [stage],
+        "retention": {},
+        "warnings": ["learnt by heart"],
+    }
     text = summary_tables(summary)
     assert text.endswith("learnt by heart")
     lines = [line.split() for line in text.splitlines()]
@@ -171,8 +233,19 @@ def test_summary_names_rewards_by_component_failed_turns_and_alarms() -> None:
 
 
 def test_summary_shows_stages_and_leaves_out_retention_where_there_is_none() -> None:
-    stage = {"name": "sft", "steps": 10, "wall_seconds": 61.0, "metrics": {"train/loss_lm": {"first": 3.0, "best": 0.5, "last": 0.5}}}
-    summary = {"name": "demo", "status": "done", "wall_seconds": 62.0, "stages": [stage], "retention": {}}
+    stage = {
+        "name": "sft",
+        "steps": 10,
+        "wall_seconds": 61.0,
+        "metrics": {"train/loss_lm": {"first": 3.0, "best": 0.5, "last": 0.5}},
+    }
+    summary = {
+        "name": "demo",
+        "status": "done",
+        "wall_seconds": 62.0,
+        "stages": [stage],
+        "retention": {},
+    }
     text = summary_tables(summary)
     assert "demo: done after 1 min 02 s" in text
     assert "loss 3 → 0.5" in text
@@ -181,18 +254,26 @@ def test_summary_shows_stages_and_leaves_out_retention_where_there_is_none() -> 
 
 def test_evaluation_shows_rewards_where_they_were_computed() -> None:
     retention = {"memory": {"1": 0.9}, "erased": {"1": 0.0}}
-    assert "recall" in evaluation_tables({"retention": retention, "counts": {}, "rewards": {"recall": 0.5}})
-    assert "component" not in evaluation_tables({"retention": retention, "counts": {}, "rewards": {}})
+    assert "recall" in evaluation_tables(
+        {"retention": retention, "counts": {}, "rewards": {"recall": 0.5}}
+    )
+    assert "component" not in evaluation_tables(
+        {"retention": retention, "counts": {}, "rewards": {}}
+    )
 
 
 @pytest.mark.parametrize("levels", [1, 7])
 def test_parameters_of_a_reward_model_are_those_that_it_has(levels: int) -> None:
     config = named_config("tiny", vocab_size=400, memory_attention="gated_self_interlayer")
     model = RxTRewardModel.from_policy(ReactiveTransformer(config), levels)
-    assert reward_parameters(config, levels) == sum(parameter.numel() for parameter in model.parameters())
+    assert reward_parameters(config, levels) == sum(
+        parameter.numel() for parameter in model.parameters()
+    )
 
 
-def test_the_plan_of_a_backbone_says_what_it_is_and_refuses_one_that_is_not_there(tmp_path: Path) -> None:
+def test_the_plan_of_a_backbone_says_what_it_is_and_refuses_one_that_is_not_there(
+    tmp_path: Path,
+) -> None:
     backbone = text_model(tmp_path / "backbone")
     run = preference_run(tmp_path, {"stage": "reward_model", "backbone": backbone})
     assert "llama" in plan_text(run)

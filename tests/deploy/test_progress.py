@@ -7,7 +7,14 @@ from rich.console import Console
 
 from common.metric_registry import REGISTRY
 from common.progress import Progress, QuietProgress
-from deploy.progress import HEADLINES, LineProgress, TerminalProgress, describe, duration, open_progress
+from deploy.progress import (
+    HEADLINES,
+    LineProgress,
+    TerminalProgress,
+    describe,
+    duration,
+    open_progress,
+)
 
 
 class Clock:
@@ -30,7 +37,11 @@ def test_without_a_terminal_progress_is_plain_lines() -> None:
     progress.update(2, loss=0.5, reward=0.25, kl=0.001)
     progress.note("checkpoint 2")
     progress.close()
-    assert lines(stream) == ["mrl: 2 steps", "mrl 2/2  reward 0.25  loss 0.5  kl 0.001", "checkpoint 2"]
+    assert lines(stream) == [
+        "mrl: 2 steps",
+        "mrl 2/2  reward 0.25  loss 0.5  kl 0.001",
+        "checkpoint 2",
+    ]
 
 
 def test_lines_come_at_most_every_few_seconds_but_always_for_the_last_step() -> None:
@@ -53,12 +64,18 @@ def test_time_left_of_a_resumed_stage_counts_only_steps_done_here() -> None:
     progress.update(91)
     clock.now += 10
     progress.update(92)
-    assert lines(stream)[1:] == ["mrl 90/100", "mrl 91/100  1 min 30 s left", "mrl 92/100  1 min 20 s left"]
+    assert lines(stream)[1:] == [
+        "mrl 90/100",
+        "mrl 91/100  1 min 30 s left",
+        "mrl 92/100  1 min 20 s left",
+    ]
 
 
 def test_terminal_shows_stage_steps_figures_and_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = TerminalProgress(Console(file=stream, force_terminal=True, width=120, color_system=None), clock=clock)
+    progress = TerminalProgress(
+        Console(file=stream, force_terminal=True, width=120, color_system=None), clock=clock
+    )
     progress.stage("mrl", 4)
     progress.update(0)
     clock.now += 30
@@ -77,14 +94,21 @@ def test_update_before_a_stage_is_a_mistake_that_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
 )
 def test_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
 def test_of_many_metrics_only_headlines_are_shown_and_every_one_is_a_real_metric() -> None:
-    figures = {"objective/kl": 0.1, "train/loss_lm": 1.23456, "train/tokens": 9.0, "objective/scores": 0.5, "ppo/loss_value": 7.0}
+    figures = {
+        "objective/kl": 0.1,
+        "train/loss_lm": 1.23456,
+        "train/tokens": 9.0,
+        "objective/scores": 0.5,
+        "ppo/loss_value": 7.0,
+    }
     assert describe(figures) == "reward 0.5  loss 1.235  kl 0.1"
     assert {name for names in HEADLINES.values() for name in names} <= REGISTRY.keys()
 

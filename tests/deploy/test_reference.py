@@ -16,22 +16,36 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 SECTIONS = {
     name: found
     for name, found in (vars(rewards) | vars(schema)).items()
-    if isinstance(found, type) and issubclass(found, BaseModel) and found.model_fields and name not in ("SupervisedStage", "Component")
+    if isinstance(found, type)
+    and issubclass(found, BaseModel)
+    and found.model_fields
+    and name not in ("SupervisedStage", "Component")
 }
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_is_what_the_code_says(page: str) -> None:
     written = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    assert written == PAGES[page](), f"write it anew: python -m deploy.reference {page} > docs/{page}.md"
+    assert written == PAGES[page](), (
+        f"write it anew: python -m deploy.reference {page} > docs/{page}.md"
+    )
 
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_every_key_stands_there_with_a_meaning(name: str) -> None:
-    tables = [[line for line in part.split("\n") if line.startswith("| `")] for part in configuration_reference().split("\n## ")]
-    mine = [table for table in tables if {line.split("`")[1] for line in table} == set(SECTIONS[name].model_fields)]
+    tables = [
+        [line for line in part.split("\n") if line.startswith("| `")]
+        for part in configuration_reference().split("\n## ")
+    ]
+    mine = [
+        table
+        for table in tables
+        if {line.split("`")[1] for line in table} == set(SECTIONS[name].model_fields)
+    ]
     assert mine, f"no table holds exactly the keys of {name}"
-    assert [line for line in mine[0] if line.endswith("|  |")] == [], "a key without a meaning: write a docstring under it in the schema"
+    assert [line for line in mine[0] if line.endswith("|  |")] == [], (
+        "a key without a meaning: write a docstring under it in the schema"
+    )
 
 
 def test_every_metric_stands_there() -> None:
@@ -44,7 +58,10 @@ def test_defaults_types_and_bounds_are_shown_as_yaml_has_them() -> None:
     assert "| `penalty` | true or false | `true` |" in page
     assert "| `path` | text or null | `null` |" in page
     assert "| `steps` | list of at least 1: integer ≥ 1 | `[5]` |" in page
-    assert "| `optimizer` | section | `{final_fraction: 1.0, learning_rate: 0.0003, warmup_fraction: 0.0}` |" in page
+    assert (
+        "| `optimizer` | section | `{final_fraction: 1.0, learning_rate: 0.0003, "
+        "warmup_fraction: 0.0}` |" in page
+    )
     assert "## `stages.*` with `stage: mrl`" in page
 
 

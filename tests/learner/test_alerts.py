@@ -10,13 +10,19 @@ ALARM = "reward/alarms{component=bleu,kind=constant}"
 
 def test_an_alarm_is_told_when_it_begins_and_again_only_after_it_had_stopped() -> None:
     alerts = Alerts()
-    told = [bool(alerts.sentences(step, {ALARM: total, "objective/kl": 1.0})) for step, total in enumerate((0, 1, 2, 2, 3))]
+    told = [
+        bool(alerts.sentences(step, {ALARM: total, "objective/kl": 1.0}))
+        for step, total in enumerate((0, 1, 2, 2, 3))
+    ]
     assert told == [False, True, False, False, True]
     assert Alerts().sentences(7, {ALARM: 1}) == ["step 7: reward alarm: bleu constant"]
 
 
 def test_failed_turns_are_told_at_the_first_and_at_every_tenfold() -> None:
     alerts = Alerts()
-    told = [alerts.sentences(step, {FAILED: total}) for step, total in enumerate((0, 3, 4, 29, 30, 299, 300))]
+    told = [
+        alerts.sentences(step, {FAILED: total})
+        for step, total in enumerate((0, 3, 4, 29, 30, 299, 300))
+    ]
     assert [bool(each) for each in told] == [False, True, False, False, True, False, True]
     assert told[4] == ["step 4: 30 turns failed so far: judge"]

@@ -1,4 +1,5 @@
-"""How far gradients flow: for every answer through its own last writes, as a plain loop over answers computes it."""
+"""How far gradients flow: for every answer through its own last writes, as a plain loop over
+answers computes it."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def conversations() -> list[list[TurnTokens]]:
     draw = torch.Generator().manual_seed(1)
 
     def ids(least: int) -> list[int]:
-        return torch.randint(8, 60, (least + int(torch.randint(0, 5, (1,), generator=draw)),), generator=draw).tolist()
+        return torch.randint(
+            8, 60, (least + int(torch.randint(0, 5, (1,), generator=draw)),), generator=draw
+        ).tolist()
 
     def turn() -> TurnTokens:
         query, answer = ids(2), ids(1)
@@ -56,8 +59,11 @@ def conversations() -> list[list[TurnTokens]]:
     return [[turn() for _ in range(count)] for count in (1, 6, 3, 5)]
 
 
-def writes(model: ReactiveTransformer, turns: list[TurnTokens], initial: Tensor, answer: int, depth: Depth) -> tuple[Tensor, Tensor]:
-    """Memory [1, …] before and after the last write before `answer`, turn by turn; cut `depth` writes before it."""
+def writes(
+    model: ReactiveTransformer, turns: list[TurnTokens], initial: Tensor, answer: int, depth: Depth
+) -> tuple[Tensor, Tensor]:
+    """Memory [1, …] before and after the last write before `answer`, turn by turn; cut `depth`
+    writes before it."""
     memory = old = initial[None]
     for index in range(answer):
         if depth != "all" and index == answer - depth:
@@ -70,14 +76,21 @@ def writes(model: ReactiveTransformer, turns: list[TurnTokens], initial: Tensor,
 
 def answer_log_probs(model: ReactiveTransformer, turn: TurnTokens, memory: Tensor) -> Tensor:
     tokens = torch.tensor([[*turn.query, *turn.answer]])
-    return model.decode(tokens, memory)[0, len(turn.query) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(turn.answer)[:, None])[:, 0]
+    return (
+        model.decode(tokens, memory)[0, len(turn.query) - 1 : -1]
+        .log_softmax(-1)
+        .gather(1, torch.tensor(turn.answer)[:, None])[:, 0]
+    )
 
 
 def gradients(model: ReactiveTransformer, loss: Tensor) -> Iterator[tuple[str, Tensor]]:
     model.zero_grad()
     loss.backward()
     for name, parameter in model.named_parameters():
-        yield name, torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        yield (
+            name,
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone(),
+        )
 
 
 def assert_same_gradients(model: ReactiveTransformer, loss: Tensor, plain: Tensor) -> None:
@@ -85,7 +98,13 @@ def assert_same_gradients(model: ReactiveTransformer, loss: Tensor, plain: Tenso
     expected = dict(gradients(model, plain))
     assert any(gradient.any() for name, gradient in expected.items() if "memory_attention" in name)
     for name, gradient in gradients(model, loss):
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradient,
+            expected[name],
+            rtol=1e-9,
+            atol=1e-9,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -96,12 +115,16 @@ def test_memory_of_every_answer_has_the_gradient_of_its_own_window(
     initial = model.initial_memory([0] * len(conversations))
     memory, before = memories_and_before(model, batch, initial, depth)
     direction = torch.Generator().manual_seed(2)
-    after_weight, before_weight = (torch.randn(x.shape, generator=direction, dtype=x.dtype) for x in (memory, before))
+    after_weight, before_weight = (
+        torch.randn(x.shape, generator=direction, dtype=x.dtype) for x in (memory, before)
+    )
     loss = (memory * after_weight).sum() + (before * before_weight).sum()
 
     plain = loss.new_zeros(())
     first = batch.active[0]
-    for row, (i, answer) in enumerate(zip(batch.conversations.tolist(), batch.turns.tolist(), strict=True)):
+    for row, (i, answer) in enumerate(
+        zip(batch.conversations.tolist(), batch.turns.tolist(), strict=True)
+    ):
         old, new = writes(model, conversations[i], model.first_memory, answer, depth)
         plain = plain + (new[0] * after_weight[row]).sum()
         if answer:
@@ -115,27 +138,50 @@ def test_memory_aware_loss_has_the_gradients_of_a_plain_loop(
 ) -> None:
     model = lively_model(tokenizer).double()
     settings = MemoryAware(stage="memory_aware", bptt_turns=depth)
-    loss, _ = combine(MemoryAwareObjective(settings, model, conversations, 3).terms([1, 3], 4, OneRank()), OneRank())
+    loss, _ = combine(
+        MemoryAwareObjective(settings, model, conversations, 3).terms([1, 3], 4, OneRank()),
+        OneRank(),
+    )
     plain, tokens = loss.new_zeros(()), 0
     for i in (1, 3):
         [initial] = model.initial_memory([derive(3, "memory_aware", 4, i)])
         for answer, turn in enumerate(conversations[i]):
-            plain = plain - answer_log_probs(model, turn, writes(model, conversations[i], initial, answer, depth)[1]).sum()
+            plain = (
+                plain
+                - answer_log_probs(
+                    model, turn, writes(model, conversations[i], initial, answer, depth)[1]
+                ).sum()
+            )
             tokens += len(turn.answer)
     assert_same_gradients(model, loss, plain / tokens)
 
 
 @pytest.mark.parametrize("depth", [1, 2, "all"])
-def test_policy_loss_and_memory_penalty_have_the_gradients_of_a_plain_loop(depth: Depth, tokenizer: ConversationTokenizer) -> None:
+def test_policy_loss_and_memory_penalty_have_the_gradients_of_a_plain_loop(
+    depth: Depth, tokenizer: ConversationTokenizer
+) -> None:
     sampler = lively_model(tokenizer)
     episodes = played(sampler, tokenizer, tiny_tasks(5))
     assert max(len(episode.turns) for episode in episodes) > 3
     ppo = {"bptt_turns": depth, "memory_change": 0.3, "kl": 0.0, "clip": 50.0}
-    settings = MRL.model_validate({"stage": "mrl", "curriculum": (CurriculumStep(name="all", iterations=1, max_steps=9),), "ppo": ppo})
-    experience = gather_experience(episodes, sampler, sampler, Critic.from_policy(sampler), settings.ppo, 1.0, OneRank())
+    settings = MRL.model_validate(
+        {
+            "stage": "mrl",
+            "curriculum": (CurriculumStep(name="all", iterations=1, max_steps=9),),
+            "ppo": ppo,
+        }
+    )
+    experience = gather_experience(
+        episodes, sampler, sampler, Critic.from_policy(sampler), settings.ppo, 1.0, OneRank()
+    )
     experience = replace(experience, initial=experience.initial.double())
     model = lively_model(tokenizer).double()
-    loss, _ = combine(policy_terms(experience, list(range(5)), model, 0.0, settings, 1.0, OneRank(), Metrics(), False), OneRank())
+    loss, _ = combine(
+        policy_terms(
+            experience, list(range(5)), model, 0.0, settings, 1.0, OneRank(), Metrics(), False
+        ),
+        OneRank(),
+    )
 
     surrogate, penalty, tokens, turns = loss.new_zeros(()), loss.new_zeros(()), 0, 0
     for i, episode in enumerate(episodes):
@@ -157,9 +203,13 @@ def test_every_window_holds_the_memory_of_the_whole_conversation(
     initial = model.initial_memory([1, 2, 3, 4])
     whole = memories(model, batch, initial, "all")
     for depth in (1, 2, 4):
-        torch.testing.assert_close(memories(model, batch, initial, depth), whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            memories(model, batch, initial, depth), whole, rtol=1e-5, atol=1e-5
+        )
         with torch.no_grad():
-            torch.testing.assert_close(memories(model, batch, initial, depth), whole, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                memories(model, batch, initial, depth), whole, rtol=1e-5, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("wrong", [0, -1])

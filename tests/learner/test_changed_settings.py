@@ -1,4 +1,5 @@
-"""A run goes on under other settings: what is refused by which words, what is said, and what is kept of the earlier ones."""
+"""A run goes on under other settings: what is refused by which words, what is said, and what is
+kept of the earlier ones."""
 
 from __future__ import annotations
 
@@ -111,7 +112,9 @@ def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written
         {"name": "short", "iterations": 1, "max_steps": 2},
         {"name": "held", "iterations": 9, "max_steps": 3},
     ]
-    with pytest.raises(InputError, match=r"stages\.1\.curriculum: the checkpoint has done 3 iterations"):
+    with pytest.raises(
+        InputError, match=r"stages\.1\.curriculum: the checkpoint has done 3 iterations"
+    ):
         go_on(tiny_run(started.root, "sft", mrl(curriculum=moved)))
     assert started.read_text("config.yaml") == before
     assert started.names("configs") == []

@@ -1,4 +1,5 @@
-"""What rewards do to advantages: credit, doubt, and the clip of values on whatever scale rewards have."""
+"""What rewards do to advantages: credit, doubt, and the clip of values on whatever scale rewards
+have."""
 
 from __future__ import annotations
 
@@ -38,22 +39,37 @@ def model(tokenizer: ConversationTokenizer) -> ReactiveTransformer:
 @pytest.fixture(scope="module")
 def episode(model: ReactiveTransformer, tokenizer: ConversationTokenizer) -> Episode:
     """Three answers."""
-    return next(episode for episode in played(model, tokenizer, tiny_tasks(12)) if len(episode.answered) == 3)
+    return next(
+        episode
+        for episode in played(model, tokenizer, tiny_tasks(12))
+        if len(episode.answered) == 3
+    )
 
 
 def settings(**ppo: Any) -> MRL:
     steps = (CurriculumStep(name="all", iterations=1, max_steps=9),)
-    return MRL.model_validate({"stage": "mrl", "curriculum": steps, "ppo": {"whiten": False, "discount": 0.5, "gae_lambda": 0.5} | ppo})
+    return MRL.model_validate(
+        {
+            "stage": "mrl",
+            "curriculum": steps,
+            "ppo": {"whiten": False, "discount": 0.5, "gae_lambda": 0.5} | ppo,
+        }
+    )
 
 
 def rewarded(episode: Episode, rewards: Sequence[float | None], std: float = 0.0) -> Episode:
-    turns = [replace(turn, reward=reward, reward_std=std) for turn, reward in zip(episode.answered, rewards, strict=True)]
+    turns = [
+        replace(turn, reward=reward, reward_std=std)
+        for turn, reward in zip(episode.answered, rewards, strict=True)
+    ]
     return replace(episode, turns=(episode.turns[0], *turns))
 
 
 def experience(model: ReactiveTransformer, episode: Episode, **ppo: Any) -> Experience:
     """By a critic that has not learnt anything: its values are 0."""
-    return gather_experience([episode], model, model, Critic.from_policy(model), settings(**ppo).ppo, 1.0, OneRank())
+    return gather_experience(
+        [episode], model, model, Critic.from_policy(model), settings(**ppo).ppo, 1.0, OneRank()
+    )
 
 
 def losses(model: ReactiveTransformer, lived: Experience) -> dict[str, Term]:
@@ -65,18 +81,24 @@ def sums(terms: dict[str, Term]) -> dict[str, float]:
     return {name: float(term.sum.detach()) for name, term in terms.items()}
 
 
-# --- credit ---------------------------------------------------------------------------------------------------------------
+# --- credit ---------------------------------------------------------------------------------------
 
 
-def test_credit_passes_through_turns_that_earn_nothing_by_rule(model: ReactiveTransformer, episode: Episode) -> None:
+def test_credit_passes_through_turns_that_earn_nothing_by_rule(
+    model: ReactiveTransformer, episode: Episode
+) -> None:
     """A delayed reward: two answers to which no component applies, and the question at the end."""
     lived = experience(model, rewarded(episode, [0.0, 0.0, 1.0]))
     assert lived.scored.tolist() == [[True, True, True]]
     assert lived.advantages.tolist() == [[0.25**2, 0.25, 1.0]]
-    assert losses(model, lived)["ppo/loss_policy"].count == sum(len(turn.answer_ids) for turn in episode.answered)
+    assert losses(model, lived)["ppo/loss_policy"].count == sum(
+        len(turn.answer_ids) for turn in episode.answered
+    )
 
 
-def test_credit_passes_over_a_turn_that_could_not_be_scored(model: ReactiveTransformer, episode: Episode) -> None:
+def test_credit_passes_over_a_turn_that_could_not_be_scored(
+    model: ReactiveTransformer, episode: Episode
+) -> None:
     lived = experience(model, rewarded(episode, [0.0, None, 1.0]))
     assert lived.scored.tolist() == [[True, False, True]]
     assert lived.advantages.tolist() == [[0.25, 0.0, 1.0]]
@@ -95,26 +117,37 @@ def test_an_unscored_turn_is_as_if_it_had_never_happened() -> None:
         assert found[1] == 0
 
 
-def test_a_turn_that_could_not_be_scored_is_in_no_loss(model: ReactiveTransformer, episode: Episode) -> None:
+def test_a_turn_that_could_not_be_scored_is_in_no_loss(
+    model: ReactiveTransformer, episode: Episode
+) -> None:
     unscored = rewarded(episode, [0.5, None, 1.0])
     found = losses(model, experience(model, unscored))
     tokens = sum(len(turn.answer_ids) for turn in (unscored.answered[0], unscored.answered[2]))
-    assert {found[name].count for name in ("ppo/loss_policy", "ppo/loss_kl", "objective/entropy")} == {tokens}
+    assert {
+        found[name].count for name in ("ppo/loss_policy", "ppo/loss_kl", "objective/entropy")
+    } == {tokens}
     # Whatever the rollout said of its tokens, nothing changes.
-    turn = replace(unscored.turns[2], log_probs=[value - 3.0 for value in unscored.turns[2].log_probs])
-    other = losses(model, experience(model, replace(unscored, turns=(*unscored.turns[:2], turn, unscored.turns[3]))))
+    turn = replace(
+        unscored.turns[2], log_probs=[value - 3.0 for value in unscored.turns[2].log_probs]
+    )
+    other = losses(
+        model,
+        experience(model, replace(unscored, turns=(*unscored.turns[:2], turn, unscored.turns[3]))),
+    )
     assert sums(other) == sums(found)
     critic = Critic.from_policy(model)
     lived = experience(model, unscored)
     assert critic_terms(lived, [0], critic, settings(), OneRank(), Metrics())[0].count == 2
 
 
-def test_doubt_divides_by_one_and_the_levels_of_spread(model: ReactiveTransformer, episode: Episode) -> None:
+def test_doubt_divides_by_one_and_the_levels_of_spread(
+    model: ReactiveTransformer, episode: Episode
+) -> None:
     lived = experience(model, rewarded(episode, [0.0, 0.0, 0.7], std=1.5), doubt=True)
     assert lived.advantages[0, 2].item() == pytest.approx(0.7 / 2.5)
 
 
-# --- the clip of values ---------------------------------------------------------------------------------------------------
+# --- the clip of values ---------------------------------------------------------------------------
 
 
 def mix(*models: ModelReward | FunctionReward) -> RewardMix:
@@ -129,8 +162,13 @@ def mix(*models: ModelReward | FunctionReward) -> RewardMix:
 
 
 FIVE = mix(ModelReward(name="judge", path="a", weight=1.0, clip=(-2.0, 3.0)))
-TWO_PARTS = mix(ModelReward(name="judge", path="a", weight=1.0, clip=(-2.0, 3.0)), FunctionReward(name="own", path="b", weight=3.0))
-DEVIATIONS = mix(ModelReward(name="judge", path="a", weight=1.0, clip=(-50.0, 50.0), normalise=True))
+TWO_PARTS = mix(
+    ModelReward(name="judge", path="a", weight=1.0, clip=(-2.0, 3.0)),
+    FunctionReward(name="own", path="b", weight=3.0),
+)
+DEVIATIONS = mix(
+    ModelReward(name="judge", path="a", weight=1.0, clip=(-50.0, 50.0), normalise=True)
+)
 
 
 @pytest.mark.parametrize(
@@ -151,26 +189,46 @@ def test_width_of_the_range_that_rewards_lie_in(rewards: Rewards, width: float) 
 
 
 @pytest.mark.parametrize("width", [1.0, 10.0, 0.1])
-def test_values_are_clipped_alike_on_every_scale_of_rewards(model: ReactiveTransformer, episode: Episode, width: float) -> None:
+def test_values_are_clipped_alike_on_every_scale_of_rewards(
+    model: ReactiveTransformer, episode: Episode, width: float
+) -> None:
     """A critic that is 0.3 off the old values, and returns 0.5 off, on one scale and on another."""
     lived = experience(model, rewarded(episode, [0.5 * width] * 3), discount=0.0, gae_lambda=0.0)
     critic = Critic.from_policy(model)
     torch.nn.init.constant_(critic.value.bias, 0.3 * width)
-    loss, clipped = critic_terms(lived, [0], critic, settings(value_clip=0.2), OneRank(), Metrics(), width)
-    assert float(loss.sum.detach()) / width**2 == pytest.approx(3 * 0.5 * 0.3**2, rel=1e-5)  # held at 0.2: 0.3 below the return
+    loss, clipped = critic_terms(
+        lived, [0], critic, settings(value_clip=0.2), OneRank(), Metrics(), width
+    )
+    assert float(loss.sum.detach()) / width**2 == pytest.approx(
+        3 * 0.5 * 0.3**2, rel=1e-5
+    )  # held at 0.2: 0.3 below the return
     assert float(clipped.sum) == 3
-    loss, clipped = critic_terms(lived, [0], critic, settings(value_clip=0.4), OneRank(), Metrics(), width)
+    loss, clipped = critic_terms(
+        lived, [0], critic, settings(value_clip=0.4), OneRank(), Metrics(), width
+    )
     assert float(loss.sum.detach()) / width**2 == pytest.approx(3 * 0.5 * 0.2**2, rel=1e-5)
     assert float(clipped.sum) == 0
 
 
 @pytest.mark.parametrize(("scale", "clipped"), [(1.0, True), (1000.0, False)])
-def test_a_run_clips_values_on_the_scale_of_its_rewards(tmp_path: Path, scale: float, clipped: bool) -> None:
-    """What one step moves a critic by is much where rewards go to 1, and nothing where they go to 1000."""
+def test_a_run_clips_values_on_the_scale_of_its_rewards(
+    tmp_path: Path, scale: float, clipped: bool
+) -> None:
+    """What one step moves a critic by is much where rewards go to 1, and nothing where they go to
+    1000."""
     steps = [{"name": "all", "iterations": 1, "max_steps": 3}]
-    stage = {"stage": "mrl", "episodes": 7, "curriculum": steps, "ppo": {"minibatches": 1, "value_clip": 1e-4}}
+    stage = {
+        "stage": "mrl",
+        "episodes": 7,
+        "curriculum": steps,
+        "ppo": {"minibatches": 1, "value_clip": 1e-4},
+    }
     directory, _ = run_here(tiny_run(tmp_path, stage, rewards={"scale": scale}))
-    [fraction] = [row["ppo/value_clip_fraction"] for row in read_rows(directory) if "ppo/value_clip_fraction" in row]
+    [fraction] = [
+        row["ppo/value_clip_fraction"]
+        for row in read_rows(directory)
+        if "ppo/value_clip_fraction" in row
+    ]
     assert (fraction > 0) == clipped
 
 
@@ -181,4 +239,6 @@ def test_returns_that_differ_by_rounding_alone_have_nothing_to_explain() -> None
     noisy = returns + torch.tensor([0, 1, 0, -1, 0, 1, 0]) * 3e-8
     assert noisy.unique().numel() > 1
     assert explained_variance(torch.full((7,), 0.1), noisy) is None
-    assert explained_variance(torch.full((7,), 0.1), returns + torch.linspace(0, 1e-3, 7)) is not None
+    assert (
+        explained_variance(torch.full((7,), 0.1), returns + torch.linspace(0, 1e-3, 7)) is not None
+    )

@@ -1,4 +1,5 @@
-"""A run that lost something: it goes on from what is whole, or says what is not, and touches nothing of what is there."""
+"""A run that lost something: it goes on from what is whole, or says what is not, and touches
+nothing of what is there."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ from reward_service.model_rewards import weights_digest
 from rollout.journal import Journal
 from tests.local_source import run_here, tiny_run
 
-TALK = '{"query": "My cat is %s", "answer": "okay", "interactions": [{"query": "and my cat?", "answer": "%s"}]}\n'
+TALK = (
+    '{"query": "My cat is %s", "answer": "okay", "interactions": [{"query": "and my cat?", '
+    '"answer": "%s"}]}\n'
+)
 CATS = ("Mia", "Tom", "Leo", "Nala", "Coco", "Kitty")
 
 
@@ -40,12 +44,15 @@ class Notes(QuietProgress):
 
 def run_on_files(folder: Path) -> Run:
     data = {"kind": "rows", "train": [f"{folder}/cats.jsonl"], "eval": [f"{folder}/cats.jsonl"]}
-    return tiny_run(folder / "runs", "sft", data=data, learner={"checkpoint_every": 3, "log_every": 1})
+    return tiny_run(
+        folder / "runs", "sft", data=data, learner={"checkpoint_every": 3, "log_every": 1}
+    )
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data and a run of six steps on them, with checkpoints of steps 3 and 6, a summary and a journal."""
+    """A folder with data and a run of six steps on them, with checkpoints of steps 3 and 6, a
+    summary and a journal."""
     folder = tmp_path_factory.mktemp("original")
     (folder / "cats.jsonl").write_text("".join(TALK % (cat, cat) for cat in CATS))
     run = run_on_files(folder)
@@ -71,11 +78,17 @@ def folder(original: Path, tmp_path: Path) -> Path:
 def start_again(folder: Path) -> tuple[int, list[str]]:
     """The step that the same command goes on from, and what it says."""
     run, notes = run_on_files(folder), Notes()
-    return prepare(run, RunDirectory(run.runs, run.name), load_corpus(run.data, run.seed), notes).step, notes.told
+    return prepare(
+        run, RunDirectory(run.runs, run.name), load_corpus(run.data, run.seed), notes
+    ).step, notes.told
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def refused(folder: Path, match: str) -> None:
@@ -97,20 +110,40 @@ def flip(path: Path) -> None:
 
 def empty_files(path: Path) -> None:
     """A manifest without a list of files."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": [{"path": "model.safetensors"}]}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"files": [{"path": "model.safetensors"}]})
+    )
 
 
 DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
-    ("model.safetensors", Path.unlink, r"step_00000006/model\.safetensors: is missing, though the manifest lists it with \d+ bytes"),
-    ("training.safetensors", cut, r"training\.safetensors: is not the file that was saved: \d+ bytes here, \d+ in the manifest"),
-    ("tokenizer.json", flip, r"tokenizer\.json: is not the file that was saved: hash \w+ here, \w+ in the manifest"),
+    (
+        "model.safetensors",
+        Path.unlink,
+        r"step_00000006/model\.safetensors: is missing, though the manifest lists it with \d+ "
+        r"bytes",
+    ),
+    (
+        "training.safetensors",
+        cut,
+        r"training\.safetensors: is not the file that was saved: \d+ bytes here, \d+ in the "
+        r"manifest",
+    ),
+    (
+        "tokenizer.json",
+        flip,
+        r"tokenizer\.json: is not the file that was saved: hash \w+ here, \w+ in the manifest",
+    ),
     ("manifest.json", Path.unlink, r"step_00000006/manifest\.json: is missing, or is not"),
     ("manifest.json", cut, r"manifest\.json: is missing, or is not"),
     ("manifest.json", empty_files, r"manifest\.json: is missing, or is not"),
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "what"), DAMAGE, ids=[f"{damage.__name__} {name}" for name, damage, _ in DAMAGE])
+@pytest.mark.parametrize(
+    ("name", "damage", "what"),
+    DAMAGE,
+    ids=[f"{damage.__name__} {name}" for name, damage, _ in DAMAGE],
+)
 def test_without_a_whole_checkpoint_a_run_is_refused_and_with_an_older_one_goes_on(
     folder: Path, name: str, damage: Callable[[Path], None], what: str
 ) -> None:
@@ -118,9 +151,16 @@ def test_without_a_whole_checkpoint_a_run_is_refused_and_with_an_older_one_goes_
     damage(checkpoints / "step_00000006" / name)
     step, told = start_again(folder)
     assert step == 3
-    assert any(note.startswith("damaged checkpoint ") and note.endswith("going on from step 3") for note in told)
+    assert any(
+        note.startswith("damaged checkpoint ") and note.endswith("going on from step 3")
+        for note in told
+    )
     damage(checkpoints / "step_00000003" / name)
-    refused(folder, rf"{what}.* \(and 1 more\); the run tiny has been trained and no checkpoint of it is whole: put the files back")
+    refused(
+        folder,
+        rf"{what}.* \(and 1 more\); the run tiny has been trained and no checkpoint of it is "
+        r"whole: put the files back",
+    )
 
 
 def test_a_run_whose_checkpoints_are_gone_is_refused(folder: Path) -> None:
@@ -131,7 +171,9 @@ def test_a_run_whose_checkpoints_are_gone_is_refused(folder: Path) -> None:
     (folder / "runs" / "tiny" / "metrics.jsonl").unlink()
     refused(folder, r"checkpoints: holds no checkpoint any more; the run tiny has been trained")
     shutil.rmtree(checkpoints)
-    (folder / "runs" / "tiny" / "metrics.jsonl").write_text('{"step": 1, "stage": "sft"}\n{"step": 2, "stage": "sft"}\n')
+    (folder / "runs" / "tiny" / "metrics.jsonl").write_text(
+        '{"step": 1, "stage": "sft"}\n{"step": 2, "stage": "sft"}\n'
+    )
     refused(folder, r"checkpoints: holds no checkpoint any more; the run tiny has been trained")
 
 
@@ -140,7 +182,9 @@ def test_what_latest_says_need_not_be_readable(folder: Path) -> None:
     assert start_again(folder)[0] == 6
 
 
-def test_a_run_that_died_before_its_first_checkpoint_was_whole_is_set_up_again(tmp_path: Path) -> None:
+def test_a_run_that_died_before_its_first_checkpoint_was_whole_is_set_up_again(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "cats.jsonl").write_text("".join(TALK % (cat, cat) for cat in CATS))
     run = run_on_files(tmp_path)
     directory = RunDirectory(run.runs, run.name)
@@ -155,26 +199,57 @@ def test_a_run_that_died_before_its_first_checkpoint_was_whole_is_set_up_again(t
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("config.yaml", None, r"config\.yaml: is missing, so nothing says what the run in .* was started with; put it back"),
+        (
+            "config.yaml",
+            None,
+            r"config\.yaml: is missing, so nothing says what the run in .* was started with; "
+            r"put it back",
+        ),
         ("config.yaml", b"stages: [", r"config\.yaml: cannot be read"),
         ("config.yaml", b"\xff\xfe", r"config\.yaml: cannot be read"),
         ("config.yaml", b"", r"config\.yaml"),
-        ("metrics.jsonl", b'{"step": 1}\n{"ste\n{"step": 3}\n', r"metrics\.jsonl:2: is not JSON of a row"),
-        ("metrics.jsonl", b'{"step": 1}\n7\n{"step": 3}\n', r"metrics\.jsonl:2: is not JSON of a row"),
-        ("metrics.jsonl", b'{"step": 1}\n\xff\xff\n{"step": 3}\n', r"metrics\.jsonl:2: is not JSON of a row"),
+        (
+            "metrics.jsonl",
+            b'{"step": 1}\n{"ste\n{"step": 3}\n',
+            r"metrics\.jsonl:2: is not JSON of a row",
+        ),
+        (
+            "metrics.jsonl",
+            b'{"step": 1}\n7\n{"step": 3}\n',
+            r"metrics\.jsonl:2: is not JSON of a row",
+        ),
+        (
+            "metrics.jsonl",
+            b'{"step": 1}\n\xff\xff\n{"step": 3}\n',
+            r"metrics\.jsonl:2: is not JSON of a row",
+        ),
         ("summary.json", b'{"status": "run', r"summary\.json: is no summary of a run .* remove it"),
         ("summary.json", b"[]", r"summary\.json: is no summary of a run"),
-        ("summary.json", b'{"wall_seconds": 1, "stages": {}, "retention": {}}', r"summary\.json: is no summary of a run .*stages"),
-        ("summary.json", b'{"wall_seconds": 1, "stages": [3], "retention": {}}', r"summary\.json: is no summary of a run"),
+        (
+            "summary.json",
+            b'{"wall_seconds": 1, "stages": {}, "retention": {}}',
+            r"summary\.json: is no summary of a run .*stages",
+        ),
+        (
+            "summary.json",
+            b'{"wall_seconds": 1, "stages": [3], "retention": {}}',
+            r"summary\.json: is no summary of a run",
+        ),
         ("data.json", b'{"parts": [', r"data\.json: is damaged"),
         ("data.json", b'{"parts": [{"count": 6}]}', r"data\.json: is damaged"),
         ("values.json", b'{"Mia": 3', r"values\.json: is damaged .*; remove it"),
         ("values.json", b"[3]", r"values\.json: is damaged"),
         ("values.json", b"\xff", r"values\.json: is damaged"),
-        ("episodes/_status.log", b"nothing that has a sum\nnor this\n", r"_status\.log: damaged at byte 0.*put it back, or move"),
+        (
+            "episodes/_status.log",
+            b"nothing that has a sum\nnor this\n",
+            r"_status\.log: damaged at byte 0.*put it back, or move",
+        ),
     ],
 )
-def test_other_damage_is_one_sentence(folder: Path, name: str, content: bytes | None, what: str) -> None:
+def test_other_damage_is_one_sentence(
+    folder: Path, name: str, content: bytes | None, what: str
+) -> None:
     path = folder / "runs" / "tiny" / name
     path.unlink()
     if content is not None:
@@ -203,10 +278,16 @@ def test_a_torn_last_line_is_no_damage(folder: Path) -> None:
     assert start_again(folder)[0] == 6
 
 
-def test_other_data_under_the_same_name_are_refused_and_the_same_in_another_format_are_not(folder: Path) -> None:
+def test_other_data_under_the_same_name_are_refused_and_the_same_in_another_format_are_not(
+    folder: Path,
+) -> None:
     rows = load_rows(folder / "cats.jsonl")
     save_rows(rows[:4], folder / "cats.jsonl")
-    refused(folder, r"^data\.train: .*cats\.jsonl has 4 conversations, the run was started with 6 in .*original.*cats\.jsonl; put the data")
+    refused(
+        folder,
+        r"^data\.train: .*cats\.jsonl has 4 conversations, the run was started with 6 in "
+        r".*original.*cats\.jsonl; put the data",
+    )
     save_rows(rows[::-1], folder / "cats.jsonl")
     refused(folder, r"^data\.train: .* in another order")
     save_rows(rows, folder / "cats.jsonl")
@@ -227,14 +308,19 @@ def test_data_that_change_while_a_run_is_going_are_noticed_by_the_ranks(folder: 
     job = Job(run, directory, 0, "")
     build_objective(job, newest(directory), 3)
     save_rows(load_rows(folder / "cats.jsonl")[2:], folder / "cats.jsonl")
-    with pytest.raises(InputError, match=r"data\.train: .* has 4 conversations, the run was started with 6"):
+    with pytest.raises(
+        InputError, match=r"data\.train: .* has 4 conversations, the run was started with 6"
+    ):
         build_objective(job, newest(directory), 3)
 
 
 def test_an_older_configuration_with_relative_paths_is_the_same_run(folder: Path) -> None:
     config = folder / "runs" / "tiny" / "config.yaml"
     older = yaml.safe_load(config.read_text())
-    older |= {"runs": "runs", "data": older["data"] | {"train": ["cats.jsonl"], "eval": ["./cats.jsonl"]}}
+    older |= {
+        "runs": "runs",
+        "data": older["data"] | {"train": ["cats.jsonl"], "eval": ["./cats.jsonl"]},
+    }
     config.write_text(yaml.safe_dump(older))
     (folder / "runs" / "tiny" / "data.json").unlink()
     assert start_again(folder) == (6, [])
@@ -250,7 +336,10 @@ def test_a_reward_function_or_model_that_changed_is_told_of(original: Path, tmp_
     other = original / "runs" / "tiny" / FOLDER / "step_00000006"
     (tmp_path / "judge").mkdir()
     shutil.copy(judge / "model.safetensors", tmp_path / "judge")
-    mix = {"functions": [{"name": "polite", "path": f"{tmp_path}/mine.py:polite"}], "cosine": {"model": f"{tmp_path}/judge"}}
+    mix = {
+        "functions": [{"name": "polite", "path": f"{tmp_path}/mine.py:polite"}],
+        "cosine": {"model": f"{tmp_path}/judge"},
+    }
     run, notes = run_on_files(original), Notes()
     run = Run.model_validate(run.model_dump() | {"rewards": {"cumulative": mix}})
     directory = RunDirectory(str(tmp_path), "told")
@@ -263,7 +352,10 @@ def test_a_reward_function_or_model_that_changed_is_told_of(original: Path, tmp_
 
     assert start() == start() == []
     (tmp_path / "mine.py").write_text("def polite(turn):\n    return 0.5\n")
-    changed = f"rewards.cumulative.polite: {tmp_path}/mine.py:polite holds something else than when the run last started"
+    changed = (
+        f"rewards.cumulative.polite: {tmp_path}/mine.py:polite holds something else than "
+        "when the run last started"
+    )
     assert [note.partition(";")[0] for note in start()] == [changed]
     assert start() == []
     shutil.copy(other / "model.safetensors", tmp_path / "judge")

@@ -74,22 +74,33 @@ def assert_whole(run: Run) -> None:
     assert set(let_go) <= {("dropped", "its batch failed: Unavailable")}
 
 
-def test_a_run_waits_with_a_word_for_an_endpoint_that_comes_back(judge: Judge, make: Callable[[float], Run]) -> None:
+def test_a_run_waits_with_a_word_for_an_endpoint_that_comes_back(
+    judge: Judge, make: Callable[[float], Run]
+) -> None:
     run, told = make(120), Notes()
     with at_step(run, 2, lambda: judge.leave(4)):
         summary = train(run, told)
     assert summary["status"] == "done"
     assert judge.asked
-    words = [note for note in told.notes if note.startswith("reward endpoint judge at http://127.0.0.1:")]
-    assert words[0].endswith("does not answer (it answered 503 Service Unavailable); waiting up to 120 s, for 0 s now")
+    words = [
+        note for note in told.notes if note.startswith("reward endpoint judge at http://127.0.0.1:")
+    ]
+    assert words[0].endswith(
+        "does not answer (it answered 503 Service Unavailable); waiting up to 120 s, for 0 s now"
+    )
     assert "answers again, after " in words[-1]
     assert_whole(run)
 
 
-def test_a_run_stops_for_an_endpoint_that_does_not_come_back_and_goes_on_once_it_has(judge: Judge, make: Callable[[float], Run]) -> None:
+def test_a_run_stops_for_an_endpoint_that_does_not_come_back_and_goes_on_once_it_has(
+    judge: Judge, make: Callable[[float], Run]
+) -> None:
     run = make(1)
     directory = RunDirectory(run.runs, run.name)
-    stop = r"^reward endpoint judge at .* does not answer .* \d+ s; stopped at step [2-5]; the same command goes on"
+    stop = (
+        r"^reward endpoint judge at .* does not answer .* \d+ s; stopped at step [2-5]; the "
+        r"same command goes on"
+    )
     with at_step(run, 2, judge.leave), pytest.raises(Drained, match=stop) as stopped:
         train(run, QuietProgress())
     assert stopped.value.exit_code == EXIT_DRAINED
@@ -111,13 +122,22 @@ def test_a_run_stops_for_an_endpoint_that_does_not_come_back_and_goes_on_once_it
     partial = replay(directory.path(), episode)
     assert replace(partial, rewards_not_compared=None) == whole
     assert "same tokens, log-probs within" in replay_text(partial)
-    assert "; rewards were not compared: reward endpoint judge at http://127.0.0.1:" in replay_text(partial)
+    assert "; rewards were not compared: reward endpoint judge at http://127.0.0.1:" in replay_text(
+        partial
+    )
 
 
-def test_recall_is_measured_without_an_endpoint_that_was_never_there(judge: Judge, make: Callable[[float], Run]) -> None:
+def test_recall_is_measured_without_an_endpoint_that_was_never_there(
+    judge: Judge, make: Callable[[float], Run]
+) -> None:
     run, told = make(1), Notes()
     judge.leave()
     with pytest.raises(Drained, match=r" \d+ s; stopped at step 0; the same command"):
         train(run, told)
-    assert any(note.startswith("reward endpoint judge") for note in told.notes), "said during the evaluation before MRL"
-    assert "before_mrl" in json.loads(RunDirectory(run.runs, run.name).read_text("summary.json"))["retention"]
+    assert any(note.startswith("reward endpoint judge") for note in told.notes), (
+        "said during the evaluation before MRL"
+    )
+    assert (
+        "before_mrl"
+        in json.loads(RunDirectory(run.runs, run.name).read_text("summary.json"))["retention"]
+    )

@@ -16,7 +16,13 @@ from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_t
 from common.episode import Episode, Fact, Interaction, Row, Strategy, Task, Turn
 from common.failures import InputError
 from common.run_directory import RunDirectory
-from learner.evaluate import evaluate, evaluate_checkpoint, evaluation_rows, evaluation_tasks, mean_rewards
+from learner.evaluate import (
+    evaluate,
+    evaluate_checkpoint,
+    evaluation_rows,
+    evaluation_tasks,
+    mean_rewards,
+)
 from learner.prepare import newest
 from learner.retention import FIGURES
 from learner.training_state import checkpoint_model
@@ -39,21 +45,37 @@ def episode(*turns: Turn) -> Episode:
 
 
 def test_means_of_rewards_are_over_the_turns_that_have_them() -> None:
-    scored = [replace(turn(), rewards={"bleu": 0.5, "recall": 1.0}, reward=0.6), replace(turn(), rewards={"bleu": 0.1}, reward=0.2), turn()]
-    assert mean_rewards([episode(*scored)]) == pytest.approx({"bleu": 0.3, "recall": 1.0, "total": 0.4})
+    scored = [
+        replace(turn(), rewards={"bleu": 0.5, "recall": 1.0}, reward=0.6),
+        replace(turn(), rewards={"bleu": 0.1}, reward=0.2),
+        turn(),
+    ]
+    assert mean_rewards([episode(*scored)]) == pytest.approx(
+        {"bleu": 0.3, "recall": 1.0, "total": 0.4}
+    )
 
 
-def test_erased_memory_leaves_nothing_of_earlier_turns_in_the_answers(tokenizer: ConversationTokenizer) -> None:
+def test_erased_memory_leaves_nothing_of_earlier_turns_in_the_answers(
+    tokenizer: ConversationTokenizer,
+) -> None:
     model = lively_model(tokenizer)
     rows = [row for row in tiny_corpus().train if len(row.interactions) == 3][:5]
-    others = [replace(row, query="I have a cat called Luna", answer="that is a nice name") for row in rows]
+    others = [
+        replace(row, query="I have a cat called Luna", answer="that is a nice name") for row in rows
+    ]
 
     def answers(rows: list[Row], erase: bool) -> list[list[list[int]]]:
-        return [[list(turn.answer_ids) for turn in e.answered] for e in played(model, tokenizer, evaluation_tasks(rows, 3, erase))]
+        return [
+            [list(turn.answer_ids) for turn in e.answered]
+            for e in played(model, tokenizer, evaluation_tasks(rows, 3, erase))
+        ]
 
     assert answers(rows, erase=True) == answers(others, erase=True)
     assert answers(rows, erase=False) != answers(others, erase=False)
-    swapped = [replace(row, interactions=(row.interactions[1], row.interactions[0], row.interactions[2])) for row in rows]
+    swapped = [
+        replace(row, interactions=(row.interactions[1], row.interactions[0], row.interactions[2]))
+        for row in rows
+    ]
     assert [a[2] for a in answers(rows, erase=True)] != [a[1] for a in answers(swapped, erase=True)]
 
 
@@ -61,12 +83,17 @@ def test_both_controls_begin_with_the_same_memory_and_decode_greedily() -> None:
     rows = tiny_corpus().train[:3]
     memory, erased = evaluation_tasks(rows, 9, erase=False), evaluation_tasks(rows, 9, erase=True)
     assert [task.seed for task in memory] == [task.seed for task in erased]
-    assert all(task.greedy and not task.teacher_forcing and task.initial_memory is None for task in memory + erased)
+    assert all(
+        task.greedy and not task.teacher_forcing and task.initial_memory is None
+        for task in memory + erased
+    )
     assert [task.erase_memory for task in memory + erased] == [False] * 3 + [True] * 3
     assert len({task.id for task in memory + erased}) == 6
 
 
-def test_evaluation_plays_the_same_rows_with_and_without_memory(tokenizer: ConversationTokenizer) -> None:
+def test_evaluation_plays_the_same_rows_with_and_without_memory(
+    tokenizer: ConversationTokenizer,
+) -> None:
     model, rows = lively_model(tokenizer), tiny_corpus().eval
     erased: list[set[bool]] = []
 
@@ -84,9 +111,16 @@ def test_evaluation_plays_the_same_rows_with_and_without_memory(tokenizer: Conve
 def test_evaluation_rows_are_spread_over_sources_strategies_and_lengths() -> None:
     def rows(count: int, source: str, steps: int, strategy: Strategy = "cumulative") -> list[Row]:
         turns = (Interaction("q?", "a"),) * steps
-        return [Row(f"{source} {i}", "a", turns, strategy=strategy, source=source) for i in range(count)]
+        return [
+            Row(f"{source} {i}", "a", turns, strategy=strategy, source=source) for i in range(count)
+        ]
 
-    mixed = rows(50, "task 1", 2) + rows(50, "task 1", 4) + rows(3, "task 5", 2) + rows(50, "task 8", 2, "long_term")
+    mixed = (
+        rows(50, "task 1", 2)
+        + rows(50, "task 1", 4)
+        + rows(3, "task 5", 2)
+        + rows(50, "task 8", 2, "long_term")
+    )
     chosen = evaluation_rows(mixed, 23)
     assert Counter((row.source, len(row.interactions)) for row in chosen) == {
         ("task 1", 2): 5, ("task 1", 4): 5, ("task 5", 2): 3, ("task 8", 2): 10,
@@ -94,7 +128,12 @@ def test_evaluation_rows_are_spread_over_sources_strategies_and_lengths() -> Non
     assert evaluation_rows(mixed[::-1], 23) == chosen
     assert Counter(evaluation_rows(mixed, 500)) == Counter(mixed)
     # More lengths than are drawn of a source do not crowd out the other sources.
-    many = [row for source in ("a", "b", "c", "d") for steps in range(1, 61) for row in rows(2, source, steps)]
+    many = [
+        row
+        for source in ("a", "b", "c", "d")
+        for steps in range(1, 61)
+        for row in rows(2, source, steps)
+    ]
     assert Counter(row.source for row in evaluation_rows(many, 100)) == dict.fromkeys("abcd", 25)
 
 
@@ -105,7 +144,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def write_rows(path: Path, *facts: dict[str, object]) -> str:
     rows = [
-        {"query": query, "answer": "okay", "interactions": [{"query": "what is it called?", "answer": "Rex", "facts": list(facts)}]}
+        {
+            "query": query,
+            "answer": "okay",
+            "interactions": [
+                {"query": "what is it called?", "answer": "Rex", "facts": list(facts)}
+            ],
+        }
         for query in ("I have a dog called Rex", "my dog is called Rex")
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -116,36 +161,60 @@ def test_saved_checkpoint_is_evaluated(checkpoint: str, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", {"value": "Rex", "said_in": 0})
     result = evaluate_checkpoint(checkpoint, data)
     assert result.keys() == {"retention", "counts", "rewards"}
-    shares = {"memory", "erased", "most_frequent", "exact", "precision", "changed", "outdated", "by_order"}
+    shares = {
+        "memory",
+        "erased",
+        "most_frequent",
+        "exact",
+        "precision",
+        "changed",
+        "outdated",
+        "by_order",
+    }
     assert result["retention"].keys() == shares | {"intervals"}
     assert result["retention"]["intervals"].keys() == shares
     low, high = result["retention"]["intervals"]["memory"]["all"]
     assert low <= result["retention"]["memory"]["all"] <= high
     assert result["counts"] == {"1": 2, "all": 2}
     assert {"bleu", "cosine", "length", "recall", "total"} == result["rewards"].keys()
-    assert json.loads(json.dumps(result)) == json.loads(json.dumps(evaluate_checkpoint(f"{checkpoint}/checkpoints/step_00000000", data)))
+    assert json.loads(json.dumps(result)) == json.loads(
+        json.dumps(evaluate_checkpoint(f"{checkpoint}/checkpoints/step_00000000", data))
+    )
 
 
-def test_without_data_the_conversations_that_the_run_held_out_are_evaluated(checkpoint: str) -> None:
+def test_without_data_the_conversations_that_the_run_held_out_are_evaluated(
+    checkpoint: str,
+) -> None:
     held = evaluation_rows(tiny_corpus().eval, 6)
-    assert evaluate_checkpoint(checkpoint)["counts"]["all"] == sum(len(turn.facts) for row in held for turn in row.interactions)
+    assert evaluate_checkpoint(checkpoint)["counts"]["all"] == sum(
+        len(turn.facts) for row in held for turn in row.interactions
+    )
 
 
 def test_evaluation_pays_by_the_measure_of_training(tmp_path: Path) -> None:
-    """Values that only training data know make an answer wrong; cosines compare by the embedding that MRL began with."""
+    """Values that only training data know make an answer wrong; cosines compare by the embedding
+    that MRL began with."""
     mix = {"bleu": None, "length": None, "cosine": {"weight": 1.0}, "recall": {"weight": 1.0}}
-    run = tiny_run(tmp_path, "sft", "mrl", rewards={"single": mix, "cumulative": mix, "long_term": mix})
+    run = tiny_run(
+        tmp_path, "sft", "mrl", rewards={"single": mix, "cumulative": mix, "long_term": mix}
+    )
     directory, (source,) = run_here(run)
     last = newest(directory)
     model, _ = checkpoint_model(last)
     assert not np.array_equal(source.embedding, model.embedding.weight.detach().numpy())
     found = evaluate_checkpoint(directory.path())
-    tasks = evaluation_tasks(evaluation_rows(load_corpus(run.data, run.seed).eval, run.evaluation.episodes), run.seed, erase=False)
+    tasks = evaluation_tasks(
+        evaluation_rows(load_corpus(run.data, run.seed).eval, run.evaluation.episodes),
+        run.seed,
+        erase=False,
+    )
     played = ReactiveEngine(model.eval(), source.tokenizer, 4, run.rollout.sampling).run(tasks)
     special = tuple(range(len(SPECIAL_TOKENS)))
     as_trained = score_episodes(played, run.rewards, source.embedding, special, source.known)
     assert found["rewards"] == pytest.approx(mean_rewards(as_trained))
-    otherwise = score_episodes(played, run.rewards, model.embedding.weight.detach().numpy(), special, source.known)
+    otherwise = score_episodes(
+        played, run.rewards, model.embedding.weight.detach().numpy(), special, source.known
+    )
     assert found["rewards"]["cosine"] != pytest.approx(mean_rewards(otherwise)["cosine"])
 
 
@@ -158,15 +227,21 @@ def test_recall_is_measured_where_rewards_cannot_be(
     own = {"endpoints": [{"name": "judge", "url": "http://127.0.0.1:1/"}]}
     if missing == "function":
         own = {"functions": [{"name": "judge", "path": f"{file}:judge"}]}
-    where = prepared(tiny_run(tmp_path, "sft", rewards=dict.fromkeys(("single", "cumulative", "long_term"), own))).path()
+    where = prepared(
+        tiny_run(tmp_path, "sft", rewards=dict.fromkeys(("single", "cumulative", "long_term"), own))
+    ).path()
     file.unlink()
     found = evaluate_checkpoint(where)
     assert found["rewards"] == {}
     assert found["retention"] == evaluate_checkpoint(checkpoint)["retention"]
-    assert ("Connection refused" if missing == "endpoint" else "there is no such file") in caplog.text
+    assert (
+        "Connection refused" if missing == "endpoint" else "there is no such file"
+    ) in caplog.text
 
 
-def test_a_model_is_evaluated_where_its_data_are_not_with_others_that_are_named(tmp_path: Path) -> None:
+def test_a_model_is_evaluated_where_its_data_are_not_with_others_that_are_named(
+    tmp_path: Path,
+) -> None:
     for part in ("train", "eval"):
         write_rows(tmp_path / f"{part}.jsonl", {"value": "Rex", "said_in": 0})
     files = {part: [str(tmp_path / f"{part}.jsonl")] for part in ("train", "eval")}
@@ -174,8 +249,13 @@ def test_a_model_is_evaluated_where_its_data_are_not_with_others_that_are_named(
     where = prepared(run).path()
     assert evaluate_checkpoint(where)["counts"]["all"] == 2
     with (tmp_path / "eval.jsonl").open("a") as file:
-        file.write((tmp_path / "eval.jsonl").read_text().splitlines()[0].replace("Rex", "Bo") + "\n")
-    other = r"^data\.eval: .*eval\.jsonl has 3 conversations, the run was started with 2; put the data of .* back, or name .* with --data$"
+        file.write(
+            (tmp_path / "eval.jsonl").read_text().splitlines()[0].replace("Rex", "Bo") + "\n"
+        )
+    other = (
+        r"^data\.eval: .*eval\.jsonl has 3 conversations, the run was started with 2; put "
+        r"the data of .* back, or name .* with --data$"
+    )
     with pytest.raises(InputError, match=other):
         evaluate_checkpoint(where)
     RunDirectory.existing(where).remove("data.json")

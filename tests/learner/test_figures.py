@@ -23,7 +23,9 @@ def observed(name: str, value: float, **labels: str) -> dict[str, object]:
     return metrics.drain()
 
 
-def test_what_the_driver_observes_is_in_the_next_row_though_a_stage_begins_meanwhile(tmp_path: Path) -> None:
+def test_what_the_driver_observes_is_in_the_next_row_though_a_stage_begins_meanwhile(
+    tmp_path: Path,
+) -> None:
     run = tiny_run(tmp_path, "sft")
     directory = RunDirectory(run.runs, run.name)
     recorder = Recorder(run, directory, None)
@@ -39,7 +41,12 @@ def test_what_the_driver_observes_is_in_the_next_row_though_a_stage_begins_meanw
     first, second = read_rows(directory)
     assert (first["step"], first["run/resumes"], first["train/steps"]) == (1, 1, 1)
     assert "fleet/restarts{pool=learner}" not in first
-    assert (second["step"], second["fleet/restarts{pool=learner}"], second["checkpoint/seconds"], second["train/steps"]) == (2, 1, 3.0, 2)
+    assert (
+        second["step"],
+        second["fleet/restarts{pool=learner}"],
+        second["checkpoint/seconds"],
+        second["train/steps"],
+    ) == (2, 1, 3.0, 2)
 
 
 def test_observations_before_a_checkpoint_are_in_its_totals(tmp_path: Path) -> None:
@@ -52,7 +59,9 @@ def test_observations_before_a_checkpoint_are_in_its_totals(tmp_path: Path) -> N
     assert resumed.flush(1, "sft")["checkpoint/saved"] == 1
 
 
-def test_the_evaluation_after_the_last_stage_is_in_the_row_of_its_last_step_and_in_prometheus(tmp_path: Path) -> None:
+def test_the_evaluation_after_the_last_stage_is_in_the_row_of_its_last_step_and_in_prometheus(
+    tmp_path: Path,
+) -> None:
     run = tiny_run(tmp_path, "mrl")
     directory = RunDirectory(run.runs, run.name)
     recorder = Recorder(run, directory, None)
@@ -73,14 +82,18 @@ def test_the_evaluation_after_the_last_stage_is_in_the_row_of_its_last_step_and_
     recorder.close()
     assert read_rows(directory) == [once, whole | {"eval/exact{distance=all}": 0.5}]
     shown = dict(
-        line.rsplit(" ", 1) for line in scrape.splitlines() if line.startswith(("engram_eval_exact{", "engram_train_steps_total{"))
+        line.rsplit(" ", 1)
+        for line in scrape.splitlines()
+        if line.startswith(("engram_eval_exact{", "engram_train_steps_total{"))
     )
     assert sorted(shown.values()) == ["0.5", "2.0"]
     directory.remove("metrics.jsonl")
     recorder = Recorder(run, directory, 2)
     recorder.observe_last(observed("eval/exact", 0.5, distance="all"), "mrl", 2, state)
     recorder.close()
-    assert [(row["step"], row["eval/exact{distance=all}"]) for row in read_rows(directory)] == [(2, 0.5)]
+    assert [(row["step"], row["eval/exact{distance=all}"]) for row in read_rows(directory)] == [
+        (2, 0.5)
+    ]
 
 
 def share(hits: int, counts: int) -> Figure:
@@ -89,13 +102,22 @@ def share(hits: int, counts: int) -> Figure:
 
 def test_evaluation_gives_recall_by_memory_and_distance_and_rewards_of_scored_turns() -> None:
     def turn(reward: float | None) -> Turn:
-        return Turn([1], [2], [0.0], [2], reward=reward, rewards={} if reward is None else {"recall": 2 * reward})
+        return Turn(
+            [1],
+            [2],
+            [0.0],
+            [2],
+            reward=reward,
+            rewards={} if reward is None else {"recall": 2 * reward},
+        )
 
     opening = Turn([1], [], [], [2], role="remember")
     episode = Episode("e", "t", 0, (opening, turn(0.25), turn(None), turn(0.75)), 0, "evaluation")
     metrics = Metrics()
     figures = {name: share(1, 2) for name in FIGURES}
-    record_evaluation(Evaluation(figures | {"by_order": share(3, 4)}, share(1, 8), [episode]), metrics)
+    record_evaluation(
+        Evaluation(figures | {"by_order": share(3, 4)}, share(1, 8), [episode]), metrics
+    )
     row = metrics.flush(1, "mrl")
     assert row["eval/recall{memory=kept,distance=1}"] == 0.5
     assert row["eval/recall{memory=erased,distance=all}"] == 0.125

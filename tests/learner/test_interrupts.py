@@ -1,4 +1,5 @@
-"""A first interrupt is counted wherever it arrives, and ends what is going on where that is asked for; a second one always does."""
+"""A first interrupt is counted wherever it arrives, and ends what is going on where that is asked
+for; a second one always does."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from learner.interrupts import SIGNALS, counted
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_is_counted_and_raises_nothing_and_the_second_raises(number: signal.Signals) -> None:
+def test_the_first_is_counted_and_raises_nothing_and_the_second_raises(
+    number: signal.Signals,
+) -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
     with counted() as interrupts:
         signal.raise_signal(number)

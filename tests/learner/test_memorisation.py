@@ -16,8 +16,13 @@ def around(recall: float, width: float = 0.03) -> Measured:
 def test_a_run_that_knows_only_its_training_rows_says_so() -> None:
     sentence = learnt_by_heart(Measured(1.0, 1.0, 1.0), around(0.18), around(0.17))
     assert sentence is not None
-    assert sentence.startswith("learnt by heart: recall is 1.00 on training conversations, but 0.18 on held-out ones, and 0.17")
-    assert learnt_by_heart(around(0.96), around(0.15), around(0.18)) is not None  # not even as good as without
+    assert sentence.startswith(
+        "learnt by heart: recall is 1.00 on training conversations, but 0.18 on held-out ones, "
+        "and 0.17"
+    )
+    assert (
+        learnt_by_heart(around(0.96), around(0.15), around(0.18)) is not None
+    )  # not even as good as without
 
 
 @pytest.mark.parametrize(
@@ -31,7 +36,9 @@ def test_a_run_that_knows_only_its_training_rows_says_so() -> None:
         (0.0, 0.0, 0.0),
     ],
 )
-def test_a_run_that_learnt_to_remember_or_nothing_at_all_does_not(train: float, held_out: float, erased: float) -> None:
+def test_a_run_that_learnt_to_remember_or_nothing_at_all_does_not(
+    train: float, held_out: float, erased: float
+) -> None:
     assert learnt_by_heart(around(train), around(held_out), around(erased)) is None
 
 
@@ -45,7 +52,10 @@ def test_help_of_memory_counts_where_it_is_sure_and_not_tiny() -> None:
 
 
 def test_too_few_held_out_questions_to_tell_say_nothing() -> None:
-    assert learnt_by_heart(Measured(1.0, 1.0, 1.0), Measured(0.5, 0.0, 1.0), Measured(0.5, 0.0, 1.0)) is None
+    assert (
+        learnt_by_heart(Measured(1.0, 1.0, 1.0), Measured(0.5, 0.0, 1.0), Measured(0.5, 0.0, 1.0))
+        is None
+    )
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
@@ -56,6 +66,9 @@ def test_conversations_that_ask_nothing_say_nothing(missing: int) -> None:
 
 
 def test_a_figure_is_measured_over_all_its_keys_and_one_that_counts_nothing_is_not() -> None:
-    figure = Figure({"1": np.array([1, 0]), "all": np.array([2, 0])}, {"1": np.array([1, 1]), "all": np.array([2, 2])})
+    figure = Figure(
+        {"1": np.array([1, 0]), "all": np.array([2, 0])},
+        {"1": np.array([1, 1]), "all": np.array([2, 2])},
+    )
     assert measured(figure) == Measured(0.5, 0.0, 1.0)
     assert measured(Figure({}, {})) is None

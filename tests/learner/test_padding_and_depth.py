@@ -1,4 +1,5 @@
-"""Invariant 9: nothing a conversation is batched with can change its terms. And whether gradients flow back through memory."""
+"""Invariant 9: nothing a conversation is batched with can change its terms. And whether gradients
+flow back through memory."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ import torch
 from common.config.schema import MRL, SFT, CurriculumStep, JointLM, MemoryAware, MemoryPretrain
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.metrics import Metrics
-from common.models.conversations import ConversationBatch, TurnTokens, answer_logits, collate, memories
+from common.models.conversations import (
+    ConversationBatch,
+    TurnTokens,
+    answer_logits,
+    collate,
+    memories,
+)
 from common.models.critic import Critic
 from common.models.memory import as_memory
 from common.models.reactive import ReactiveTransformer
@@ -43,26 +50,42 @@ def conversations(tokenizer: ConversationTokenizer) -> list[list[TurnTokens]]:
     return chosen
 
 
-def objective(kind: str, model: ReactiveTransformer, conversations: list[list[TurnTokens]]) -> Objective:
+def objective(
+    kind: str, model: ReactiveTransformer, conversations: list[list[TurnTokens]]
+) -> Objective:
     sequences = [[*turn.query, *turn.answer] for turns in conversations for turn in turns[-1:]]
     prompts = [len(turns[-1].query) for turns in conversations]
     torch.manual_seed(0)
     match kind:
         case "joint_lm":
-            return JointLMObjective(JointLM.model_validate({"stage": kind, **NOISE}), model, sequences, [0] * len(sequences), 3)
+            return JointLMObjective(
+                JointLM.model_validate({"stage": kind, **NOISE}),
+                model,
+                sequences,
+                [0] * len(sequences),
+                3,
+            )
         case "sft":
-            return JointLMObjective(SFT.model_validate({"stage": kind, **NOISE}), model, sequences, prompts, 3)
+            return JointLMObjective(
+                SFT.model_validate({"stage": kind, **NOISE}), model, sequences, prompts, 3
+            )
         case "memory_pretrain":
-            return MemoryPretrainObjective(MemoryPretrain(stage="memory_pretrain", input_noise=0.3), model, conversations, 3)
+            return MemoryPretrainObjective(
+                MemoryPretrain(stage="memory_pretrain", input_noise=0.3), model, conversations, 3
+            )
     return MemoryAwareObjective(MemoryAware(stage="memory_aware"), model, conversations, 3)
 
 
 def sums(terms: Sequence[Term]) -> dict[str, torch.Tensor]:
     """(sum, count) by name."""
-    return {term.name: torch.tensor([float(term.sum.detach()), float(term.count)]) for term in terms}
+    return {
+        term.name: torch.tensor([float(term.sum.detach()), float(term.count)]) for term in terms
+    }
 
 
-def assert_parts_make_the_whole(parts: list[dict[str, torch.Tensor]], whole: dict[str, torch.Tensor]) -> None:
+def assert_parts_make_the_whole(
+    parts: list[dict[str, torch.Tensor]], whole: dict[str, torch.Tensor]
+) -> None:
     for name, expected in whole.items():
         total = torch.stack([part[name] for part in parts]).sum(0)
         assert total.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-5), name
@@ -81,10 +104,16 @@ def test_example_adds_to_a_batch_what_it_has_alone(
 
 
 @pytest.mark.parametrize("kind", ["sft", "memory_aware"])
-def test_router_loss_counts_real_tokens_only(kind: str, tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]) -> None:
-    """Two conversations of unlike length count together what each counts alone, and each token chooses two experts per layer."""
+def test_router_loss_counts_real_tokens_only(
+    kind: str, tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]
+) -> None:
+    """Two conversations of unlike length count together what each counts alone, and each token
+    chooses two experts per layer."""
     model = lively_model(tokenizer, **MIXTURE)
-    shortest, longest = (pick(range(len(conversations)), key=lambda i: len(conversations[i][-1].query)) for pick in (min, max))
+    shortest, longest = (
+        pick(range(len(conversations)), key=lambda i: len(conversations[i][-1].query))
+        for pick in (min, max)
+    )
 
     class Counting(OneRank):
         def __init__(self) -> None:
@@ -106,10 +135,14 @@ def test_router_loss_counts_real_tokens_only(kind: str, tokenizer: ConversationT
 
 
 @pytest.mark.parametrize("part", ["policy", "critic"])
-def test_episode_adds_to_ppo_what_it_has_alone(part: Literal["policy", "critic"], tokenizer: ConversationTokenizer) -> None:
+def test_episode_adds_to_ppo_what_it_has_alone(
+    part: Literal["policy", "critic"], tokenizer: ConversationTokenizer
+) -> None:
     model = lively_model(tokenizer)
     episodes = played(model, tokenizer, tiny_tasks(8))
-    settings = MRL.model_validate({"stage": "mrl", "curriculum": CURRICULUM, "ppo": {"entropy": 0.1, "memory_change": 0.1}})
+    settings = MRL.model_validate(
+        {"stage": "mrl", "curriculum": CURRICULUM, "ppo": {"entropy": 0.1, "memory_change": 0.1}}
+    )
     reference = lively_model(tokenizer, seed=1)
     critic = Critic.from_policy(model)
     torch.nn.init.normal_(critic.value.weight, std=0.3)
@@ -121,13 +154,19 @@ def test_episode_adds_to_ppo_what_it_has_alone(part: Literal["policy", "critic"]
     def terms(chosen: list[int]) -> dict[str, torch.Tensor]:
         if part == "critic":
             return sums(critic_terms(experience, chosen, critic, settings, OneRank(), Metrics()))
-        return sums(policy_terms(experience, chosen, model, 0.1, settings, 1.0, OneRank(), Metrics(), first=False))
+        return sums(
+            policy_terms(
+                experience, chosen, model, 0.1, settings, 1.0, OneRank(), Metrics(), first=False
+            )
+        )
 
     whole = terms(list(range(8)))
     assert_parts_make_the_whole([terms([i]) for i in range(8)], whole)
 
 
-def test_values_and_reference_log_probs_do_not_depend_on_the_batch(tokenizer: ConversationTokenizer) -> None:
+def test_values_and_reference_log_probs_do_not_depend_on_the_batch(
+    tokenizer: ConversationTokenizer,
+) -> None:
     model = lively_model(tokenizer)
     episodes = played(model, tokenizer, tiny_tasks(6))
     ppo = MRL(stage="mrl", curriculum=CURRICULUM).ppo
@@ -135,11 +174,15 @@ def test_values_and_reference_log_probs_do_not_depend_on_the_batch(tokenizer: Co
     torch.nn.init.normal_(critic.value.weight, std=0.3)
     whole = gather_experience(episodes, model, copy.deepcopy(model), critic, ppo, 1.0, OneRank())
     for i, episode in enumerate(episodes):
-        alone = gather_experience([episode], model, copy.deepcopy(model), critic, ppo, 1.0, OneRank())
+        alone = gather_experience(
+            [episode], model, copy.deepcopy(model), critic, ppo, 1.0, OneRank()
+        )
         turns = len(episode.answered)
         torch.testing.assert_close(whole.values[i, :turns], alone.values[0])
         torch.testing.assert_close(whole.returns[i, :turns], alone.returns[0])
-        torch.testing.assert_close(torch.cat(whole.reference[i]), torch.cat(alone.reference[0]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.cat(whole.reference[i]), torch.cat(alone.reference[0]), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_encoding_as_memory_ignores_padding_and_is_itself_where_slots_are_tokens() -> None:
@@ -150,16 +193,21 @@ def test_encoding_as_memory_ignores_padding_and_is_itself_where_slots_are_tokens
     for slots in (2, 3, 7):
         spoiled = encoded.clone()
         spoiled[:, :, 3:] = 1e6
-        torch.testing.assert_close(as_memory(spoiled, short, slots), as_memory(encoded[:, :, :3], full[:, :3], slots))
+        torch.testing.assert_close(
+            as_memory(spoiled, short, slots), as_memory(encoded[:, :, :3], full[:, :3], slots)
+        )
     two = as_memory(torch.arange(4.0).view(1, 1, 4, 1), torch.ones(1, 4, dtype=torch.bool), 2)
     assert two.flatten().tolist() == [0.5, 2.5]
 
 
-# --- how far gradients flow ---------------------------------------------------------------------------------------------
+# --- how far gradients flow -----------------------------------------------------------------------
 
 
-def encoded_gradients(model: ReactiveTransformer, turns: list[TurnTokens], bptt_turns: int | Literal["all"]) -> list[float]:
-    """Norm of the gradient of the LAST answer's loss with respect to the encoding of each earlier turn."""
+def encoded_gradients(
+    model: ReactiveTransformer, turns: list[TurnTokens], bptt_turns: int | Literal["all"]
+) -> list[float]:
+    """Norm of the gradient of the LAST answer's loss with respect to the encoding of each earlier
+    turn."""
     batch = collate([turns])
     encoded: list[torch.Tensor] = []
     real = model.encode
@@ -182,9 +230,15 @@ def encoded_gradients(model: ReactiveTransformer, turns: list[TurnTokens], bptt_
     return [float(gradient[k].norm()) for k in range(len(turns) - 1)]
 
 
-@pytest.mark.parametrize(("bptt_turns", "reached"), [(1, [False, False, True]), (2, [False, True, True]), ("all", [True, True, True])])
+@pytest.mark.parametrize(
+    ("bptt_turns", "reached"),
+    [(1, [False, False, True]), (2, [False, True, True]), ("all", [True, True, True])],
+)
 def test_gradients_flow_back_through_as_many_writes_as_asked(
-    bptt_turns: Any, reached: list[bool], tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]
+    bptt_turns: Any,
+    reached: list[bool],
+    tokenizer: ConversationTokenizer,
+    conversations: list[list[TurnTokens]],
 ) -> None:
     turns = max(conversations, key=len)
     assert len(turns) == 4
@@ -199,7 +253,9 @@ def test_frozen_encoder_gets_no_gradient_but_memory_attention_does(
 ) -> None:
     model = lively_model(tokenizer)
     batch: ConversationBatch = collate(conversations)
-    memory = memories(model, batch, model.initial_memory(list(range(6))), "all", train_encoder=False)
+    memory = memories(
+        model, batch, model.initial_memory(list(range(6))), "all", train_encoder=False
+    )
     memory.square().sum().backward()
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
     assert any(parameter.grad is not None for parameter in model.memory_attention.parameters())

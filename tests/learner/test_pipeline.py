@@ -1,4 +1,5 @@
-"""A whole run on a real Ray: learner groups under Ray Train, rollout workers, reward pool, conductor, driver."""
+"""A whole run on a real Ray: learner groups under Ray Train, rollout workers, reward pool,
+conductor, driver."""
 
 from __future__ import annotations
 
@@ -35,7 +36,13 @@ WORKERS: dict[str, Any] = {
 }
 
 
-FIRST_LOOKED_AT = ("train/loss_lm", "train/loss_lm", "train/memory_cosine", "train/loss_lm", "objective/scores")
+FIRST_LOOKED_AT = (
+    "train/loss_lm",
+    "train/loss_lm",
+    "train/memory_cosine",
+    "train/loss_lm",
+    "objective/scores",
+)
 """Metric by which each stage is judged."""
 
 
@@ -58,9 +65,14 @@ class Told(QuietProgress):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Run, dict[str, Any], Told]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, ray_local: None
+) -> tuple[Run, dict[str, Any], Told]:
     """A run of all five stages on two ranks."""
-    short = [STAGES[name] | {"steps": 2} for name in ("joint_lm", "sft", "memory_pretrain", "memory_aware")]
+    short = [
+        STAGES[name] | {"steps": 2}
+        for name in ("joint_lm", "sft", "memory_pretrain", "memory_aware")
+    ]
     run = tiny_run(tmp_path_factory.mktemp("pipeline"), *short, "mrl", **WORKERS)
     told = Told()
     return run, train(run, told), told
@@ -70,7 +82,9 @@ def directory_of(run: Run) -> RunDirectory:
     return RunDirectory(run.runs, run.name)
 
 
-def test_run_of_all_stages_leaves_what_the_contract_promises(finished: tuple[Run, dict[str, Any], Told]) -> None:
+def test_run_of_all_stages_leaves_what_the_contract_promises(
+    finished: tuple[Run, dict[str, Any], Told],
+) -> None:
     run, summary, told = finished
     directory = directory_of(run)
     assert json.loads(directory.read_text("summary.json")) == summary
@@ -88,20 +102,29 @@ def test_run_of_all_stages_leaves_what_the_contract_promises(finished: tuple[Run
     figures = {"exact", "precision", "changed", "outdated", "by_order"}
     assert retention.keys() == recalls | figures | {"intervals"}
     assert "all" in retention["after_mrl"]
-    assert all(retention[name].keys() == retention["after_mrl"].keys() for name in recalls - {"training"})
+    assert all(
+        retention[name].keys() == retention["after_mrl"].keys() for name in recalls - {"training"}
+    )
     assert summary["warnings"] == []
     assert all(retention[name].keys() == {"before_mrl", "after_mrl"} for name in figures)
-    for shares, intervals in ((retention, retention["intervals"]), *((retention[name], retention["intervals"][name]) for name in figures)):
+    for shares, intervals in (
+        (retention, retention["intervals"]),
+        *((retention[name], retention["intervals"][name]) for name in figures),
+    ):
         for name in {"before_mrl", "after_mrl"} & shares.keys():
             assert shares[name].keys() == intervals[name].keys()
-            assert all(low <= shares[name][key] <= high for key, (low, high) in intervals[name].items())
+            assert all(
+                low <= shares[name][key] <= high for key, (low, high) in intervals[name].items()
+            )
 
     rows = read_rows(directory)
     assert [row["step"] for row in rows] == list(range(1, 15))
     first_mrl, recall = rows[8], "eval/recall{memory=kept,distance=all}"
     kept = [retention["before_mrl"]["all"], retention["after_mrl"]["all"]]
     assert [first_mrl[recall], rows[-1][recall]] == pytest.approx(kept)
-    assert [summary["stages"][-1]["metrics"][recall][name] for name in ("first", "last")] == pytest.approx(kept)
+    assert [
+        summary["stages"][-1]["metrics"][recall][name] for name in ("first", "last")
+    ] == pytest.approx(kept)
     assert first_mrl["ppo/ratio_max_deviation_first"] <= 1e-4
     assert first_mrl["ppo/log_prob_max_difference"] <= 1e-4
     ended = outcomes(Path(directory.path())).to_pylist()
@@ -112,7 +135,9 @@ def test_run_of_all_stages_leaves_what_the_contract_promises(finished: tuple[Run
     assert directory.read_text("checkpoints/latest").strip() == "step_00000014"
 
 
-def test_finished_run_started_again_finishes_at_once(finished: tuple[Run, dict[str, Any], Told]) -> None:
+def test_finished_run_started_again_finishes_at_once(
+    finished: tuple[Run, dict[str, Any], Told],
+) -> None:
     run, before, _ = finished
     began = time.monotonic()
     again = train(run, QuietProgress())
@@ -131,7 +156,8 @@ def without_after_mrl(retention: dict[str, Any]) -> dict[str, Any]:
 
 
 class Interrupting(QuietProgress):
-    """Ctrl-C, or SIGTERM, in the driver's thread a moment after the driver said `when`; not after the block that it is used in."""
+    """Ctrl-C, or SIGTERM, in the driver's thread a moment after the driver said `when`; not after
+    the block that it is used in."""
 
     def __init__(self, when: str, number: signal.Signals):
         self.when, self.number, self.sent_at = when, number, float("inf")
@@ -168,7 +194,10 @@ def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_start
     directory.write_json("summary.json", cut)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        with Interrupting("evaluating after MRL", number) as told, pytest.raises(Drained, match="the same command goes on"):
+        with (
+            Interrupting("evaluating after MRL", number) as told,
+            pytest.raises(Drained, match="the same command goes on"),
+        ):
             train(run, told)
         assert time.monotonic() - told.sent_at < 15
         stopped = json.loads(directory.read_text("summary.json"))
@@ -178,48 +207,85 @@ def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_start
     assert again["status"] == "done"
     assert again["retention"] == before["retention"]
     assert again["counts"] == before["counts"]
-    assert [stage["metrics"] for stage in again["stages"]] == [stage["metrics"] for stage in before["stages"]]
+    assert [stage["metrics"] for stage in again["stages"]] == [
+        stage["metrics"] for stage in before["stages"]
+    ]
     for each, other in zip(again["stages"], before["stages"], strict=True):
         assert (each["wall_seconds"] > other["wall_seconds"]) == (each["name"] == "mrl")
 
 
-def test_run_of_another_shape_under_the_same_name_is_refused_by_its_key(finished: tuple[Run, dict[str, Any], Told]) -> None:
+def test_run_of_another_shape_under_the_same_name_is_refused_by_its_key(
+    finished: tuple[Run, dict[str, Any], Told],
+) -> None:
     run, _, _ = finished
     wider = run.model_copy(update={"model": run.model.model_copy(update={"width": 48})})
     with pytest.raises(InputError, match=r"^model\.width: "):
         train(wider, QuietProgress())
 
 
-def test_checkpoint_of_a_run_is_evaluated_with_the_settings_of_that_run(finished: tuple[Run, dict[str, Any], Told], tmp_path: Path) -> None:
+def test_checkpoint_of_a_run_is_evaluated_with_the_settings_of_that_run(
+    finished: tuple[Run, dict[str, Any], Told], tmp_path: Path
+) -> None:
     run, _, _ = finished
     data = tmp_path / "rows.jsonl"
     fact = {"value": "Rex", "said_in": 0}
-    follow_up = {"query": "what is my dog called?", "answer": "your dog is called Rex", "role": "recall", "facts": [fact]}
-    data.write_text(json.dumps({"query": "I have a dog called Rex", "answer": "okay", "interactions": [follow_up]}) + "\n")
+    follow_up = {
+        "query": "what is my dog called?",
+        "answer": "your dog is called Rex",
+        "role": "recall",
+        "facts": [fact],
+    }
+    data.write_text(
+        json.dumps(
+            {"query": "I have a dog called Rex", "answer": "okay", "interactions": [follow_up]}
+        )
+        + "\n"
+    )
     result = evaluate_checkpoint(directory_of(run).path(), str(data))
     assert result["counts"] == {"1": 1, "all": 1}
-    assert all(result["retention"][name].keys() == {"1", "all"} for name in ("memory", "erased", "most_frequent", "exact"))
+    assert all(
+        result["retention"][name].keys() == {"1", "all"}
+        for name in ("memory", "erased", "most_frequent", "exact")
+    )
     assert result["retention"]["changed"] == {}
     assert {"bleu", "cosine", "length", "recall", "total"} <= result["rewards"].keys()
 
 
-def test_recorded_episodes_are_replayed_from_their_checkpoint(finished: tuple[Run, dict[str, Any], Told]) -> None:
+def test_recorded_episodes_are_replayed_from_their_checkpoint(
+    finished: tuple[Run, dict[str, Any], Told],
+) -> None:
     run, _, _ = finished
     where = directory_of(run).path()
     results = [replay(where, f"4-000004-{place:05d}@4") for place in range(7)]
     assert {result.parted for result in results} == {None}
     assert {result.weights_version for result in results} == {4}
-    assert all(result.turns and result.tokens and result.log_prob_max_difference <= 1e-5 for result in results)
-    carried = [find_episode(directory_of(run), result.episode).episode.initial_memory is not None for result in results]
+    assert all(
+        result.turns and result.tokens and result.log_prob_max_difference <= 1e-5
+        for result in results
+    )
+    carried = [
+        find_episode(directory_of(run), result.episode).episode.initial_memory is not None
+        for result in results
+    ]
     assert any(carried)
     assert run_command(["replay", where, "4-000004-00000@4", "--json"]) == 0
 
 
-def test_a_replay_needs_the_weights_and_the_episode(finished: tuple[Run, dict[str, Any], Told]) -> None:
+def test_a_replay_needs_the_weights_and_the_episode(
+    finished: tuple[Run, dict[str, Any], Told],
+) -> None:
     where = directory_of(finished[0]).path()
-    with pytest.raises(InputError, match=r"weights of version 1, and checkpoints are kept only of versions 4, 6 \(learner\.keep"):
+    with pytest.raises(
+        InputError,
+        match=r"weights of version 1, and checkpoints are kept only of versions 4, 6 "
+        r"\(learner\.keep",
+    ):
         replay(where, "4-000001-00000@1")
-    with pytest.raises(InputError, match=r"is none of the run's 42 episodes, which go from 4-000000-00000@0 to 4-000005-00006@5"):
+    with pytest.raises(
+        InputError,
+        match=r"is none of the run's 42 episodes, which go from 4-000000-00000@0 to "
+        r"4-000005-00006@5",
+    ):
         replay(where, "4-000004-00000")
     with pytest.raises(InputError, match="is not a run directory"):
         replay(f"{where}/checkpoints", "4-000004-00000@4")
@@ -238,12 +304,16 @@ def test_a_replay_says_where_it_parts(finished: tuple[Run, dict[str, Any], Told]
     index = len(recorded.turns) - 1
     other = [*last.answer_ids[:-1], last.answer_ids[-1] + 1]
     place = f"turn {index}, token {len(other) - 1}"
-    assert str(parting(recorded, changed(index, answer_ids=other))).startswith(f"tokens part at {place}: recorded")
+    assert str(parting(recorded, changed(index, answer_ids=other))).startswith(
+        f"tokens part at {place}: recorded"
+    )
     shorter = parting(recorded, changed(1, answer_ids=list(recorded.turns[1].answer_ids)[:-1]))
     assert shorter is not None
     assert (shorter.turn, shorter.replayed) == (1, None)
     nudged = [value + 2e-5 * (i == 0) for i, value in enumerate(last.log_probs)]
-    assert str(parting(recorded, changed(index, log_probs=nudged))).startswith(f"log_probs part at turn {index}, token 0")
+    assert str(parting(recorded, changed(index, log_probs=nudged))).startswith(
+        f"log_probs part at turn {index}, token 0"
+    )
     paid = parting(recorded, changed(index, rewards={**last.rewards, "length": 0.123}))
     assert paid is not None
     assert (paid.what, paid.replayed) == ("rewards", {"length": 0.123})
@@ -258,7 +328,8 @@ def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> No
     driver = threading.get_ident()
 
     def interrupt() -> None:
-        # To the driver's thread, which a terminal's signal wakes too; raised in the watcher's, it would wait for the driver to look.
+        # To the driver's thread, which a terminal's signal wakes too; raised in the watcher's, it
+        # would wait for the driver to look.
         signal.pthread_kill(driver, signal.SIGINT)
 
     with pytest.raises(Drained, match="the same command goes on"), at_step(run, 3, interrupt):

@@ -1,9 +1,12 @@
-"""Invariant 2: two learner ranks compute what one computes on the whole batch. Two real processes over gloo.
+"""Invariant 2: two learner ranks compute what one computes on the whole batch. Two real processes
+over gloo.
 
-Tolerance: 1e-5 of the size of a vector. Ranks add the same float32 numbers in another order, and nothing else: a lost factor, a mean of
-means over unequal lengths, or whitening by one's own shard is off by percents. Of weights that PPO has changed it is 5e-5: advantages of
-both signs nearly cancel in some gradients, and AdamW divides what is left by its own size, rounding included. By the last bits of the
-episodes, which change with the machine, it came to 4e-6 to 1.1e-5, where supervised stages come to 5e-7.
+Tolerance: 1e-5 of the size of a vector. Ranks add the same float32 numbers in another order, and
+nothing else: a lost factor, a mean of means over unequal lengths, or whitening by one's own shard
+is off by percents. Of weights that PPO has changed it is 5e-5: advantages of both signs nearly
+cancel in some gradients, and AdamW divides what is left by its own size, rounding included. By the
+last bits of the episodes, which change with the machine, it came to 4e-6 to 1.1e-5, where
+supervised stages come to 5e-7.
 """
 
 from __future__ import annotations
@@ -17,32 +20,56 @@ import torch
 from common.config.schema import MRL
 from common.data.tokenizer import train_tokenizer
 from tests.local_preferences import preference_run
-from tests.local_source import lively_model, played, prepared, processes, tiny_corpus, tiny_run, tiny_tasks
+from tests.local_source import (
+    lively_model,
+    played,
+    prepared,
+    processes,
+    tiny_corpus,
+    tiny_run,
+    tiny_tasks,
+)
 from tests.two_ranks import Outcome, one_rank, rank_main
 
 MIXTURE = {"experts": 4, "experts_per_token": 2, "decoder_ff": 24}
-# A large rate, so that weights move by more than the rounding of float32, and a batch that two ranks cannot share evenly.
+# A large rate, so that weights move by more than the rounding of float32, and a batch that two
+# ranks cannot share evenly.
 LARGE = {"optimizer": {"learning_rate": 0.5, "warmup_fraction": 0.0}, "batch_size": 7, "steps": 4}
 ROUTED = {"router_loss": 0.5}
 NOISY = {"blind_fraction": 0.4, "hide_probability": 0.2, "noise": 0.3}
 SUPERVISED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "joint_lm": ({"stage": "joint_lm", **NOISY, **ROUTED}, {}),
     "sft": ({"stage": "sft", **NOISY, **ROUTED}, MIXTURE),
-    "memory_pretrain": ({"stage": "memory_pretrain", "input_noise": 0.3}, {"initial_memory": "learned"}),
+    "memory_pretrain": (
+        {"stage": "memory_pretrain", "input_noise": 0.3},
+        {"initial_memory": "learned"},
+    ),
     "memory_aware": ({"stage": "memory_aware", **ROUTED}, MIXTURE),
-    "memory_aware_one_turn_each": ({"stage": "memory_aware", "bptt_turns": 1, "batch_size": 2}, {"initial_memory": "learned"}),
+    "memory_aware_one_turn_each": (
+        {"stage": "memory_aware", "bptt_turns": 1, "batch_size": 2},
+        {"initial_memory": "learned"},
+    ),
 }
-PREFERENCES = {"reward_model": {"stage": "reward_model"}, "reward_model_discrete": {"stage": "reward_model", "levels": 5, "batch_size": 2}}
+PREFERENCES = {
+    "reward_model": {"stage": "reward_model"},
+    "reward_model_discrete": {"stage": "reward_model", "levels": 5, "batch_size": 2},
+}
 PPO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo-dense": ({"minibatches": 2, "epochs": 2}, {"initial_memory": "learned"}),
-    # Seven episodes in five minibatches: in most of them a rank has nothing to do, and must take part all the same.
+    # Seven episodes in five minibatches: in most of them a rank has nothing to do, and must take
+    # part all the same.
     "ppo-mixture": ({"minibatches": 5, "epochs": 1, "bptt_turns": 1}, MIXTURE),
-    "ppo-raw-advantages": ({"minibatches": 1, "epochs": 1, "whiten": False, "kl_estimator": "k3"}, {}),
+    "ppo-raw-advantages": (
+        {"minibatches": 1, "epochs": 1, "whiten": False, "kl_estimator": "k3"},
+        {},
+    ),
 }
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcome], list[dict[str, Outcome]]]:
+def outcomes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, Outcome], list[dict[str, Outcome]]]:
     """By one rank, and by each of two."""
     folder = tmp_path_factory.mktemp("ranks")
     for name, (stage, shape) in SUPERVISED.items():
@@ -57,9 +84,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcom
     for name, (ppo, shape) in PPO.items():
         common = {"entropy": 0.05, "memory_change": 0.2, "clip": 0.1, "value_clip": 0.1}
         curriculum = [{"name": "all", "iterations": 4, "max_steps": 3}]
-        settings = MRL.model_validate({"stage": "mrl", "curriculum": curriculum, "ppo": common | ppo, "router_loss": 0.5})
+        settings = MRL.model_validate(
+            {"stage": "mrl", "curriculum": curriculum, "ppo": common | ppo, "router_loss": 0.5}
+        )
         model = lively_model(tokenizer, **shape)
-        (folder / f"{name}.pickle").write_bytes(pickle.dumps((settings, model, played(model, tokenizer, tiny_tasks(7)))))
+        (folder / f"{name}.pickle").write_bytes(
+            pickle.dumps((settings, model, played(model, tokenizer, tiny_tasks(7))))
+        )
     ranks = [processes().Process(target=rank_main, args=(rank, 2, folder)) for rank in range(2)]
     for process in ranks:
         process.start()

@@ -1,4 +1,5 @@
-"""Invariant 1: the learner recomputes the log-probs that the rollout recorded, to 1e-4, before anything was trained."""
+"""Invariant 1: the learner recomputes the log-probs that the rollout recorded, to 1e-4, before
+anything was trained."""
 
 from __future__ import annotations
 
@@ -28,23 +29,44 @@ def tokenizer() -> ConversationTokenizer:
     return train_tokenizer(tiny_corpus().texts, 400)
 
 
-def deviations(model: ReactiveTransformer, episodes: list[Episode], temperature: float = 1.0) -> tuple[float, float, float]:
-    """Largest |log-prob - recorded| of the pass without gradients, of the pass that trains, and largest |ratio - 1| of the latter."""
+def deviations(
+    model: ReactiveTransformer, episodes: list[Episode], temperature: float = 1.0
+) -> tuple[float, float, float]:
+    """Largest |log-prob - recorded| of the pass without gradients, of the pass that trains, and
+    largest |ratio - 1| of the latter."""
     metrics, group = Metrics(), OneRank()
     critic = Critic.from_policy(model)
-    experience = gather_experience(episodes, model, copy.deepcopy(model), critic, SETTINGS.ppo, temperature, group)
+    experience = gather_experience(
+        episodes, model, copy.deepcopy(model), critic, SETTINGS.ppo, temperature, group
+    )
     recorded = [torch.tensor(turn.log_probs) for episode in episodes for turn in episode.answered]
     recomputed = [log_probs for episode in experience.reference for log_probs in episode]
     reference = float((torch.cat(recomputed) - torch.cat(recorded)).abs().max())
-    policy_terms(experience, list(range(len(episodes))), model, 0.02, SETTINGS, temperature, group, metrics, first=True)
+    policy_terms(
+        experience,
+        list(range(len(episodes))),
+        model,
+        0.02,
+        SETTINGS,
+        temperature,
+        group,
+        metrics,
+        first=True,
+    )
     row = metrics.flush(1, "mrl")
     return reference, row["ppo/log_prob_max_difference"], row["ppo/ratio_max_deviation_first"]
 
 
 @pytest.mark.parametrize("initial_memory", ["normal", "learned"])
-@pytest.mark.parametrize("memory_attention", ["simple", "self", "interlayer", "gated_self_interlayer"])
-def test_recomputed_log_probs_are_the_recorded_ones(tokenizer: ConversationTokenizer, memory_attention: str, initial_memory: str) -> None:
-    model = lively_model(tokenizer, memory_attention=memory_attention, initial_memory=initial_memory)
+@pytest.mark.parametrize(
+    "memory_attention", ["simple", "self", "interlayer", "gated_self_interlayer"]
+)
+def test_recomputed_log_probs_are_the_recorded_ones(
+    tokenizer: ConversationTokenizer, memory_attention: str, initial_memory: str
+) -> None:
+    model = lively_model(
+        tokenizer, memory_attention=memory_attention, initial_memory=initial_memory
+    )
     episodes = played(model, tokenizer, tiny_tasks(10))
     assert len({len(episode.turns) for episode in episodes}) > 1
     assert len({len(turn.answer_ids) for episode in episodes for turn in episode.answered}) > 2
@@ -62,7 +84,10 @@ def test_recomputed_log_probs_are_the_recorded_ones(tokenizer: ConversationToken
     ids=["teacher forcing", "temperature", "both, other gates", "mixture of experts"],
 )
 def test_replay_holds_however_episodes_were_played(
-    tokenizer: ConversationTokenizer, shape: dict[str, Any], task: dict[str, Any], temperature: float
+    tokenizer: ConversationTokenizer,
+    shape: dict[str, Any],
+    task: dict[str, Any],
+    temperature: float,
 ) -> None:
     model = lively_model(tokenizer, **shape)
     episodes = played(model, tokenizer, tiny_tasks(8, **task), temperature)
@@ -72,7 +97,9 @@ def test_replay_holds_however_episodes_were_played(
 
 
 @pytest.mark.parametrize("initial_memory", ["normal", "learned"])
-def test_episode_that_went_on_from_held_memory_is_recomputed_from_it(tokenizer: ConversationTokenizer, initial_memory: str) -> None:
+def test_episode_that_went_on_from_held_memory_is_recomputed_from_it(
+    tokenizer: ConversationTokenizer, initial_memory: str
+) -> None:
     model = lively_model(tokenizer, initial_memory=initial_memory)
     before = played(model, tokenizer, tiny_tasks(6, return_memory=True))
     tasks = [
@@ -88,7 +115,10 @@ def test_episode_that_went_on_from_held_memory_is_recomputed_from_it(tokenizer: 
 def test_replay_is_sensitive_to_seed_memory_and_weights(tokenizer: ConversationTokenizer) -> None:
     model = lively_model(tokenizer)
     episodes = played(model, tokenizer, tiny_tasks(6))
-    assert min(deviations(model, [replace(episode, seed=episode.seed + 1) for episode in episodes])) > 1e-2
+    assert (
+        min(deviations(model, [replace(episode, seed=episode.seed + 1) for episode in episodes]))
+        > 1e-2
+    )
 
     def rewritten(episode: Episode) -> Episode:
         opening = replace(episode.turns[0], answer_ids=[*episode.turns[0].answer_ids[:-1], 9, 3])

@@ -37,7 +37,9 @@ def test_recall_is_counted_by_turns_since_the_value_was_last_said() -> None:
         episode(
             turn("no idea", Fact("Rome", 0)),
             turn("okay"),
-            turn("at 12:30 in ROME, with Ida Lee", Fact("Rome", 2), Fact("12", 0), Fact("Ida Lee", 2)),
+            turn(
+                "at 12:30 in ROME, with Ida Lee", Fact("Rome", 2), Fact("12", 0), Fact("Ida Lee", 2)
+            ),
         ),
         episode(*[turn()] * 10, turn("Max", Fact("Max", 0))),
     ]
@@ -107,17 +109,37 @@ def test_changed_facts_and_answers_with_the_outdated_value_are_counted_apart() -
     assert found["outdated"]["all"] == 2 / 4
     assert found["recall"]["all"] == 3 / 6
     moved = Fact("New York", 1, ("York",))
-    assert shares(episode(told("I live in New York now"), turn("New York", moved)))["outdated"]["all"] == 0
-    assert shares(episode(told("I live in New York now"), turn("New York, York", moved)))["outdated"]["all"] == 1
+    assert (
+        shares(episode(told("I live in New York now"), turn("New York", moved)))["outdated"]["all"]
+        == 0
+    )
+    assert (
+        shares(episode(told("I live in New York now"), turn("New York, York", moved)))["outdated"][
+            "all"
+        ]
+        == 1
+    )
     back_to_york = Fact("York", 1, ("New York",))
     found = shares(episode(told("I live in York now"), turn("you live in New York", back_to_york)))
-    assert (found["outdated"]["all"], found["changed"]["all"], found["recall"]["all"], found["exact"]["all"]) == (1, 0, 0, 0)
+    assert (
+        found["outdated"]["all"],
+        found["changed"]["all"],
+        found["recall"]["all"],
+        found["exact"]["all"],
+    ) == (1, 0, 0, 0)
     # An answer that names the old value because it is asked about it is right.
-    spoken_of = replace(turn("Max, no longer Rex", max_, query="is it Rex?"), reference="Max, no longer Rex")
+    spoken_of = replace(
+        turn("Max, no longer Rex", max_, query="is it Rex?"), reference="Max, no longer Rex"
+    )
     found = shares(episode(told("my dog is now called Max"), spoken_of))
     assert (found["outdated"]["all"], found["exact"]["all"]) == (0, 1)
     # The old value is a wrong one although no question asks for it.
-    assert shares(episode(told("my dog is now called Max"), turn("Rex or Max", max_)))["precision"]["all"] == 0.5
+    assert (
+        shares(episode(told("my dog is now called Max"), turn("Rex or Max", max_)))["precision"][
+            "all"
+        ]
+        == 0.5
+    )
     # A value that came back is not outdated.
     back = Fact("Rex", 2, ("Rex", "Max"))
     found = shares(episode(told("Max"), told("Rex"), turn("Rex", back)))
@@ -141,15 +163,26 @@ def test_recall_by_order_counts_the_turns_that_told_something() -> None:
 
 
 def row(*values: str) -> Row:
-    return Row("q", "a", tuple(Interaction("q?", value, facts=(Fact(value, i),)) for i, value in enumerate(values)))
+    return Row(
+        "q",
+        "a",
+        tuple(Interaction("q?", value, facts=(Fact(value, i),)) for i, value in enumerate(values)),
+    )
 
 
 def test_most_frequent_answer_comes_from_the_training_data_and_is_judged_on_the_others() -> None:
-    held_out = [row("Ida", "Rex", "Tom"), Row("q", "a", (Interaction("q", "a"), Interaction("q?", "Tom", facts=(Fact("Tom", 0),))))]
+    held_out = [
+        row("Ida", "Rex", "Tom"),
+        Row("q", "a", (Interaction("q", "a"), Interaction("q?", "Tom", facts=(Fact("Tom", 0),)))),
+    ]
     # Ida and Tom are asked for twice each; the first in the alphabet is taken.
     most = most_frequent_figure({"Rex": 1, "Tom": 2, "Ida": 2}, held_out).share()
     assert most == {"1": 1 / 3, "2": 0.0, "all": 1 / 4}
-    assert most_frequent_figure({"Tom": 1}, held_out).share() == {"1": 1 / 3, "2": 1.0, "all": 1 / 2}
+    assert most_frequent_figure({"Tom": 1}, held_out).share() == {
+        "1": 1 / 3,
+        "2": 1.0,
+        "all": 1 / 2,
+    }
     assert most_frequent_figure({}, held_out).share()["all"] == 0.0
 
 
@@ -159,13 +192,17 @@ def test_intervals_hold_the_share_and_widen_where_answers_of_a_conversation_go_t
     together = Figure({"all": hits * 10}, {"all": np.full(100, 10)}).intervals()["all"]
     assert alone[0] < 0.75 < alone[1]
     assert together == pytest.approx(alone)
-    sure = Figure({"all": np.tile([1, 0, 1, 1], 250)}, {"all": np.ones(1000, np.int64)}).intervals()["all"]
+    sure = Figure(
+        {"all": np.tile([1, 0, 1, 1], 250)}, {"all": np.ones(1000, np.int64)}
+    ).intervals()["all"]
     assert sure[1] - sure[0] < 0.4 * (alone[1] - alone[0])
 
 
 def test_a_share_of_all_or_nothing_is_as_sure_as_its_conversations_are_many() -> None:
     def interval(hits: int, conversations: int) -> tuple[float, float]:
-        return Figure({"all": np.full(conversations, hits)}, {"all": np.ones(conversations, np.int64)}).intervals()["all"]
+        return Figure(
+            {"all": np.full(conversations, hits)}, {"all": np.ones(conversations, np.int64)}
+        ).intervals()["all"]
 
     # Wilson's interval of 10 of 10 and of 0 of 10.
     assert interval(1, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)

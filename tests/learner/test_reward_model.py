@@ -31,28 +31,57 @@ from learner.intervals import bootstrap
 from learner.lora import is_adapter_or_head
 from learner.preferences import BINS, Outcomes, evaluate_reward_model, measure, pairs_of, report
 from learner.prepare import newest
-from learner.rl.preference import EPSILON, bradley_terry_loss, choice_loss, discrete_loss, ranking_loss
+from learner.rl.preference import (
+    EPSILON,
+    bradley_terry_loss,
+    choice_loss,
+    discrete_loss,
+    ranking_loss,
+)
 from learner.stages.reward_model import RewardModelObjective
 from learner.stages.supervised import build_objective
 from reward_service.preference_model import Dialogue, from_folder
 from tests.local_preferences import POLITE, RUDE, preference_run, preferences, text_model
-from tests.local_source import comparable_rows, lively_model, prepared, processes, run_and_die, run_here, tiny_corpus, tiny_run
+from tests.local_source import (
+    comparable_rows,
+    lively_model,
+    prepared,
+    processes,
+    run_and_die,
+    run_here,
+    tiny_corpus,
+    tiny_run,
+)
 
 RATE = {"optimizer": {"learning_rate": 5e-3, "warmup_fraction": 0.1}}
-STAGE: dict[str, Any] = {"stage": "reward_model", "steps": 60, "batch_size": 10, "evaluate_every": 30, **RATE}
+STAGE: dict[str, Any] = {
+    "stage": "reward_model",
+    "steps": 60,
+    "batch_size": 10,
+    "evaluate_every": 30,
+    **RATE,
+}
 
 
-def trained(folder: Path, *stages: Any, **sections: Any) -> tuple[Run, RunDirectory, dict[str, Any]]:
-    run = preference_run(folder, *stages, learner={"checkpoint_every": 100, "log_every": 10}, **sections)
+def trained(
+    folder: Path, *stages: Any, **sections: Any
+) -> tuple[Run, RunDirectory, dict[str, Any]]:
+    run = preference_run(
+        folder, *stages, learner={"checkpoint_every": 100, "log_every": 10}, **sections
+    )
     directory, _ = run_here(run)
     return run, directory, json.loads(directory.read_text("reward_model.json"))
 
 
-# --- what it learns -----------------------------------------------------------------------------------------------------
+# --- what it learns -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"levels": 5}, {"ranking": "best"}], ids=["scalar", "discrete", "best"])
-def test_a_reward_model_of_an_rxt_learns_which_answer_is_better(tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"levels": 5}, {"ranking": "best"}], ids=["scalar", "discrete", "best"]
+)
+def test_a_reward_model_of_an_rxt_learns_which_answer_is_better(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     run, directory, found = trained(tmp_path, "joint_lm", STAGE | settings)
     assert found["accuracy"] == 1.0
     assert found["loss"] < 0.5 * found["constant_loss"]
@@ -67,19 +96,29 @@ def test_a_reward_model_of_an_rxt_learns_which_answer_is_better(tmp_path: Path, 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}], ids=["whole", "lora"])
-def test_a_model_of_transformers_becomes_a_reward_model(tmp_path: Path, kind: str, lora: dict[str, Any] | None) -> None:
+def test_a_model_of_transformers_becomes_a_reward_model(
+    tmp_path: Path, kind: str, lora: dict[str, Any] | None
+) -> None:
     backbone = text_model(tmp_path / "backbone", kind)
-    _, directory, found = trained(tmp_path, STAGE | {"backbone": backbone, "lora": lora, "max_tokens": 24})
+    _, directory, found = trained(
+        tmp_path, STAGE | {"backbone": backbone, "lora": lora, "max_tokens": 24}
+    )
     assert found["accuracy"] == 1.0
     with newest(directory).folder() as folder:
         module = AutoModelForSequenceClassification.from_pretrained(folder)
-        assert not any("lora" in name for name in load_file(folder / "model.safetensors")), "adapters are merged"
+        assert not any("lora" in name for name in load_file(folder / "model.safetensors")), (
+            "adapters are merged"
+        )
         model = from_folder("checkpoint", folder)
     assert module.config.num_labels == 1
     with torch.no_grad():
-        better, worse = model.logits([model.read(Dialogue((), "what about tea", f"{tone} tea")) for tone in (POLITE, RUDE)])[:, 0]
+        better, worse = model.logits(
+            [model.read(Dialogue((), "what about tea", f"{tone} tea")) for tone in (POLITE, RUDE)]
+        )[:, 0]
     assert better > worse
-    assert len(model.read(Dialogue((), "what about tea " * 30, "it is")).tokens) == 24, "the length that it was trained with"
+    assert len(model.read(Dialogue((), "what about tea " * 30, "it is")).tokens) == 24, (
+        "the length that it was trained with"
+    )
 
 
 def test_only_adapters_and_head_move_under_lora(tmp_path: Path) -> None:
@@ -89,7 +128,9 @@ def test_only_adapters_and_head_move_under_lora(tmp_path: Path) -> None:
     before = load_file(tmp_path / "backbone" / "model.safetensors")
     with newest(directory).folder() as folder:
         after = load_file(folder / "model.safetensors")
-    moved = {name for name in before.keys() & after.keys() if not torch.equal(before[name], after[name])}
+    moved = {
+        name for name in before.keys() & after.keys() if not torch.equal(before[name], after[name])
+    }
     assert moved
     assert all("q_proj" in name or "v_proj" in name for name in moved)
     assert is_adapter_or_head("score.weight")
@@ -102,15 +143,25 @@ def test_memory_is_read_and_its_writer_stays_as_the_policy_left_it(tmp_path: Pat
     run_here(run)
     with newest(directory).folder() as folder:
         after, model = load_file(folder / "model.safetensors"), from_folder("checkpoint", folder)
-    assert all(torch.equal(after[name], policy[name]) for name in after if name.startswith(("embedding.", "encoder.", "memory_attention.")))
-    assert any(not torch.equal(after[f"reader.{name[8:]}"], policy[name]) for name in policy if name.startswith("encoder."))
+    assert all(
+        torch.equal(after[name], policy[name])
+        for name in after
+        if name.startswith(("embedding.", "encoder.", "memory_attention."))
+    )
+    assert any(
+        not torch.equal(after[f"reader.{name[8:]}"], policy[name])
+        for name in policy
+        if name.startswith("encoder.")
+    )
     said = [(), (("I like tea", "noted tea"),), (("I like milk", "noted milk"),)]
     with torch.no_grad():
-        rewards = model.logits([model.read(Dialogue(history, "what about tea", "it is")) for history in said])[:, 0]  # type: ignore[arg-type]
+        rewards = model.logits(
+            [model.read(Dialogue(history, "what about tea", "it is")) for history in said]
+        )[:, 0]  # type: ignore[arg-type]
     assert len(set(rewards.tolist())) == 3
 
 
-# --- losses of a batch --------------------------------------------------------------------------------------------------
+# --- losses of a batch ----------------------------------------------------------------------------
 
 
 def objective(tmp_path: Path, told: list[Preference], **settings: Any) -> RewardModelObjective:
@@ -122,8 +173,12 @@ def objective(tmp_path: Path, told: list[Preference], **settings: Any) -> Reward
     return RewardModelObjective(stage, built.preferred, told, told[:1], 0)
 
 
-@pytest.mark.parametrize("settings", [{}, {"levels": 4}, {"ranking": "best"}], ids=["scalar", "discrete", "best"])
-def test_a_prompt_counts_as_one_whatever_number_of_answers_it_has(tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"levels": 4}, {"ranking": "best"}], ids=["scalar", "discrete", "best"]
+)
+def test_a_prompt_counts_as_one_whatever_number_of_answers_it_has(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     told = [*preferences(3, margin=0.7), *preferences(2, seed=1, answers=3)]
     built = objective(tmp_path, told, **settings)
     terms = {term.name: term for term in built.terms(range(5), 0, OneRank())}
@@ -137,7 +192,9 @@ def test_a_prompt_counts_as_one_whatever_number_of_answers_it_has(tmp_path: Path
         elif settings.get("ranking"):
             expected += float(choice_loss(logits[:, 0]))
         elif len(readings) == 2:
-            expected += float(bradley_terry_loss(logits[:1, 0], logits[1:, 0], preference.margin).sum())
+            expected += float(
+                bradley_terry_loss(logits[:1, 0], logits[1:, 0], preference.margin).sum()
+            )
         else:
             expected += float(ranking_loss(logits[:, 0]))
     assert float(terms["train/loss_preference"].sum.detach()) == pytest.approx(expected, abs=1e-4)
@@ -146,7 +203,12 @@ def test_a_prompt_counts_as_one_whatever_number_of_answers_it_has(tmp_path: Path
 def test_a_killed_stage_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """With adapters and dropout: both must come out of a checkpoint as they went in."""
     backbone = text_model(tmp_path / "backbone", "bert")
-    stage = STAGE | {"backbone": backbone, "lora": {"rank": 2, "dropout": 0.2}, "steps": 8, "evaluate_every": 4}
+    stage = STAGE | {
+        "backbone": backbone,
+        "lora": {"rank": 2, "dropout": 0.2},
+        "steps": 8,
+        "evaluate_every": 4,
+    }
     straight = preference_run(tmp_path, stage)
     killed = straight.model_copy(update={"name": "killed"})
     run_here(straight)
@@ -163,17 +225,24 @@ def test_a_killed_stage_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
             assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
-# --- what is said of it -------------------------------------------------------------------------------------------------
+# --- what is said of it ---------------------------------------------------------------------------
 
 
 def test_the_report_of_pairs_worked_by_hand() -> None:
     wins = np.array([0.9, 0.8, 0.4, 0.7])
-    found = report(Outcomes(np.array([2.0, 1.0, -0.5, 0.0]), wins, 1 - wins, ["a", "a", "c", "b"], 1))
+    found = report(
+        Outcomes(np.array([2.0, 1.0, -0.5, 0.0]), wins, 1 - wins, ["a", "a", "c", "b"], 1)
+    )
     assert (found.pairs, found.groups, found.constant_loss) == (4, 3, pytest.approx(math.log(2)))
     assert found.accuracy == 0.5, "a tie of rewards is no success"
     assert found.loss == pytest.approx(-np.log(wins + EPSILON).mean())
     # Confidences 0.9, 0.8, 0.6 and 0.7, of which the third took the wrong side.
-    assert sorted(found.calibration) == [(pytest.approx(0.6), 0.0, 1), (pytest.approx(0.7), 1.0, 1), (0.8, 1.0, 1), (0.9, 1.0, 1)]
+    assert sorted(found.calibration) == [
+        (pytest.approx(0.6), 0.0, 1),
+        (pytest.approx(0.7), 1.0, 1),
+        (0.8, 1.0, 1),
+        (0.9, 1.0, 1),
+    ]
     assert found.calibration_error == pytest.approx((0.6 + 0.3 + 0.2 + 0.1) / 4)
     assert BINS == 10
 
@@ -183,10 +252,16 @@ def test_folds_are_pooled_as_if_one_model_had_judged_all_pairs() -> None:
     differences, wins = rng.standard_normal(60), rng.uniform(0.1, 0.9, 60)
     groups = [f"group {i // 3}" for i in range(60)]
     whole = Outcomes(differences, wins, 0.9 - wins, groups, 10)
-    first, second = (Outcomes(*(part[here] for part in whole[:4]), 10) for here in (slice(0, 24), slice(24, 60)))
+    first, second = (
+        Outcomes(*(part[here] for part in whole[:4]), 10) for here in (slice(0, 24), slice(24, 60))
+    )
     pooled = report(first.and_those(second))
     assert pooled == report(whole)
-    assert (pooled.pairs, pooled.groups, pooled.constant_loss) == (60, 20, pytest.approx(-math.log(9 / 20)))
+    assert (pooled.pairs, pooled.groups, pooled.constant_loss) == (
+        60,
+        20,
+        pytest.approx(-math.log(9 / 20)),
+    )
 
 
 def test_pairs_of_one_prompt_do_not_make_a_result_surer() -> None:
@@ -196,7 +271,10 @@ def test_pairs_of_one_prompt_do_not_make_a_result_surer() -> None:
     assert clumped[0] == pytest.approx(alone[0])
     low, high = alone[0][0], alone[1][0]
     spread = 1.96 * math.sqrt(0.75 * 0.25 / 100)
-    assert (low, high) == (pytest.approx(0.75 - spread, abs=0.015), pytest.approx(0.75 + spread, abs=0.015))
+    assert (low, high) == (
+        pytest.approx(0.75 - spread, abs=0.015),
+        pytest.approx(0.75 + spread, abs=0.015),
+    )
 
 
 def test_measured_over_two_ranks_is_measured_by_one(tmp_path: Path) -> None:
@@ -219,7 +297,7 @@ def test_measured_over_two_ranks_is_measured_by_one(tmp_path: Path) -> None:
     assert measure(built.preferred, held, Rank(1)) == measure(built.preferred, held, OneRank())
 
 
-# --- wrong input --------------------------------------------------------------------------------------------------------
+# --- wrong input ----------------------------------------------------------------------------------
 
 
 def test_configurations_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
@@ -232,37 +310,57 @@ def test_configurations_that_cannot_be_meant_are_refused(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    for backbone, what in ((f"{tmp_path}/nothing", "does not exist"), (str(tmp_path), "is nothing that transformers opens")):
+    for backbone, what in (
+        (f"{tmp_path}/nothing", "does not exist"),
+        (str(tmp_path), "is nothing that transformers opens"),
+    ):
         run = preference_run(tmp_path, STAGE | {"backbone": backbone})
         with pytest.raises(InputError, match=what):
             prepared(run)
     text = text_model(tmp_path / "backbone")
     for stages, what in (
-        ([STAGE | {"backbone": text, "lora": {"targets": ["q_projj"]}}], "no linear layer is named 'q_projj'; did you mean 'q_proj'"),
-        (["joint_lm", STAGE | {"lora": {"targets": ["q_proj"]}}], "no linear layer is named 'q_proj'"),
+        (
+            [STAGE | {"backbone": text, "lora": {"targets": ["q_projj"]}}],
+            "no linear layer is named 'q_projj'; did you mean 'q_proj'",
+        ),
+        (
+            ["joint_lm", STAGE | {"lora": {"targets": ["q_proj"]}}],
+            "no linear layer is named 'q_proj'",
+        ),
     ):
         with pytest.raises(InputError, match=what):
             prepared(preference_run(tmp_path, *stages))
-    save_preferences([Preference("what about tea", (POLITE, "go away " * 40), group="g")] * 3, tmp_path / "long.jsonl")
+    save_preferences(
+        [Preference("what about tea", (POLITE, "go away " * 40), group="g")] * 3,
+        tmp_path / "long.jsonl",
+    )
     run = preference_run(tmp_path, "joint_lm", STAGE)
     data = run.data.model_copy(update={"train": (*run.data.train, str(tmp_path / "long.jsonl"))})
-    with pytest.raises(InputError, match=r"preference 41: query and answer .* model.max_tokens is 32"):
+    with pytest.raises(
+        InputError, match=r"preference 41: query and answer .* model.max_tokens is 32"
+    ):
         prepared(run.model_copy(update={"data": data}))
     assert not (tmp_path / "tiny" / "checkpoints").exists()
 
 
-def test_a_reward_model_is_not_taken_for_a_policy_and_keeps_what_it_was_begun_with(tmp_path: Path) -> None:
+def test_a_reward_model_is_not_taken_for_a_policy_and_keeps_what_it_was_begun_with(
+    tmp_path: Path,
+) -> None:
     run = preference_run(tmp_path, STAGE | {"steps": 1})
     directory, _ = run_here(run)
     for model in (tiny_run(tmp_path, "sft", name="on", model={"checkpoint": directory.path()}),):
         with pytest.raises(InputError, match="is a reward model, not a policy"):
             prepared(model)
     for key, value in (("levels", 5), ("lora", {"rank": 4})):
-        with pytest.raises(InputError, match=f"stages.0.{key}: is .*, the run in .* was started with"):
+        with pytest.raises(
+            InputError, match=f"stages.0.{key}: is .*, the run in .* was started with"
+        ):
             prepared(preference_run(tmp_path, STAGE | {"steps": 1, key: value}))
     backbone = newest(directory).where
     with pytest.raises(InputError, match="is a reward model of 1 levels, not 5"):
-        prepared(preference_run(tmp_path, STAGE | {"backbone": backbone, "levels": 5}, name="other"))
+        prepared(
+            preference_run(tmp_path, STAGE | {"backbone": backbone, "levels": 5}, name="other")
+        )
 
 
 def test_a_backbone_in_half_precision_is_trained_in_full(tmp_path: Path) -> None:
@@ -272,14 +370,22 @@ def test_a_backbone_in_half_precision_is_trained_in_full(tmp_path: Path) -> None
     assert from_folder("half", path, levels=1, training=True).module.dtype == torch.float32
 
 
-def test_a_text_too_long_loses_whole_turns_first_and_never_its_special_tokens(tmp_path: Path) -> None:
+def test_a_text_too_long_loses_whole_turns_first_and_never_its_special_tokens(
+    tmp_path: Path,
+) -> None:
     path = text_model(tmp_path / "backbone", "bert", 1)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="[EOS] $A [EOS]", special_tokens=[("[EOS]", 2)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[EOS] $A [EOS]", special_tokens=[("[EOS]", 2)]
+    )
     tokenizer.save_pretrained(path)
     model = from_folder("backbone", path, 12)
     short = model.read(Dialogue((), "what about tea", "it is")).tokens
-    long = model.read(Dialogue((("I like milk", "noted milk") * 1, ("cat " * 20, "dog")), "what about tea", "it is")).tokens
+    long = model.read(
+        Dialogue(
+            (("I like milk", "noted milk") * 1, ("cat " * 20, "dog")), "what about tea", "it is"
+        )
+    ).tokens
     assert short == long
     cut = model.read(Dialogue((), "red " * 30, "gladly it is tea")).tokens
     assert len(cut) == 12
@@ -292,32 +398,47 @@ def test_held_out_groups_are_never_trained_on(tmp_path: Path) -> None:
     both = run.data.train + run.data.eval  # type: ignore[union-attr]
     data = run.data.model_copy(update={"train": both, "eval": ()})
     corpus = load_corpus(data, 0)
-    train, held = ({each.group for each in part} for part in (corpus.preferences, corpus.held_preferences))
+    train, held = (
+        {each.group for each in part} for part in (corpus.preferences, corpus.held_preferences)
+    )
     assert train
     assert held
     assert not train & held
     other = Row("hi", "hello", (Interaction("and then", "nothing"),))
     asked = next(each for each in corpus.held_preferences if each.history)
     save_rows([*asked.rows, other], tmp_path / "told.jsonl")
-    more = load_corpus(data.model_copy(update={"conversations": (str(tmp_path / "told.jsonl"),)}), 0)
+    more = load_corpus(
+        data.model_copy(update={"conversations": (str(tmp_path / "told.jsonl"),)}), 0
+    )
     assert other in more.train
     assert not set(asked.rows) & set(more.train), "nothing answers a held-out prompt"
-    assert load_corpus(run.data.model_copy(update={"train": both}), 0).preferences == load_corpus(run.data, 0).preferences
+    assert (
+        load_corpus(run.data.model_copy(update={"train": both}), 0).preferences
+        == load_corpus(run.data, 0).preferences
+    )
 
 
 def test_a_new_discrete_reward_model_begins_as_the_best_constant_answer() -> None:
     tokenizer = train_tokenizer(tiny_corpus().texts, 400)
     model = RxTRewardModel.from_policy(lively_model(tokenizer), 10).eval()
     with torch.no_grad():
-        tokens = [torch.tensor([tokenizer.interaction("What is it?", answer)]) for answer in ("Rex", "a long answer")]
-        better, worse = (model(each, torch.ones_like(each, dtype=torch.bool), model.initial_memory([0])) for each in tokens)
+        tokens = [
+            torch.tensor([tokenizer.interaction("What is it?", answer)])
+            for answer in ("Rex", "a long answer")
+        ]
+        better, worse = (
+            model(each, torch.ones_like(each, dtype=torch.bool), model.initial_memory([0]))
+            for each in tokens
+        )
     assert float(discrete_loss(better, worse)) == pytest.approx(-math.log(0.45), abs=1e-6)
 
 
-# --- in reinforcement learning ------------------------------------------------------------------------------------------
+# --- in reinforcement learning --------------------------------------------------------------------
 
 
-def test_mrl_learns_from_retention_and_quality_each_measured_in_its_own_spread(tmp_path: Path) -> None:
+def test_mrl_learns_from_retention_and_quality_each_measured_in_its_own_spread(
+    tmp_path: Path,
+) -> None:
     tokenizer = train_tokenizer(tiny_corpus().texts, 400)
     judge = tmp_path / "judge"
     model = RxTRewardModel.from_policy(lively_model(tokenizer), 5)
@@ -325,17 +446,37 @@ def test_mrl_learns_from_retention_and_quality_each_measured_in_its_own_spread(t
     model.save_pretrained(judge)
     tokenizer.save(judge)
     quality = {"name": "quality", "path": str(judge), "unit": False, "normalise": True}
-    mix = {"bleu": None, "cosine": None, "length": {"normalise": True}, "recall": {"normalise": True}, "models": [quality]}
+    mix = {
+        "bleu": None,
+        "cosine": None,
+        "length": {"normalise": True},
+        "recall": {"normalise": True},
+        "models": [quality],
+    }
     changed = {}
     for doubt in (False, True):
-        mrl = {"stage": "mrl", "episodes": 6, "curriculum": [{"name": "all", "iterations": 3, "max_steps": 3}], "ppo": {"doubt": doubt}}
-        run = tiny_run(tmp_path, mrl, name=f"doubt-{doubt}", rewards=dict.fromkeys(("single", "cumulative", "long_term"), mix))
+        mrl = {
+            "stage": "mrl",
+            "episodes": 6,
+            "curriculum": [{"name": "all", "iterations": 3, "max_steps": 3}],
+            "ppo": {"doubt": doubt},
+        }
+        run = tiny_run(
+            tmp_path,
+            mrl,
+            name=f"doubt-{doubt}",
+            rewards=dict.fromkeys(("single", "cumulative", "long_term"), mix),
+        )
         directory, (source,) = run_here(run)
         assert source.statistics.keys() == {"length", "quality", "recall"}
         assert 1 < source.statistics["quality"].mean < 5
         rows = read_rows(directory)
-        assert all(1 < row["reward/component{component=quality,cohort=trained}"] < 5 for row in rows), "raw values are reported"
-        assert all(abs(row["objective/scores"]) < 3 for row in rows[1:]), "totals are in standard deviations"
+        assert all(
+            1 < row["reward/component{component=quality,cohort=trained}"] < 5 for row in rows
+        ), "raw values are reported"
+        assert all(abs(row["objective/scores"]) < 3 for row in rows[1:]), (
+            "totals are in standard deviations"
+        )
         with newest(directory).folder() as folder:
             changed[doubt] = load_file(folder / "model.safetensors")["decoder.head.weight"]
     assert not torch.equal(changed[False], changed[True])

@@ -19,7 +19,9 @@ from learner.summary import Summary
 from tests.local_source import STAGES, run_here, tiny_run
 
 
-def test_two_stages_of_one_kind_have_figures_of_their_own_and_a_resumed_one_adds_up(tmp_path: Path) -> None:
+def test_two_stages_of_one_kind_have_figures_of_their_own_and_a_resumed_one_adds_up(
+    tmp_path: Path,
+) -> None:
     run = tiny_run(tmp_path, "sft", STAGES["sft"] | {"steps": 3})
     directory, _ = run_here(run)
     summary = Summary(run, directory, since=time.monotonic() - 8)
@@ -38,7 +40,10 @@ def test_two_stages_of_one_kind_have_figures_of_their_own_and_a_resumed_one_adds
     assert written == json.loads(directory.read_text("summary.json"))
     assert 8.5 <= written["wall_seconds"] < 12
     first, second = written["stages"]
-    assert [(each["index"], each["name"], each["steps"]) for each in (first, second)] == [(0, "sft", 6), (1, "sft", 3)]
+    assert [(each["index"], each["name"], each["steps"]) for each in (first, second)] == [
+        (0, "sft", 6),
+        (1, "sft", 3),
+    ]
     assert first["wall_seconds"] < 0.3
     assert 0.5 <= second["wall_seconds"] < 3
     assert first["metrics"]["train/steps"]["last"] == 6
@@ -58,20 +63,30 @@ def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -
     assert again.evaluated("after_mrl", 1)
     assert not again.evaluated("before_mrl", 1)
     assert not again.evaluated("after_mrl", 2)
-    assert again.value["retention"]["after_mrl"] == again.value["retention"]["exact"]["after_mrl"] == {"all": 0.5}
+    assert (
+        again.value["retention"]["after_mrl"]
+        == again.value["retention"]["exact"]["after_mrl"]
+        == {"all": 0.5}
+    )
     assert again.value["retention"]["intervals"]["exact"]["after_mrl"] == {"all": [0.0, 1.0]}
     again.refresh(1, "mrl", 6)
     assert again.evaluated("after_mrl", 1)
 
 
-def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has_none(tmp_path: Path) -> None:
+def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has_none(
+    tmp_path: Path,
+) -> None:
     run = tiny_run(tmp_path, "sft", "mrl", "sft", "mrl")
     directory, _ = run_here(tiny_run(tmp_path, "sft"))
     summary = Summary(run, directory)
 
     def owed(stage: int) -> list[int]:
         checkpoint = Checkpoint("", {"state": {"stage": stage, "done": 6}})
-        return [index for index, each in enumerate(run.stages) if owes_evaluation(checkpoint, index, each, summary)]
+        return [
+            index
+            for index, each in enumerate(run.stages)
+            if owes_evaluation(checkpoint, index, each, summary)
+        ]
 
     assert [owed(stage) for stage in range(4)] == [[], [1], [], [3]]
     summary.keep_evaluation("after_mrl", 1, "mrl")
@@ -84,7 +99,9 @@ def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has
     assert not Summary(run, directory).evaluated("after_mrl", 1)
 
 
-def test_a_reader_is_told_of_a_run_that_is_not_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reader_is_told_of_a_run_that_is_not_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tiny_run(tmp_path, STAGES["sft"] | {"steps": 3})
     directory, _ = run_here(run)
     checkpoint = directory.path("checkpoints/step_00000003")

@@ -1,4 +1,5 @@
-"""MRL where episodes cannot be scored for now: it leaves a checkpoint, says why, and goes on from there as if nothing had been."""
+"""MRL where episodes cannot be scored for now: it leaves a checkpoint, says why, and goes on from
+there as if nothing had been."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ class LeavingSource(LocalSource):
 
 def run_until_away(run: Run, iteration: int) -> Recorder:
     directory = prepared(run)
-    job, recorder = Job(run, directory, 0, "local"), Recorder(run, directory, newest(directory).step)
+    job, recorder = (
+        Job(run, directory, 0, "local"),
+        Recorder(run, directory, newest(directory).step),
+    )
     try:
         source = LeavingSource(job)
         source.leaves_at = iteration
@@ -41,8 +45,11 @@ def run_until_away(run: Run, iteration: int) -> Recorder:
 
 
 @pytest.mark.parametrize("iteration", [0, 3, 4])
-def test_what_is_away_costs_a_run_nothing_that_it_has_learnt(tmp_path: Path, iteration: int) -> None:
-    """Checkpoints are due every other step: at 0 there is the first one, at 4 one was just written, at 3 there is none."""
+def test_what_is_away_costs_a_run_nothing_that_it_has_learnt(
+    tmp_path: Path, iteration: int
+) -> None:
+    """Checkpoints are due every other step: at 0 there is the first one, at 4 one was just written,
+    at 3 there is none."""
     run = tiny_run(tmp_path / "stopped", "mrl")
     recorder = run_until_away(run, iteration)
     assert recorder.failed()

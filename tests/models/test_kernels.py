@@ -1,4 +1,5 @@
-"""Kernels against PyTorch in double precision, and what they promise besides: rows that do not touch each other, and NaN that shows."""
+"""Kernels against PyTorch in double precision, and what they promise besides: rows that do not
+touch each other, and NaN that shows."""
 
 from __future__ import annotations
 
@@ -64,14 +65,20 @@ def test_rms_norm(width: int) -> None:
 def test_swiglu(width: int) -> None:
     x = spread(4, 3, 2 * width, scale=20)
     value, gate = x.double().chunk(2, -1)
-    torch.testing.assert_close(operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(
+        operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6
+    )
     with torch.enable_grad():
-        torch.testing.assert_close(operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(
+            operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6
+        )
 
 
 def test_the_mean_of_a_sum() -> None:
     x, y = spread(2, 5, 21), spread(2, 5, 21)
-    torch.testing.assert_close(operations.mean_of_sum(x, y).double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        operations.mean_of_sum(x, y).double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("features", COUNTS)
@@ -88,16 +95,23 @@ def test_a_linear_map(rows: int, features: int, outputs: int) -> None:
 
 
 @pytest.mark.parametrize(("rows", "features", "outputs"), [(6, 8, 32), (8, 9, 32), (8, 8, 20)])
-def test_a_linear_map_of_other_shapes_is_refused_before_anything_is_written(rows: int, features: int, outputs: int) -> None:
+def test_a_linear_map_of_other_shapes_is_refused_before_anything_is_written(
+    rows: int, features: int, outputs: int
+) -> None:
     x, out = np.ones((rows, features), np.float32), np.zeros((rows, outputs), np.float32)
     with pytest.raises(ValueError, match="multiple of 4"):
         products.linear(x, products.pack(np.ones((20, 8), np.float32)), out)
     assert not out.any()
 
 
-@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6), (2, 1, 20)])
-def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, head_dim: int) -> None:
-    """Prompts of several rows token by token, then one more token each, against causal attention over whole sequences."""
+@pytest.mark.parametrize(
+    ("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6), (2, 1, 20)]
+)
+def test_attention_to_the_past_and_to_memory(
+    query_heads: int, kv_heads: int, head_dim: int
+) -> None:
+    """Prompts of several rows token by token, then one more token each, against causal attention
+    over whole sequences."""
     lengths, slots, positions = {2: 7, 0: 1, 3: 20}, 13, 24
     table = rope_table(positions, head_dim, 10000.0, CPU)
     rope = torch.view_as_real(table).numpy()
@@ -107,35 +121,60 @@ def test_attention_to_the_past_and_to_memory(query_heads: int, kv_heads: int, he
         x = spread(length, (query_heads + 2 * kv_heads) * head_dim, scale=2)
         queries, keys, values = (
             part.unflatten(-1, (-1, head_dim)).transpose(0, 1)[None].double()
-            for part in x.split([query_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], -1)
+            for part in x.split(
+                [query_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], -1
+            )
         )
         queries, keys = (rotate(each.float(), table[:length]).double() for each in (queries, keys))
-        exact = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)[0].transpose(0, 1).flatten(1)
+        exact = (
+            F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)[
+                0
+            ]
+            .transpose(0, 1)
+            .flatten(1)
+        )
         remembered = (each[row : row + 1].mT.double() for each in (memory_keys, memory_values))
-        recalled = F.scaled_dot_product_attention(queries, *remembered, enable_gqa=True)[0].transpose(0, 1).flatten(1)
+        recalled = (
+            F.scaled_dot_product_attention(queries, *remembered, enable_gqa=True)[0]
+            .transpose(0, 1)
+            .flatten(1)
+        )
         seen, recall = np.zeros((2, length, query_heads * head_dim), np.float32)
         for part in (slice(0, length - 1), slice(length - 1, length)):
             places = np.full(length, row)[part], np.arange(length)[part]
             projected = x[part].numpy()
             attention.attend_past(projected, rope, *places, past_keys, past_values, seen[part])
             own = np.ascontiguousarray(projected[:, : query_heads * head_dim])
-            attention.attend_memory(own, rope, *places, memory_keys.numpy(), memory_values.numpy(), recall[part])
+            attention.attend_memory(
+                own, rope, *places, memory_keys.numpy(), memory_values.numpy(), recall[part]
+            )
         torch.testing.assert_close(torch.from_numpy(seen).double(), exact, atol=3e-6, rtol=0)
         torch.testing.assert_close(torch.from_numpy(recall).double(), recalled, atol=3e-6, rtol=0)
     assert not past_keys[1].any(), "a row that nobody asked for was written to"
     assert not past_keys[:, :, :, max(lengths.values()) :].any()
 
 
-@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6), (2, 1, 20)])
-def test_attention_of_sequences_to_sequences(query_heads: int, kv_heads: int, head_dim: int) -> None:
+@pytest.mark.parametrize(
+    ("query_heads", "kv_heads", "head_dim"), [(4, 4, 16), (4, 2, 8), (3, 1, 6), (2, 1, 20)]
+)
+def test_attention_of_sequences_to_sequences(
+    query_heads: int, kv_heads: int, head_dim: int
+) -> None:
     asking, asked = np.array([5, 1, 16, 2, 7]), np.array([1, 16, 17, 40, 3])
-    spans = [sequences.Spans(lengths.cumsum() - lengths, lengths.cumsum()) for lengths in (asking, asked)]
-    queries, keys_values = spread(asking.sum() + 3, query_heads * head_dim, scale=2), spread(asked.sum(), 2 * kv_heads * head_dim, scale=2)
+    spans = [
+        sequences.Spans(lengths.cumsum() - lengths, lengths.cumsum()) for lengths in (asking, asked)
+    ]
+    queries, keys_values = (
+        spread(asking.sum() + 3, query_heads * head_dim, scale=2),
+        spread(asked.sum(), 2 * kv_heads * head_dim, scale=2),
+    )
     heads = sequences.Heads(query_heads, kv_heads, head_dim)
 
     def seen() -> torch.Tensor:
         out = torch.full_like(queries, torch.nan)
-        sequences.attend_sequences(queries.numpy(), spans[0], keys_values.numpy(), spans[1], heads, out.numpy())
+        sequences.attend_sequences(
+            queries.numpy(), spans[0], keys_values.numpy(), spans[1], heads, out.numpy()
+        )
         return out[: asking.sum()]
 
     def by_heads(x: torch.Tensor) -> torch.Tensor:
@@ -160,11 +199,14 @@ def test_attention_of_sequences_to_sequences(query_heads: int, kv_heads: int, he
 
 
 def test_keys_that_are_none_are_not_seen_however_large_scores_are() -> None:
-    """They fill a panel of sixteen, and whatever stands in them must not reach what the last key has."""
+    """They fill a panel of sixteen, and whatever stands in them must not reach what the last key
+    has."""
     queries, keys_values = torch.full((4, 4), 1e19), torch.zeros(3, 8)
     keys_values[:, 0], keys_values[:, 4] = torch.tensor([0, 0, 1e19]), torch.tensor([1.0, 2, 3])
     out, one = torch.zeros(4, 4), sequences.Spans(np.array([0]), np.array([3]))
-    sequences.attend_sequences(queries.numpy(), one, keys_values.numpy(), one, sequences.Heads(1, 1, 4), out.numpy())
+    sequences.attend_sequences(
+        queries.numpy(), one, keys_values.numpy(), one, sequences.Heads(1, 1, 4), out.numpy()
+    )
     assert torch.equal(out[:3], torch.tensor([3.0, 0, 0, 0]).expand(3, 4))
 
 
@@ -176,10 +218,16 @@ def test_keys_that_are_none_are_not_seen_however_large_scores_are() -> None:
 def test_attention_past_the_end_of_its_arrays_is_refused_before_anything_is_written(
     rows: int, seen_rows: int, asking: int, asked: int
 ) -> None:
-    queries, keys_values, out = np.ones((rows, 8), np.float32), np.ones((8, 16), np.float32), np.zeros((seen_rows, 8), np.float32)
+    queries, keys_values, out = (
+        np.ones((rows, 8), np.float32),
+        np.ones((8, 16), np.float32),
+        np.zeros((seen_rows, 8), np.float32),
+    )
     spans = [sequences.Spans(np.array([0]), np.array([stop])) for stop in (asking, asked)]
     with pytest.raises(ValueError, match="more rows than there are, or none"):
-        sequences.attend_sequences(queries, spans[0], keys_values, spans[1], sequences.Heads(2, 2, 4), out)
+        sequences.attend_sequences(
+            queries, spans[0], keys_values, spans[1], sequences.Heads(2, 2, 4), out
+        )
     assert not out.any()
 
 
@@ -195,7 +243,8 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(vocabulary: int) -
     logits = spread(500, vocabulary, scale=3)
     logits[::3, 1::2] = -torch.inf
     uniforms = torch.rand(500, dtype=torch.float64)
-    # Rounding may put the last of all numbers past the end of the last block, whose last token is one that must not be drawn.
+    # Rounding may put the last of all numbers past the end of the last block, whose last token is
+    # one that must not be drawn.
     uniforms[::3] = 1 - 2**-53
     uniforms[1] = 0
     tokens, log_probs = operations.draw(logits, uniforms)
@@ -230,7 +279,11 @@ def test_a_row_that_is_not_finite_shows_and_disturbs_no_other() -> None:
 
 
 def test_a_row_is_computed_alike_in_any_company() -> None:
-    x, logits, uniforms = spread(70, 42, scale=5), spread(70, 333, scale=3), torch.rand(70, dtype=torch.float64)
+    x, logits, uniforms = (
+        spread(70, 42, scale=5),
+        spread(70, 333, scale=3),
+        torch.rand(70, dtype=torch.float64),
+    )
     norm = operations.RMSNorm(42, eps=1e-6)
     normed, gated, drawn = norm(x), operations.swiglu(x), operations.draw(logits, uniforms)
     packed = products.pack(spread(50, 42).numpy(), spread(50).numpy())

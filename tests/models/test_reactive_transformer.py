@@ -21,7 +21,14 @@ HEADS: dict[str, dict[str, Any]] = {
     "gqa": {"query_heads": 4, "kv_heads": 2},
     "mqa": {"query_heads": 4, "kv_heads": 1},
     "sqa": {"query_heads": 2, "kv_heads": 2},
-    "own": {"query_heads": 2, "kv_heads": 2, "cross_query_heads": 4, "cross_kv_heads": 2, "memory_query_heads": 4, "memory_kv_heads": 1},
+    "own": {
+        "query_heads": 2,
+        "kv_heads": 2,
+        "cross_query_heads": 4,
+        "cross_kv_heads": 2,
+        "memory_query_heads": 4,
+        "memory_kv_heads": 1,
+    },
 }
 GATES = [
     ("none", "sigmoid", True),
@@ -31,8 +38,15 @@ GATES = [
     ("linear", "tanh", False),
 ]
 MEMORY = [
-    {"memory_attention": kind, "residual_gate": gate, "gate_activation": activation, "gate_per_slot": per_slot}
-    for kind, (gate, activation, per_slot) in itertools.product(("simple", "self", "interlayer", "gated_self_interlayer"), GATES)
+    {
+        "memory_attention": kind,
+        "residual_gate": gate,
+        "gate_activation": activation,
+        "gate_per_slot": per_slot,
+    }
+    for kind, (gate, activation, per_slot) in itertools.product(
+        ("simple", "self", "interlayer", "gated_self_interlayer"), GATES
+    )
 ]
 VARIANTS = [{**HEADS["sqa"], **memory} for memory in MEMORY] + [
     *HEADS.values(),
@@ -43,17 +57,29 @@ VARIANTS = [{**HEADS["sqa"], **memory} for memory in MEMORY] + [
 
 
 def make_model(**shape: Any) -> ReactiveTransformer:
-    """Slots and tokens are different numbers throughout; gates and weights are large enough to matter."""
+    """Slots and tokens are different numbers throughout; gates and weights are large enough to
+    matter."""
     torch.manual_seed(0)
     config = RxTConfig(
-        **{"vocab_size": 90, "width": 32, "heads": 4, "layers": 3, "decoder_ff": 40, "encoder_ff": 24, "slots": 7, "max_tokens": 24}
+        **{
+            "vocab_size": 90,
+            "width": 32,
+            "heads": 4,
+            "layers": 3,
+            "decoder_ff": 40,
+            "encoder_ff": 24,
+            "slots": 7,
+            "max_tokens": 24,
+        }
         | {"initializer_range": 0.2, "initial_memory_std": 1.0, "gate_initial": 0.3}
         | shape
     )
     return ReactiveTransformer(config).eval()
 
 
-def make_batch(lengths: list[int], width: int | None = None, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def make_batch(
+    lengths: list[int], width: int | None = None, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     mask = torch.arange(width or max(lengths)) < torch.tensor(lengths)[:, None]
     # What stands in the padding differs with the width and must not matter.
@@ -61,7 +87,9 @@ def make_batch(lengths: list[int], width: int | None = None, seed: int = 0) -> t
 
 
 @torch.no_grad()
-def run(model: ReactiveTransformer, memory: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def run(
+    model: ReactiveTransformer, memory: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     encoded = model.encode(tokens, mask)
     written = model.remember(memory, encoded, mask)
     return encoded, written, model.decode(tokens, written)
@@ -77,9 +105,14 @@ def test_shapes_hold_and_inputs_stay_as_they_were(shape: dict[str, Any]) -> None
     assert encoded.shape == (3, 3, 9, 32)
     assert written.shape == memory.shape == (3, 3, 7, 32)
     assert logits.shape == (3, 9, 90)
-    assert all(torch.equal(now, before) for now, before in zip((memory, tokens, mask), copies, strict=True))
+    assert all(
+        torch.equal(now, before) for now, before in zip((memory, tokens, mask), copies, strict=True)
+    )
     assert not torch.equal(written, memory)
-    assert all(torch.equal(a, b) for a, b in zip(run(model, memory, tokens, mask), (encoded, written, logits), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(run(model, memory, tokens, mask), (encoded, written, logits), strict=True)
+    )
 
 
 @pytest.mark.parametrize("shape", VARIANTS, ids=str)
@@ -122,18 +155,25 @@ def assert_counts(model: ReactiveTransformer) -> None:
     assert model.config.parameters() == real
 
 
-@pytest.mark.parametrize("shape", [HEADS["own"], {"experts": 3}, {"initial_memory": "learned"}], ids=str)
+@pytest.mark.parametrize(
+    "shape", [HEADS["own"], {"experts": 3}, {"initial_memory": "learned"}], ids=str
+)
 def test_a_saved_model_comes_back_whole(shape: dict[str, Any], tmp_path: Path) -> None:
     model = make_model(**shape)
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
     tokens, mask = make_batch([6, 3])
     memory = model.initial_memory([0, 1]).detach()
-    for loaded in (ReactiveTransformer.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+    for loaded in (
+        ReactiveTransformer.from_pretrained(tmp_path),
+        AutoModel.from_pretrained(tmp_path),
+    ):
         assert isinstance(loaded, ReactiveTransformer)
         assert loaded.config.parameters() == model.config.parameters()
         assert loaded.state_dict().keys() == model.state_dict().keys()
-        for ours, theirs in zip(run(model, memory, tokens, mask), run(loaded.eval(), memory, tokens, mask), strict=True):
+        for ours, theirs in zip(
+            run(model, memory, tokens, mask), run(loaded.eval(), memory, tokens, mask), strict=True
+        ):
             assert torch.equal(ours, theirs)
 
 
@@ -169,20 +209,29 @@ def test_every_token_of_an_interaction_reaches_memory() -> None:
     for position in range(8):
         changed = tokens.clone()
         changed[0, position] = 8 + (tokens[0, position] - 7) % 80
-        assert (model.remember(memory, model.encode(changed, mask), mask) - written).abs().max() > 1e-4
+        assert (
+            model.remember(memory, model.encode(changed, mask), mask) - written
+        ).abs().max() > 1e-4
 
 
 def test_rotation_is_that_of_the_article() -> None:
-    """Score of two rotated vectors depends on the distance of their positions; the first pair turns by one radian per position."""
+    """Score of two rotated vectors depends on the distance of their positions; the first pair turns
+    by one radian per position."""
     table = rope_table(50, 8, 10000.0, torch.device("cpu"))
     x = torch.randn(1, 1, 2, 8, dtype=torch.float64).float()
     q, k = x[:, :, :1], x[:, :, 1:]
-    scores = [float((rotate(q, table[i + 3 : i + 4]) * rotate(k, table[i : i + 1])).sum()) for i in range(0, 40, 7)]
+    scores = [
+        float((rotate(q, table[i + 3 : i + 4]) * rotate(k, table[i : i + 1])).sum())
+        for i in range(0, 40, 7)
+    ]
     assert max(scores) - min(scores) < 1e-4
     unit = torch.zeros(1, 1, 1, 8)
     unit[..., 0] = 1
     turned = rotate(unit, table[2:3]).flatten()
-    torch.testing.assert_close(turned[:2], torch.tensor([2.0, 0.0]).cos() * torch.tensor([1.0, 0.0]) + torch.tensor([0.0, 2.0]).sin())
+    torch.testing.assert_close(
+        turned[:2],
+        torch.tensor([2.0, 0.0]).cos() * torch.tensor([1.0, 0.0]) + torch.tensor([0.0, 2.0]).sin(),
+    )
     assert torch.equal(rotate(x, table[:1]), x)
 
 
@@ -228,11 +277,17 @@ def by_hand(layer: MixtureOfExperts, token: torch.Tensor) -> torch.Tensor:
     """One token through its experts, each a SwiGLU of its own."""
     probabilities = layer.router.weight.mul(token).sum(-1).softmax(-1)
     out = torch.zeros_like(token)
-    chosen = sorted(range(len(probabilities)), key=lambda e: -float(probabilities[e]))[: layer.per_token]
+    chosen = sorted(range(len(probabilities)), key=lambda e: -float(probabilities[e]))[
+        : layer.per_token
+    ]
     for expert in chosen:
         value, gate = (layer.up[expert] @ token + layer.up_bias[expert]).chunk(2)
         result = layer.down[expert] @ (value * gate * gate.sigmoid()) + layer.down_bias[expert]
-        share = probabilities[expert] if layer.per_token == 1 else probabilities[expert] / probabilities[chosen].sum()
+        share = (
+            probabilities[expert]
+            if layer.per_token == 1
+            else probabilities[expert] / probabilities[chosen].sum()
+        )
         out += share * result
     return out
 

@@ -1,4 +1,5 @@
-"""A text classifier pays by the name of a label, and one whose labels do not say which is refused."""
+"""A text classifier pays by the name of a label, and one whose labels do not say which is
+refused."""
 
 from __future__ import annotations
 
@@ -28,27 +29,45 @@ def section(path: str, **settings: object) -> ModelReward:
 
 
 def rewards(path: str, **settings: object) -> Rewards:
-    mix = RewardMix(bleu=None, cosine=None, length=None, recall=None, models=(section(path, **settings),))
+    mix = RewardMix(
+        bleu=None, cosine=None, length=None, recall=None, models=(section(path, **settings),)
+    )
     return Rewards(single=mix, cumulative=mix, long_term=mix)
 
 
 def episode(answer: str) -> Episode:
-    turns = [Turn([2, 5, 6], [7, 3], [], [8, 3], query="what about tea", answer=text) for text in ("noted tea", answer)]
+    turns = [
+        Turn([2, 5, 6], [7, 3], [], [8, 3], query="what about tea", answer=text)
+        for text in ("noted tea", answer)
+    ]
     return Episode(answer, answer, 0, tuple(turns), 0)
 
 
 def paid(path: str, **settings: object) -> np.ndarray:
-    scored = score_episodes([episode(answer) for answer in SAID], rewards(path, **settings), np.eye(4, dtype=np.float32), ())
+    scored = score_episodes(
+        [episode(answer) for answer in SAID],
+        rewards(path, **settings),
+        np.eye(4, dtype=np.float32),
+        (),
+    )
     assert all(turn.reward_std == 0 for one in scored for turn in one.answered)
     return np.array([one.turns[1].rewards["mood"] for one in scored])
 
 
 def logits(path: str) -> torch.Tensor:
     """Of the same texts, by transformers alone."""
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(path),
+        AutoTokenizer.from_pretrained(path),
+    )
     texts = [f"what about tea\nnoted tea\nwhat about tea\n{answer}" for answer in SAID]
     with torch.no_grad():
-        return torch.cat([model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits for text in texts]).double()
+        return torch.cat(
+            [
+                model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits
+                for text in texts
+            ]
+        ).double()
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +82,29 @@ def test_a_label_is_read_by_its_name(classifier: str, label: str) -> None:
     assert np.ptp(probability) > 0.01, "the answers are told apart"
     for unit in (True, False):
         assert paid(classifier, label=label, unit=unit) == pytest.approx(probability, abs=1e-5)
-        assert paid(classifier, label=label, read="logit", unit=unit) == pytest.approx(raw[:, place].numpy(), abs=1e-5)
+        assert paid(classifier, label=label, read="logit", unit=unit) == pytest.approx(
+            raw[:, place].numpy(), abs=1e-5
+        )
         odds = np.log(probability / (1 - probability))
-        assert paid(classifier, label=label, read="log_odds", unit=unit) == pytest.approx(odds, abs=1e-4)
+        assert paid(classifier, label=label, read="log_odds", unit=unit) == pytest.approx(
+            odds, abs=1e-4
+        )
 
 
 def test_labels_that_do_not_exclude_each_other_are_read_one_by_one(tmp_path: Path) -> None:
-    path = text_model(tmp_path / "mood", "bert", labels=LABELS, problem_type="multi_label_classification")
+    path = text_model(
+        tmp_path / "mood", "bert", labels=LABELS, problem_type="multi_label_classification"
+    )
     own = logits(path)[:, 1]
     assert paid(path, label="angry") == pytest.approx(own.sigmoid().numpy(), abs=1e-5)
     assert paid(path, label="angry", read="log_odds") == pytest.approx(own.numpy(), abs=1e-5)
 
 
 def test_the_order_of_the_labels_changes_nothing(tmp_path: Path) -> None:
-    there, back = (text_model(tmp_path / name, "bert", labels=order) for name, order in (("a", LABELS), ("b", LABELS[::-1])))
+    there, back = (
+        text_model(tmp_path / name, "bert", labels=order)
+        for name, order in (("a", LABELS), ("b", LABELS[::-1]))
+    )
     model = AutoModelForSequenceClassification.from_pretrained(back)
     model.classifier.weight.data = model.classifier.weight.data.flip(0)
     model.classifier.bias.data = model.classifier.bias.data.flip(0)

@@ -1,4 +1,5 @@
-"""Under the mixes that are shipped, the right answer pays best, and naming one value pays more than hedging."""
+"""Under the mixes that are shipped, the right answer pays best, and naming one value pays more than
+hedging."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ COPYING_PAYS = {"bleu_and_cosine", "bleu_and_cosine_0_to_10", "bleu_and_cosine_s
 
 @cache
 def shipped() -> dict[str, Rewards]:
-    """The mixes of all files under configs/, by the file that holds them, and the one of a run without `rewards`."""
+    """The mixes of all files under configs/, by the file that holds them, and the one of a run
+    without `rewards`."""
     found = {"default": Rewards()}
     for file in sorted(CONFIGS.glob("*.yaml")):
         if "rewards:" in file.read_text().splitlines():
@@ -37,7 +39,10 @@ def other_embedding() -> np.ndarray:
     return vectors.astype(np.float32)
 
 
-EMBEDDINGS: dict[str, Callable[[], np.ndarray | None]] = {"random": lambda: None, "one-sided": other_embedding}
+EMBEDDINGS: dict[str, Callable[[], np.ndarray | None]] = {
+    "random": lambda: None,
+    "one-sided": other_embedding,
+}
 HONEST = sorted(shipped().keys() - COPYING_PAYS)
 
 
@@ -77,20 +82,26 @@ def test_a_right_answer_earns_more_than_every_degenerate_one(name: str, embeddin
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("values", [2, 6, 12, 48])
 @pytest.mark.parametrize("name", HONEST)
-def test_one_value_beats_two_a_list_and_none_at_every_certainty(name: str, values: int, embedding: str) -> None:
+def test_one_value_beats_two_a_list_and_none_at_every_certainty(
+    name: str, values: int, embedding: str
+) -> None:
     for one in asking(earned_under(name, embedding)):
         for certainty in (tenth for tenth in np.arange(1, 10) / 10 if tenth >= 1 / values):
             expected = guessing(one, float(certainty), values)
             for answer, reward in expected.items():
                 if answer != "one value":
-                    assert (expected["one value"] > reward).all(), f"{one.place}, {certainty:.1f}: {answer}"
+                    assert (expected["one value"] > reward).all(), (
+                        f"{one.place}, {certainty:.1f}: {answer}"
+                    )
 
 
 @pytest.mark.parametrize("name", sorted(COPYING_PAYS))
 def test_copies_beat_right_answers_in_the_mixes_that_say_so(name: str) -> None:
     paid = {one.place: one.by_answer for one in earned_under(name, "random")}
     for place in ("single, first answer", "cumulative, standard", "long_term, long range"):
-        assert paid[place]["copy of the saved interaction"].mean() > paid[place][RIGHT].mean(), place
+        assert paid[place]["copy of the saved interaction"].mean() > paid[place][RIGHT].mean(), (
+            place
+        )
 
 
 def test_a_mix_that_pays_for_hedging_shows_it() -> None:
@@ -105,4 +116,6 @@ def test_a_mix_that_pays_for_hedging_shows_it() -> None:
 def test_the_document_shows_the_table_of_every_mix() -> None:
     text = (CONFIGS.parent / "docs" / "rewards.md").read_text()
     for name in ("default", "demo", "babi", "mostly_bleu", "bleu_and_cosine"):
-        assert table(shipped()[name]) in text, f"print it again: python -m reward_service.degenerate ({name})"
+        assert table(shipped()[name]) in text, (
+            f"print it again: python -m reward_service.degenerate ({name})"
+        )

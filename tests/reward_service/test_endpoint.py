@@ -41,12 +41,22 @@ def say() -> Iterator[Say]:
 
 
 def turns(*answers: str) -> list[Turn]:
-    ids: dict[str, Any] = {"query_ids": [2], "answer_ids": [3], "log_probs": [-1.0], "reference_ids": [3]}
-    return [Turn(**ids, query=f"query {i}", answer=answer, reference="yes") for i, answer in enumerate(answers)]
+    ids: dict[str, Any] = {
+        "query_ids": [2],
+        "answer_ids": [3],
+        "log_probs": [-1.0],
+        "reference_ids": [3],
+    }
+    return [
+        Turn(**ids, query=f"query {i}", answer=answer, reference="yes")
+        for i, answer in enumerate(answers)
+    ]
 
 
 def outcomes(url: str, **settings: Any) -> list[Any]:
-    return endpoint_rewards(EndpointReward(**{"name": "judge", "url": url, "deadline": 5, **settings}), turns("a", "b"))
+    return endpoint_rewards(
+        EndpointReward(**{"name": "judge", "url": url, "deadline": 5, **settings}), turns("a", "b")
+    )
 
 
 def answered(status: str, body: bytes = b"", *headers: str) -> bytes:
@@ -59,10 +69,24 @@ def test_an_endpoint_scores_in_batches(serve: Serve) -> None:
 
     def answer(request: dict[str, Any]) -> tuple[int, Any]:
         asked.append(request)
-        return 200, {"rewards": [None if turn["answer"] == "" else len(turn["answer"]) for turn in request["turns"]]}
+        return 200, {
+            "rewards": [
+                None if turn["answer"] == "" else len(turn["answer"]) for turn in request["turns"]
+            ]
+        }
 
     section = EndpointReward(name="judge", url=serve(answer), batch=2)
-    told = Turn([2], [3], [0.0], [3], query="q", answer="abcd", reference="r", role="recall", facts=(Fact("Rex", 0, ("Bo",)),))
+    told = Turn(
+        [2],
+        [3],
+        [0.0],
+        [3],
+        query="q",
+        answer="abcd",
+        reference="r",
+        role="recall",
+        facts=(Fact("Rex", 0, ("Bo",)),),
+    )
     assert endpoint_rewards(section, [*turns("ab", ""), told]) == [2.0, None, 4.0]
     assert [len(request["turns"]) for request in asked] == [2, 1]
     assert asked[1]["turns"] == [
@@ -85,25 +109,33 @@ def test_an_endpoint_scores_in_batches(serve: Serve) -> None:
         (200, {"rewards": {"a": 1, "b": 2}}, "2 rewards for 2 turns"),
     ],
 )
-def test_an_answer_that_is_none_is_the_failure_of_its_turns(serve: Serve, status: int, content: Any, said: str) -> None:
+def test_an_answer_that_is_none_is_the_failure_of_its_turns(
+    serve: Serve, status: int, content: Any, said: str
+) -> None:
     first, second = outcomes(serve(lambda _: (status, content)))
     assert said in first
     assert said in second
 
 
-@pytest.mark.parametrize(("value", "said"), [(float("inf"), "is inf"), ("high", "'high'"), ([1], "TypeError"), (10**400, "OverflowError")])
-def test_a_value_that_is_none_is_the_failure_of_its_own_turn(serve: Serve, value: Any, said: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(float("inf"), "is inf"), ("high", "'high'"), ([1], "TypeError"), (10**400, "OverflowError")],
+)
+def test_a_value_that_is_none_is_the_failure_of_its_own_turn(
+    serve: Serve, value: Any, said: str
+) -> None:
     first, second = outcomes(serve(lambda _: (200, {"rewards": [value, 0.5]})))
     assert said in first
     assert second == 0.5
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"
 BROKEN = {
     "closes without a word": [b""],
     "closes within the head": [b"HTTP/1.1 200 OK\r\nContent-Le"],
     "closes within the body": [answered("200 OK", b'{"rewards": [1, 2]}')[:-3]],
-    "closes within a chunk": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n30\r\n{\"rewards\""],
-    "closes between chunks": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{\"re\r\n"],
+    "closes within a chunk": [CHUNKED + b"\r\n\r\n30\r\n{\"rewards\""],
+    "closes between chunks": [CHUNKED + b"\r\n\r\n4\r\n{\"re\r\n"],
     "speaks no HTTP": [b"\x15\x03\x01\x00\x02\x02\x50"],
     "gives a length that is none": [b"HTTP/1.1 20 0\r\nContent-Length: many\r\n\r\n"],
     "408": [answered("408 Request Timeout")],
@@ -118,7 +150,10 @@ BROKEN = {
 @pytest.mark.parametrize("how", BROKEN)
 def test_an_endpoint_that_breaks_off_is_away_once_it_was_asked_again(say: Say, how: str) -> None:
     raw = say(*BROKEN[how])
-    with pytest.raises(Unavailable, match=r"^reward endpoint judge at http://127\.0\.0\.1:\d+ does not answer \(.+\)$"):
+    with pytest.raises(
+        Unavailable,
+        match=r"^reward endpoint judge at http://127\.0\.0\.1:\d+ does not answer \(.+\)$",
+    ):
         outcomes(raw.url)
     assert raw.connections == 1 + len(PAUSES)
 
@@ -166,18 +201,30 @@ def test_one_lost_request_costs_nothing(serve: Serve) -> None:
         ("-5", 0),
     ],
 )
-def test_an_endpoint_may_say_when_to_come_back_within_reason(say: Say, said: str, pause: float) -> None:
+def test_an_endpoint_may_say_when_to_come_back_within_reason(
+    say: Say, said: str, pause: float
+) -> None:
     raw = say(answered("503 Service Unavailable", b"", f"Retry-After: {said}"))
     with pytest.raises(Unavailable) as away:
         outcomes(raw.url, patience=9)
     assert (away.value.pause, away.value.patience) == (pause, 9)
-    assert raw.connections == (1 if pause else 1 + len(PAUSES)), "who is told to come back later is not to wait here"
+    assert raw.connections == (1 if pause else 1 + len(PAUSES)), (
+        "who is told to come back later is not to wait here"
+    )
     again = pickle.loads(pickle.dumps(away.value))
     assert (str(again), again.pause) == (str(away.value), pause)
 
 
 def test_a_url_that_nobody_can_be_asked_at_is_refused() -> None:
-    for url in ("http://", "http://host:port/", "http://host:0/", "http://a b/", "https://user:secret@host/", "http://höst/", "ftp://x/"):
+    for url in (
+        "http://",
+        "http://host:port/",
+        "http://host:0/",
+        "http://a b/",
+        "https://user:secret@host/",
+        "http://höst/",
+        "ftp://x/",
+    ):
         with pytest.raises(ValidationError):
             EndpointReward(name="e", url=url)
     assert "secret" not in EndpointReward(name="e", url="https://host/score?key=secret").described
@@ -185,5 +232,8 @@ def test_a_url_that_nobody_can_be_asked_at_is_refused() -> None:
 
 def test_a_deadline_that_the_call_does_not_leave_is_refused() -> None:
     endpoint = EndpointReward(name="judge", url="http://host/", deadline=60)
-    with pytest.raises(ValidationError, match=r"endpoint judge has a deadline of 60 s, and `rewards\.deadline` ends the call"):
+    with pytest.raises(
+        ValidationError,
+        match=r"endpoint judge has a deadline of 60 s, and `rewards\.deadline` ends the call",
+    ):
         Rewards(cumulative=RewardMix(endpoints=(endpoint,)), deadline=60)

@@ -1,4 +1,5 @@
-"""Reward functions that would take their caller down, or hold it: what they do costs the turn that they are called for, and no other."""
+"""Reward functions that would take their caller down, or hold it: what they do costs the turn that
+they are called for, and no other."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from reward_service.requirements import require_rewards
 
 ROOT = Path(__file__).resolve().parents[2]
 SOON = 8.0
-"""Seconds in which a process starts on a busy machine, and far less than the deadline of the functions below."""
+"""Seconds in which a process starts on a busy machine, and far less than the deadline of the
+functions below."""
 
 Write = Callable[..., FunctionReward]
 
@@ -39,14 +41,27 @@ def write(tmp_path: Path) -> Iterator[Write]:
     def write(text: str, **settings: Any) -> FunctionReward:
         file = tmp_path / f"judge_{len(list(tmp_path.iterdir()))}.py"
         file.write_text(textwrap.dedent(text))
-        return FunctionReward(**{"name": "judge", "path": f"{file}:judge", "deadline": 60, **settings})
+        return FunctionReward(
+            **{"name": "judge", "path": f"{file}:judge", "deadline": 60, **settings}
+        )
 
     yield write
     close_functions()
 
 
 def turns(*answers: str) -> list[Turn]:
-    return [Turn([2, 9, 6], [10, 3], [-1.0] * 2, [10, 3], query="how?", answer=answer, facts=(Fact("Rex", 0),)) for answer in answers]
+    return [
+        Turn(
+            [2, 9, 6],
+            [10, 3],
+            [-1.0] * 2,
+            [10, 3],
+            query="how?",
+            answer=answer,
+            facts=(Fact("Rex", 0),),
+        )
+        for answer in answers
+    ]
 
 
 def gone(pid: int) -> bool:
@@ -68,8 +83,10 @@ ENDINGS = {
     "raise SystemExit('no licence')": "SystemExit: no licence",
     "raise KeyboardInterrupt": "KeyboardInterrupt",
     "raise GeneratorExit": "GeneratorExit",
-    "import asyncio; raise asyncio.CancelledError('client closed')": "CancelledError: client closed",
-    "raise type('Panic', (BaseException,), {})('of another language')": "Panic: of another language",
+    "import asyncio; raise asyncio.CancelledError('client "
+    "closed')": "CancelledError: client closed",
+    "raise type('Panic', (BaseException,), {})('of another "
+    "language')": "Panic: of another language",
     "exit(0)": "SystemExit: 0",
     "import os; os._exit(0)": "ended, with exit code 0",
     "import os; os.abort()": r"ended, by signal 6 \(SIGABRT\)",
@@ -82,7 +99,9 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("statement", ENDINGS)
-def test_whatever_ends_a_call_is_the_failure_of_its_turn_at_once(write: Write, statement: str) -> None:
+def test_whatever_ends_a_call_is_the_failure_of_its_turn_at_once(
+    write: Write, statement: str
+) -> None:
     section = write(f"""\
         def judge(turn):
             if turn.answer == "end":
@@ -101,9 +120,11 @@ def test_whatever_ends_a_call_is_the_failure_of_its_turn_at_once(write: Write, s
 
 HOLDS = {
     "a regular expression": "import re; re.fullmatch(r'(a|a?)+b', 'a' * 64)",
-    "signals ignored": "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; time.sleep(90)",
+    "signals ignored": "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, "
+    "15)]; time.sleep(90)",
     "a process that stops": "import os; os.kill(os.getpid(), 19)",
-    "a nonsense answer": "import os; [os.write(fd, b'x' * 99) for fd in range(3, 9) if writes(fd)]; time.sleep(90)",
+    "a nonsense answer": "import os; [os.write(fd, b'x' * 99) for fd in range(3, 9) if "
+    "writes(fd)]; time.sleep(90)",
 }
 
 
@@ -138,7 +159,9 @@ def judge(turn):
     assert gone(int(Path(section.path.removesuffix(":judge") + ".pid").read_text()))
 
 
-def test_a_function_is_kept_between_calls_with_what_it_has_learnt_and_what_it_prints_is_no_answer(write: Write) -> None:
+def test_a_function_is_kept_between_calls_with_what_it_has_learnt_and_what_it_prints_is_no_answer(
+    write: Write,
+) -> None:
     section = write("""\
         import os, sys
         seen = []
@@ -154,13 +177,19 @@ def test_a_function_is_kept_between_calls_with_what_it_has_learnt_and_what_it_pr
     many = turns(*"x" * (2 * TOGETHER + 1))
     assert function_rewards(section, many) == [float(i) for i in range(4, 4 + len(many))]
     # Other arguments, another process.
-    assert function_rewards(section.model_copy(update={"arguments": {"step": 10}}), turns("d")) == [10.0]
+    assert function_rewards(section.model_copy(update={"arguments": {"step": 10}}), turns("d")) == [
+        10.0
+    ]
 
 
 def test_threads_that_call_one_function_get_the_outcomes_of_their_own_turns(write: Write) -> None:
-    section = write("import time\ndef judge(turn):\n    time.sleep(0.001)\n    return float(turn.answer)\n")
+    section = write(
+        "import time\ndef judge(turn):\n    time.sleep(0.001)\n    return float(turn.answer)\n"
+    )
     found: dict[int, list[Any]] = {}
-    function_rewards(section, turns("0"))  # or each would start a process, before one of them is kept
+    function_rewards(
+        section, turns("0")
+    )  # or each would start a process, before one of them is kept
 
     def ask(number: int) -> None:
         found[number] = function_rewards(section, turns(*[str(number)] * 40))
@@ -191,14 +220,22 @@ def test_a_function_may_be_asynchronous(write: Write) -> None:
         """,
         deadline=1.5,
     )
-    one, none, cancelled, again, hung = function_rewards(section, turns("a", "none", "cancelled", "b", "hang"))
-    assert (one, none, again) == (1.0, None, 1.0)  # one loop for all: a client that is kept goes on working
+    one, none, cancelled, again, hung = function_rewards(
+        section, turns("a", "none", "cancelled", "b", "hang")
+    )
+    assert (one, none, again) == (
+        1.0,
+        None,
+        1.0,
+    )  # one loop for all: a client that is kept goes on working
     assert "CancelledError" in str(cancelled)
     assert "no value within 1.5 s" in str(hung)
 
 
 @pytest.mark.parametrize("holding", ["import re; re.fullmatch(r'(a|a?)+b', 'a' * 64)", "pass"])
-def test_a_function_and_what_it_started_end_with_the_process_that_it_works_for(write: Write, holding: str) -> None:
+def test_a_function_and_what_it_started_end_with_the_process_that_it_works_for(
+    write: Write, holding: str
+) -> None:
     section = write(f"""\
         import os, subprocess
 
@@ -216,7 +253,8 @@ def test_a_function_and_what_it_started_end_with_the_process_that_it_works_for(w
             from common.config.rewards import FunctionReward
             from common.episode import Turn
             from reward_service.custom import function_rewards
-            function_rewards(FunctionReward(name="f", path={section.path!r}), [Turn([], [], [], [])])
+            function = FunctionReward(name="f", path={section.path!r})
+            function_rewards(function, [Turn([], [], [], [])])
             time.sleep(300)
         """)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -230,7 +268,7 @@ def test_a_function_and_what_it_started_end_with_the_process_that_it_works_for(w
     until(lambda: gone(function) and gone(started))
 
 
-# --- at the door --------------------------------------------------------------------------------------------------------------
+# --- at the door ----------------------------------------------------------------------------------
 
 AT_IMPORT = {
     "sys.exit(0)": "SystemExit: 0, which would end the run",
@@ -247,15 +285,24 @@ AT_IMPORT = {
 
 
 @pytest.mark.parametrize("statement", AT_IMPORT)
-def test_a_file_that_cannot_be_imported_is_refused_by_its_name(write: Write, statement: str) -> None:
-    section = write(f"import os, sys, time\ndef judge(turn):\n    return 1\n{statement}\n", load_deadline=3)
+def test_a_file_that_cannot_be_imported_is_refused_by_its_name(
+    write: Write, statement: str
+) -> None:
+    section = write(
+        f"import os, sys, time\ndef judge(turn):\n    return 1\n{statement}\n", load_deadline=3
+    )
     file = section.path.removesuffix(":judge")
-    for attempt in (lambda: try_function(section, None), lambda: function_rewards(section, turns("a"))):
+    for attempt in (
+        lambda: try_function(section, None),
+        lambda: function_rewards(section, turns("a")),
+    ):
         with pytest.raises(InputError, match=rf"(?s)^{file}: .*{AT_IMPORT[statement]}"):
             attempt()
 
 
-def test_a_file_that_could_not_be_imported_is_not_tried_for_every_part_of_a_batch(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_could_not_be_imported_is_not_tried_for_every_part_of_a_batch(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     section = write("""\
         with open(__file__ + ".tries", "a") as file:
             print("tried", file=file)
@@ -273,40 +320,67 @@ def test_a_file_that_could_not_be_imported_is_not_tried_for_every_part_of_a_batc
 
 
 def rows() -> list[Row]:
-    told = Interaction("what is it called?", "it is called Rex", role="recall", facts=(Fact("Rex", 0),))
+    told = Interaction(
+        "what is it called?", "it is called Rex", role="recall", facts=(Fact("Rex", 0),)
+    )
     asked = Interaction("how old is it?", "it is 7", role="recall", facts=(Fact("7", 0),))
-    return [Row("my dog is called Rex", "okay", (told,)), Row("my cat is 7", "okay", (asked,), strategy="single")]
+    return [
+        Row("my dog is called Rex", "okay", (told,)),
+        Row("my cat is 7", "okay", (asked,), strategy="single"),
+    ]
 
 
 def test_functions_are_tried_on_a_turn_of_the_data_that_they_are_for(write: Write) -> None:
-    """A function that only fits the data of its own mix is not refused for what it makes of another turn."""
-    numeric = write("def judge(turn):\n    return float(turn.reference.split()[-1]) / len(turn.answer_ids) + turn.facts[0].said_in\n")
+    """A function that only fits the data of its own mix is not refused for what it makes of another
+    turn."""
+    numeric = write(
+        "def judge(turn):\n    return float(turn.reference.split()[-1]) / len(turn.answer_ids) "
+        "+ turn.facts[0].said_in\n"
+    )
     require_rewards(Rewards(single=RewardMix(functions=(numeric,))), rows())
-    with pytest.raises(InputError, match=r"(?s)fails on a sample turn: Traceback.*could not convert string to float: 'Rex'"):
+    with pytest.raises(
+        InputError,
+        match=r"(?s)fails on a sample turn: Traceback.*could not convert string to float: 'Rex'",
+    ):
         require_rewards(Rewards(cumulative=RewardMix(functions=(numeric,))), rows())
     # Without a conversation to take a turn from there is nothing to try it on.
     require_rewards(Rewards(cumulative=RewardMix(functions=(numeric,))), [])
-    require_rewards(Rewards(long_term=RewardMix(functions=(write("def judge(turn):\n    return None\n"),))), rows())
+    require_rewards(
+        Rewards(long_term=RewardMix(functions=(write("def judge(turn):\n    return None\n"),))),
+        rows(),
+    )
 
 
 def test_a_function_that_fails_its_trial_is_refused_with_what_it_said(write: Write) -> None:
     sample = turns("yes")[0]
     for body, what in {
-        "raise LookupError('no such mood')": r"fails on a sample turn: Traceback .*LookupError: no such mood",
+        "raise LookupError('no such "
+        "mood')": r"fails on a sample turn: Traceback .*LookupError: no such mood",
         "return 'text'": "could not convert string to float",
         "return float('nan')": "the value is nan",
         "import os; os._exit(4)": "ended, with exit code 4",
-        "import time; time.sleep(90)": r"no value within 1 s .*; raise its `deadline`, or have it do what takes long when its file",
+        "import time; time.sleep(90)": r"no value within 1 s .*; raise its `deadline`, or have "
+        r"it do what takes long when its file",
     }.items():
         section = write(f"def judge(turn):\n    {body}\n", deadline=1)
         with pytest.raises(InputError, match=rf"(?s)^{section.path}: .*{what}"):
             try_function(section, sample)
 
 
-def test_plan_refuses_a_function_that_does_not_work(write: Write, capfd: pytest.CaptureFixture[str]) -> None:
+def test_plan_refuses_a_function_that_does_not_work(
+    write: Write, capfd: pytest.CaptureFixture[str]
+) -> None:
     def plan(section: FunctionReward) -> int:
         functions = f"rewards.cumulative.functions=[{{name: f, path: '{section.path}'}}]"
-        return run_command(["plan", str(ROOT / "configs" / "demo.yaml"), "data.train=50", "data.eval=10", functions])
+        return run_command(
+            [
+                "plan",
+                str(ROOT / "configs" / "demo.yaml"),
+                "data.train=50",
+                "data.eval=10",
+                functions,
+            ]
+        )
 
     assert plan(write("def judge(turn):\n    return 1\nprint('said')\nexit()\n")) == EXIT_BAD_INPUT
     out, err = capfd.readouterr()

@@ -19,7 +19,13 @@ from common.models.reward import RxTRewardModel
 from reward_service.compose import score_episodes
 from reward_service.model_rewards import model_rewards, open_model, scores, weights_digest
 from reward_service.pool import RewardPool
-from reward_service.preference_model import Dialogue, MemoryPreferenceModel, Reading, expected_and_std, in_passes
+from reward_service.preference_model import (
+    Dialogue,
+    MemoryPreferenceModel,
+    Reading,
+    expected_and_std,
+    in_passes,
+)
 from reward_service.requirements import require_rewards
 from tests.local_preferences import preferences, text_model
 from tests.local_source import lively_model
@@ -40,28 +46,52 @@ def parts_of(readings: list[Reading], limit: int) -> list[list[Reading]]:
 
 def conversation(*said: tuple[str, str], name: str = "e", teacher_forced: bool = False) -> Episode:
     turns = [
-        Turn([2, 5, 6], [7, 3], [-1.0, -1.0], [8, 3], query=query, answer=answer, reference="it is milk", teacher_forced=teacher_forced)
+        Turn(
+            [2, 5, 6],
+            [7, 3],
+            [-1.0, -1.0],
+            [8, 3],
+            query=query,
+            answer=answer,
+            reference="it is milk",
+            teacher_forced=teacher_forced,
+        )
         for query, answer in said
     ]
     return Episode(name, name, 0, tuple(turns), 0)
 
 
 EPISODES = [
-    conversation(("I like tea", "noted tea"), ("what about milk", "gladly it is milk"), ("what about rain", "go away with rain"), name="a"),
-    conversation(("I like snow", "noted snow"), ("what about tea number", "gladly it is tea"), name="b"),
+    conversation(
+        ("I like tea", "noted tea"),
+        ("what about milk", "gladly it is milk"),
+        ("what about rain", "go away with rain"),
+        name="a",
+    ),
+    conversation(
+        ("I like snow", "noted snow"), ("what about tea number", "gladly it is tea"), name="b"
+    ),
 ]
 
 
 def rewards(path: str, **settings: object) -> Rewards:
-    mix = RewardMix(bleu=None, cosine=None, recall=None, models=(ModelReward(name="quality", path=path, **settings),))  # type: ignore[arg-type]
+    mix = RewardMix(
+        bleu=None,
+        cosine=None,
+        recall=None,
+        models=(ModelReward(name="quality", path=path, **settings),),
+    )  # type: ignore[arg-type]
     return Rewards(single=mix, cumulative=mix, long_term=mix)
 
 
 @pytest.fixture(scope="module")
 def memory_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A discrete reward model with memory, of a policy whose memory changes what comes out by much."""
+    """A discrete reward model with memory, of a policy whose memory changes what comes out by
+    much."""
     told = preferences(30)
-    tokenizer = train_tokenizer([text for each in told for text in (each.prompt, *each.answers)], 320)
+    tokenizer = train_tokenizer(
+        [text for each in told for text in (each.prompt, *each.answers)], 320
+    )
     policy: ReactiveTransformer = lively_model(tokenizer, max_tokens=64)
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("memory")
@@ -80,8 +110,12 @@ def test_a_turn_is_scored_after_the_turns_before_it_in_whatever_company(memory_m
         for k, turn in enumerate(episode.answered, 1):
             history = tuple((before.query, before.answer) for before in episode.turns[:k])
             with torch.no_grad():
-                reward, std = expected_and_std(model.logits([model.read(Dialogue(history, turn.query, turn.answer))]))
-                forgetful, _ = expected_and_std(model.logits([model.read(Dialogue((), turn.query, turn.answer))]))
+                reward, std = expected_and_std(
+                    model.logits([model.read(Dialogue(history, turn.query, turn.answer))])
+                )
+                forgetful, _ = expected_and_std(
+                    model.logits([model.read(Dialogue((), turn.query, turn.answer))])
+                )
             assert turn.rewards["quality"] == pytest.approx(float(reward), abs=1e-5)
             assert turn.reward_std == pytest.approx(float(std), abs=1e-5)
             assert abs(float(reward) - float(forgetful)) > 1e-3, "memory is read"
@@ -93,7 +127,8 @@ def test_memory_holds_the_reference_where_it_was_written_with_it(memory_model: s
     forced, free, told = (
         model_rewards(section, [episode.turns])[0]
         for episode in (
-            conversation(*said, teacher_forced=True), conversation(*said), conversation(("I like tea", "it is milk"), said[1]),
+            conversation(*said, teacher_forced=True), conversation(*said),
+            conversation(("I like tea", "it is milk"), said[1]),
         )
     )  # fmt: skip
     assert forced == pytest.approx(told, abs=1e-6)
@@ -104,7 +139,8 @@ def test_memory_after_each_prefix_is_what_it_is_for_that_prefix_alone(memory_mod
     model = open_model(memory_model, "transformers")
     assert isinstance(model, MemoryPreferenceModel)
     a, b, c = (
-        tuple(model.tokenizer.interaction(query, answer)) for query, answer in (("tea", "milk"), ("cat", "dog"), ("rain", "sun snow"))
+        tuple(model.tokenizer.interaction(query, answer))
+        for query, answer in (("tea", "milk"), ("cat", "dog"), ("rain", "sun snow"))
     )
     histories = [(a, b), (), (a,), (c, a, b), (c,), (a, b), (a, b, c)]
     together = model.memories(histories)
@@ -126,7 +162,9 @@ def test_passes_are_bounded_in_tokens_and_keep_the_order(memory_model: str) -> N
         return torch.tensor([[float(len(reading.tokens))] for reading in part])
 
     heavy = Reading((5, 6), ((5,) * 25,))
-    assert [len(part) for part in parts_of([heavy, heavy, heavy], 60)] == [2, 1], "what memory is written with counts too"
+    assert [len(part) for part in parts_of([heavy, heavy, heavy], 60)] == [2, 1], (
+        "what memory is written with counts too"
+    )
     found = in_passes(score, readings, 30)
     assert found[:, 0].tolist() == [len(reading.tokens) for reading in readings]
     assert max(seen) <= 30
@@ -136,8 +174,14 @@ def test_passes_are_bounded_in_tokens_and_keep_the_order(memory_model: str) -> N
 @pytest.mark.parametrize("levels", [1, 3])
 def test_a_unit_reward_lies_between_0_and_1_and_orders_alike(tmp_path: Path, levels: int) -> None:
     path = text_model(tmp_path / "judge", "bert", levels)
-    raw, unit = (score_episodes(EPISODES, rewards(path, unit=unit), EMBEDDING, ()) for unit in (False, True))
-    pairs = [(a, b) for one, other in zip(raw, unit, strict=True) for a, b in zip(one.answered, other.answered, strict=True)]
+    raw, unit = (
+        score_episodes(EPISODES, rewards(path, unit=unit), EMBEDDING, ()) for unit in (False, True)
+    )
+    pairs = [
+        (a, b)
+        for one, other in zip(raw, unit, strict=True)
+        for a, b in zip(one.answered, other.answered, strict=True)
+    ]
     for a, b in pairs:
         value = a.rewards["quality"]
         expected = 1 / (1 + np.exp(-value)) if levels == 1 else (value - 1) / 2
@@ -147,20 +191,37 @@ def test_a_unit_reward_lies_between_0_and_1_and_orders_alike(tmp_path: Path, lev
 
 
 @pytest.mark.parametrize("sure_first", [True, False])
-def test_of_two_models_the_larger_doubt_is_kept(tmp_path: Path, memory_model: str, sure_first: bool) -> None:
+def test_of_two_models_the_larger_doubt_is_kept(
+    tmp_path: Path, memory_model: str, sure_first: bool
+) -> None:
     """A model of three levels is never as unsure as one of five levels that knows nothing."""
     paths = [text_model(tmp_path / "judge", "bert", 3), memory_model]
-    models = tuple(ModelReward(name=f"m{i}", path=path) for i, path in enumerate(paths if sure_first else paths[::-1]))
+    models = tuple(
+        ModelReward(name=f"m{i}", path=path)
+        for i, path in enumerate(paths if sure_first else paths[::-1])
+    )
     mix = RewardMix(bleu=None, cosine=None, recall=None, models=models)
-    both = score_episodes(EPISODES, Rewards(single=mix, cumulative=mix, long_term=mix), EMBEDDING, ())
+    both = score_episodes(
+        EPISODES, Rewards(single=mix, cumulative=mix, long_term=mix), EMBEDDING, ()
+    )
     apart = [score_episodes(EPISODES, rewards(path), EMBEDDING, ()) for path in paths]
-    doubts = [[turn.reward_std for episode in episodes for turn in episode.answered] for episodes in (both, *apart)]
+    doubts = [
+        [turn.reward_std for episode in episodes for turn in episode.answered]
+        for episodes in (both, *apart)
+    ]
     assert doubts[0] == [max(pair) for pair in zip(*doubts[1:], strict=True)]
     assert min(doubts[0]) > 0
 
 
-def test_an_interaction_that_the_model_cannot_read_fails_alone_and_says_why(memory_model: str) -> None:
-    long = conversation(("I like tea", "noted tea"), ("what about milk", "milk " * 80), ("tea", "it is"), name="long")
+def test_an_interaction_that_the_model_cannot_read_fails_alone_and_says_why(
+    memory_model: str,
+) -> None:
+    long = conversation(
+        ("I like tea", "noted tea"),
+        ("what about milk", "milk " * 80),
+        ("tea", "it is"),
+        name="long",
+    )
     scored = score_episodes([*EPISODES, long], rewards(memory_model), EMBEDDING, ())
     assert all(turn.reward is not None for episode in scored[:2] for turn in episode.answered)
     assert [turn.reward for turn in scored[2].answered] == [None, None]
@@ -194,8 +255,11 @@ def test_what_is_no_reward_model_is_refused_by_name(tmp_path: Path, memory_model
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_model_that_opens_slower_than_a_call_may_take_is_opened_all_the_same(memory_model: str) -> None:
-    """Opening takes seven seconds (torch and transformers are imported for it), the first call half a second: it loads what is compiled."""
+def test_a_model_that_opens_slower_than_a_call_may_take_is_opened_all_the_same(
+    memory_model: str,
+) -> None:
+    """Opening takes seven seconds (torch and transformers are imported for it), the first call half
+    a second: it loads what is compiled."""
     settings = rewards(memory_model).model_copy(update={"deadline": 4.0, "retries": 0})
 
     async def main() -> tuple[list[Episode], dict[str, int]]:
@@ -224,15 +288,25 @@ def test_workers_of_a_pool_score_with_the_model_too(memory_model: str) -> None:
     scored = asyncio.run(asyncio.wait_for(main(), 120))
     expected = score_episodes(EPISODES, settings, EMBEDDING, ())
     for one, other in zip(scored, expected, strict=True):
-        assert [turn.reward for turn in one.answered] == pytest.approx([turn.reward for turn in other.answered])
+        assert [turn.reward for turn in one.answered] == pytest.approx(
+            [turn.reward for turn in other.answered]
+        )
 
 
 @pytest.mark.parametrize("levels", [1, 3])
 def test_vllm_gives_the_scores_of_transformers(tmp_path: Path, levels: int) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed on this machine")
-    path = text_model(tmp_path / "judge", "bert", levels, width=128)  # heads of 32, the smallest that vLLM computes
+    path = text_model(
+        tmp_path / "judge", "bert", levels, width=128
+    )  # heads of 32, the smallest that vLLM computes
     section = ModelReward(name="quality", path=path, unit=False)
-    said = [Dialogue((), f"what about {word}", f"{tone} {word}") for word in ("tea", "milk") for tone in ("gladly it is", "go away with")]
+    said = [
+        Dialogue((), f"what about {word}", f"{tone} {word}")
+        for word in ("tea", "milk")
+        for tone in ("gladly it is", "go away with")
+    ]
     ours, theirs = (open_model(path, serve) for serve in ("transformers", "vllm"))
-    expected, found = (scores(section, model, [model.read(each) for each in said]) for model in (ours, theirs))
+    expected, found = (
+        scores(section, model, [model.read(each) for each in said]) for model in (ours, theirs)
+    )
     assert np.array(found) == pytest.approx(np.array(expected), abs=1e-4)

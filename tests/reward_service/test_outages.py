@@ -1,4 +1,5 @@
-"""Who waits for what is away, who asks again, and what a reader is told. In seconds that pass at once, however busy the machine is."""
+"""Who waits for what is away, who asks again, and what a reader is told. In seconds that pass at
+once, however busy the machine is."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def test_all_calls_wait_for_what_one_of_them_finds_and_then_go_on() -> None:
 
     assert run(body()) == ["scored"] * 50
     away = [moment for moment in judge.asked if moment < judge.back]
-    # 50 at first, then one at a time, after pauses of 0.5, 1, 2, 4, 8 and then 10 s, or of half as much.
+    # 50 at first, then one at a time, after pauses of 0.5, 1, 2, 4, 8 and then 10 s, or of half as
+    # much.
     assert 50 + 9 <= len(away) <= 50 + 15
     assert told[0] == "judge does not answer (gone); waiting up to 300 s, for 0 s now"
     end = re.fullmatch(r"judge answers again, after (\d+) s", told[-1])
@@ -80,7 +82,9 @@ def test_all_calls_wait_for_what_one_of_them_finds_and_then_go_on() -> None:
     assert 60 <= int(end[1]) <= 70
     words = [float(line.split()[-3]) for line in told[1:-1]]
     assert words[0] >= FIRST_WORD
-    assert all(later >= 2 * earlier - 1 for earlier, later in pairwise(words)), "as seldom as it has lasted long"
+    assert all(later >= 2 * earlier - 1 for earlier, later in pairwise(words)), (
+        "as seldom as it has lasted long"
+    )
     assert 2 <= len(words) <= 3
 
 
@@ -93,7 +97,9 @@ def test_patience_has_an_end_and_the_next_call_does_not_begin_anew() -> None:
             began = now()
             calls = [asyncio.create_task(waiting.through(judge)) for _ in range(3)]
             for call in calls:
-                with pytest.raises(Unavailable, match=r"judge does not answer \(gone\), and was waited for 300 s"):
+                with pytest.raises(
+                    Unavailable, match=r"judge does not answer \(gone\), and was waited for 300 s"
+                ):
                     await call
             assert now() - began < longest
         assert waiting.describe() == ["judge does not answer (gone) for 300 s"]
@@ -168,7 +174,9 @@ def test_what_else_goes_wrong_is_raised_and_another_call_asks_on() -> None:
 
     async def body() -> list[Any]:
         waiting = waiting_in_this_loop()
-        return await asyncio.gather(*(waiting.through(attempt) for _ in range(2)), return_exceptions=True)
+        return await asyncio.gather(
+            *(waiting.through(attempt) for _ in range(2)), return_exceptions=True
+        )
 
     first, second = run(body())
     assert isinstance(first, DataFailure)
@@ -191,7 +199,9 @@ def test_a_pause_that_was_asked_for_is_made() -> None:
     assert asked[1] - asked[0] == pytest.approx(7)
 
 
-def test_what_may_be_due_to_the_batch_is_not_waited_for_unless_another_call_finds_an_outage() -> None:
+def test_what_may_be_due_to_the_batch_is_not_waited_for_unless_another_call_finds_an_outage() -> (
+    None
+):
     judge = Judge(60)
     asked: list[float] = []
 

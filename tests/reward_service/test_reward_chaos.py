@@ -1,4 +1,5 @@
-"""Reward workers are killed all the time, functions raise and hang, and every turn is accounted for once, for its own reason.
+"""Reward workers are killed all the time, functions raise and hang, and every turn is accounted for
+once, for its own reason.
 
 How fast that goes is measured by `engram bench reward_chaos`, on eight times as many turns.
 """
@@ -18,7 +19,8 @@ pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(300)]
 
 
 def test_every_turn_is_accounted_for_once_while_workers_are_killed(tmp_path: Path) -> None:
-    # The more turns hang, the longer it takes, and the more kills there are for a given number of turns.
+    # The more turns hang, the longer it takes, and the more kills there are for a given number of
+    # turns.
     chaos = Chaos(episodes=600, hanging=0.01, workers=6, kill_every=1.0, kills=8)
     dealt = chaos.workload()
 
@@ -38,7 +40,8 @@ def test_every_turn_is_accounted_for_once_while_workers_are_killed(tmp_path: Pat
     scored, kills, stats = asyncio.run(asyncio.wait_for(killed(), 240))
     assert chaos.unaccounted(dealt, scored) == []
     assert kills >= 3
-    # Not all of them: that a worker is gone shows when it has a call, and the last ones killed may get none.
+    # Not all of them: that a worker is gone shows when it has a call, and the last ones killed may
+    # get none.
     assert stats["restored"] >= kills // 2
 
 
@@ -59,7 +62,9 @@ def test_what_is_not_accounted_for_is_found() -> None:
                 return {"reward": 0.5, "rewards": {"judge": 0.5}}
             return {"failure": f"judge: {reason}"}
 
-        turns = tuple(replace(turn, **judged(turn.answer, chaos.expected(turn))) for turn in episode.turns[1:])
+        turns = tuple(
+            replace(turn, **judged(turn.answer, chaos.expected(turn))) for turn in episode.turns[1:]
+        )
         return replace(episode, turns=(episode.turns[0], *turns))
 
     right = [scored(episode) for episode in dealt]
@@ -69,7 +74,15 @@ def test_what_is_not_accounted_for_is_found() -> None:
     assert len(chaos.unaccounted(dealt, right[::-1])) == 1
     failed = next(turn for episode in right for turn in episode.answered if turn.failure)
     swapped = [
-        replace(episode, turns=tuple(replace(turn, failure="judge: other") if turn is failed else turn for turn in episode.turns))
+        replace(
+            episode,
+            turns=tuple(
+                replace(turn, failure="judge: other") if turn is failed else turn
+                for turn in episode.turns
+            ),
+        )
         for episode in right
     ]
-    assert chaos.unaccounted(dealt, swapped) == [f"{failed.answer}: reward None, failure 'judge: other'"]
+    assert chaos.unaccounted(dealt, swapped) == [
+        f"{failed.answer}: reward None, failure 'judge: other'"
+    ]

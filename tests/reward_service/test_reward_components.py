@@ -47,9 +47,13 @@ def test_special_tokens_leave_rows_that_overlap() -> None:
     flat = Ragged.of([[5, 0, 7], [0, 0], [8, 1, 9, 0]])
     both = Ragged(flat.flat, np.array([0, 3]), np.array([5, 6]))
     kept = both.without({0, 1})
-    assert [kept.flat[s : s + n].tolist() for s, n in zip(kept.starts, kept.lengths, strict=True)] == [[5, 7], [8, 9]]
+    assert [
+        kept.flat[s : s + n].tolist() for s, n in zip(kept.starts, kept.lengths, strict=True)
+    ] == [[5, 7], [8, 9]]
     apart = flat.without({0, 1})
-    assert [apart.flat[s : s + n].tolist() for s, n in zip(apart.starts, apart.lengths, strict=True)] == [[5, 7], [], [8, 9]]
+    assert [
+        apart.flat[s : s + n].tolist() for s, n in zip(apart.starts, apart.lengths, strict=True)
+    ] == [[5, 7], [], [8, 9]]
 
 
 @pytest.mark.parametrize(
@@ -87,36 +91,79 @@ KNOWN = words_of_values(["Rex", "Max", "Oslo", "New York", "York"])
         ("New Rex York", (1 - 0.5 * 1) / 2),
     ],
 )
-def test_recall_pays_the_right_value_and_charges_for_none_and_for_more_than_one(answer: str, expected: float) -> None:
-    turn = Turn([], [], [], [], facts=(Fact("Rex", 0),), query="What is my puppy called?", reference="Rex.", answer=answer)
-    assert recall(named_values(turn, KNOWN | words_of_values(["puppy"])), false_recall=0.5) == pytest.approx(expected)
+def test_recall_pays_the_right_value_and_charges_for_none_and_for_more_than_one(
+    answer: str, expected: float
+) -> None:
+    turn = Turn(
+        [],
+        [],
+        [],
+        [],
+        facts=(Fact("Rex", 0),),
+        query="What is my puppy called?",
+        reference="Rex.",
+        answer=answer,
+    )
+    assert recall(
+        named_values(turn, KNOWN | words_of_values(["puppy"])), false_recall=0.5
+    ) == pytest.approx(expected)
 
 
 def test_wrong_values_inside_right_ones_are_free() -> None:
-    turn = Turn([], [], [], [], facts=(Fact("Rex", 0), Fact("New York", 1)), answer="It lives in New York")
+    turn = Turn(
+        [], [], [], [], facts=(Fact("Rex", 0), Fact("New York", 1)), answer="It lives in New York"
+    )
     assert named_values(turn, KNOWN) == Named(right=1, asked=2, wrong=0)
 
 
 def test_a_wrong_value_that_holds_another_one_is_one_value() -> None:
     turn = Turn([], [], [], [], facts=(Fact("Rex", 0),), answer="in New York", reference="Rex")
     assert named_values(turn, KNOWN) == Named(right=0, asked=1, wrong=1)
-    assert named_values(replace(turn, answer="New York, York"), KNOWN) == Named(right=0, asked=1, wrong=2)
-    assert named_values(replace(turn, reference="New York"), KNOWN) == Named(right=0, asked=1, wrong=0)
+    assert named_values(replace(turn, answer="New York, York"), KNOWN) == Named(
+        right=0, asked=1, wrong=2
+    )
+    assert named_values(replace(turn, reference="New York"), KNOWN) == Named(
+        right=0, asked=1, wrong=0
+    )
 
 
 def test_of_several_values_asked_for_a_guess_at_the_second_costs_less_than_leaving_it_out() -> None:
-    both, guessed, one, three, none = Named(2, 2, 0), Named(1, 2, 1), Named(1, 2, 0), Named(2, 2, 1), Named(0, 2, 0)
-    assert [recall(named, 1.0) for named in (both, guessed, one, three, none)] == [1.0, 0.5, 0.0, 1 / 3, -1.0]
-    assert [recall(named, 0.5) for named in (both, guessed, one, three, none)] == [1.0, 0.5, 0.25, 0.5, -0.5]
+    both, guessed, one, three, none = (
+        Named(2, 2, 0),
+        Named(1, 2, 1),
+        Named(1, 2, 0),
+        Named(2, 2, 1),
+        Named(0, 2, 0),
+    )
+    assert [recall(named, 1.0) for named in (both, guessed, one, three, none)] == [
+        1.0,
+        0.5,
+        0.0,
+        1 / 3,
+        -1.0,
+    ]
+    assert [recall(named, 0.5) for named in (both, guessed, one, three, none)] == [
+        1.0,
+        0.5,
+        0.25,
+        0.5,
+        -0.5,
+    ]
 
 
 def test_a_longer_wrong_value_around_a_right_one_is_named_in_its_place() -> None:
     turn = Turn([], [], [], [], facts=(Fact("York", 0),), answer="in New York")
     assert named_values(turn, KNOWN) == Named(right=0, asked=1, wrong=1)
-    assert named_values(replace(turn, answer="New York, no, York"), KNOWN) == Named(right=1, asked=1, wrong=1)
-    assert named_values(replace(turn, reference="in York, not New York"), KNOWN) == Named(right=0, asked=1, wrong=0)
+    assert named_values(replace(turn, answer="New York, no, York"), KNOWN) == Named(
+        right=1, asked=1, wrong=1
+    )
+    assert named_values(replace(turn, reference="in York, not New York"), KNOWN) == Named(
+        right=0, asked=1, wrong=0
+    )
     turn = Turn([], [], [], [], facts=(Fact("小红", 0),), answer="她叫小红帽。")
-    assert named_values(turn, words_of_values(["小红", "小红帽"])) == Named(right=0, asked=1, wrong=1)
+    assert named_values(turn, words_of_values(["小红", "小红帽"])) == Named(
+        right=0, asked=1, wrong=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +180,15 @@ def test_a_longer_wrong_value_around_a_right_one_is_named_in_its_place() -> None
 def test_an_answer_is_exact_if_it_names_all_values_asked_for_and_no_wrong_one(
     answer: str, named: Named, recall: float, precision: float | None, exact: bool
 ) -> None:
-    turn = Turn([], [], [], [], facts=(Fact("Rex", 0), Fact("Oslo", 1), Fact("Rex", 1)), reference="Rex, in Oslo.", answer=answer)
+    turn = Turn(
+        [],
+        [],
+        [],
+        [],
+        facts=(Fact("Rex", 0), Fact("Oslo", 1), Fact("Rex", 1)),
+        reference="Rex, in Oslo.",
+        answer=answer,
+    )
     assert named_values(turn, KNOWN) == named
     assert (named.recall, named.precision, named.exact) == (recall, precision, exact)
 
@@ -153,15 +208,21 @@ def test_an_answer_is_exact_if_it_names_all_values_asked_for_and_no_wrong_one(
         ("Luna", "Tom", "It is {}'s bowl.Look"),
     ],
 )
-def test_recall_tells_values_apart_by_signs_and_finds_them_in_every_script(value: str, other: str, answer: str) -> None:
+def test_recall_tells_values_apart_by_signs_and_finds_them_in_every_script(
+    value: str, other: str, answer: str
+) -> None:
     known = words_of_values([value, other])
     for written, right in ((value, 1), (other, 0)):
         if "{}" in answer or right:
-            turn = Turn([], [], [], [], facts=(Fact(value, 0),), answer=answer.format(written, written))
+            turn = Turn(
+                [], [], [], [], facts=(Fact(value, 0),), answer=answer.format(written, written)
+            )
             assert named_values(turn, known) == Named(right, 1, 1 - right)
 
 
 def test_a_fact_without_anything_to_find_is_refused() -> None:
-    assert named_values(Turn([], [], [], [], facts=(Fact("?!", 0),), answer="what ?!"), frozenset()).exact
+    assert named_values(
+        Turn([], [], [], [], facts=(Fact("?!", 0),), answer="what ?!"), frozenset()
+    ).exact
     with pytest.raises(ValueError, match="holds nothing"):
         named_values(Turn([], [], [], [], facts=(Fact(" \u200b", 0),), answer="?!"), frozenset())

@@ -1,4 +1,5 @@
-"""The mixes of the articles under configs/rewards: laid over the demo's settings, they give totals worked out by hand."""
+"""The mixes of the articles under configs/rewards: laid over the demo's settings, they give totals
+worked out by hand."""
 
 from __future__ import annotations
 
@@ -28,12 +29,22 @@ def turn(query: Sequence[int], answer: Sequence[int], reference: Sequence[int] =
 
 OPENING = turn([10], [11])
 CONVERSATIONS: dict[Strategy, tuple[Turn, ...]] = {
-    "single": (OPENING, turn([12], [20, 21, 22, 23, 24], [20, 21, 22, 23, 25]), turn([13], [10], [20])),
+    "single": (
+        OPENING,
+        turn([12], [20, 21, 22, 23, 24], [20, 21, 22, 23, 25]),
+        turn([13], [10], [20]),
+    ),
     "cumulative": (
         OPENING,
-        turn([12], [20, 21, 22, 23, 24], [20, 21, 22, 23, 25]),  # nothing in common with the opening
-        turn([13], [12, 20], [13, 14, 15, 16]),  # a part of the interaction before, nothing of the reference
-        turn([14], [10], [10, 11]),  # the running mean is 0.8 of the turn before last and 0.2 of the opening
+        turn(
+            [12], [20, 21, 22, 23, 24], [20, 21, 22, 23, 25]
+        ),  # nothing in common with the opening
+        turn(
+            [13], [12, 20], [13, 14, 15, 16]
+        ),  # a part of the interaction before, nothing of the reference
+        turn(
+            [14], [10], [10, 11]
+        ),  # the running mean is 0.8 of the turn before last and 0.2 of the opening
     ),
     "long_term": (
         OPENING,
@@ -44,7 +55,8 @@ CONVERSATIONS: dict[Strategy, tuple[Turn, ...]] = {
 }
 
 STEP = log(2) / 10
-"""Method4's precision of the first order without a match, in an answer of two tokens; half of it for the second, and so on."""
+"""Method4's precision of the first order without a match, in an answer of two tokens; half of it
+for the second, and so on."""
 NEARLY = 0.8**0.2 * 0.75**0.2 * (2 / 3) ** 0.3 * 0.5**0.3
 """BLEU-4 of five tokens, the first four of which are the reference's."""
 TWO_OF_SIX = e**-2 * STEP**0.3 * (STEP / 2) ** 0.3
@@ -54,20 +66,28 @@ TO_MEAN = 0.2 / sqrt(2 * (0.64 + 0.04))
 """Cosine of [10] and 0.8 of a text without it, 0.2 of the unit [10, 11]."""
 
 BLEU_AND_COSINE: dict[Strategy, list[float]] = {
-    "single": [0.4 * 0.4 * NEARLY + 0.5 * 0.35 * 0.8 + 0.1, 0.4 * 0.6 / e + 0.5 * 0.65 / sqrt(2) + 0.1],
+    "single": [
+        0.4 * 0.4 * NEARLY + 0.5 * 0.35 * 0.8 + 0.1,
+        0.4 * 0.6 / e + 0.5 * 0.65 / sqrt(2) + 0.1,
+    ],
     "cumulative": [
         0.4 * 0.4 * NEARLY + 0.5 * 0.35 * 0.8 + 0.1,
         0.4 * 0.6 * TWO_OF_SIX + 0.5 * 0.5 / sqrt(3) + 0.1 * 0.5,
         0.4 * 0.4 / e + 0.5 * (0.3 / sqrt(2) + 0.2 * TO_MEAN) + 0.1 * 0.5,
     ],
     "long_term": [
-        0.45 * (0.3 * ONE_OF_TWO + 0.7 * (1 - TWO_OF_TWO)) + 0.45 * (0.3 * 0.5 + 0.7 * (1 - 1)) + 0.1,
+        0.45 * (0.3 * ONE_OF_TWO + 0.7 * (1 - TWO_OF_TWO))
+        + 0.45 * (0.3 * 0.5 + 0.7 * (1 - 1))
+        + 0.1,
         0.4 * 0.4 + 0.5 * 0.3 / 0.8 + 0.1,
         0.4 * 0.6 / e + 0.5 * (0.5 / sqrt(2) + 0.2 * (1 - 1 / sqrt(3))) + 0.1 * 0.5,
     ],
 }
 MOSTLY_BLEU: dict[Strategy, list[float]] = {
-    "single": [(0.65 * sqrt(0.8 * 0.75) + 0.15 * 0.5 * 0.8 + 0.1) / 0.9, (0.15 * 0.5 / sqrt(2) + 0.1) / 0.9],
+    "single": [
+        (0.65 * sqrt(0.8 * 0.75) + 0.15 * 0.5 * 0.8 + 0.1) / 0.9,
+        (0.15 * 0.5 / sqrt(2) + 0.1) / 0.9,
+    ],
     "cumulative": [
         (0.65 * sqrt(0.8 * 0.75) + 0.15 * 0.5 * 0.8 + 0.1) / 0.9,
         (0.15 * 0.5 / sqrt(3) + 0.1 * 0.5) / 0.9,

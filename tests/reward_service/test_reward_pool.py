@@ -55,13 +55,21 @@ def episodes(count: int) -> list[Episode]:
         return rng.integers(8, 64, 30).tolist()
 
     def turn(index: int) -> Turn:
-        return Turn(tokens(), tokens(), [], tokens(), facts=(Fact("Rex", 0),) if index == 2 else (), answer="Rex")
+        return Turn(
+            tokens(),
+            tokens(),
+            [],
+            tokens(),
+            facts=(Fact("Rex", 0),) if index == 2 else (),
+            answer="Rex",
+        )
 
     return [Episode(f"e{i}", f"t{i}", i, tuple(turn(t) for t in range(4)), 0) for i in range(count)]
 
 
 def sleeping(folder: Path, **settings: Any) -> Rewards:
-    """Length and a function: every turn scores 1 after the seconds that its answer says, and ends the worker where they are negative."""
+    """Length and a function: every turn scores 1 after the seconds that its answer says, and ends
+    the worker where they are negative."""
     file = folder / "sleeping.py"
     file.write_text(SLEEPING)
     function = FunctionReward(name="sleeping", path=f"{file}:sleeping", deadline=600)
@@ -82,12 +90,18 @@ def hanging(turn):
 def lasting(seconds: Sequence[float]) -> list[Episode]:
     """Episodes of one answered turn, which takes so long to score."""
     opening = Turn([9], [10], [], [10])
-    return [Episode(f"e{i}", f"t{i}", i, (opening, Turn([9], [10], [], [10], answer=str(s))), 0) for i, s in enumerate(seconds)]
+    return [
+        Episode(f"e{i}", f"t{i}", i, (opening, Turn([9], [10], [], [10], answer=str(s))), 0)
+        for i, s in enumerate(seconds)
+    ]
 
 
 async def started(pool: RewardPool) -> list[int]:
-    """Waits for the workers that there are; their pids, from themselves: titles and tables may name another run's."""
-    pids: list[int] = await asyncio.to_thread(ray.get, [actor.apply.remote(lambda _: os.getpid()) for actor in pool.actors], timeout=60)
+    """Waits for the workers that there are; their pids, from themselves: titles and tables may name
+    another run's."""
+    pids: list[int] = await asyncio.to_thread(
+        ray.get, [actor.apply.remote(lambda _: os.getpid()) for actor in pool.actors], timeout=60
+    )
     return pids
 
 
@@ -148,8 +162,12 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
     assert row["reward/turns"] == 15 * 3
     assert row["reward/failed_turns{reason=DataFailure}"] == 3
     assert row["reward/component{component=recall}"] == 1.0
-    assert row["reward/alarms{component=length,kind=constant}"] == 1, "every answer is as long as its reference"
-    expected = np.mean([turn.rewards["bleu"] for one in scored for turn in one.answered if turn.reward is not None])
+    assert row["reward/alarms{component=length,kind=constant}"] == 1, (
+        "every answer is as long as its reference"
+    )
+    expected = np.mean(
+        [turn.rewards["bleu"] for one in scored for turn in one.answered if turn.reward is not None]
+    )
     assert row["reward/component{component=bleu}"] == pytest.approx(expected)
 
 
@@ -162,7 +180,11 @@ def test_where_no_worker_is_in_time_every_episode_is_without_a_reward_and_says_w
     scored = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]
     assert [one.status for one in scored] == ["unscored"] * 2
-    assert all(turn.reward is None and "waited 0.0 s for" in str(turn.failure) for one in scored for turn in one.answered)
+    assert all(
+        turn.reward is None and "waited 0.0 s for" in str(turn.failure)
+        for one in scored
+        for turn in one.answered
+    )
 
 
 def test_an_episode_that_takes_too_long_is_alone_in_failing() -> None:
@@ -171,7 +193,9 @@ def test_an_episode_that_takes_too_long_is_alone_in_failing() -> None:
         return 200, {"rewards": [1.0]}
 
     dealt = lasting([0, 0, 1.5, 0])
-    dealt[2] = replace(dealt[2], turns=(*dealt[2].turns, *dealt[2].turns[1:] * 5))  # each turn is in time, all six are not
+    dealt[2] = replace(
+        dealt[2], turns=(*dealt[2].turns, *dealt[2].turns[1:] * 5)
+    )  # each turn is in time, all six are not
     with contextlib.closing(Endpoint(slow)) as server:
         endpoint = EndpointReward(name="slow", url=server.url, deadline=3.9, batch=1)
         mix = RewardMix(bleu=None, cosine=None, length=None, recall=None, endpoints=(endpoint,))
@@ -183,17 +207,27 @@ def test_an_episode_that_takes_too_long_is_alone_in_failing() -> None:
 
         scored, stats = run(body, rewards)
     assert [one.answered[0].reward for one in scored] == [1.0, 1.0, None, 1.0]
-    assert re.match(r"CallOverdue: waited 4\.0 s for scoring 1 episodes from e2", str(scored[2].answered[0].failure))
+    assert re.match(
+        r"CallOverdue: waited 4\.0 s for scoring 1 episodes from e2",
+        str(scored[2].answered[0].failure),
+    )
     # Once with all four, once with two, and twice alone.
     assert stats["missed_deadlines"] == 4
 
 
-def test_a_turn_that_has_a_function_loaded_again_does_not_make_the_call_overdue(tmp_path: Path) -> None:
+def test_a_turn_that_has_a_function_loaded_again_does_not_make_the_call_overdue(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "reloaded.py"
     file.write_text(RELOADED)
     function = FunctionReward(name="hanging", path=f"{file}:hanging", deadline=1.5)
     # Far less than the late turn and loading take; far more than the rest.
-    rewards = Rewards(cumulative=RewardMix(bleu=None, cosine=None, length=None, recall=None, functions=(function,)), deadline=3)
+    rewards = Rewards(
+        cumulative=RewardMix(
+            bleu=None, cosine=None, length=None, recall=None, functions=(function,)
+        ),
+        deadline=3,
+    )
     opening = Turn([9], [10], [], [10])
     turns = [Turn([9], [10], [], [10], answer=answer) for answer in ("a", "hang", "b")]
 
@@ -216,14 +250,21 @@ def test_an_episode_that_ends_its_worker_is_alone_in_failing(tmp_path: Path) -> 
 
     scored, stats = run(body, rewards)
     assert [one.answered[0].reward for one in scored] == [1.0, 1.0, None, 1.0]
-    assert re.match(r"CallLost: scoring 1 episodes from e2 on actor 0 of pool rewards: \w+", str(scored[2].answered[0].failure))
-    # With all four, with e3, and twice alone. The half second before it is so that no answer to e3 is on its way, to be lost as well.
+    assert re.match(
+        r"CallLost: scoring 1 episodes from e2 on actor 0 of pool rewards: \w+",
+        str(scored[2].answered[0].failure),
+    )
+    # With all four, with e3, and twice alone. The half second before it is so that no answer to e3
+    # is on its way, to be lost as well.
     assert stats["restored"] + stats["dead"] + stats["restarting"] == 4
     assert stats["missed_deadlines"] == 0
 
 
 def test_the_halves_of_a_lost_batch_go_before_those_that_have_had_no_try(tmp_path: Path) -> None:
-    rewards, seconds = sleeping(tmp_path, workers=1, retries=1, batch_tokens=2 * 6), [-0.5, *(i / 1000 for i in range(1, 12))]
+    rewards, seconds = (
+        sleeping(tmp_path, workers=1, retries=1, batch_tokens=2 * 6),
+        [-0.5, *(i / 1000 for i in range(1, 12))],
+    )
 
     async def body(pool: RewardPool) -> list[Episode]:
         await started(pool)
@@ -236,7 +277,9 @@ def test_the_halves_of_a_lost_batch_go_before_those_that_have_had_no_try(tmp_pat
     assert max(map(order.index, seconds[1:4])) < min(map(order.index, seconds[4:]))
 
 
-def test_where_every_episode_ends_its_worker_dividing_comes_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_every_episode_ends_its_worker_dividing_comes_to_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rewards = sleeping(tmp_path, workers=2, retries=2)
     # In place of 4 (2 + 3): a death takes two seconds.
     monkeypatch.setattr(RewardPool, "_may_cost", lambda pool, batch: 4)
@@ -247,17 +290,24 @@ def test_where_every_episode_ends_its_worker_dividing_comes_to_an_end(tmp_path: 
 
     scored, stats = run(body, rewards)
     assert all(str(one.answered[0].failure).startswith("CallLost: scoring ") for one in scored)
-    # Divided to the last and each tried three times, they would cost 3 + 12. After the fourth, what is left has a try each.
+    # Divided to the last and each tried three times, they would cost 3 + 12. After the fourth, what
+    # is left has a try each.
     assert 4 <= stats["restored"] + stats["dead"] + stats["restarting"] <= 4 + 3
 
 
-def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_every_episode_once(tmp_path: Path) -> None:
-    rewards, dealt = sleeping(tmp_path, workers=1, max_workers=3, queue_seconds=0.1, batch_tokens=4), lasting([0.1] * 200)
+def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_every_episode_once(
+    tmp_path: Path,
+) -> None:
+    rewards, dealt = (
+        sleeping(tmp_path, workers=1, max_workers=3, queue_seconds=0.1, batch_tokens=4),
+        lasting([0.1] * 200),
+    )
     metrics = Metrics()
 
     async def body(pool: RewardPool) -> tuple[list[list[Episode]], dict[str, Any]]:
         await started(pool)
-        # A worker takes seconds to start and to load its function, on a busy machine more than one round of these.
+        # A worker takes seconds to start and to load its function, on a busy machine more than one
+        # round of these.
         scoring: list[asyncio.Task[list[Episode]]] = []
         while pool.stats()["healthy"] < 3:
             if all(task.done() for task in scoring):
@@ -304,7 +354,11 @@ def test_an_endpoint_that_is_away_for_a_while_is_waited_for_and_costs_no_turn() 
                 judge.leave(5)
                 scoring = asyncio.create_task(pool.score(episodes(12), {}))
                 await until(lambda: bool(told))
-                assert re.match(rf"reward endpoint judge at {server.url} does not answer \(.* 503 .*\) for \d s", pool.waiting_for()[0])
+                assert re.match(
+                    rf"reward endpoint judge at {server.url} does not answer \(.* 503 .*\) for "
+                    r"\d s",
+                    pool.waiting_for()[0],
+                )
                 scored = await scoring
                 judge.leave(0.5)
                 return scored, await pool.score(episodes(4), {}), pool.stats()
@@ -353,29 +407,46 @@ def test_turns_that_an_endpoint_refuses_fail_and_nothing_waits_for_it() -> None:
     told: list[str] = []
     with contextlib.closing(Endpoint(refusing)) as server:
         endpoint = EndpointReward(name="judge", url=server.url)
-        rewards = Rewards(cumulative=RewardMix(bleu=None, cosine=None, recall=None, endpoints=(endpoint,)), retries=1)
+        rewards = Rewards(
+            cumulative=RewardMix(bleu=None, cosine=None, recall=None, endpoints=(endpoint,)),
+            retries=1,
+        )
 
         async def body() -> tuple[list[Episode], list[Episode], dict[str, int]]:
             pool = RewardPool(rewards, EMBEDDING, SPECIAL, tell=told.append)
             try:
                 never = await pool.score([episode("a", "bad"), episode("b", "bad", "bad")], {})
-                return never, await pool.score([episode("c", "bad"), episode("d", "good", "bad", "good")], {}), pool.stats()
+                return (
+                    never,
+                    await pool.score(
+                        [episode("c", "bad"), episode("d", "good", "bad", "good")], {}
+                    ),
+                    pool.stats(),
+                )
             finally:
                 await pool.close()
 
         never, others, stats = asyncio.run(asyncio.wait_for(body(), 90))
     assert [one.status for one in never] == ["unscored"] * 2
-    why = rf"Unavailable: reward endpoint judge at {server.url} fails \(it answered 500 Internal Server Error\)"
+    why = (
+        rf"Unavailable: reward endpoint judge at {server.url} fails \(it answered 500 "
+        r"Internal Server Error\)"
+    )
     assert all(re.fullmatch(why, str(turn.failure)) for one in never for turn in one.answered)
     assert [[turn.reward for turn in one.answered] for one in others] == [[None], [1.0, None, 1.0]]
     assert others[1].answered[1].failure == "judge: it answered 500 Internal Server Error"
     assert told == []
     assert (stats["restored"], stats["missed_deadlines"]) == (0, 0)
-    assert stats["calls"] == 1 + 2 * 2 + 1, "both, and each alone twice; and then nothing had to be divided here"
+    assert stats["calls"] == 1 + 2 * 2 + 1, (
+        "both, and each alone twice; and then nothing had to be divided here"
+    )
 
 
 def test_a_worker_that_finds_no_place_on_the_cluster_holds_nothing_up(tmp_path: Path) -> None:
-    rewards, dealt = sleeping(tmp_path, workers=1, max_workers=3, queue_seconds=0.5, batch_tokens=4), lasting([0.1] * 40)
+    rewards, dealt = (
+        sleeping(tmp_path, workers=1, max_workers=3, queue_seconds=0.5, batch_tokens=4),
+        lasting([0.1] * 40),
+    )
 
     async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
         await started(pool)

@@ -20,20 +20,35 @@ EMBEDDING = np.eye(64, dtype=np.float32)
 
 
 def mixed(**length: object) -> Rewards:
-    mix = RewardMix(bleu=None, cosine=None, recall=Recall(weight=1.0), length=Length(weight=1.0, **length))  # type: ignore[arg-type]
+    mix = RewardMix(
+        bleu=None, cosine=None, recall=Recall(weight=1.0), length=Length(weight=1.0, **length)
+    )  # type: ignore[arg-type]
     return Rewards(single=mix, cumulative=mix, long_term=mix)
 
 
 def conversation(*lengths: int) -> Episode:
-    """Answers of these lengths to references of ten tokens; every answer holds the fact it was asked for."""
+    """Answers of these lengths to references of ten tokens; every answer holds the fact it was
+    asked for."""
     opening = Turn([2, 5, 10, 6], [11, 3], [], [11, 3])
     answered = tuple(
-        Turn([2, 5, 10, 6], [12] * n, [-1.0] * n, [12] * 10, "recall", (Fact("blue", 0),), answer="blue", reference="blue") for n in lengths
+        Turn(
+            [2, 5, 10, 6],
+            [12] * n,
+            [-1.0] * n,
+            [12] * 10,
+            "recall",
+            (Fact("blue", 0),),
+            answer="blue",
+            reference="blue",
+        )
+        for n in lengths
     )
     return Episode(f"e{lengths}", "t", 0, (opening, *answered), 0)
 
 
-def scored(rewards: Rewards, episode: Episode, statistics: dict[str, Moments] | None = None) -> Episode:
+def scored(
+    rewards: Rewards, episode: Episode, statistics: dict[str, Moments] | None = None
+) -> Episode:
     return score_episodes([episode], rewards, EMBEDDING, (), (), statistics or {})[0]
 
 
@@ -41,13 +56,19 @@ def test_a_clipped_component_counts_within_its_range_and_is_recorded_raw() -> No
     turn = scored(mixed(clip=(0.0, 0.5)), conversation(9)).turns[1]
     assert turn.rewards == {"length": pytest.approx(0.9), "recall": 1.0}
     assert turn.reward == pytest.approx((0.5 + 1.0) / 2)
-    assert (turn.terms["length"].low, turn.terms["length"].high, turn.terms["length"].weight) == (0.0, 0.5, 1.0)
+    assert (turn.terms["length"].low, turn.terms["length"].high, turn.terms["length"].weight) == (
+        0.0,
+        0.5,
+        1.0,
+    )
 
 
 def test_a_normalised_component_counts_in_standard_deviations_of_what_was_seen_before() -> None:
     rewards = mixed(normalise=True)
     first = scored(rewards, conversation(2, 4, 9))
-    assert [turn.reward for turn in first.answered] == pytest.approx([(raw + 1) / 2 for raw in (0.2, 0.4, 0.9)]), "nothing seen before"
+    assert [turn.reward for turn in first.answered] == pytest.approx(
+        [(raw + 1) / 2 for raw in (0.2, 0.4, 0.9)]
+    ), "nothing seen before"
     statistics = after({}, [first], rewards)
     mean, std = np.mean([0.2, 0.4, 0.9]), np.std([0.2, 0.4, 0.9])
     assert statistics["length"].mean == pytest.approx(mean)
@@ -79,7 +100,9 @@ def test_gain_and_bias_are_those_of_the_vector(shared: Path) -> None:
     moments = Moments(0, 0.0, 0.0).with_values(values)
     assert 1 / moments.std == pytest.approx(case["outputs"]["gain"], abs=1e-9)
     assert -moments.mean / moments.std == pytest.approx(case["outputs"]["bias"], abs=1e-9)
-    assert (values - moments.mean) / moments.std == pytest.approx(np.array(case["outputs"]["normalized"]), abs=1e-9)
+    assert (values - moments.mean) / moments.std == pytest.approx(
+        np.array(case["outputs"]["normalized"]), abs=1e-9
+    )
 
 
 def test_an_episode_can_be_scored_again_from_what_it_records_alone() -> None:
@@ -93,7 +116,13 @@ def test_an_episode_can_be_scored_again_from_what_it_records_alone() -> None:
 
 def test_versions_tell_settings_apart_and_ignore_how_much_a_component_counts() -> None:
     version = scored(mixed(), conversation(5)).turns[1].terms["length"].version
-    assert version == scored(mixed(clip=(0.0, 0.5), normalise=True), conversation(5)).turns[1].terms["length"].version
+    assert (
+        version
+        == scored(mixed(clip=(0.0, 0.5), normalise=True), conversation(5))
+        .turns[1]
+        .terms["length"]
+        .version
+    )
     assert version != scored(mixed(target=20), conversation(5)).turns[1].terms["length"].version
 
 

@@ -28,7 +28,15 @@ from common.episode import Episode, Fact, Strategy, Turn
 from reward_service.bleu import bleu
 from reward_service.compose import score_episodes
 
-TEXTS = ("my dog is called Rex", "you said Rex long ago", "it is Rex", "what is my dog called?", "perhaps it is Max", "good", "how nice")
+TEXTS = (
+    "my dog is called Rex",
+    "you said Rex long ago",
+    "it is Rex",
+    "what is my dog called?",
+    "perhaps it is Max",
+    "good",
+    "how nice",
+)
 TOKENIZER = train_tokenizer(TEXTS, 300)
 EMBEDDING = np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32)
 SPECIAL = range(len(SPECIAL_TOKENS))
@@ -48,20 +56,38 @@ def everything(**more: Any) -> Rewards:
     return Rewards(single=mix, cumulative=mix, long_term=mix)
 
 
-def turn(query: str, answer: str, reference: str, think: str | None = None, thought: str | None = None, asks: bool = True) -> Turn:
+def turn(
+    query: str,
+    answer: str,
+    reference: str,
+    think: str | None = None,
+    thought: str | None = None,
+    asks: bool = True,
+) -> Turn:
     """think: the reference's thought; thought: the one given, which reaches the answer."""
     before = [] if thought is None else [*TOKENIZER.encode(thought), ANSWER]
     ids = [*before, *TOKENIZER.encode(answer), EOS]
     return Turn(
-        TOKENIZER.prompt(query, think is not None), ids, [-0.5] * len(ids), TOKENIZER.answer(reference, think),
-        facts=(Fact("Rex", 0),) if asks else (), query=query, answer=answer, reference=reference, thought=thought or "",
+        TOKENIZER.prompt(query, think is not None), ids, [-0.5] * len(ids),
+        TOKENIZER.answer(reference, think),
+        facts=(Fact("Rex", 0),) if asks else (), query=query, answer=answer, reference=reference,
+        thought=thought or "",
     )  # fmt: skip
 
 
 def conversation(strategy: Strategy, thinks: bool, answers: Sequence[str]) -> Episode:
     think = "you said Rex long ago" if thinks else None
     opening = turn("my dog is called Rex", "good", "good", think, think, asks=False)
-    asked = [turn("what is my dog called?", answer, "it is Rex", think, "perhaps it is Max" if thinks else None) for answer in answers]
+    asked = [
+        turn(
+            "what is my dog called?",
+            answer,
+            "it is Rex",
+            think,
+            "perhaps it is Max" if thinks else None,
+        )
+        for answer in answers
+    ]
     return Episode("e", "t", 0, (opening, *asked), 0, strategy=strategy)
 
 
@@ -86,8 +112,13 @@ def test_every_component_of_an_answer_is_what_it_is_without_thoughts(strategy: S
 def test_a_thought_that_never_reaches_an_answer_is_an_empty_answer() -> None:
     thinking = turn("what is my dog called?", "it is Rex", "it is Rex", "hm", asks=True)
     assert ANSWER not in thinking.answer_ids
-    lost = replace(conversation("single", True, ["x"]), turns=(conversation("single", True, ["x"]).turns[0], thinking))
-    silent = replace(lost, turns=(lost.turns[0], replace(thinking, answer_ids=[ANSWER, EOS], answer="")))
+    lost = replace(
+        conversation("single", True, ["x"]),
+        turns=(conversation("single", True, ["x"]).turns[0], thinking),
+    )
+    silent = replace(
+        lost, turns=(lost.turns[0], replace(thinking, answer_ids=[ANSWER, EOS], answer=""))
+    )
     got, expected = (scored(episode, everything()).turns[1] for episode in (lost, silent))
     assert dict(got.rewards) == pytest.approx(dict(expected.rewards))
     assert (got.rewards["bleu"], got.rewards["length"], got.rewards["recall"]) == (0.0, 0.0, -1.0)
@@ -95,26 +126,45 @@ def test_a_thought_that_never_reaches_an_answer_is_an_empty_answer() -> None:
 
 def test_the_thought_has_a_component_of_its_own_where_the_reference_has_one() -> None:
     rewards = everything(thought=Thought(weight=0.5, order=1))
-    given, wanted = (TOKENIZER.encode(text) for text in ("perhaps it is Max", "you said Rex long ago"))
+    given, wanted = (
+        TOKENIZER.encode(text) for text in ("perhaps it is Max", "you said Rex long ago")
+    )
     thoughtful = scored(conversation("cumulative", True, ["it is Rex"]), rewards).turns[1]
     assert thoughtful.rewards["thought"] == pytest.approx(bleu([given], [[wanted]], order=1)[0])
-    copied = turn("what is my dog called?", "it is Max", "it is Rex", "you said Rex long ago", "you said Rex long ago")
+    copied = turn(
+        "what is my dog called?",
+        "it is Max",
+        "it is Rex",
+        "you said Rex long ago",
+        "you said Rex long ago",
+    )
     one = conversation("cumulative", True, ["x"])
-    both = scored(replace(one, turns=(one.turns[0], copied, replace(copied, answer_ids=wanted))), rewards)
-    assert [turn.rewards["thought"] for turn in both.answered] == [1.0, 1.0], "a thought counts whether it ends or not"
+    both = scored(
+        replace(one, turns=(one.turns[0], copied, replace(copied, answer_ids=wanted))), rewards
+    )
+    assert [turn.rewards["thought"] for turn in both.answered] == [1.0, 1.0], (
+        "a thought counts whether it ends or not"
+    )
     plain = scored(conversation("cumulative", False, ["it is Rex"]), rewards).turns[1]
     assert "thought" not in plain.rewards
     nothing = turn("what is my dog called?", "it is Rex", "it is Rex", "", "much ado")
-    assert "thought" not in scored(replace(one, turns=(one.turns[0], nothing)), rewards).turns[1].rewards
+    assert (
+        "thought"
+        not in scored(replace(one, turns=(one.turns[0], nothing)), rewards).turns[1].rewards
+    )
 
 
 def answer_tokens(turn: Turn) -> float:
-    return float(len(turn.answer_ids) + 100 * len(turn.log_probs) + 1e4 * (turn.query_ids[-1] == ANSWER))
+    return float(
+        len(turn.answer_ids) + 100 * len(turn.log_probs) + 1e4 * (turn.query_ids[-1] == ANSWER)
+    )
 
 
 def test_functions_of_the_user_see_the_answer_alone() -> None:
     mine = FunctionReward(name="mine", path=f"{__name__}:answer_tokens")
-    result = scored(conversation("single", True, ["it is Rex"]), everything(functions=(mine,))).turns[1]
+    result = scored(
+        conversation("single", True, ["it is Rex"]), everything(functions=(mine,))
+    ).turns[1]
     tokens = len(TOKENIZER.encode("it is Rex")) + 1
     assert result.rewards["mine"] == 1e4 + 101 * tokens
 

@@ -17,7 +17,9 @@ def key_values(by_dimension: bool) -> KeyValues:
 
 
 @pytest.mark.parametrize("by_dimension", [False, True])
-def test_they_begin_at_zero_and_a_row_is_moved_and_cleared_without_the_others(by_dimension: bool) -> None:
+def test_they_begin_at_zero_and_a_row_is_moved_and_cleared_without_the_others(
+    by_dimension: bool,
+) -> None:
     cache = key_values(by_dimension)
     assert cache.keys.shape == cache.values.shape == SHAPE
     assert not cache.keys.any()

@@ -15,12 +15,20 @@ from common.models.reactive import ReactiveTransformer
 from rollout.policies.compiled import CompiledMemory
 
 LENGTHS = (1, 5, 33, 64)
-GATES = list(itertools.product(("none", "static", "elementwise", "linear"), ("sigmoid", "tanh"), (True, False)))
+GATES = list(
+    itertools.product(
+        ("none", "static", "elementwise", "linear"), ("sigmoid", "tanh"), (True, False)
+    )
+)
 
 
 def make(seed: int = 0, **shape: Any) -> tuple[ReactiveTransformer, CompiledMemory]:
     torch.manual_seed(seed)
-    model = ReactiveTransformer(RxTConfig(vocab_size=100, width=48, layers=2, slots=10, max_tokens=64, gate_initial=0.3, **shape)).eval()
+    model = ReactiveTransformer(
+        RxTConfig(
+            vocab_size=100, width=48, layers=2, slots=10, max_tokens=64, gate_initial=0.3, **shape
+        )
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -36,11 +44,16 @@ def interactions_and_memories(model: ReactiveTransformer) -> tuple[list[list[int
     )
 
 
-def written_plainly(model: ReactiveTransformer, memories: Tensor, interactions: list[list[int]]) -> Tensor:
+def written_plainly(
+    model: ReactiveTransformer, memories: Tensor, interactions: list[list[int]]
+) -> Tensor:
     """One at a time."""
     after = []
     for memory, interaction in zip(memories, interactions, strict=True):
-        tokens, mask = torch.tensor([interaction]), torch.ones(1, len(interaction), dtype=torch.bool)
+        tokens, mask = (
+            torch.tensor([interaction]),
+            torch.ones(1, len(interaction), dtype=torch.bool),
+        )
         after.append(model.remember(memory[None].double(), model.encode(tokens, mask), mask))
     return torch.cat(after)
 
@@ -52,11 +65,23 @@ def test_every_variant_writes_what_its_modules_do(kind: str, heads: tuple[int, i
     # Heads of memory attention are numbers of their own.
     own = {"query_heads": 8, "kv_heads": 4, "memory_query_heads": query, "memory_kv_heads": kv}
     for gate, activation, per_slot in GATES:
-        model, compiled = make(memory_attention=kind, residual_gate=gate, gate_activation=activation, gate_per_slot=per_slot, **own)
+        model, compiled = make(
+            memory_attention=kind,
+            residual_gate=gate,
+            gate_activation=activation,
+            gate_per_slot=per_slot,
+            **own,
+        )
         interactions, memories = interactions_and_memories(model)
         written = compiled.write(memories, interactions)
         exact = written_plainly(model.double(), memories, interactions)
-        torch.testing.assert_close(written.double(), exact, atol=3e-5, rtol=1e-5, msg=lambda text, gate=gate: f"{gate}: {text}")
+        torch.testing.assert_close(
+            written.double(),
+            exact,
+            atol=3e-5,
+            rtol=1e-5,
+            msg=lambda text, gate=gate: f"{gate}: {text}",
+        )
 
 
 def test_a_large_epsilon() -> None:
@@ -64,7 +89,12 @@ def test_a_large_epsilon() -> None:
     model, compiled = make(norm_eps=1.0)
     interactions, memories = interactions_and_memories(model)
     written = compiled.write(memories, interactions)
-    torch.testing.assert_close(written.double(), written_plainly(model.double(), memories, interactions), atol=3e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        written.double(),
+        written_plainly(model.double(), memories, interactions),
+        atol=3e-5,
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("gate", ["none", "elementwise", "linear"])
@@ -74,8 +104,12 @@ def test_a_memory_is_written_alike_in_any_company_bit_for_bit(kind: str, gate: s
     interactions, memories = interactions_and_memories(model)
     written = compiled.write(memories, interactions)
     for some in ([0], [3], [2, 1], [3, 0, 2]):
-        assert torch.equal(compiled.write(memories[some], [interactions[i] for i in some]), written[some])
-    assert torch.equal(compiled.write(memories.transpose(1, 2).contiguous().transpose(1, 2), interactions), written)
+        assert torch.equal(
+            compiled.write(memories[some], [interactions[i] for i in some]), written[some]
+        )
+    assert torch.equal(
+        compiled.write(memories.transpose(1, 2).contiguous().transpose(1, 2), interactions), written
+    )
 
 
 def test_what_is_not_finite_shows_in_its_memory_and_in_no_other() -> None:
@@ -98,7 +132,12 @@ def test_what_does_not_fit_is_refused_before_anything_reads_past_an_array() -> N
     model, compiled = make()
     interactions, memories = interactions_and_memories(model)
     too_long = [9] * (model.config.positions + 1)
-    for unfit in (interactions[:3], [*interactions, [9]], [*interactions[:3], []], [*interactions[:3], too_long]):
+    for unfit in (
+        interactions[:3],
+        [*interactions, [9]],
+        [*interactions[:3], []],
+        [*interactions[:3], too_long],
+    ):
         with pytest.raises(ValueError, match="4 memories cannot be written with interactions of"):
             compiled.write(memories, unfit)
 

@@ -1,4 +1,5 @@
-"""On a real local Ray. Workers are small but real: they load and verify weights, and make episodes that depend on task and weights."""
+"""On a real local Ray. Workers are small but real: they load and verify weights, and make episodes
+that depend on task and weights."""
 
 import asyncio
 import os
@@ -85,10 +86,23 @@ class Worker(PooledActor):
         opening = Turn([1], [], [], [2], role="remember")
         draws = uniforms(np.full(3, task.seed), np.arange(3))
         answers = [
-            Turn([1], [int(draw * 100)], [float(draw) * self.scale], [2], query=task.row.query, done=i == 2) for i, draw in enumerate(draws)
+            Turn(
+                [1],
+                [int(draw * 100)],
+                [float(draw) * self.scale],
+                [2],
+                query=task.row.query,
+                done=i == 2,
+            )
+            for i, draw in enumerate(draws)
         ]
-        final = (task.initial_memory or b"") + bytes([int(draws[0] * 255)]) if task.return_memory else None
-        return Episode(f"{task.id}.e", task.id, task.seed, (opening, *answers), version, task.step, worker=str(os.getpid()),
+        final = (
+            (task.initial_memory or b"") + bytes([int(draws[0] * 255)])
+            if task.return_memory
+            else None
+        )
+        return Episode(f"{task.id}.e", task.id, task.seed, (opening, *answers), version, task.step,
+        worker=str(os.getpid()),
                        initial_memory=task.initial_memory, final_memory=final)  # fmt: skip
 
 
@@ -100,13 +114,21 @@ class Scorer:
         await asyncio.sleep(0.01)
         if any(turn.query == "crash" for episode in episodes for turn in episode.turns):
             raise DataFailure("this row cannot be scored at all")
-        return [replace(episode, turns=(episode.turns[0], *(self.turn(turn, state) for turn in episode.answered))) for episode in episodes]
+        return [
+            replace(
+                episode,
+                turns=(episode.turns[0], *(self.turn(turn, state) for turn in episode.answered)),
+            )
+            for episode in episodes
+        ]
 
     @staticmethod
     def turn(turn: Turn, state: Mapping[str, Any]) -> Turn:
         if turn.query == "unscorable" or (turn.query == "half" and turn.done):
             return replace(turn, failure="no reference")
-        return replace(turn, rewards={"length": 1.0, "seen": state.get("seen", 0)}, reward=sum(turn.log_probs))
+        return replace(
+            turn, rewards={"length": 1.0, "seen": state.get("seen", 0)}, reward=sum(turn.log_probs)
+        )
 
     def patience(self, episodes: Sequence[Episode]) -> float:
         return 60.0
@@ -126,19 +148,29 @@ class Scorer:
 
 def rows(*special: str, count: int = 12, plain: str = "q") -> list[Row]:
     """Each special row once, the rest plain."""
-    return [Row(query, "a", (Interaction("q", "a"),)) for query in (*special, *[plain] * (count - len(special)))]
+    return [
+        Row(query, "a", (Interaction("q", "a"),))
+        for query in (*special, *[plain] * (count - len(special)))
+    ]
 
 
 def settings(workers: int = 2, **rollout: Any) -> Run:
     sizes = {"workers": workers, "slots": 4, "deadline": 30, "retries": 2} | rollout
-    return Run.model_validate({"name": "test", "seed": 3, "data": {"kind": "synth"}, "stages": [], "rollout": sizes})
+    return Run.model_validate(
+        {"name": "test", "seed": 3, "data": {"kind": "synth"}, "stages": [], "rollout": sizes}
+    )
 
 
 def weights(version: int, scale: float = 1.0) -> list[ray.ObjectRef]:
     return [ray.put(pack({"scale": torch.tensor(scale)}, version))]
 
 
-def conduct(folder: Path, body: Callable[[Conductor], Awaitable[Any]], data: list[Row] | None = None, run: Run | None = None) -> Any:
+def conduct(
+    folder: Path,
+    body: Callable[[Conductor], Awaitable[Any]],
+    data: list[Row] | None = None,
+    run: Run | None = None,
+) -> Any:
     """body(conductor) with version 0 published, in this process: only its actors are elsewhere."""
     run = run or settings()
     folder.mkdir(exist_ok=True)
@@ -147,7 +179,9 @@ def conduct(folder: Path, body: Callable[[Conductor], Awaitable[Any]], data: lis
         return [Worker.remote(folder / "events") for _ in range(run.rollout.workers)]
 
     async def main() -> Any:
-        conductor = Conductor(run, data or rows(), make_workers, Scorer, RunDirectory(str(folder), "run"))
+        conductor = Conductor(
+            run, data or rows(), make_workers, Scorer, RunDirectory(str(folder), "run")
+        )
         try:
             await conductor.publish(0, weights(0))
             return await body(conductor)
@@ -162,7 +196,9 @@ def content(batch: Batch) -> list[Episode]:
     return [replace(episode, worker="") for ref in batch.shard for episode in ray.get(ref)]
 
 
-async def iterate(conductor: Conductor, plan: Plan = PLAN, first: int = 0, last: int = 3) -> list[list[Episode]]:
+async def iterate(
+    conductor: Conductor, plan: Plan = PLAN, first: int = 0, last: int = 3
+) -> list[list[Episode]]:
     """Iterations first … last - 1 as a learner of one rank would go through them."""
     batches = []
     for iteration in range(first, last):
@@ -178,13 +214,17 @@ async def iterate(conductor: Conductor, plan: Plan = PLAN, first: int = 0, last:
 
 def test_workers_and_ranks_do_not_show_in_the_batches(tmp_path: Path) -> None:
     plan = replace(PLAN, reset_probability=0.4)
-    one = conduct(tmp_path / "one", lambda conductor: iterate(conductor, plan), run=settings(1, slots=32))
+    one = conduct(
+        tmp_path / "one", lambda conductor: iterate(conductor, plan), run=settings(1, slots=32)
+    )
 
     async def three_ranks(conductor: Conductor) -> list[list[Episode]]:
         batches = []
         for iteration in range(3):
             await conductor.publish(iteration, weights(iteration, scale=1.0 + iteration))
-            parts = await asyncio.gather(*(conductor.next_batch(iteration, iteration, rank, 3, plan) for rank in range(3)))
+            parts = await asyncio.gather(
+                *(conductor.next_batch(iteration, iteration, rank, 3, plan) for rank in range(3))
+            )
             shards = [content(part) for part in parts]
             assert [len(shard) for shard in shards] == [4, 4, 4]
             batches.append([shards[place % 3][place // 3] for place in range(12)])
@@ -197,7 +237,9 @@ def test_workers_and_ranks_do_not_show_in_the_batches(tmp_path: Path) -> None:
     assert all(episode.final_memory is None for batch in one for episode in batch)
 
 
-def test_worker_killed_in_the_middle_of_a_batch_changes_nothing_and_returns_with_verified_weights(tmp_path: Path) -> None:
+def test_worker_killed_in_the_middle_of_a_batch_changes_nothing_and_returns_with_verified_weights(
+    tmp_path: Path,
+) -> None:
     data = rows(plain="slow")
     calm = conduct(tmp_path / "calm", lambda conductor: iterate(conductor, last=1), data)
 
@@ -207,7 +249,9 @@ def test_worker_killed_in_the_middle_of_a_batch_changes_nothing_and_returns_with
         events = tmp_path / "disturbed" / "events"
         while "samples" not in events.read_text():
             await asyncio.sleep(0.02)
-        victim = next(line.split()[0] for line in events.read_text().splitlines() if "samples" in line)
+        victim = next(
+            line.split()[0] for line in events.read_text().splitlines() if "samples" in line
+        )
         os.kill(int(victim), signal.SIGKILL)
         batch = await asking
         assert conductor._pool.stats()["infra_failures"] >= 1
@@ -220,7 +264,9 @@ def test_worker_killed_in_the_middle_of_a_batch_changes_nothing_and_returns_with
         return content(batch)
 
     assert conduct(tmp_path / "disturbed", disturbed, data) == calm[0]
-    lines = [line.split(" ", 1) for line in (tmp_path / "disturbed" / "events").read_text().splitlines()]
+    lines = [
+        line.split(" ", 1) for line in (tmp_path / "disturbed" / "events").read_text().splitlines()
+    ]
     first_event = dict(reversed(lines))
     assert len(first_event) == 3
     assert set(first_event.values()) == {"loaded 0"}
@@ -235,26 +281,42 @@ def test_poisoned_tasks_are_counted_as_failed_and_take_nobody_with_them(tmp_path
         metrics.merge(await conductor.metrics())
         return batch, content(batch), metrics.flush(1, "mrl")
 
-    batch, episodes, metrics = conduct(tmp_path, body, rows("poison", "unscorable", "crash", "half"))
+    batch, episodes, metrics = conduct(
+        tmp_path, body, rows("poison", "unscorable", "crash", "half")
+    )
     assert len(episodes) == batch.episodes == 9
     assert batch.failed == 3
     half = next(episode for episode in episodes if episode.turns[1].query == "half")
     assert batch.failed_turns == sum(turn.reward is None for turn in half.answered) == 1
-    assert (metrics["conductor/dealt"], metrics["conductor/trained"], metrics["conductor/in_flight"]) == (12, 9, 0)
-    assert (metrics["conductor/failed{reason=sampling}"], metrics["conductor/failed{reason=scoring}"]) == (1, 2)
+    assert (
+        metrics["conductor/dealt"],
+        metrics["conductor/trained"],
+        metrics["conductor/in_flight"],
+    ) == (12, 9, 0)
+    assert (
+        metrics["conductor/failed{reason=sampling}"],
+        metrics["conductor/failed{reason=scoring}"],
+    ) == (1, 2)
     assert metrics["fleet/workers{pool=rollout,state=healthy}"] == 2
     assert metrics["time/phase_seconds{phase=sampling,role=conductor}"] > 0
-    reasons = " | ".join(row["reason"] for row in outcomes(tmp_path / "run").to_pylist() if row["status"] == "failed")
+    reasons = " | ".join(
+        row["reason"] for row in outcomes(tmp_path / "run").to_pylist() if row["status"] == "failed"
+    )
     assert "DataFailure: this row cannot be played" in reasons
     assert "scoring: this row cannot be scored at all" in reasons
     assert "scoring: no turn has a score: no reference" in reasons
 
 
-def test_batch_that_hangs_ends_at_its_deadline_with_a_reason_and_is_made_anew_when_asked_again(tmp_path: Path) -> None:
+def test_batch_that_hangs_ends_at_its_deadline_with_a_reason_and_is_made_anew_when_asked_again(
+    tmp_path: Path,
+) -> None:
     async def body(conductor: Conductor) -> None:
         with pytest.raises(DeadlineExceeded, match="sampling 0-000000-"):
             await conductor.next_batch(0, 0, 0, 1, PLAN)
-        assert (conductor._disk.journal.counts.in_flight, conductor._disk.journal.counts.dropped) == (0, 12)
+        assert (
+            conductor._disk.journal.counts.in_flight,
+            conductor._disk.journal.counts.dropped,
+        ) == (0, 12)
         with pytest.raises(DeadlineExceeded):
             await conductor.next_batch(0, 0, 0, 1, PLAN)
         assert conductor._disk.journal.counts.dealt == 24
@@ -276,7 +338,9 @@ def test_status_names_what_is_waited_for(tmp_path: Path) -> None:
     assert "0-000000-" in status["reason"]
 
 
-def test_asking_again_gives_the_same_batch_and_new_weights_a_new_one_of_the_same_tasks(tmp_path: Path) -> None:
+def test_asking_again_gives_the_same_batch_and_new_weights_a_new_one_of_the_same_tasks(
+    tmp_path: Path,
+) -> None:
     async def body(conductor: Conductor) -> None:
         first, second = [await conductor.next_batch(0, 0, 0, 1, PLAN) for _ in range(2)]
         assert first.shard == second.shard
@@ -297,7 +361,9 @@ def test_asking_again_gives_the_same_batch_and_new_weights_a_new_one_of_the_same
     conduct(tmp_path, body)
 
 
-def test_resumed_run_goes_on_as_the_uninterrupted_one_and_the_books_say_what_was_lost(tmp_path: Path) -> None:
+def test_resumed_run_goes_on_as_the_uninterrupted_one_and_the_books_say_what_was_lost(
+    tmp_path: Path,
+) -> None:
     plan = replace(PLAN, reset_probability=0.4)
     straight = conduct(tmp_path / "straight", lambda conductor: iterate(conductor, plan, last=4))
 
@@ -317,12 +383,20 @@ def test_resumed_run_goes_on_as_the_uninterrupted_one_and_the_books_say_what_was
         return await iterate(conductor, plan, 2, 4)
 
     assert conduct(tmp_path / "resumed", after_crash) == straight[2:]
-    by_status = outcomes(tmp_path / "resumed" / "run").group_by(["status", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    by_status = (
+        outcomes(tmp_path / "resumed" / "run")
+        .group_by(["status", "reason"])
+        .aggregate([([], "count_all")])
+        .to_pylist()
+    )
     assert {(row["status"], row["reason"]): row["count_all"] for row in by_status} == {
         ("trained", None): 4 * 12,
         ("dropped", "rolled back to step 2"): 12,
     }
-    assert ds.dataset(tmp_path / "resumed" / "run" / "episodes", format="parquet").count_rows() == 5 * 12
+    assert (
+        ds.dataset(tmp_path / "resumed" / "run" / "episodes", format="parquet").count_rows()
+        == 5 * 12
+    )
 
 
 def test_corrupted_weights_are_refused_before_any_worker_is_touched(tmp_path: Path) -> None:
@@ -338,7 +412,9 @@ def test_corrupted_weights_are_refused_before_any_worker_is_touched(tmp_path: Pa
     assert "refused" not in (tmp_path / "events").read_text()
 
 
-def test_worker_whose_copy_of_the_weights_is_corrupt_stays_out_of_service_until_it_has_good_ones(tmp_path: Path) -> None:
+def test_worker_whose_copy_of_the_weights_is_corrupt_stays_out_of_service_until_it_has_good_ones(
+    tmp_path: Path,
+) -> None:
     async def body(conductor: Conductor) -> None:
         packed = pack({"scale": torch.tensor(5.0)}, 1)
         packed.tensors["scale"][...] = 6.0
@@ -359,10 +435,19 @@ def test_worker_whose_copy_of_the_weights_is_corrupt_stays_out_of_service_until_
 def test_ranks_in_other_processes_share_the_batches_of_a_conductor_actor(tmp_path: Path) -> None:
     name = f"conductor-{uuid.uuid4().hex}"
     workers = [Worker.remote(tmp_path / "events") for _ in range(2)]
-    conductor = launch(name, settings(), ray.put(rows()), lambda: workers, Scorer, RunDirectory(str(tmp_path), "run"))
+    conductor = launch(
+        name,
+        settings(),
+        ray.put(rows()),
+        lambda: workers,
+        Scorer,
+        RunDirectory(str(tmp_path), "run"),
+    )
 
     @ray.remote(num_cpus=0.1)
-    def rank_of_two(rank: int, reference: list[ray.ObjectRef]) -> tuple[list[Episode], dict[str, Any]]:
+    def rank_of_two(
+        rank: int, reference: list[ray.ObjectRef]
+    ) -> tuple[list[Episode], dict[str, Any]]:
         conductor = ray.get_actor(name)
         if rank == 0:
             published = ray.get(conductor.publish.remote(0, reference))
@@ -373,9 +458,17 @@ def test_ranks_in_other_processes_share_the_batches_of_a_conductor_actor(tmp_pat
         episodes = [episode for ref in batch.shard for episode in ray.get(ref)]
         return episodes, batch.state
 
-    (first, state), (second, _) = ray.get([rank_of_two.remote(rank, weights(0)) for rank in range(2)], timeout=60)
-    assert sorted(episode.task for episode in first + second) == [f"0-000000-{place:05d}" for place in range(12)]
+    (first, state), (second, _) = ray.get(
+        [rank_of_two.remote(rank, weights(0)) for rank in range(2)], timeout=60
+    )
+    assert sorted(episode.task for episode in first + second) == [
+        f"0-000000-{place:05d}" for place in range(12)
+    ]
     assert ray.get(conductor.mark_trained.remote(0, 1)) == 12
-    assert ray.get(conductor.state_dict.remote()) == state == {"iteration": 1, "scorer": {"seen": 12}, "memories": None}
+    assert (
+        ray.get(conductor.state_dict.remote())
+        == state
+        == {"iteration": 1, "scorer": {"seen": 12}, "memories": None}
+    )
     ray.get(conductor.close.remote(), timeout=30)
     ray.kill(conductor)

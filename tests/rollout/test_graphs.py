@@ -7,7 +7,11 @@ from rollout.policies.graphs import StepGraphs, power_of_two
 
 def test_on_a_gpu_shapes_are_few() -> None:
     graphs = StepGraphs(torch.device("cuda"), rows=1024, positions=704)
-    shapes = {graphs.reach(rows, length) for rows in range(1, 1025) for length in (1, 63, 64, 65, 300, 704)}
+    shapes = {
+        graphs.reach(rows, length)
+        for rows in range(1, 1025)
+        for length in (1, 63, 64, 65, 300, 704)
+    }
     assert {reach.rows for reach in shapes} == {8, 16, 32, 64, 128, 256, 512, 1024}
     assert {reach.positions for reach in shapes} == {64, 128, 320, 704}
     assert [power_of_two(count) for count in (1, 8, 9, 64, 65)] == [8, 8, 16, 64, 128]

@@ -15,7 +15,14 @@ from rollout.journal import Journal, open_journal, outcomes
 
 
 def episode(task: str) -> Episode:
-    return Episode(f"{task}.e", task, 3, (Turn([1], [2, 3], [-0.5, -0.25], [4], rewards={"bleu": 0.5}, reward=0.5),), 7, status="scored")
+    return Episode(
+        f"{task}.e",
+        task,
+        3,
+        (Turn([1], [2, 3], [-0.5, -0.25], [4], rewards={"bleu": 0.5}, reward=0.5),),
+        7,
+        status="scored",
+    )
 
 
 def play(journal: Journal, iteration: int, tasks: str, scored: str, failed: str = "") -> None:
@@ -36,8 +43,19 @@ def test_every_dealt_task_is_in_exactly_one_place(tmp_path: Path) -> None:
     assert journal.trained(0, version=1) == 2
     journal.dropped(0, ["0d"], "stale")
     counts = journal.counts
-    assert (counts.dealt, counts.trained, counts.dropped, counts.failed, counts.in_flight) == (4, 2, 1, 1, 0)
-    assert status_of(tmp_path) == {("0a", 0): "trained", ("0b", 0): "trained", ("0c", 0): "failed", ("0d", 0): "dropped"}
+    assert (counts.dealt, counts.trained, counts.dropped, counts.failed, counts.in_flight) == (
+        4,
+        2,
+        1,
+        1,
+        0,
+    )
+    assert status_of(tmp_path) == {
+        ("0a", 0): "trained",
+        ("0b", 0): "trained",
+        ("0c", 0): "failed",
+        ("0d", 0): "dropped",
+    }
 
 
 WRONG: dict[str, Callable[[Journal], None]] = {
@@ -128,7 +146,12 @@ def test_going_back_in_one_stage_leaves_the_stages_before_it_alone(tmp_path: Pat
     second.trained(0, 1)
     second.roll_back(0)
     assert (second.counts.trained, second.counts.dropped) == (2, 2)
-    assert status_of(tmp_path) == {("0a", 0): "trained", ("0b", 0): "trained", ("0c", 0): "dropped", ("0d", 0): "dropped"}
+    assert status_of(tmp_path) == {
+        ("0a", 0): "trained",
+        ("0b", 0): "trained",
+        ("0c", 0): "dropped",
+        ("0d", 0): "dropped",
+    }
 
 
 def test_rolling_back_to_where_the_run_stands_changes_nothing(tmp_path: Path) -> None:
@@ -160,7 +183,12 @@ while True:
 def test_killed_writer_loses_nothing_that_it_confirmed(tmp_path: Path) -> None:
     here = Path(__file__).parent
     environment = {"PYTHONPATH": f"{here}:{here.parent.parent}", "OMP_NUM_THREADS": "1"}
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert writer.stdout is not None
     confirmed = -1
     while confirmed < 24:
@@ -200,7 +228,11 @@ def test_torn_tail_is_cut_off_and_the_rest_kept(tmp_path: Path, name: str, tear:
             path.write_bytes(torn[: len(whole) + 10])
     again = Journal(tmp_path)
     assert path.read_bytes() == whole
-    assert again.torn_bytes == {"cut": len(torn) - 3, "zeros": len(whole) + 40, "half": len(whole) + 10}[tear] - len(whole)
+    assert again.torn_bytes == {
+        "cut": len(torn) - 3,
+        "zeros": len(whole) + 40,
+        "half": len(whole) + 10,
+    }[tear] - len(whole)
     assert again.counts.trained == 2
     again.roll_back(1)
     play(again, 1, "a", scored="a")
@@ -232,7 +264,11 @@ def test_run_behind_a_uri_keeps_sealed_episodes_and_books_there(tmp_path: Path) 
     assert (again.counts.dealt, again.counts.trained) == (2, 2)
     play(again, 1, "ab", scored="ab")
     again.close()
-    assert run.names("episodes") == ["_status.log", "part-00000000.parquet", "part-00000001.parquet"]
+    assert run.names("episodes") == [
+        "_status.log",
+        "part-00000000.parquet",
+        "part-00000001.parquet",
+    ]
 
 
 def test_crash_between_sealing_and_clearing_does_not_double_episodes(tmp_path: Path) -> None:

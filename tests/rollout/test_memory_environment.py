@@ -13,7 +13,10 @@ from rollout.environments.memory import Conversation, MemoryEnvironment
 ROW = Row(
     "My dog is called Rex.",
     "Nice.",
-    (Interaction("Hello", "Hi", role="distract"), Interaction("My dog's name?", "Rex.", role="recall", facts=(Fact("Rex", 0),))),
+    (
+        Interaction("Hello", "Hi", role="distract"),
+        Interaction("My dog's name?", "Rex.", role="recall", facts=(Fact("Rex", 0),)),
+    ),
 )
 
 
@@ -21,23 +24,37 @@ def test_gymnasium_finds_no_fault() -> None:
     with warnings.catch_warnings():
         # Hints, no rule: the observation space is of a kind of its own.
         warnings.filterwarnings("ignore", module="gymnasium")
-        check_env(MemoryEnvironment([ROW, Row("a", "b", ROW.interactions[:1])]), skip_render_check=True)
+        check_env(
+            MemoryEnvironment([ROW, Row("a", "b", ROW.interactions[:1])]), skip_render_check=True
+        )
 
 
 def test_a_conversation_asks_its_queries_in_order_whatever_is_answered() -> None:
     environment = MemoryEnvironment()
     query, info = environment.reset(options={"row": ROW})
-    assert (query, info["role"], info["turn"], info["opening"]) == ("Hello", "distract", 1, ("My dog is called Rex.", "Nice."))
+    assert (query, info["role"], info["turn"], info["opening"]) == (
+        "Hello",
+        "distract",
+        1,
+        ("My dog is called Rex.", "Nice."),
+    )
     query, reward, terminated, truncated, info = environment.step("nonsense")
     assert (query, reward, terminated, truncated) == ("My dog's name?", 0.0, False, False)
-    assert (info["role"], info["facts"], info["reference"], info["last"]) == ("recall", (Fact("Rex", 0),), "Rex.", True)
+    assert (info["role"], info["facts"], info["reference"], info["last"]) == (
+        "recall",
+        (Fact("Rex", 0),),
+        "Rex.",
+        True,
+    )
     assert environment.step([1, 2, 3])[:4] == ("", 0.0, True, False)
     with pytest.raises(ResetNeeded):
         environment.step("more")
 
 
 def test_rows_are_drawn_with_the_seed() -> None:
-    environment = MemoryEnvironment([Row(str(i), "", (Interaction(f"query {i}", ""),)) for i in range(50)])
+    environment = MemoryEnvironment(
+        [Row(str(i), "", (Interaction(f"query {i}", ""),)) for i in range(50)]
+    )
     first = [environment.reset(seed=seed)[0] for seed in range(5)]
     assert [environment.reset(seed=seed)[0] for seed in range(5)] == first
     assert len(set(first)) > 1

@@ -20,7 +20,8 @@ from rollout.worker import RolloutWorker
 
 TOKENIZER: ConversationTokenizer = train_tokenizer(["my dog is called Rex"], 280)
 CONFIG: dict[str, Any] = {
-    "vocab_size": TOKENIZER.vocab_size, "width": 32, "heads": 4, "query_heads": 2, "kv_heads": 2, "decoder_ff": 48, "encoder_ff": 48,
+    "vocab_size": TOKENIZER.vocab_size, "width": 32, "heads": 4, "query_heads": 2, "kv_heads": 2,
+    "decoder_ff": 48, "encoder_ff": 48,
     "slots": 8, "max_tokens": 40, "initializer_range": 0.25,
 }  # fmt: skip
 ROLLOUT = Rollout(slots=4, sampling=Sampling(max_new_tokens=6))
@@ -47,14 +48,20 @@ def weights() -> PackedWeights:
 
 def test_a_worker_plays_what_the_engine_plays(weights: PackedWeights) -> None:
     tasks = make_tasks(6)
-    expected = ReactiveEngine(make_model(3), TOKENIZER, 2, ROLLOUT.sampling).run(tasks, version=5, worker="run/rollout-1")
+    expected = ReactiveEngine(make_model(3), TOKENIZER, 2, ROLLOUT.sampling).run(
+        tasks, version=5, worker="run/rollout-1"
+    )
     assert make_worker(1).sample(tasks, 5, weights) == expected
-    assert {(episode.step, episode.weights_version, episode.id) for episode in expected[:1]} == {("first", 5, "task-0@5")}
+    assert {(episode.step, episode.weights_version, episode.id) for episode in expected[:1]} == {
+        ("first", 5, "task-0@5")
+    }
 
 
 def test_workers_differ_in_nothing_but_their_name(weights: PackedWeights) -> None:
     one, two = (make_worker(i).sample(make_tasks(5), 5, weights) for i in range(2))
-    assert [dataclasses.replace(episode, worker="") for episode in one] == [dataclasses.replace(episode, worker="") for episode in two]
+    assert [dataclasses.replace(episode, worker="") for episode in one] == [
+        dataclasses.replace(episode, worker="") for episode in two
+    ]
 
 
 def test_a_worker_without_the_version_is_an_infra_failure(weights: PackedWeights) -> None:
@@ -78,7 +85,9 @@ def test_corrupt_weights_are_refused_and_the_old_ones_kept(weights: PackedWeight
     before = worker.sample(make_tasks(2), 5, weights)
     newer = pack(make_model(4).state_dict(), version=6)
     name = "decoder.head.bias"
-    corrupt = dataclasses.replace(newer, tensors={**newer.tensors, name: np.full_like(newer.tensors[name], 0.5)})
+    corrupt = dataclasses.replace(
+        newer, tensors={**newer.tensors, name: np.full_like(newer.tensors[name], 0.5)}
+    )
     with pytest.raises(WeightsCorrupt):
         worker.sample(make_tasks(2), 6, corrupt)
     assert worker.sample(make_tasks(2), 5) == before
@@ -100,10 +109,15 @@ def test_metrics_count_since_the_start_and_phases_are_named(weights: PackedWeigh
     episodes = worker.sample(make_tasks(4), 5)
     metrics = worker.get_metrics()
     assert metrics["episodes"] == 8
-    assert metrics["tokens"] == 2 * sum(len(turn.answer_ids) for episode in episodes for turn in episode.answered)
+    assert metrics["tokens"] == 2 * sum(
+        len(turn.answer_ids) for episode in episodes for turn in episode.answered
+    )
     assert 0 < metrics["slot_occupancy"] <= 1
     assert metrics["tokens_per_second"] > 0
-    assert {f"seconds/{phase}" for phase in ("decode", "prefill", "write", "sample", "sync", "wait", "load_weights")} <= metrics.keys()
+    assert {
+        f"seconds/{phase}"
+        for phase in ("decode", "prefill", "write", "sample", "sync", "wait", "load_weights")
+    } <= metrics.keys()
 
 
 def test_metrics_for_the_recorder_count_what_is_new(weights: PackedWeights) -> None:

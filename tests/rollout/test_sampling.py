@@ -18,7 +18,10 @@ from rollout.policies.sampling import filtered, inverse_cdf, sample
 
 def brute_force(logits: list[float], sampling: Sampling) -> list[float]:
     """The distribution one token at a time, in plain Python."""
-    weights = [math.exp(value / sampling.temperature - max(logits) / sampling.temperature) for value in logits]
+    weights = [
+        math.exp(value / sampling.temperature - max(logits) / sampling.temperature)
+        for value in logits
+    ]
     order = sorted(range(len(weights)), key=lambda i: (-weights[i], i))
     if sampling.top_k:
         order = order[: sampling.top_k]
@@ -34,14 +37,22 @@ def brute_force(logits: list[float], sampling: Sampling) -> list[float]:
     return [weights[i] / total if i in kept else 0.0 for i in range(len(weights))]
 
 
-SETTINGS = list(itertools.product((0.5, 1.0, 1.7), (0, 1, 7, 500), (1.0, 0.83, 0.2, 1e-6), (0.0, 0.07)))
+SETTINGS = list(
+    itertools.product((0.5, 1.0, 1.7), (0, 1, 7, 500), (1.0, 0.83, 0.2, 1e-6), (0.0, 0.07))
+)
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p", "min_p"), SETTINGS)
-def test_filters_equal_brute_force(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+def test_filters_equal_brute_force(
+    temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    logits = torch.randn((4, 90), generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
-    expected = torch.tensor([brute_force(row, sampling) for row in logits.tolist()], dtype=torch.float64)
+    logits = (
+        torch.randn((4, 90), generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
+    )
+    expected = torch.tensor(
+        [brute_force(row, sampling) for row in logits.tolist()], dtype=torch.float64
+    )
     torch.testing.assert_close(filtered(logits, sampling).softmax(-1), expected)
 
 
@@ -53,7 +64,11 @@ def test_ties_go_to_the_lower_token() -> None:
 def test_filters_leave_their_input_alone() -> None:
     logits = torch.randn(2, 50)
     before = logits.clone()
-    sample(logits, torch.rand(2, dtype=torch.float64), Sampling(top_k=2, top_p=0.5, min_p=0.1, temperature=0.3))
+    sample(
+        logits,
+        torch.rand(2, dtype=torch.float64),
+        Sampling(top_k=2, top_p=0.5, min_p=0.1, temperature=0.3),
+    )
     assert torch.equal(logits, before)
 
 
@@ -61,7 +76,9 @@ def test_filters_leave_their_input_alone() -> None:
 @given(st.integers(1, 300), st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 0.95, 0.999]))
 def test_a_token_of_zero_weight_is_never_drawn(vocabulary: int, seed: int, sparsity: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand((8, vocabulary), generator=generator) * (torch.rand((8, vocabulary), generator=generator) >= sparsity)
+    weights = torch.rand((8, vocabulary), generator=generator) * (
+        torch.rand((8, vocabulary), generator=generator) >= sparsity
+    )
     weights[:, seed % vocabulary] = 1e-30
     numbers = torch.rand(8, generator=generator, dtype=torch.float64)
     numbers[0], numbers[1] = 0.0, 1 - 2.0**-53
@@ -70,7 +87,9 @@ def test_a_token_of_zero_weight_is_never_drawn(vocabulary: int, seed: int, spars
 
 
 def test_draws_invert_the_running_sum() -> None:
-    weights = torch.rand((500, 200), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.rand(
+        (500, 200), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     numbers = torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ends = weights.cumsum(-1)
     expected = (ends <= numbers[:, None] * ends[:, -1:]).sum(-1)
@@ -87,7 +106,9 @@ def test_drawn_tokens_follow_their_probabilities() -> None:
     counts = torch.bincount(tokens, minlength=30)
     likely = probabilities > 0
     assert counts[~likely].sum() == 0
-    chi_square = float(((counts - draws * probabilities)[likely] ** 2 / (draws * probabilities[likely])).sum())
+    chi_square = float(
+        ((counts - draws * probabilities)[likely] ** 2 / (draws * probabilities[likely])).sum()
+    )
     degrees = int(likely.sum()) - 1
     assert chi_square < degrees + 4 * math.sqrt(2 * degrees)
     torch.testing.assert_close(log_probs, probabilities.log()[tokens])

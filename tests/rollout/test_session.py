@@ -24,8 +24,19 @@ SAMPLING = Sampling(max_new_tokens=9)
 
 def make_model(slots: int = 8) -> ReactiveTransformer:
     torch.manual_seed(0)
-    shape = {"width": 32, "heads": 4, "query_heads": 2, "kv_heads": 2, "decoder_ff": 48, "encoder_ff": 48, "slots": slots, "max_tokens": 40}
-    return ReactiveTransformer(RxTConfig(vocab_size=TOKENIZER.vocab_size, initializer_range=0.25, **shape)).eval()
+    shape = {
+        "width": 32,
+        "heads": 4,
+        "query_heads": 2,
+        "kv_heads": 2,
+        "decoder_ff": 48,
+        "encoder_ff": 48,
+        "slots": slots,
+        "max_tokens": 40,
+    }
+    return ReactiveTransformer(
+        RxTConfig(vocab_size=TOKENIZER.vocab_size, initializer_range=0.25, **shape)
+    ).eval()
 
 
 def say(session: Session, query: str) -> str:
@@ -40,10 +51,14 @@ def say(session: Session, query: str) -> str:
 def test_a_session_says_what_the_engine_says() -> None:
     model = make_model()
     row = Row("my dog is Rex", "nice", (Interaction("the dog?", ""), Interaction("the cat?", "")))
-    episode = ReactiveEngine(model, TOKENIZER, 3, SAMPLING).run([Task("t", row, seed=4, return_memory=True)])[0]
+    episode = ReactiveEngine(model, TOKENIZER, 3, SAMPLING).run(
+        [Task("t", row, seed=4, return_memory=True)]
+    )[0]
     session = Session(model, TOKENIZER, 4, SAMPLING)
     session.remember(row.query, row.answer)
-    assert [say(session, interaction.query) for interaction in row.interactions] == [turn.answer for turn in episode.answered]
+    assert [say(session, interaction.query) for interaction in row.interactions] == [
+        turn.answer for turn in episode.answered
+    ]
     assert session.memory.numpy().tobytes() == episode.final_memory
     assert session.turn == 3
 
@@ -70,7 +85,9 @@ def test_a_loaded_session_goes_on_as_the_saved_one(tmp_path: Path) -> None:
     other = Session(model, TOKENIZER, 0, SAMPLING)
     other.load(tmp_path / "memory.safetensors")
     assert torch.equal(other.memory, session.memory)
-    assert [say(other, query) for query in ("the dog?", "and?")] == [say(session, query) for query in ("the dog?", "and?")]
+    assert [say(other, query) for query in ("the dog?", "and?")] == [
+        say(session, query) for query in ("the dog?", "and?")
+    ]
     with safe_open(str(tmp_path / "memory.safetensors"), "pt") as file:
         assert json.loads(file.metadata()["session"]) == {"seed": 7, "turn": 1}
 
@@ -81,7 +98,12 @@ def test_a_memory_that_does_not_fit_is_refused_and_changes_nothing(tmp_path: Pat
     Session(make_model(slots=9), TOKENIZER, 0, SAMPLING).save(tmp_path / "other.safetensors")
     (tmp_path / "noise.safetensors").write_bytes(b"noise")
     save_file({"memory": before.contiguous()}, str(tmp_path / "foreign.safetensors"))
-    for name, what in {"other": r"shape \(2, 9, 32\)", "noise": "safetensors", "foreign": "not a memory", "missing": "safetensors"}.items():
+    for name, what in {
+        "other": r"shape \(2, 9, 32\)",
+        "noise": "safetensors",
+        "foreign": "not a memory",
+        "missing": "safetensors",
+    }.items():
         with pytest.raises(InputError, match=what):
             session.load(tmp_path / f"{name}.safetensors")
     assert torch.equal(session.memory, before)
@@ -130,4 +152,6 @@ def test_memories_of_a_folder_are_listed_without_what_is_none(tmp_path: Path) ->
     session.save(tmp_path / "one.safetensors")
     save_file({"memory": session.memory.contiguous()}, str(tmp_path / "foreign.safetensors"))
     (tmp_path / "noise.safetensors").write_bytes(b"noise")
-    assert [(found.path.name, found.shape, found.turn) for found in list_memories(tmp_path)] == [("one.safetensors", (2, 8, 32), 1)]
+    assert [(found.path.name, found.shape, found.turn) for found in list_memories(tmp_path)] == [
+        ("one.safetensors", (2, 8, 32), 1)
+    ]

@@ -13,15 +13,28 @@ from numba.extending import intrinsic
 
 from common.compiling import kernel
 from common.models.kernels.elementary import ONE, ZERO, exp, largest
-from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, everywhere, fetch, multiply_add, place
+from common.models.kernels.products import (
+    FLOAT,
+    INTEGER,
+    PANEL,
+    arrays,
+    everywhere,
+    fetch,
+    multiply_add,
+    place,
+)
 
 
 @intrinsic
-def rotate(typing_context: Any, x: Any, first: Any, rope: Any, position: Any, out: Any, at: Any, scale: Any) -> Any:
-    """scale · the numbers of one head, x from flat index `first` on, with the pairs (2i, 2i + 1) rotated: to out from flat index `at` on,
-    which may be the same place. rope [positions, width of a head / 2, 2]: cosine and sine.
+def rotate(
+    typing_context: Any, x: Any, first: Any, rope: Any, position: Any, out: Any, at: Any, scale: Any
+) -> Any:
+    """scale · the numbers of one head, x from flat index `first` on, with the pairs (2i, 2i + 1)
+    rotated: to out from flat index `at` on, which may be the same place. rope [positions, width of
+    a head / 2, 2]: cosine and sine.
 
-    Written as instructions: a compiler makes no vectors of pairs as few as a head's. What is left over from PANEL goes pair by pair.
+    Written as instructions: a compiler makes no vectors of pairs as few as a head's. What is left
+    over from PANEL goes pair by pair.
     """
     index = ir.IntType(64)
 
@@ -38,19 +51,26 @@ def rotate(typing_context: Any, x: Any, first: Any, rope: Any, position: Any, ou
             done = builder.mul(loop.index, index(PANEL))
             numbers = builder.load(place(builder, x, builder.add(first, done)), align=4)
             both = builder.load(place(builder, rope, builder.add(angles, done)), align=4)
-            cosines, sines = (taken(builder, both, [i - i % 2 + part for i in range(PANEL)]) for part in (0, 1))
+            cosines, sines = (
+                taken(builder, both, [i - i % 2 + part for i in range(PANEL)]) for part in (0, 1)
+            )
             sines = builder.fmul(sines, ir.Constant(FLOAT, [-1.0, 1.0] * (PANEL // 2)))
             others = taken(builder, numbers, [i ^ 1 for i in range(PANEL)])
             turned = multiply_add(builder, numbers, cosines, builder.fmul(others, sines))
-            builder.store(builder.fmul(turned, scales), place(builder, out, builder.add(at, done)), align=4)
+            builder.store(
+                builder.fmul(turned, scales), place(builder, out, builder.add(at, done)), align=4
+            )
 
         def number(array: Any, start: Any, i: Any) -> Any:
             return builder.gep(array.data, [builder.add(start, i)])
 
-        with cgutils.for_range_slice(builder, builder.mul(panels, index(PANEL)), width, index(2)) as (i, _):
+        with cgutils.for_range_slice(
+            builder, builder.mul(panels, index(PANEL)), width, index(2)
+        ) as (i, _):
             after = builder.add(i, index(1))
             (even, odd), (cosine, sine) = (
-                [builder.load(number(array, start, each)) for each in (i, after)] for array, start in ((x, first), (rope, angles))
+                [builder.load(number(array, start, each)) for each in (i, after)]
+                for array, start in ((x, first), (rope, angles))
             )
             turned = builder.fsub(builder.fmul(even, cosine), builder.fmul(odd, sine))
             turned_odd = builder.fadd(builder.fmul(even, sine), builder.fmul(odd, cosine))
@@ -62,10 +82,19 @@ def rotate(typing_context: Any, x: Any, first: Any, rope: Any, position: Any, ou
 
 
 @kernel
-def _look(query: np.ndarray, keys: np.ndarray, values: np.ndarray, count: int, scores: np.ndarray, out: np.ndarray) -> None:
-    """What one query sees of the first `count` keys. query, out: [head_dim]; keys, values [head_dim, …]; scores: scratch.
+def _look(
+    query: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    count: int,
+    scores: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """What one query sees of the first `count` keys. query, out: [head_dim]; keys, values
+    [head_dim, …]; scores: scratch.
 
-    Keys and values lie by dimension, for inner loops over positions are long and over dimensions short; four dimensions go into one loop.
+    Keys and values lie by dimension, for inner loops over positions are long and over dimensions
+    short; four dimensions go into one loop.
     """
     width = query.shape[0]
     fours = width - width % 4
@@ -94,7 +123,12 @@ def _look(query: np.ndarray, keys: np.ndarray, values: np.ndarray, count: int, s
             sum1 += score * values[d + 1, p]
             sum2 += score * values[d + 2, p]
             sum3 += score * values[d + 3, p]
-        out[d], out[d + 1], out[d + 2], out[d + 3] = sum0 * share, sum1 * share, sum2 * share, sum3 * share
+        out[d], out[d + 1], out[d + 2], out[d + 3] = (
+            sum0 * share,
+            sum1 * share,
+            sum2 * share,
+            sum3 * share,
+        )
     for d in range(fours, width):
         sum0 = ZERO
         for p in range(count):
@@ -104,10 +138,17 @@ def _look(query: np.ndarray, keys: np.ndarray, values: np.ndarray, count: int, s
 
 @kernel
 def keep(
-    projected: np.ndarray, heads: int, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray
+    projected: np.ndarray,
+    heads: int,
+    rope: np.ndarray,
+    rows: np.ndarray,
+    positions: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
 ) -> None:
-    """Put new tokens into their rows. projected [tokens, at least (heads + 2 · kv heads) · head_dim]: after `heads` of queries, keys and
-    values, not rotated; the rest as in `attend_past`."""
+    """Put new tokens into their rows. projected [tokens, at least (heads + 2 · kv heads) ·
+    head_dim]: after `heads` of queries, keys and values, not rotated; the rest as in
+    `attend_past`."""
     kv_heads, width = keys.shape[1], keys.shape[2]
     rotated = np.empty(width, np.float32)
     for t in range(len(positions)):
@@ -123,13 +164,21 @@ def keep(
 
 @kernel
 def attend_past(
-    projected: np.ndarray, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray
+    projected: np.ndarray,
+    rope: np.ndarray,
+    rows: np.ndarray,
+    positions: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """Causal self-attention of new tokens to their row's tokens up to their own position, which they join.
+    """Causal self-attention of new tokens to their row's tokens up to their own position, which
+    they join.
 
-    projected [tokens, (query heads + 2 · kv heads) · head_dim]: queries, keys, values, not rotated; rope [positions, head_dim / 2, 2];
-    rows, positions: int64 [tokens]; keys, values [rows, kv heads, head_dim, positions], both changed;
-    out [tokens, query heads · head_dim].
+    projected [tokens, (query heads + 2 · kv heads) · head_dim]: queries, keys, values, not rotated;
+    rope [positions, head_dim / 2, 2];
+    rows, positions: int64 [tokens]; keys, values [rows, kv heads, head_dim, positions], both
+    changed; out [tokens, query heads · head_dim].
     """
     kv_heads, width = keys.shape[1], keys.shape[2]
     query_heads = out.shape[1] // width
@@ -141,13 +190,23 @@ def attend_past(
         row, position = rows[t], positions[t]
         for head in range(query_heads):
             here = slice(head * width, (head + 1) * width)
-            rotate(projected, t * projected.shape[1] + head * width, rope, position, rotated, 0, scale)
-            _look(rotated, keys[row, head // share], values[row, head // share], position + 1, scores, out[t, here])
+            rotate(
+                projected, t * projected.shape[1] + head * width, rope, position, rotated, 0, scale
+            )
+            _look(
+                rotated,
+                keys[row, head // share],
+                values[row, head // share],
+                position + 1,
+                scores,
+                out[t, here],
+            )
 
 
 @kernel
 def _fetch_next(keys: np.ndarray, values: np.ndarray, row: int, head: int, size: int) -> None:
-    """Ask for the `size` keys and values of the head after this one, while this one is looked at."""
+    """Ask for the `size` keys and values of the head after this one, while this one is looked
+    at."""
     start = (row * keys.shape[1] + head + 1) * size
     fetch(keys, start, size)
     fetch(values, start, size)
@@ -155,10 +214,16 @@ def _fetch_next(keys: np.ndarray, values: np.ndarray, row: int, head: int, size:
 
 @kernel
 def attend_memory(
-    projected: np.ndarray, rope: np.ndarray, rows: np.ndarray, positions: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray
+    projected: np.ndarray,
+    rope: np.ndarray,
+    rows: np.ndarray,
+    positions: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """Cross-attention of tokens to all that their row remembers: as `attend_past`, with projected [tokens, query heads · head_dim] and keys
-    and values that are only read."""
+    """Cross-attention of tokens to all that their row remembers: as `attend_past`, with projected
+    [tokens, query heads · head_dim] and keys and values that are only read."""
     kv_heads, width, count = keys.shape[1], keys.shape[2], keys.shape[3]
     query_heads = out.shape[1] // width
     share = query_heads // kv_heads
@@ -169,5 +234,20 @@ def attend_memory(
         for head in range(query_heads):
             _fetch_next(keys, values, row, head // share, width * count)
             here = slice(head * width, (head + 1) * width)
-            rotate(projected, t * projected.shape[1] + head * width, rope, positions[t], rotated, 0, scale)
-            _look(rotated, keys[row, head // share], values[row, head // share], count, scores, out[t, here])
+            rotate(
+                projected,
+                t * projected.shape[1] + head * width,
+                rope,
+                positions[t],
+                rotated,
+                0,
+                scale,
+            )
+            _look(
+                rotated,
+                keys[row, head // share],
+                values[row, head // share],
+                count,
+                scores,
+                out[t, here],
+            )

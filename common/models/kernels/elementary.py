@@ -12,7 +12,8 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 LOG2_E = np.float32(1.4426950408889634)
 LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-"""ln 2 in two parts, of which the first has so few digits that its product with a small integer is exact (Cody and Waite 1980)."""
+"""ln 2 in two parts, of which the first has so few digits that its product with a small integer is
+exact (Cody and Waite 1980)."""
 SMALLEST, _LARGEST = np.float32(-87), np.float32(88)
 TAYLOR = tuple(np.float32(1 / d) for d in (1, 1, 2, 6, 24, 120, 720, 5040))
 """Coefficients of e^r: for |r| ≤ ln 2 / 2 the series to the seventh power is exact to 2^-26."""
@@ -34,7 +35,8 @@ def exp(x: np.float32) -> np.float32:
 
 @kernel
 def largest(row: np.ndarray, count: int) -> np.float32:
-    """Of the first `count` numbers of a row. Four at a time, for each has to wait for the one before."""
+    """Of the first `count` numbers of a row. Four at a time, for each has to wait for the one
+    before."""
     top0 = top1 = top2 = top3 = row[0]
     whole = count - count % 4
     for i in range(0, whole, 4):

@@ -10,9 +10,18 @@ from common.compiling import kernel
 from common.models.kernels.attention import attend_memory, attend_past, keep
 from common.models.kernels.elementary import ONE, ZERO, exp, mean_of_sum, rms_norm, swiglu
 from common.models.kernels.products import CHUNK, Packed, add, linear, linear_of
-from common.models.kernels.sequences import Heads, Scratch, Spans, attend_sequence, attend_sequences, by_dimension, rotate_rows, scratch
+from common.models.kernels.sequences import (
+    Heads,
+    Scratch,
+    Spans,
+    attend_sequence,
+    attend_sequences,
+    by_dimension,
+    rotate_rows,
+    scratch,
+)
 
-# --- a decoder ----------------------------------------------------------------------------------------------------------------
+# --- a decoder ------------------------------------------------------------------------------------
 
 
 class AttentionWeights(NamedTuple):
@@ -36,7 +45,8 @@ class FeedForwardWeights(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where the tokens of a call are: `rope` of all positions, `rows` and `positions` as `attend_past` takes them."""
+    """Where the tokens of a call are: `rope` of all positions, `rows` and `positions` as
+    `attend_past` takes them."""
 
     rope: np.ndarray
     rows: np.ndarray
@@ -52,9 +62,16 @@ class Cache(NamedTuple):
 
 @kernel
 def attend(
-    x: np.ndarray, own: AttentionWeights, past: Cache, cross: AttentionWeights, memory: Cache, eps: np.float32, places: Places
+    x: np.ndarray,
+    own: AttentionWeights,
+    past: Cache,
+    cross: AttentionWeights,
+    memory: Cache,
+    eps: np.float32,
+    places: Places,
 ) -> None:
-    """x += self-attention, then x += attention to memory, of x [tokens, width], of which the first len(positions) look at anything."""
+    """x += self-attention, then x += attention to memory, of x [tokens, width], of which the first
+    len(positions) look at anything."""
     normed = np.empty_like(x)
 
     rms_norm(x, own.norm, eps, normed)
@@ -66,16 +83,34 @@ def attend(
     rms_norm(x, cross.norm, eps, normed)
     projected = linear_of(normed, cross.input)
     seen = np.zeros((x.shape[0], cross.output.panels.shape[1]), np.float32)
-    attend_memory(projected, places.rope, places.rows, places.positions, memory.keys, memory.values, seen)
+    attend_memory(
+        projected, places.rope, places.rows, places.positions, memory.keys, memory.values, seen
+    )
     add(x, linear_of(seen, cross.output))
 
 
 @kernel
-def keep_past(x: np.ndarray, norm: np.ndarray, keys_values: Packed, past: Cache, eps: np.float32, places: Places) -> None:
-    """What `attend` leaves in `past`, alone. keys_values: the part of its input weights that gives them."""
+def keep_past(
+    x: np.ndarray,
+    norm: np.ndarray,
+    keys_values: Packed,
+    past: Cache,
+    eps: np.float32,
+    places: Places,
+) -> None:
+    """What `attend` leaves in `past`, alone. keys_values: the part of its input weights that gives
+    them."""
     normed = np.empty_like(x)
     rms_norm(x, norm, eps, normed)
-    keep(linear_of(normed, keys_values), 0, places.rope, places.rows, places.positions, past.keys, past.values)
+    keep(
+        linear_of(normed, keys_values),
+        0,
+        places.rope,
+        places.rows,
+        places.positions,
+        past.keys,
+        past.values,
+    )
 
 
 @kernel
@@ -98,7 +133,7 @@ def logits(x: np.ndarray, norm: np.ndarray, head: Packed, eps: np.float32, out: 
     linear(normed, head, out)
 
 
-# --- writing memory -----------------------------------------------------------------------------------------------------------
+# --- writing memory -------------------------------------------------------------------------------
 
 
 class SequenceWeights(NamedTuple):
@@ -110,7 +145,8 @@ class SequenceWeights(NamedTuple):
 
 
 class GateWeights(NamedTuple):
-    """A residual gate: `most` · sigmoid(`most` · (weight · status + bias)) of what is new, and the rest of `most` of what was."""
+    """A residual gate: `most` · sigmoid(`most` · (weight · status + bias)) of what is new, and the
+    rest of `most` of what was."""
 
     weight: np.ndarray
     """[1 or slots, slots], or [1 or slots, 0] where the share depends on no status."""
@@ -121,13 +157,23 @@ class GateWeights(NamedTuple):
 
 @kernel
 def encode(
-    x: np.ndarray, spans: Spans, rope: np.ndarray, weights: SequenceWeights, heads: Heads, norm: np.ndarray, eps: np.float32
+    x: np.ndarray,
+    spans: Spans,
+    rope: np.ndarray,
+    weights: SequenceWeights,
+    heads: Heads,
+    norm: np.ndarray,
+    eps: np.float32,
 ) -> None:
-    """x += self-attention of each sequence in both directions, of x [tokens, width]. Rows outside `spans` are computed along; there are at
-    least three after the last, as `attend_sequence` goes."""
+    """x += self-attention of each sequence in both directions, of x [tokens, width]. Rows outside
+    `spans` are computed along; there are at least three after the last, as `attend_sequence`
+    goes."""
     normed = np.empty_like(x)
     rms_norm(x, norm, eps, normed)
-    queries, keys_values = linear_of(normed, weights.queries), linear_of(normed, weights.keys_values)
+    queries, keys_values = (
+        linear_of(normed, weights.queries),
+        linear_of(normed, weights.keys_values),
+    )
     rotate_rows(queries, heads.query, rope, spans)
     rotate_rows(keys_values, heads.kv, rope, spans)
     seen = np.zeros((x.shape[0], heads.query * heads.width), np.float32)
@@ -137,8 +183,8 @@ def encode(
 
 @kernel
 def gate(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray) -> None:
-    """Old and new slots [slots, width] mixed; new and out may have more rows, out may be old. Where a share depends on statuses, a slot
-    that is not finite makes all of its memory so."""
+    """Old and new slots [slots, width] mixed; new and out may have more rows, out may be old. Where
+    a share depends on statuses, a slot that is not finite makes all of its memory so."""
     slots, width = old.shape
     gates, statuses = weights.weight.shape
     status = np.empty(statuses, np.float32)
@@ -158,7 +204,8 @@ def gate(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray
 
 @kernel
 def mean_memories(memories: np.ndarray, norm: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
-    """Normed means over the layers of memories [batch, layers, slots, width] → out [batch, at least slots, width]."""
+    """Normed means over the layers of memories [batch, layers, slots, width] → out [batch, at least
+    slots, width]."""
     _, count, slots, _ = memories.shape
     for b in range(memories.shape[0]):
         mean = out[b, :slots]
@@ -189,9 +236,11 @@ class _Asking(NamedTuple):
 
 @kernel
 def _ask(
-    slots: np.ndarray, answers: np.ndarray, asked: int, count: int, weights: AskingWeights, heads: Heads, by: _Asking, room: Scratch
+    slots: np.ndarray, answers: np.ndarray, asked: int, count: int, weights: AskingWeights,
+    heads: Heads, by: _Asking, room: Scratch
 ) -> None:  # fmt: skip
-    """Slots that are normed in `by` look at `count` rows of answers, keys and values, from row `asked` on, and take up what they see."""
+    """Slots that are normed in `by` look at `count` rows of answers, keys and values, from row
+    `asked` on, and take up what they see."""
     linear(by.normed, weights.attention.queries, by.queries)
     attend_sequence(by.queries, 0, len(slots), answers, asked, count, heads, by.seen, room)
     linear(by.seen, weights.attention.output, by.new)
@@ -204,14 +253,17 @@ NOTHING, SLOTS, MEAN, MIXTURE = range(4)
 
 @kernel
 def write(
-    before: np.ndarray, after: np.ndarray, layer: int, seeing: int, means: np.ndarray, mixture: GateWeights, of_slots: AskingWeights,
-    encoded: np.ndarray, spans: Spans, rope: np.ndarray, encoded_norm: np.ndarray, of_tokens: AskingWeights, heads: Heads, eps: np.float32,
+    before: np.ndarray, after: np.ndarray, layer: int, seeing: int, means: np.ndarray,
+    mixture: GateWeights, of_slots: AskingWeights,
+    encoded: np.ndarray, spans: Spans, rope: np.ndarray, encoded_norm: np.ndarray,
+    of_tokens: AskingWeights, heads: Heads, eps: np.float32,
 ) -> None:  # fmt: skip
-    """One layer of memory attention: of memories before [batch, layers, slots, width], each with the tokens of its span in encoded [rows,
-    width], to the same layer of after. One memory at a time, for what it takes stays in the first levels of cache.
+    """One layer of memory attention: of memories before [batch, layers, slots, width], each with
+    the tokens of its span in encoded [rows, width], to the same layer of after. One memory at a
+    time, for what it takes stays in the first levels of cache.
 
-    means: as from `mean_memories`, [batch, slots up to a multiple of 4, width], or of no memory where they are not seen. mixture, of_slots:
-    looked at as far as `seeing` says.
+    means: as from `mean_memories`, [batch, slots up to a multiple of 4, width], or of no memory
+    where they are not seen. mixture, of_slots: looked at as far as `seeing` says.
     """
     slots, width = before.shape[2:]
     rows = -(-slots // 4) * 4
@@ -229,7 +281,10 @@ def write(
         np.empty((rows, features), np.float32),
         np.empty((rows, of_tokens.attention.output.bias.shape[0]), np.float32),
     )
-    mixed, own = np.zeros_like(by.normed), np.empty((rows, of_tokens.attention.keys_values.bias.shape[0]), np.float32)
+    mixed, own = (
+        np.zeros_like(by.normed),
+        np.empty((rows, of_tokens.attention.keys_values.bias.shape[0]), np.float32),
+    )
     for b in range(before.shape[0]):
         memory = after[b, layer]
         memory[:] = before[b, layer]
@@ -241,15 +296,30 @@ def write(
             linear(seen, of_slots.attention.keys_values, own)
             _ask(memory, own, 0, slots, of_slots, heads, by, room)
         rms_norm(memory, of_tokens.norm, eps, by.normed)
-        _ask(memory, answers, spans.starts[b], spans.stops[b] - spans.starts[b], of_tokens, heads, by, room)
+        _ask(
+            memory,
+            answers,
+            spans.starts[b],
+            spans.stops[b] - spans.starts[b],
+            of_tokens,
+            heads,
+            by,
+            room,
+        )
 
 
 @kernel
 def read_memory(
-    memories: np.ndarray, layer: int, norm: np.ndarray, weights: Packed, eps: np.float32, rows: np.ndarray, cache: Cache
+    memories: np.ndarray,
+    layer: int,
+    norm: np.ndarray,
+    weights: Packed,
+    eps: np.float32,
+    rows: np.ndarray,
+    cache: Cache,
 ) -> None:
-    """What a decoder layer sees of its layer of memories [len(rows), layers, slots, width]: keys and values, put into the given rows of the
-    cache."""
+    """What a decoder layer sees of its layer of memories [len(rows), layers, slots, width]: keys
+    and values, put into the given rows of the cache."""
     _, kv_heads, head, slots = cache.keys.shape
     normed = np.zeros((-(-slots // 4) * 4, memories.shape[3]), np.float32)
     projected = np.empty((normed.shape[0], weights.bias.shape[0]), np.float32)

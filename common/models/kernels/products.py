@@ -20,7 +20,8 @@ CHUNK = 64
 
 
 class Packed(NamedTuple):
-    """A linear map with its weights in the order in which they are used, padded with zeros to whole panels of outputs."""
+    """A linear map with its weights in the order in which they are used, padded with zeros to whole
+    panels of outputs."""
 
     panels: np.ndarray
     """[panels, features, PANEL]."""
@@ -32,11 +33,16 @@ def pack(weight: np.ndarray, bias: np.ndarray | None = None) -> Packed:
     """A copy of weight [outputs, features] and bias [outputs]."""
     outputs, features = weight.shape
     count = -(-outputs // PANEL)
-    padded, added = np.zeros((count * PANEL, features), np.float32), np.zeros(count * PANEL, np.float32)
+    padded, added = (
+        np.zeros((count * PANEL, features), np.float32),
+        np.zeros(count * PANEL, np.float32),
+    )
     padded[:outputs] = weight
     if bias is not None:
         added[:outputs] = bias
-    return Packed(np.ascontiguousarray(padded.reshape(count, PANEL, features).swapaxes(1, 2)), added)
+    return Packed(
+        np.ascontiguousarray(padded.reshape(count, PANEL, features).swapaxes(1, 2)), added
+    )
 
 
 FLOAT, INTEGER = ir.VectorType(ir.FloatType(), PANEL), ir.VectorType(ir.IntType(32), PANEL)
@@ -46,7 +52,9 @@ FLOAT, INTEGER = ir.VectorType(ir.FloatType(), PANEL), ir.VectorType(ir.IntType(
 def arrays(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> list[Any]:
     """The arguments of an intrinsic, with arrays opened."""
     return [
-        context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else value
+        context.make_array(kind)(context, builder, value)
+        if isinstance(kind, types.Array)
+        else value
         for kind, value in zip(signature.args, arguments, strict=True)
     ]
 
@@ -74,9 +82,11 @@ _LINE = 16
 
 @intrinsic
 def fetch(typing_context: Any, array: Any, start: Any, count: Any) -> Any:
-    """Ask for `count` numbers of an array from flat index `start` on, so that they are in cache when they are needed. Changes nothing else.
+    """Ask for `count` numbers of an array from flat index `start` on, so that they are in cache
+    when they are needed. Changes nothing else.
 
-    Hardware asks ahead by itself within a page of memory, and what one head of one row remembers is about a page.
+    Hardware asks ahead by itself within a page of memory, and what one head of one row remembers is
+    about a page.
     """
     index, number, byte = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
 
@@ -84,8 +94,12 @@ def fetch(typing_context: Any, array: Any, start: Any, count: Any) -> Any:
         array, start, count = arrays(context, builder, signature, arguments)
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        with cgutils.for_range(builder, builder.sdiv(builder.add(count, index(_LINE - 1)), index(_LINE))) as loop:
-            line = builder.gep(array.data, [builder.add(start, builder.mul(loop.index, index(_LINE)))])
+        with cgutils.for_range(
+            builder, builder.sdiv(builder.add(count, index(_LINE - 1)), index(_LINE))
+        ) as loop:
+            line = builder.gep(
+                array.data, [builder.add(start, builder.mul(loop.index, index(_LINE)))]
+            )
             # To be read, kept as long as may be, data.
             builder.call(ask, [builder.bitcast(line, byte), number(0), number(3), number(1)])
         return context.get_dummy_value()
@@ -93,16 +107,24 @@ def fetch(typing_context: Any, array: Any, start: Any, count: Any) -> Any:
     return types.void(array, types.intp, types.intp), generate
 
 
-def row_sums(builder: Any, x: Any, first: Any, stride: Any, panel: Any, features: Any, begin: Any) -> list[Any]:
-    """Where the sums of four rows of x, `stride` numbers apart from flat index `first` on, times a panel are, which start from `begin`.
+def row_sums(
+    builder: Any, x: Any, first: Any, stride: Any, panel: Any, features: Any, begin: Any
+) -> list[Any]:
+    """Where the sums of four rows of x, `stride` numbers apart from flat index `first` on, times a
+    panel are, which start from `begin`.
 
-    Written as instructions, because a compiler keeps no array in registers, and the 4 × PANEL sums have to be there.
+    Written as instructions, because a compiler keeps no array in registers, and the 4 × PANEL sums
+    have to be there.
     """
     index = ir.IntType(64)
     sums = [cgutils.alloca_once_value(builder, begin) for _ in range(4)]
-    starts = [builder.gep(x.data, [builder.add(first, builder.mul(stride, index(r)))]) for r in range(4)]
+    starts = [
+        builder.gep(x.data, [builder.add(first, builder.mul(stride, index(r)))]) for r in range(4)
+    ]
     with cgutils.for_range(builder, features) as loop:
-        weights = builder.load(place(builder, panel, builder.mul(loop.index, index(PANEL))), align=4)
+        weights = builder.load(
+            place(builder, panel, builder.mul(loop.index, index(PANEL))), align=4
+        )
         for start, total in zip(starts, sums, strict=True):
             feature = everywhere(builder, builder.load(builder.gep(start, [loop.index])))
             builder.store(multiply_add(builder, feature, weights, builder.load(total)), total)
@@ -111,37 +133,63 @@ def row_sums(builder: Any, x: Any, first: Any, stride: Any, panel: Any, features
 
 @intrinsic
 def tile(
-    typing_context: Any, x: Any, first: Any, stride: Any, panel: Any, bias: Any, column: Any, out: Any, at: Any, pitch: Any
+    typing_context: Any, x: Any, first: Any, stride: Any, panel: Any, bias: Any, column: Any,
+    out: Any, at: Any, pitch: Any
 ) -> Any:  # fmt: skip
-    """Four rows of x, `stride` numbers apart from flat index `first` on, times a panel [features, PANEL], plus `bias` from `column` on: to
-    rows of out that are `pitch` numbers apart from flat index `at` on."""
+    """Four rows of x, `stride` numbers apart from flat index `first` on, times a panel [features,
+    PANEL], plus `bias` from `column` on: to rows of out that are `pitch` numbers apart from flat
+    index `at` on."""
     index = ir.IntType(64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        x, first, stride, panel, bias, column, out, at, pitch = arrays(context, builder, signature, arguments)
+        x, first, stride, panel, bias, column, out, at, pitch = arrays(
+            context, builder, signature, arguments
+        )
         begin = builder.load(place(builder, bias, column), align=4)
-        for r, total in enumerate(row_sums(builder, x, first, stride, panel, builder.extract_value(panel.shape, 0), begin)):
+        for r, total in enumerate(
+            row_sums(builder, x, first, stride, panel, builder.extract_value(panel.shape, 0), begin)
+        ):
             there = builder.add(at, builder.mul(pitch, index(r)))
             builder.store(builder.load(total), place(builder, out, there), align=4)
         return context.get_dummy_value()
 
-    return types.void(x, types.intp, types.intp, panel, bias, types.intp, out, types.intp, types.intp), generate
+    return types.void(
+        x, types.intp, types.intp, panel, bias, types.intp, out, types.intp, types.intp
+    ), generate
 
 
 @kernel
 def linear(x: np.ndarray, weights: Packed, out: np.ndarray) -> None:
-    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; out [rows, panels · PANEL], 0 past the outputs. Raises ValueError where
-    shapes are others.
+    """x · weightᵀ + bias. x [rows, features], rows a multiple of 4; out [rows, panels · PANEL], 0
+    past the outputs. Raises ValueError where shapes are others.
 
-    Where a product is this small, a library spends as long on its call and on arranging weights as on the product.
+    Where a product is this small, a library spends as long on its call and on arranging weights as
+    on the product.
     """
     (rows, features), outputs = x.shape, out.shape[1]
-    if rows % 4 or features != weights.panels.shape[1] or out.shape != (rows, weights.panels.shape[0] * PANEL):
-        raise ValueError("a linear map is given rows that are no multiple of 4, or features or outputs that are not its own")
+    if (
+        rows % 4
+        or features != weights.panels.shape[1]
+        or out.shape != (rows, weights.panels.shape[0] * PANEL)
+    ):
+        raise ValueError(
+            "a linear map is given rows that are no multiple of 4, or features or outputs that "
+            "are not its own"
+        )
     for first in range(0, rows, CHUNK):
         for n in range(weights.panels.shape[0]):
             for r in range(first, min(rows, first + CHUNK), 4):
-                tile(x, r * features, features, weights.panels[n], weights.bias, n * PANEL, out, r * outputs + n * PANEL, outputs)
+                tile(
+                    x,
+                    r * features,
+                    features,
+                    weights.panels[n],
+                    weights.bias,
+                    n * PANEL,
+                    out,
+                    r * outputs + n * PANEL,
+                    outputs,
+                )
 
 
 @kernel

@@ -11,7 +11,9 @@ _BLOCK = 64
 
 
 @kernel
-def draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray) -> None:
+def draw(
+    logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray
+) -> None:
     rows, vocabulary = logits.shape
     blocks = -(-vocabulary // _BLOCK)
     ends = np.empty(blocks, np.float64)
@@ -29,7 +31,8 @@ def draw(logits: np.ndarray, uniforms: np.ndarray, tokens: np.ndarray, log_probs
         while block < blocks - 1 and not ends[block] > target:
             block += 1
         passed = ends[block - 1] if block else 0.0
-        # Rounding may put the target a hair past the end of its block: then it is the last token there that has any weight.
+        # Rounding may put the target a hair past the end of its block: then it is the last token
+        # there that has any weight.
         token = block * _BLOCK
         for i in range(block * _BLOCK, min(vocabulary, (block + 1) * _BLOCK)):
             weight = exp(logits[r, i] - top)

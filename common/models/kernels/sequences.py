@@ -13,12 +13,31 @@ from numba.extending import intrinsic
 
 from common.compiling import kernel
 from common.models.kernels.attention import rotate
-from common.models.kernels.elementary import LN_2_HIGH, LN_2_LOW, LOG2_E, ONE, SMALLEST, TAYLOR, ZERO
-from common.models.kernels.products import FLOAT, INTEGER, PANEL, arrays, everywhere, multiply_add, place, row_sums, tile
+from common.models.kernels.elementary import (
+    LN_2_HIGH,
+    LN_2_LOW,
+    LOG2_E,
+    ONE,
+    SMALLEST,
+    TAYLOR,
+    ZERO,
+)
+from common.models.kernels.products import (
+    FLOAT,
+    INTEGER,
+    PANEL,
+    arrays,
+    everywhere,
+    multiply_add,
+    place,
+    row_sums,
+    tile,
+)
 
 
 class Spans(NamedTuple):
-    """Sequences that stand one after another in rows: of each, its first row and the one past its last, int64 [sequences]."""
+    """Sequences that stand one after another in rows: of each, its first row and the one past its
+    last, int64 [sequences]."""
 
     starts: np.ndarray
     stops: np.ndarray
@@ -50,7 +69,9 @@ def _exp(builder: Any, x: Any) -> Any:
     def integer(value: int) -> Any:
         return ir.Constant(INTEGER, [value] * PANEL)
 
-    floor = cgutils.get_or_insert_function(builder.module, ir.FunctionType(FLOAT, [FLOAT]), f"llvm.floor.v{PANEL}f32")
+    floor = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(FLOAT, [FLOAT]), f"llvm.floor.v{PANEL}f32"
+    )
     small = builder.fcmp_ordered("<", x, number(SMALLEST))
     bounded = builder.select(small, number(SMALLEST), x)
     n = builder.call(floor, [multiply_add(builder, bounded, number(LOG2_E), number(0.5))])
@@ -70,17 +91,21 @@ def _larger(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _over_all(builder: Any, combined: Any, x: Any) -> Any:
-    """PANEL numbers combined into one, which is everywhere: neighbours first, then pairs of them, and so on."""
+    """PANEL numbers combined into one, which is everywhere: neighbours first, then pairs of them,
+    and so on."""
     distance = 1
     while distance < PANEL:
-        others = builder.shuffle_vector(x, FLOAT(ir.Undefined), ir.Constant(INTEGER, [i ^ distance for i in range(PANEL)]))
+        others = builder.shuffle_vector(
+            x, FLOAT(ir.Undefined), ir.Constant(INTEGER, [i ^ distance for i in range(PANEL)])
+        )
         x, distance = combined(builder, x, others), 2 * distance
     return x
 
 
 @intrinsic
 def _softmax(typing_context: Any, scores: Any, pitch: Any, shares: Any) -> Any:
-    """e^(score - largest) of each of four rows of `pitch` scores, a multiple of PANEL, in place, and 1 / total of each: shares [4].
+    """e^(score - largest) of each of four rows of `pitch` scores, a multiple of PANEL, in place,
+    and 1 / total of each: shares [4].
 
     Written as instructions, because a compiler makes no vectors of loops as short as these.
     """
@@ -94,20 +119,34 @@ def _softmax(typing_context: Any, scores: Any, pitch: Any, shares: Any) -> Any:
         def here(row: Any, panel: Any) -> Any:
             return place(builder, scores, builder.add(row, builder.mul(panel, index(PANEL))))
 
-        tops = [cgutils.alloca_once_value(builder, builder.load(here(row, index(0)), align=4)) for row in rows]
+        tops = [
+            cgutils.alloca_once_value(builder, builder.load(here(row, index(0)), align=4))
+            for row in rows
+        ]
         with cgutils.for_range_slice(builder, index(1), panels, index(1)) as (panel, _):
             for row, top in zip(rows, tops, strict=True):
-                builder.store(_larger(builder, builder.load(here(row, panel), align=4), builder.load(top)), top)
+                builder.store(
+                    _larger(builder, builder.load(here(row, panel), align=4), builder.load(top)),
+                    top,
+                )
         highest = [_over_all(builder, _larger, builder.load(top)) for top in tops]
-        totals = [cgutils.alloca_once_value(builder, ir.Constant(FLOAT, [0.0] * PANEL)) for _ in rows]
+        totals = [
+            cgutils.alloca_once_value(builder, ir.Constant(FLOAT, [0.0] * PANEL)) for _ in rows
+        ]
         with cgutils.for_range(builder, panels) as loop:
             for row, top, total in zip(rows, highest, totals, strict=True):
-                weight = _exp(builder, builder.fsub(builder.load(here(row, loop.index), align=4), top))
+                weight = _exp(
+                    builder, builder.fsub(builder.load(here(row, loop.index), align=4), top)
+                )
                 builder.store(weight, here(row, loop.index), align=4)
                 builder.store(builder.fadd(builder.load(total), weight), total)
         for r, total in enumerate(totals):
-            added = _over_all(builder, lambda builder, a, b: builder.fadd(a, b), builder.load(total))
-            share = builder.fdiv(ir.FloatType()(1.0), builder.extract_element(added, ir.IntType(32)(0)))
+            added = _over_all(
+                builder, lambda builder, a, b: builder.fadd(a, b), builder.load(total)
+            )
+            share = builder.fdiv(
+                ir.FloatType()(1.0), builder.extract_element(added, ir.IntType(32)(0))
+            )
             builder.store(share, builder.gep(shares.data, [index(r)]))
         return context.get_dummy_value()
 
@@ -116,16 +155,22 @@ def _softmax(typing_context: Any, scores: Any, pitch: Any, shares: Any) -> Any:
 
 @intrinsic
 def _weigh(
-    typing_context: Any, weights: Any, pitch: Any, values: Any, count: Any, shares: Any, out: Any, at: Any, stride: Any, columns: Any
+    typing_context: Any, weights: Any, pitch: Any, values: Any, count: Any, shares: Any, out: Any,
+    at: Any, stride: Any, columns: Any
 ) -> Any:  # fmt: skip
-    """Four rows of weights, `pitch` numbers apart, times the first `count` rows of values [rows, PANEL], times each row's share: the first
-    `columns` of each to out, `stride` numbers apart from flat index `at` on."""
+    """Four rows of weights, `pitch` numbers apart, times the first `count` rows of values [rows,
+    PANEL], times each row's share: the first `columns` of each to out, `stride` numbers apart from
+    flat index `at` on."""
     index = ir.IntType(64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        weights, pitch, values, count, shares, out, at, stride, columns = arrays(context, builder, signature, arguments)
+        weights, pitch, values, count, shares, out, at, stride, columns = arrays(
+            context, builder, signature, arguments
+        )
         begin, scaled = ir.Constant(FLOAT, [0.0] * PANEL), []
-        for r, total in enumerate(row_sums(builder, weights, index(0), pitch, values, count, begin)):
+        for r, total in enumerate(
+            row_sums(builder, weights, index(0), pitch, values, count, begin)
+        ):
             share = everywhere(builder, builder.load(builder.gep(shares.data, [index(r)])))
             scaled.append(builder.fmul(builder.load(total), share))
         starts = [builder.add(at, builder.mul(stride, index(r))) for r in range(4)]
@@ -136,25 +181,35 @@ def _weigh(
             with part, cgutils.for_range(builder, columns) as loop:
                 lane = builder.trunc(loop.index, ir.IntType(32))
                 for start, numbers in zip(starts, scaled, strict=True):
-                    builder.store(builder.extract_element(numbers, lane), builder.gep(out.data, [builder.add(start, loop.index)]))
+                    builder.store(
+                        builder.extract_element(numbers, lane),
+                        builder.gep(out.data, [builder.add(start, loop.index)]),
+                    )
         return context.get_dummy_value()
 
-    return types.void(weights, types.intp, values, types.intp, shares, out, types.intp, types.intp, types.intp), generate
+    return types.void(
+        weights, types.intp, values, types.intp, shares, out, types.intp, types.intp, types.intp
+    ), generate
 
 
 @intrinsic
 def _turn(
-    typing_context: Any, x: Any, first: Any, stride: Any, most: Any, count: Any, scale: Any, out: Any, at: Any, pitch: Any
+    typing_context: Any, x: Any, first: Any, stride: Any, most: Any, count: Any, scale: Any,
+    out: Any, at: Any, pitch: Any
 ) -> Any:  # fmt: skip
-    """scale · `count` numbers of each of PANEL rows of x, `stride` numbers apart from flat index `first` on, to as many rows of out,
-    `pitch` numbers apart from flat index `at` on: what was a row is a column. Rows past number `most` are row `most` again.
+    """scale · `count` numbers of each of PANEL rows of x, `stride` numbers apart from flat index
+    `first` on, to as many rows of out, `pitch` numbers apart from flat index `at` on: what was a
+    row is a column. Rows past number `most` are row `most` again.
 
-    Written as instructions, because where a compiler sees this loop it scatters, which is slower than to move number by number.
+    Written as instructions, because where a compiler sees this loop it scatters, which is slower
+    than to move number by number.
     """
     index, lane = ir.IntType(64), ir.IntType(32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        x, first, stride, most, count, scale, out, at, pitch = arrays(context, builder, signature, arguments)
+        x, first, stride, most, count, scale, out, at, pitch = arrays(
+            context, builder, signature, arguments
+        )
         starts = []
         for r in range(PANEL):
             row = builder.select(builder.icmp_signed("<", index(r), most), index(r), most)
@@ -163,17 +218,30 @@ def _turn(
         with cgutils.for_range(builder, count) as loop:
             numbers = FLOAT(ir.Undefined)
             for r, start in enumerate(starts):
-                numbers = builder.insert_element(numbers, builder.load(builder.gep(start, [loop.index])), lane(r))
+                numbers = builder.insert_element(
+                    numbers, builder.load(builder.gep(start, [loop.index])), lane(r)
+                )
             there = place(builder, out, builder.add(at, builder.mul(loop.index, pitch)))
             builder.store(builder.fmul(numbers, scales), there, align=4)
         return context.get_dummy_value()
 
-    return types.void(x, types.intp, types.intp, types.intp, types.intp, types.float32, out, types.intp, types.intp), generate
+    return types.void(
+        x,
+        types.intp,
+        types.intp,
+        types.intp,
+        types.intp,
+        types.float32,
+        out,
+        types.intp,
+        types.intp,
+    ), generate
 
 
 @kernel
 def by_dimension(x: np.ndarray, column: int, out: np.ndarray) -> None:
-    """out [heads, width, rows] = heads · width columns of x [at least rows, features] from `column` on."""
+    """out [heads, width, rows] = heads · width columns of x [at least rows, features] from `column`
+    on."""
     heads, width, rows = out.shape
     stride, whole = x.shape[1], rows - rows % PANEL
     for first in range(0, whole, PANEL):
@@ -185,7 +253,8 @@ def by_dimension(x: np.ndarray, column: int, out: np.ndarray) -> None:
 
 
 class Scratch(NamedTuple):
-    """What `attend_sequence` needs while it is at work, for sequences of some length to be asked."""
+    """What `attend_sequence` needs while it is at work, for sequences of some length to be
+    asked."""
 
     keys: np.ndarray
     """[panels of keys, width of a head, PANEL]."""
@@ -205,25 +274,38 @@ _UNSEEN = np.float32(-np.inf)
 @kernel
 def scratch(heads: Heads, longest: int) -> Scratch:
     panels, parts = -(-longest // PANEL), -(-heads.width // PANEL)
-    keys, values = np.empty((panels, heads.width, PANEL), np.float32), np.zeros((parts, panels * PANEL, PANEL), np.float32)
+    keys, values = (
+        np.empty((panels, heads.width, PANEL), np.float32),
+        np.zeros((parts, panels * PANEL, PANEL), np.float32),
+    )
     unseen, scores = np.empty(panels * PANEL, np.float32), np.empty(4 * panels * PANEL, np.float32)
     return Scratch(keys, values, unseen, scores, np.empty(4, np.float32))
 
 
 @kernel
 def attend_sequence(
-    queries: np.ndarray, asking: int, ends: int, keys_values: np.ndarray, asked: int, count: int, heads: Heads, out: np.ndarray,
+    queries: np.ndarray, asking: int, ends: int, keys_values: np.ndarray, asked: int, count: int,
+    heads: Heads, out: np.ndarray,
     room: Scratch,
 ) -> None:  # fmt: skip
-    """Attention of rows `asking` to `ends` - 1 of queries to `count` rows of keys and values from row `asked` on.
+    """Attention of rows `asking` to `ends` - 1 of queries to `count` rows of keys and values from
+    row `asked` on.
 
-    queries and out [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads · width]; `room` for as many as `count`.
-    Four queries are taken together, so that up to three rows past the last of both queries and out are read and written. No sum or vector
-    depends on how many there are. Raises ValueError where arrays have not as many rows, or `count` is 0.
+    queries and out [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads ·
+    width]; `room` for as many as `count`. Four queries are taken together, so that up to three rows
+    past the last of both queries and out are read and written. No sum or vector depends on how many
+    there are. Raises ValueError where arrays have not as many rows, or `count` is 0.
     """
     last = asking + -(-(ends - asking) // 4) * 4
-    if last > queries.shape[0] or last > out.shape[0] or asked + count > keys_values.shape[0] or count < 1:
-        raise ValueError("attention of a sequence reads and writes more rows than there are, or none")
+    if (
+        last > queries.shape[0]
+        or last > out.shape[0]
+        or asked + count > keys_values.shape[0]
+        or count < 1
+    ):
+        raise ValueError(
+            "attention of a sequence reads and writes more rows than there are, or none"
+        )
     width, share = heads.width, heads.query // heads.kv
     stride, pitch = keys_values.shape[1], -(-count // PANEL) * PANEL
     scale = np.float32(1 / np.sqrt(width))
@@ -233,7 +315,17 @@ def attend_sequence(
         for panel in range(pitch // PANEL):
             row = panel * PANEL
             first = (asked + row) * stride + kv * width
-            _turn(keys_values, first, stride, count - 1 - row, width, scale, room.keys, panel * width * PANEL, PANEL)
+            _turn(
+                keys_values,
+                first,
+                stride,
+                count - 1 - row,
+                width,
+                scale,
+                room.keys,
+                panel * width * PANEL,
+                PANEL,
+            )
         for part in range(room.values.shape[0]):
             first = (heads.kv + kv) * width + part * PANEL
             for p in range(count):
@@ -244,21 +336,59 @@ def attend_sequence(
                 first = start * queries.shape[1] + head * width
                 for panel in range(pitch // PANEL):
                     column = panel * PANEL
-                    tile(queries, first, queries.shape[1], room.keys[panel], room.unseen, column, room.scores, column, pitch)
+                    tile(
+                        queries,
+                        first,
+                        queries.shape[1],
+                        room.keys[panel],
+                        room.unseen,
+                        column,
+                        room.scores,
+                        column,
+                        pitch,
+                    )
                 _softmax(room.scores, pitch, room.shares)
                 first = start * out.shape[1] + head * width
                 for part in range(room.values.shape[0]):
                     done = part * PANEL
-                    _weigh(room.scores, pitch, room.values[part], count, room.shares, out, first + done, out.shape[1], width - done)
+                    _weigh(
+                        room.scores,
+                        pitch,
+                        room.values[part],
+                        count,
+                        room.shares,
+                        out,
+                        first + done,
+                        out.shape[1],
+                        width - done,
+                    )
 
 
 @kernel
-def attend_sequences(queries: np.ndarray, asking: Spans, keys_values: np.ndarray, asked: Spans, heads: Heads, out: np.ndarray) -> None:
-    """`attend_sequence` for each asking sequence, to the asked one of the same number, whatever its length."""
+def attend_sequences(
+    queries: np.ndarray,
+    asking: Spans,
+    keys_values: np.ndarray,
+    asked: Spans,
+    heads: Heads,
+    out: np.ndarray,
+) -> None:
+    """`attend_sequence` for each asking sequence, to the asked one of the same number, whatever its
+    length."""
     longest = 0
     for s in range(len(asked.starts)):
         longest = max(longest, asked.stops[s] - asked.starts[s])
     room = scratch(heads, longest)
     for s in range(len(asking.starts)):
         count = asked.stops[s] - asked.starts[s]
-        attend_sequence(queries, asking.starts[s], asking.stops[s], keys_values, asked.starts[s], count, heads, out, room)
+        attend_sequence(
+            queries,
+            asking.starts[s],
+            asking.stops[s],
+            keys_values,
+            asked.starts[s],
+            count,
+            heads,
+            out,
+            room,
+        )
