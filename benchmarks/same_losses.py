@@ -1,4 +1,6 @@
-"""Whether two versions of the code train alike, bit for bit: `python -m benchmarks.same_losses REVISION`.
+"""Whether two versions of the code train alike, bit for bit.
+
+    python -m benchmarks.same_losses REVISION
 
 A few steps of every stage of `configs/demo.yaml` are run once from REVISION, in a worktree of its
 own, and once from the files in this checkout. Every row of `metrics.jsonl` is compared, time aside.
@@ -25,7 +27,7 @@ WORDS = (
     *("stages.4.episodes=24", "stages.4.ppo.critic_warmup=1"),
     "stages.4.curriculum=[{name: all, iterations: 3, max_steps: 6, reset_probability: 0.5}]",
 )
-"""From the shipped demo to one of two minutes. Memory is carried over, so that every path is taken."""
+"""From the shipped demo to one of two minutes. Memory is carried over: every path is taken."""
 OF_TIME = ("time", "seconds", "per_second", "memory_bytes", "object_store", "queue", "fleet/")
 """Parts of the names of metrics that no two runs share."""
 
