@@ -3,7 +3,7 @@
     python -m benchmarks.demo SEED [OUT]
 
 trains `configs/demo.yaml` in OUT (default: `runs/demo-SEED`) and evaluates 1,000 conversations of
-each pattern of change (common/data/synth.py), drawn with a seed of their own. Writes
+each pattern of change (common/data/datasets/synth.py), drawn with a seed of their own. Writes
 benchmarks/results/demo-SEED.json. Started again, it goes on from where it was.
 """
 
@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common.config.data import SynthData
 from common.config.loader import load_run
-from common.config.schema import Run, SynthData
-from common.data.rows import save_rows
-from common.data.synth import PATTERNS, pattern_rows
+from common.config.run import Run
+from common.data.conversations import save_rows
+from common.data.datasets.synth import PATTERNS, pattern_rows
 from common.seeding import derive
-from learner.evaluate import evaluate_checkpoint
+from learner.evaluation.evaluate import evaluate_checkpoint
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 RESULTS = Path(__file__).parent / "results"

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import yaml
 
+from common.data.conversations import save_rows
+from common.data.datasets.ranked import FOLDS, load_taskmaster, parts
 from common.data.preferences import load_preferences, save_preferences
-from common.data.ranked import FOLDS, load_taskmaster, parts
-from common.data.rows import save_rows
 from deploy.tables import preference_tables
-from learner.group import OneRank
-from learner.preferences import Outcomes, Report, outcomes, report
-from reward_service.model_rewards import open_model
+from learner.evaluation.preferences import Outcomes, PreferenceReport, outcomes, report
+from learner.parallel.group import OneRank
+from reward_service.reward_models.serving import open_model
 
 CONFIG = Path(__file__).parent.parent / "configs" / "reward_taskmaster.yaml"
 LEVELS = {"scalar": 1, "scores": 10}
@@ -34,7 +34,7 @@ TRAINING_SECONDS = 3600.0
 """That one may take, of the minutes that it does."""
 
 
-def run(folder: Path, out: Path) -> dict[str, dict[str, Report]]:
+def run(folder: Path, out: Path) -> dict[str, dict[str, PreferenceReport]]:
     """Of each kind of reward model, with what was said before and without: all folds together."""
     found: dict[str, list[tuple[Outcomes, Outcomes]]] = {kind: [] for kind in LEVELS}
     for fold in range(FOLDS):
@@ -91,7 +91,7 @@ def _outcomes(where: Path, test: Path) -> tuple[Outcomes, Outcomes]:
     return outcomes(model, preferences, group), outcomes(model, alone, group)
 
 
-def _pooled(folds: list[tuple[Outcomes, Outcomes]]) -> dict[str, Report]:
+def _pooled(folds: list[tuple[Outcomes, Outcomes]]) -> dict[str, PreferenceReport]:
     names = ("with_history", "without_history")
     return {
         name: report(reduce(Outcomes.and_those, each))

@@ -19,8 +19,8 @@ import ray
 
 from common.config.rewards import Bleu, RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
-from reward_service.bleu import bleu_of_pairs
-from reward_service.tokens import Ragged
+from reward_service.components.bleu import bleu_of_pairs
+from reward_service.components.tokens import Ragged
 from reward_service.worker import RewardWorker
 
 VOCABULARY, WIDTH = 1024, 128

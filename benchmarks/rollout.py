@@ -42,11 +42,11 @@ from benchmarks.workload import (
     play_in_batches,
 )  # fmt: skip
 from common.config.rewards import Rewards
-from common.config.schema import Rollout, Sampling
+from common.config.rollout import Rollout, Sampling
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.weights import pack
 from reward_service.worker import RewardWorker
-from rollout.policies.reactive import ReactiveEngine
+from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.worker import RolloutWorker
 
 REPEATS = 5

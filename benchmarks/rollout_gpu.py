@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks.workload import NEW_TOKENS, QUERY_TOKENS, make_tasks, make_tokenizer
-from common.config.schema import Sampling
-from common.models.configuration import named_config
-from common.models.reactive import ReactiveTransformer
-from rollout.policies.reactive import ReactiveEngine
+from common.config.rollout import Sampling
+from common.models.reactive.config import named_config
+from common.models.reactive.model import ReactiveTransformer
+from rollout.policies.reactive.engine import ReactiveEngine
 
 SIZES, SLOTS = ("nano", "micro", "mini"), (64, 256, 1024)
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from common.config.schema import Sampling
+from common.config.rollout import Sampling
 from common.data.tokenizer import EOS, SMALLEST_VOCABULARY, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row, Task
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
-from rollout.policies.playing import Playing
-from rollout.policies.reactive import ReactiveEngine
+from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.reactive.episode_state import EpisodeState
 
 QUERY_TOKENS, NEW_TOKENS = 15, 48
 MEDIAN_TOKENS, P95_TOKENS, MOST_TOKENS = 12, 48, 200
@@ -78,7 +78,7 @@ def make_engine(
 class LongTailed(ReactiveEngine):
     """Every answer has a length of its own, drawn for its task and turn."""
 
-    def _room(self, playing: Playing) -> int:
+    def _room(self, playing: EpisodeState) -> int:
         draw = random.Random(derive(playing.task.seed, "length", playing.conversation.turn))
         sigma = math.log(P95_TOKENS / MEDIAN_TOKENS) / 1.645
         return min(max(1, round(draw.lognormvariate(math.log(MEDIAN_TOKENS), sigma))), MOST_TOKENS)

@@ -109,7 +109,7 @@ class Task(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Term(Record):
+class RewardTerm(Record):
     """How a component's raw value entered the total of a turn: as weight · (value held to [low,
     high] - mean) / std."""
 
@@ -130,7 +130,7 @@ class Verdict(NamedTuple):
     """What rewards say of one turn: values for the fields of `Turn` that have these names."""
 
     rewards: Mapping[str, float]
-    terms: Mapping[str, Term]
+    terms: Mapping[str, RewardTerm]
     reward: float | None
     reward_std: float = 0.0
     failure: str | None = None
@@ -168,7 +168,7 @@ class Turn(Record):
     reference: str = ""
     rewards: Mapping[str, float] = field(default_factory=dict)
     """Raw value of each component."""
-    terms: Mapping[str, Term] = field(default_factory=dict)
+    terms: Mapping[str, RewardTerm] = field(default_factory=dict)
     """How each of them entered the total."""
     reward: float | None = None
     """Weighted mean of the terms, scaled; 0 where none with a weight applies; None where the turn

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from common.episode import Episode, Fact, Term, Turn
+from common.episode import Episode, Fact, RewardTerm, Turn
 
 _ids = pa.list_(pa.int32())
 
@@ -122,7 +122,7 @@ def _turn(record: dict[str, Any]) -> Turn:
     )
     rewards = {reward["name"]: reward["value"] for reward in record["rewards"]}
     terms = {
-        term["name"]: Term(
+        term["name"]: RewardTerm(
             term["weight"], term["version"], *(term[key] for key in TERM_NUMBERS[1:])
         )
         for term in record["terms"]

@@ -3,7 +3,7 @@ can be kept.
 
 Nothing of the conversation is in the model's context: an answer sees its query and the memory, and
 when it ends the interaction is written to memory. The conversation itself is
-`rollout.policies.session`; here are words, lines and files. Works with pipes too.
+`rollout.policies.reactive.session`; here are words, lines and files. Works with pipes too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import TextIO
 from rich.console import Console
 from safetensors import SafetensorError
 
-from common.checkpoint import open_checkpoint
-from common.config.schema import Sampling
+from common.config.rollout import Sampling
 from common.failures import InputError, nearest
-from learner.training_state import checkpoint_model
-from rollout.policies.memories import KeptMemory, list_memories
-from rollout.policies.session import Session
+from common.storage.checkpoint import open_checkpoint
+from learner.checkpointing import checkpoint_model
+from rollout.policies.reactive.memory_files import KeptMemory, list_memories
+from rollout.policies.reactive.session import Session
 
 HELP = """\
 /save FILE     keep the memory in FILE

@@ -107,8 +107,8 @@ def evaluate(
     """Retention by distance and rewards by component; of a reward model, how often and how surely
     it is right."""
     from deploy.tables import evaluation_tables, preference_tables
-    from learner.evaluate import evaluate_checkpoint
-    from learner.preferences import evaluate_reward_model, is_reward_model
+    from learner.evaluation.evaluate import evaluate_checkpoint
+    from learner.evaluation.preferences import evaluate_reward_model, is_reward_model
 
     tell_of_run(checkpoint)
     if is_reward_model(checkpoint):
@@ -135,7 +135,7 @@ def replay(
     """Play one recorded episode again and compare tokens, log-probs, rewards and memory; ends with
     1 where they part."""
     from deploy.tables import replay_text
-    from learner.replay import replay as replay_episode
+    from learner.evaluation.replay import replay as replay_episode
 
     tell_of_run(run)
     result = replay_episode(run, episode)
@@ -179,8 +179,8 @@ def chat(
 
 def tell_of_run(where: str) -> None:
     """Say on standard error where the run that `where` is, or lies in, is not over."""
-    from common.run_directory import RunDirectory
-    from learner.measure import run_of
+    from common.storage.run_directory import RunDirectory
+    from learner.evaluation.measure import run_of
     from learner.summary import unfinished
 
     with suppress(InputError):  # no run, or one with damage that the command may not even meet
@@ -241,8 +241,8 @@ def _train_and_show(
 
     run = load_run(configs, overrides)
 
-    from common.lease import hold
-    from common.run_directory import RunDirectory
+    from common.storage.lease import hold
+    from common.storage.run_directory import RunDirectory
     from deploy.cluster import connect
     from deploy.progress import open_progress
     from deploy.tables import summary_tables
@@ -254,7 +254,7 @@ def _train_and_show(
             hold(RunDirectory(run.runs, run.name), progress, take_over) as directory,
             connect(run, address),
         ):
-            from learner.pipeline import train as train_run
+            from learner.driver import train as train_run
 
             summary = train_run(run, progress, directory)
     finally:

@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.config.schema import Run
+from common.actors.resources import growth_cpus, namespace, total_cpus, total_gpus
+from common.config.run import Run
 from common.failures import InfraFailure, InputError
-from common.resources import growth_cpus, namespace, total_cpus, total_gpus
-from common.run_directory import RunDirectory
+from common.storage.run_directory import RunDirectory
 from learner.interrupts import counted
 
 CONNECT_SECONDS = 15.0

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.config.data import BabiData, Data, SgdData, SynthData
 from common.config.loader import load_section
-from common.config.schema import BabiData, Data, SgdData, SynthData
 from common.episode import Row
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def prefer(
 ) -> None:
     """Make preferences of conversations: of each question for a fact, the right answer against the
     same with another value."""
+    from common.data.conversations import load_rows
     from common.data.preferences import recall_preferences, save_preferences
-    from common.data.rows import load_rows
     from common.failures import InputError
 
     preferences = recall_preferences(load_rows(file), seed)
@@ -138,7 +138,7 @@ def validate(
     ] = False,
 ) -> None:
     """Check a file of conversations; every fault and every warning names file, line and field."""
-    from common.data.records import REPORTED, BadRecords
+    from common.data.readers import REPORTED, BadRecords
     from common.data.tokenizer import ConversationTokenizer
     from common.data.validate import validate_rows
     from common.failures import InputError
@@ -172,7 +172,7 @@ def validate(
 def inspect(file: File, tokenizer: TokenizerFolder = None) -> None:
     """Show what a file holds: counts, distances of questions, lengths in tokens, one
     conversation."""
-    from common.data.rows import load_rows
+    from common.data.conversations import load_rows
     from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 
     rows = load_rows(file)
@@ -273,8 +273,8 @@ def _table(title: str, header: Sequence[str], lines: Iterable[Sequence[Any]]) ->
 
 
 def _write(data: Data, seed: int, out: Path, format: Format) -> None:
-    from common.data.rows import save_rows
-    from common.data.sources import load_corpus
+    from common.data.conversations import save_rows
+    from common.data.corpus import load_corpus
 
     corpus = load_corpus(data, seed)
     splits = {"train": corpus.train, "eval": corpus.eval, "test": corpus.test} | corpus.patterns
@@ -287,9 +287,9 @@ def _write(data: Data, seed: int, out: Path, format: Format) -> None:
 def _write_preferences(
     source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format
 ) -> None:
+    from common.data.conversations import save_rows
+    from common.data.datasets.ranked import load_instructions, load_taskmaster, parts
     from common.data.preferences import save_preferences
-    from common.data.ranked import load_instructions, load_taskmaster, parts
-    from common.data.rows import save_rows
     from common.failures import InputError
 
     if settings:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import yaml
 
-from common.checkpoint import open_checkpoint
-from common.config.schema import MRL, MemoryAware, RewardModelStage, Run, SupervisedStage
-from common.models.configuration import RxTConfig, named_config
-from common.resources import claims, total_cpus, total_gpus
+from common.actors.resources import claims, total_cpus, total_gpus
+from common.config.run import Run
+from common.config.stages import MRL, MemoryAware, RewardModelStage, SupervisedStage
+from common.models.reactive.config import RxTConfig, named_config
+from common.storage.checkpoint import open_checkpoint
 from deploy.tables import table
 
 FLOAT_BYTES = 4
@@ -139,8 +140,8 @@ def learner_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
 
 
 def critic_parameters(config: RxTConfig) -> int:
-    """Of `common.models.critic`: embedding and encoder as the policy's, and a gated layer, a norm
-    and one value on top."""
+    """Of `common.models.reactive.critic`: embedding and encoder as the policy's, and a gated layer,
+    a norm and one value on top."""
     parts, width = config.parameters(), config.width
     return parts["embedding"] + parts["encoder"] + 2 * width * (width + 1) + 2 * width + width + 1
 
@@ -187,8 +188,8 @@ def require_functions_to_work(run: Run) -> None:
     nothing."""
     if any(mix.functions for mix in run.rewards.mixes()):
         # Here and not at the top: only these need them.
-        from common.data.sources import load_corpus
-        from reward_service.requirements import require_functions
+        from common.data.corpus import load_corpus
+        from reward_service.preflight import require_functions
 
         require_functions(run.rewards, load_corpus(run.data, run.seed).train)
 
@@ -219,7 +220,7 @@ def _backbone_plan(run: Run, stage: RewardModelStage, backbone: str) -> str:
     here. InputError where it is not there."""
     # Here and not at the top: it brings torch and transformers, which a plan otherwise does
     # without.
-    from reward_service.preference_model import scoring_config
+    from reward_service.reward_models.model import scoring_config
 
     config = scoring_config(backbone, backbone, stage.levels)
     rows = [
@@ -241,8 +242,8 @@ def _backbone_plan(run: Run, stage: RewardModelStage, backbone: str) -> str:
 
 
 def reward_parameters(config: RxTConfig, levels: int) -> int:
-    """Of `common.models.reward`: two encoders with an embedding each, memory attention, a look at
-    memory per layer, a norm and the head."""
+    """Of `common.models.reactive.reward`: two encoders with an embedding each, memory attention, a
+    look at memory per layer, a norm and the head."""
     parts, width = config.parameters(), config.width
     query, kv = (
         config.cross_query_heads or config.query_heads,

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from common.progress import Progress
+from common.telemetry.progress import Progress
 
 HEADLINES = {
     "reward": ("objective/scores",),

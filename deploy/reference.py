@@ -7,9 +7,9 @@ Run after a change of the schema or the metric registry:
     python -m deploy.reference metrics > docs/metrics.md
 
 A test compares the pages with what this makes, so that they cannot say anything else than the code.
-Pure functions of `common/config/schema.py`, `common/models/configuration.py`,
-`common/metric_registry.py` and, for metrics that nothing records yet, the names that stand in the
-source.
+Pure functions of `common/config/run.py`, `common/models/reactive/config.py`,
+`common/telemetry/registry.py` and, for metrics that nothing records yet, the names that stand in
+the source.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.config.places import choice_of
-from common.config.schema import Model, Run
+from common.config.errors import choice_of
+from common.config.model import Model
+from common.config.run import Run
 from common.failures import InputError, nearest
-from common.metric_registry import COHORTS, REGISTRY, Metric
-from common.metrics import prometheus_name
-from common.models.configuration import NAMED_SIZES, named_config
+from common.models.reactive.config import NAMED_SIZES, named_config
+from common.telemetry.metrics import prometheus_name
+from common.telemetry.registry import COHORTS, REGISTRY, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ("common", "rollout", "reward_service", "learner")
@@ -38,7 +39,7 @@ RECORDING = ("common", "rollout", "reward_service", "learner")
 CONFIGURATION = """\
 # Configuration
 
-Every key of a run's configuration. This page is made from `common/config/schema.py` by `python -m
+Every key of a run's configuration. This page is made from `common/config/run.py` by `python -m
 deploy.reference configuration`.
 
 A configuration is one YAML file or several, composed left to right: mappings merge, everything else
@@ -60,7 +61,7 @@ list, or for any of several keys with the same settings.
 METRICS = """\
 # Metrics
 
-Every metric that engram knows. This page is made from `common/metric_registry.py` by `python -m
+Every metric that engram knows. This page is made from `common/telemetry/registry.py` by `python -m
 deploy.reference metrics`.
 
 One recorder per run merges what learner ranks, rollout and reward workers, conductor and driver

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.metrics import parse_key
+from common.telemetry.metrics import parse_key
 from deploy.progress import TROUBLES, duration, headlines
 
 if TYPE_CHECKING:
-    from learner.replay import Replay
+    from learner.evaluation.replay import Replay
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from common.checkpoint import Checkpoint
 from common.config.changes import Change, changes, described
-from common.config.schema import MRL, RewardModelStage, Run
+from common.config.run import Run
+from common.config.stages import MRL, RewardModelStage
 from common.failures import InputError
-from common.progress import Progress
-from common.run_directory import RunDirectory
+from common.storage.checkpoint import Checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.progress import Progress
 from learner.curriculum import Curriculum, stage_steps
 
 FIXED = ("seed", "data", "tokenizer", "model")

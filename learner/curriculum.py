@@ -1,5 +1,5 @@
 """Where an MRL run stands in its curriculum: which step, how many iterations done. What a step
-means for tasks is `rollout/dealing.py`'s.
+means for tasks is `rollout/tasks.py`'s.
 
 A pure state machine over `MRL.curriculum`: no Ray, no torch, no clock. Invariant: the position is
 one number, so a checkpoint cannot hold a contradictory one.
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from common.config.schema import MRL, CurriculumStep, Stage
+from common.config.stages import MRL, CurriculumStep, Stage
 from common.failures import InputError
 
 

@@ -12,10 +12,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from common.episode import Episode
 from common.failures import DataFailure, DeadlineExceeded, EngramError, InfraFailure
 from common.weights import PackedWeights
-from learner.group import Job
-from learner.rollout_half import conductor_name
+from learner.parallel.group import Job
+from learner.rollout_group import conductor_name
 from rollout.conductor import Batch
-from rollout.dealing import Plan, place_of
+from rollout.tasks import Plan, place_of
 
 START: dict[str, Any] = {"iteration": 0, "memories": None, "scorer": {}}
 """The conductor's state before the first iteration."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.config.schema import Lora
+from common.config.stages import Lora
 from common.failures import InputError, nearest
 
 ADAPTER = "default"

@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.config.schema import Run
+from common.config.run import Run
 from common.failures import EngramError, InputError
-from common.lease import register_writer
-from common.metrics import Metrics, MetricsWriter, PrometheusExporter
-from common.run_directory import RunDirectory
+from common.storage.lease import register_writer
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import Metrics, MetricsWriter, PrometheusExporter
 from learner.alerts import Alerts
 from learner.curriculum import stage_steps
 
@@ -27,7 +27,7 @@ NOT_BEGUN = ("", -1)
 
 
 @dataclass
-class Report:
+class StepReport:
     """What the driver learns when it asks: everything since it last asked."""
 
     stage: str = ""
@@ -54,7 +54,7 @@ class Recorder:
         """For the next row, whatever `begin` takes back before it."""
         self._begun = NOT_BEGUN
         self._waiting: dict[int, dict[int, dict[str, Any]]] = {}
-        self._report = Report()
+        self._report = StepReport()
         self._phases: dict[str, tuple[str, float]] = {}
         self._moved = time.monotonic()
         self._stop = False
@@ -82,7 +82,7 @@ class Recorder:
         else:
             self.metrics.load_state_dict(metrics_state)
         self._waiting.clear()
-        self._report = Report(stage, total, done, {}, self._report.notes)
+        self._report = StepReport(stage, total, done, {}, self._report.notes)
         self._moved = time.monotonic()
 
     def record(
@@ -168,10 +168,10 @@ class Recorder:
     def url(self) -> str:
         return self.exporter.url
 
-    def report(self) -> Report:
+    def report(self) -> StepReport:
         now = time.monotonic()
         taken = self._report
-        self._report = Report(
+        self._report = StepReport(
             taken.stage, taken.total, taken.done, taken.figures, [], {}, 0.0, taken.failure
         )
         taken.phases = {who: (phase, now - since) for who, (phase, since) in self._phases.items()}
@@ -275,7 +275,7 @@ class RecorderClient:
     def url(self) -> str:
         return self._call("url")
 
-    def report(self) -> Report:
+    def report(self) -> StepReport:
         return self._call("report")
 
     def close(self) -> None:

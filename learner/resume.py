@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 
-from common.checkpoint import Checkpoint, damage_after, has_saved, latest_checkpoint
 from common.config.locations import named_alike
-from common.config.schema import Run
+from common.config.run import Run
+from common.data.corpus import Corpus, load_corpus
 from common.data.fingerprint import Part, fingerprint, from_json, require_same_data, to_json
-from common.data.sources import Corpus, load_corpus
 from common.failures import InputError
-from common.metrics import read_rows
-from common.progress import Progress
-from common.run_directory import RunDirectory
-from learner.measure import VALUES, training_values
+from common.storage.checkpoint import Checkpoint, damage_after, has_saved, latest_checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import read_rows
+from common.telemetry.progress import Progress
+from learner.evaluation.measure import VALUES, training_values
 from learner.summary import SUMMARY, read_summary
 from reward_service.contents import contents
-from rollout.journal import require_whole
+from rollout.journal.journal import require_whole
 
 DATA = "data.json"
 """The fingerprint of the data that the run was started with."""

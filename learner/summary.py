@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from common.config.schema import Run
+from common.config.run import Run
 from common.failures import InputError
-from common.lease import is_alive
-from common.lease_records import newest
-from common.metric_registry import REGISTRY
-from common.metrics import parse_key, read_rows
-from common.run_directory import RunDirectory
-from learner.retention import FIGURES, Evaluation, Figure
+from common.storage.lease import is_alive
+from common.storage.lease_records import newest
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import parse_key, read_rows
+from common.telemetry.registry import REGISTRY
+from learner.evaluation.retention import FIGURES, Evaluation, Figure
 
 SUMMARY = "summary.json"
 

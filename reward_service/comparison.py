@@ -23,11 +23,11 @@ import numpy as np
 
 from common.config.rewards import Bleu, Cosine, Length, Repetition
 from common.episode import Strategy, Turn
-from reward_service.bleu import bleu_of_either, bleu_of_pairs
-from reward_service.cosine import Form, cosine_reward, embed, running_means, unit
-from reward_service.length import length_reward
-from reward_service.text import repetition_reward
-from reward_service.tokens import Ragged
+from reward_service.components.bleu import bleu_of_either, bleu_of_pairs
+from reward_service.components.cosine import Form, cosine_reward, embed, running_means, unit
+from reward_service.components.form import repetition_reward
+from reward_service.components.length import length_reward
+from reward_service.components.tokens import Ragged
 
 
 class Comparison(NamedTuple):
@@ -186,7 +186,7 @@ class ComparedTexts:
         whether there is a running mean."""
         # Here and not at the top: it brings torch, which a service without such a model does
         # without.
-        from reward_service.sentences import sentence_vectors
+        from reward_service.components.sentences import sentence_vectors
 
         own = [self._turns[i] for i in self._own.tolist()]
         looked_back_to = np.unique(

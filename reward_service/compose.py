@@ -25,15 +25,20 @@ import numpy as np
 
 from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
 from common.data.special_tokens import THINK, spoken
-from common.episode import Episode, Strategy, Term, Turn, Verdict
+from common.episode import Episode, RewardTerm, Strategy, Turn, Verdict
 from common.failures import DataFailure
 from reward_service.comparison import ComparedTexts, Comparison, comparisons
-from reward_service.cosine import Form
-from reward_service.custom import ModelOutcome, function_rewards
-from reward_service.endpoint import endpoint_rewards
-from reward_service.recall import Words, conversation_values, recall_reward, words_of_values
-from reward_service.statistics import Statistics, terms_of
-from reward_service.text import exact_match_reward, format_reward, thought_reward
+from reward_service.components.cosine import Form
+from reward_service.components.endpoint import endpoint_rewards
+from reward_service.components.form import exact_match_reward, format_reward, thought_reward
+from reward_service.components.function import ModelOutcome, function_rewards
+from reward_service.components.recall import (
+    Words,
+    conversation_values,
+    recall_reward,
+    words_of_values,
+)
+from reward_service.normalization import Statistics, terms_of
 
 HELD = ("failed", "unscored")
 """Episodes that keep the verdicts that they have."""
@@ -68,9 +73,9 @@ def judge(
     `symmetric`, times `scale`. Recall can take it below its range.
     embedding: frozen float32 [vocabulary, width]. special_ids: tokens that are no part of any text.
     known_values: values that a wrong answer may hold, besides those of the conversation itself
-    (reward_service/recall.py).
-    statistics: of the components that are normalised (reward_service/statistics.py). The turns of
-    an episode that came as "failed" or "unscored" are judged by what they hold already.
+    (reward_service/components/recall.py).
+    statistics: of the components that are normalised (reward_service/normalization.py). The turns
+    of an episode that came as "failed" or "unscored" are judged by what they hold already.
     """
     everywhere = words_of_values(known_values)
     turns: list[Turn] = []
@@ -272,7 +277,7 @@ def _add_custom(results: _Results, scoring: _Scoring, group: Sequence[Comparison
         else:
             # Here and not at the top: it brings torch, which a service without reward models does
             # without.
-            from reward_service.model_rewards import model_rewards
+            from reward_service.reward_models.serving import model_rewards
 
             outcomes = model_rewards(
                 section, [scoring.turns[scoring.began[place] : place + 1] for place in places]
@@ -301,7 +306,9 @@ def _blaming(component: str) -> Iterator[None]:
 # --- verdicts -------------------------------------------------------------------------------------
 
 
-def _verdicts(results: _Results, terms: Mapping[str, Term], rewards: Rewards) -> list[Verdict]:
+def _verdicts(
+    results: _Results, terms: Mapping[str, RewardTerm], rewards: Rewards
+) -> list[Verdict]:
     """From raw values to totals, of one mix."""
     names = list(results.raw)
     raw = np.array(list(results.raw.values())).reshape(len(names), len(results.std))

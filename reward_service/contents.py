@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from common.config.rewards import Component, Cosine, FunctionReward, ModelReward, RewardMix, Rewards
-from reward_service.custom import source_file
+from reward_service.components.function import source_file
 
 
 def contents(rewards: Rewards) -> dict[str, list[str]]:
@@ -38,6 +38,6 @@ def _content(component: Component) -> tuple[str, str | None]:
     if model is None:
         return "", None
     # Here and not at the top: it brings torch, which rewards without models do without.
-    from reward_service.model_rewards import weights_digest
+    from reward_service.reward_models.serving import weights_digest
 
     return model, weights_digest(model)

@@ -13,9 +13,9 @@ from common.config.rewards import RewardMix, Rewards
 from common.data.special_tokens import spoken
 from common.episode import Episode, Strategy, Turn
 from reward_service.comparison import comparisons, remembered_text
+from reward_service.components.cosine import Form
 from reward_service.compose import HELD, judge
-from reward_service.cosine import Form
-from reward_service.statistics import Statistics
+from reward_service.normalization import Statistics
 
 
 def earned(

@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 
 from common.config.rewards import BUILT_IN
-from common.episode import Episode, Term, Turn, Verdict
-from common.metrics import Metrics
+from common.episode import Episode, RewardTerm, Turn, Verdict
+from common.telemetry.metrics import Metrics
 from reward_service.copies import CopyGain
-from reward_service.statistics import SMALLEST_STD
+from reward_service.normalization import SMALLEST_STD
 
 ALARM_TURNS = 16
 """Fewer values raise no alarm: a handful of answers may well be alike."""
@@ -83,7 +83,7 @@ def columns(turns: Sequence[Turn | Verdict]) -> dict[str, Column]:
     """The components of scored turns, or of the verdicts on them, by name."""
     # Turns share their terms with many others of their call: what is the same for all of these is
     # looked at once.
-    groups: dict[tuple[tuple[str, Term], ...], list[int]] = {}
+    groups: dict[tuple[tuple[str, RewardTerm], ...], list[int]] = {}
     rows_of: dict[tuple[int, tuple[str, ...]], list[int]] = {}
     for row, turn in enumerate(turns):
         key = id(turn.terms), tuple(turn.rewards)
@@ -106,7 +106,7 @@ def columns(turns: Sequence[Turn | Verdict]) -> dict[str, Column]:
     return {name: _joined(columns) for name, columns in parts.items()}
 
 
-def _column(name: str, term: Term, rows: np.ndarray, raw: np.ndarray) -> Column:
+def _column(name: str, term: RewardTerm, rows: np.ndarray, raw: np.ndarray) -> Column:
     start, end = (0.0, 1.0) if name in BUILT_IN else (np.nan, np.nan)
     low, high = term.low if isfinite(term.low) else start, term.high if isfinite(term.high) else end
     return Column(

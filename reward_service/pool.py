@@ -26,19 +26,19 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from common.actor_pool import ActorPool
+from common.actors.pool import ActorPool
+from common.actors.resources import REWARD_WORKER_CPUS
 from common.config.rewards import Rewards
 from common.episode import Episode, Verdict
 from common.failures import CallLost, CallOverdue, DataFailure, InfraFailure, Unavailable
-from common.metrics import Metrics
-from common.resources import REWARD_WORKER_CPUS
+from common.telemetry.metrics import Metrics
+from reward_service.autoscaler import Scaling
 from reward_service.compose import unscored
 from reward_service.copies import copy_gains
 from reward_service.monitor import BatchMonitor
+from reward_service.normalization import Statistics, after, from_json, to_json
 from reward_service.outages import Outages
-from reward_service.requirements import has_to_open
-from reward_service.scaling import Scaling
-from reward_service.statistics import Statistics, after, from_json, to_json
+from reward_service.preflight import has_to_open
 from reward_service.worker import RewardWorker, record_rewards
 
 log = logging.getLogger(__name__)

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from common.actors.actor import PooledActor
 from common.config.rewards import Rewards
 from common.episode import Episode, Verdict
-from common.metrics import Metrics
-from common.pooled_actor import PooledActor
+from common.telemetry.metrics import Metrics
 from reward_service.compose import judge
 from reward_service.monitor import record_components
-from reward_service.requirements import open_all
-from reward_service.statistics import Statistics
+from reward_service.normalization import Statistics
+from reward_service.preflight import open_all
 
 
 class RewardWorker(PooledActor):

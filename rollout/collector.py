@@ -21,12 +21,12 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import ray
 
-from common.actor_pool import ActorPool
-from common.config.schema import Run
+from common.actors.pool import ActorPool
+from common.config.run import Run
 from common.episode import Episode, Task
 from common.failures import DataFailure, DeadlineExceeded, Unavailable
-from rollout.dealing import groups
-from rollout.journal import Journal
+from rollout.journal.journal import Journal
+from rollout.tasks import groups
 
 log = logging.getLogger(__name__)
 

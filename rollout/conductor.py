@@ -24,18 +24,18 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from common.actor_pool import ActorPool
-from common.config.schema import Run
+from common.actors.pool import ActorPool
+from common.actors.resources import CONDUCTOR_CPUS
+from common.config.run import Run
 from common.episode import Episode, Row, Task
 from common.failures import DeadlineExceeded, EngramError, InfraFailure, InputError
-from common.metrics import Metrics
-from common.resources import CONDUCTOR_CPUS
-from common.run_directory import RunDirectory
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, verify
 from rollout.collector import Collected, Collector, Disk, Scorer, Waits
-from rollout.dealing import Dealer, Memories, Plan, place_of, shards
-from rollout.figures import record_books, record_waits
-from rollout.journal import open_journal
+from rollout.journal.journal import open_journal
+from rollout.metrics import record_books, record_waits
+from rollout.tasks import Dealer, Memories, Plan, place_of, shards
 
 log = logging.getLogger(__name__)
 

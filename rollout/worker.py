@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-from common.config.schema import Rollout
+from common.actors.actor import PooledActor
+from common.config.rollout import Rollout
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task, Turn
 from common.failures import DataFailure, InfraFailure
-from common.metrics import Metrics
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
-from common.pooled_actor import PooledActor
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
+from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, load_into
-from rollout.policies.reactive import ReactiveEngine
+from rollout.policies.reactive.engine import ReactiveEngine
 
 SECONDS = "seconds/"
 

@@ -22,29 +22,31 @@ from typing import Any
 import torch
 
 from common.config.rewards import Rewards
-from common.config.schema import MRL, Run, Sampling
-from common.data.rows import value_counts
-from common.data.sources import Corpus, load_corpus
+from common.config.rollout import Sampling
+from common.config.run import Run
+from common.config.stages import MRL
+from common.data.conversations import value_counts
+from common.data.corpus import Corpus, load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer
 from common.episode import Episode, Task
-from common.metrics import read_rows
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
-from common.run_directory import RunDirectory
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import read_rows
 from common.weights import PackedWeights, load_into
+from learner.checkpointing import checkpoint_model
+from learner.driver import is_finished
 from learner.episode_source import Shard
-from learner.group import Group, Job, OneRank
-from learner.measure import reward_embedding
-from learner.pipeline import is_finished
-from learner.prepare import newest, prepare
+from learner.evaluation.measure import reward_embedding
+from learner.parallel.group import Group, Job, OneRank
 from learner.recorder import Recorder
-from learner.stages.mrl import train_on
+from learner.setup import newest, prepare
+from learner.stages.rl import train_on
 from learner.stages.supervised import supervised_loop
-from learner.training_state import checkpoint_model
 from reward_service.compose import score_episodes
-from reward_service.statistics import Moments, after, from_json, to_json
-from rollout.dealing import Dealer, Memories, Plan, place_of, shards
-from rollout.policies.reactive import ReactiveEngine
+from reward_service.normalization import Moments, after, from_json, to_json
+from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.tasks import Dealer, Memories, Plan, place_of, shards
 
 STAGES: dict[str, dict[str, Any]] = {
     "joint_lm": {"stage": "joint_lm", "steps": 6, "batch_size": 6},
@@ -245,7 +247,7 @@ def run_here(
     group: Group | None = None,
     make_recorder: Callable[[Run, RunDirectory, int], Recorder] = Recorder,
 ) -> tuple[RunDirectory, list[LocalSource]]:
-    """Run or resume all stages in this process, as `learner.pipeline.train` would on a cluster;
+    """Run or resume all stages in this process, as `learner.driver.train` would on a cluster;
     stops where the recorder asks to."""
     directory, sources = prepared(run), []
     recorder = make_recorder(run, directory, newest(directory).step)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import ray
 
-from common.metrics import read_rows
-from common.progress import QuietProgress
-from common.run_directory import RunDirectory
-from learner.pipeline import train
-from rollout.journal import Journal, outcomes
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import read_rows
+from common.telemetry.progress import QuietProgress
+from learner.driver import train
+from rollout.journal.journal import Journal, outcomes
 from tests.local_source import STAGES, tiny_run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(300)]

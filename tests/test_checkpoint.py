@@ -17,7 +17,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.checkpoint import (
+from common.failures import InputError
+from common.storage.checkpoint import (
     Checkpoint,
     capture_rng,
     latest_checkpoint,
@@ -25,8 +26,7 @@ from common.checkpoint import (
     restore_rng,
     save_checkpoint,
 )
-from common.failures import InputError
-from common.run_directory import RunDirectory
+from common.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -163,8 +163,8 @@ def test_kill_minus_nine_while_writing_leaves_the_older_checkpoint(local: RunDir
     save_checkpoint(local, 10, model("ten"), {"position": 1})
     script = textwrap.dedent(f"""
         import os, signal
-        from common.checkpoint import save_checkpoint
-        from common.run_directory import RunDirectory
+        from common.storage.checkpoint import save_checkpoint
+        from common.storage.run_directory import RunDirectory
         def write(folder):
             (folder / "model.safetensors").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from common.config.schema import CurriculumStep
+from common.config.stages import CurriculumStep
 from common.failures import InputError
 from learner.curriculum import Curriculum
 

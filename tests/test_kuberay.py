@@ -14,8 +14,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from common.actors.resources import claims, total_cpus
 from common.config.loader import load_run
-from common.resources import claims, total_cpus
 from deploy.cli import split
 from deploy.cluster import ENVIRONMENT
 from deploy.submit import JOB_ENVIRONMENT, entrypoint

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from common.logs import setup_logging
-from common.run_directory import RunDirectory
+from common.storage.run_directory import RunDirectory
+from common.telemetry.logs import setup_logging
 
 LINE = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) first (\w+)\[(\d+)\] (.*)"

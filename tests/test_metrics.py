@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.failures import InputError
-from common.metric_registry import REGISTRY
-from common.metrics import (
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import (
     QUANTILES,
     Metrics,
     MetricsWriter,
@@ -25,7 +25,7 @@ from common.metrics import (
     parse_key,
     read_rows,
 )
-from common.run_directory import RunDirectory
+from common.telemetry.registry import REGISTRY
 
 
 @pytest.fixture(params=["local", "memory"])

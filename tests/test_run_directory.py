@@ -11,9 +11,11 @@ import fsspec
 import pytest
 import yaml
 
-from common.config.schema import MRL, CurriculumStep, Run, SynthData
+from common.config.data import SynthData
+from common.config.run import Run
+from common.config.stages import MRL, CurriculumStep
 from common.failures import InputError
-from common.run_directory import RunDirectory, write_atomically
+from common.storage.run_directory import RunDirectory, write_atomically
 
 
 @pytest.fixture(params=["local", "file://", "memory://"])

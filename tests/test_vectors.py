@@ -41,7 +41,7 @@ from learner.rl.losses import (
     token_log_probs,
     value_loss,
 )
-from learner.rl.preference import (
+from learner.rl.preference_losses import (
     bradley_terry_loss,
     centering_penalty,
     choice_loss,
@@ -49,7 +49,7 @@ from learner.rl.preference import (
     ranking_loss,
     win_probability,
 )
-from reward_service.preference_model import expected_and_std
+from reward_service.reward_models.model import expected_and_std
 
 ESTIMATORS: tuple[Estimator, ...] = ("k1", "k2", "k3", "abs")
 JUNK = [math.nan, math.inf, -math.inf, 1e30]

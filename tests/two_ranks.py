@@ -16,23 +16,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.config.schema import MRL, Optimizer, Run
+from common.config.run import Run
+from common.config.stages import MRL, Optimizer
 from common.episode import Episode
 from common.failures import Unavailable
-from common.metrics import Metrics
-from common.models.critic import Critic
-from common.models.reactive import ReactiveTransformer
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.telemetry.metrics import Metrics
 from learner.episode_source import Shard
-from learner.figures import record_kl
-from learner.group import DistributedGroup, Group, Job, OneRank
-from learner.optimizer import Trainer, combine
-from learner.prepare import newest
+from learner.metrics import record_kl
+from learner.parallel.group import DistributedGroup, Group, Job, OneRank
+from learner.parallel.optimizer import Trainer, combine
 from learner.rl.experience import gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.update import ppo_update
-from learner.stages.mrl import collect
+from learner.setup import newest
+from learner.stages.rl import collect
 from learner.stages.supervised import batch_indices, build_objective
-from rollout.dealing import Plan, place_of, shards
+from rollout.tasks import Plan, place_of, shards
 from tests.local_source import prepared
 
 Outcome = dict[str, Tensor]

@@ -5,7 +5,7 @@ changes its tag (`kind`, `stage`) is replaced too: the keys of one kind mean not
 Overrides follow, in order. Relative paths, wherever they come from, are relative to the current
 folder, and absolute from here on. Whatever is wrong comes out as one `InputError` that names the
 file or the override, the dotted key and the nearest valid one. The loader knows no setting by name:
-what is valid is read from `schema.py`.
+what is valid is read from `run.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from common.config.errors import Place, discriminators, dotted, sentence, shown, under_defaults
 from common.config.locations import here
-from common.config.places import Place, discriminators, dotted, sentence, shown, under_defaults
-from common.config.schema import Run
+from common.config.run import Run
 from common.failures import InputError
 
 _TAGS = discriminators(Run)

@@ -1,5 +1,5 @@
 """What answers are worth: components, their mixes, and the workers that score. A part of
-`schema.py`'s run."""
+`run.py`'s run."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class ModelReward(Component):
 
 
 class EndpointReward(Component):
-    """An HTTP endpoint that scores batches of turns (reward_service/endpoint.py)."""
+    """An HTTP endpoint that scores batches of turns (reward_service/components/endpoint.py)."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Name of the component in episodes and metrics."""

@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from common.characters import normalised
-from common.text import contains_value, value_words, words
+from common.text.characters import normalised
+from common.text.values import contains_value, value_words, words
 
 _SENTENCE = re.compile(r"(?<=\w\w\w[.!?])\s+|(?<=\W[.!?])\s+|(?<=[!?。！？])\s*|[;\n]+")
 _CLAUSE = re.compile(r"[,:()–—]\s|\s-+\s|\b(?:but|and|because)\b")

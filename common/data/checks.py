@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from common.episode import Role, Strategy
 from common.failures import nearest
-from common.text import value_words
+from common.text.values import value_words
 
 Fault = tuple[str, str]
 

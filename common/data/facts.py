@@ -10,7 +10,7 @@ from typing import Any
 
 from common.data.changes import asks_of_the_past, clauses, content, replacement, says_change
 from common.data.checks import Fault
-from common.text import contains_value, value_words, words, written
+from common.text.values import contains_value, value_words, words, written
 
 Turns = Sequence[Mapping[str, Any]]
 

@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from common.data.checks import NUMBER, Fault, pair_faults, shape_faults
-from common.data.records import checked_records, write_records
+from common.data.readers import checked_records, write_records
 from common.data.splits import conversation_hash, text_hash
 from common.episode import Interaction, Row
 from common.seeding import derive
-from common.text import contains_value, replaced
+from common.text.values import contains_value, replaced
 
 SCHEMA = pa.schema(
     [

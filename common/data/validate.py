@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.data.checks import Fault, row_faults
+from common.data.conversations import row_from_dict
 from common.data.facts import fact_faults, fact_warnings
-from common.data.records import checked_records
-from common.data.rows import row_from_dict
+from common.data.readers import checked_records
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
 from common.failures import InputError

@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.config.schema import PPO
-from common.data.batches import pad
+from common.config.stages import PPO
+from common.data.padding import pad
 from common.episode import Episode
 from common.failures import DataFailure
-from common.models.conversations import (
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import (
     ConversationBatch,
     TurnTokens,
     answer_logits,
     collate,
     memories,
 )
-from common.models.critic import Critic
-from common.models.reactive import ReactiveTransformer
-from learner.group import Group
+from learner.parallel.group import Group
 from learner.rl.advantages import (
     doubted,
     explained_variance,

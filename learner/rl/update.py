@@ -13,18 +13,19 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from common.config.schema import MRL
-from common.data.batches import pad
-from common.metrics import Metrics
-from common.models.conversations import answer_logits, collate, memories_and_before
-from common.models.critic import Critic
-from common.models.feed_forward import Routing
-from common.models.reactive import ReactiveTransformer
+from common.config.stages import MRL
+from common.data.padding import pad
+from common.models.layers.feed_forward import Routing
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import answer_logits, collate, memories_and_before
 from common.seeding import derive
-from learner.group import Group
-from learner.optimizer import Term, Trainer, combine
+from common.telemetry.metrics import Metrics
+from learner.parallel.group import Group
+from learner.parallel.optimizer import LossTerm, Trainer, combine
 from learner.rl.experience import Experience, answered_rows, conversation, critic_rows
 from learner.rl.kl import AdaptiveKL, kl_estimate
+from learner.rl.load_balance import no_router_terms, router_terms
 from learner.rl.losses import (
     memory_change_penalty,
     policy_loss,
@@ -32,7 +33,6 @@ from learner.rl.losses import (
     token_log_probs,
     value_loss,
 )
-from learner.routing import no_router_terms, router_terms
 
 
 def ppo_update(
@@ -105,7 +105,7 @@ def ppo_update(
 
 def step(
     trainer: Trainer,
-    terms: list[Term],
+    terms: list[LossTerm],
     iteration: int,
     group: Group,
     metrics: Metrics,
@@ -142,14 +142,14 @@ def policy_terms(
     group: Group,
     metrics: Metrics,
     first: bool,
-) -> list[Term]:
+) -> list[LossTerm]:
     """The policy's losses on some of this rank's episodes, as sums. An empty choice gives zeros, so
     that collectives stay in step."""
     ppo = settings.ppo
     if not chosen:
         nothing = torch.stack([p.sum() for p in model.parameters()]).sum() * 0.0
         empty = [
-            Term(name, nothing, 0.0)
+            LossTerm(name, nothing, 0.0)
             for name in (
                 "ppo/loss_policy",
                 "ppo/loss_kl",
@@ -158,7 +158,7 @@ def policy_terms(
             )
         ]
         measured = [
-            Term(name, nothing.detach(), 0.0, 0.0)
+            LossTerm(name, nothing.detach(), 0.0, 0.0)
             for name in ("ppo/clip_fraction", "ppo/approx_kl", "ppo/approx_kl_k3", "memory/change")
         ]
         return [*empty, *measured, *no_router_terms(model, settings.router_loss, group)]
@@ -215,14 +215,16 @@ def policy_terms(
     tokens = float(loss.tokens)
     metrics.record("train/tokens", int(batch.length[start:].sum()))
     return [
-        Term("ppo/loss_policy", loss.loss, tokens),
-        Term("ppo/loss_kl", distance.sum(), tokens, kl_coefficient),
-        Term("objective/entropy", torch.where(scored, entropy, 0.0).sum(), tokens, -ppo.entropy),
-        Term("ppo/loss_memory_change", penalty, turns.numel(), ppo.memory_change),
-        Term("ppo/clip_fraction", loss.clipped.float(), tokens, 0.0),
-        Term("ppo/approx_kl", loss.approx_kl, tokens, 0.0),
-        Term("ppo/approx_kl_k3", loss.approx_kl_k3, tokens, 0.0),
-        Term("memory/change", change, turns.numel(), 0.0),
+        LossTerm("ppo/loss_policy", loss.loss, tokens),
+        LossTerm("ppo/loss_kl", distance.sum(), tokens, kl_coefficient),
+        LossTerm(
+            "objective/entropy", torch.where(scored, entropy, 0.0).sum(), tokens, -ppo.entropy
+        ),
+        LossTerm("ppo/loss_memory_change", penalty, turns.numel(), ppo.memory_change),
+        LossTerm("ppo/clip_fraction", loss.clipped.float(), tokens, 0.0),
+        LossTerm("ppo/approx_kl", loss.approx_kl, tokens, 0.0),
+        LossTerm("ppo/approx_kl_k3", loss.approx_kl_k3, tokens, 0.0),
+        LossTerm("memory/change", change, turns.numel(), 0.0),
         *router_terms(routings, real, settings.router_loss, group),
     ]
 
@@ -235,13 +237,13 @@ def critic_terms(
     group: Group,
     metrics: Metrics,
     reward_width: float = 1.0,
-) -> list[Term]:
+) -> list[LossTerm]:
     """The critic's loss on some of this rank's episodes, as a sum."""
     if not chosen:
         nothing = torch.stack([p.sum() for p in critic.parameters()]).sum() * 0.0
         return [
-            Term("ppo/loss_value", nothing, 0.0),
-            Term("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0),
+            LossTerm("ppo/loss_value", nothing, 0.0),
+            LossTerm("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0),
         ]
     episodes = [experience.episodes[i] for i in chosen]
     index = [
@@ -262,6 +264,6 @@ def critic_terms(
         metrics.record("ppo/values", float(values.detach()[scored].mean()), weight=turns)
         metrics.record("ppo/returns", float(experience.returns[i, k][scored].mean()), weight=turns)
     return [
-        Term("ppo/loss_value", loss.loss, turns),
-        Term("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0),
+        LossTerm("ppo/loss_value", loss.loss, turns),
+        LossTerm("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0),
     ]

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config.schema import JointLM
-from common.data.batches import pad
+from common.config.stages import JointLM
+from common.data.padding import pad
 from common.data.special_tokens import MASK, SPECIAL_TOKENS
-from common.models.encoder import MaskedLMHead
-from common.models.feed_forward import Routing
-from common.models.memory import as_memory
-from common.models.reactive import ReactiveTransformer
+from common.models.layers.feed_forward import Routing
+from common.models.reactive.encoder import MaskedLMHead
+from common.models.reactive.memory import as_memory
+from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
-from learner.group import Group
-from learner.optimizer import Term
-from learner.routing import router_terms
+from learner.parallel.group import Group
+from learner.parallel.optimizer import LossTerm
+from learner.rl.load_balance import router_terms
 
 SPECIAL = torch.arange(len(SPECIAL_TOKENS))
 """Never masked: the template can be told from the rest of it, and [T] decides whether an answer
@@ -64,7 +64,7 @@ class JointLMObjective:
     def trainable(self, name: str) -> bool:
         return not name.startswith(("model.memory_attention.", "model.first_memory"))
 
-    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         tokens, mask = pad([self.sequences[i] for i in indices])
         keys = [derive(self.seed, self.settings.stage, step, i) for i in indices]
         hidden_from_encoder = self._draw(keys, "mask", tokens) < self.settings.mask_probability
@@ -86,21 +86,21 @@ class JointLMObjective:
         hidden = self.model.decode_hidden(tokens[:, :-1], memory, routings)
         logits, targets = self.model.decoder.logits(hidden[predicts]), tokens[:, 1:][predicts]
         return [
-            Term(
+            LossTerm(
                 "train/loss_masked_lm",
                 F.cross_entropy(guesses, missing, reduction="sum"),
                 missing.numel(),
             ),
-            Term(
+            LossTerm(
                 "train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
             ),
-            Term(
+            LossTerm(
                 "train/accuracy_masked_lm",
                 (guesses.argmax(-1) == missing).sum().float(),
                 missing.numel(),
                 coefficient=0.0,
             ),
-            Term(
+            LossTerm(
                 "train/accuracy_lm",
                 (logits.argmax(-1) == targets).sum().float(),
                 targets.numel(),

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn import functional as F
 
-from common.config.schema import MemoryAware
-from common.models.conversations import TurnTokens, answer_logits, collate, memories
-from common.models.feed_forward import Routing
-from common.models.reactive import ReactiveTransformer
+from common.config.stages import MemoryAware
+from common.models.layers.feed_forward import Routing
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import TurnTokens, answer_logits, collate, memories
 from common.seeding import derive
-from learner.group import Group
-from learner.optimizer import Term
-from learner.routing import router_terms
+from learner.parallel.group import Group
+from learner.parallel.optimizer import LossTerm
+from learner.rl.load_balance import router_terms
 
 
 class MemoryAwareObjective:
@@ -57,7 +57,7 @@ class MemoryAwareObjective:
             return self.settings.train_memory
         return True
 
-    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         turns = turns_at(self.settings, self.longest, step)
         batch = collate([self.conversations[i][:turns] for i in indices]).to(group.device)
         initial = self.model.initial_memory(
@@ -74,10 +74,10 @@ class MemoryAwareObjective:
             batch.tokens.new_ones(batch.tokens.shape[1] - 1).cumsum(0) <= batch.length[:, None] - 1
         )
         return [
-            Term(
+            LossTerm(
                 "train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
             ),
-            Term(
+            LossTerm(
                 "train/accuracy_lm",
                 (logits.argmax(-1) == targets).sum().float(),
                 targets.numel(),

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config.schema import MemoryPretrain
-from common.models.conversations import ConversationBatch, TurnTokens, collate
-from common.models.memory import as_memory
-from common.models.reactive import ReactiveTransformer
+from common.config.stages import MemoryPretrain
+from common.models.reactive.memory import as_memory
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import ConversationBatch, TurnTokens, collate
 from common.seeding import derive
-from learner.group import Group
-from learner.optimizer import Term
+from learner.parallel.group import Group
+from learner.parallel.optimizer import LossTerm
 
 
 def new_weight(settings: MemoryPretrain, write: int) -> float:
@@ -75,7 +75,7 @@ class MemoryPretrainObjective:
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.memory_attention.", "model.first_memory"))
 
-    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         batch = collate([self.conversations[i] for i in indices]).to(group.device)
         seeds = [derive(self.seed, self.settings.stage, step, i) for i in indices]
         memory = self.model.initial_memory([seeds[i] for i in batch.order])
@@ -100,6 +100,6 @@ class MemoryPretrainObjective:
             cosine = cosine + F.cosine_similarity(memory, label, dim=-1).mean(dim=(1, 2)).sum()
             change = change + (memory - old).detach().square().mean(dim=(1, 2, 3)).sum()
         return [
-            Term("train/memory_cosine", cosine, start, coefficient=-1.0),
-            Term("memory/change", change, start, coefficient=0.0),
+            LossTerm("train/memory_cosine", cosine, start, coefficient=-1.0),
+            LossTerm("memory/change", change, start, coefficient=0.0),
         ]

@@ -1,8 +1,8 @@
 """The stage reward_model: rewards under which the answer that people preferred wins.
 
 Bradley–Terry on a scalar, with margin and centring, or the win probability of discrete scores
-(learner/rl/preference.py). A prompt counts as one whatever number of answers it has: all their
-pairs are in one batch element (Ouyang 2022), or long rankings would outweigh pairs.
+(learner/rl/preference_losses.py). A prompt counts as one whatever number of answers it has: all
+their pairs are in one batch element (Ouyang 2022), or long rankings would outweigh pairs.
 """
 
 from __future__ import annotations
@@ -12,20 +12,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import Checkpoint
-from common.config.schema import RewardModelStage
+from common.config.stages import RewardModelStage
 from common.data.preferences import Preference
 from common.failures import DataFailure, InputError
-from common.metrics import Metrics
-from common.models.reward import RxTRewardModel
+from common.models.reactive.reward import RxTRewardModel
 from common.seeding import derive
-from learner.group import Group
+from common.storage.checkpoint import Checkpoint
+from common.telemetry.metrics import Metrics
+from learner.checkpointing import checkpoint_model
+from learner.evaluation.preferences import (
+    PASS_TOKENS,
+    PreferenceReport,
+    measure,
+    pairs_of,
+    readings_of,
+)
 from learner.lora import add_lora, is_adapter_or_head
-from learner.optimizer import Term
-from learner.preferences import PASS_TOKENS, Report, measure, pairs_of, readings_of
-from learner.rl.preference import bradley_terry_loss, centering_penalty, choice_loss, discrete_loss
-from learner.training_state import checkpoint_model
-from reward_service.preference_model import (
+from learner.parallel.group import Group
+from learner.parallel.optimizer import LossTerm
+from learner.rl.preference_losses import (
+    bradley_terry_loss,
+    centering_penalty,
+    choice_loss,
+    discrete_loss,
+)
+from reward_service.reward_models.model import (
     MemoryPreferenceModel,
     PreferenceModel,
     Reading,
@@ -85,7 +96,7 @@ class RewardModelObjective:
             isinstance(self.model, RxTRewardModel) and own.startswith(self.model.writer_parameters)
         )
 
-    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]:
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         torch.manual_seed(
             derive(self.seed, "dropout", step, group.rank)
         )  # so a resumed run drops what an uninterrupted one does
@@ -105,21 +116,23 @@ class RewardModelObjective:
         centering = (centering_penalty(rewards[better], rewards[worse]) * weight).sum().float()
         ahead = (rewards[better] - rewards[worse]).detach()
         return [
-            Term("train/loss_preference", loss, prompts),
+            LossTerm("train/loss_preference", loss, prompts),
             # Discrete scores have their own middle, and nothing to centre.
-            Term(
+            LossTerm(
                 "train/loss_centering",
                 centering,
                 prompts,
                 coefficient=self.settings.centering if self.preferred.levels == 1 else 0.0,
             ),
-            Term(
+            LossTerm(
                 "train/accuracy_preference",
                 ((ahead > 0) * weight).sum().float(),
                 prompts,
                 coefficient=0.0,
             ),
-            Term("train/reward_margin", (ahead * weight).sum().float(), prompts, coefficient=0.0),
+            LossTerm(
+                "train/reward_margin", (ahead * weight).sum().float(), prompts, coefficient=0.0
+            ),
         ]
 
     def _loss(
@@ -139,7 +152,7 @@ class RewardModelObjective:
             return torch.stack([choice_loss(part) for part in rewards.split(list(answers))]).sum()
         return (bradley_terry_loss(rewards[better], rewards[worse], margin) * weight).sum()
 
-    def evaluate(self, group: Group, metrics: Metrics) -> Report:
+    def evaluate(self, group: Group, metrics: Metrics) -> PreferenceReport:
         """Measure on the held-out preferences; all ranks call it, and rank 0 records."""
         self.model.eval()
         result = measure(self.preferred, self.held, group)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.checkpoint import Checkpoint, latest_checkpoint
-from common.config.schema import (
+from common.config.stages import (
     MRL,
     SFT,
     JointLM,
@@ -22,24 +21,25 @@ from common.config.schema import (
     RewardModelStage,
     Stage,
 )
-from common.data.sources import Corpus
+from common.data.corpus import Corpus
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
-from common.metrics import Metrics
-from common.models.conversations import TurnTokens
-from common.models.reactive import ReactiveTransformer
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import TurnTokens
 from common.seeding import derive
-from learner.figures import Pace
-from learner.group import Group, Job
-from learner.optimizer import Term, Trainer, combine
-from learner.progress import Position, Reporter
+from common.storage.checkpoint import Checkpoint, latest_checkpoint
+from common.telemetry.metrics import Metrics
+from learner.checkpointing import checkpoint_model, resume_training, save_training, take_over
+from learner.metrics import Pace
+from learner.parallel.group import Group, Job
+from learner.parallel.optimizer import LossTerm, Trainer, combine
 from learner.recorder import Recorder, RecorderClient
+from learner.reporter import Position, Reporter
 from learner.resume import run_corpus
 from learner.stages.joint_lm import JointLMObjective
 from learner.stages.memory_aware import MemoryAwareObjective
 from learner.stages.memory_pretrain import MemoryPretrainObjective
 from learner.stages.reward_model import RewardModelObjective, stage_model
-from learner.training_state import checkpoint_model, resume_training, save_training, take_over
 
 
 class Objective(Protocol):
@@ -58,7 +58,7 @@ class Objective(Protocol):
         """Tokens of an example that a step trains on."""
         ...
 
-    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[Term]: ...
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]: ...
 
 
 def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.config.schema import Sampling
-from common.models import operations
+from common.config.rollout import Sampling
+from common.models.layers import operations
 
 _BLOCK = 64
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import ray
 
-from common.actor_pool import ActorPool
+from common.actors.actor import PooledActor
+from common.actors.health import Health
+from common.actors.pool import ActorPool
 from common.failures import (
     CallLost,
     CallOverdue,
@@ -19,8 +21,6 @@ from common.failures import (
     InfraFailure,
     InputError,
 )
-from common.fleet import Health
-from common.pooled_actor import PooledActor
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

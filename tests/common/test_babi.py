@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from common.data import babi
-from common.data.babi import Story
-from common.data.rows import row_from_dict, row_to_dict
+from common.data.conversations import row_from_dict, row_to_dict
+from common.data.datasets import babi
+from common.data.datasets.babi import Story
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
-from common.text import contains_value
+from common.text.values import contains_value
 
 # --- what the statements of the tasks on persons, places and things make true ---------------------
 

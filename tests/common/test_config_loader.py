@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from common.config.data import BabiData, SynthData
 from common.config.loader import dump_run, load_run
-from common.config.schema import MRL, BabiData, SynthData
+from common.config.stages import MRL
 from common.failures import InputError
 
 BASE = """

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from common.config.schema import SynthData
+from common.config.data import SynthData
+from common.data.conversations import row_to_dict
+from common.data.datasets.sgd import load
+from common.data.datasets.synth import generate
 from common.data.facts import fact_faults, fact_warnings
-from common.data.rows import row_to_dict
-from common.data.sgd import load
-from common.data.synth import generate
-from common.text import contains_value
+from common.text.values import contains_value
 
 Said = dict[str, Any]
 

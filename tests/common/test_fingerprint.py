@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from common.config.schema import PreferencesData, RowsData, SynthData
+from common.config.data import PreferencesData, RowsData, SynthData
+from common.data.conversations import save_rows
+from common.data.corpus import load_corpus
 from common.data.fingerprint import (
     Source,
     fingerprint,
@@ -20,8 +22,6 @@ from common.data.fingerprint import (
     to_json,
 )
 from common.data.preferences import Preference, save_preferences
-from common.data.rows import save_rows
-from common.data.sources import load_corpus
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
 

@@ -1,16 +1,16 @@
 import itertools
 
-from common.fleet import Fleet, Health
+from common.actors.health import Health, Members
 
 
-def dead_and_answering(fleet: Fleet, actor: int) -> None:
+def dead_and_answering(fleet: Members, actor: int) -> None:
     assert fleet.died(actor, fleet.members[actor].life, "killed")
     fleet.probing(actor)
     fleet.probed(actor, True)
 
 
 def test_least_loaded_healthy_actor_is_picked_up_to_the_cap() -> None:
-    fleet = Fleet(range(2), cap=2)
+    fleet = Members(range(2), cap=2)
     picked = []
     while (actor := fleet.pick()) is not None:
         fleet.began(actor)
@@ -21,7 +21,7 @@ def test_least_loaded_healthy_actor_is_picked_up_to_the_cap() -> None:
 
 
 def test_an_actor_that_failed_a_call_is_avoided_while_there_is_another() -> None:
-    fleet = Fleet(range(2))
+    fleet = Members(range(2))
     assert fleet.pick(avoid=[0]) == 1
     fleet.died(1, 0, "killed")
     assert fleet.pick(avoid=[0]) == 0
@@ -30,7 +30,7 @@ def test_an_actor_that_failed_a_call_is_avoided_while_there_is_another() -> None
 def test_a_call_that_failed_before_goes_to_one_of_several_by_lot_and_to_the_same_in_every_run() -> (
     None
 ):
-    fleets = Fleet(range(6)), Fleet(range(6))
+    fleets = Members(range(6)), Members(range(6))
     drawn, again = ([fleet.pick(avoid=[5]) for _ in range(100)] for fleet in fleets)
     assert drawn == again
     assert all(drawn.count(actor) >= 5 for actor in range(5))
@@ -52,7 +52,7 @@ def test_a_call_that_failed_before_goes_to_one_of_several_by_lot_and_to_the_same
 
 
 def test_under_little_work_the_last_actors_are_idle() -> None:
-    fleet = Fleet(range(4))
+    fleet = Members(range(4))
     for _ in range(20):
         actor = fleet.pick()
         assert actor == 0
@@ -60,7 +60,7 @@ def test_under_little_work_the_last_actors_are_idle() -> None:
 
 
 def test_dead_actor_is_not_eligible_until_it_was_refreshed() -> None:
-    fleet = Fleet(range(1))
+    fleet = Members(range(1))
     dead_and_answering(fleet, 0)
     assert fleet.members[0].health is Health.STALE
     assert fleet.pick() is None
@@ -69,7 +69,7 @@ def test_dead_actor_is_not_eligible_until_it_was_refreshed() -> None:
 
 
 def test_silent_actor_stays_dead() -> None:
-    fleet = Fleet(range(1))
+    fleet = Members(range(1))
     fleet.died(0, 0, "killed")
     fleet.probing(0)
     assert fleet.members[0].health is Health.RESTARTING
@@ -78,7 +78,7 @@ def test_silent_actor_stays_dead() -> None:
 
 
 def test_refresh_that_began_before_the_latest_announcement_does_not_count() -> None:
-    fleet = Fleet(range(1))
+    fleet = Members(range(1))
     dead_and_answering(fleet, 0)
     refresh = fleet.begin_refresh(0)
     fleet.announce()
@@ -87,7 +87,7 @@ def test_refresh_that_began_before_the_latest_announcement_does_not_count() -> N
 
 
 def test_actor_that_died_during_its_refresh_stays_dead() -> None:
-    fleet = Fleet(range(1))
+    fleet = Members(range(1))
     dead_and_answering(fleet, 0)
     refresh = fleet.begin_refresh(0)
     fleet.died(0, 1, "killed again")
@@ -97,7 +97,7 @@ def test_actor_that_died_during_its_refresh_stays_dead() -> None:
 
 
 def test_late_failure_of_an_earlier_life_does_not_bury_the_new_one() -> None:
-    fleet = Fleet(range(1))
+    fleet = Members(range(1))
     life = fleet.began(0)
     fleet.began(0)
     dead_and_answering(fleet, 0)
@@ -109,14 +109,14 @@ def test_late_failure_of_an_earlier_life_does_not_bury_the_new_one() -> None:
 
 
 def test_actor_that_missed_new_weights_is_stale_and_says_why() -> None:
-    fleet = Fleet(range(2))
+    fleet = Members(range(2))
     fleet.outdated(1, "refused weights 3")
     assert fleet.having(Health.STALE) == [1]
     assert "refused weights 3" in fleet.describe()
 
 
 def test_an_actor_that_was_added_serves_only_once_it_answered_and_its_silence_is_no_death() -> None:
-    fleet = Fleet(range(1))
+    fleet = Members(range(1))
     fleet.add(1)
     fleet.began(0)
     fleet.began(0)
@@ -136,7 +136,7 @@ def test_an_actor_that_was_added_serves_only_once_it_answered_and_its_silence_is
 
 
 def test_an_actor_is_withdrawn_only_without_calls_and_then_stays_out_though_it_dies() -> None:
-    fleet = Fleet(range(2))
+    fleet = Members(range(2))
     life = fleet.began(1)
     assert not fleet.withdraw(1)
     fleet.ended(1, life)

@@ -21,31 +21,31 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from common import lease, lease_records
-from common.checkpoint import save_checkpoint
 from common.failures import InputError, LeaseLost
-from common.lease import Heartbeat, hold, register_writer, take, wait_for_writers
-from common.lease_records import Record, Term, create, newest, write
-from common.process_identity import ProcessIdentity
-from common.progress import QuietProgress
-from common.run_directory import RunDirectory
+from common.storage import lease, lease_records
+from common.storage.checkpoint import save_checkpoint
+from common.storage.lease import Heartbeat, hold, register_writer, take, wait_for_writers
+from common.storage.lease_records import LeaseTerm, Record, create, newest, write
+from common.storage.process_identity import ProcessIdentity
+from common.storage.run_directory import RunDirectory
+from common.telemetry.progress import QuietProgress
 from learner.summary import run_status
-from rollout.journal import open_journal
+from rollout.journal.journal import open_journal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ELSEWHERE = ProcessIdentity("another boot pid:[7]", "gpu-7", 4242, "99")
 HOLD = """
 import sys, time
-from common.lease import hold, register_writer
-from common.progress import QuietProgress
-from common.run_directory import RunDirectory
+from common.storage.lease import hold, register_writer
+from common.telemetry.progress import QuietProgress
+from common.storage.run_directory import RunDirectory
 with hold(RunDirectory(sys.argv[1], "one"), QuietProgress()) as directory:
     print("held", flush=True)
     time.sleep(120)
 """
 WRITE = """
 import pickle, sys, time
-from common.lease import register_writer
+from common.storage.lease import register_writer
 register_writer(pickle.loads(bytes.fromhex(sys.argv[1])))
 print("writes", flush=True)
 time.sleep(120)
@@ -158,7 +158,8 @@ def test_process_that_has_the_id_of_a_dead_driver_does_not_hold_its_lease(
 
 def test_command_name_with_spaces_and_brackets_hides_no_start_time() -> None:
     script = (
-        "import time; from common.process_identity import ProcessIdentity as P; a = P.own()\n"
+        "import time; from common.storage.process_identity import ProcessIdentity as P; a = "
+        "P.own()\n"
         "open('/proc/self/comm', 'w').write(') Z (1 2'); print(a == P.own(), flush=True); "
         "time.sleep(60)"
     )
@@ -432,7 +433,7 @@ def test_store_that_is_away_for_a_moment_ends_no_run_and_one_that_stays_away_doe
     monkeypatch.setattr(lease_records, "READ_BACK_SECONDS", 0.1)
     monkeypatch.setattr(lease_records, "LOOK_AGAIN_SECONDS", (0.05, 0.05))
     run = RunDirectory(f"memory://{tmp_path.name}", "one")
-    held = replace(run, term=Term(1, take(run, QuietProgress(), False).owner))
+    held = replace(run, term=LeaseTerm(1, take(run, QuietProgress(), False).owner))
     answers, failures = MemoryFileSystem.cat_file, [2]
 
     def cat_file(files: MemoryFileSystem, *args: Any, **kwargs: Any) -> bytes:

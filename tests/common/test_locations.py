@@ -10,11 +10,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from common.config.data import SgdData
+from common.config.errors import choice_of
 from common.config.loader import dump_run, load_run, load_section
 from common.config.locations import AfterValidator, named_alike, same_place
-from common.config.places import choice_of
-from common.config.schema import Run, SgdData
-from common.data.rows import load_rows
+from common.config.run import Run
+from common.data.conversations import load_rows
 
 CONFIG = """
 name: relative

@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.data.preferences import (
-    Preference,
-    load_preferences,
-    recall_preferences,
-    save_preferences,
-    without_answers_to,
-)
-from common.data.ranked import (
+from common.data.datasets.ranked import (
     FOLDS,
     Judged,
     interactions,
@@ -24,7 +17,14 @@ from common.data.ranked import (
     load_taskmaster,
     parts,
 )
-from common.data.records import BadRecords
+from common.data.preferences import (
+    Preference,
+    load_preferences,
+    recall_preferences,
+    save_preferences,
+    without_answers_to,
+)
+from common.data.readers import BadRecords
 from common.episode import Interaction, Row
 from common.failures import InputError
 from tests.local_preferences import preferences

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from common.config.schema import SynthData
-from common.data.records import BadRecords
-from common.data.rows import (
+from common.config.data import SynthData
+from common.data.conversations import (
     load_pairs,
     load_rows,
     load_texts,
@@ -21,7 +20,8 @@ from common.data.rows import (
     save_rows,
     value_counts,
 )
-from common.data.synth import generate
+from common.data.datasets.synth import generate
+from common.data.readers import BadRecords
 from common.data.tokenizer import train_tokenizer
 from common.data.validate import validate_rows
 from common.episode import Fact, Interaction, Row

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from common.config.schema import BabiData, RowsData, SgdData, SynthData
-from common.data import babi, sgd
-from common.data.rows import save_rows
-from common.data.sources import load_corpus
+from common.config.data import BabiData, RowsData, SgdData, SynthData
+from common.data.conversations import save_rows
+from common.data.corpus import load_corpus
+from common.data.datasets import babi, sgd
+from common.data.datasets.synth import generate
 from common.data.splits import conversation_hash
-from common.data.synth import generate
 from common.data.validate import validate_rows
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config.schema import SynthData
-from common.data.sources import load_corpus
+from common.config.data import SynthData
+from common.data.corpus import load_corpus
+from common.data.datasets.synth import PATTERNS, UNSEEN, generate
+from common.data.datasets.world import KINDS, SMALL_TALK, kind_values
 from common.data.splits import conversation_hash
-from common.data.synth import PATTERNS, UNSEEN, generate
-from common.data.world import KINDS, SMALL_TALK, kind_values
 from common.episode import Row
 from common.failures import InputError
-from common.text import contains_value, words
+from common.text.values import contains_value, words
 
 EVERYTHING = SynthData(
     train=300,

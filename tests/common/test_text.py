@@ -1,4 +1,4 @@
-"""How a value stands in a text: the table of common/text.py, and what no table lists."""
+"""How a value stands in a text: the table of common/text/values.py, and what no table lists."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import unicodedata
 
 import pytest
 
-import common.text
-from common.characters import folded
+import common.text.values
 from common.data.tokenizer import train_tokenizer
-from common.text import contains_value, place, replaced, taken_out, value_words, words
+from common.text.characters import folded
+from common.text.values import contains_value, place, replaced, taken_out, value_words, words
 
 
 def table() -> list[tuple[str, str, bool]]:
     """(text, value, whether it stands there) of the lines of the module's docstring."""
-    lines = [line for line in (common.text.__doc__ or "").splitlines() if line.startswith("| ")]
+    lines = [
+        line for line in (common.text.values.__doc__ or "").splitlines() if line.startswith("| ")
+    ]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
     assert {stands for _, _, stands, _ in cells} == {"yes", "no"}
     return [(text, value, stands == "yes") for text, value, stands, _ in cells]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from common.data.batches import pad
+from common.data.padding import pad
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction
 from common.failures import InputError

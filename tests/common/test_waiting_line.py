@@ -4,22 +4,22 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from common.fleet import Fleet
-from common.waiting_line import WaitingLine
+from common.actors.health import Members
+from common.actors.queue import CallQueue
 
 
 def run(
-    body: Callable[[Fleet, WaitingLine], Coroutine[Any, Any, Any]], actors: int = 1, cap: int = 1
+    body: Callable[[Members, CallQueue], Coroutine[Any, Any, Any]], actors: int = 1, cap: int = 1
 ) -> Any:
     async def main() -> Any:
-        fleet = Fleet(range(actors), cap)
-        return await body(fleet, WaitingLine(fleet))
+        fleet = Members(range(actors), cap)
+        return await body(fleet, CallQueue(fleet))
 
     return asyncio.run(main())
 
 
 def test_first_come_first_served_and_one_that_was_tried_before_goes_ahead() -> None:
-    async def body(fleet: Fleet, line: WaitingLine) -> None:
+    async def body(fleet: Members, line: CallQueue) -> None:
         busy = line.join(0.0, [])
         waiting = {
             "first": line.join(1.0, []),
@@ -43,7 +43,7 @@ def test_first_come_first_served_and_one_that_was_tried_before_goes_ahead() -> N
 
 
 def test_a_place_says_how_many_calls_are_ahead_of_it() -> None:
-    async def body(fleet: Fleet, line: WaitingLine) -> None:
+    async def body(fleet: Members, line: CallQueue) -> None:
         places = [line.join(0.0, []).place.result() for _ in range(4)]
         assert [(place.actor, place.ahead) for place in places if place] == [
             (0, 0),
@@ -56,7 +56,7 @@ def test_a_place_says_how_many_calls_are_ahead_of_it() -> None:
 
 
 def test_one_that_was_tried_before_stands_last_on_its_actor_until_it_is_over() -> None:
-    async def body(fleet: Fleet, line: WaitingLine) -> None:
+    async def body(fleet: Members, line: CallQueue) -> None:
         first, again, behind = line.join(0.0, []), line.join(1.0, [0]), line.join(2.0, [])
         assert [waiter.place.done() for waiter in (first, again, behind)] == [True, True, False]
         place = again.place.result()
@@ -75,7 +75,7 @@ def test_one_that_was_tried_before_stands_last_on_its_actor_until_it_is_over() -
 
 
 def test_who_leaves_gives_back_the_place_that_was_handed_over_meanwhile() -> None:
-    async def body(fleet: Fleet, line: WaitingLine) -> None:
+    async def body(fleet: Members, line: CallQueue) -> None:
         cancelled, next_in_line, impatient = (
             line.join(0.0, []),
             line.join(1.0, []),
@@ -93,7 +93,7 @@ def test_who_leaves_gives_back_the_place_that_was_handed_over_meanwhile() -> Non
 
 
 def test_closing_sends_everyone_away() -> None:
-    async def body(fleet: Fleet, line: WaitingLine) -> None:
+    async def body(fleet: Members, line: CallQueue) -> None:
         line.join(0.0, [])
         waiter = line.join(0.0, [])
         line.close()

@@ -13,16 +13,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from common.checkpoint import save_checkpoint
-from common.config.schema import Sampling
+from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InputError
-from common.models.configuration import named_config
-from common.models.reactive import ReactiveTransformer
-from common.run_directory import RunDirectory
+from common.models.reactive.config import named_config
+from common.models.reactive.model import ReactiveTransformer
+from common.storage.checkpoint import save_checkpoint
+from common.storage.run_directory import RunDirectory
 from deploy import cli
 from deploy.chat import Commands, printable, talk
-from rollout.policies.session import Session
+from rollout.policies.reactive.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config.schema import Run
+from common.config.run import Run
 from common.failures import InfraFailure, InputError
 from deploy.cluster import connect, keep_actor_logs, require_room
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 PRELUDE = """
 import os, signal, sys
-from common.config.schema import Run
+from common.config.run import Run
 from deploy.cluster import connect
 
 run = Run.model_validate_json(sys.argv[1])

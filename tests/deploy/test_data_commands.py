@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.rows import load_rows
+from common.data.conversations import load_rows
 from common.data.tokenizer import train_tokenizer
 from common.failures import EXIT_BAD_INPUT, EXIT_DONE
 from deploy.cli import run_command

@@ -18,12 +18,12 @@ import pytest
 import ray
 import yaml
 
-from common.lease_records import Record, create, newest, write
-from common.metrics import read_rows
-from common.process_identity import ProcessIdentity
-from common.run_directory import RunDirectory
+from common.storage.lease_records import Record, create, newest, write
+from common.storage.process_identity import ProcessIdentity
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import read_rows
 from learner.summary import run_status
-from rollout.journal import Journal, outcomes
+from rollout.journal.journal import Journal, outcomes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ITERATIONS, EPISODES = 20, 5

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import yaml
 
-from common.checkpoint import save_checkpoint
-from common.config.schema import Run
+from common.actors.resources import REWARD_WORKER_CPUS, claims, total_cpus, total_gpus
+from common.config.run import Run
 from common.failures import InputError
-from common.models.configuration import named_config
-from common.models.critic import Critic
-from common.models.reactive import ReactiveTransformer
-from common.models.reward import RxTRewardModel
-from common.resources import REWARD_WORKER_CPUS, claims, total_cpus, total_gpus
-from common.run_directory import RunDirectory
+from common.models.reactive.config import named_config
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.reward import RxTRewardModel
+from common.storage.checkpoint import save_checkpoint
+from common.storage.run_directory import RunDirectory
 from deploy.cluster import local_cpus
 from deploy.plan import (
     batches,

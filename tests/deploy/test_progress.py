@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from common.metric_registry import REGISTRY
-from common.progress import Progress, QuietProgress
+from common.telemetry.progress import Progress, QuietProgress
+from common.telemetry.registry import REGISTRY
 from deploy.progress import (
     HEADLINES,
     LineProgress,

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from common.config import rewards, schema
+from common.config import data, model, rewards, rollout, run, stages
 from common.failures import InputError
-from common.metric_registry import REGISTRY
+from common.telemetry.registry import REGISTRY
 from deploy.reference import PAGES, configuration_reference, main, metrics_reference
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SECTIONS = {
     name: found
-    for name, found in (vars(rewards) | vars(schema)).items()
+    for module in (data, model, rewards, rollout, run, stages)
+    for name, found in vars(module).items()
     if isinstance(found, type)
     and issubclass(found, BaseModel)
     and found.model_fields

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.config.schema import MRL, CurriculumStep, MemoryAware
+from common.config.stages import MRL, CurriculumStep, MemoryAware
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InputError
-from common.metrics import Metrics
-from common.models.conversations import TurnTokens, collate, memories, memories_and_before
-from common.models.critic import Critic
-from common.models.reactive import ReactiveTransformer
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import TurnTokens, collate, memories, memories_and_before
 from common.seeding import derive
-from learner.group import OneRank
-from learner.optimizer import combine
+from common.telemetry.metrics import Metrics
+from learner.parallel.group import OneRank
+from learner.parallel.optimizer import combine
 from learner.rl.experience import conversation, gather_experience
 from learner.rl.update import policy_terms
 from learner.stages.memory_aware import MemoryAwareObjective

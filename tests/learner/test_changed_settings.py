@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from common.checkpoint import save_checkpoint
 from common.config.changes import changes
-from common.config.schema import Run
-from common.data.sources import load_corpus
+from common.config.run import Run
+from common.data.corpus import load_corpus
 from common.failures import InputError
-from common.progress import QuietProgress
-from common.run_directory import RunDirectory
-from learner.prepare import newest, prepare
+from common.storage.checkpoint import save_checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.progress import QuietProgress
+from learner.setup import newest, prepare
 from tests.local_source import STAGES, run_here, tiny_run
 
 

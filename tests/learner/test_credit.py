@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from common.config.rewards import FunctionReward, ModelReward, RewardMix, Rewards
-from common.config.schema import MRL, CurriculumStep
+from common.config.stages import MRL, CurriculumStep
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode
-from common.metrics import Metrics, read_rows
-from common.models.critic import Critic
-from common.models.reactive import ReactiveTransformer
-from learner.group import OneRank
-from learner.optimizer import Term
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.telemetry.metrics import Metrics, read_rows
+from learner.parallel.group import OneRank
+from learner.parallel.optimizer import LossTerm
 from learner.rl.advantages import explained_variance, generalized_advantages
 from learner.rl.experience import Experience, gather_experience
 from learner.rl.update import critic_terms, policy_terms
@@ -72,12 +72,12 @@ def experience(model: ReactiveTransformer, episode: Episode, **ppo: Any) -> Expe
     )
 
 
-def losses(model: ReactiveTransformer, lived: Experience) -> dict[str, Term]:
+def losses(model: ReactiveTransformer, lived: Experience) -> dict[str, LossTerm]:
     terms = policy_terms(lived, [0], model, 0.1, settings(), 1.0, OneRank(), Metrics(), first=False)
     return {term.name: term for term in terms}
 
 
-def sums(terms: dict[str, Term]) -> dict[str, float]:
+def sums(terms: dict[str, LossTerm]) -> dict[str, float]:
     return {name: float(term.sum.detach()) for name, term in terms.items()}
 
 

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.checkpoint import FOLDER
-from common.config.schema import Run
-from common.data.rows import load_rows, save_rows
-from common.data.sources import load_corpus
+from common.config.run import Run
+from common.data.conversations import load_rows, save_rows
+from common.data.corpus import load_corpus
 from common.failures import InputError
-from common.progress import QuietProgress
-from common.run_directory import RunDirectory
-from learner.group import Job
-from learner.prepare import newest, prepare
+from common.storage.checkpoint import FOLDER
+from common.storage.run_directory import RunDirectory
+from common.telemetry.progress import QuietProgress
+from learner.parallel.group import Job
 from learner.resume import tell_of_changed_rewards
+from learner.setup import newest, prepare
 from learner.stages.supervised import build_objective
 from learner.summary import Summary
-from reward_service.model_rewards import weights_digest
-from rollout.journal import Journal
+from reward_service.reward_models.serving import weights_digest
+from rollout.journal.journal import Journal
 from tests.local_source import run_here, tiny_run
 
 TALK = (

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from common.config.rewards import Recall, RewardMix, Rewards
-from common.config.schema import MRL, CurriculumStep
+from common.config.stages import MRL, CurriculumStep
 from common.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from common.episode import Episode, Fact
-from common.models.critic import Critic
-from learner.group import OneRank
+from common.models.reactive.critic import Critic
+from learner.parallel.group import OneRank
 from learner.rl.experience import gather_experience
 from reward_service.compose import score_episodes
 from tests.local_source import lively_model, played, tiny_corpus, tiny_tasks

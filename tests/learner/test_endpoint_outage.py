@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import latest_checkpoint
-from common.config.schema import Run
+from common.config.run import Run
 from common.failures import EXIT_DRAINED, Drained
-from common.metrics import read_rows
-from common.progress import QuietProgress
-from common.run_directory import RunDirectory
+from common.storage.checkpoint import latest_checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import read_rows
+from common.telemetry.progress import QuietProgress
 from deploy.tables import replay_text
-from learner.pipeline import train
-from learner.replay import replay
-from rollout.journal import outcomes
+from learner.driver import train
+from learner.evaluation.replay import replay
+from rollout.journal.journal import outcomes
 from tests.endpoints import Endpoint, Judge
 from tests.local_source import STAGES, at_step, tiny_run
 

@@ -10,24 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data.rows import value_counts
-from common.data.sources import load_corpus
+from common.data.conversations import value_counts
+from common.data.corpus import load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Fact, Interaction, Row, Strategy, Task, Turn
 from common.failures import InputError
-from common.run_directory import RunDirectory
-from learner.evaluate import (
+from common.storage.run_directory import RunDirectory
+from learner.checkpointing import checkpoint_model
+from learner.evaluation.evaluate import (
     evaluate,
     evaluate_checkpoint,
     evaluation_rows,
     evaluation_tasks,
     mean_rewards,
 )
-from learner.prepare import newest
-from learner.retention import FIGURES
-from learner.training_state import checkpoint_model
+from learner.evaluation.retention import FIGURES
+from learner.setup import newest
 from reward_service.compose import score_episodes
-from rollout.policies.reactive import ReactiveEngine
+from rollout.policies.reactive.engine import ReactiveEngine
 from tests.local_source import lively_model, played, prepared, run_here, tiny_corpus, tiny_run
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from common.episode import Episode, Turn
-from common.metrics import Metrics, read_rows
-from common.run_directory import RunDirectory
-from learner.figures import Pace, record_evaluation
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import Metrics, read_rows
+from learner.evaluation.retention import FIGURES, Evaluation, Figure
+from learner.metrics import Pace, record_evaluation
 from learner.recorder import Recorder
-from learner.retention import FIGURES, Evaluation, Figure
 from tests.local_source import tiny_run
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learner.memorisation import Measured, learnt_by_heart, measured
-from learner.retention import Figure
+from learner.evaluation.memorisation import Measured, learnt_by_heart, measured
+from learner.evaluation.retention import Figure
 
 
 def around(recall: float, width: float = 0.03) -> Measured:

@@ -10,21 +10,21 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from common.config.schema import MRL, SFT, CurriculumStep, JointLM, MemoryAware, MemoryPretrain
+from common.config.stages import MRL, SFT, CurriculumStep, JointLM, MemoryAware, MemoryPretrain
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
-from common.metrics import Metrics
-from common.models.conversations import (
+from common.models.reactive.critic import Critic
+from common.models.reactive.memory import as_memory
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import (
     ConversationBatch,
     TurnTokens,
     answer_logits,
     collate,
     memories,
 )
-from common.models.critic import Critic
-from common.models.memory import as_memory
-from common.models.reactive import ReactiveTransformer
-from learner.group import OneRank
-from learner.optimizer import Term
+from common.telemetry.metrics import Metrics
+from learner.parallel.group import OneRank
+from learner.parallel.optimizer import LossTerm
 from learner.rl.experience import gather_experience
 from learner.rl.update import critic_terms, policy_terms
 from learner.stages.joint_lm import JointLMObjective
@@ -76,7 +76,7 @@ def objective(
     return MemoryAwareObjective(MemoryAware(stage="memory_aware"), model, conversations, 3)
 
 
-def sums(terms: Sequence[Term]) -> dict[str, torch.Tensor]:
+def sums(terms: Sequence[LossTerm]) -> dict[str, torch.Tensor]:
     """(sum, count) by name."""
     return {
         term.name: torch.tensor([float(term.sum.detach()), float(term.count)]) for term in terms

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import ray
 
-from common.checkpoint import latest_checkpoint
-from common.config.schema import Run
+from common.config.run import Run
 from common.episode import Episode
 from common.failures import Drained, InputError
-from common.metrics import read_rows
-from common.progress import QuietProgress
-from common.run_directory import RunDirectory
+from common.storage.checkpoint import latest_checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import read_rows
+from common.telemetry.progress import QuietProgress
 from deploy.cli import run_command
-from learner.evaluate import evaluate_checkpoint
-from learner.pipeline import train
-from learner.replay import parting, replay
-from rollout.journal import find_episode, outcomes
+from learner.driver import train
+from learner.evaluation.evaluate import evaluate_checkpoint
+from learner.evaluation.replay import parting, replay
+from rollout.journal.journal import find_episode, outcomes
 from tests.local_source import STAGES, at_step, tiny_run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.config.schema import MRL, CurriculumStep
+from common.config.stages import MRL, CurriculumStep
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode
-from common.metrics import Metrics
-from common.models.critic import Critic
-from common.models.reactive import ReactiveTransformer
-from learner.group import OneRank
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.telemetry.metrics import Metrics
+from learner.parallel.group import OneRank
 from learner.rl.experience import gather_experience
 from learner.rl.update import policy_terms
 from tests.local_source import lively_model, played, tiny_corpus, tiny_tasks

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.config.schema import Run
-from common.data.sources import load_corpus
+from common.config.run import Run
+from common.data.corpus import load_corpus
 from common.failures import InputError
-from common.run_directory import RunDirectory
-from learner.measure import reward_embedding
-from learner.prepare import newest, prepare
+from common.storage.run_directory import RunDirectory
+from learner.evaluation.measure import reward_embedding
 from learner.recorder import Recorder
+from learner.setup import newest, prepare
 from tests.local_source import (
     StoppingRecorder,
     comparable_rows,

@@ -9,9 +9,14 @@ import pytest
 
 from common.episode import Episode, Fact, Interaction, Role, Row, Turn
 from common.failures import DataFailure
-from learner.evaluate import recall_by_distance
-from learner.intervals import bootstrap
-from learner.retention import Figure, most_frequent_figure, order_of_telling, retention_figures
+from learner.evaluation.evaluate import recall_by_distance
+from learner.evaluation.intervals import bootstrap
+from learner.evaluation.retention import (
+    Figure,
+    most_frequent_figure,
+    order_of_telling,
+    retention_figures,
+)
 
 
 def turn(answer: str = "", *facts: Fact, query: str = "", role: Role = "recall") -> Turn:

@@ -15,32 +15,40 @@ from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from common.config.schema import RewardModelStage, Run
+from common.config.run import Run
+from common.config.stages import RewardModelStage
+from common.data.conversations import save_rows
+from common.data.corpus import load_corpus
 from common.data.preferences import Preference, save_preferences
-from common.data.rows import save_rows
-from common.data.sources import load_corpus
 from common.data.tokenizer import train_tokenizer
 from common.episode import Interaction, Row
 from common.failures import InputError
-from common.metrics import read_rows
-from common.models.auto import AutoModel
-from common.models.reward import RxTRewardModel
-from common.run_directory import RunDirectory
-from learner.group import Job, OneRank
-from learner.intervals import bootstrap
+from common.models.reactive.auto import AutoModel
+from common.models.reactive.reward import RxTRewardModel
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import read_rows
+from learner.evaluation.intervals import bootstrap
+from learner.evaluation.preferences import (
+    BINS,
+    Outcomes,
+    evaluate_reward_model,
+    measure,
+    pairs_of,
+    report,
+)
 from learner.lora import is_adapter_or_head
-from learner.preferences import BINS, Outcomes, evaluate_reward_model, measure, pairs_of, report
-from learner.prepare import newest
-from learner.rl.preference import (
+from learner.parallel.group import Job, OneRank
+from learner.rl.preference_losses import (
     EPSILON,
     bradley_terry_loss,
     choice_loss,
     discrete_loss,
     ranking_loss,
 )
+from learner.setup import newest
 from learner.stages.reward_model import RewardModelObjective
 from learner.stages.supervised import build_objective
-from reward_service.preference_model import Dialogue, from_folder
+from reward_service.reward_models.model import Dialogue, from_folder
 from tests.local_preferences import POLITE, RUDE, preference_run, preferences, text_model
 from tests.local_source import (
     comparable_rows,

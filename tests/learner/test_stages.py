@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.config.schema import SFT, JointLM, MemoryAware, MemoryPretrain, Optimizer
+from common.config.stages import SFT, JointLM, MemoryAware, MemoryPretrain, Optimizer
 from common.data.tokenizer import EOS, PAD, SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row
 from common.failures import InputError
-from common.models.conversations import TurnTokens, collate
-from common.models.feed_forward import Routing
-from common.models.memory import as_memory
-from common.models.reactive import ReactiveTransformer
+from common.models.layers.feed_forward import Routing
+from common.models.reactive.memory import as_memory
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import TurnTokens, collate
 from common.seeding import derive
-from common.text import contains_value
-from learner.evaluate import evaluation_tasks, recall_by_distance
-from learner.group import OneRank
-from learner.optimizer import Trainer, combine, learning_rate_factor
-from learner.prepare import require_fit
-from learner.routing import router_terms
+from common.text.values import contains_value
+from learner.evaluation.evaluate import evaluation_tasks, recall_by_distance
+from learner.parallel.group import OneRank
+from learner.parallel.optimizer import Trainer, combine, learning_rate_factor
+from learner.rl.load_balance import router_terms
+from learner.setup import require_fit
 from learner.stages.joint_lm import JointLMObjective
 from learner.stages.memory_aware import MemoryAwareObjective, turns_at
 from learner.stages.memory_pretrain import MemoryPretrainObjective, new_weight

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoint import Checkpoint
-from common.lease import hold
-from common.progress import QuietProgress
+from common.storage.checkpoint import Checkpoint
+from common.storage.lease import hold
+from common.telemetry.progress import QuietProgress
 from deploy.cli import tell_of_run
-from learner.pipeline import owes_evaluation
-from learner.retention import FIGURES, Evaluation, Figure
+from learner.driver import owes_evaluation
+from learner.evaluation.retention import FIGURES, Evaluation, Figure
 from learner.summary import Summary
 from tests.local_source import STAGES, run_here, tiny_run
 

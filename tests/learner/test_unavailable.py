@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from common.config.schema import Run
+from common.config.run import Run
 from common.failures import Drained, Unavailable
+from learner.driver import rebuilt
 from learner.episode_source import Shard
-from learner.group import Job, OneRank
-from learner.pipeline import rebuilt
-from learner.prepare import newest
+from learner.parallel.group import Job, OneRank
 from learner.recorder import Recorder
-from learner.stages.mrl import train_on
+from learner.setup import newest
+from learner.stages.rl import train_on
 from tests.local_source import LocalSource, comparable_rows, prepared, processes, run_here, tiny_run
 from tests.two_ranks import outage_main
 

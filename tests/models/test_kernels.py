@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.models import operations
-from common.models.attention import rope_table, rotate
 from common.models.kernels import attention, elementary, products, sequences
+from common.models.layers import operations
+from common.models.layers.attention import rope_table, rotate
 
 CPU = torch.device("cpu")
 COUNTS = (1, 3, 8, 21, 64)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from common.failures import InputError
-from common.models.attention import Attention, rope_table, rotate
-from common.models.auto import AutoModel
-from common.models.configuration import NAMED_SIZES, RxTConfig, named_config
-from common.models.feed_forward import MixtureOfExperts
-from common.models.reactive import ReactiveTransformer
+from common.models.layers.attention import Attention, rope_table, rotate
+from common.models.layers.feed_forward import MixtureOfExperts
+from common.models.reactive.auto import AutoModel
+from common.models.reactive.config import NAMED_SIZES, RxTConfig, named_config
+from common.models.reactive.model import ReactiveTransformer
 
 HEADS: dict[str, dict[str, Any]] = {
     "mha": {"query_heads": 4, "kv_heads": 4},

@@ -13,8 +13,8 @@ import sacrebleu
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from common.config.rewards import Smoothing
-from reward_service.bleu import bleu, bleu_of_either, bleu_of_pairs
-from reward_service.tokens import Ragged
+from reward_service.components.bleu import bleu, bleu_of_either, bleu_of_pairs
+from reward_service.components.tokens import Ragged
 
 CASES = 160
 """Random cases of each smoothing with each order and each set of weights."""

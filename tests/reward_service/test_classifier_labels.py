@@ -15,9 +15,9 @@ from common.config.rewards import ModelReward, RewardMix, Rewards
 from common.episode import Episode, Turn
 from common.failures import InputError
 from reward_service.compose import score_episodes
-from reward_service.model_rewards import model_rewards
-from reward_service.preference_model import from_folder
-from reward_service.requirements import require_rewards
+from reward_service.preflight import require_rewards
+from reward_service.reward_models.model import from_folder
+from reward_service.reward_models.serving import model_rewards
 from tests.local_preferences import text_model
 
 LABELS = ("calm", "angry", "sad")

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from common.config.rewards import Bleu, RewardMix, Rewards
 from common.episode import Episode, Strategy, Turn
-from reward_service.bleu import bleu
+from reward_service.components.bleu import bleu
 from reward_service.compose import score_episodes
 
 BOS, EOS, Q, A = 2, 3, 5, 6

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from common.config.rewards import Bleu, Cosine, Length, Recall, RewardMix, Rewards
 from common.episode import Episode, Fact, Strategy, Turn
-from common.metrics import Metrics
-from reward_service.bleu import bleu
+from common.telemetry.metrics import Metrics
+from reward_service.components.bleu import bleu
 from reward_service.compose import judge, score_episodes, unscored
 from reward_service.worker import record_rewards
 

@@ -23,10 +23,10 @@ from common.config.rewards import (
 )
 from common.episode import Episode, Turn
 from common.failures import InputError
+from reward_service.components.form import exact_match_reward, format_reward, repetition_reward
+from reward_service.components.function import close_functions, function_rewards, source_file
 from reward_service.compose import score_episodes
-from reward_service.custom import close_functions, function_rewards, source_file
-from reward_service.statistics import version_of
-from reward_service.text import exact_match_reward, format_reward, repetition_reward
+from reward_service.normalization import version_of
 
 FUNCTION = """\
 def politeness(turn, bonus=0.0):

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from common.config.rewards import EndpointReward, RewardMix, Rewards
 from common.episode import Fact, Turn
 from common.failures import InfraFailure, Unavailable
-from reward_service.endpoint import LONGEST_PAUSE, PAUSES, endpoint_rewards
+from reward_service.components.endpoint import LONGEST_PAUSE, PAUSES, endpoint_rewards
 from tests.endpoints import Answer, Endpoint, Raw
 
 Serve = Callable[[Answer], str]

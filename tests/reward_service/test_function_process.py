@@ -21,10 +21,10 @@ from common.config.rewards import FunctionReward, RewardMix, Rewards
 from common.episode import Fact, Interaction, Row, Turn
 from common.failures import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from deploy.cli import run_command
-from reward_service import custom
-from reward_service.custom import close_functions, function_rewards, try_function
-from reward_service.function_process import TOGETHER
-from reward_service.requirements import require_rewards
+from reward_service.components import function as custom
+from reward_service.components.function import close_functions, function_rewards, try_function
+from reward_service.components.function_process import TOGETHER
+from reward_service.preflight import require_rewards
 
 ROOT = Path(__file__).resolve().parents[2]
 SOON = 8.0
@@ -252,7 +252,7 @@ def test_a_function_and_what_it_started_end_with_the_process_that_it_works_for(
             import time
             from common.config.rewards import FunctionReward
             from common.episode import Turn
-            from reward_service.custom import function_rewards
+            from reward_service.components.function import function_rewards
             function = FunctionReward(name="f", path={section.path!r})
             function_rewards(function, [Turn([], [], [], [])])
             time.sleep(300)

@@ -10,23 +10,23 @@ import pytest
 import torch
 
 from common.config.rewards import ModelReward, RewardMix, Rewards
-from common.data.batches import pad
+from common.data.padding import pad
 from common.data.tokenizer import train_tokenizer
 from common.episode import Episode, Turn
 from common.failures import InputError
-from common.models.reactive import ReactiveTransformer
-from common.models.reward import RxTRewardModel
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.reward import RxTRewardModel
 from reward_service.compose import score_episodes
-from reward_service.model_rewards import model_rewards, open_model, scores, weights_digest
 from reward_service.pool import RewardPool
-from reward_service.preference_model import (
+from reward_service.preflight import require_rewards
+from reward_service.reward_models.model import (
     Dialogue,
     MemoryPreferenceModel,
     Reading,
     expected_and_std,
     in_passes,
 )
-from reward_service.requirements import require_rewards
+from reward_service.reward_models.serving import model_rewards, open_model, scores, weights_digest
 from tests.local_preferences import preferences, text_model
 from tests.local_source import lively_model
 

@@ -15,8 +15,8 @@ import pytest
 
 from common.config.loader import load_run
 from common.config.rewards import Bleu, FunctionReward, Length, Recall, RewardMix, Rewards
-from common.episode import Episode, Fact, Strategy, Term, Turn
-from common.metrics import Metrics
+from common.episode import Episode, Fact, RewardTerm, Strategy, Turn
+from common.telemetry.metrics import Metrics
 from reward_service.compose import judge
 from reward_service.copies import SAMPLE, copy_gains
 from reward_service.monitor import (
@@ -31,14 +31,16 @@ from reward_service.monitor import (
 from reward_service.worker import record_rewards
 
 
-def turns(terms: Mapping[str, Term] | None = None, **values: Sequence[float | None]) -> list[Turn]:
+def turns(
+    terms: Mapping[str, RewardTerm] | None = None, **values: Sequence[float | None]
+) -> list[Turn]:
     """One scored turn per place of the lists; None where the component does not apply."""
     return [
         Turn(
             [2], [3], [0.0], [3], reward=0.0,
             rewards={name: value for name,
             value in zip(values, row, strict=True) if value is not None},
-            terms={name: (terms or {}).get(name, Term(1.0, "v")) for name in values},
+            terms={name: (terms or {}).get(name, RewardTerm(1.0, "v")) for name in values},
         )
         for row in zip(*values.values(), strict=True)
     ]  # fmt: skip
@@ -104,7 +106,7 @@ def test_many_values_at_once_are_recorded_as_one_by_one() -> None:
 
 
 def test_a_clip_is_the_range_and_a_component_of_ones_own_has_none_without_it() -> None:
-    clipped = {"length": Term(1.0, "v", 0.2, 0.8), "mine": Term(1.0, "v", -2.0, 2.0)}
+    clipped = {"length": RewardTerm(1.0, "v", 0.2, 0.8), "mine": RewardTerm(1.0, "v", -2.0, 2.0)}
     row = recorded(turns(clipped, length=[0.0, 0.1, 0.5, 0.8], mine=[-9.0, 0.0, 1.0, 2.0]))
     assert (
         row["reward/saturated{component=length,end=low}"],
@@ -123,7 +125,7 @@ def test_a_clip_is_the_range_and_a_component_of_ones_own_has_none_without_it() -
 def test_turns_with_other_terms_keep_their_places_and_their_own_ranges() -> None:
     """As where a run has a mix of its own for first turns, or read from a file, where every turn
     has terms for itself."""
-    clipped = turns({"length": Term(1.0, "v", 0.2, 0.8)}, bleu=[0.1, 0.2], length=[0.0, 1.0])
+    clipped = turns({"length": RewardTerm(1.0, "v", 0.2, 0.8)}, bleu=[0.1, 0.2], length=[0.0, 1.0])
     free = turns(length=[0.3, 0.6, 0.9])
     mixed = [free[0], clipped[0], free[1], clipped[1], free[2]]
     for some in (mixed, [replace(turn, terms=dict(turn.terms)) for turn in mixed]):
@@ -191,7 +193,7 @@ def test_a_component_nearly_all_at_one_end_raises_an_alarm() -> None:
     assert raised(turns(length=[*[1.0] * 38, 0.5, 0.4])) == [], "95 % are not more than 95 %"
     assert raised(turns(length=[1.0, 0.0] * 20)) == [], "both ends are not one end"
     assert raised(turns(mine=[*[1.0] * 39, 0.5])) == []
-    held = raised(turns({"mine": Term(1.0, "v", -1.0, 1.0)}, mine=np.linspace(1.5, 9, 40)))
+    held = raised(turns({"mine": RewardTerm(1.0, "v", -1.0, 1.0)}, mine=np.linspace(1.5, 9, 40)))
     assert held == [("mine", "constant", 0.0), ("mine", "saturated_high", 1.0)], (
         "what counts does not vary, whatever the raw values do"
     )

@@ -13,8 +13,8 @@ import pytest
 from common.config.rewards import EndpointReward
 from common.episode import Turn
 from common.failures import Unavailable
-from reward_service import endpoint
-from reward_service.endpoint import PAUSES, endpoint_rewards
+from reward_service.components import endpoint
+from reward_service.components.endpoint import PAUSES, endpoint_rewards
 from tests.endpoints import Endpoint
 
 

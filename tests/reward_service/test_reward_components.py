@@ -9,10 +9,10 @@ import pytest
 
 from common.config.rewards import Length
 from common.episode import Fact, Turn
-from reward_service.cosine import embed, likeness, running_means, unit
-from reward_service.length import length_reward
-from reward_service.recall import Named, named_values, recall, words_of_values
-from reward_service.tokens import Ragged
+from reward_service.components.cosine import embed, likeness, running_means, unit
+from reward_service.components.length import length_reward
+from reward_service.components.recall import Named, named_values, recall, words_of_values
+from reward_service.components.tokens import Ragged
 
 
 def test_a_text_is_the_sum_of_its_token_embeddings_however_long_the_others_are() -> None:

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import ray
 
+from common.actors.resources import REWARD_WORKER_CPUS
 from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from common.failures import Unavailable
-from common.metrics import Metrics
-from common.resources import REWARD_WORKER_CPUS
+from common.telemetry.metrics import Metrics
+from reward_service.autoscaler import IDLE_OVER_QUEUE
 from reward_service.compose import score_episodes
 from reward_service.pool import RewardPool
-from reward_service.scaling import IDLE_OVER_QUEUE
 from tests.endpoints import Endpoint, Judge
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -1,6 +1,6 @@
 """When a reward worker is started and when one is ended. Seconds here are numbers, not time."""
 
-from reward_service.scaling import IDLE_OVER_QUEUE, Scaling
+from reward_service.autoscaler import IDLE_OVER_QUEUE, Scaling
 
 
 def scaling() -> Scaling:

@@ -17,9 +17,9 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from common.config.rewards import Cosine, RewardMix, Rewards
 from common.episode import Episode, Strategy, Turn
 from common.failures import InputError
+from reward_service.components.sentences import sentence_vectors
 from reward_service.compose import score_episodes
-from reward_service.requirements import require_sentence_models
-from reward_service.sentences import sentence_vectors
+from reward_service.preflight import require_sentence_models
 
 WORDS = (
     "what",

@@ -14,7 +14,7 @@ from common.config.rewards import Length, Recall, RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from common.episode_arrow import from_table, to_table
 from reward_service.compose import score_episodes
-from reward_service.statistics import Moments, after, from_json, recorded, to_json
+from reward_service.normalization import Moments, after, from_json, recorded, to_json
 
 EMBEDDING = np.eye(64, dtype=np.float32)
 

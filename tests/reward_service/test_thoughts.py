@@ -25,7 +25,7 @@ from common.config.rewards import (
 from common.data.special_tokens import ANSWER, BOS, EOS, QUERY, SPECIAL_TOKENS, THINK, spoken
 from common.data.tokenizer import train_tokenizer
 from common.episode import Episode, Fact, Strategy, Turn
-from reward_service.bleu import bleu
+from reward_service.components.bleu import bleu
 from reward_service.compose import score_episodes
 
 TEXTS = (

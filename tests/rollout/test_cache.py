@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 
-from rollout.policies.cache import LARGE_PAGE, KeyValues
+from rollout.policies.reactive.cache import LARGE_PAGE, KeyValues
 
 SHAPE = (2, 6, 3, 40, 16)  # layers, rows, heads, positions, head_dim
 

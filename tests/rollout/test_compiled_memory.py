@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
-from rollout.policies.compiled import CompiledMemory
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
+from rollout.policies.reactive.compiled import CompiledMemory
 
 LENGTHS = (1, 5, 33, 64)
 GATES = list(

@@ -19,17 +19,17 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from common.config.schema import Run
+from common.actors.actor import PooledActor
+from common.config.run import Run
 from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import DataFailure, DeadlineExceeded, InfraFailure, InputError
-from common.metrics import Metrics
-from common.pooled_actor import PooledActor
-from common.run_directory import RunDirectory
 from common.seeding import uniforms
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, WeightsCorrupt, pack, unpack
 from rollout.conductor import Batch, Conductor, launch
-from rollout.dealing import Plan
-from rollout.journal import outcomes
+from rollout.journal.journal import outcomes
+from rollout.tasks import Plan
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

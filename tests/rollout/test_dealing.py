@@ -4,7 +4,7 @@ import pytest
 
 from common.episode import Interaction, Row, Task
 from common.failures import InputError
-from rollout.dealing import Dealer, Memories, Plan, groups, place_of, shards
+from rollout.tasks import Dealer, Memories, Plan, groups, place_of, shards
 
 ROWS = [
     Row(

@@ -12,11 +12,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.config.schema import Sampling
+from common.config.rollout import Sampling
 from common.episode import Episode, Task
-from common.models.reactive import ReactiveTransformer
-from rollout.policies.reactive import ReactiveEngine
-from rollout.policies.slots import memory_bytes
+from common.models.reactive.model import ReactiveTransformer
+from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.reactive.slots import memory_bytes
 from tests.rollout.test_reactive_engine import SAMPLING, TOKENIZER, make_model, make_tasks
 
 TASKS = make_tasks(18, return_memory=True)

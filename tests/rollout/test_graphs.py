@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from rollout.policies.graphs import StepGraphs, power_of_two
+from rollout.policies.reactive.cuda_graphs import StepGraphs, power_of_two
 
 
 def test_on_a_gpu_shapes_are_few() -> None:

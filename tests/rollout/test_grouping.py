@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from common.data.grouping import by_width
+from common.data.bucketing import by_width
 
 
 def cost(groups: list[list[int]], widths: list[int], call_cost: float) -> float:

@@ -10,8 +10,8 @@ import pytest
 from common.episode import Episode, Turn
 from common.episode_arrow import from_table
 from common.failures import DataFailure
-from common.run_directory import RunDirectory
-from rollout.journal import Journal, open_journal, outcomes
+from common.storage.run_directory import RunDirectory
+from rollout.journal.journal import Journal, open_journal, outcomes
 
 
 def episode(task: str) -> Episode:
@@ -166,7 +166,7 @@ def test_rolling_back_to_where_the_run_stands_changes_nothing(tmp_path: Path) ->
 WRITER = """
 import sys
 from pathlib import Path
-from rollout.journal import Journal
+from rollout.journal.journal import Journal
 from test_journal import play
 journal = Journal(Path(sys.argv[1]))
 iteration = 0

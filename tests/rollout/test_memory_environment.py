@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
-from rollout.environments.memory import Conversation, MemoryEnvironment
+from rollout.environments.conversation import Conversation, MemoryEnvironment
 
 ROW = Row(
     "My dog is called Rex.",

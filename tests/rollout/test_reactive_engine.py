@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from common.config.schema import Sampling
+from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Interaction, Row, Task
 from common.failures import DataFailure
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
-from rollout.policies.reactive import ReactiveEngine
+from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.reactive.slots import memory_bytes, memory_hash
 from rollout.policies.sampling import filtered, sample
-from rollout.policies.slots import memory_bytes, memory_hash
 
 WORDS = [
     "the",

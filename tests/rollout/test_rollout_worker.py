@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from common.config.schema import Rollout, Sampling
+from common.config.rollout import Rollout, Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row, Task
 from common.failures import InfraFailure
-from common.metrics import Metrics
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
+from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, WeightsCorrupt, pack
-from rollout.policies.reactive import ReactiveEngine
+from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.worker import RolloutWorker
 
 TOKENIZER: ConversationTokenizer = train_tokenizer(["my dog is called Rex"], 280)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config.schema import Sampling
+from common.config.rollout import Sampling
 from common.seeding import uniforms
 from rollout.policies.sampling import filtered, inverse_cdf, sample
 

@@ -8,15 +8,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from common.config.schema import Sampling
+from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row, Task
 from common.failures import InputError
-from common.models.configuration import RxTConfig
-from common.models.reactive import ReactiveTransformer
-from rollout.policies.memories import list_memories
-from rollout.policies.reactive import ReactiveEngine
-from rollout.policies.session import Session
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
+from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.reactive.memory_files import list_memories
+from rollout.policies.reactive.session import Session
 
 TOKENIZER: ConversationTokenizer = train_tokenizer(["my dog is called Rex and the cat Żółw"], 280)
 SAMPLING = Sampling(max_new_tokens=9)

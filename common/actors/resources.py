@@ -1,0 +1,73 @@
+"""What each actor of a run claims from Ray's scheduler, in one place, so that the plan, a laptop's
+cluster and the actors agree.
+
+A claim is admission control: it decides where an actor may start, not how fast it runs. Rollout
+workers and learner ranks claim the threads they compute with, which on a real cluster keeps a node
+from being crowded; on a laptop the local cluster is given as many logical CPUs as the claims add up
+to, so that everything starts and shares the cores there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.config.run import Run
+from common.config.stages import MRL
+
+REWARD_WORKER_CPUS = 0.5
+"""Scoring is single-threaded Python in bursts between batches of episodes."""
+CONDUCTOR_CPUS = 0.25
+"""The conductor waits for others nearly all of its time."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`count` actors of one role, each claiming `cpus` and `gpus`."""
+
+    role: str
+    count: int
+    cpus: float
+    gpus: float = 0.0
+
+
+def claims(run: Run) -> tuple[Claim, ...]:
+    """Every actor that must stand at the busiest moment of a run. A run without MRL has no rollout
+    half."""
+    learners = Claim(
+        "learner rank", run.learner.ranks, float(run.learner.threads), run.learner.gpus_per_rank
+    )
+    if not any(isinstance(stage, MRL) for stage in run.stages):
+        return (learners,)
+    return (
+        Claim("conductor", 1, CONDUCTOR_CPUS),
+        Claim(
+            "rollout worker",
+            run.rollout.workers,
+            float(run.rollout.threads),
+            run.rollout.gpus_per_worker,
+        ),
+        Claim(
+            "reward worker", run.rewards.workers, REWARD_WORKER_CPUS, run.rewards.gpus_per_worker
+        ),
+        learners,
+    )
+
+
+def total_cpus(run: Run) -> float:
+    return sum(claim.count * claim.cpus for claim in claims(run))
+
+
+def growth_cpus(run: Run) -> float:
+    """What reward workers would claim besides, were there as many as there may be. A run does
+    without where it is not to be had."""
+    grow = max(0, (run.rewards.max_workers or 0) - run.rewards.workers)
+    return grow * REWARD_WORKER_CPUS if any(isinstance(stage, MRL) for stage in run.stages) else 0.0
+
+
+def total_gpus(run: Run) -> float:
+    return sum(claim.count * claim.gpus for claim in claims(run))
+
+
+def namespace(run: Run) -> str:
+    """Ray's namespace for a run's driver."""
+    return f"engram-{run.name}"

@@ -1,0 +1,236 @@
+"""Settings of the stages of training and of their optimisers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config.locations import ModelSource
+from common.config.section import Section
+
+
+class Optimizer(Section):
+    """AdamW with linear warm-up and cosine decay to `final_fraction` of the peak."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak rate."""
+    memory_learning_rate: float | None = Field(None, gt=0)
+    """Peak rate of the memory attention; None: as the rest."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of matrices; norms, biases and gates are not decayed."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the mean of gradients."""
+    beta2: float = Field(0.98, ge=0, lt=1)
+    """Decay of the mean of their squares."""
+    warmup_fraction: float = Field(0.05, ge=0, le=1)
+    """Share of a stage's steps in which the rate rises from 0 to its peak."""
+    final_fraction: float = Field(0.1, ge=0, le=1)
+    """Share of the peak at the stage's last step."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients of a larger norm, over all parameters of the optimiser, are scaled down to it."""
+
+
+class SupervisedStage(Section):
+    steps: int = Field(200, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(32, ge=1)
+    """Sequences, or conversations, per step over all ranks."""
+    optimizer: Optimizer = Optimizer()
+    """Of everything that the stage trains."""
+
+
+class JointLM(SupervisedStage):
+    """Stage 1: masked LM on the encoder, next-token LM on the decoder that reads the encoder's
+    states."""
+
+    stage: Literal["joint_lm"]
+    """Which stage this is."""
+    router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
+    mask_probability: float = Field(0.15, gt=0, lt=1)
+    """Probability that the encoder has to guess a token; special tokens are never masked."""
+    hide_probability: float = Field(0.0, ge=0, lt=1)
+    """Probability that a position of the encoded data is zeroed before the decoder reads it."""
+    noise: float = Field(0.0, ge=0)
+    """Std of normal noise on the encoded data."""
+    blind_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of sequences whose decoder reads initial memory instead: trains self-attention where
+    the encoder would give the text away."""
+
+
+class SFT(JointLM):
+    """Stage 2: as joint LM, on interactions, with the decoder's loss on the answer only, [EOS]
+    included."""
+
+    stage: Literal["sft"]  # type: ignore[assignment]
+    """Which stage this is."""
+
+
+class MemoryPretrain(SupervisedStage):
+    """Stage 3: the memory attention learns to hold the old and take in the new, by cosine to a
+    mixture of both."""
+
+    stage: Literal["memory_pretrain"]
+    """Which stage this is."""
+    first_weight: float = Field(0.9, gt=0, le=1)
+    """Weight of the encoded interaction in the label of the first write."""
+    next_weight: float = Field(0.5, gt=0, le=1)
+    """The same for the second write; it falls by `weight_decay_per_step` per write after that."""
+    weight_decay_per_step: float = Field(0.05, ge=0)
+    """By how much the weight falls with each further write."""
+    minimum_weight: float = Field(0.05, ge=0, le=1)
+    """The weight falls no lower."""
+    input_noise: float = Field(0.0, ge=0)
+    """Std of normal noise on the encoded interaction that is written; the label has none."""
+
+
+class MemoryAware(SupervisedStage):
+    """Stage 4: answers predicted from memory over whole conversations, teacher forced."""
+
+    stage: Literal["memory_aware"]
+    """Which stage this is."""
+    router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
+    bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    """How many writes before it the gradient of an answer flows back through: 1 as in the articles,
+    or all of the episode. k writes for every answer cost up to k times the writing."""
+    first_follow_ups: int | None = Field(None, ge=1)
+    """Conversations are cut to so many follow-ups at first: remembering over one turn is learnt
+    before ten. None: whole from the start."""
+    hold_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps before they begin to grow."""
+    grow_fraction: float = Field(0.5, gt=0, le=1)
+    """Share of the steps by which they have grown, evenly, to their whole length."""
+    train_encoder: bool = True
+    """Whether the encoder is trained."""
+    train_memory: bool = True
+    """Whether the memory attention is trained."""
+
+
+class Lora(Section):
+    """Low-rank adaptation (Hu 2021), by peft. Checkpoints hold the merged weights."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of each update."""
+    alpha: int = Field(32, gt=0)
+    """Updates are scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the input of each update."""
+    targets: tuple[str, ...] = ()
+    """Last parts of the names of the linear layers to adapt, such as q_proj; empty: all but the
+    head."""
+
+
+class RewardModelStage(SupervisedStage):
+    """A reward model from preferences: of the run's RxT, which then reads memory, or of any model
+    of transformers. It is the last stage of its run, and the run's checkpoints are reward models
+    from there on."""
+
+    stage: Literal["reward_model"]
+    """Which stage this is."""
+    backbone: ModelSource | None = None
+    """Folder or hub name of a model that transformers opens; None: the model that the stages before
+    trained."""
+    levels: int = Field(1, ge=1)
+    """1: a scalar reward (Bradley–Terry); K: probabilities of scores 1…K, whose spread says how
+    sure it is."""
+    ranking: Literal["pairs", "best"] = "pairs"
+    """What more than two answers of a prompt teach: every pair of them, or which one is best.
+    Discrete scores know pairs only."""
+    centering: float = Field(0.01, ge=0)
+    """Coefficient of (chosen + rejected)², which keeps scalar rewards around 0."""
+    max_tokens: int = Field(512, ge=8)
+    """A text longer than this loses its beginning. An RxT reads whole interactions, up to
+    model.max_tokens."""
+    lora: Lora | None = None
+    """Train low-rank updates and the head only; None: the whole reader."""
+    evaluate_every: int = Field(100, ge=1)
+    """Steps between measurements on held-out preferences; one is always made at the end."""
+
+
+class CurriculumStep(Section):
+    name: str
+    """Unique in the curriculum; metrics and episodes are told apart by it."""
+    iterations: int = Field(ge=1)
+    """Batches of episodes collected and learnt from."""
+    max_steps: int = Field(ge=1)
+    """Rows with at most this many follow-ups take part."""
+    strategy: Literal["single", "cumulative", "long_term"] | None = None
+    """Only rows of this strategy; None: all."""
+    reset_probability: float = Field(1.0, ge=0, le=1)
+    """Probability, per episode, of starting from fresh memory instead of one held from an earlier
+    episode."""
+    teacher_forcing: bool = False
+    """Whether memory is written with the data set's answers in place of the generated ones."""
+
+
+class PPO(Section):
+    """Token-level ratio with one advantage per interaction (Schulman et al. 2017)."""
+
+    clip: float = Field(0.2, gt=0)
+    """The ratio of new to old probability counts no further than 1 ± this."""
+    value_clip: float = Field(0.2, gt=0)
+    """The value counts no further than this from the old one, as a share of the width of the range
+    that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A
+    clipped component is as wide as its clip, a normalised one counts as one standard deviation, one
+    of yours without a clip as 1."""
+    entropy: float = Field(0.0, ge=0)
+    """Coefficient of the mean entropy per token, in nats."""
+    discount: float = Field(0.9, ge=0, le=1)
+    """Of rewards, per turn."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """Of generalised advantage estimation, per turn."""
+    epochs: int = Field(2, ge=1)
+    """Passes over each batch."""
+    minibatches: int = Field(2, ge=1)
+    """Optimiser steps per pass, each on as large a share of the batch."""
+    kl: float = Field(0.02, ge=0)
+    """First coefficient of the KL to the reference policy (the weights that MRL started from)."""
+    kl_target: float | None = Field(None, gt=0)
+    """Nats per answer that the adaptive controller steers to; None: the coefficient stays."""
+    kl_horizon: int = Field(10000, ge=1)
+    """Episodes; the larger, the slower the adaptive controller."""
+    kl_estimator: Literal["k2", "k3"] = "k2"
+    """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference,
+    policy); k1 would have none."""
+    memory_change: float = Field(0.0, ge=0)
+    """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
+    bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    """How many writes before it the gradient of an answer flows back through, as in memory-aware
+    training."""
+    whiten: bool = True
+    """Whether advantages are whitened over the whole batch."""
+    doubt: bool = False
+    """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete
+    reward model gave one: less is learnt from what it is unsure of."""
+    critic_warmup: int = Field(0, ge=0)
+    """Iterations in which only the critic learns. Its first values are 0, so without it the first
+    advantages are whole returns, and a policy that starts good is first of all shaken."""
+    critic_learning_rate: float = Field(1e-3, gt=0)
+    """Constant rate of the critic's own optimiser."""
+
+
+class MRL(Section):
+    """Stage 5: Memory Reinforcement Learning over a curriculum, synchronous."""
+
+    stage: Literal["mrl"]
+    """Which stage this is."""
+    episodes: int = Field(64, ge=1)
+    """Episodes per iteration over all ranks."""
+    curriculum: tuple[CurriculumStep, ...]
+    """Steps in order, each with a name of its own."""
+    ppo: PPO = PPO()
+    """The update."""
+    optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
+    """Of the policy."""
+    freeze_encoder: bool = False
+    """Whether the encoder stays as it is."""
+    router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
+
+
+Stage = Annotated[
+    JointLM | SFT | MemoryPretrain | MemoryAware | RewardModelStage | MRL,
+    Field(discriminator="stage"),
+]

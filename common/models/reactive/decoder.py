@@ -1,0 +1,135 @@
+"""The decoder: writes the answer, reading memory through cross-attention in every layer.
+
+Queries of the cross-attention carry token positions, slots carry none. Keys and values of memory
+depend on memory alone: `read_memory` makes them once per turn. Whole sequences and single new
+tokens take the same path: what tokens may look at, and how, is decided by the `Context` that the
+caller hands in.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from common.models.layers.attention import Attention, rope_table
+from common.models.layers.batch_invariant import Linear
+from common.models.layers.feed_forward import FeedForward, MixtureOfExperts, Routing
+from common.models.layers.operations import RMSNorm
+from common.models.reactive.config import RxTConfig
+
+
+class Context(Protocol):
+    """What the tokens of a call look at. Both take x [batch, tokens, width] and give what is seen,
+    before the output projection: [batch, tokens, query_heads · head_dim]."""
+
+    def tokens(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+        """Self-attention to each other, and to tokens of earlier calls."""
+
+    def memory(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+        """Cross-attention to short-term memory."""
+
+
+class Sequences:
+    """Context of whole sequences from position 0 on, right-padded; causality keeps padding out of
+    real positions.
+
+    rope [tokens, head_dim / 2]; memory_keys, memory_values [layers, batch, kv_heads, slots,
+    head_dim].
+    """
+
+    def __init__(self, rope: Tensor, memory_keys: Tensor, memory_values: Tensor):
+        self.rope, self.memory_keys, self.memory_values = rope, memory_keys, memory_values
+
+    def tokens(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+        return attention.see(*attention.queries_keys_values(x, self.rope), causal=True)
+
+    def memory(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+        return attention.see(
+            attention.queries(x, self.rope), self.memory_keys[layer], self.memory_values[layer]
+        )
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: RxTConfig, index: int):
+        super().__init__()
+        self.index = index
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(
+            config.width, config.head_dim, config.query_heads, config.kv_heads
+        )
+        self.memory_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.cross_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.cross_attention = Attention(
+            config.width,
+            config.head_dim,
+            config.cross_query_heads or config.query_heads,
+            config.cross_kv_heads or config.kv_heads,
+        )
+        self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.feed_forward: FeedForward | MixtureOfExperts = (
+            MixtureOfExperts(
+                config.width, config.decoder_ff, config.experts, config.experts_per_token
+            )
+            if config.experts
+            else FeedForward(config.width, config.decoder_ff)
+        )
+
+    def forward(self, x: Tensor, context: Context, routings: list[Routing] | None = None) -> Tensor:
+        """x [batch, tokens, width]."""
+        x = x + self.attention.output(
+            context.tokens(self.index, self.attention, self.attention_norm(x))
+        )
+        x = x + self.cross_attention.output(
+            context.memory(self.index, self.cross_attention, self.cross_norm(x))
+        )
+        return x + self.feed_forward(self.feed_forward_norm(x), routings)
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: RxTConfig):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
+        self.head_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.head = Linear(config.width, config.vocab_size)
+
+    def read_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """memory [batch, layers, slots, width] → keys, values [layers, batch, kv_heads, slots,
+        head_dim]."""
+        pairs = [
+            layer.cross_attention.keys_values(  # type: ignore[union-attr,operator]
+                layer.memory_norm(memory[:, i])  # type: ignore[operator]
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+        return torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
+
+    def rope(self, device: torch.device) -> Tensor:
+        """Of all positions, complex64 [positions, head_dim / 2]."""
+        return rope_table(
+            self.config.positions, self.config.head_dim, self.config.rope_base, device
+        )
+
+    def forward(
+        self, embedded: Tensor, context: Context, routings: list[Routing] | None = None
+    ) -> Tensor:
+        """embedded [batch, tokens, width] → hidden states of the same shape."""
+        x = embedded
+        for layer in self.layers:
+            x = layer(x, context, routings)
+        return x
+
+    def fill(self, embedded: Tensor, context: Context) -> None:
+        """As `forward`, for a context that keeps keys and values: of the last layer, nothing else
+        is computed than what gives those."""
+        x = embedded
+        for layer in self.layers[:-1]:
+            x = layer(x, context)
+        last = self.layers[-1]
+        assert isinstance(last, DecoderLayer)
+        context.tokens(last.index, last.attention, last.attention_norm(x))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(self.head_norm(hidden))

@@ -1,0 +1,195 @@
+"""Conversations as tensors, and the one pass over them that supervised and reinforcement learning
+share.
+
+The encoder never reads memory, so all interactions of a batch are encoded at once; only the cheap
+memory recurrence runs turn by turn; then all answers are decoded at once, each with the memory it
+had. Conversations are sorted by length and laid out turn by turn, so that the ones still running
+are always the first rows and no turn is computed that does not exist.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.data.bucketing import by_width
+from common.data.padding import pad
+from common.models.layers.batch_invariant import TOKENS, round_up
+from common.models.layers.feed_forward import Routing
+from common.models.reactive.model import ReactiveTransformer
+
+DECODE_CALL = 256
+"""Tokens of padding that cost as much as one more call of the decoder, its backward pass
+included."""
+
+
+@dataclass(frozen=True)
+class TurnTokens:
+    """One turn for the learner: what was asked and answered, and what went to memory afterwards."""
+
+    query: Sequence[int]
+    answer: Sequence[int]
+    remembered: Sequence[int]
+
+
+@dataclass(frozen=True)
+class ConversationBatch:
+    """Rows are turns in turn-major order; `active[k]` conversations reach turn k, and they are the
+    first ones."""
+
+    tokens: Tensor
+    """int64 [rows, tokens]: query and answer of the turns to decode."""
+    answer_start: Tensor
+    """[rows]: index of the first answer token."""
+    length: Tensor
+    """[rows]: real tokens."""
+    written: Tensor
+    """int64 [rows, tokens]: what memory was written with after each turn."""
+    written_mask: Tensor
+    active: tuple[int, ...]
+    order: tuple[int, ...]
+    """Position in the input of each conversation, in the order of this batch."""
+
+    @property
+    def turns(self) -> Tensor:
+        """[rows]: turn index of each row."""
+        return torch.repeat_interleave(torch.arange(len(self.active)), torch.tensor(self.active))
+
+    @property
+    def conversations(self) -> Tensor:
+        """[rows]: input position of the conversation of each row."""
+        return torch.cat([torch.tensor(self.order[:n]) for n in self.active])
+
+    def answer_mask(self) -> Tensor:
+        """bool [rows, tokens - 1]: True where position t predicts an answer token t + 1."""
+        target = torch.arange(1, self.tokens.shape[1], device=self.tokens.device)
+        return (target >= self.answer_start[:, None]) & (target < self.length[:, None])
+
+    def to(self, device: torch.device) -> ConversationBatch:
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("tokens", "answer_start", "length", "written", "written_mask")
+        }
+        return ConversationBatch(**moved, active=self.active, order=self.order)
+
+
+def collate(conversations: Sequence[Sequence[TurnTokens]]) -> ConversationBatch:
+    """Batch of conversations of any lengths; turn 0 is the opening one."""
+    order = sorted(range(len(conversations)), key=lambda i: -len(conversations[i]))
+    active = tuple(
+        sum(len(c) > k for c in conversations) for k in range(len(conversations[order[0]]))
+    )
+    rows = [conversations[i][k] for k, n in enumerate(active) for i in order[:n]]
+    tokens, mask = pad([[*row.query, *row.answer] for row in rows])
+    written, written_mask = pad([list(row.remembered) for row in rows])
+    starts = torch.tensor([len(row.query) for row in rows])
+    return ConversationBatch(
+        tokens, starts, mask.sum(-1), written, written_mask, active, tuple(order)
+    )
+
+
+def memories(
+    model: ReactiveTransformer,
+    batch: ConversationBatch,
+    initial: Tensor,
+    bptt_turns: int | Literal["all"],
+    train_encoder: bool = True,
+) -> Tensor:
+    """The memory that each row's answer was given with: [rows, layers, slots, width].
+
+    initial: [conversations, layers, slots, width], in the order of the conversations handed to
+    `collate`. bptt_turns: the gradient of an answer flows back through so many writes before it,
+    whichever turn it is; 1 is the truncation of the articles, "all" lets a write learn from an
+    answer many turns later.
+    """
+    return memories_and_before(model, batch, initial, bptt_turns, train_encoder)[0]
+
+
+def memories_and_before(
+    model: ReactiveTransformer,
+    batch: ConversationBatch,
+    initial: Tensor,
+    bptt_turns: int | Literal["all"],
+    train_encoder: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """As `memories`; and for each row but those of turn 0 the memory before its last write, one
+    write less of gradient behind it."""
+    last = len(batch.active) - 1
+    written = sum(batch.active[:last])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
+        encoded = (
+            model.encode(batch.written[:written], batch.written_mask[:written]) if written else None
+        )
+    starts = [0, *itertools.accumulate(batch.active)]
+    # No turn is read wider than its longest interaction.
+    widths = [int(part.any(0).sum()) for part in batch.written_mask.split(batch.active)]
+
+    def write(memory: Tensor, rows: slice | Tensor, width: int) -> Tensor:
+        assert encoded is not None
+        return model.remember(memory, encoded[rows, :, :width], batch.written_mask[rows, :width])
+
+    def write_turn(memory: Tensor, turn: int) -> Tensor:
+        return write(memory, slice(starts[turn], starts[turn] + len(memory)), widths[turn])
+
+    depth = last + 1 if bptt_turns == "all" else bptt_turns
+    states: list[Tensor] = [initial[list(batch.order)]]
+    before: list[Tensor] = []
+    for turn in range(last if depth == 1 else min(last, depth - 1)):
+        old = states[-1][: batch.active[turn + 1]]
+        before.append(old.detach() if depth == 1 else old)
+        states.append(write_turn(before[-1], turn))
+    if 1 < depth <= last:
+        # Each later answer has a window of its own: its last `depth` writes, from a memory without
+        # gradient. All windows go side by side.
+        past = [state.detach() for state in states]
+        with torch.no_grad():
+            while len(past) <= last - depth:
+                past.append(write_turn(past[-1][: batch.active[len(past)]], len(past) - 1))
+        sizes = list(batch.active[depth:])
+        memory = old = torch.cat([state[:n] for state, n in zip(past, sizes, strict=False)])
+        for step in range(depth):
+            rows = torch.cat(
+                [
+                    torch.arange(start, start + n)
+                    for start, n in zip(starts[step:], sizes, strict=False)
+                ]
+            )
+            old, memory = (
+                memory,
+                write(memory, rows.to(memory.device), max(widths[step : step + len(sizes)])),
+            )
+        states += memory.split(sizes)
+        before += old.split(sizes)
+    return torch.cat(states), torch.cat(before) if before else states[0][:0]
+
+
+def answer_logits(
+    model: ReactiveTransformer,
+    tokens: Tensor,
+    memory: Tensor,
+    mask: Tensor,
+    routings: list[Routing] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits [answer tokens, vocabulary] and their targets [answer tokens], of the positions in
+    `mask` [rows, tokens - 1] alone."""
+    tokens, targets = tokens[:, :-1], tokens[:, 1:][mask]
+    needed = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).tolist()
+    groups = by_width(
+        [min(round_up(max(1, width), TOKENS), tokens.shape[1]) for width in needed], DECODE_CALL
+    )
+    if (
+        len(groups) == 1 or model.config.experts
+    ):  # what experts are balanced over is one batch of tokens
+        return model.decoder.logits(model.decode_hidden(tokens, memory, routings)[mask]), targets
+    parts, places = [], []
+    place = torch.arange(len(targets), device=mask.device).split(mask.sum(1).tolist())
+    for rows in groups:
+        width = max(needed[row] for row in rows)
+        parts.append(model.decode_hidden(tokens[rows, :width], memory[rows])[mask[rows, :width]])
+        places += [place[row] for row in rows]
+    return model.decoder.logits(torch.cat(parts)[torch.cat(places).argsort()]), targets

@@ -1,0 +1,140 @@
+"""What a rank needs beyond the model to go on exactly where it was: optimiser moments, auxiliary
+modules, random state.
+
+All of it is safetensors and JSON beside the model in the checkpoint; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from common.data.tokenizer import ConversationTokenizer
+from common.failures import InputError
+from common.models.reactive.config import RxTConfig
+from common.models.reactive.model import ReactiveTransformer
+from common.storage.checkpoint import Checkpoint, capture_rng, save_checkpoint
+from common.storage.run_directory import RunDirectory
+from learner.lora import plain_state
+from learner.parallel.optimizer import Trainer
+
+TRAINING = "training.safetensors"
+
+
+def save_training(
+    directory: RunDirectory,
+    step: int,
+    model: PreTrainedModel,
+    write_tokenizer: Callable[[Path], None],
+    state: dict[str, Any],
+    keep: int,
+    trainers: dict[str, Trainer] | None = None,
+    modules: dict[str, nn.Module] | None = None,
+) -> str:
+    """Write a checkpoint that `transformers` opens as a model and `resume` as a training state;
+    returns its path or URI.
+
+    step: optimiser steps or iterations done over the whole run. modules: trained or frozen beside
+    the model (heads, critic, reference).
+    """
+
+    def write(folder: Path) -> None:
+        save_model(model, folder)
+        write_tokenizer(folder)
+        tensors: dict[str, Tensor] = {}
+        for name, trainer in (trainers or {}).items():
+            tensors |= {f"optimizer/{name}/{key}": value for key, value in trainer.state().items()}
+        for name, module in (modules or {}).items():
+            tensors |= {
+                f"module/{name}/{key}": value.detach().cpu().contiguous()
+                for key, value in module.state_dict().items()
+            }
+        save_file(tensors, folder / TRAINING)
+
+    return save_checkpoint(directory, step, write, state | {"rng": capture_rng()}, keep)
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """As `from_pretrained` opens it; adapters are merged into the weights."""
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(folder, state_dict=plain_state(model))
+
+
+def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> ReactiveTransformer:
+    """The model of a checkpoint folder; InputError naming `where` and the first dimension that is
+    not as `expected`."""
+    transformers_logging.disable_progress_bar()
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise InputError(
+            where, "is not a model checkpoint: it has no config.json and model.safetensors"
+        )
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != RxTConfig.model_type:
+        reward = kind == "rxt_reward"
+        raise InputError(
+            where,
+            "is a reward model, not a policy: it can be evaluated, and scores answers in MRL"
+            if reward
+            else f"is a {kind} model",
+        )
+    config = RxTConfig.from_pretrained(folder)
+    if expected is not None:
+        for key in SHAPE_KEYS:
+            if getattr(config, key) != getattr(expected, key):
+                raise InputError(
+                    where,
+                    f"this checkpoint has {key} = {getattr(config, key)}, the configuration "
+                    f"{getattr(expected, key)}",
+                )
+    return ReactiveTransformer.from_pretrained(folder)
+
+
+def resume_training(
+    folder: Path, trainers: dict[str, Trainer], modules: dict[str, nn.Module]
+) -> None:
+    """Put optimiser and modules back where `save_training` found them."""
+    tensors = load_file(folder / TRAINING)
+    for name, trainer in trainers.items():
+        trainer.load_state(_under(tensors, f"optimizer/{name}/"))
+    for name, module in modules.items():
+        module.load_state_dict(_under(tensors, f"module/{name}/"))
+
+
+def take_over(folder: Path, modules: dict[str, nn.Module]) -> None:
+    """Go on with modules that the stage before left under the same names: SFT trains the
+    masked-token head of joint pre-training on."""
+    tensors = load_file(folder / TRAINING)
+    for name, module in modules.items():
+        held = _under(tensors, f"module/{name}/")
+        if held:
+            module.load_state_dict(held)
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+
+
+SHAPE_KEYS = (
+    "vocab_size", "width", "layers", "heads", "query_heads", "kv_heads", "cross_query_heads",
+    "cross_kv_heads", "memory_query_heads",
+    "memory_kv_heads", "decoder_ff", "encoder_ff", "experts", "experts_per_token", "slots",
+    "max_tokens", "memory_attention",
+    "residual_gate", "gate_activation", "gate_per_slot", "initial_memory",
+)  # fmt: skip
+"""What two checkpoints must agree in to hold each other's weights."""
+
+
+def checkpoint_model(
+    checkpoint: Checkpoint, expected: RxTConfig | None = None
+) -> tuple[ReactiveTransformer, ConversationTokenizer]:
+    with checkpoint.folder() as folder:
+        return load_model(checkpoint.where, folder, expected), ConversationTokenizer.load(folder)

@@ -1,0 +1,327 @@
+"""A whole run: prepare, then stage after stage from wherever the last checkpoint left it, then the
+summary.
+
+This is the driver. It owns the recorder and, for MRL, the rollout half; the learner group comes and
+goes, and finds its way back from checkpoints alone. Everything the driver decides is a function of
+the run directory, so a driver that was killed is simply started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from common.actors import resources
+from common.config.run import Run
+from common.config.stages import MRL
+from common.data.conversations import value_counts
+from common.data.corpus import Corpus, load_corpus
+from common.failures import DataFailure, Drained, EngramError, InputError
+from common.storage.checkpoint import Checkpoint
+from common.storage.lease import BEAT_SECONDS, hold
+from common.storage.run_directory import RunDirectory
+from common.telemetry.logs import setup_logging
+from common.telemetry.metrics import Metrics
+from common.telemetry.progress import Progress
+from learner.curriculum import stage_steps
+from learner.evaluation.evaluate import evaluate, evaluation_rows, evaluation_tasks
+from learner.evaluation.memorisation import learnt_by_heart, measured
+from learner.evaluation.retention import most_frequent_figure, retention_figures
+from learner.interrupts import Interrupts, counted
+from learner.metrics import record_evaluation
+from learner.parallel.group import Job, Loop, launch
+from learner.recorder import RecorderClient, StepReport
+from learner.reporter import Position
+from learner.rollout_group import RolloutGroup
+from learner.setup import newest, prepare
+from learner.stages.rl import mrl_loop
+from learner.stages.supervised import supervised_loop
+from learner.summary import Summary, last_status
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+TRAINING_ROWS = 200
+"""Training conversations that are played after MRL, to tell memory from learning by heart."""
+STALL_SECONDS = 120.0
+"""Without any report for so long, the driver says what every actor is doing."""
+KEEP_SECONDS = 60.0
+"""A driver that is killed loses at most so much of the wall time in its summary."""
+GOES_ON = "the same command goes on from there"
+
+
+def train(run: Run, progress: Progress, directory: RunDirectory | None = None) -> dict[str, Any]:
+    """Run or resume `run` on the connected Ray cluster; returns the summary that is also in
+    RUN/summary.json.
+
+    directory: of the run, from a caller that holds its lease already (`common/storage/lease.py`);
+    None: take the lease for as long as this lasts.
+    Raises InputError where the configuration does not fit the data or the run that is there, or
+    another driver holds the run; LeaseLost where one has taken it over; Drained after an interrupt
+    at any moment, InfraFailure where restarts are used up.
+    """
+    with counted() as interrupts:
+        try:
+            with interrupts.at_once():
+                if directory is not None:
+                    return train_or_resume(run, directory, progress, interrupts)
+                with hold(RunDirectory(run.runs, run.name), progress) as held:
+                    return train_or_resume(run, held, progress, interrupts)
+        except KeyboardInterrupt:
+            raise Drained(f"stopped; {GOES_ON}") from None
+
+
+def train_or_resume(
+    run: Run, directory: RunDirectory, progress: Progress, interrupts: Interrupts
+) -> dict[str, Any]:
+    started = time.monotonic()
+    setup_logging("driver", 0, directory)
+    corpus = load_corpus(run.data, run.seed)
+    checkpoint = prepare(run, directory, corpus, progress)
+    if checkpoint.step:
+        progress.note(
+            f"run {run.name} ({last_status(directory)}) goes on from step {checkpoint.step}"
+        )
+    summary = Summary(run, directory, started)
+    # Of this driver alone: actors of one that was killed may be there for seconds yet.
+    assert directory.term is not None, "a caller that gives the directory holds its lease"
+    namespace = f"{resources.namespace(run)}-{directory.term.owner[:8]}"
+    recorder = RecorderClient.start(run, directory, namespace, checkpoint.step)
+    progress.note(f"run {run.name}: metrics at {recorder.url()}, files in {directory.path()}")
+    if checkpoint.step:
+        metrics = Metrics()
+        metrics.record("run/resumes", 1)
+        recorder.observe(metrics.drain())
+    status = "failed"
+    try:
+        summary.write("running")
+        for index, stage in enumerate(run.stages):
+            if is_finished(checkpoint, index, stage) and not owes_evaluation(
+                checkpoint, index, stage, summary
+            ):
+                summary.refresh(index, stage.stage, stage_steps(stage))
+                continue
+            job = Job(run, directory, index, namespace)
+            with summary.stage(index, stage.stage, stage_steps(stage)):
+                if isinstance(stage, MRL):
+                    run_mrl(job, checkpoint, corpus, recorder, progress, summary)
+                else:
+                    run_stage(supervised_loop, job, recorder, progress, summary)
+            checkpoint = newest(directory)
+            if not is_finished(checkpoint, index, stage):
+                raise Drained(f"stopped at step {checkpoint.step}; {GOES_ON}")
+            # one that came in the stage's last step must not begin the next stage
+            interrupts.check()
+        status = "done"
+    except (Drained, KeyboardInterrupt):
+        status = "stopped"
+        raise
+    finally:
+        try:
+            with counted():  # a first interrupt must not keep the summary from being written
+                written = summary.write(status)
+        finally:
+            recorder.close()
+    return written
+
+
+def owes_evaluation(checkpoint: Checkpoint, index: int, stage: Any, summary: Summary) -> bool:
+    """Whether the run stands right after MRL stage number `index` and has not been evaluated there:
+    its driver was stopped or killed."""
+    return (
+        isinstance(stage, MRL)
+        and checkpoint.state["stage"] == index
+        and not summary.evaluated("after_mrl", index)
+    )
+
+
+def run_mrl(
+    job: Job,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    recorder: RecorderClient,
+    progress: Progress,
+    summary: Summary,
+) -> None:
+    """The MRL stage between two evaluations on held-out conversations, all with the same rollout
+    workers.
+
+    Each of the three is done where the run directory lacks it. The evaluation before MRL is that of
+    a run's first MRL stage.
+    """
+    stages = job.run.stages
+    first = next(index for index, stage in enumerate(stages) if isinstance(stage, MRL))
+    with RolloutGroup(
+        job, checkpoint, corpus, lambda: show_notes(recorder.report(), progress)
+    ) as half:
+        untrained = Position.of(checkpoint, job.stage).in_stage == 0
+        if job.stage == first and untrained and not summary.evaluated("before_mrl", job.stage):
+            evaluate_stage("before_mrl", half, checkpoint, corpus, recorder, progress, summary)
+        elif job.stage == first and "before_mrl" not in summary.value["retention"]:
+            progress.note(
+                "the summary has no evaluation before MRL, which has begun: it cannot be made "
+                "any more"
+            )
+        if not is_finished(checkpoint, job.stage, stages[job.stage]):
+            summary.discard_evaluation("after_mrl", job.stage)
+            run_stage(mrl_loop, job, recorder, progress, summary, half)
+        after = newest(job.directory)
+        if is_finished(after, job.stage, stages[job.stage]):
+            evaluate_stage("after_mrl", half, after, corpus, recorder, progress, summary)
+
+
+def evaluate_stage(
+    name: str,
+    half: RolloutGroup,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    recorder: RecorderClient,
+    progress: Progress,
+    summary: Summary,
+) -> None:
+    """Retention of `checkpoint` as `name` ("before_mrl", "after_mrl") in the summary, written at
+    once: a driver that is killed the next moment need not, and of "before_mrl" could not, measure
+    it again. The controls are those of the weights after MRL."""
+    run, metrics, values = half.job.run, Metrics(), value_counts(corpus.train)
+    rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
+    progress.note(f"evaluating {name.replace('_', ' ').replace('mrl', 'MRL')}")
+    found = evaluate(lambda tasks: half.play(checkpoint, tasks), rows, run.seed, values)
+    record_evaluation(found, metrics)
+    summary.keep_figures(name, found)
+    if name == "before_mrl":
+        recorder.observe(metrics.drain())
+    else:
+        metrics.record("run/stage", half.job.stage)
+        stage = run.stages[half.job.stage].stage
+        recorder.observe_last(
+            metrics.drain(), stage, checkpoint.step, checkpoint.state.get("metrics")
+        )
+        taught = evaluation_tasks(
+            evaluation_rows(corpus.train, TRAINING_ROWS), run.seed, erase=False
+        )
+        training = retention_figures(half.play(checkpoint, taught), values)["recall"]
+        summary.keep_controls(found, most_frequent_figure(values, rows), training)
+        warning = learnt_by_heart(
+            measured(training), measured(found.figures["recall"]), measured(found.erased)
+        )
+        summary.keep_warnings([warning] if warning else [])
+        if warning:
+            progress.note(warning)
+    summary.keep_evaluation(name, half.job.stage, run.stages[half.job.stage].stage)
+
+
+def run_stage(
+    loop: Loop,
+    job: Job,
+    recorder: RecorderClient,
+    progress: Progress,
+    summary: Summary,
+    half: RolloutGroup | None = None,
+) -> None:
+    """Run one stage's learner group while this thread shows progress, watches for stalls and takes
+    an interrupt.
+
+    Ctrl-C asks the ranks to stop at their next step; they leave a checkpoint. A second one ends the
+    driver at once.
+    """
+    stage = job.run.stages[job.stage]
+    failures: list[BaseException] = []
+    # Not `thread.join` and `is_alive`: an interrupt inside join makes Python 3.11 take a running
+    # thread for an ended one.
+    ended = threading.Event()
+
+    def fit() -> None:
+        try:
+            launch(loop, job)
+        except BaseException as error:  # noqa: BLE001 - carried to the driver's own thread and raised there
+            failures.append(error)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
+    progress.stage(stage.stage, stage_steps(stage))
+    thread.start()
+    stopping, warned, kept, held_at = False, 0.0, time.monotonic(), time.monotonic()
+    with counted() as interrupts:
+        while not ended.wait(POLL_SECONDS):
+            if interrupts.count and not stopping:
+                stopping = True
+                progress.note("stopping at the next step; interrupt again to end at once")
+                recorder.request_stop()
+                if half is not None:
+                    half.stop_waiting()
+            if time.monotonic() - held_at > BEAT_SECONDS:
+                held_at = time.monotonic()
+                job.directory.require_lease()
+            if time.monotonic() - kept > KEEP_SECONDS:
+                kept = time.monotonic()
+                summary.write("running")
+            report = recorder.report()
+            show(report, stage.stage, progress)
+            if report.idle_seconds > STALL_SECONDS and time.monotonic() - warned > STALL_SECONDS:
+                warned = time.monotonic()
+                metrics = Metrics()
+                metrics.record("run/watchdog", 1, waiting_for=longest_phase(report))
+                recorder.observe(metrics.drain())
+                log.warning(
+                    "nothing was reported for %.0f s; %s",
+                    report.idle_seconds,
+                    describe(report, half),
+                )
+    report = recorder.report()
+    show(report, stage.stage, progress)
+    if report.failure is not None or failures:
+        job.directory.require_lease()  # if it is lost, that is why they failed
+    if report.failure is not None:
+        raise rebuilt(report.failure)
+    if failures:
+        raise failures[0]
+    if interrupts.count and (not stopping or is_finished(newest(job.directory), job.stage, stage)):
+        raise KeyboardInterrupt  # the stage is over: what would come after it must not begin
+
+
+def show_notes(report: StepReport, progress: Progress) -> None:
+    for note in report.notes:
+        progress.note(note)
+
+
+def show(report: StepReport, stage: str, progress: Progress) -> None:
+    show_notes(report, progress)
+    if report.stage == stage:
+        progress.update(report.done, **report.figures)
+
+
+def longest_phase(report: StepReport) -> str:
+    """What the rank that has been in its phase for longest is doing."""
+    return max(report.phases.values(), key=lambda phase: phase[1], default=("start", 0.0))[0]
+
+
+def describe(report: StepReport, half: RolloutGroup | None) -> str:
+    """What every actor is doing, and for how long: the first thing to read when a run stands
+    still."""
+    parts = [
+        f"{who} in {phase} for {seconds:.0f} s"
+        for who, (phase, seconds) in sorted(report.phases.items())
+    ]
+    if half is not None:
+        parts.append(f"conductor: {half.status()}")
+    return "; ".join(parts) or "no actor has said what it is doing"
+
+
+def rebuilt(failure: tuple[str, str, str, str]) -> EngramError:
+    """The failure that a rank recorded, as the type it had."""
+    kind, where, what, traceback = failure
+    if kind == InputError.__name__:
+        return InputError(where, what)
+    if kind == Drained.__name__:
+        return Drained(f"{what}; {GOES_ON}")
+    log.error("a learner rank failed:\n%s", traceback)
+    return DataFailure(f"{kind}: {what}")
+
+
+def is_finished(checkpoint: Checkpoint, index: int, stage: Any) -> bool:
+    """Whether the run had finished stage number `index` when the checkpoint was written."""
+    at, done = checkpoint.state["stage"], checkpoint.state["done"]
+    return bool(at > index or (at == index and done >= stage_steps(stage)))

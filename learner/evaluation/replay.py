@@ -1,0 +1,236 @@
+"""`engram replay`: one recorded episode again, with the weights that played it, and where the two
+part.
+
+An episode is a function of its task, its seed and the weights
+(rollout/policies/reactive/engine.py), and all of them are in the run. So a replay that differs
+means that something is not what the run says it is: other weights, another machine's arithmetic,
+changed code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.config.run import Run
+from common.data.tokenizer import ANSWER, SPECIAL_TOKENS, ConversationTokenizer
+from common.episode import Episode, Interaction, Row, Task, Turn
+from common.failures import InputError, Unavailable
+from common.storage.checkpoint import Checkpoint, whole_checkpoints
+from common.storage.run_directory import RunDirectory
+from learner.checkpointing import checkpoint_model
+from learner.curriculum import stage_steps
+from learner.evaluation.measure import reward_embedding, training_values
+from reward_service import normalization as statistics
+from reward_service.compose import score_episodes
+from rollout.journal.journal import Recorded, find_episode
+from rollout.policies.reactive.engine import ReactiveEngine
+
+LOG_PROBS_AGREE = 1e-5
+"""Log-probs that differ by no more are the same: the arithmetic of two batches may round
+differently."""
+REWARDS_AGREE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """The first place where replay and record are not the same."""
+
+    turn: int
+    what: str
+    """"tokens", "log_probs", "rewards" or "memory"."""
+    token: int | None
+    """Index in the answer, for tokens and log-probs."""
+    recorded: Any
+    replayed: Any
+
+    def __str__(self) -> str:
+        place = f"turn {self.turn}" + ("" if self.token is None else f", token {self.token}")
+        return (
+            f"{self.what} part at {place}: recorded {self.recorded!r}, replayed {self.replayed!r}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of it. Two episodes are identical where `parted` is None."""
+
+    episode: str
+    checkpoint: str
+    weights_version: int
+    turns: int
+    tokens: int
+    log_prob_max_difference: float
+    """Over the tokens before the first that differs."""
+    memory_hash: str
+    parted: Parting | None
+    rewards_not_compared: str | None = None
+    """Why, where something that rewards need was away."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"identical": self.parted is None}
+
+
+def replay(where: str, episode_id: str) -> Replay:
+    """Replay an episode of the run in the folder `where`.
+
+    Raises InputError where there is no such run or episode, where it failed, or where the
+    checkpoint that played it is gone.
+    """
+    directory = RunDirectory.existing(where)
+    run = directory.run()
+    found = find_episode(directory, episode_id)
+    recorded = found.episode
+    if recorded.status == "failed":
+        why = next(
+            (turn.failure for turn in reversed(recorded.turns) if turn.failure),
+            "no reason was recorded",
+        )
+        raise InputError(
+            episode_id, f"was not played to its end, so there is nothing to compare: {why}"
+        )
+    checkpoint = checkpoint_of(directory, found)
+    model, tokenizer = checkpoint_model(checkpoint)
+    torch.set_num_threads(run.rollout.threads)
+    engine = _engine(run, model, tokenizer)
+    played = engine.run(
+        [task_of(recorded, tokenizer)], version=recorded.weights_version, worker=recorded.worker
+    )
+    embedding = reward_embedding(checkpoint, found.stage)
+    known, special, unscored = training_values(directory), tuple(range(len(SPECIAL_TOKENS))), None
+    try:
+        (again,) = score_episodes(
+            played, run.rewards, embedding, special, known, statistics.recorded(recorded)
+        )
+    except Unavailable as away:
+        (again,), unscored = played, str(away)
+    return Replay(
+        episode_id, checkpoint.where, recorded.weights_version, len(recorded.answered),
+        sum(len(turn.answer_ids) for turn in recorded.answered),
+        log_prob_difference(recorded, again), again.memory_hash,
+        parting(recorded, again, rewards=unscored is None), unscored,
+    )  # fmt: skip
+
+
+def checkpoint_of(directory: RunDirectory, found: Recorded) -> Checkpoint:
+    """The checkpoint whose weights an episode was played with: `weights_version` counts the
+    iterations of its stage that were done."""
+    version, kept, stages = found.episode.weights_version, [], directory.run().stages
+    for checkpoint in whole_checkpoints(directory):
+        stage, done = checkpoint.state["stage"], checkpoint.state["done"]
+        if stage == found.stage - 1 and done == stage_steps(stages[stage]):
+            stage, done = found.stage, 0  # what one stage ends with is what the next begins with
+        if stage == found.stage:
+            kept.append(done)
+            if done == version:
+                return checkpoint
+    known = f"only of versions {', '.join(map(str, sorted(kept)))}" if kept else "none of its stage"
+    raise InputError(
+        found.episode.id,
+        f"was played with weights of version {version}, and checkpoints are kept {known} "
+        "(learner.keep_checkpoints)",
+    )
+
+
+def task_of(episode: Episode, tokenizer: ConversationTokenizer) -> Task:
+    """The task that an episode was dealt as. Raises InputError where its texts are other tokens
+    than it recorded."""
+    turns = [_interaction(turn, tokenizer) for turn in episode.turns]
+    opening, *follow_ups = turns
+    for index, (turn, interaction) in enumerate(zip(episode.turns, turns, strict=True)):
+        if tokenizer.prompt(interaction.query, interaction.think is not None) != list(
+            turn.query_ids
+        ):
+            raise InputError(
+                episode.id,
+                f"turn {index} was recorded with other tokens than this checkpoint's tokenizer "
+                "makes of its query",
+            )
+    return Task(
+        id=episode.task,
+        row=Row(opening.query, opening.answer, tuple(follow_ups), opening.think, episode.strategy),
+        seed=episode.seed,
+        step=episode.step,
+        teacher_forcing=any(turn.teacher_forced for turn in episode.turns),
+        initial_memory=episode.initial_memory,
+    )
+
+
+def _interaction(turn: Turn, tokenizer: ConversationTokenizer) -> Interaction:
+    ids, think = list(turn.reference_ids), None
+    if turn.query_ids[-1] == tokenizer.think_id:
+        think = tokenizer.decode(ids[: ids.index(ANSWER)])
+    return Interaction(turn.query, turn.reference, think, turn.role, turn.facts)
+
+
+def _engine(run: Run, model: nn.Module, tokenizer: ConversationTokenizer) -> ReactiveEngine:
+    prepared: Any = model.eval().requires_grad_(False).to(getattr(torch, run.rollout.dtype))
+    return ReactiveEngine(prepared, tokenizer, 1, run.rollout.sampling)
+
+
+def log_prob_difference(recorded: Episode, again: Episode) -> float:
+    """The largest, over tokens before the first that differs."""
+    largest = 0.0
+    for old, new in zip(recorded.answered, again.answered, strict=True):
+        for a, b, x, y in zip(
+            old.answer_ids, new.answer_ids, old.log_probs, new.log_probs, strict=False
+        ):
+            if a != b:
+                return largest
+            largest = max(largest, abs(x - y))
+        if len(old.answer_ids) != len(new.answer_ids):
+            return largest
+    return largest
+
+
+def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting | None:
+    """The first difference, in the order in which an episode is played: of each turn tokens,
+    log-probs, rewards; then the last memory.
+
+    rewards: whether they are compared.
+    """
+    for index, (old, new) in enumerate(zip(recorded.turns, again.turns, strict=True)):
+        a, b = list(old.answer_ids), list(new.answer_ids)
+        if a != b:
+            token = next(
+                (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
+                min(len(a), len(b)),
+            )
+            return Parting(
+                index,
+                "tokens",
+                token,
+                *(ids[token] if token < len(ids) else None for ids in (a, b)),
+            )
+        for token, (x, y) in enumerate(zip(old.log_probs, new.log_probs, strict=True)):
+            if abs(x - y) > LOG_PROBS_AGREE:
+                return Parting(index, "log_probs", token, x, y)
+        for name in sorted(old.rewards.keys() | new.rewards.keys()) if rewards else ():
+            if not _agree(old.rewards.get(name), new.rewards.get(name)):
+                return Parting(
+                    index,
+                    "rewards",
+                    None,
+                    {name: old.rewards.get(name)},
+                    {name: new.rewards.get(name)},
+                )
+        if rewards and not _agree(old.reward, new.reward):
+            return Parting(index, "rewards", None, old.reward, new.reward)
+    if recorded.memory_hash != again.memory_hash:
+        return Parting(
+            len(recorded.turns) - 1, "memory", None, recorded.memory_hash, again.memory_hash
+        )
+    return None
+
+
+def _agree(old: float | None, new: float | None) -> bool:
+    """Both absent, or as good as equal."""
+    return (
+        old is new
+        if old is None or new is None
+        else math.isclose(old, new, rel_tol=0, abs_tol=REWARDS_AGREE)
+    )

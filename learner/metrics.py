@@ -1,0 +1,125 @@
+"""What the learner records of episodes, evaluations and its own pace. Names and denominators:
+`common/telemetry/registry.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from common.data.tokenizer import EOS
+from common.telemetry.metrics import Metrics
+from learner.curriculum import Curriculum
+from learner.evaluation.retention import Evaluation, Figure
+from learner.parallel.group import Group
+from learner.rl.experience import Experience
+from learner.rl.kl import AdaptiveKL
+from reward_service.components.recall import (
+    Words,
+    conversation_values,
+    named_values,
+    words_of_values,
+)
+
+
+def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
+    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled); it steers the
+    KL coefficient."""
+    total, answers, tokens = 0.0, 0, 0
+    for episode, reference in zip(experience.episodes, experience.reference, strict=True):
+        for turn, log_probs in zip(episode.answered, reference, strict=True):
+            total += sum(turn.log_probs) - float(log_probs.sum())
+            answers += 1
+            tokens += len(turn.log_probs)
+    metrics.record("objective/kl", total / answers, weight=answers)
+    metrics.record("objective/kl_per_token", total / tokens, weight=tokens)
+    everywhere = group.sum(
+        torch.tensor([total, float(answers)], dtype=torch.float64, device=group.device)
+    )
+    return float(everywhere[0] / everywhere[1])
+
+
+def record_episodes(experience: Experience, known: Collection[Words], metrics: Metrics) -> None:
+    """This rank's episodes, all of which are trained on. known: values of the training data."""
+    for name, value in experience.figures.items():
+        metrics.record(name, value)
+    for episode in experience.episodes:
+        metrics.record("rollout/episode_turns", len(episode.answered))
+        metrics.record("memory/resets", episode.initial_memory is None)
+        values = words_of_values(conversation_values(episode.turns)).union(known)
+        scores = [turn.reward for turn in episode.answered if turn.reward is not None]
+        if len(scores) == len(episode.answered):
+            metrics.record("objective/return", sum(scores))
+        for turn in episode.answered:
+            metrics.record("rollout/turns", 1)
+            metrics.record("rollout/tokens", len(turn.answer_ids))
+            metrics.record("rollout/answer_tokens", len(turn.answer_ids))
+            metrics.record("rollout/no_eos_fraction", turn.answer_ids[-1] != EOS)
+            if turn.facts:
+                named = named_values(turn, values)
+                metrics.record("rollout/recall", named.recall, weight=named.asked)
+                metrics.record("rollout/exact", named.exact)
+                if named.precision is not None:
+                    metrics.record(
+                        "rollout/precision", named.precision, weight=named.right + named.wrong
+                    )
+            if turn.reward is not None:
+                metrics.record("objective/scores", turn.reward)
+                for component, value in turn.rewards.items():
+                    metrics.record("reward/component", value, component=component, cohort="trained")
+
+
+def record_position(kl: AdaptiveKL, curriculum: Curriculum, metrics: Metrics) -> None:
+    """Where the run stands, at the end of an iteration and before the curriculum counts it."""
+    metrics.record("ppo/kl_coefficient", kl.coefficient)
+    metrics.record("run/curriculum_step", curriculum.index)
+    metrics.record("run/iteration", curriculum.done + 1)
+
+
+def record_evaluation(found: Evaluation, metrics: Metrics) -> None:
+    """The figures of one evaluation."""
+    recall = {"kept": found.figures["recall"], "erased": found.erased}
+    for memory, figure in recall.items():
+        for distance, share, count in _shares(figure):
+            metrics.record("eval/recall", share, weight=count, memory=memory, distance=distance)
+    by_distance = {
+        "eval/exact": "exact",
+        "eval/precision": "precision",
+        "eval/changed": "changed",
+        "eval/outdated": "outdated",
+    }
+    for metric, name in by_distance.items():
+        for distance, share, count in _shares(found.figures[name]):
+            metrics.record(metric, share, weight=count, distance=distance)
+    for order, share, count in _shares(found.figures["by_order"]):
+        metrics.record("eval/by_order", share, weight=count, order=order)
+    for episode in found.episodes:
+        for turn in episode.answered:
+            if turn.reward is not None:
+                metrics.record("eval/scores", turn.reward)
+                for component, value in turn.rewards.items():
+                    metrics.record("eval/reward", value, component=component)
+
+
+def _shares(figure: Figure) -> list[tuple[str, float, int]]:
+    """(key, share, what it is of) of each key."""
+    totals = figure.totals()
+    return [(key, share, totals[key]) for key, share in figure.share().items()]
+
+
+class Pace:
+    """One rank's tokens per second between two rows. Not a mean of steps: a row sums what its ranks
+    report."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds = 0, 0.0
+
+    def count(self, tokens: int, seconds: float, metrics: Metrics) -> None:
+        metrics.record("train/tokens", tokens)
+        self._tokens += tokens
+        self._seconds += seconds
+
+    def record(self, metrics: Metrics) -> None:
+        """Once per row, and begin anew."""
+        metrics.record("train/tokens_per_second", self._tokens / self._seconds)
+        self._tokens, self._seconds = 0, 0.0

@@ -1,0 +1,144 @@
+"""One optimiser step, the same for every stage: combine losses over ranks, backward, sum gradients,
+clip, AdamW.
+
+The learning rate is a pure function of the step, so there is no scheduler state to lose or to apply
+twice on resume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.config.stages import Optimizer
+from learner.parallel.group import Group, sum_gradients
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One part of a loss: a sum over this rank's items and how many there were. The mean is over
+    the items of all ranks."""
+
+    name: str
+    sum: Tensor
+    count: Tensor | float
+    coefficient: float = 1.0
+    """0: measured, not trained on."""
+
+
+def combine(
+    terms: Sequence[LossTerm], group: Group
+) -> tuple[Tensor, dict[str, tuple[float, float]]]:
+    """This rank's share of the loss, Σ coefficient · sum / global count, and (local sum, local
+    count) by name for the metrics.
+
+    Added up over ranks the shares are the loss of the whole batch, whatever lengths each rank
+    holds.
+    """
+    counts = torch.tensor(
+        [float(term.count) for term in terms], dtype=torch.float64, device=group.device
+    )
+    everywhere = group.sum(counts).clamp(min=1.0).tolist()
+    loss = torch.zeros((), device=group.device)
+    for term, total in zip(terms, everywhere, strict=True):
+        if term.coefficient:
+            loss = loss + term.coefficient * term.sum / total
+    return loss, {
+        term.name: (float(term.sum.detach()), count)
+        for term, count in zip(terms, counts.tolist(), strict=True)
+    }
+
+
+def learning_rate_factor(settings: Optimizer, step: int, steps: int) -> float:
+    """Share of the peak rate at `step` of `steps`: linear warm-up, then half a cosine down to
+    `final_fraction`."""
+    warmup = round(settings.warmup_fraction * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return settings.final_fraction + (1 - settings.final_fraction) * 0.5 * (
+        1 + math.cos(math.pi * min(1.0, done))
+    )
+
+
+class Trainer:
+    """AdamW over the named, trainable parameters of some modules. Vectors (norms, biases, gates)
+    are not decayed."""
+
+    def __init__(
+        self,
+        modules: dict[str, nn.Module],
+        settings: Optimizer,
+        steps: int,
+        group: Group,
+        trainable: Callable[[str], bool] = lambda name: True,
+        peak_rates: Callable[[str], float | None] = lambda name: None,
+    ):
+        """`trainable` and `peak_rates` take names such as
+        "model.memory_attention.layers.0.gate.weight"; None: the common rate."""
+        self.settings, self.steps, self.group = settings, steps, group
+        self.named: dict[str, nn.Parameter] = {}
+        for prefix, module in modules.items():
+            for name, parameter in module.named_parameters():
+                full = f"{prefix}.{name}"
+                parameter.requires_grad_(trainable(full))
+                if parameter.requires_grad:
+                    self.named[full] = parameter
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named.items():
+            rate = peak_rates(name)
+            if rate is None and ".memory_attention." in name:
+                rate = settings.memory_learning_rate
+            decay = settings.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((settings.learning_rate if rate is None else rate, decay), []).append(
+                parameter
+            )
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": held, "lr": rate, "peak": rate, "weight_decay": decay}
+                for (rate, decay), held in groups.items()
+            ],
+            betas=(settings.beta1, settings.beta2),
+            fused=group.device.type == "cuda" or None,
+        )
+
+    def update(self, loss: Tensor, step: int) -> tuple[float, float]:
+        """Backward, sum over ranks, clip, step; returns (gradient norm before clipping, common
+        learning rate)."""
+        factor = learning_rate_factor(self.settings, step, self.steps)
+        for held in self.adamw.param_groups:
+            held["lr"] = held["peak"] * factor
+        self.adamw.zero_grad(set_to_none=True)
+        loss.backward()
+        sum_gradients(self.named.values(), self.group)
+        norm = nn.utils.clip_grad_norm_(
+            list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False
+        )
+        self.adamw.step()
+        return float(norm), self.settings.learning_rate * factor
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step counts by parameter name, for safetensors."""
+        tensors = {}
+        for name, parameter in self.named.items():
+            for key, value in self.adamw.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self.named.items():
+            held = {
+                key.rpartition("/")[2]: value
+                for key, value in tensors.items()
+                if key.rpartition("/")[0] == name
+            }
+            if held:
+                # AdamW keeps its step count on the CPU and its moments beside the parameter.
+                self.adamw.state[parameter] = {
+                    key: value.clone() if key == "step" else value.clone().to(parameter.device)
+                    for key, value in held.items()
+                }

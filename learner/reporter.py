@@ -1,0 +1,106 @@
+"""Where a rank stands in the run, and what it tells the recorder. All ranks call these together."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.storage.checkpoint import Checkpoint
+from common.telemetry.metrics import Metrics
+from learner.parallel.group import Group
+from learner.recorder import Recorder, RecorderClient
+
+
+@dataclass(frozen=True)
+class Position:
+    """Steps done in the current stage and before it."""
+
+    stage: int
+    in_stage: int
+    base: int
+    """Steps of the run that earlier stages took."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, stage: int) -> Position:
+        """The position that `checkpoint` leaves stage number `stage` at: somewhere inside it, or at
+        its beginning."""
+        inside = checkpoint.state["done"] if checkpoint.state["stage"] == stage else 0
+        return cls(stage, inside, checkpoint.step - inside)
+
+
+class Reporter:
+    """One rank's line to the recorder."""
+
+    def __init__(
+        self,
+        group: Group,
+        recorder: Recorder | RecorderClient,
+        stage: str,
+        total: int,
+        position: Position,
+        checkpoint: Checkpoint,
+    ):
+        self.group, self.recorder, self.stage, self.position = group, recorder, stage, position
+        self._saving_since = 0.0
+        if group.rank == 0:
+            recorder.begin(
+                stage, position.in_stage, total, checkpoint.step, checkpoint.state.get("metrics")
+            )
+        # no rank may record before the recorder has taken back what a dead group recorded
+        self.barrier()
+
+    def barrier(self) -> None:
+        self.group.sum(torch.zeros(1, device=self.group.device))
+
+    def record(self, done: int, metrics: Metrics) -> None:
+        """Send what was recorded since the last call; the recorder makes one row of all ranks'
+        parts."""
+        metrics.record("run/stage", self.position.stage)
+        self.recorder.record(
+            self.group.rank,
+            self.group.size,
+            self.stage,
+            done,
+            self.position.base + done,
+            metrics.drain(),
+        )
+
+    def phase(self, phase: str) -> None:
+        self.recorder.phase(f"learner[{self.group.rank}]", phase)
+
+    def stop_requested(self) -> bool:
+        """Whether the driver asked to stop; all ranks get the same answer."""
+        asked = self.group.rank == 0 and self.recorder.stop_requested()
+        return bool(self.group.sum(torch.tensor(float(asked), device=self.group.device)) > 0)
+
+    def state(self, done: int, **more: Any) -> dict[str, Any]:
+        """The part of a checkpoint's state that every stage has."""
+        self.barrier()  # every rank's row is in before its totals are saved
+        if self.group.rank == 0:
+            self._saving_since = time.perf_counter()
+            self._observe(
+                "checkpoint/saved", 1
+            )  # before it is: the count belongs to the totals that it holds
+        metrics = self.recorder.metrics_state() if self.group.rank == 0 else {}
+        return {
+            "stage": self.position.stage,
+            "stage_name": self.stage,
+            "done": done,
+            "metrics": metrics,
+            **more,
+        }
+
+    def saved(self) -> None:
+        """All ranks wait here until rank 0 has written: one that dies later finds the
+        checkpoint."""
+        if self.group.rank == 0:
+            self._observe("checkpoint/seconds", time.perf_counter() - self._saving_since)
+        self.barrier()
+
+    def _observe(self, name: str, value: float) -> None:
+        metrics = Metrics()
+        metrics.record(name, value)
+        self.recorder.observe(metrics.drain())

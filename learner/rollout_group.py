@@ -1,0 +1,155 @@
+"""The rollout half of an MRL run, as the driver owns it: workers, reward pool and conductor.
+Learner ranks come and go beside it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from common.config.run import Run
+from common.data.conversations import value_counts
+from common.data.corpus import Corpus
+from common.data.tokenizer import SPECIAL_TOKENS
+from common.episode import Episode, Task
+from common.failures import DeadlineExceeded, InfraFailure
+from common.storage.checkpoint import Checkpoint
+from common.weights import PackedWeights, pack
+from learner.checkpointing import checkpoint_model
+from learner.evaluation.measure import reward_embedding
+from learner.interrupts import counted
+from learner.parallel.group import Job
+from learner.recorder import RecorderClient
+from reward_service.pool import RewardPool
+from rollout.collector import Scorer
+from rollout.conductor import launch
+from rollout.worker import RolloutWorker
+
+log = logging.getLogger(__name__)
+
+EVALUATION_VERSION_BASE = 1_000_000_000
+"""Weights for an evaluation get versions of their own, so that no worker takes them for weights of
+the course of training."""
+CLOSE_SECONDS = 30.0
+WAIT_SECONDS = 0.5
+"""Between two calls of `on_wait`."""
+GIVE_UP_SECONDS = 5.0
+"""The same after a failure or an interrupt, of which the conductor may know nothing, or be only
+starting."""
+
+
+def conductor_name(namespace: str) -> str:
+    return f"{namespace}-conductor"
+
+
+class RolloutGroup:
+    """Start with `with`; leaving ends every actor in it. on_wait: called time and again while the
+    driver waits for something here."""
+
+    def __init__(
+        self, job: Job, checkpoint: Checkpoint, corpus: Corpus, on_wait: Callable[[], None]
+    ):
+        run = job.run
+        model, tokenizer = checkpoint_model(checkpoint)
+        embedding = reward_embedding(checkpoint, job.stage)
+        special, known = tuple(range(len(SPECIAL_TOKENS))), list(value_counts(corpus.train))
+
+        def make_workers() -> Sequence[ActorHandle]:
+            return start_workers(run, model_config, tokenizer_json)
+
+        def make_scorer() -> Scorer:
+            # In the conductor's process: what its rewards wait for is told to whoever watches the
+            # run.
+            return RewardPool(
+                run.rewards, embedding, special, known, RecorderClient.connect(job.namespace).note
+            )
+
+        model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
+        self.job, self.run, self._on_wait = job, run, on_wait
+        self._version = EVALUATION_VERSION_BASE
+        self.conductor = launch(
+            conductor_name(job.namespace),
+            run,
+            corpus.train,
+            make_workers,
+            make_scorer,
+            job.directory,
+            job.stage,
+            job.namespace,
+        )
+
+    def __enter__(self) -> RolloutGroup:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            # a first interrupt leaves it the time to close its books; whoever counts looks at it
+            # afterwards
+            with counted():
+                ray.get(
+                    self.conductor.close.remote(),
+                    timeout=CLOSE_SECONDS if kind is None else GIVE_UP_SECONDS,
+                )
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as unclosed:
+            if kind is None:
+                raise
+            log.warning(
+                "the conductor was ended before it had closed its books; a resume does that: %s",
+                unclosed,
+            )
+        finally:
+            ray.kill(self.conductor)
+
+    def play(self, checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[Episode]:
+        """Episodes of `tasks` with a checkpoint's weights, scored, outside the books. Not while a
+        learner group is running."""
+        model, _ = checkpoint_model(checkpoint)
+        self._version += 1
+        weights: PackedWeights = pack(model.state_dict(), self._version)
+        self._get(
+            self.conductor.publish.remote(self._version, [ray.put(weights)]),
+            "weights for an evaluation",
+        )
+        return self._get(
+            self.conductor.play.remote(list(tasks), self._version),
+            f"{len(tasks)} episodes of an evaluation",
+        )
+
+    def stop_waiting(self) -> None:
+        """Have ranks that wait for a batch, which waits for an endpoint that is away, be told so
+        now."""
+        self.conductor.stop_waiting.remote()
+
+    def status(self) -> Any:
+        return self._get(self.conductor.status.remote(), "the conductor's status")
+
+    def _get(self, reference: Any, reason: str) -> Any:
+        rollout = self.run.rollout
+        limit = 2 * rollout.deadline * (rollout.retries + 1) + self.run.rewards.outage_patience()
+        until = time.monotonic() + limit
+        try:
+            while not ray.wait([reference], timeout=WAIT_SECONDS)[0]:
+                self._on_wait()
+                if time.monotonic() > until:
+                    raise DeadlineExceeded(reason, limit)
+            return ray.get(reference)
+        except ray.exceptions.RayActorError as dead:
+            raise InfraFailure(f"the conductor died during {reason}: {dead}") from dead
+
+
+def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -> list[ActorHandle]:
+    rollout = run.rollout
+    make: Any = ray.remote(RolloutWorker).options(
+        num_cpus=rollout.threads,
+        num_gpus=rollout.gpus_per_worker,
+        max_restarts=rollout.restarts,
+        max_task_retries=0,
+    )
+    return [
+        make.remote(model_config, tokenizer_json, rollout, run.name, index)
+        for index in range(rollout.workers)
+    ]

@@ -1,0 +1,172 @@
+"""Before the first stage: the run directory, the tokenizer, and the first checkpoint. Or, for a run
+that is there, its last one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from common.config.run import Run
+from common.config.stages import MRL, RewardModelStage
+from common.data.corpus import Corpus
+from common.data.fingerprint import fingerprint, to_json
+from common.data.tokenizer import ConversationTokenizer, train_tokenizer
+from common.failures import InfraFailure, InputError
+from common.models.reactive.config import RxTConfig, named_config
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.reward import RxTRewardModel
+from common.seeding import derive
+from common.storage.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.progress import Progress, QuietProgress
+from learner.changed_settings import go_on_with, require_same, require_same_curriculum
+from learner.checkpointing import checkpoint_model, save_training
+from learner.evaluation.measure import VALUES, write_training_values
+from learner.lora import adaptable_layers
+from learner.resume import (
+    DATA,
+    as_named_in,
+    checkpoint_to_resume,
+    require_config,
+    require_run_data,
+    require_whole_records,
+    tell_of_changed_rewards,
+    with_moved_data,
+)
+from reward_service.preflight import require_rewards
+from reward_service.reward_models.model import from_folder
+
+
+def prepare(
+    run: Run, directory: RunDirectory, corpus: Corpus, progress: Progress | None = None
+) -> Checkpoint:
+    """The checkpoint to start from: the run's last one, or a first one with a new or a given model.
+
+    `progress` is told which settings of a run that goes on have changed, and of damaged checkpoints
+    that are passed over. Raises InputError as `train` does, before anything of a run that is there
+    is touched.
+    """
+    require_work_for_every_rank(run)
+    require_rewards(run.rewards, corpus.train)
+    told = progress or QuietProgress()
+    before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else None
+    if before is not None:
+        require_same(
+            run, with_moved_data(before, run) if directory.exists(DATA) else before, directory
+        )
+    checkpoint = checkpoint_to_resume(directory, told)
+    parts = fingerprint(corpus.sources)
+    if checkpoint is not None:
+        before = require_config(before, directory)
+        require_same_curriculum(run, checkpoint)
+        require_run_data(parts, directory)
+        require_whole_records(directory)
+        go_on_with(run, before, directory, checkpoint, told)
+        if not directory.exists(VALUES):
+            write_training_values(directory, corpus.train)
+        tell_of_changed_rewards(run, directory, told)
+        return checkpoint
+    model, write_tokenizer = first_model(run, corpus)
+    directory.write_config(run)
+    directory.write_environment()
+    directory.write_json(DATA, to_json(parts))
+    tell_of_changed_rewards(run, directory, told)
+    write_training_values(directory, corpus.train)
+    state = {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}
+    save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
+    return newest(directory)
+
+
+def require_work_for_every_rank(run: Run) -> None:
+    for index, stage in enumerate(run.stages):
+        key, size = (
+            ("episodes", stage.episodes)
+            if isinstance(stage, MRL)
+            else ("batch_size", stage.batch_size)
+        )
+        if size < run.learner.ranks:
+            raise InputError(
+                f"stages.{index}.{key}",
+                f"is {size}, which leaves some of {run.learner.ranks} learner ranks nothing to do",
+            )
+
+
+def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Path], None]]:
+    """What the run's first stage begins with, and what writes its tokenizer."""
+    stage = run.stages[-1]
+    if isinstance(stage, RewardModelStage) and stage.backbone is not None:
+        torch.manual_seed(derive(run.seed, "weights"))
+        reward_model = from_folder(
+            stage.backbone, stage.backbone, stage.max_tokens, stage.levels, training=True
+        )
+        if stage.lora is not None:
+            adaptable_layers(
+                reward_model.module, stage.lora
+            )  # refuses names that are not there, before anything is written
+        return reward_model.module, reward_model.save_tokenizer
+    model, tokenizer = first_policy(run, corpus)
+    require_fit(corpus, tokenizer, model.config.max_tokens)
+    if isinstance(stage, RewardModelStage) and stage.lora is not None:
+        adaptable_layers(RxTRewardModel.from_policy(model, stage.levels), stage.lora)
+    return model, tokenizer.save
+
+
+def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, ConversationTokenizer]:
+    overrides = run.model.model_dump(exclude={"size", "checkpoint"})
+    if run.model.checkpoint is not None:
+        given = open_checkpoint(run.model.checkpoint)
+        model, tokenizer = checkpoint_model(given)
+        for key, value in overrides.items():
+            if value is not None and getattr(model.config, key) != value:
+                raise InputError(
+                    given.where,
+                    f"this checkpoint has {key} = {getattr(model.config, key)}, the "
+                    f"configuration {value}",
+                )
+        return model, tokenizer
+    if run.tokenizer.path is not None:
+        tokenizer = ConversationTokenizer.load(run.tokenizer.path)
+    else:
+        tokenizer = train_tokenizer(corpus.texts, run.tokenizer.vocab_size)
+    config: RxTConfig = named_config(
+        run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size}
+    )
+    torch.manual_seed(derive(run.seed, "weights"))
+    return ReactiveTransformer(config), tokenizer
+
+
+def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:
+    """Every interaction must fit the model whole: one that is cut loses its end, and with it [EOS].
+    Raises InputError naming the first."""
+    named = [
+        (f"data.{split}, preference {i + 1}", turn)
+        for split, preferences in (("train", corpus.preferences), ("eval", corpus.held_preferences))
+        for i, preference in enumerate(preferences)
+        for turn in (*preference.earlier, *preference.answered)
+    ]
+    named += [(f"data.pairs, pair {i + 1}", pair) for i, pair in enumerate(corpus.pairs)]
+    for split, rows in (("train", corpus.train), ("eval", corpus.eval)):
+        named += [
+            (f"data.{split}, row {i + 1}, interaction {k}", turn)
+            for i, row in enumerate(rows)
+            for k, turn in enumerate(row.turns)
+        ]
+    for where, interaction in named:
+        tokens = len(tokenizer.interaction(interaction))
+        if tokens > limit:
+            start = " ".join(interaction.answer.split()[:6])
+            raise InputError(
+                where,
+                f"query and answer ({start!r} …) have {tokens} tokens, model.max_tokens is "
+                f"{limit}; raise it or shorten them",
+            )
+
+
+def newest(directory: RunDirectory) -> Checkpoint:
+    checkpoint = latest_checkpoint(directory)
+    if checkpoint is None:
+        raise InfraFailure(f"{directory.path()} has lost its checkpoints")
+    return checkpoint

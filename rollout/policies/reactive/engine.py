@@ -1,0 +1,369 @@
+"""Continuous batching of conversations with a Reactive Transformer.
+
+Each slot plays one episode. All slots that have a query take one decoding step together; the ones
+whose answers end in it are written to their memories together, and go on with their next query, or
+with the next task, while the others keep decoding.
+
+Invariant: an episode depends on its task and the weights, not on the slot, the batch or the order
+it is played in, nor on what becomes of the others: those that end, fail or are cancelled. Tokens
+are the same and log-probs agree to the rounding of matrix products of different height.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from common.config.rollout import Sampling
+from common.data.tokenizer import ConversationTokenizer
+from common.episode import Episode, Task
+from common.failures import DataFailure
+from common.models.reactive.model import ReactiveTransformer
+from common.seeding import derive
+from common.telemetry.timing import PhaseTimer
+from rollout.environments.conversation import Conversation
+from rollout.policies.reactive.episode_state import (
+    EngineCounts,
+    EpisodeState,
+    answer_text,
+    episode_of,
+    thought_text,
+    turn_of,
+)
+from rollout.policies.reactive.slots import (
+    Slots,
+    answer_room,
+    check_interaction,
+    memory_bytes,
+    memory_from_bytes,
+    memory_hash,
+)
+from rollout.policies.stopping import StopStrings
+
+
+class ReactiveEngine:
+    """slots: episodes in flight. The model's weights may be changed in place while nothing is in
+    flight.
+
+    `run` plays tasks to their end. Underneath, `add` queues tasks, `advance` takes one step of all
+    that is in flight, and `cancel` takes one out, at any time between two steps.
+    """
+
+    def __init__(
+        self,
+        model: ReactiveTransformer,
+        tokenizer: ConversationTokenizer,
+        slots: int,
+        sampling: Sampling,
+        device: torch.device | str | None = None,
+    ):
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.timer = PhaseTimer()
+        self.tally = EngineCounts()
+        self._slots = Slots(
+            model,
+            slots,
+            sampling,
+            torch.device(device) if device is not None else model.device,
+            self.timer,
+        )
+        self._stops = StopStrings(sampling.stop, tokenizer)
+        self._live: list[EpisodeState] = []
+        self._waiting: list[EpisodeState] = []
+        self._ended: list[tuple[int, Episode]] = []
+        self._given = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Episodes that were added and have not come back."""
+        return len(self._live) + len(self._waiting) + len(self._ended)
+
+    def run(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> list[Episode]:
+        """One episode per task, in the order of tasks. version, worker: what the episodes are to
+        say they were played with.
+
+        Raises DataFailure, before anything is played, naming the first task and turn that does not
+        fit the model. An episode that fails while it is played has status "failed", and its last
+        turn says why.
+        """
+        if self.in_flight:
+            raise RuntimeError(
+                f"{self.in_flight} episodes are in flight: `run` is for an engine that has "
+                "nothing to do"
+            )
+        first = self._given
+        self.add(tasks, version=version, worker=worker)
+        episodes: dict[int, Episode] = {}
+        try:
+            while self.in_flight:
+                episodes.update(self._advance())
+        finally:
+            self._live.clear()
+            self._waiting.clear()
+            self._ended.clear()
+        return [episodes[first + i] for i in range(len(tasks))]
+
+    def add(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> None:
+        """Queue tasks. Raises DataFailure and queues none, naming the first task and turn that does
+        not fit the model."""
+        prepared = [self.prepare(task) for task in tasks]
+        if not self.in_flight:
+            self._slots.refresh()
+        for playing in prepared:
+            playing.number, playing.version, playing.worker = self._given, version, worker
+            self._given += 1
+            # Longest conversations first, so that the last ones to end are short and few slots
+            # stand empty.
+            insort(self._waiting, playing, key=lambda each: (-len(each.prompts), each.number))
+
+    def advance(self) -> list[Episode]:
+        """One step of all that is in flight; the episodes that ended in it, in no particular
+        order."""
+        return [episode for _, episode in self._advance()]
+
+    def cancel(self, task: str, reason: str) -> bool:
+        """Take the episode of a task out, wherever it is; False where it is not in flight. It comes
+        back from the next `advance`, with the turns that were complete, as failed for `reason`."""
+        for playing in [each for each in self._waiting if each.task.id == task]:
+            self._waiting.remove(playing)
+            self._fail(playing, reason)
+            return True
+        for row, playing in enumerate(self._live):
+            if playing.task.id == task:
+                self._fail(playing, reason)
+                self._slots.clear([row])  # it may hold what is not finite and has not shown yet
+                self._vacate([row])
+                return True
+        return False
+
+    def prepare(self, task: Task) -> EpisodeState:
+        """A task as ids, checked against the model. Raises DataFailure, naming task and turn."""
+        prompts, references = [], []
+        for turn, interaction in enumerate(task.row.turns):
+            prompt = self.tokenizer.prompt(interaction.query, think=interaction.think is not None)
+            reference = self.tokenizer.answer(interaction.answer, interaction.think)
+            try:
+                answer_room(self.model.config, self.sampling, prompt)
+                if turn == 0 or task.teacher_forcing:
+                    check_interaction(self.model.config, [*prompt, *reference])
+            except DataFailure as failure:
+                raise DataFailure(f"task {task.id}, turn {turn}: {failure}") from None
+            prompts.append(prompt)
+            references.append(reference)
+        if task.initial_memory is not None:
+            memory_from_bytes(task.initial_memory, self.model.config)
+        conversation = Conversation(task.row)
+        row = task.row
+        opening = turn_of(
+            conversation,
+            prompts[0],
+            references[0],
+            [],
+            references[0],
+            teacher_forced=False,
+            answer=row.answer,
+            thought=row.think or "",
+        )
+        return EpisodeState(task, 0, conversation, prompts, references, turns=[opening])
+
+    # --- scheduling -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _advance(self) -> list[tuple[int, Episode]]:
+        """As `advance`, with the number of each task."""
+        ended = self._step() if self._live else []
+        if self._due(ended):
+            self._turn_over(ended)
+        came, self._ended = self._ended, []
+        return came
+
+    def _due(self, ended: list[int]) -> bool:
+        """Whether the rows whose answers are complete are to go on now, and empty slots to be
+        filled.
+
+        They wait, a step or two, until an eighth of the rows is ready: reading and writing for four
+        costs hardly more than for one.
+        """
+        ready = len(ended) + min(len(self._waiting), self._slots.count - len(self._live))
+        return ready >= max(1, (len(self._live) + ready) // 8)
+
+    def _room(self, playing: EpisodeState) -> int:
+        """Tokens that the answer to the current query may have."""
+        return answer_room(self.model.config, self.sampling, playing.prompt)
+
+    def _step(self) -> list[int]:
+        """One token for every live row; all rows whose answers are complete."""
+        tokens, stopping = self._slots.step(len(self._live)), bool(self._stops)
+        ended, broken = [], []
+        given = 0
+        for row, (playing, token, log_prob, ends) in enumerate(
+            zip(self._live, tokens.ids, tokens.log_probs, tokens.ends, strict=True)
+        ):
+            if not playing.complete:
+                if not math.isfinite(log_prob):
+                    broken.append(row)
+                    continue
+                playing.answer.append(token)
+                playing.log_probs.append(log_prob)
+                if tokens.unfiltered is not None:
+                    playing.unfiltered.append(tokens.unfiltered[row])
+                playing.complete = ends or (stopping and self._stops.reached(playing.answer))
+                given += 1
+            if playing.complete:
+                ended.append(row)
+        self.tally.tokens += given
+        self.tally.row_steps += given
+        self.tally.steps += 1
+        self.tally.slot_steps += self._slots.count
+        if broken:
+            for row in broken:
+                self._fail(
+                    self._live[row],
+                    f"log-prob of token {len(self._live[row].answer)} is not finite",
+                )
+            self._slots.clear(broken)
+            self._vacate(broken)
+            ended = [row for row, playing in enumerate(self._live) if playing.complete]
+        return ended
+
+    def _turn_over(self, ended: list[int]) -> None:
+        """Write what ended to memory, and give every slot its next query or the next episode.
+
+        Openings of new episodes are written in the same batch as the answers that made room for
+        them.
+        """
+        live = self._live
+        staying = [row for row in ended if not live[row].conversation.done]
+        leaving = [row for row in ended if live[row].conversation.done]
+        free = leaving + list(range(len(live), self._slots.count))
+        coming, self._waiting = self._waiting[: len(free)], self._waiting[len(free) :]
+        for row in ended:
+            self._close_turn(live[row])
+
+        memories, over = self._write(staying, coming, leaving)
+        for row, memory in zip(leaving, over, strict=True):
+            self._end(live[row], memory)
+        silent = [i for i, playing in enumerate(coming) if playing.conversation.done]
+        for i in silent:
+            self._end(coming[i], memories[len(staying) + i])
+        if silent:
+            asking = [i for i in range(len(coming)) if i not in silent]
+            memories = torch.cat((memories[: len(staying)], memories[len(staying) :][asking]))
+            coming = [coming[i] for i in asking]
+        for row, playing in zip(free, coming, strict=False):
+            live[row : row + 1] = [playing]
+        self._ask(staying + free[: len(coming)], memories)
+        self._vacate(leaving[len(coming) :])
+
+    def _vacate(self, rows: Sequence[int]) -> None:
+        """Take rows out of flight; the last ones move into their places."""
+        for row in sorted(rows, reverse=True):
+            last = self._live.pop()
+            if row < len(self._live):
+                self._live[row] = last
+                self._slots.move(len(self._live), row)
+
+    def _write(
+        self, staying: list[int], coming: Sequence[EpisodeState], leaving: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Memories after the last turn, [episodes, layers, slots, width]: of episodes that go on,
+        which are those in rows `staying` and those that begin, and of those that end, in rows
+        `leaving`."""
+        writing = (
+            [self._live[row] for row in staying]
+            + list(coming)
+            + [self._live[row] for row in leaving]
+        )
+        memory, going = self._slots.memory, len(staying) + len(coming)
+        before = memory.new_empty((len(writing), *memory.shape[1:]))
+        for rows, part in ((staying, before[: len(staying)]), (leaving, before[going:])):
+            torch.index_select(
+                memory, 0, torch.tensor(rows, dtype=torch.int64, device=memory.device), out=part
+            )
+        self._start(coming, before[len(staying) : going])
+        if writing:
+            self.tally.writes += len(writing)
+            self.tally.write_batches += 1
+            before = self._slots.remember(
+                before, [playing.turns[-1].remembered_ids for playing in writing]
+            )
+        return before[:going], before[going:]
+
+    def _start(self, playing: Sequence[EpisodeState], memories: Tensor) -> None:
+        """Put into memories [playing, layers, slots, width] what episodes begin with."""
+        if playing:
+            memories.copy_(self.model.initial_memory([each.task.seed for each in playing]))
+        for i, each in enumerate(playing):
+            if each.task.initial_memory is not None:
+                memories[i] = memory_from_bytes(each.task.initial_memory, self.model.config).to(
+                    memories
+                )
+
+    def _ask(self, rows: list[int], memories: Tensor) -> None:
+        asked = [self._live[row] for row in rows]
+        for i, playing in enumerate(asked):
+            if playing.task.erase_memory:
+                self._start([playing], memories[i : i + 1])
+        for playing in asked:
+            playing.conversation.advance()
+            playing.answer, playing.log_probs, playing.unfiltered, playing.complete = (
+                [],
+                [],
+                [],
+                False,
+            )
+        self._slots.start(rows, memories)
+        self._slots.ask(
+            rows,
+            [playing.prompt for playing in asked],
+            [derive(playing.task.seed, playing.conversation.turn) for playing in asked],
+            [self._room(playing) for playing in asked],
+            [playing.task.greedy for playing in asked],
+        )
+
+    # --- records ----------------------------------------------------------------------------------
+
+    def _close_turn(self, playing: EpisodeState) -> None:
+        text = self._stops.cut(answer_text(self.tokenizer, playing.prompt, playing.answer))
+        thought = thought_text(self.tokenizer, playing.prompt, playing.answer)
+        reference, forcing = (
+            playing.references[playing.conversation.turn],
+            playing.task.teacher_forcing,
+        )
+        turn = turn_of(
+            playing.conversation,
+            playing.prompt,
+            playing.answer,
+            playing.log_probs,
+            reference,
+            forcing,
+            text,
+            thought,
+        )
+        playing.turns.append(
+            replace(turn, unfiltered_log_probs=playing.unfiltered) if playing.unfiltered else turn
+        )
+        self.tally.interactions += 1
+
+    def _end(self, playing: EpisodeState, memory: Tensor) -> None:
+        final = memory_bytes(memory)
+        ended = episode_of(
+            playing,
+            final_memory=final if playing.task.return_memory else None,
+            memory_hash=memory_hash(final),
+        )
+        self._ended.append((playing.number, ended))
+        self.tally.episodes += 1
+
+    def _fail(self, playing: EpisodeState, why: str) -> None:
+        turn = playing.conversation.turn
+        turns = (*playing.turns[:-1], replace(playing.turns[-1], failure=f"turn {turn}: {why}"))
+        self._ended.append(
+            (playing.number, replace(episode_of(playing), turns=turns, status="failed"))
+        )
+        self.tally.failed += 1

@@ -1,0 +1,153 @@
+"""One conversation with a person: the rollout engine's slots, one of them, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from common.config.rollout import Sampling
+from common.data.tokenizer import ConversationTokenizer
+from common.failures import InputError
+from common.models.reactive.model import ReactiveTransformer
+from common.seeding import derive
+from common.telemetry.timing import PhaseTimer
+from rollout.policies.reactive.episode_state import answer_text
+from rollout.policies.reactive.memory_files import KeptMemory, load_memory, save_memory
+from rollout.policies.reactive.slots import Slots, answer_room, check_interaction
+from rollout.policies.stopping import StopStrings
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """token: `text` is what the answer grew by, perhaps nothing yet. updating: the answer is
+    complete, `text` is all of it, and the memory is being updated. updated: the memory holds the
+    interaction; the next query may come."""
+
+    kind: Literal["token", "updating", "updated"]
+    text: str = ""
+
+
+class Session:
+    """The same model, seed, sampling and queries give the same answers.
+
+    `greedy`: the most probable token each time, whatever `sampling` says.
+    """
+
+    def __init__(
+        self,
+        model: ReactiveTransformer,
+        tokenizer: ConversationTokenizer,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        greedy: bool = False,
+    ):
+        self.model, self.tokenizer, self.seed, self.greedy = model, tokenizer, seed, greedy
+        self.sampling = sampling or Sampling(max_new_tokens=model.config.max_tokens)
+        self._slots = Slots(model, 1, self.sampling, model.device, PhaseTimer())
+        self._stops = StopStrings(self.sampling.stop, tokenizer)
+        self.turn = 0
+        """Interactions that the memory was written with."""
+        self.reset()
+
+    @property
+    def memory(self) -> Tensor:
+        """A copy of the memory, [layers, slots, width]."""
+        return self._slots.memory[0].clone()
+
+    def reset(self) -> None:
+        """Back to the memory that the session began with."""
+        self.turn = 0
+        self._slots.start([0], self.model.initial_memory([self.seed]).detach())
+
+    def respond(self, query: str, think: bool = False) -> Iterator[Event]:
+        """The answer as it comes, then the two events of the memory update. An iterator left early
+        leaves the memory as it was.
+
+        Raises InputError where the query is too long for the model.
+        """
+        prompt = self.tokenizer.prompt(query, think)
+        if len(prompt) >= self.model.config.max_tokens:
+            raise InputError(
+                "query",
+                f"{len(prompt)} tokens leave no room for an answer in the model's "
+                f"{self.model.config.max_tokens}",
+            )
+        return self._respond(prompt)
+
+    def _respond(self, prompt: list[int]) -> Iterator[Event]:
+        key = derive(self.seed, self.turn)
+        self._slots.ask(
+            [0],
+            [prompt],
+            [key],
+            [answer_room(self.model.config, self.sampling, prompt)],
+            [self.greedy],
+        )
+        answer: list[int] = []
+        shown, ends = "", False
+        while not ends:
+            tokens = self._slots.step(1)
+            answer.append(tokens.ids[0])
+            ends = tokens.ends[0] or (bool(self._stops) and self._stops.reached(answer))
+            text = self._stops.cut(answer_text(self.tokenizer, prompt, answer))
+            # A character of several bytes is not shown before its last byte is there.
+            visible = text if ends else text[: len(text) - self._stops.begun(text)]
+            if visible.startswith(shown) and (ends or not visible.endswith("\ufffd")):
+                yield Event("token", visible[len(shown) :])
+                shown = visible
+            else:
+                yield Event("token")
+        yield Event("updating", text)
+        self._write([*prompt, *answer])
+        yield Event("updated")
+
+    def remember(self, query: str, answer: str) -> None:
+        """Write an interaction that nobody generated: an opening, or what the model should know
+        from the start."""
+        ids = self.tokenizer.interaction(query, answer)
+        check_interaction(self.model.config, ids)
+        self._write(ids)
+
+    def _write(self, interaction: list[int]) -> None:
+        self._slots.start([0], self._slots.remember(self._slots.memory, [interaction]))
+        self.turn += 1
+
+    # --- keeping memories -------------------------------------------------------------------------
+
+    def kept(self) -> KeptMemory:
+        """What the session remembers now, apart from it."""
+        return KeptMemory(self.memory, self.seed, self.turn)
+
+    def restore(self, kept: KeptMemory) -> None:
+        """Go on from what was kept. Raises InputError where it is another model's memory."""
+        config = self.model.config
+        shape = (config.layers, config.slots, config.width)
+        if tuple(kept.memory.shape) != shape:
+            raise InputError(
+                "memory", f"has the shape {tuple(kept.memory.shape)}; this model's is {shape}"
+            )
+        self.seed, self.turn = kept.seed, kept.turn
+        self._slots.start([0], kept.memory[None].to(self.model.device, self.model.dtype))
+
+    def fork(self) -> Session:
+        """Another session that remembers the same and goes its own way from here."""
+        other = Session(self.model, self.tokenizer, self.seed, self.sampling, self.greedy)
+        other.restore(self.kept())
+        return other
+
+    def save(self, path: str | Path) -> None:
+        """The memory as one safetensors file; seed and number of interactions are its metadata."""
+        save_memory(self.kept(), path)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what `save` wrote. Raises InputError where the file is something else, or
+        another model's memory."""
+        kept = load_memory(path)
+        try:
+            self.restore(kept)
+        except InputError as misfit:
+            raise InputError(str(path), misfit.what) from None
