@@ -28,7 +28,10 @@ WORDS = (
     "stages.4.curriculum=[{name: all, iterations: 3, max_steps: 6, reset_probability: 0.5}]",
 )
 """From the shipped demo to one of two minutes. Memory is carried over: every path is taken."""
-OF_TIME = ("time", "seconds", "per_second", "memory_bytes", "object_store", "queue", "fleet/")
+OF_TIME = (
+    *("time", "seconds", "per_second", "memory_bytes", "object_store"),
+    *("queue", "fleet/", "watchdog"),
+)
 """Parts of the names of metrics that no two runs share."""
 
 
