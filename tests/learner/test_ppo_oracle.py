@@ -14,19 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from common.config.stages import MRL, Optimizer
 from common.episode import Episode, Turn
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
-from common.telemetry.metrics import Metrics
-from learner.metrics import record_kl
-from learner.parallel.group import OneRank
-from learner.parallel.optimizer import Trainer
-from learner.rl.experience import gather_experience
-from learner.rl.kl import AdaptiveKL
-from learner.rl.update import ppo_update
 from tests.plain_ppo import Case, Outcome, answer_log_probs, plain_update
+from tests.ppo_learner import PPOLearner, settings
 
 TEMPERATURE = 0.8
 COEFFICIENTS = {
@@ -39,33 +32,19 @@ COEFFICIENTS = {
 
 
 def product_update(case: Case) -> Outcome:
-    """What the learner makes of the same case. The only contact of this test with the learner."""
-    group, ppo = OneRank(), case.settings.ppo
-    policy, critic = copy.deepcopy(case.old_policy), copy.deepcopy(case.old_critic)
-    optimizer = Optimizer(max_grad_norm=1e9)
-    policy_trainer = Trainer({"policy": policy}, optimizer, 1, group,
-    lambda name: not (
-        case.settings.freeze_encoder and name.startswith("policy.encoder.")
-    ))  # fmt: skip
-    critic_trainer = Trainer({"critic": critic}, optimizer, 1, group)
-    metrics, kl = Metrics(), AdaptiveKL(ppo.kl, ppo.kl_target, ppo.kl_horizon)
-
-    experience = gather_experience(
-        case.episodes, policy, case.reference, critic, ppo, case.temperature, group
+    """What the learner makes of the same case."""
+    learner = PPOLearner(
+        copy.deepcopy(case.old_policy),
+        copy.deepcopy(case.old_critic),
+        case.reference,
+        case.settings,
+        case.temperature,
+        case.reward_width,
     )
-    policy.load_state_dict(case.policy.state_dict())
-    critic.load_state_dict(case.critic.state_dict())
-    metrics.record("ppo/kl_coefficient", kl.update(record_kl(experience, group, metrics), 2))
-    ppo_update(
-        experience, [0, 1], 2, policy, critic, policy_trainer, critic_trainer,
-        kl, case.settings, case.temperature, 0, 0, group, metrics, case.reward_width,
-    )  # fmt: skip
-    gradients = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad
-        for trained, prefix in ((policy, "policy"), (critic, "critic"))
-        for name, p in trained.named_parameters(prefix)
-    }
-    return Outcome(experience.figures | metrics.flush(0, "mrl"), gradients)
+    experience = learner.credit(case.episodes)
+    learner.policy.load_state_dict(case.policy.state_dict())
+    learner.critic.load_state_dict(case.critic.state_dict())
+    return Outcome(learner.update(experience), learner.gradients())
 
 
 # --- the case -------------------------------------------------------------------------------------
@@ -128,19 +107,15 @@ def make_case(
     config = RxTConfig(**sizes | {"initializer_range": 0.3, "initial_memory_std": 1.0} | shape)
     old_policy = shaken(ReactiveTransformer(config).eval(), 1, 0.1)
     old_critic = shaken(Critic.from_policy(old_policy), 2, 0.3)
-    ppo = COEFFICIENTS | (ppo or {}) | {"epochs": 1, "minibatches": 1}
-    settings = MRL.model_validate(
-        {
-            "stage": "mrl",
-            "curriculum": [{"name": "all", "iterations": 1, "max_steps": 9}],
-            "ppo": {"value_clip": 0.1} | ppo,
-            "freeze_encoder": freeze_encoder,
-            "router_loss": 0.5,
-        }
+    stage = settings(
+        COEFFICIENTS | (ppo or {}) | {"epochs": 1, "minibatches": 1, "value_clip": 0.1},
+        freeze_encoder=freeze_encoder,
+        router_loss=0.5,
+        optimizer={"max_grad_norm": 1e9},
     )
     return Case(
         episodes(old_policy),
-        settings,
+        stage,
         TEMPERATURE,
         2.0,
         old_policy,
