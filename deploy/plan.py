@@ -50,7 +50,8 @@ def batches(run: Run, config: RxTConfig) -> list[Batches]:
     out = []
     for stage in run.stages:
         if isinstance(stage, MRL):
-            shares = ranks * stage.ppo.minibatches
+            update = stage.algorithm_settings
+            shares = ranks * update.minibatches
             for step in stage.curriculum:
                 interactions = step.iterations * stage.episodes * step.max_steps
                 out.append(
@@ -59,7 +60,9 @@ def batches(run: Run, config: RxTConfig) -> list[Batches]:
                         batch=stage.episodes,
                         per_rank=math.ceil(stage.episodes / ranks),
                         minibatch_per_rank=math.ceil(stage.episodes / shares),
-                        optimizer_steps=step.iterations * stage.ppo.epochs * stage.ppo.minibatches,
+                        optimizer_steps=step.iterations
+                        * stage.algorithm_settings.epochs
+                        * stage.algorithm_settings.minibatches,
                         interactions=interactions,
                         tokens=interactions * run.rollout.sampling.max_new_tokens,
                     )

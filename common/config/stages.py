@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common.config.algorithms import PPO, PolicyGradient, Reinforce
 from common.config.locations import ModelSource
 from common.config.section import Section
 
@@ -165,52 +166,6 @@ class CurriculumStep(Section):
     """Whether memory is written with the data set's answers in place of the generated ones."""
 
 
-class PPO(Section):
-    """Token-level ratio with one advantage per interaction (Schulman et al. 2017)."""
-
-    clip: float = Field(0.2, gt=0)
-    """The ratio of new to old probability counts no further than 1 ± this."""
-    value_clip: float = Field(0.2, gt=0)
-    """The value counts no further than this from the old one, as a share of the width of the range
-    that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A
-    clipped component is as wide as its clip, a normalised one counts as one standard deviation, one
-    of yours without a clip as 1."""
-    entropy: float = Field(0.0, ge=0)
-    """Coefficient of the mean entropy per token, in nats."""
-    discount: float = Field(0.9, ge=0, le=1)
-    """Of rewards, per turn."""
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    """Of generalised advantage estimation, per turn."""
-    epochs: int = Field(2, ge=1)
-    """Passes over each batch."""
-    minibatches: int = Field(2, ge=1)
-    """Optimiser steps per pass, each on as large a share of the batch."""
-    kl: float = Field(0.02, ge=0)
-    """First coefficient of the KL to the reference policy (the weights that MRL started from)."""
-    kl_target: float | None = Field(None, gt=0)
-    """Nats per answer that the adaptive controller steers to; None: the coefficient stays."""
-    kl_horizon: int = Field(10000, ge=1)
-    """Episodes; the larger, the slower the adaptive controller."""
-    kl_estimator: Literal["k2", "k3"] = "k2"
-    """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference,
-    policy); k1 would have none."""
-    memory_change: float = Field(0.0, ge=0)
-    """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
-    bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
-    """How many writes before it the gradient of an answer flows back through, as in memory-aware
-    training."""
-    whiten: bool = True
-    """Whether advantages are whitened over the whole batch."""
-    doubt: bool = False
-    """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete
-    reward model gave one: less is learnt from what it is unsure of."""
-    critic_warmup: int = Field(0, ge=0)
-    """Iterations in which only the critic learns. Its first values are 0, so without it the first
-    advantages are whole returns, and a policy that starts good is first of all shaken."""
-    critic_learning_rate: float = Field(1e-3, gt=0)
-    """Constant rate of the critic's own optimiser."""
-
-
 class MRL(Section):
     """Stage 5: Memory Reinforcement Learning over a curriculum, synchronous."""
 
@@ -220,14 +175,24 @@ class MRL(Section):
     """Episodes per iteration over all ranks."""
     curriculum: tuple[CurriculumStep, ...]
     """Steps in order, each with a name of its own."""
+    algorithm: Literal["ppo", "reinforce"] = "ppo"
+    """What learns from the episodes; its settings are in the section of its name."""
     ppo: PPO = PPO()
-    """The update."""
+    """Settings of PPO."""
+    reinforce: Reinforce = Reinforce()
+    """Settings of REINFORCE."""
     optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
     """Of the policy."""
     freeze_encoder: bool = False
     """Whether the encoder stays as it is."""
     router_loss: float = Field(0.01, ge=0)
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
+
+    @property
+    def algorithm_settings(self) -> PolicyGradient:
+        """The section of the algorithm that is used."""
+        settings: PolicyGradient = getattr(self, self.algorithm)
+        return settings
 
 
 Stage = Annotated[

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from common.models.layers.feed_forward import Routing, chosen_counts, load_balance
-from common.models.reactive.model import ReactiveTransformer
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 
@@ -32,16 +31,12 @@ def router_terms(
     ]
 
 
-def no_router_terms(model: ReactiveTransformer, coefficient: float, group: Group) -> list[LossTerm]:
+def no_router_terms(layers: int, experts: int, coefficient: float, group: Group) -> list[LossTerm]:
     """The same of a rank that decoded nothing in this step: it must take part in the collectives
     all the same."""
-    config = model.config
-    if not config.experts:
+    if not experts:
         return []
-    group.sum(torch.zeros(config.layers, config.experts, device=group.device))
+    group.sum(torch.zeros(layers, experts, device=group.device))
     group.sum(torch.zeros((), device=group.device))
-    return [
-        LossTerm(
-            "train/loss_router", torch.zeros((), device=group.device), 1.0 / group.size, coefficient
-        )
-    ]
+    nothing = torch.zeros((), device=group.device)
+    return [LossTerm("train/loss_router", nothing, 1.0 / group.size, coefficient)]

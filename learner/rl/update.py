@@ -1,126 +1,162 @@
-"""PPO on memory: token-level ratios, one advantage per interaction, gradients through the writes
-that made the memory.
+"""One update of a policy by a batch of episodes, whatever the algorithm.
 
-Every pass starts from the memory the episode really started from and rebuilds all later memories
-with the current weights, so before the first update the ratio is 1 on every token, and afterwards
-encoder and memory attention are trained by what later answers earned.
+    evaluate ──► credit (algorithm) ──► epochs × minibatches: terms ──► step
+
+`Update` holds everything that this takes. All ranks call it together, each with its share of the
+batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from common.config.stages import MRL
-from common.data.padding import pad
-from common.models.layers.feed_forward import Routing
-from common.models.reactive.critic import Critic
-from common.models.reactive.model import ReactiveTransformer
-from common.models.reactive.unroll import answer_logits, collate, memories_and_before
+from common.config.stages import MRL, Optimizer
+from common.episode import Episode
 from common.seeding import derive
 from common.telemetry.metrics import Metrics
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine
-from learner.rl.experience import Experience, answered_rows, conversation, critic_rows
-from learner.rl.kl import AdaptiveKL, kl_estimate
-from learner.rl.load_balance import no_router_terms, router_terms
-from learner.rl.losses import (
-    memory_change_penalty,
-    policy_loss,
-    token_entropy,
-    token_log_probs,
-    value_loss,
-)
+from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
+from learner.rl.algorithms.algorithm import Algorithm
+from learner.rl.experience import Experience, gather_experience
+from learner.rl.kl import AdaptiveKL
+from learner.rl.losses import MAX_LOG_RATIO
 
 
-def ppo_update(
-    experience: Experience,
-    places: list[int],
-    episodes: int,
-    model: ReactiveTransformer,
-    critic: Critic,
-    policy_trainer: Trainer,
-    critic_trainer: Trainer,
-    kl: AdaptiveKL,
-    settings: MRL,
-    temperature: float,
-    seed: int,
-    iteration: int,
-    group: Group,
-    metrics: Metrics,
-    reward_width: float = 1.0,
-) -> None:
-    """All epochs and minibatches over one batch of episodes.
+class Update:
+    """steps: iterations of the stage, over which the learning rate falls. temperature: that answers
+    are sampled at. seed: of the draws of minibatches.
 
-    places: place of each of this rank's episodes in the whole batch of `episodes`; minibatches are
-    drawn over the whole batch, so that two ranks step on what one rank would step on. reward_width:
-    of the range that rewards lie in; values are clipped to a share of it.
+    Builds the reference and the critic where the algorithm needs them. A critic draws from torch's
+    random state, which must be the same on all ranks.
     """
-    first, learns = True, iteration >= settings.ppo.critic_warmup
-    for epoch in range(settings.ppo.epochs):
-        for chosen in minibatches(
-            places,
-            episodes,
-            settings.ppo.minibatches,
-            derive(seed, "minibatches", iteration, epoch),
-        ):
-            if learns:
-                terms = policy_terms(
-                    experience,
-                    chosen,
-                    model,
-                    kl.coefficient,
-                    settings,
-                    temperature,
-                    group,
-                    metrics,
-                    first,
-                )
-                norm = step(
-                    policy_trainer,
-                    terms,
-                    iteration,
-                    group,
-                    metrics,
-                    "train/gradient_norm",
-                    "train/learning_rate",
-                )
-                metrics.record("train/gradient_clipped", norm > settings.optimizer.max_grad_norm)
-                first = False
-            terms = critic_terms(experience, chosen, critic, settings, group, metrics, reward_width)
-            step(
-                critic_trainer,
-                terms,
-                iteration,
-                group,
-                metrics,
-                "ppo/gradient_norm_critic",
-                "train/learning_rate_critic",
+
+    def __init__(
+        self,
+        policy: TrainablePolicy,
+        algorithm: Algorithm,
+        settings: MRL,
+        steps: int,
+        temperature: float,
+        seed: int,
+        group: Group,
+        metrics: Metrics,
+    ):
+        self.policy, self.algorithm = policy, algorithm
+        self.settings = settings.algorithm_settings
+        self.temperature, self.seed, self.group, self.metrics = temperature, seed, group, metrics
+        self.kl = AdaptiveKL(self.settings.kl, self.settings.kl_target, self.settings.kl_horizon)
+        needs = algorithm.needs
+        self.reference = policy.frozen_copy() if needs.reference else None
+        self.policy_trainer = Trainer(
+            {"model": policy.module},
+            settings.optimizer,
+            steps,
+            group,
+            lambda name: policy.trainable(name.removeprefix("model.")),
+        )
+        self.critic: ValueFunction | None = None
+        self.critic_trainer: Trainer | None = None
+        if needs.critic_learning_rate is not None:
+            self.critic = policy.value_function()
+            rates = Optimizer(
+                learning_rate=needs.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0
             )
-            if group.rank == 0:
-                metrics.record("train/steps", 1)
+            self.critic_trainer = Trainer({"critic": self.critic.module}, rates, steps, group)
 
+    @property
+    def trainers(self) -> dict[str, Trainer]:
+        """For a checkpoint, by name."""
+        critic = {} if self.critic_trainer is None else {"critic": self.critic_trainer}
+        return {"policy": self.policy_trainer, **critic}
 
-def step(
-    trainer: Trainer,
-    terms: list[LossTerm],
-    iteration: int,
-    group: Group,
-    metrics: Metrics,
-    norm_name: str,
-    rate_name: str,
-) -> float:
-    """One optimiser step on the terms, recorded; the gradient's norm before clipping."""
-    loss, sums = combine(terms, group)
-    norm, rate = trainer.update(loss, iteration)
-    for name, (total, count) in sums.items():
-        if count:
-            metrics.record(name, total / count, weight=count)
-    metrics.record(norm_name, norm)
-    metrics.record(rate_name, rate)
-    return norm
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds beside the policy, by name."""
+        beside = {"reference": self.reference, "critic": self.critic}
+        return {name: part.module for name, part in beside.items() if part is not None}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors; JSON-ready."""
+        return {"kl": self.kl.state_dict(), "algorithm": self.algorithm.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.kl.load_state_dict(state["kl"])
+        self.algorithm.load_state(state["algorithm"])
+
+    def evaluate(self, episodes: list[Episode], places: list[int]) -> Experience:
+        """The experience of this rank's episodes, credited. places: position of each in the whole
+        batch."""
+        experience = gather_experience(
+            episodes, self.reference, self.critic, self.temperature, self.group.device
+        )
+        with torch.no_grad():
+            return self.algorithm.credit(experience, places, self.group)
+
+    def run(self, experience: Experience, places: list[int], total: int, iteration: int) -> None:
+        """All epochs and minibatches over one batch.
+
+        Minibatches are drawn over the whole batch of `total` episodes, so that two ranks step on
+        what one rank would step on.
+        """
+        needs = self.algorithm.needs
+        first, learns = True, iteration >= needs.critic_warmup
+        for epoch in range(self.settings.epochs):
+            seed = derive(self.seed, "minibatches", iteration, epoch)
+            for chosen in minibatches(places, total, self.settings.minibatches, seed):
+                part = experience.select(chosen)
+                if learns:
+                    self.step_policy(part, iteration, first)
+                    first = False
+                if self.critic is not None:
+                    self.step_critic(part, iteration)
+                if self.group.rank == 0:
+                    self.metrics.record("train/steps", 1)
+
+    def step_policy(self, part: Experience, iteration: int, first: bool) -> None:
+        """One step of the policy on the experience of some episodes, of none on some ranks."""
+        batch = self.policy.evaluate(part.episodes, self.temperature)
+        if first and part.episodes:
+            self._record_parity(batch, part)
+        terms = [*self.algorithm.terms(batch, part, self.kl.coefficient), *batch.terms]
+        norm, rate = self._step(self.policy_trainer, terms, iteration)
+        self.metrics.record("train/tokens", batch.read)
+        self.metrics.record("train/gradient_norm", norm)
+        self.metrics.record("train/learning_rate", rate)
+        clipped = norm > self.policy_trainer.settings.max_grad_norm
+        self.metrics.record("train/gradient_clipped", clipped)
+
+    def step_critic(self, part: Experience, iteration: int) -> None:
+        """One step of the critic, by an optimiser of its own."""
+        assert self.critic is not None
+        assert self.critic_trainer is not None
+        terms = self.algorithm.critic_terms(self.critic.evaluate(part.episodes), part)
+        norm, rate = self._step(self.critic_trainer, terms, iteration)
+        self.metrics.record("ppo/gradient_norm_critic", norm)
+        self.metrics.record("train/learning_rate_critic", rate)
+
+    def _step(self, trainer: Trainer, terms: list[LossTerm], iteration: int) -> tuple[float, float]:
+        """Gradient norm before clipping, and learning rate."""
+        loss, sums = combine(terms, self.group)
+        norm, rate = trainer.update(loss, iteration)
+        for name, (total, count) in sums.items():
+            if count:
+                self.metrics.record(name, total / count, weight=count)
+        return norm, rate
+
+    def _record_parity(self, batch: TokenBatch, part: Experience) -> None:
+        """Before the first step, learner and rollout workers must agree on every log-prob."""
+        recorded = [[turn.log_probs for turn in one.answered] for one in part.episodes]
+        difference = batch.log_probs.detach() - batch.flat(recorded)
+        self.metrics.record("ppo/log_prob_max_difference", float(difference.abs().max()))
+        held = torch.where(batch.spread(part.scored), difference, 0.0)
+        ratio = held.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        self.metrics.record("ppo/ratio_max_deviation_first", float((ratio - 1).abs().max()))
 
 
 def minibatches(places: list[int], episodes: int, count: int, seed: int) -> Iterator[list[int]]:
@@ -130,140 +166,3 @@ def minibatches(places: list[int], episodes: int, count: int, seed: int) -> Iter
     local = {place: i for i, place in enumerate(places)}
     for start in range(count):
         yield sorted(local[place] for place in order[start::count] if place in local)
-
-
-def policy_terms(
-    experience: Experience,
-    chosen: list[int],
-    model: ReactiveTransformer,
-    kl_coefficient: float,
-    settings: MRL,
-    temperature: float,
-    group: Group,
-    metrics: Metrics,
-    first: bool,
-) -> list[LossTerm]:
-    """The policy's losses on some of this rank's episodes, as sums. An empty choice gives zeros, so
-    that collectives stay in step."""
-    ppo = settings.ppo
-    if not chosen:
-        nothing = torch.stack([p.sum() for p in model.parameters()]).sum() * 0.0
-        empty = [
-            LossTerm(name, nothing, 0.0)
-            for name in (
-                "ppo/loss_policy",
-                "ppo/loss_kl",
-                "objective/entropy",
-                "ppo/loss_memory_change",
-            )
-        ]
-        measured = [
-            LossTerm(name, nothing.detach(), 0.0, 0.0)
-            for name in ("ppo/clip_fraction", "ppo/approx_kl", "ppo/approx_kl_k3", "memory/change")
-        ]
-        return [*empty, *measured, *no_router_terms(model, settings.router_loss, group)]
-    batch = collate([conversation(experience.episodes[i]) for i in chosen]).to(group.device)
-    initial = experience.initial[chosen]
-    if model.config.initial_memory == "learned":
-        # The learned start is the same tensor for all; episodes that carried a memory over keep
-        # theirs.
-        fresh = torch.tensor(
-            [experience.episodes[i].initial_memory is None for i in chosen], device=group.device
-        )[:, None, None, None]
-        initial = torch.where(fresh, model.initial_memory([0] * len(chosen)), initial)
-    memory, before = memories_and_before(
-        model, batch, initial, ppo.bptt_turns, not settings.freeze_encoder
-    )
-
-    start = batch.active[0]
-    mask = batch.answer_mask()[start:]
-    routings: list[Routing] = []
-    logits, targets = answer_logits(model, batch.tokens[start:], memory[start:], mask, routings)
-    log_probs, entropy = (
-        token_log_probs(logits, targets, temperature),
-        token_entropy(logits, temperature),
-    )
-    rows = [(chosen[i], turn) for i, turn in answered_rows(batch)]
-    lengths = mask.sum(1)
-    old = torch.cat(
-        [
-            torch.tensor(experience.episodes[i].answered[k].log_probs, dtype=torch.float32)
-            for i, k in rows
-        ]
-    ).to(group.device)
-    reference = torch.cat([experience.reference[i][k] for i, k in rows])
-    episode_index, turn_index = (
-        torch.tensor(x, device=group.device) for x in zip(*rows, strict=True)
-    )
-    scored = torch.repeat_interleave(experience.scored[episode_index, turn_index], lengths)
-    advantages = torch.repeat_interleave(experience.advantages[episode_index, turn_index], lengths)
-
-    loss = policy_loss(log_probs, old, advantages, scored, ppo.clip)
-    if first:
-        metrics.record("ppo/ratio_max_deviation_first", float(loss.max_ratio_deviation))
-        metrics.record("ppo/log_prob_max_difference", float((log_probs.detach() - old).abs().max()))
-    distance = torch.where(scored, kl_estimate(log_probs, reference, ppo.kl_estimator), 0.0)
-    turns = batch.turns[start:].to(group.device) - 1
-    change = (memory[start:] - before).detach().square().mean(dim=(1, 2, 3)).sum()
-    penalty = memory_change_penalty(
-        before, memory[start:], turns, torch.ones_like(turns, dtype=torch.bool)
-    )
-    real = (
-        torch.arange(1, batch.tokens.shape[1], device=group.device)
-        <= batch.length[start:, None] - 1
-    )
-    tokens = float(loss.tokens)
-    metrics.record("train/tokens", int(batch.length[start:].sum()))
-    return [
-        LossTerm("ppo/loss_policy", loss.loss, tokens),
-        LossTerm("ppo/loss_kl", distance.sum(), tokens, kl_coefficient),
-        LossTerm(
-            "objective/entropy", torch.where(scored, entropy, 0.0).sum(), tokens, -ppo.entropy
-        ),
-        LossTerm("ppo/loss_memory_change", penalty, turns.numel(), ppo.memory_change),
-        LossTerm("ppo/clip_fraction", loss.clipped.float(), tokens, 0.0),
-        LossTerm("ppo/approx_kl", loss.approx_kl, tokens, 0.0),
-        LossTerm("ppo/approx_kl_k3", loss.approx_kl_k3, tokens, 0.0),
-        LossTerm("memory/change", change, turns.numel(), 0.0),
-        *router_terms(routings, real, settings.router_loss, group),
-    ]
-
-
-def critic_terms(
-    experience: Experience,
-    chosen: list[int],
-    critic: Critic,
-    settings: MRL,
-    group: Group,
-    metrics: Metrics,
-    reward_width: float = 1.0,
-) -> list[LossTerm]:
-    """The critic's loss on some of this rank's episodes, as a sum."""
-    if not chosen:
-        nothing = torch.stack([p.sum() for p in critic.parameters()]).sum() * 0.0
-        return [
-            LossTerm("ppo/loss_value", nothing, 0.0),
-            LossTerm("ppo/value_clip_fraction", nothing.detach(), 0.0, 0.0),
-        ]
-    episodes = [experience.episodes[i] for i in chosen]
-    index = [
-        (i, k)
-        for i, episode in zip(chosen, episodes, strict=True)
-        for k in range(len(episode.answered))
-    ]
-    i, k = (torch.tensor(x, device=group.device) for x in zip(*index, strict=True))
-    tokens, mask = pad(critic_rows(episodes))
-    values = critic(tokens.to(group.device), mask.to(group.device))
-    clip = settings.ppo.value_clip * reward_width
-    loss = value_loss(
-        values, experience.values[i, k], experience.returns[i, k], experience.scored[i, k], clip
-    )
-    turns = float(loss.turns)
-    if turns:
-        scored = experience.scored[i, k]
-        metrics.record("ppo/values", float(values.detach()[scored].mean()), weight=turns)
-        metrics.record("ppo/returns", float(experience.returns[i, k][scored].mean()), weight=turns)
-    return [
-        LossTerm("ppo/loss_value", loss.loss, turns),
-        LossTerm("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0),
-    ]

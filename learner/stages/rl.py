@@ -9,22 +9,19 @@ runs this loop on its share.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 from common.config.run import Run
-from common.config.stages import MRL, CurriculumStep, Optimizer
+from common.config.stages import MRL, CurriculumStep
 from common.failures import Drained, InputError, Unavailable
-from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
-from common.storage.checkpoint import Checkpoint, latest_checkpoint
+from common.storage.checkpoint import latest_checkpoint
 from common.telemetry.metrics import Metrics
 from common.weights import pack
 from learner.checkpointing import checkpoint_model, resume_training, save_training
@@ -33,12 +30,11 @@ from learner.episode_source import ConductorSource, EpisodeSource, Shard
 from learner.evaluation.measure import training_values
 from learner.metrics import record_episodes, record_kl, record_position
 from learner.parallel.group import Group, Job
-from learner.parallel.optimizer import Trainer
+from learner.policies.reactive import ReactivePolicy
 from learner.recorder import Recorder, RecorderClient
 from learner.reporter import Position, Reporter
-from learner.rl.experience import gather_experience
-from learner.rl.kl import AdaptiveKL
-from learner.rl.update import ppo_update
+from learner.rl.algorithms.table import make_algorithm
+from learner.rl.update import Update
 from reward_service.components.recall import words_of_values
 from rollout.tasks import Plan
 
@@ -62,12 +58,18 @@ def train_on(
     checkpoint = latest_checkpoint(job.directory)
     assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
     position = Position.of(checkpoint, job.stage)
-    curriculum = Curriculum(settings.curriculum)
-    learner = Learner(group, job, settings, checkpoint, position, curriculum)
+    curriculum, metrics = Curriculum(settings.curriculum), Metrics()
+    model, tokenizer = checkpoint_model(checkpoint)
+    nn.Module.to(model, group.device)
+    update = build_update(job, model, curriculum.total, group, metrics)
+    if position.in_stage:
+        with checkpoint.folder() as folder:
+            resume_training(folder, update.trainers, update.modules)
+        update.load_state(checkpoint.state)
+        curriculum.load_state_dict(checkpoint.state["curriculum"])
     if group.rank == 0:
         source.load_state(checkpoint.state["conductor"] if position.in_stage else None)
     reporter = Reporter(group, recorder, settings.stage, curriculum.total, position, checkpoint)
-    temperature, metrics = run.rollout.sampling.temperature, Metrics()
     known = words_of_values(training_values(job.directory))
 
     @contextmanager
@@ -81,12 +83,20 @@ def train_on(
 
     def save(done: int) -> None:
         with phase("checkpoint"):
-            more = {"kl": learner.kl.state_dict(), "curriculum": curriculum.state_dict()}
-            state = reporter.state(
-                done, **more, conductor=source.state() if group.rank == 0 else {}
-            )
+            conductor = source.state() if group.rank == 0 else {}
+            more = {"curriculum": curriculum.state_dict(), "conductor": conductor}
+            state = reporter.state(done, **update.state(), **more)
             if group.rank == 0:
-                learner.save(position.base + done, state)
+                save_training(
+                    job.directory,
+                    position.base + done,
+                    model,
+                    tokenizer.save,
+                    state,
+                    run.learner.keep_checkpoints,
+                    update.trainers,
+                    update.modules,
+                )
             reporter.saved()
 
     saved = position.in_stage
@@ -94,7 +104,7 @@ def train_on(
         step = curriculum.step
         with phase("publish"):
             if group.rank == 0:
-                learner.publish(source, iteration, metrics)
+                publish(update, source, iteration, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
         with phase("collect"):
             batch, away = collect(source, iteration, plan_of(step, settings.episodes), group)
@@ -105,28 +115,14 @@ def train_on(
                 recorder.fail(Drained(f"{away}; stopped at step {position.base + iteration}"), "")
             return
         with phase("evaluate"):
-            experience = gather_experience(
-                batch.episodes,
-                learner.model,
-                learner.reference,
-                learner.critic,
-                settings.ppo,
-                temperature,
-                group,
-            )
+            experience = update.evaluate(batch.episodes, batch.places)
             record_episodes(experience, known, metrics)
         with phase("update"):
-            learner.kl.update(record_kl(experience, group, metrics), batch.total)
-            seed = derive(run.seed, "mrl", job.stage)
-            ppo_update(
-                experience, batch.places, batch.total, learner.model, learner.critic,
-                learner.policy_trainer, learner.critic_trainer,
-                learner.kl, settings, temperature, seed, iteration, group, metrics,
-                run.rewards.width(),
-            )  # fmt: skip
+            update.kl.update(record_kl(experience, group, metrics), batch.total)
+            update.run(experience, batch.places, batch.total, iteration)
         if group.rank == 0:
             source.trained(iteration, iteration + 1)
-            record_position(learner.kl, curriculum, metrics)
+            record_position(update.kl, curriculum, metrics)
             metrics.merge(source.metrics())
         curriculum.advance()
 
@@ -158,71 +154,42 @@ def collect(
     return (None if anywhere else shard), away
 
 
-class Learner:
-    """What a rank holds: the policy, the reference it must not stray from, the critic, and their
-    optimisers."""
+def build_update(
+    job: Job, model: ReactiveTransformer, steps: int, group: Group, metrics: Metrics
+) -> Update:
+    """The update of a rank as it is when the stage begins."""
+    run, settings = job.run, job.run.stages[job.stage]
+    assert isinstance(settings, MRL)
+    policy = ReactivePolicy(
+        model,
+        group,
+        settings.algorithm_settings.bptt_turns,
+        not settings.freeze_encoder,
+        settings.algorithm_settings.memory_change,
+        settings.router_loss,
+    )
+    # Ranks must begin with the same critic.
+    torch.manual_seed(derive(run.seed, "critic", job.stage))
+    return Update(
+        policy,
+        make_algorithm(settings, run.rewards),
+        settings,
+        steps,
+        run.rollout.sampling.temperature,
+        derive(run.seed, "mrl", job.stage),
+        group,
+        metrics,
+    )
 
-    def __init__(
-        self,
-        group: Group,
-        job: Job,
-        settings: MRL,
-        checkpoint: Checkpoint,
-        position: Position,
-        curriculum: Curriculum,
-    ):
-        self.job, run = job, job.run
-        self.model, self.tokenizer = checkpoint_model(checkpoint)
-        self.reference: ReactiveTransformer = copy.deepcopy(self.model).requires_grad_(False)
-        torch.manual_seed(
-            derive(run.seed, "critic", job.stage)
-        )  # ranks must begin with the same one
-        self.critic = Critic.from_policy(self.model)
-        for module in (self.model, self.reference, self.critic):
-            nn.Module.to(module, group.device)
-        steps = curriculum.total
-        rates = Optimizer(
-            learning_rate=settings.ppo.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0
-        )
-        self.policy_trainer = Trainer({"model": self.model}, settings.optimizer, steps, group,
-        lambda name: not (
-            settings.freeze_encoder and name.startswith("model.encoder.")
-        ))  # fmt: skip
-        self.critic_trainer = Trainer({"critic": self.critic}, rates, steps, group)
-        self.kl = AdaptiveKL(settings.ppo.kl, settings.ppo.kl_target, settings.ppo.kl_horizon)
-        self.keep = run.learner.keep_checkpoints
-        if position.in_stage:
-            with checkpoint.folder() as folder:
-                resume_training(
-                    folder, self.trainers, {"reference": self.reference, "critic": self.critic}
-                )
-            self.kl.load_state_dict(checkpoint.state["kl"])
-            curriculum.load_state_dict(checkpoint.state["curriculum"])
 
-    @property
-    def trainers(self) -> dict[str, Trainer]:
-        return {"policy": self.policy_trainer, "critic": self.critic_trainer}
-
-    def publish(self, source: EpisodeSource, version: int, metrics: Metrics) -> None:
-        started = time.perf_counter()
-        weights = pack(self.model.state_dict(), version)
-        source.publish(weights)
-        metrics.record("sync/seconds", time.perf_counter() - started)
-        metrics.record("sync/bytes", sum(array.nbytes for array in weights.tensors.values()))
-        metrics.record("sync/version", version)
-
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        extras = {"reference": self.reference, "critic": self.critic}
-        save_training(
-            self.job.directory,
-            step,
-            self.model,
-            self.tokenizer.save,
-            state,
-            self.keep,
-            self.trainers,
-            extras,
-        )
+def publish(update: Update, source: EpisodeSource, version: int, metrics: Metrics) -> None:
+    """Hand the policy's weights to the rollout workers."""
+    started = time.perf_counter()
+    weights = pack(update.policy.module.state_dict(), version)
+    source.publish(weights)
+    metrics.record("sync/seconds", time.perf_counter() - started)
+    metrics.record("sync/bytes", sum(array.nbytes for array in weights.tensors.values()))
+    metrics.record("sync/version", version)
 
 
 def plan_of(step: CurriculumStep, episodes: int) -> Plan:

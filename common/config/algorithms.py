@@ -1,0 +1,84 @@
+"""Settings of the algorithms of reinforcement learning. `learner/rl/algorithms/` implements
+them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config.section import Section
+
+
+class PolicyGradient(Section):
+    """Settings that every algorithm has."""
+
+    discount: float = Field(0.9, ge=0, le=1)
+    """Of rewards, per turn."""
+    entropy: float = Field(0.0, ge=0)
+    """Coefficient of the mean entropy per token, in nats."""
+    epochs: int = Field(2, ge=1)
+    """Passes over each batch."""
+    minibatches: int = Field(2, ge=1)
+    """Optimiser steps per pass, each on as large a share of the batch."""
+    kl: float = Field(0.02, ge=0)
+    """First coefficient of the KL to the reference policy (the weights that MRL started from)."""
+    kl_target: float | None = Field(None, gt=0)
+    """Nats per answer that the adaptive controller steers to; None: the coefficient stays."""
+    kl_horizon: int = Field(10000, ge=1)
+    """Episodes; the larger, the slower the adaptive controller."""
+    kl_estimator: Literal["k2", "k3"] = "k2"
+    """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference,
+    policy); k1 would have none."""
+    memory_change: float = Field(0.0, ge=0)
+    """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
+    bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    """How many writes before it the gradient of an answer flows back through, as in memory-aware
+    training."""
+    whiten: bool = True
+    """Whether advantages are whitened over the whole batch."""
+    doubt: bool = False
+    """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete
+    reward model gave one: less is learnt from what it is unsure of."""
+
+
+class PPO(PolicyGradient):
+    """Token-level ratio with one advantage per interaction (Schulman et al. 2017)."""
+
+    clip: float = Field(0.2, gt=0)
+    """The ratio of new to old probability counts no further than 1 ± this."""
+    value_clip: float = Field(0.2, gt=0)
+    """The value counts no further than this from the old one, as a share of the width of the range
+    that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A
+    clipped component is as wide as its clip, a normalised one counts as one standard deviation, one
+    of yours without a clip as 1."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """Of generalised advantage estimation, per turn."""
+    critic_warmup: int = Field(0, ge=0)
+    """Iterations in which only the critic learns. Its first values are 0, so without it the first
+    advantages are whole returns, and a policy that starts good is first of all shaken."""
+    critic_learning_rate: float = Field(1e-3, gt=0)
+    """Constant rate of the critic's own optimiser."""
+
+
+class Reinforce(PolicyGradient):
+    """REINFORCE with a moving average of returns as baseline (Williams 1992). There is no critic.
+
+    One answer is one action: its loss is the sum over its tokens, and means are over answers. It is
+    on-policy, so a batch is used once by default.
+    """
+
+    epochs: int = Field(1, ge=1)
+    """Passes over each batch. Passes after the first are on samples of older weights, which nothing
+    corrects."""
+    minibatches: int = Field(1, ge=1)
+    """Optimiser steps per pass, each on as large a share of the batch."""
+    baseline: Literal["including", "excluding"] = "excluding"
+    """Whether the returns of the present batch are part of the baseline they are compared with.
+    Including them shrinks the first advantages: those of the first batch are around its own
+    mean."""
+    baseline_decay: float | None = Field(None, ge=0, lt=1)
+    """Weight of the average so far against the mean of a new batch; None: the plain mean of all
+    returns so far."""
+    whiten: bool = False
+    """Whether advantages are whitened over the whole batch, beside the baseline."""

@@ -1,0 +1,99 @@
+"""The policy as the learner sees it: what an update asks of it, whatever model it is.
+
+Losses, advantages and algorithms (`learner/rl`) are written against these classes alone. A policy
+for another kind of model is one file beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from common.episode import Episode
+from learner.parallel.optimizer import LossTerm
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """The answers of some episodes under the present weights, token by token.
+
+    Tokens lie flat, answer after answer; answers may come in any order. Without episodes every
+    tensor is empty and the terms are zeros, so that a rank without work takes part in the step.
+    """
+
+    log_probs: Tensor
+    """[tokens], at the temperature asked for; with gradient."""
+    entropy: Tensor
+    """[tokens], in nats; with gradient."""
+    answers: list[tuple[int, int]]
+    """(episode, answered turn) of each answer, as positions in what was evaluated."""
+    lengths: Tensor
+    """int64 [answers]: tokens of each."""
+    terms: list[LossTerm] = field(default_factory=list)
+    """Losses of the policy's own: of its memory, of its router."""
+    read: int = 0
+    """Tokens that were decoded, queries included."""
+
+    def spread(self, per_turn: Tensor) -> Tensor:
+        """per_turn: [episodes, answered turns] → [tokens], each token that of its turn."""
+        return torch.repeat_interleave(self.per_answer(per_turn), self.lengths)
+
+    def per_answer(self, per_turn: Tensor) -> Tensor:
+        """per_turn: [episodes, answered turns] → [answers]."""
+        at = torch.tensor(self.answers, dtype=torch.long, device=per_turn.device).view(-1, 2)
+        return per_turn[at[:, 0], at[:, 1]]
+
+    def flat(self, per_answer: Sequence[Sequence[Sequence[float] | Tensor]]) -> Tensor:
+        """Figures of tokens, by episode and answered turn → float32 [tokens]."""
+        parts = [
+            torch.as_tensor(per_answer[episode][turn], dtype=torch.float32)
+            for episode, turn in self.answers
+        ]
+        device = self.log_probs.device
+        return (
+            torch.cat([part.to(device) for part in parts]) if parts else torch.empty(0).to(device)
+        )
+
+
+class ValueFunction(Protocol):
+    """A critic: what reward each query promises."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    def evaluate(self, episodes: Sequence[Episode]) -> Tensor:
+        """[answered turns], episode by episode; with gradient where gradients are on."""
+        ...
+
+
+class TrainablePolicy(Protocol):
+    """A policy whose weights are trained."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is published to rollout workers and saved."""
+        ...
+
+    def trainable(self, name: str) -> bool:
+        """Whether the parameter `name` of the module is trained."""
+        ...
+
+    def evaluate(self, episodes: Sequence[Episode], temperature: float) -> TokenBatch:
+        """All answers of the episodes, by the present weights."""
+        ...
+
+    def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
+        """Of each answer's tokens, by episode and answered turn; without gradient."""
+        ...
+
+    def frozen_copy(self) -> TrainablePolicy:
+        """A policy of the same weights that is never trained: a reference."""
+        ...
+
+    def value_function(self) -> ValueFunction:
+        """A critic that starts from this policy's weights. Draws from torch's random state."""
+        ...

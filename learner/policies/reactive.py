@@ -1,0 +1,191 @@
+"""The Reactive Transformer as a trainable policy: gradients of an answer reach the writes that made
+its memory.
+
+Every pass starts from the memory that each episode really started from and rebuilds all later
+memories with the present weights. Before the first update the log-probs are those recorded while
+sampling; afterwards encoder and memory attention are trained by what later answers earned.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.padding import pad
+from common.episode import Episode
+from common.failures import DataFailure
+from common.models.layers.feed_forward import Routing
+from common.models.reactive.critic import Critic
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.unroll import (
+    ConversationBatch,
+    TurnTokens,
+    answer_logits,
+    collate,
+    memories,
+    memories_and_before,
+)
+from learner.parallel.group import Group
+from learner.parallel.optimizer import LossTerm
+from learner.policies.protocol import TokenBatch
+from learner.rl.load_balance import no_router_terms, router_terms
+from learner.rl.losses import memory_change_penalty, token_entropy, token_log_probs
+
+EVALUATION_ROWS = 256
+"""Conversations in one forward pass without gradients; bounds its memory."""
+
+
+class ReactivePolicy:
+    """module: on the group's device. bptt_turns: how many writes before it the gradient of an
+    answer flows back through. memory_change, router_loss: coefficients of the policy's own
+    losses."""
+
+    def __init__(
+        self,
+        module: ReactiveTransformer,
+        group: Group,
+        bptt_turns: int | Literal["all"] = "all",
+        train_encoder: bool = True,
+        memory_change: float = 0.0,
+        router_loss: float = 0.0,
+    ):
+        self.module, self._group = module, group
+        self._bptt_turns, self._train_encoder = bptt_turns, train_encoder
+        self._memory_change, self._router_loss = memory_change, router_loss
+
+    def trainable(self, name: str) -> bool:
+        return self._train_encoder or not name.startswith("encoder.")
+
+    def evaluate(self, episodes: Sequence[Episode], temperature: float) -> TokenBatch:
+        if not episodes:
+            return self._nothing()
+        model, device = self.module, self._group.device
+        batch = collate([conversation(episode) for episode in episodes]).to(device)
+        memory, before = memories_and_before(
+            model,
+            batch,
+            starting_memory(model, episodes),
+            self._bptt_turns,
+            self._train_encoder,
+        )
+        start = batch.active[0]
+        mask = batch.answer_mask()[start:]
+        routings: list[Routing] = []
+        logits, targets = answer_logits(model, batch.tokens[start:], memory[start:], mask, routings)
+        positions = torch.arange(1, batch.tokens.shape[1], device=device)
+        real = positions <= batch.length[start:, None] - 1
+        return TokenBatch(
+            token_log_probs(logits, targets, temperature),
+            token_entropy(logits, temperature),
+            list(_answers(batch)),
+            mask.sum(1),
+            [
+                *self._memory_terms(before, memory[start:], batch.turns[start:].to(device) - 1),
+                *router_terms(routings, real, self._router_loss, self._group),
+            ],
+            int(batch.length[start:].sum()),
+        )
+
+    def _memory_terms(self, before: Tensor, after: Tensor, turns: Tensor) -> list[LossTerm]:
+        """turns: [rows], that of the write between `before` and `after`; 0 is the opening."""
+        written = torch.ones_like(turns, dtype=torch.bool)
+        penalty = memory_change_penalty(before, after, turns, written)
+        change = (after - before).detach().square().mean(dim=(1, 2, 3)).sum()
+        return [
+            LossTerm("ppo/loss_memory_change", penalty, turns.numel(), self._memory_change),
+            LossTerm("memory/change", change, turns.numel(), 0.0),
+        ]
+
+    def _nothing(self) -> TokenBatch:
+        config, device = self.module.config, self._group.device
+        nothing = torch.stack([p.sum() for p in self.module.parameters()]).sum() * 0.0
+        empty = nothing.expand(0)
+        terms = [
+            LossTerm("ppo/loss_memory_change", nothing, 0.0, self._memory_change),
+            LossTerm("memory/change", nothing.detach(), 0.0, 0.0),
+            *no_router_terms(config.layers, config.experts, self._router_loss, self._group),
+        ]
+        lengths = torch.empty(0, dtype=torch.long, device=device)
+        return TokenBatch(empty, empty, [], lengths, terms)
+
+    @torch.no_grad()
+    def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
+        """The policy reads each conversation into a memory of its own making."""
+        model, device = self.module, self._group.device
+        found: list[list[Tensor]] = [[torch.empty(0)] * len(one.answered) for one in episodes]
+        for start in range(0, len(episodes), EVALUATION_ROWS):
+            part = episodes[start : start + EVALUATION_ROWS]
+            batch = collate([conversation(episode) for episode in part]).to(device)
+            memory = memories(model, batch, starting_memory(model, part), "all")
+            first = batch.active[0]
+            mask = batch.answer_mask()[first:]
+            logits, targets = answer_logits(model, batch.tokens[first:], memory[first:], mask)
+            flat = token_log_probs(logits, targets, temperature)
+            for (i, turn), values in zip(
+                _answers(batch), flat.split(mask.sum(1).tolist()), strict=True
+            ):
+                found[start + i][turn] = values
+        return found
+
+    def frozen_copy(self) -> ReactivePolicy:
+        return ReactivePolicy(copy.deepcopy(self.module).requires_grad_(False), self._group)
+
+    def value_function(self) -> ReactiveCritic:
+        critic = Critic.from_policy(self.module)
+        return ReactiveCritic(critic.to(self._group.device), self._group)
+
+
+class ReactiveCritic:
+    """Reads the interaction before each query, and the query."""
+
+    def __init__(self, module: Critic, group: Group):
+        self.module, self._group = module, group
+
+    def evaluate(self, episodes: Sequence[Episode]) -> Tensor:
+        if not episodes:
+            return (torch.stack([p.sum() for p in self.module.parameters()]).sum() * 0.0).expand(0)
+        pairs = (pair for episode in episodes for pair in itertools.pairwise(episode.turns))
+        rows = [[*before.remembered_ids, *turn.query_ids] for before, turn in pairs]
+        tokens, mask = pad(rows)
+        return self.module(tokens.to(self._group.device), mask.to(self._group.device))
+
+
+def conversation(episode: Episode) -> list[TurnTokens]:
+    """The turns of an episode as `collate` takes them."""
+    return [
+        TurnTokens(turn.query_ids, turn.answer_ids, turn.remembered_ids) for turn in episode.turns
+    ]
+
+
+def starting_memory(model: ReactiveTransformer, episodes: Sequence[Episode]) -> Tensor:
+    """The memory that each episode started from: the one that came with it, else that of its seed.
+
+    Raises DataFailure for a memory of another shape than the model's.
+    """
+    memory = model.initial_memory([episode.seed for episode in episodes])
+    carried = [i for i, episode in enumerate(episodes) if episode.initial_memory is not None]
+    if not carried:
+        return memory
+    held = [np.frombuffer(episodes[i].initial_memory or b"", dtype="<f4") for i in carried]
+    for i, flat in zip(carried, held, strict=True):
+        if flat.size != memory[0].numel():
+            raise DataFailure(
+                f"episode {episodes[i].id} carries a memory of {flat.size} numbers, this "
+                f"model's has {memory[0].numel()}"
+            )
+    values = torch.from_numpy(np.stack(held).copy()).view(len(carried), *memory.shape[1:])
+    index = torch.tensor(carried, device=memory.device)
+    return memory.index_copy(0, index, values.to(memory.device, memory.dtype))
+
+
+def _answers(batch: ConversationBatch) -> Iterator[tuple[int, int]]:
+    """(conversation, answered turn) of each row that was answered, in the order of the rows."""
+    first = batch.active[0]
+    rows = zip(batch.conversations[first:].tolist(), batch.turns[first:].tolist(), strict=True)
+    return ((conversation_, turn - 1) for conversation_, turn in rows)

@@ -1,0 +1,98 @@
+"""The part of reinforcement learning that an algorithm decides: credit and losses.
+
+The loop (`learner/rl/update.py`) does not know which algorithm it runs. An algorithm is one file
+beside this one, one section of settings (`common/config/algorithms.py`) and one line of the table
+in `table.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from common.config.algorithms import PolicyGradient
+from learner.parallel.group import Group
+from learner.parallel.optimizer import LossTerm
+from learner.policies.protocol import TokenBatch
+from learner.rl.advantages import doubted, mean_and_variance, whiten
+from learner.rl.experience import Experience
+from learner.rl.kl import kl_estimate
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What has to be there for an algorithm."""
+
+    critic_learning_rate: float | None = None
+    """None: no critic is built and no value computed."""
+    critic_warmup: int = 0
+    """Iterations in which only the critic learns."""
+    reference: bool = True
+
+
+class Algorithm(Protocol):
+    needs: Needs
+
+    def credit(self, experience: Experience, places: list[int], group: Group) -> Experience:
+        """The experience with advantages, returns and figures; all ranks call it together.
+
+        Statistics are over all ranks, so that an advantage does not depend on who holds the
+        episode. places: position of each episode in the whole batch.
+        """
+        ...
+
+    def terms(
+        self, batch: TokenBatch, experience: Experience, kl_coefficient: float
+    ) -> list[LossTerm]:
+        """Losses of the policy as sums with counts. experience: that of the batch's episodes."""
+        ...
+
+    def critic_terms(self, values: Tensor, experience: Experience) -> list[LossTerm]:
+        """Losses of the critic. values: [answered turns], episode by episode."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the algorithm; JSON-ready."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+def finish_advantages(
+    advantages: Tensor, experience: Experience, settings: PolicyGradient, group: Group
+) -> tuple[Tensor, dict[str, float]]:
+    """Advantages with doubt and whitening as the settings say, and their statistics before it."""
+    scored = experience.scored
+    _, mean, variance = mean_and_variance(advantages, scored, reduce=group.sum)
+    figures = {
+        "objective/advantage": float(mean),
+        "objective/advantage_std": float(variance.sqrt()),
+    }
+    if settings.doubt:
+        advantages = doubted(advantages, experience.reward_stds)
+    if settings.whiten:
+        advantages = whiten(advantages, scored, reduce=group.sum)
+    return advantages, figures
+
+
+def penalty_terms(
+    batch: TokenBatch, experience: Experience, settings: PolicyGradient, kl_coefficient: float
+) -> list[LossTerm]:
+    """KL to the reference and entropy, over the tokens of scored answers."""
+    scored = batch.spread(experience.scored)
+    reference = batch.flat(experience.reference)
+    distance = kl_estimate(batch.log_probs, reference, settings.kl_estimator)
+    tokens = float(scored.sum())
+    return [
+        LossTerm("ppo/loss_kl", torch.where(scored, distance, 0.0).sum(), tokens, kl_coefficient),
+        LossTerm(
+            "objective/entropy",
+            torch.where(scored, batch.entropy, 0.0).sum(),
+            tokens,
+            -settings.entropy,
+        ),
+    ]

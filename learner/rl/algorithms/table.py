@@ -1,0 +1,24 @@
+"""The algorithms that there are. `stages.mrl.algorithm` names one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from common.config.rewards import Rewards
+from common.config.stages import MRL
+from learner.rl.algorithms.algorithm import Algorithm
+from learner.rl.algorithms.ppo import ProximalPolicyOptimization
+from learner.rl.algorithms.reinforce import MovingBaseline
+
+ALGORITHMS: dict[str, Callable[[Any, float], Algorithm]] = {
+    "ppo": ProximalPolicyOptimization,
+    "reinforce": MovingBaseline,
+}
+"""By the name of the section of settings. Called with the settings and the width of the range that
+rewards lie in."""
+
+
+def make_algorithm(stage: MRL, rewards: Rewards) -> Algorithm:
+    """The algorithm of a stage, at its start."""
+    return ALGORITHMS[stage.algorithm](stage.algorithm_settings, rewards.width())
