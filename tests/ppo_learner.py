@@ -1,7 +1,5 @@
-"""The learner's half of PPO in one process, as tests need it: credit for episodes, then an update.
-
-All that these tests know of the interfaces of `learner.rl` stands here.
-"""
+"""The learner's half of reinforcement learning in one process: credit for episodes, then an
+update."""
 
 from __future__ import annotations
 
@@ -11,84 +9,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config.stages import MRL, Optimizer
+from common.config.stages import MRL
 from common.episode import Episode
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
-from common.telemetry.metrics import Metrics
 from learner.metrics import record_kl
-from learner.parallel.group import OneRank
-from learner.parallel.optimizer import Trainer
-from learner.rl.experience import Experience, gather_experience
-from learner.rl.kl import AdaptiveKL
-from learner.rl.update import ppo_update
+from learner.rl.experience import Experience
+from tests.updates import make_update, mrl
 
 
 def settings(ppo: dict[str, Any], **more: Any) -> MRL:
-    steps = [{"name": "all", "iterations": 1, "max_steps": 9}]
-    return MRL.model_validate({"stage": "mrl", "curriculum": steps, "ppo": ppo} | more)
+    return mrl(ppo=ppo, **more)
 
 
 class PPOLearner:
-    """One rank that owns `policy` and `critic` and changes them."""
+    """One rank that owns `policy`, and a critic that starts as `critic`. Gradients are clipped
+    alike."""
 
     def __init__(
         self,
         policy: ReactiveTransformer,
-        critic: Critic,
+        critic: Critic | None,
         reference: ReactiveTransformer,
         stage: MRL,
         temperature: float = 1.0,
         reward_width: float = 1.0,
         steps: int = 1,
     ):
-        self.policy, self.critic, self.reference, self.stage = policy, critic, reference, stage
-        self.temperature, self.reward_width = temperature, reward_width
-        self.group, self.metrics, self.iteration = OneRank(), Metrics(), 0
-        self.policy_trainer = Trainer(
-            {"policy": policy},
-            stage.optimizer,
-            steps,
-            self.group,
-            lambda name: not (stage.freeze_encoder and name.startswith("policy.encoder.")),
+        self.parts = make_update(
+            policy,
+            stage,
+            reference,
+            critic,
+            temperature=temperature,
+            seed=0,
+            steps=steps,
+            reward_width=reward_width,
         )
-        rates = Optimizer(
-            learning_rate=stage.ppo.critic_learning_rate,
-            warmup_fraction=0.0,
-            final_fraction=1.0,
-            max_grad_norm=stage.optimizer.max_grad_norm,
-        )
-        self.critic_trainer = Trainer({"critic": critic}, rates, steps, self.group)
-        self.kl = AdaptiveKL(stage.ppo.kl, stage.ppo.kl_target, stage.ppo.kl_horizon)
+        self.policy, self.critic, self.iteration = policy, self.parts.modules.get("critic"), 0
+        if self.parts.critic_trainer is not None:
+            norm = {"max_grad_norm": stage.optimizer.max_grad_norm}
+            rates = self.parts.critic_trainer.settings
+            self.parts.critic_trainer.settings = rates.model_copy(update=norm)
 
     def credit(self, episodes: Sequence[Episode]) -> Experience:
-        return gather_experience(
-            list(episodes),
-            self.policy,
-            self.reference,
-            self.critic,
-            self.stage.ppo,
-            self.temperature,
-            self.group,
-        )
+        return self.parts.evaluate(list(episodes), list(range(len(episodes))))
 
     def update(self, experience: Experience) -> dict[str, float]:
         """All epochs and minibatches; figures by metric name."""
-        count = len(experience.episodes)
-        self.kl.update(record_kl(experience, self.group, self.metrics), count)
-        self.metrics.record("ppo/kl_coefficient", self.kl.coefficient)
-        ppo_update(
-            experience, list(range(count)), count, self.policy, self.critic,
-            self.policy_trainer, self.critic_trainer, self.kl, self.stage, self.temperature,
-            0, self.iteration, self.group, self.metrics, self.reward_width,
-        )  # fmt: skip
+        count, update = len(experience.episodes), self.parts
+        update.kl.update(record_kl(experience, update.group, update.metrics), count)
+        update.metrics.record("ppo/kl_coefficient", update.kl.coefficient)
+        update.run(experience, list(range(count)), count, self.iteration)
         self.iteration += 1
-        return experience.figures | self.metrics.flush(self.iteration, "mrl")
+        return experience.figures | update.metrics.flush(self.iteration, "mrl")
 
     def gradients(self) -> dict[str, Tensor]:
         """Those of the last step, by parameter name; zeros where a parameter has none."""
         return {
             name: torch.zeros_like(p) if p.grad is None else p.grad
             for module, prefix in ((self.policy, "policy"), (self.critic, "critic"))
+            if module is not None
             for name, p in module.named_parameters(prefix)
         }

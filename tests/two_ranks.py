@@ -22,19 +22,16 @@ from common.episode import Episode
 from common.failures import Unavailable
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
-from common.telemetry.metrics import Metrics
 from learner.episode_source import Shard
 from learner.metrics import record_kl
 from learner.parallel.group import DistributedGroup, Group, Job, OneRank
 from learner.parallel.optimizer import Trainer, combine
-from learner.rl.experience import gather_experience
-from learner.rl.kl import AdaptiveKL
-from learner.rl.update import ppo_update
 from learner.setup import newest
 from learner.stages.rl import collect
 from learner.stages.supervised import batch_indices, build_objective
 from rollout.tasks import Plan, place_of, shards
 from tests.local_source import prepared
+from tests.updates import make_update
 
 Outcome = dict[str, Tensor]
 """Everything that must not depend on the number of ranks: changes of weights, gradients,
@@ -79,23 +76,21 @@ def ppo_outcome(
             parameter.add_(0.02 * torch.randn(parameter.shape))
     mine = list(shards(episodes, group.size)[group.rank])
     optimizer = Optimizer(learning_rate=0.3, max_grad_norm=0.5)
-    policy_trainer = plain(Trainer({"model": model}, optimizer, 10, group))
-    critic_trainer = plain(Trainer({"critic": critic}, optimizer, 10, group))
-    kl, metrics = AdaptiveKL(0.1, 0.5, 20), Metrics()
-    before = weights({"model": model, "critic": critic})
-    experience = gather_experience(mine, model, reference, critic, settings.ppo, 1.0, group)
-    coefficient = kl.update(record_kl(experience, group, metrics), len(episodes))
+    changed = {"kl": 0.1, "kl_target": 0.5, "kl_horizon": 20, "critic_learning_rate": 0.3}
+    ppo = settings.ppo.model_copy(update=changed)
+    settings = settings.model_copy(update={"optimizer": optimizer, "ppo": ppo})
+    update = make_update(model, settings, reference, critic, group=group)
+    assert update.critic_trainer is not None
+    for trainer in (update.policy_trainer, update.critic_trainer):
+        plain(trainer)
+    modules = {"model": model, "critic": update.modules["critic"]}
+    before = weights(modules)
     places = [place_of(episode.task) for episode in mine]
-    ppo_update(
-        experience, places, len(episodes), model, critic, policy_trainer, critic_trainer, kl,
-        settings, 1.0, 11, 1, group, metrics
-    )  # fmt: skip
+    experience = update.evaluate(mine, places)
+    coefficient = update.kl.update(record_kl(experience, group, update.metrics), len(episodes))
+    update.run(experience, places, len(episodes), 1)
     figures = {name: torch.tensor(value) for name, value in experience.figures.items()}
-    return (
-        figures
-        | {"kl coefficient": torch.tensor(coefficient)}
-        | changes({"model": model, "critic": critic}, before)
-    )
+    return figures | {"kl coefficient": torch.tensor(coefficient)} | changes(modules, before)
 
 
 def plain(trainer: Trainer) -> Trainer:

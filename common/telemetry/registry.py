@@ -397,6 +397,19 @@ _RL = [
         "ppo/kl_coefficient", "1", "last", "this moment", "Weight of the KL to the reference policy"
     ),
     _mean(
+        "reinforce/loss_policy",
+        "reward",
+        "generated tokens",
+        "Policy loss of REINFORCE: -advantage times log-probability",
+    ),
+    _gauge(
+        "reinforce/baseline",
+        "reward",
+        "last",
+        "turns of all iterations so far",
+        "Average return that new returns are compared with",
+    ),
+    _mean(
         "ppo/gradient_norm_critic",
         "1",
         "optimiser steps of the critic",

@@ -48,11 +48,9 @@ class TokenBatch:
         return per_turn[at[:, 0], at[:, 1]]
 
     def flat(self, per_answer: Sequence[Sequence[Sequence[float] | Tensor]]) -> Tensor:
-        """Figures of tokens, by episode and answered turn → float32 [tokens]."""
-        parts = [
-            torch.as_tensor(per_answer[episode][turn], dtype=torch.float32)
-            for episode, turn in self.answers
-        ]
+        """Figures of tokens, by episode and answered turn → [tokens]."""
+        rows = [per_answer[episode][turn] for episode, turn in self.answers]
+        parts = [row if isinstance(row, Tensor) else torch.tensor(row) for row in rows]
         device = self.log_probs.device
         return (
             torch.cat([part.to(device) for part in parts]) if parts else torch.empty(0).to(device)

@@ -120,25 +120,32 @@ class Update:
 
     def step_policy(self, part: Experience, iteration: int, first: bool) -> None:
         """One step of the policy on the experience of some episodes, of none on some ranks."""
-        batch = self.policy.evaluate(part.episodes, self.temperature)
-        if first and part.episodes:
-            self._record_parity(batch, part)
-        terms = [*self.algorithm.terms(batch, part, self.kl.coefficient), *batch.terms]
+        terms = self.policy_terms(part, first)
         norm, rate = self._step(self.policy_trainer, terms, iteration)
-        self.metrics.record("train/tokens", batch.read)
         self.metrics.record("train/gradient_norm", norm)
         self.metrics.record("train/learning_rate", rate)
         clipped = norm > self.policy_trainer.settings.max_grad_norm
         self.metrics.record("train/gradient_clipped", clipped)
 
+    def policy_terms(self, part: Experience, first: bool = False) -> list[LossTerm]:
+        """The losses of the policy. first: whether no step was taken since sampling."""
+        batch = self.policy.evaluate(part.episodes, self.temperature)
+        self.metrics.record("train/tokens", batch.read)
+        if first and part.episodes:
+            self._record_parity(batch, part)
+        return [*self.algorithm.terms(batch, part, self.kl.coefficient), *batch.terms]
+
     def step_critic(self, part: Experience, iteration: int) -> None:
         """One step of the critic, by an optimiser of its own."""
-        assert self.critic is not None
         assert self.critic_trainer is not None
-        terms = self.algorithm.critic_terms(self.critic.evaluate(part.episodes), part)
-        norm, rate = self._step(self.critic_trainer, terms, iteration)
+        norm, rate = self._step(self.critic_trainer, self.critic_terms(part), iteration)
         self.metrics.record("ppo/gradient_norm_critic", norm)
         self.metrics.record("train/learning_rate_critic", rate)
+
+    def critic_terms(self, part: Experience) -> list[LossTerm]:
+        """The losses of the critic."""
+        assert self.critic is not None
+        return self.algorithm.critic_terms(self.critic.evaluate(part.episodes), part)
 
     def _step(self, trainer: Trainer, terms: list[LossTerm], iteration: int) -> tuple[float, float]:
         """Gradient norm before clipping, and learning rate."""

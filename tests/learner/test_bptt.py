@@ -4,7 +4,6 @@ answers computes it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -12,20 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.config.stages import MRL, CurriculumStep, MemoryAware
+from common.config.stages import MemoryAware
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InputError
-from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.unroll import TurnTokens, collate, memories, memories_and_before
 from common.seeding import derive
-from common.telemetry.metrics import Metrics
 from learner.parallel.group import OneRank
 from learner.parallel.optimizer import combine
-from learner.rl.experience import conversation, gather_experience
-from learner.rl.update import policy_terms
+from learner.policies.reactive import conversation, starting_memory
 from learner.stages.memory_aware import MemoryAwareObjective
 from tests.local_source import lively_model, played, tiny_corpus, tiny_tasks
+from tests.updates import make_update, mrl
 
 Depth = int | Literal["all"]
 DEPTHS: list[Depth] = [1, 2, 3, 4, 5, 9, "all"]
@@ -163,29 +160,14 @@ def test_policy_loss_and_memory_penalty_have_the_gradients_of_a_plain_loop(
     sampler = lively_model(tokenizer)
     episodes = played(sampler, tokenizer, tiny_tasks(5))
     assert max(len(episode.turns) for episode in episodes) > 3
-    ppo = {"bptt_turns": depth, "memory_change": 0.3, "kl": 0.0, "clip": 50.0}
-    settings = MRL.model_validate(
-        {
-            "stage": "mrl",
-            "curriculum": (CurriculumStep(name="all", iterations=1, max_steps=9),),
-            "ppo": ppo,
-        }
-    )
-    experience = gather_experience(
-        episodes, sampler, sampler, Critic.from_policy(sampler), settings.ppo, 1.0, OneRank()
-    )
-    experience = replace(experience, initial=experience.initial.double())
+    settings = mrl(ppo={"bptt_turns": depth, "memory_change": 0.3, "kl": 0.0, "clip": 50.0})
+    experience = make_update(sampler, settings).evaluate(episodes, list(range(5)))
     model = lively_model(tokenizer).double()
-    loss, _ = combine(
-        policy_terms(
-            experience, list(range(5)), model, 0.0, settings, 1.0, OneRank(), Metrics(), False
-        ),
-        OneRank(),
-    )
+    loss, _ = combine(make_update(model, settings).policy_terms(experience), OneRank())
 
     surrogate, penalty, tokens, turns = loss.new_zeros(()), loss.new_zeros(()), 0, 0
     for i, episode in enumerate(episodes):
-        told, initial = conversation(episode), experience.initial[i]
+        told, initial = conversation(episode), starting_memory(model, [episode])[0]
         for answer in range(1, len(told)):
             old, new = writes(model, told, initial, answer, depth)
             sampled = torch.tensor(episode.turns[answer].log_probs)

@@ -12,18 +12,17 @@ import pytest
 import torch
 
 from common.config.rewards import FunctionReward, ModelReward, RewardMix, Rewards
-from common.config.stages import MRL, CurriculumStep
+from common.config.stages import MRL
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
-from common.telemetry.metrics import Metrics, read_rows
-from learner.parallel.group import OneRank
+from common.telemetry.metrics import read_rows
 from learner.parallel.optimizer import LossTerm
 from learner.rl.advantages import explained_variance, generalized_advantages
-from learner.rl.experience import Experience, gather_experience
-from learner.rl.update import critic_terms, policy_terms
+from learner.rl.experience import Experience
 from tests.local_source import lively_model, played, run_here, tiny_corpus, tiny_run, tiny_tasks
+from tests.updates import make_update, mrl
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +46,7 @@ def episode(model: ReactiveTransformer, tokenizer: ConversationTokenizer) -> Epi
 
 
 def settings(**ppo: Any) -> MRL:
-    steps = (CurriculumStep(name="all", iterations=1, max_steps=9),)
-    return MRL.model_validate(
-        {
-            "stage": "mrl",
-            "curriculum": steps,
-            "ppo": {"whiten": False, "discount": 0.5, "gae_lambda": 0.5} | ppo,
-        }
-    )
+    return mrl(ppo={"whiten": False, "discount": 0.5, "gae_lambda": 0.5, "kl": 0.1} | ppo)
 
 
 def rewarded(episode: Episode, rewards: Sequence[float | None], std: float = 0.0) -> Episode:
@@ -67,14 +59,11 @@ def rewarded(episode: Episode, rewards: Sequence[float | None], std: float = 0.0
 
 def experience(model: ReactiveTransformer, episode: Episode, **ppo: Any) -> Experience:
     """By a critic that has not learnt anything: its values are 0."""
-    return gather_experience(
-        [episode], model, model, Critic.from_policy(model), settings(**ppo).ppo, 1.0, OneRank()
-    )
+    return make_update(model, settings(**ppo)).evaluate([episode], [0])
 
 
 def losses(model: ReactiveTransformer, lived: Experience) -> dict[str, LossTerm]:
-    terms = policy_terms(lived, [0], model, 0.1, settings(), 1.0, OneRank(), Metrics(), first=False)
-    return {term.name: term for term in terms}
+    return {term.name: term for term in make_update(model, settings()).policy_terms(lived)}
 
 
 def sums(terms: dict[str, LossTerm]) -> dict[str, float]:
@@ -135,9 +124,8 @@ def test_a_turn_that_could_not_be_scored_is_in_no_loss(
         experience(model, replace(unscored, turns=(*unscored.turns[:2], turn, unscored.turns[3]))),
     )
     assert sums(other) == sums(found)
-    critic = Critic.from_policy(model)
     lived = experience(model, unscored)
-    assert critic_terms(lived, [0], critic, settings(), OneRank(), Metrics())[0].count == 2
+    assert make_update(model, settings()).critic_terms(lived)[0].count == 2
 
 
 def test_doubt_divides_by_one_and_the_levels_of_spread(
@@ -196,16 +184,14 @@ def test_values_are_clipped_alike_on_every_scale_of_rewards(
     lived = experience(model, rewarded(episode, [0.5 * width] * 3), discount=0.0, gae_lambda=0.0)
     critic = Critic.from_policy(model)
     torch.nn.init.constant_(critic.value.bias, 0.3 * width)
-    loss, clipped = critic_terms(
-        lived, [0], critic, settings(value_clip=0.2), OneRank(), Metrics(), width
-    )
+    update = make_update(model, settings(value_clip=0.2), critic=critic, reward_width=width)
+    loss, clipped, *_ = update.critic_terms(lived)
     assert float(loss.sum.detach()) / width**2 == pytest.approx(
         3 * 0.5 * 0.3**2, rel=1e-5
     )  # held at 0.2: 0.3 below the return
     assert float(clipped.sum) == 3
-    loss, clipped = critic_terms(
-        lived, [0], critic, settings(value_clip=0.4), OneRank(), Metrics(), width
-    )
+    update = make_update(model, settings(value_clip=0.4), critic=critic, reward_width=width)
+    loss, clipped, *_ = update.critic_terms(lived)
     assert float(loss.sum.detach()) / width**2 == pytest.approx(3 * 0.5 * 0.2**2, rel=1e-5)
     assert float(clipped.sum) == 0
 

@@ -3,21 +3,18 @@ component applies."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from common.config.rewards import Recall, RewardMix, Rewards
-from common.config.stages import MRL, CurriculumStep
 from common.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from common.episode import Episode, Fact
 from common.models.reactive.critic import Critic
-from learner.parallel.group import OneRank
-from learner.rl.experience import gather_experience
 from reward_service.compose import score_episodes
 from tests.local_source import lively_model, played, tiny_corpus, tiny_tasks
+from tests.updates import make_update, mrl
 
 RECALL = RewardMix(bleu=None, cosine=None, length=None, recall=Recall(weight=1.0))
 REWARDS = Rewards(single=RECALL, cumulative=RECALL, long_term=RECALL, scale=3.0)
@@ -50,18 +47,14 @@ def test_credit_passes_through_turns_to_which_no_component_applies(tokenizer) ->
     scored = rewarded_at_the_end(long)
     turns = len(scored.answered)
     assert [turn.reward for turn in scored.answered] == [0.0] * (turns - 1) + [3.0]
-    step = MRL(stage="mrl", curriculum=(CurriculumStep(name="all", iterations=1, max_steps=3),))
-    ppo = step.ppo.model_copy(update={"discount": 0.9, "gae_lambda": 0.5, "whiten": False})
+    settings = mrl(ppo={"discount": 0.9, "gae_lambda": 0.5, "whiten": False})
     critic = Critic.from_policy(model)
     torch.nn.init.zeros_(critic.value.weight)
     torch.nn.init.zeros_(critic.value.bias) if critic.value.bias is not None else None
 
     def advantages(episode: Episode) -> list[float]:
-        return (
-            gather_experience([episode], model, copy.deepcopy(model), critic, ppo, 1.0, OneRank())
-            .advantages[0]
-            .tolist()
-        )
+        update = make_update(model, settings, critic=critic)
+        return update.evaluate([episode], [0]).advantages[0].tolist()
 
     expected = [3.0 * 0.45 ** (turns - 1 - i) for i in range(turns)]
     assert advantages(scored) == pytest.approx(expected)

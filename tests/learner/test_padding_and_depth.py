@@ -3,7 +3,6 @@ flow back through memory."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -22,16 +21,14 @@ from common.models.reactive.unroll import (
     collate,
     memories,
 )
-from common.telemetry.metrics import Metrics
 from learner.parallel.group import OneRank
 from learner.parallel.optimizer import LossTerm
-from learner.rl.experience import gather_experience
-from learner.rl.update import critic_terms, policy_terms
 from learner.stages.joint_lm import JointLMObjective
 from learner.stages.memory_aware import MemoryAwareObjective
 from learner.stages.memory_pretrain import MemoryPretrainObjective
 from learner.stages.supervised import Objective, row_tokens
 from tests.local_source import lively_model, played, tiny_corpus, tiny_tasks
+from tests.updates import make_update, mrl
 
 CURRICULUM = (CurriculumStep(name="all", iterations=1, max_steps=3),)
 NOISE = {"blind_fraction": 0.5, "hide_probability": 0.2, "noise": 0.3}
@@ -146,19 +143,18 @@ def test_episode_adds_to_ppo_what_it_has_alone(
     reference = lively_model(tokenizer, seed=1)
     critic = Critic.from_policy(model)
     torch.nn.init.normal_(critic.value.weight, std=0.3)
-    experience = gather_experience(episodes, model, reference, critic, settings.ppo, 1.0, OneRank())
+    update = make_update(model, settings, reference, critic)
+    experience = update.evaluate(episodes, list(range(8)))
+    assert update.critic is not None
     with torch.no_grad():  # or the ratio is 1, and the loss of a token is its advantage
-        for parameter in (*model.parameters(), *critic.parameters()):
+        for parameter in (*model.parameters(), *update.critic.module.parameters()):
             parameter.add_(0.01 * torch.randn(parameter.shape))
 
     def terms(chosen: list[int]) -> dict[str, torch.Tensor]:
+        chosen_part = experience.select(chosen)
         if part == "critic":
-            return sums(critic_terms(experience, chosen, critic, settings, OneRank(), Metrics()))
-        return sums(
-            policy_terms(
-                experience, chosen, model, 0.1, settings, 1.0, OneRank(), Metrics(), first=False
-            )
-        )
+            return sums(update.critic_terms(chosen_part))
+        return sums(update.policy_terms(chosen_part))
 
     whole = terms(list(range(8)))
     assert_parts_make_the_whole([terms([i]) for i in range(8)], whole)
@@ -169,14 +165,12 @@ def test_values_and_reference_log_probs_do_not_depend_on_the_batch(
 ) -> None:
     model = lively_model(tokenizer)
     episodes = played(model, tokenizer, tiny_tasks(6))
-    ppo = MRL(stage="mrl", curriculum=CURRICULUM).ppo
     critic = Critic.from_policy(model)
     torch.nn.init.normal_(critic.value.weight, std=0.3)
-    whole = gather_experience(episodes, model, copy.deepcopy(model), critic, ppo, 1.0, OneRank())
+    update = make_update(model, mrl(), critic=critic)
+    whole = update.evaluate(episodes, list(range(6)))
     for i, episode in enumerate(episodes):
-        alone = gather_experience(
-            [episode], model, copy.deepcopy(model), critic, ppo, 1.0, OneRank()
-        )
+        alone = update.evaluate([episode], [i])
         turns = len(episode.answered)
         torch.testing.assert_close(whole.values[i, :turns], alone.values[0])
         torch.testing.assert_close(whole.returns[i, :turns], alone.returns[0])

@@ -3,7 +3,6 @@ anything was trained."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +12,9 @@ import torch
 from common.config.stages import MRL, CurriculumStep
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode
-from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
-from common.telemetry.metrics import Metrics
-from learner.parallel.group import OneRank
-from learner.rl.experience import gather_experience
-from learner.rl.update import policy_terms
 from tests.local_source import lively_model, played, tiny_corpus, tiny_tasks
+from tests.updates import make_update
 
 SETTINGS = MRL(stage="mrl", curriculum=(CurriculumStep(name="all", iterations=1, max_steps=3),))
 
@@ -34,26 +29,13 @@ def deviations(
 ) -> tuple[float, float, float]:
     """Largest |log-prob - recorded| of the pass without gradients, of the pass that trains, and
     largest |ratio - 1| of the latter."""
-    metrics, group = Metrics(), OneRank()
-    critic = Critic.from_policy(model)
-    experience = gather_experience(
-        episodes, model, copy.deepcopy(model), critic, SETTINGS.ppo, temperature, group
-    )
+    update = make_update(model, SETTINGS, temperature=temperature)
+    experience = update.evaluate(episodes, list(range(len(episodes))))
     recorded = [torch.tensor(turn.log_probs) for episode in episodes for turn in episode.answered]
     recomputed = [log_probs for episode in experience.reference for log_probs in episode]
     reference = float((torch.cat(recomputed) - torch.cat(recorded)).abs().max())
-    policy_terms(
-        experience,
-        list(range(len(episodes))),
-        model,
-        0.02,
-        SETTINGS,
-        temperature,
-        group,
-        metrics,
-        first=True,
-    )
-    row = metrics.flush(1, "mrl")
+    update.policy_terms(experience, first=True)
+    row = update.metrics.flush(1, "mrl")
     return reference, row["ppo/log_prob_max_difference"], row["ppo/ratio_max_deviation_first"]
 
 
