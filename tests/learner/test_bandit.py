@@ -13,7 +13,8 @@ from common.episode import Episode, Turn
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
-from tests.ppo_learner import PPOLearner, settings
+from tests.local_learner import LocalLearner
+from tests.updates import mrl
 
 OPENING, OTHER_OPENING, QUERY = [2, 5, 8, 6], [2, 5, 9, 6], [2, 5, 10, 6]
 GOOD = 11
@@ -24,7 +25,7 @@ Reward = Callable[[int], float]
 class Bandit:
     """A policy that has not learnt anything, but for a liking of `GOOD`."""
 
-    def __init__(self, **ppo: Any):
+    def __init__(self, algorithm: str = "ppo", **update: Any):
         torch.manual_seed(0)
         config = RxTConfig(
             vocab_size=16, width=16, layers=1, heads=2, query_heads=2, kv_heads=2, decoder_ff=16,
@@ -32,13 +33,16 @@ class Bandit:
         )  # fmt: skip
         policy = ReactiveTransformer(config).eval()
         policy.decoder.head.bias.data[GOOD] = 2.0
-        stage = settings(
-            {"kl": 0.0, "minibatches": 1, "critic_learning_rate": 1e-2} | ppo,
+        section = {"kl": 0.0, "minibatches": 1, "epochs": 2} | update
+        if algorithm == "ppo":
+            section |= {"critic_learning_rate": 1e-2}
+        stage = mrl(
+            algorithm=algorithm,
             optimizer={"learning_rate": 1e-2, "warmup_fraction": 0.0, "final_fraction": 1.0},
+            **{algorithm: section},
         )
-        self.learner = PPOLearner(
-            policy, Critic.from_policy(policy), copy.deepcopy(policy), stage, steps=UPDATES
-        )
+        critic = Critic.from_policy(policy) if algorithm == "ppo" else None
+        self.learner = LocalLearner(policy, critic, copy.deepcopy(policy), stage, steps=UPDATES)
 
     def distribution(self, opening: list[int] = OPENING) -> torch.Tensor:
         """Probabilities of all tokens as the answer to the query."""

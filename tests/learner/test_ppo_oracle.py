@@ -18,8 +18,9 @@ from common.episode import Episode, Turn
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
+from tests.local_learner import LocalLearner
 from tests.plain_ppo import Case, Outcome, answer_log_probs, plain_update
-from tests.ppo_learner import PPOLearner, settings
+from tests.updates import mrl
 
 TEMPERATURE = 0.8
 COEFFICIENTS = {
@@ -33,7 +34,7 @@ COEFFICIENTS = {
 
 def product_update(case: Case) -> Outcome:
     """What the learner makes of the same case."""
-    learner = PPOLearner(
+    learner = LocalLearner(
         copy.deepcopy(case.old_policy),
         copy.deepcopy(case.old_critic),
         case.reference,
@@ -107,8 +108,8 @@ def make_case(
     config = RxTConfig(**sizes | {"initializer_range": 0.3, "initial_memory_std": 1.0} | shape)
     old_policy = shaken(ReactiveTransformer(config).eval(), 1, 0.1)
     old_critic = shaken(Critic.from_policy(old_policy), 2, 0.3)
-    stage = settings(
-        COEFFICIENTS | (ppo or {}) | {"epochs": 1, "minibatches": 1, "value_clip": 0.1},
+    stage = mrl(
+        ppo=COEFFICIENTS | (ppo or {}) | {"epochs": 1, "minibatches": 1, "value_clip": 0.1},
         freeze_encoder=freeze_encoder,
         router_loss=0.5,
         optimizer={"max_grad_norm": 1e9},

@@ -4,7 +4,6 @@ update."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +14,10 @@ from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
 from learner.metrics import record_kl
 from learner.rl.experience import Experience
-from tests.updates import make_update, mrl
+from tests.updates import make_update
 
 
-def settings(ppo: dict[str, Any], **more: Any) -> MRL:
-    return mrl(ppo=ppo, **more)
-
-
-class PPOLearner:
+class LocalLearner:
     """One rank that owns `policy`, and a critic that starts as `critic`. Gradients are clipped
     alike."""
 
