@@ -123,7 +123,9 @@ def test_the_loss_is_minus_the_advantage_times_the_log_probability() -> None:
     terms = {term.name: term for term in bandit.learner.parts.policy_terms(lived)}
     log_probs = torch.tensor([one.answered[0].log_probs[0] for one in lived.episodes])
     expected = -(lived.advantages[:, 0] * log_probs).sum()
-    assert float(terms["reinforce/loss_policy"].sum) == pytest.approx(float(expected), rel=1e-5)
+    assert float(terms["reinforce/loss_policy"].sum.detach()) == pytest.approx(
+        float(expected), rel=1e-5
+    )
     unscored = dataclasses.replace(lived, scored=torch.zeros_like(lived.scored))
     terms = {term.name: term for term in bandit.learner.parts.policy_terms(unscored)}
     assert (float(terms["reinforce/loss_policy"].sum), terms["ppo/loss_kl"].count) == (0.0, 0.0)
