@@ -129,6 +129,18 @@ def test_questions_ask_for_changed_facts_as_often_as_for_others(strategy: str) -
     )
 
 
+def test_facts_that_changed_twice_are_asked_for_often_enough_to_learn_from() -> None:
+    settings = SynthData(train=1000, eval=10, steps=(2, 3, 4, 5, 6), change_probability=0.5)
+    changed = [
+        len(fact.outdated)
+        for row in generate(settings, seed=3)["train"]
+        for said in row.turns
+        for fact in said.facts
+        if fact.outdated
+    ]
+    assert sum(changes > 1 for changes in changed) > 0.12 * len(changed)
+
+
 def test_each_strategy_of_a_mixture_asks_for_changed_facts_by_itself() -> None:
     config = SynthData(
         train=1500, eval=10, steps=(3, 5), strategies=("single", "cumulative", "long_term")

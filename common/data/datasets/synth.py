@@ -33,6 +33,9 @@ new."""
 PREFER = 0.9
 """Probability that a question asks for a fact of the sort (changed, or not) that was asked less
 than its share, where both sorts are there."""
+CHANGED_AGAIN = 0.7
+"""Probability that the last question, where it asks for a changed fact, asks for one that changed
+twice, where there is room for it."""
 TRIES = 2000
 """Draws for one conversation before the world counts as too small for the splits asked for."""
 
@@ -200,6 +203,8 @@ class _Conversation:
         """Follow-ups that the conversation will have."""
         self.target: int | None = None
         """The kind that the last question asks for. Nothing else asks for it or changes it."""
+        self.to_change_again: int | None = None
+        """The kind that is to become the target by a second change. Nothing asks for it before."""
         self.small_talk = rng.sample(SMALL_TALK, len(SMALL_TALK))
         self.chats_since_change: int | None = None
         """Small talk that directly follows a change; None where other turns came between."""
@@ -214,12 +219,16 @@ class _Conversation:
         opening is about."""
         self.steps = steps
         last_said, change = self._aim(strategy, steps)
+        first_change = self._first_change(last_said) if change else None
         opened = self._tell()
         if last_said == 0 or strategy == "long_term":
             self.target = opened
         for turn in range(1, steps):
             if turn == last_said:
                 self._say_target(change)
+            elif turn == first_change and self._changeable():
+                self.to_change_again = self.rng.choice(self._changeable())
+                self._change(self.to_change_again)
             else:
                 # The target's change must not follow directly on another change of it.
                 self._say_something(strategy, reserved=int(change and turn == last_said - 1))
@@ -263,6 +272,13 @@ class _Conversation:
         distance = self.asked.least(steps, self.rng) if strategy == "cumulative" else steps
         return steps - distance, change and distance < steps
 
+    def _first_change(self, last_said: int) -> int | None:
+        """The turn that changes something which may change again in `last_said`, not directly
+        after."""
+        if last_said < 3 or self.rng.random() >= CHANGED_AGAIN:
+            return None
+        return self.rng.randrange(1, last_said - 1)
+
     # --- turns ------------------------------------------------------------------------------------
 
     def _say_target(self, change: bool) -> None:
@@ -272,9 +288,7 @@ class _Conversation:
                 return
             changeable = self._changeable() or list(self.things)
             again = [kind for kind in changeable if self.things[kind].replaced]
-            self.target = self.rng.choice(
-                again if again and self.rng.random() < 0.5 else changeable
-            )
+            self.target = self.rng.choice(again or changeable)
         self._change(self.target)
 
     def _say_something(self, strategy: Strategy, reserved: int) -> None:
@@ -283,7 +297,7 @@ class _Conversation:
         chat_fits = self.chats_since_change is None or self.chats_since_change < 2
         changeable, untold = self._changeable(), self._untold()
         may_change = len(changeable) > reserved
-        free = [kind for kind in self.things if kind != self.target]
+        free = [kind for kind in self.things if kind not in (self.target, self.to_change_again)]
         if chat_fits and self.rng.random() < self.config.distractors:
             self._chat()
         elif may_change and self.rng.random() < self.config.change_probability:
