@@ -20,6 +20,7 @@ from common.episode import Episode, Turn
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
+from tests.plain_memory import distributions, memory_around_write, router_loss
 
 
 @dataclass(frozen=True)
@@ -101,55 +102,26 @@ def start(model: ReactiveTransformer, episode: Episode) -> Tensor:
     return torch.from_numpy(numbers).reshape(own.shape)
 
 
-def memory_around_write(
+def memory_for(
     model: ReactiveTransformer,
     episode: Episode,
     turn: int,
     depth: int | str,
     train_encoder: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Memory before and after the last write that `turn` reads; gradients reach back `depth`
-    writes."""
-    memory = old = start(model, episode)
-    for earlier in range(turn):
-        if depth != "all" and earlier == turn - int(depth):
-            memory = memory.detach()
-        tokens = torch.tensor([written(episode.turns[earlier])])
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        encoded = model.encode(tokens, mask)
-        if not train_encoder:
-            encoded = encoded.detach()
-        old, memory = memory, model.remember(memory, encoded, mask)
-    return old, memory
-
-
-def distributions(
-    model: ReactiveTransformer,
-    turn: Turn,
-    memory: Tensor,
-    temperature: float,
-    routings: list[Routing] | None = None,
-) -> list[Tensor]:
-    """Log-probabilities of all tokens, at each token of the answer."""
-    tokens = torch.tensor([[*turn.query_ids, *turn.answer_ids]])
-    logits = model.decode(tokens[:, :-1], memory, routings)[0]
-    result = []
-    for position in range(len(turn.answer_ids)):
-        scores = logits[len(turn.query_ids) + position - 1] / temperature
-        result.append(scores - scores.exp().sum().log())
-    return result
+    """Memory before and after the last write that `turn` reads."""
+    earlier = [written(before) for before in episode.turns[:turn]]
+    return memory_around_write(model, start(model, episode), earlier, depth, train_encoder)
 
 
 @torch.no_grad()
 def answer_log_probs(
     model: ReactiveTransformer, episode: Episode, turn: int, temperature: float
 ) -> list[float]:
-    _, memory = memory_around_write(model, episode, turn, "all")
-    found = distributions(model, episode.turns[turn], memory, temperature)
-    return [
-        float(log_probs[token])
-        for log_probs, token in zip(found, episode.turns[turn].answer_ids, strict=True)
-    ]
+    _, memory = memory_for(model, episode, turn, "all")
+    query, answer = episode.turns[turn].query_ids, episode.turns[turn].answer_ids
+    found = distributions(model, query, answer, memory, temperature)
+    return [float(log_probs[token]) for log_probs, token in zip(found, answer, strict=True)]
 
 
 # --- credit ---------------------------------------------------------------------------------------
@@ -248,7 +220,7 @@ def policy_objective(
     half_square = k3 = change = largest_ratio = largest_difference = 0.0
     for episode, its_answers in zip(case.episodes, answers, strict=True):
         for answer in its_answers:
-            old, memory = memory_around_write(
+            old, memory = memory_for(
                 policy,
                 episode,
                 answer.number + 1,
@@ -260,10 +232,11 @@ def policy_objective(
             change += float(moved.detach())
             turns += 1
             routings: list[Routing] = []
-            found = distributions(policy, answer.turn, memory, case.temperature, routings)
+            query, said = answer.turn.query_ids, answer.turn.answer_ids
+            found = distributions(policy, query, said, memory, case.temperature, routings)
             routed.append(routings)
             for position, log_probs in enumerate(found):
-                log_prob = log_probs[answer.turn.answer_ids[position]]
+                log_prob = log_probs[said[position]]
                 difference = log_prob - answer.turn.log_probs[position]
                 largest_difference = max(largest_difference, abs(float(difference.detach())))
                 if answer.turn.reward is None:
@@ -299,22 +272,6 @@ def policy_objective(
         "ppo/log_prob_max_difference": largest_difference,
         "memory/change": change / turns,
     }
-
-
-def router_loss(routed: list[list[Routing]], experts: int) -> Tensor:
-    """Mean over layers of experts · Σ (share of choices) · (mean probability); `routed` holds for
-    each answer the routing of each layer."""
-    layers = []
-    for layer in zip(*routed, strict=True):
-        probabilities = torch.cat([routing.probabilities for routing in layer])
-        chosen = [int(e) for routing in layer for e in routing.chosen.flatten()]
-        layers.append(
-            sum(
-                experts * (chosen.count(e) / len(chosen)) * probabilities[:, e].mean()
-                for e in range(experts)
-            )
-        )
-    return torch.stack([torch.as_tensor(layer) for layer in layers]).mean()
 
 
 def critic_objective(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from common.config.stages import SFT, JointLM, MemoryAware, MemoryPretrain, Optimizer
 from common.data.tokenizer import EOS, PAD, SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
@@ -18,7 +17,6 @@ from common.models.layers.feed_forward import Routing
 from common.models.reactive.memory import as_memory
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.unroll import TurnTokens, collate
-from common.seeding import derive
 from common.text.values import contains_value
 from learner.evaluation.evaluate import evaluation_tasks, recall_by_distance
 from learner.parallel.group import OneRank
@@ -164,28 +162,6 @@ def test_new_information_weighs_most_in_the_first_write_and_less_with_each() -> 
     assert weights[:4] == pytest.approx([0.9, 0.5, 0.45, 0.4])
     assert weights[9:12] == pytest.approx([0.1, 0.05, 0.05])
     assert weights[-1] == settings.minimum_weight == 0.05
-
-
-def test_memory_pretraining_is_the_cosine_to_the_mixture_of_old_and_new(
-    tokenizer: ConversationTokenizer,
-) -> None:
-    model, (_, told) = lively_model(tokenizer), conversations(tokenizer, 3)
-    settings = MemoryPretrain(stage="memory_pretrain")
-    objective = MemoryPretrainObjective(settings, model, told, 1)
-    terms = {term.name: term for term in objective.terms([2], 4, OneRank())}
-    memory, by_hand = model.initial_memory([derive(1, "memory_pretrain", 4, 2)]), []
-    for write, turn in enumerate(told[2]):
-        tokens = torch.tensor([turn.remembered])
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        encoded = model.encode(tokens, mask)
-        weight = [0.9, 0.5, 0.45, 0.4][write]
-        label = (1 - weight) * memory + weight * as_memory(encoded, mask, model.config.slots)
-        memory = model.remember(memory, encoded, mask)
-        by_hand.append(F.cosine_similarity(memory, label, dim=-1).mean())
-    assert terms["train/memory_cosine"].count == len(told[2])
-    assert float(terms["train/memory_cosine"].sum.detach()) == pytest.approx(
-        float(torch.stack(by_hand).sum().detach()), rel=1e-5
-    )
 
 
 def test_memory_pretraining_brings_the_cosine_up_and_touches_nothing_else(
