@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,9 @@ from common.models.layers.attention import Attention, rope_table, rotate
 from common.models.layers.feed_forward import MixtureOfExperts
 from common.models.reactive.auto import AutoModel
 from common.models.reactive.config import NAMED_SIZES, RxTConfig, named_config
+from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
+from tests.plain_model import PlainModel
 
 HEADS: dict[str, dict[str, Any]] = {
     "mha": {"query_heads": 4, "kv_heads": 4},
@@ -77,6 +80,13 @@ def make_model(**shape: Any) -> ReactiveTransformer:
     return ReactiveTransformer(config).eval()
 
 
+def shaken(module: Any) -> Any:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    return module
+
+
 def make_batch(
     lengths: list[int], width: int | None = None, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,6 +123,24 @@ def test_shapes_hold_and_inputs_stay_as_they_were(shape: dict[str, Any]) -> None
         torch.equal(a, b)
         for a, b in zip(run(model, memory, tokens, mask), (encoded, written, logits), strict=True)
     )
+
+
+@pytest.mark.parametrize("shape", VARIANTS, ids=str)
+def test_models_compute_what_the_plain_computation_does(shape: dict[str, Any]) -> None:
+    """Encoder, write, decoder and critic; parameters that begin as zeros and ones included."""
+    model = shaken(make_model(**shape))
+    critic = shaken(Critic.from_policy(model))
+    plain, plain_critic = (PlainModel(module, model.config) for module in (model, critic))
+    tokens, mask = make_batch([9])
+    memory, sequence = model.initial_memory([1]), tokens[0].tolist()
+    encoded, written, logits = run(model, memory, tokens, mask)
+    expected = plain.encode(sequence)
+    np.testing.assert_allclose(encoded[0], expected, rtol=1e-4, atol=1e-5)
+    remembered = plain.remember(memory[0].detach().double().numpy(), expected)
+    np.testing.assert_allclose(written[0], remembered, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits[0], plain.decode(sequence, remembered), rtol=1e-4, atol=1e-4)
+    value = float(critic(tokens, mask).detach())
+    assert value == pytest.approx(plain_critic.value(sequence), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", VARIANTS, ids=str)

@@ -1,0 +1,205 @@
+"""The Reactive Transformer computed plainly: numpy, float64, one sequence, head by head.
+
+Written from the articles (arXiv 2510.03561, 2510.01817) and the configuration's words, to test the
+real one against. It shares the weights and nothing else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from common.models.reactive.config import RxTConfig
+
+Array = np.ndarray
+
+
+class PlainModel:
+    """Memory [layers, slots, width] and encoded interactions [layers, tokens, width] are of one
+    conversation."""
+
+    def __init__(self, model: nn.Module, config: RxTConfig):
+        self.config = config
+        self.weights = {
+            name: parameter.detach().double().numpy()
+            for name, parameter in model.named_parameters()
+        }
+
+    # --- the three functions ----------------------------------------------------------------------
+
+    def encode(self, tokens: list[int]) -> Array:
+        config, x, states = self.config, self.embed(tokens), []
+        heads = (config.query_heads, config.kv_heads)
+        for i in range(config.layers):
+            at = f"encoder.layers.{i}"
+            normed = self.rms_norm(f"{at}.attention_norm", x)
+            order = np.arange(len(tokens))
+            x = x + self.attention(f"{at}.attention", normed, normed, heads, order, order)
+            x = x + self.feed_forward(
+                f"{at}.feed_forward", self.rms_norm(f"{at}.feed_forward_norm", x)
+            )
+            states.append(x)
+        return np.stack(states)
+
+    def remember(self, memory: Array, encoded: Array) -> Array:
+        config, written = self.config, []
+        heads = (config.memory_query_heads or 0, config.memory_kv_heads or 0)
+        kind = config.memory_attention
+        for i in range(config.layers):
+            at, slots = f"memory_attention.layers.{i}", memory[i]
+            if kind != "simple":
+                seen = normed = self.rms_norm(f"{at}.slot_norm", slots)
+                if kind != "self":
+                    seen = self.rms_norm("memory_attention.mean_norm", memory.mean(0))
+                if kind == "gated_self_interlayer":
+                    seen = self.gate(f"{at}.mixture_gate", normed, seen)
+                new = self.attention(f"{at}.slot_attention", normed, seen, heads)
+                slots = self.gate(f"{at}.slot_gate", slots, new)
+            new = self.attention(
+                f"{at}.attention",
+                self.rms_norm(f"{at}.memory_norm", slots),
+                self.rms_norm(f"{at}.encoded_norm", encoded[i]),
+                heads,
+                key_positions=np.arange(encoded.shape[1]),
+            )
+            written.append(self.gate(f"{at}.gate", slots, new))
+        return np.stack(written)
+
+    def decode(self, tokens: list[int], memory: Array) -> Array:
+        """Logits [tokens, vocabulary]."""
+        config, x = self.config, self.embed(tokens)
+        order, own = np.arange(len(tokens)), (config.query_heads, config.kv_heads)
+        cross = (config.cross_query_heads or 0, config.cross_kv_heads or 0)
+        for i in range(config.layers):
+            at = f"decoder.layers.{i}"
+            normed = self.rms_norm(f"{at}.attention_norm", x)
+            x = x + self.attention(f"{at}.attention", normed, normed, own, order, order, True)
+            x = x + self.attention(
+                f"{at}.cross_attention",
+                self.rms_norm(f"{at}.cross_norm", x),
+                self.rms_norm(f"{at}.memory_norm", memory[i]),
+                cross,
+                query_positions=order,
+            )
+            normed = self.rms_norm(f"{at}.feed_forward_norm", x)
+            x = x + (self.experts if config.experts else self.feed_forward)(
+                f"{at}.feed_forward", normed
+            )
+        return self.linear("decoder.head", self.rms_norm("decoder.head_norm", x))
+
+    def value(self, tokens: list[int]) -> float:
+        """Of a critic: from the mean over tokens of what its encoder's last layer says."""
+        value, gate = np.split(self.linear("hidden", self.encode(tokens)[-1].mean(0)), 2)
+        x = value * gate * sigmoid(gate)
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+        x = x * self.weights["norm.weight"] + self.weights["norm.bias"]
+        return float(self.linear("value", x)[0])
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def embed(self, tokens: list[int]) -> Array:
+        return np.stack([self.weights["embedding.weight"][token] for token in tokens])
+
+    def linear(self, at: str, x: Array) -> Array:
+        return x @ self.weights[f"{at}.weight"].T + self.weights[f"{at}.bias"]
+
+    def rms_norm(self, at: str, x: Array) -> Array:
+        mean_square = np.square(x).mean(-1, keepdims=True)
+        return x / np.sqrt(mean_square + self.config.norm_eps) * self.weights[f"{at}.weight"]
+
+    def feed_forward(self, at: str, x: Array) -> Array:
+        value, gate = np.split(self.linear(f"{at}.up", x), 2, axis=-1)
+        return self.linear(f"{at}.down", value * gate * sigmoid(gate))
+
+    def experts(self, at: str, x: Array) -> Array:
+        """Each token through its most probable experts, weighted by renormalised probabilities; one
+        alone by its probability as it is."""
+        rows, count = [], self.config.experts_per_token
+        for token in x:
+            probabilities = softmax(self.weights[f"{at}.router.weight"] @ token)
+            chosen = np.argsort(-probabilities)[:count]
+            shares = probabilities[chosen]
+            row = np.zeros_like(token)
+            if count > 1:
+                shares = shares / shares.sum()
+            for expert, share in zip(chosen, shares, strict=True):
+                up, up_bias, down, down_bias = (
+                    self.weights[f"{at}.{name}"][expert]
+                    for name in ("up", "up_bias", "down", "down_bias")
+                )
+                value, gate = np.split(up @ token + up_bias, 2)
+                row += share * (down @ (value * gate * sigmoid(gate)) + down_bias)
+            rows.append(row)
+        return np.stack(rows)
+
+    def projections(self, at: str, query_heads: int, kv_heads: int) -> tuple[Array, Array, Array]:
+        """Weights of queries, keys and values, [heads, head_dim, width]."""
+        size = self.config.head_dim
+        weight = self.weights[f"{at}.input.weight"].reshape(-1, size, self.config.width)
+        query, key, value = np.split(weight, [query_heads, query_heads + kv_heads])
+        return query, key, value
+
+    def attention(
+        self,
+        at: str,
+        x: Array,
+        y: Array,
+        heads: tuple[int, int],
+        query_positions: Array | None = None,
+        key_positions: Array | None = None,
+        causal: bool = False,
+    ) -> Array:
+        """Rows of x ask, rows of y answer; those with positions are rotated by them."""
+        query, key, value = self.projections(at, *heads)
+        seen = []
+        for head in range(heads[0]):
+            shared = head // (heads[0] // heads[1])
+            q, k, v = x @ query[head].T, y @ key[shared].T, y @ value[shared].T
+            if query_positions is not None:
+                q = self.rotate(q, query_positions)
+            if key_positions is not None:
+                k = self.rotate(k, key_positions)
+            rows = []
+            for i, one in enumerate(q):
+                visible = i + 1 if causal else len(y)
+                weights = softmax(k[:visible] @ one / np.sqrt(self.config.head_dim))
+                rows.append(weights @ v[:visible])
+            seen.append(np.stack(rows))
+        return self.linear(f"{at}.output", np.concatenate(seen, axis=-1))
+
+    def rotate(self, x: Array, positions: Array) -> Array:
+        """Pairs (2i, 2i + 1) turned by position · base^(-2i / head_dim)."""
+        turned = np.empty_like(x)
+        for i in range(0, x.shape[-1], 2):
+            angle = positions * self.config.rope_base ** (-i / x.shape[-1])
+            turned[:, i] = x[:, i] * np.cos(angle) - x[:, i + 1] * np.sin(angle)
+            turned[:, i + 1] = x[:, i] * np.sin(angle) + x[:, i + 1] * np.cos(angle)
+        return turned
+
+    def gate(self, at: str, old: Array, new: Array) -> Array:
+        kind = self.config.residual_gate
+        if kind == "none":
+            return old + new
+        status = (old + new).mean(-1)
+        if kind == "static":
+            pre = self.weights[f"{at}.weight"]
+        elif kind == "linear":
+            pre = self.linear(f"{at}.linear", status)
+        else:
+            pre = self.weights[f"{at}.weight"] * (
+                status if self.config.gate_per_slot else status.mean()
+            )
+        if self.config.gate_activation == "tanh":
+            share = np.tanh(pre)[:, None]
+            return (1 + share) * new + (1 - share) * old
+        share = sigmoid(pre)[:, None]
+        return share * new + (1 - share) * old
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x: Array) -> Array:
+    weights = np.exp(x - x.max())
+    return weights / weights.sum()
