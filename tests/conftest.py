@@ -3,9 +3,11 @@ made here."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,11 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
+def vectors() -> dict[str, dict[str, Any]]:
+    """Numbers from an independent source, in float64: {group: {case: inputs and outputs}}."""
+    files = (ROOT / "tests" / "vectors").glob("*.json")
+    return {path.stem: json.loads(path.read_text()) for path in files}
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """Public data and test vectors that lie beside the project on some machines; tests that need
-    them skip elsewhere."""
+    """Public data sets that lie beside the project on some machines; tests that need them skip
+    elsewhere."""
     for folder in (ROOT.parent / "shared", ROOT / "shared"):
-        if (folder / "vectors" / "vectors.json").exists():
+        if (folder / "data").is_dir():
             return folder
     pytest.skip("the shared data folder is not on this machine")
 

@@ -1,5 +1,5 @@
-"""Advantages, losses and KL against numbers from an independent source, and against cases worked by
-hand."""
+"""Advantages, losses and KL against numbers from an independent source (tests/vectors), and against
+cases worked by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,13 +52,6 @@ from reward_service.reward_models.model import expected_and_std
 
 ESTIMATORS: tuple[Estimator, ...] = ("k1", "k2", "k3", "abs")
 JUNK = [math.nan, math.inf, -math.inf, 1e30]
-
-
-@pytest.fixture(scope="module")
-def vectors(shared: Path) -> dict[str, dict[str, Any]]:
-    """{group: {case name: case}}."""
-    groups = json.loads((shared / "vectors" / "vectors.json").read_text())["groups"]
-    return {group: {case["name"]: case for case in cases} for group, cases in groups.items()}
 
 
 def double(values: Any, grad: bool = False) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,8 +94,8 @@ def test_a_component_that_never_varied_is_not_divided_by_nothing() -> None:
     assert Moments(0, 0.0, 0.0).with_values(np.full(5, 0.3)).std == 1.0
 
 
-def test_gain_and_bias_are_those_of_the_vector(shared: Path) -> None:
-    (case,) = json.loads((shared / "vectors" / "vectors.json").read_text())["groups"]["reward_norm"]
+def test_gain_and_bias_are_those_of_the_vector(vectors: dict[str, dict[str, Any]]) -> None:
+    case = vectors["reward_norm"]["gain_bias_to_0_1"]
     values = np.array(case["inputs"]["rewards_on_ref_samples"])
     moments = Moments(0, 0.0, 0.0).with_values(values)
     assert 1 / moments.std == pytest.approx(case["outputs"]["gain"], abs=1e-9)
