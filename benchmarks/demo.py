@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import record
 from common.config.data import SynthData
 from common.config.loader import load_run
 from common.config.run import Run
@@ -24,7 +25,6 @@ from common.seeding import derive
 from learner.evaluation.evaluate import evaluate_checkpoint
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
-RESULTS = Path(__file__).parent / "results"
 QUESTIONS = 1000
 TRAINING_SECONDS = 3600.0
 
@@ -61,8 +61,7 @@ def patterns(settings: Run, where: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     number = int(sys.argv[1])
     result = run(number, Path(sys.argv[2] if len(sys.argv) > 2 else "runs").resolve())
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"demo-{number}.json").write_text(json.dumps(result, indent=1) + "\n")
+    record(f"demo-{number}", f"python -m benchmarks.demo {number}", result)
     for name, retention in result["patterns"].items():
         shares = {
             figure: retention[figure]["all"]

@@ -11,7 +11,6 @@ on.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.record import record
 from common.data.conversations import save_rows
 from common.data.datasets.ranked import FOLDS, load_taskmaster, parts
 from common.data.preferences import load_preferences, save_preferences
@@ -30,8 +30,12 @@ from reward_service.reward_models.serving import open_model
 
 CONFIG = Path(__file__).parent.parent / "configs" / "reward_taskmaster.yaml"
 LEVELS = {"scalar": 1, "scores": 10}
+REMARK = (
+    "Actions of a booking agent judged by people (Taskmaster-3 and -4), cross-validated in four "
+    "parts by conversation."
+)
 TRAINING_SECONDS = 3600.0
-"""That one may take, of the minutes that it does."""
+"""Most seconds for one training, which takes minutes."""
 
 
 def run(folder: Path, out: Path) -> dict[str, dict[str, PreferenceReport]]:
@@ -105,6 +109,11 @@ if __name__ == "__main__":
         kind: {name: each.to_json() for name, each in found.items()}
         for kind, found in run(source, target.resolve()).items()
     }
-    (target / "reports.json").write_text(json.dumps(reports, indent=1))
+    recorded = {
+        "name": "agent's actions",
+        "remark": REMARK,
+        "reports": {kind: found["with_history"] for kind, found in reports.items()},
+    }
+    record("reward_taskmaster", "python -m benchmarks.reward_folds FOLDER OUT", recorded)
     for kind, found in reports.items():
         print(f"\n== {kind}\n\n{preference_tables(found)}")

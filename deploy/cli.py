@@ -152,12 +152,18 @@ def bench(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one flat JSON object instead of a table.")
     ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Also write FOLDER/NAME.json, with machine and commit."
+        ),
+    ] = None,
 ) -> None:
     """Measure this machine: medians over repeats, in minutes."""
     from deploy.bench import run_bench
     from deploy.tables import bench_table
 
-    figures = run_bench(what)
+    figures = run_bench(what, record)
     typer.echo(json.dumps(figures) if as_json else bench_table(what, figures))
 
 

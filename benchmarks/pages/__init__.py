@@ -1,0 +1,8 @@
+"""Pages of figures for users, made from benchmarks/results/*.json.
+
+    python -m benchmarks.pages
+
+writes docs/performance.md, docs/results.md and docs/reliability.md. A page is a pure function of
+the results; a test compares the committed pages with it. What was measured before, and what was
+tried, stands in benchmarks/LOG.md.
+"""

@@ -1,0 +1,85 @@
+"""Parts that all pages are put together from: results, prose, tables, shares with intervals."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+WIDTH = 100
+Results = Mapping[str, Mapping[str, Any]]
+"""By the name of the file, without its ending."""
+
+
+def load_results(folder: Path) -> Results:
+    """Every result in a folder, in the order of their names."""
+    files = sorted(folder.glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def document(*blocks: str) -> str:
+    """Blocks with a blank line between them."""
+    return "\n\n".join(blocks) + "\n"
+
+
+def prose(text: str) -> str:
+    """One paragraph, filled to the line length."""
+    text = " ".join(text.split())
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def points(*texts: str) -> str:
+    """A list, each point filled to the line length."""
+    lines = (
+        textwrap.fill(
+            " ".join(text.split()),
+            WIDTH,
+            initial_indent="* ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for text in texts
+    )
+    return "\n".join(lines)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measured(result: Mapping[str, Any]) -> str:
+    """Command, machine, versions and commit of a result."""
+    environment = result["environment"]
+    versions = [f"Python {environment['python']}"] + [
+        f"{name} {environment['packages'][name]}" for name in ("torch", "ray")
+    ]
+    return prose(f"""{origin(result)} Measured {result["date"]} on {result["machine"]};
+        {", ".join(versions)}.""")
+
+
+def origin(result: Mapping[str, Any]) -> str:
+    """Command and commit of a result, and what its file says beside them."""
+    remark = f" {result['remark']}" if "remark" in result else ""
+    return f"`{result['command']}`, commit {commit(result)}.{remark}"
+
+
+def commit(result: Mapping[str, Any]) -> str:
+    """Short name of the commit that a result was measured at."""
+    return str(result["environment"]["git_commit"])[:7]
+
+
+def number(value: float) -> str:
+    """A rate without decimals, a ratio with two."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def share(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def interval(low: float, high: float) -> str:
+    return f"{low:.2f}–{high:.2f}"

@@ -1,0 +1,79 @@
+"""The pages of figures: they say what the results say, and benchmarks write results they read."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.pages.__main__ import DOCS, PAGES
+from benchmarks.pages.text import WIDTH, load_results
+from benchmarks.record import RESULTS, record
+from deploy.bench import run_bench
+
+MEASURED = load_results(RESULTS)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_what_the_results_say(name: str) -> None:
+    written = (DOCS / name).read_text(encoding="utf-8")
+    assert written == PAGES[name](MEASURED), "write it anew: python -m benchmarks.pages"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_at_most_100_lines_of_100_columns(name: str) -> None:
+    lines = (DOCS / name).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 100
+    assert [line for line in lines if len(line) > WIDTH] == []
+
+
+def test_a_page_shows_another_measurement() -> None:
+    other: Any = copy.deepcopy(dict(MEASURED))
+    other["rollout"]["figures"]["slot_occupancy"] = 0.51
+    other["rollout"]["figures"] |= {
+        "gpu_nano_64_tokens_per_second": 12345.6,
+        "gpu_nano_64_bandwidth_share": 0.42,
+    }
+    page = PAGES["performance.md"](other)
+    assert "| slot occupancy | 0.51 | 0.9 |" in page
+    assert "| nano | 64 | 12,346 | 42% |" in page
+    assert "Not measured" not in page
+
+
+def test_every_seed_of_the_demo_is_a_row_and_patterns_are_over_all_seeds() -> None:
+    seeds = sorted(int(name.removeprefix("demo-")) for name in MEASURED if "demo-" in name)
+    other: Any = copy.deepcopy(dict(MEASURED))
+    other["demo-100"] = copy.deepcopy(other[f"demo-{seeds[0]}"])
+    other["demo-100"]["retention"]["erased"]["all"] = 0.123
+    other["demo-100"]["patterns"]["changed_twice"]["changed"]["all"] = 0.25
+    lines = PAGES["results.md"](other).splitlines()
+    rows = [line.split(" | ")[0] for line in lines if line.startswith("| ")]
+    begin = rows.index("| seed") + 2
+    assert rows[begin : begin + len(seeds) + 1] == [f"| {seed}" for seed in [*seeds, 100]]
+    assert " | 0.123 | " in next(line for line in lines if line.startswith("| 100 |"))
+    lowest = next(line for line in lines if line.startswith("| `changed_twice`")).split(" | ")[2]
+    assert lowest == "0.250"
+
+
+def test_a_record_names_command_machine_and_versions(tmp_path: Path) -> None:
+    path = record("rewards", "engram bench rewards", {"figures": {"rate": 2.0}}, tmp_path)
+    assert path == tmp_path / "rewards.json"
+    found = json.loads(path.read_text())
+    assert (found["command"], found["figures"]) == ("engram bench rewards", {"rate": 2.0})
+    assert "cores of" in found["machine"]
+    # The pages name these.
+    assert {"torch", "ray"} <= found["environment"]["packages"].keys()
+    assert found["environment"].keys() >= {"python", "git_commit"}
+
+
+def test_a_benchmark_is_recorded_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.rewards.run", lambda: {"rate": 3.0})
+    assert run_bench("rewards") == {"rate": 3.0}
+    assert list(tmp_path.iterdir()) == []
+    assert run_bench("rewards", tmp_path) == {"rate": 3.0}
+    assert json.loads((tmp_path / "rewards.json").read_text())["figures"] == {"rate": 3.0}
