@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import record
+
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
-RESULTS = Path(__file__).parent / "results"
 SUPERVISED_STEPS = 200
 ITERATIONS = 40
 WINDOW = 5
@@ -65,7 +66,5 @@ if __name__ == "__main__":
     algorithm, seed = sys.argv[1], int(sys.argv[2])
     out = Path(sys.argv[3] if len(sys.argv) > 3 else "runs").resolve()
     result = run(algorithm, seed, out)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{algorithm}-{seed}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    record(f"{algorithm}-{seed}", f"python -m benchmarks.algorithms {algorithm} {seed}", result)
     print({key: value for key, value in result.items() if isinstance(value, int | float | str)})

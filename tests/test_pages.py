@@ -58,6 +58,19 @@ def test_every_seed_of_the_demo_is_a_row_and_patterns_are_over_all_seeds() -> No
     assert lowest == "0.250"
 
 
+def test_algorithms_are_compared_over_their_seeds() -> None:
+    one = {"algorithm": "reinforce", "reward_first": 0.2, "reward_last": 0.5}
+    runs: Any = {
+        "reinforce-1": one | {"recall_before": 0.6, "recall_after": 0.7},
+        "reinforce-2": one | {"reward_last": 0.7, "recall_before": 0.6, "recall_after": 0.9},
+    }
+    lines = PAGES["results.md"]({**MEASURED, **runs}).splitlines()
+    assert next(line for line in lines if line.startswith("| `reinforce`")) == (
+        "| `reinforce` | 2 | 0.200 (0.20–0.20) | 0.600 (0.50–0.70) "
+        "| 0.600 (0.60–0.60) | 0.800 (0.70–0.90) |"
+    )
+
+
 def test_a_record_names_command_machine_and_versions(tmp_path: Path) -> None:
     path = record("rewards", "engram bench rewards", {"figures": {"rate": 2.0}}, tmp_path)
     assert path == tmp_path / "rewards.json"

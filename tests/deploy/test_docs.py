@@ -11,7 +11,7 @@ import typer.main
 from deploy.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|ya?ml))(?:::(\w+))?`")
 COMMAND = re.compile(r"(?:^ {4,}|`)(?:\.venv/bin/)?engram (\w+)", re.MULTILINE)
 
