@@ -87,12 +87,14 @@ class Row(Record):
 
 @dataclass(frozen=True, slots=True)
 class Task(Record):
-    """A row dealt to a rollout worker. Everything random about its episode derives from `seed`."""
+    """An episode to be played by a rollout worker. Everything random about it derives from
+    `seed`."""
 
     id: str
-    row: Row
+    row: Row | None
+    """The conversation to play; None where the environment makes up its own."""
     seed: int
-    """Keys both the sampling stream and the initial memory."""
+    """Keys the sampling stream, the initial memory and what the environment draws."""
     step: str = ""
     """Name of the curriculum step that dealt it."""
     teacher_forcing: bool = False
@@ -106,6 +108,14 @@ class Task(Record):
     initial memory for `seed`."""
     return_memory: bool = False
     """Whether the episode brings its last memory back, for another to start from."""
+    environment: str = "conversation"
+    """Which environment plays it: a kind of rollout/environments/table.py."""
+    max_turns: int | None = None
+    """Answers after which the episode is cut off; None: it ends where the environment ends it."""
+
+    @property
+    def strategy(self) -> Strategy:
+        return "cumulative" if self.row is None else self.row.strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +171,14 @@ class Turn(Record):
     role: Role = "act"
     facts: tuple[Fact, ...] = ()
     done: bool = False
+    """Whether the conversation was over with it; False where it was cut off."""
     teacher_forced: bool = False
     """True: the memory was written with query_ids + reference_ids."""
     query: str = ""
     answer: str = ""
     reference: str = ""
     rewards: Mapping[str, float] = field(default_factory=dict)
-    """Raw value of each component."""
+    """Raw value of each component. Before it is scored: what the environment paid."""
     terms: Mapping[str, RewardTerm] = field(default_factory=dict)
     """How each of them entered the total."""
     reward: float | None = None
@@ -211,11 +222,20 @@ class Episode(Record):
     """The same after the last write, where the task asked for it."""
     memory_hash: str = ""
     """Hash of the memory after the last write, for replay."""
+    environment: str = "conversation"
+    """Kind of the environment that it was played in."""
+    next_query_ids: Sequence[int] = field(default_factory=list)
+    """The prompt that would have come next, where the episode was cut off; empty where it ended."""
 
     @property
     def answered(self) -> tuple[Turn, ...]:
         """The turns that the policy answered: all but the opening."""
         return self.turns[1:]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut off, so that its last turn is not the end of what could be earned."""
+        return bool(self.next_query_ids)
 
     def judged(self, verdicts: Sequence[Verdict]) -> Self:
         """With a verdict for each answered turn, in order. "unscored" where no turn has a reward.

@@ -78,6 +78,8 @@ SCHEMA = pa.schema(
         ("initial_memory", pa.binary()),
         ("final_memory", pa.binary()),
         ("memory_hash", pa.string()),
+        ("environment", pa.string()),
+        ("next_query_ids", _ids),
     ]
 )
 

@@ -150,6 +150,6 @@ def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -
         max_task_retries=0,
     )
     return [
-        make.remote(model_config, tokenizer_json, rollout, run.name, index)
+        make.remote(model_config, tokenizer_json, rollout, run.name, index, run.environment)
         for index in range(rollout.workers)
     ]

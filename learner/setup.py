@@ -38,6 +38,7 @@ from learner.resume import (
 )
 from reward_service.preflight import require_rewards
 from reward_service.reward_models.model import from_folder
+from rollout.environments.table import require_environment
 
 
 def prepare(
@@ -51,6 +52,7 @@ def prepare(
     """
     require_work_for_every_rank(run)
     require_rewards(run.rewards, corpus.train)
+    require_environment(run.environment)
     told = progress or QuietProgress()
     before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else None
     if before is not None:

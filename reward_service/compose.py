@@ -187,9 +187,10 @@ def _scored(scoring: _Scoring, group: Sequence[Comparison]) -> _Results:
     results = _Results({}, np.zeros(len(group)), {})
     _fill_in(results, scoring, group, 0, len(group))
     for name, values in results.raw.items():
-        # A nan says of recall and thought that they do not apply, and of any other component that
-        # it is undefined.
-        undefined = np.isinf(values) if name in ("recall", "thought") else ~np.isfinite(values)
+        # A nan says of recall, thought and environment that they do not apply, and of any other
+        # component that it is undefined.
+        partial = name in ("recall", "thought", "environment")
+        undefined = np.isinf(values) if partial else ~np.isfinite(values)
         for row in np.flatnonzero(undefined).tolist():
             results.failures.setdefault(row, f"{name}: the value is {values[row]}")
     _add_custom(results, scoring, group)
@@ -260,6 +261,10 @@ def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.
             out["thought"] = thought_reward(
                 mix.thought, [scoring.original[i] for i in own], scoring.special_ids
             )
+    if mix.environment is not None:
+        out["environment"] = np.array(
+            [turn.rewards.get("environment", np.nan) for turn in turns], dtype=np.float64
+        )
     return out
 
 

@@ -105,7 +105,7 @@ class Conductor:
         self._pool = ActorPool("rollout", make_workers(), self._bring_up_to_date)
         self._scorer = make_scorer()
         self._disk = Disk(open_journal(directory, stage), self._waits)
-        self._dealer = Dealer(rows, run.seed, stage)
+        self._dealer = Dealer(rows, run.seed, stage, run.environment.kind)
         self._collector = Collector(run, self._pool, self._scorer, self._disk, self._waits)
         self._next = 0
         self._memories: dict[int, Memories] = {}

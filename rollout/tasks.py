@@ -17,6 +17,7 @@ import numpy as np
 from common.episode import Row, Strategy, Task
 from common.failures import InputError
 from common.seeding import derive, uniforms
+from rollout.environments.table import ENVIRONMENTS
 
 T = TypeVar("T")
 
@@ -28,7 +29,8 @@ class Plan:
     step: str
     """Name of the curriculum step."""
     max_steps: int
-    """Rows with at most this many follow-ups take part."""
+    """Rows with at most this many follow-ups take part; an environment that plays no rows is cut
+    off after so many answers."""
     episodes: int
     """Tasks of the iteration, over all ranks."""
     strategy: Strategy | None = None
@@ -52,8 +54,16 @@ class Memories:
 class Dealer:
     """Deals tasks of fixed rows under a fixed seed, in the stage of index `stage` of the run."""
 
-    def __init__(self, rows: Sequence[Row], seed: int, stage: int = 0):
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        seed: int,
+        stage: int = 0,
+        environment: str = "conversation",
+    ):
         self._rows, self._seed, self._stage = rows, derive(seed, "stage", stage), stage
+        self._environment = environment
+        self._plays_rows = ENVIRONMENTS[environment].plays_rows
         self._eligible: dict[tuple[int, Strategy | None], list[int]] = {}
 
     def deal(self, plan: Plan, iteration: int, memories: Memories | None = None) -> list[Task]:
@@ -64,7 +74,6 @@ class Dealer:
         then was said under other rules.
         Raises InputError where no row fits the plan.
         """
-        eligible = self._fitting(plan)
         fresh = self.fresh(plan, iteration)
         continues = plan.reset_probability < 1
         leaves = ~self.fresh(plan, iteration + 1)
@@ -76,19 +85,17 @@ class Dealer:
         )
         tasks = []
         for place in range(plan.episodes):
-            lap, position = divmod(iteration * plan.episodes + place, len(eligible))
-            row = eligible[
-                _order(derive(self._seed, "order", plan.step, lap), len(eligible))[position]
-            ]
             tasks.append(
                 Task(
                     id=task_id(self._stage, iteration, place),
-                    row=self._rows[row],
+                    row=self._row(plan, iteration * plan.episodes + place),
                     seed=derive(self._seed, "task", plan.step, iteration, place),
                     step=plan.step,
                     teacher_forcing=plan.teacher_forcing,
                     initial_memory=None if fresh[place] else held.get(place),
                     return_memory=continues and bool(leaves[place]),
+                    environment=self._environment,
+                    max_turns=None if self._plays_rows else plan.max_steps,
                 )
             )
         return tasks
@@ -98,6 +105,16 @@ class Dealer:
         ahead, so that only memories that will be used are brought back."""
         keys = np.full(plan.episodes, derive(self._seed, "reset", iteration), dtype=np.int64)
         return uniforms(keys, np.arange(plan.episodes)) < plan.reset_probability
+
+    def _row(self, plan: Plan, number: int) -> Row | None:
+        """The row of the step's task `number`, counted over all its iterations; None where the
+        environment plays no rows."""
+        if not self._plays_rows:
+            return None
+        eligible = self._fitting(plan)
+        lap, position = divmod(number, len(eligible))
+        order = _order(derive(self._seed, "order", plan.step, lap), len(eligible))
+        return self._rows[eligible[order[position]]]
 
     def _fitting(self, plan: Plan) -> list[int]:
         key = (plan.max_steps, plan.strategy)

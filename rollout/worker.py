@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from common.actors.actor import PooledActor
+from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Rollout
 from common.data.tokenizer import ConversationTokenizer
-from common.episode import Episode, Task, Turn
-from common.failures import DataFailure, InfraFailure
+from common.episode import Episode, Task
+from common.failures import InfraFailure
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.telemetry.metrics import Metrics
@@ -44,6 +45,7 @@ class RolloutWorker(PooledActor):
         rollout: Rollout,
         run_name: str,
         index: int,
+        environment: EnvironmentSettings = CONVERSATION,
     ):
         torch.set_num_threads(rollout.threads)
         self.name = f"{run_name}/rollout-{index}"
@@ -54,7 +56,7 @@ class RolloutWorker(PooledActor):
         self._model = ReactiveTransformer(RxTConfig(**model_config)).eval().requires_grad_(False)
         self._model.to(device, getattr(torch, rollout.dtype))
         self._engine = ReactiveEngine(
-            self._model, self._tokenizer, rollout.slots, rollout.sampling, device
+            self._model, self._tokenizer, rollout.slots, rollout.sampling, device, environment
         )
         self._idle_since = time.perf_counter()
         self._calls = 0
@@ -67,9 +69,9 @@ class RolloutWorker(PooledActor):
     ) -> list[Episode]:
         """One episode per task, in order, played with the weights of `version`.
 
-        weights: taken where the worker holds another version. A task whose data does not fit the
-        model comes back as an episode of status "failed" with one turn, whose `failure` says why;
-        the others are played.
+        weights: taken where the worker holds another version. An episode that fails, because its
+        data does not fit the model or its environment raises or hangs, has status "failed" and a
+        turn whose `failure` says why; the others are played.
         Raises InfraFailure where the worker lacks the version: it may have been restarted, another
         may have it.
         """
@@ -84,15 +86,7 @@ class RolloutWorker(PooledActor):
             if self.version != version:
                 raise InfraFailure(f"{self.name} has weights version {self.version}, not {version}")
             self._calls += 1
-            failures: dict[int, Episode] = {}
-            for i, task in enumerate(tasks):
-                try:
-                    self._engine.prepare(task)
-                except DataFailure as failure:
-                    failures[i] = _failed(task, str(failure), version, self.name)
-            fit = [task for i, task in enumerate(tasks) if i not in failures]
-            played = iter(self._engine.run(fit, version=version, worker=self.name))
-            return [failures[i] if i in failures else next(played) for i in range(len(tasks))]
+            return self._engine.run(tasks, version=version, worker=self.name)
         finally:
             self._idle_since = time.perf_counter()
 
@@ -178,30 +172,4 @@ def _busy(figures: dict[str, float]) -> float:
     idle = (f"{SECONDS}wait", f"{SECONDS}load_weights")
     return sum(
         value for name, value in figures.items() if name.startswith(SECONDS) and name not in idle
-    )
-
-
-def _failed(task: Task, why: str, version: int, worker: str) -> Episode:
-    opening = task.row.opening
-    turn = Turn(
-        [],
-        [],
-        [],
-        [],
-        role="remember",
-        done=True,
-        query=opening.query,
-        reference=opening.answer,
-        failure=why,
-    )
-    return Episode(
-        f"{task.id}@{version}",
-        task.id,
-        task.seed,
-        (turn,),
-        version,
-        task.step,
-        task.row.strategy,
-        "failed",
-        worker,
     )

@@ -131,10 +131,14 @@ class LocalSource:
         self.model, self.tokenizer = checkpoint_model(checkpoint)
         self.model.eval().requires_grad_(False)
         self.engine = ReactiveEngine(
-            self.model, self.tokenizer, run.rollout.slots, run.rollout.sampling
+            self.model,
+            self.tokenizer,
+            run.rollout.slots,
+            run.rollout.sampling,
+            environment=run.environment,
         )
         corpus = load_corpus(run.data, run.seed)
-        self.dealer = Dealer(corpus.train, run.seed, job.stage)
+        self.dealer = Dealer(corpus.train, run.seed, job.stage, run.environment.kind)
         self.known = list(value_counts(corpus.train))
         self.embedding = reward_embedding(checkpoint, job.stage)
         self.version = -1

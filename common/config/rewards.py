@@ -267,9 +267,17 @@ class EndpointReward(Component):
         return url
 
 
-BUILT_IN = ("bleu", "cosine", "length", "recall", "repetition", "format", "exact_match", "thought")
+class EnvironmentReward(Component):
+    weight: float = Field(1.0, ge=0)
+    """Share of the total. On a turn for which the environment gave no reward, it does not apply."""
+
+
+BUILT_IN = (
+    "bleu", "cosine", "length", "recall", "repetition", "format", "exact_match", "thought",
+    "environment",
+)  # fmt: skip
 """Components with values between 0 and 1; recall goes below 0 for an answer that names too many
-values or too few."""
+values or too few, and an environment pays what it likes."""
 
 
 class RewardMix(Section):
@@ -293,6 +301,8 @@ class RewardMix(Section):
     thought: Thought | None = None
     """Whether a thought before the answer is like the reference's; all other components look at the
     answer alone."""
+    environment: EnvironmentReward | None = None
+    """What the environment itself paid for the answer."""
     functions: tuple[FunctionReward, ...] = ()
     """Components by functions of yours."""
     endpoints: tuple[EndpointReward, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from common.config.data import Data, Tokenizer
+from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.locations import Location
 from common.config.model import Model
 from common.config.rewards import Rewards
@@ -71,6 +72,8 @@ class Run(Section):
     """The ranks that train."""
     rollout: Rollout = Rollout()
     """The workers that play conversations in MRL."""
+    environment: EnvironmentSettings = CONVERSATION
+    """What episodes of MRL are played in."""
     rewards: Rewards = Rewards()
     """What answers are worth in MRL, and who scores them."""
     evaluation: Evaluation = Evaluation()

@@ -156,7 +156,8 @@ class CurriculumStep(Section):
     iterations: int = Field(ge=1)
     """Batches of episodes collected and learnt from."""
     max_steps: int = Field(ge=1)
-    """Rows with at most this many follow-ups take part."""
+    """Rows with at most this many follow-ups take part; an environment that plays no rows is cut
+    off after so many answers."""
     strategy: Literal["single", "cumulative", "long_term"] | None = None
     """Only rows of this strategy; None: all."""
     reset_probability: float = Field(1.0, ge=0, le=1)

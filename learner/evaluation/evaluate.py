@@ -138,14 +138,11 @@ def evaluate_checkpoint(where: str, data: str | None = None) -> dict[str, Any]:
     sampling = run.rollout.sampling if run else Run.model_fields["rollout"].default.sampling
     engine = ReactiveEngine(model.eval(), tokenizer, min(64, len(rows)), sampling)
 
-    def play(tasks: list[Task]) -> list[Episode]:
-        try:
-            return engine.run(tasks)
-        except DataFailure as misfit:
-            raise InputError(source, str(misfit)) from misfit
-
     values = training_values(directory) if directory else value_counts(rows)
-    found = evaluate(play, rows, run.seed if run else 0, values)
+    try:
+        found = evaluate(engine.run, rows, run.seed if run else 0, values)
+    except DataFailure as misfit:
+        raise InputError(source, str(misfit)) from misfit
     rewards = run.rewards if run else Run.model_fields["rewards"].default
     embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
     special = tuple(range(len(SPECIAL_TOKENS)))

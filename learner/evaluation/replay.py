@@ -10,7 +10,7 @@ changed code.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from learner.curriculum import stage_steps
 from learner.evaluation.measure import reward_embedding, training_values
 from reward_service import normalization as statistics
 from reward_service.compose import score_episodes
+from rollout.environments.table import ENVIRONMENTS
 from rollout.journal.journal import Recorded, find_episode
 from rollout.policies.reactive.engine import ReactiveEngine
 
@@ -42,7 +43,7 @@ class Parting:
 
     turn: int
     what: str
-    """"tokens", "log_probs", "rewards" or "memory"."""
+    """"query", "tokens", "log_probs", "rewards", "turns" (their number) or "memory"."""
     token: int | None
     """Index in the answer, for tokens and log-probs."""
     recorded: Any
@@ -139,6 +140,18 @@ def checkpoint_of(directory: RunDirectory, found: Recorded) -> Checkpoint:
 def task_of(episode: Episode, tokenizer: ConversationTokenizer) -> Task:
     """The task that an episode was dealt as. Raises InputError where its texts are other tokens
     than it recorded."""
+    task = Task(
+        id=episode.task,
+        row=None,
+        seed=episode.seed,
+        step=episode.step,
+        teacher_forcing=any(turn.teacher_forced for turn in episode.turns),
+        initial_memory=episode.initial_memory,
+        environment=episode.environment,
+        max_turns=len(episode.answered),
+    )
+    if not ENVIRONMENTS[episode.environment].plays_rows:
+        return task
     turns = [_interaction(turn, tokenizer) for turn in episode.turns]
     opening, *follow_ups = turns
     for index, (turn, interaction) in enumerate(zip(episode.turns, turns, strict=True)):
@@ -150,14 +163,8 @@ def task_of(episode: Episode, tokenizer: ConversationTokenizer) -> Task:
                 f"turn {index} was recorded with other tokens than this checkpoint's tokenizer "
                 "makes of its query",
             )
-    return Task(
-        id=episode.task,
-        row=Row(opening.query, opening.answer, tuple(follow_ups), opening.think, episode.strategy),
-        seed=episode.seed,
-        step=episode.step,
-        teacher_forcing=any(turn.teacher_forced for turn in episode.turns),
-        initial_memory=episode.initial_memory,
-    )
+    row = Row(opening.query, opening.answer, tuple(follow_ups), opening.think, episode.strategy)
+    return replace(task, row=row)
 
 
 def _interaction(turn: Turn, tokenizer: ConversationTokenizer) -> Interaction:
@@ -169,13 +176,13 @@ def _interaction(turn: Turn, tokenizer: ConversationTokenizer) -> Interaction:
 
 def _engine(run: Run, model: nn.Module, tokenizer: ConversationTokenizer) -> ReactiveEngine:
     prepared: Any = model.eval().requires_grad_(False).to(getattr(torch, run.rollout.dtype))
-    return ReactiveEngine(prepared, tokenizer, 1, run.rollout.sampling)
+    return ReactiveEngine(prepared, tokenizer, 1, run.rollout.sampling, environment=run.environment)
 
 
 def log_prob_difference(recorded: Episode, again: Episode) -> float:
     """The largest, over tokens before the first that differs."""
     largest = 0.0
-    for old, new in zip(recorded.answered, again.answered, strict=True):
+    for old, new in zip(recorded.answered, again.answered, strict=False):
         for a, b, x, y in zip(
             old.answer_ids, new.answer_ids, old.log_probs, new.log_probs, strict=False
         ):
@@ -193,7 +200,9 @@ def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting 
 
     rewards: whether they are compared.
     """
-    for index, (old, new) in enumerate(zip(recorded.turns, again.turns, strict=True)):
+    for index, (old, new) in enumerate(zip(recorded.turns, again.turns, strict=False)):
+        if list(old.query_ids) != list(new.query_ids):
+            return Parting(index, "query", None, old.query, new.query)
         a, b = list(old.answer_ids), list(new.answer_ids)
         if a != b:
             token = next(
@@ -220,6 +229,9 @@ def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting 
                 )
         if rewards and not _agree(old.reward, new.reward):
             return Parting(index, "rewards", None, old.reward, new.reward)
+    if len(recorded.turns) != len(again.turns):
+        last = min(len(recorded.turns), len(again.turns)) - 1
+        return Parting(last, "turns", None, len(recorded.turns), len(again.turns))
     if recorded.memory_hash != again.memory_hash:
         return Parting(
             len(recorded.turns) - 1, "memory", None, recorded.memory_hash, again.memory_hash

@@ -67,6 +67,11 @@ class ValueFunction(Protocol):
         """[answered turns], episode by episode; with gradient where gradients are on."""
         ...
 
+    def beyond(self, episodes: Sequence[Episode]) -> Tensor:
+        """[episodes], all of which were cut off: the value of the query that would have come
+        next."""
+        ...
+
 
 class TrainablePolicy(Protocol):
     """A policy whose weights are trained."""

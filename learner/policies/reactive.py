@@ -151,7 +151,12 @@ class ReactiveCritic:
         if not episodes:
             return (torch.stack([p.sum() for p in self.module.parameters()]).sum() * 0.0).expand(0)
         pairs = (pair for episode in episodes for pair in itertools.pairwise(episode.turns))
-        rows = [[*before.remembered_ids, *turn.query_ids] for before, turn in pairs]
+        return self._values([[*before.remembered_ids, *turn.query_ids] for before, turn in pairs])
+
+    def beyond(self, episodes: Sequence[Episode]) -> Tensor:
+        return self._values([[*e.turns[-1].remembered_ids, *e.next_query_ids] for e in episodes])
+
+    def _values(self, rows: list[list[int]]) -> Tensor:
         tokens, mask = pad(rows)
         return self.module(tokens.to(self._group.device), mask.to(self._group.device))
 

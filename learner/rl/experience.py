@@ -32,6 +32,9 @@ class Experience:
     """Standard deviations of the scores, where a discrete reward model gave one."""
     values: Tensor
     """Of the critic, before the update; 0 without a critic."""
+    bootstrap: Tensor
+    """[episodes]: for an episode that was cut off, the critic's value of the query that would have
+    come next; 0 for one that ended, since nothing lies beyond, and without a critic."""
     reference: list[list[Tensor]]
     """Log-probs of each answer's tokens under the reference policy, by episode and answered
     turn; those recorded while sampling where the algorithm needs no reference."""
@@ -53,6 +56,7 @@ class Experience:
             rewards=self.rewards[index],
             reward_stds=self.reward_stds[index],
             values=self.values[index],
+            bootstrap=self.bootstrap[index],
             reference=[self.reference[i] for i in chosen],
             advantages=self.advantages[index],
             returns=self.returns[index],
@@ -80,8 +84,12 @@ def gather_experience(
             if turn.reward is not None:
                 scored[i, k], rewards[i, k], stds[i, k] = True, turn.reward, turn.reward_std
     values = torch.zeros(present.shape, device=device)
+    bootstrap = torch.zeros(len(episodes), device=device)
     if critic is not None:
         values[present] = critic.evaluate(episodes)
+        cut_off = [i for i, episode in enumerate(episodes) if episode.truncated]
+        if cut_off:
+            bootstrap[cut_off] = critic.beyond([episodes[i] for i in cut_off])
     if reference is None:
         log_probs = [
             [torch.tensor(turn.log_probs, device=device) for turn in episode.answered]
@@ -90,4 +98,4 @@ def gather_experience(
     else:
         log_probs = reference.log_probs(episodes, temperature)
     scored, rewards, stds = (x.to(device) for x in (scored, rewards, stds))
-    return Experience(episodes, present, scored, rewards, stds, values, log_probs)
+    return Experience(episodes, present, scored, rewards, stds, values, bootstrap, log_probs)

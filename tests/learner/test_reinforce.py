@@ -24,7 +24,7 @@ def experience(rewards: Sequence[Sequence[float | None]]) -> Experience:
     nothing = torch.zeros_like(table)
     turns = tuple(Turn([1], [2], [-0.5], [2]) for _ in range(table.shape[1] + 1))
     episodes = [Episode(str(i), str(i), i, turns, 0) for i in range(len(rewards))]
-    return Experience(episodes, scored | True, scored, table, nothing, nothing, [])
+    return Experience(episodes, scored | True, scored, table, nothing, nothing, nothing[:, 0], [])
 
 
 def credits(rewards: Sequence[float], **settings: Any) -> tuple[list[float], list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ import torch
 from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Interaction, Row, Task
-from common.failures import DataFailure
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
@@ -394,15 +394,21 @@ def test_an_interaction_never_grows_past_the_model() -> None:
         (Row("dog", "cat " * 60, (Interaction("dog", "cat"),)), 0),
     ],
 )
-def test_what_does_not_fit_is_a_data_failure_that_names_task_and_turn(row: Row, turn: int) -> None:
-    with pytest.raises(DataFailure, match=f"task too-long, turn {turn}: .* tokens"):
-        ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([Task("too-long", row, seed=0)])
+def test_what_does_not_fit_fails_its_episode_at_the_turn_that_asks_it(row: Row, turn: int) -> None:
+    tasks = [*make_tasks(2), Task("too-long", row, seed=0)]
+    engine = ReactiveEngine(make_model(), TOKENIZER, 2, SAMPLING)
+    *others, failed = engine.run(tasks)
+    assert failed.status == "failed"
+    assert re.match(rf"turn {turn}: .* tokens", failed.turns[-1].failure or "")
+    assert len(failed.turns) == max(turn, 1)
+    assert others == ReactiveEngine(engine.model, TOKENIZER, 2, SAMPLING).run(tasks[:2])
 
 
-def test_a_memory_of_another_shape_is_a_data_failure() -> None:
+def test_a_memory_of_another_shape_fails_its_episode() -> None:
     task = dataclasses.replace(make_tasks(1)[0], initial_memory=b"0123")
-    with pytest.raises(DataFailure, match="4 bytes"):
-        ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([task])
+    [episode] = ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([task])
+    assert episode.status == "failed"
+    assert "4 bytes" in (episode.turns[-1].failure or "")
 
 
 @pytest.mark.parametrize(("bias", "reaches"), [(4.0, True), (-100.0, False)])

@@ -98,7 +98,7 @@ def test_a_task_that_does_not_fit_fails_alone(weights: PackedWeights) -> None:
     tasks[1] = dataclasses.replace(tasks[1], row=Row("dog " * 60, "ok", tasks[1].row.interactions))
     episodes = make_worker().sample(tasks, 5, weights)
     assert [episode.status for episode in episodes] == ["generated", "failed", "generated"]
-    assert "task task-1, turn 0" in (episodes[1].turns[0].failure or "")
+    assert "turn 0: an interaction of" in (episodes[1].turns[0].failure or "")
     assert episodes[1].answered == ()
 
 

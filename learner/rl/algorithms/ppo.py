@@ -28,11 +28,10 @@ class ProximalPolicyOptimization:
 
     def credit(self, experience: Experience, places: list[int], group: Group) -> Experience:
         settings, scored = self._settings, experience.scored
-        # An episode ends where its conversation ends, so nothing lies beyond to bootstrap from.
         advantages, returns = generalized_advantages(
             experience.rewards,
             experience.values,
-            0.0,
+            experience.bootstrap,
             settings.discount,
             settings.gae_lambda,
             scored,

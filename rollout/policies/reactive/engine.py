@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task
@@ -26,14 +26,16 @@ from common.failures import DataFailure
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
 from common.telemetry.timing import PhaseTimer
-from rollout.environments.conversation import Conversation
+from rollout.environments.table import ENVIRONMENTS
 from rollout.policies.reactive.episode_state import (
     EngineCounts,
     EpisodeState,
     answer_text,
+    answered_turn,
     episode_of,
+    failed_episode,
+    opening_turn,
     thought_text,
-    turn_of,
 )
 from rollout.policies.reactive.slots import (
     Slots,
@@ -44,6 +46,7 @@ from rollout.policies.reactive.slots import (
     memory_hash,
 )
 from rollout.policies.stopping import StopStrings
+from rollout.protocols import Observation
 
 
 class ReactiveEngine:
@@ -61,8 +64,10 @@ class ReactiveEngine:
         slots: int,
         sampling: Sampling,
         device: torch.device | str | None = None,
+        environment: EnvironmentSettings = CONVERSATION,
     ):
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self._settings = environment
         self.timer = PhaseTimer()
         self.tally = EngineCounts()
         self._slots = Slots(
@@ -87,9 +92,8 @@ class ReactiveEngine:
         """One episode per task, in the order of tasks. version, worker: what the episodes are to
         say they were played with.
 
-        Raises DataFailure, before anything is played, naming the first task and turn that does not
-        fit the model. An episode that fails while it is played has status "failed", and its last
-        turn says why.
+        An episode that fails, because a query does not fit the model or its environment raises, has
+        status "failed", and its last turn says why.
         """
         if self.in_flight:
             raise RuntimeError(
@@ -109,17 +113,16 @@ class ReactiveEngine:
         return [episodes[first + i] for i in range(len(tasks))]
 
     def add(self, tasks: Sequence[Task], *, version: int = 0, worker: str = "") -> None:
-        """Queue tasks. Raises DataFailure and queues none, naming the first task and turn that does
-        not fit the model."""
-        prepared = [self.prepare(task) for task in tasks]
+        """Queue tasks."""
         if not self.in_flight:
             self._slots.refresh()
-        for playing in prepared:
-            playing.number, playing.version, playing.worker = self._given, version, worker
+        for task in tasks:
+            environment = ENVIRONMENTS[task.environment].make(self._settings)
+            playing = EpisodeState(task, self._given, environment, version, worker)
             self._given += 1
             # Longest conversations first, so that the last ones to end are short and few slots
             # stand empty.
-            insort(self._waiting, playing, key=lambda each: (-len(each.prompts), each.number))
+            insort(self._waiting, playing, key=lambda each: (-_length(each.task), each.number))
 
     def advance(self) -> list[Episode]:
         """One step of all that is in flight; the episodes that ended in it, in no particular
@@ -141,36 +144,6 @@ class ReactiveEngine:
                 return True
         return False
 
-    def prepare(self, task: Task) -> EpisodeState:
-        """A task as ids, checked against the model. Raises DataFailure, naming task and turn."""
-        prompts, references = [], []
-        for turn, interaction in enumerate(task.row.turns):
-            prompt = self.tokenizer.prompt(interaction.query, think=interaction.think is not None)
-            reference = self.tokenizer.answer(interaction.answer, interaction.think)
-            try:
-                answer_room(self.model.config, self.sampling, prompt)
-                if turn == 0 or task.teacher_forcing:
-                    check_interaction(self.model.config, [*prompt, *reference])
-            except DataFailure as failure:
-                raise DataFailure(f"task {task.id}, turn {turn}: {failure}") from None
-            prompts.append(prompt)
-            references.append(reference)
-        if task.initial_memory is not None:
-            memory_from_bytes(task.initial_memory, self.model.config)
-        conversation = Conversation(task.row)
-        row = task.row
-        opening = turn_of(
-            conversation,
-            prompts[0],
-            references[0],
-            [],
-            references[0],
-            teacher_forced=False,
-            answer=row.answer,
-            thought=row.think or "",
-        )
-        return EpisodeState(task, 0, conversation, prompts, references, turns=[opening])
-
     # --- scheduling -------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -191,10 +164,6 @@ class ReactiveEngine:
         """
         ready = len(ended) + min(len(self._waiting), self._slots.count - len(self._live))
         return ready >= max(1, (len(self._live) + ready) // 8)
-
-    def _room(self, playing: EpisodeState) -> int:
-        """Tokens that the answer to the current query may have."""
-        return answer_room(self.model.config, self.sampling, playing.prompt)
 
     def _step(self) -> list[int]:
         """One token for every live row; all rows whose answers are complete."""
@@ -238,17 +207,17 @@ class ReactiveEngine:
         them.
         """
         live = self._live
-        staying = [row for row in ended if not live[row].conversation.done]
-        leaving = [row for row in ended if live[row].conversation.done]
-        free = leaving + list(range(len(live), self._slots.count))
-        coming, self._waiting = self._waiting[: len(free)], self._waiting[len(free) :]
-        for row in ended:
-            self._close_turn(live[row])
+        broken = [row for row in ended if not self._close_turn(live[row])]
+        ended = [row for row in ended if row not in broken]
+        staying = [row for row in ended if not live[row].over]
+        leaving = [row for row in ended if live[row].over]
+        free = leaving + broken + list(range(len(live), self._slots.count))
+        coming = self._begin(len(free))
 
         memories, over = self._write(staying, coming, leaving)
         for row, memory in zip(leaving, over, strict=True):
             self._end(live[row], memory)
-        silent = [i for i, playing in enumerate(coming) if playing.conversation.done]
+        silent = [i for i, playing in enumerate(coming) if playing.over]
         for i in silent:
             self._end(coming[i], memories[len(staying) + i])
         if silent:
@@ -258,7 +227,7 @@ class ReactiveEngine:
         for row, playing in zip(free, coming, strict=False):
             live[row : row + 1] = [playing]
         self._ask(staying + free[: len(coming)], memories)
-        self._vacate(leaving[len(coming) :])
+        self._vacate((leaving + broken)[len(coming) :])
 
     def _vacate(self, rows: Sequence[int]) -> None:
         """Take rows out of flight; the last ones move into their places."""
@@ -310,47 +279,81 @@ class ReactiveEngine:
             if playing.task.erase_memory:
                 self._start([playing], memories[i : i + 1])
         for playing in asked:
-            playing.conversation.advance()
-            playing.answer, playing.log_probs, playing.unfiltered, playing.complete = (
-                [],
-                [],
-                [],
-                False,
-            )
+            playing.answer, playing.log_probs, playing.unfiltered = [], [], []
+            playing.complete = False
         self._slots.start(rows, memories)
         self._slots.ask(
             rows,
             [playing.prompt for playing in asked],
-            [derive(playing.task.seed, playing.conversation.turn) for playing in asked],
-            [self._room(playing) for playing in asked],
+            [derive(playing.task.seed, playing.turn) for playing in asked],
+            [answer_room(self.model.config, self.sampling, playing.prompt) for playing in asked],
             [playing.task.greedy for playing in asked],
         )
 
-    # --- records ----------------------------------------------------------------------------------
+    # --- episodes and their records ---------------------------------------------------------------
 
-    def _close_turn(self, playing: EpisodeState) -> None:
+    def _begin(self, count: int) -> list[EpisodeState]:
+        """Up to `count` of the episodes that wait, with their openings and first queries."""
+        coming: list[EpisodeState] = []
+        while self._waiting and len(coming) < count:
+            playing = self._waiting.pop(0)
+            try:
+                self._open(playing)
+            except DataFailure as failure:
+                self._fail(playing, str(failure))
+            else:
+                coming.append(playing)
+        return coming
+
+    def _open(self, playing: EpisodeState) -> None:
+        """Raises DataFailure where the environment cannot begin, or what it says does not fit the
+        model."""
+        task = playing.task
+        if task.initial_memory is not None:
+            memory_from_bytes(task.initial_memory, self.model.config)
+        start = playing.environment.reset(task)
+        turn = opening_turn(self.tokenizer, start.opening, silent=start.observation is None)
+        check_interaction(self.model.config, turn.remembered_ids)
+        playing.turns.append(turn)
+        self._look(playing, start.observation)
+
+    def _look(self, playing: EpisodeState, observation: Observation | None) -> None:
+        """Make an observation the next one. Raises DataFailure where it does not fit the model."""
+        playing.observation = observation
+        if observation is None:
+            return
+        playing.turn += 1
+        prompt = self.tokenizer.prompt(observation.query, think=observation.think is not None)
+        reference = self.tokenizer.answer(observation.reference, observation.think)
+        answer_room(self.model.config, self.sampling, prompt)
+        if playing.task.teacher_forcing:
+            check_interaction(self.model.config, [*prompt, *reference])
+        playing.prompt, playing.reference = prompt, reference
+
+    def _close_turn(self, playing: EpisodeState) -> bool:
+        """Give the answer to the environment and record the turn. False where the episode cannot go
+        on, and has failed."""
         text = self._stops.cut(answer_text(self.tokenizer, playing.prompt, playing.answer))
         thought = thought_text(self.tokenizer, playing.prompt, playing.answer)
-        reference, forcing = (
-            playing.references[playing.conversation.turn],
-            playing.task.teacher_forcing,
-        )
-        turn = turn_of(
-            playing.conversation,
-            playing.prompt,
-            playing.answer,
-            playing.log_probs,
-            reference,
-            forcing,
-            text,
-            thought,
-        )
-        playing.turns.append(
-            replace(turn, unfiltered_log_probs=playing.unfiltered) if playing.unfiltered else turn
-        )
+        asked = playing.observation
+        assert asked is not None, "an answer answers something"
         self.tally.interactions += 1
+        try:
+            with self.timer("environment"):
+                outcome = playing.environment.step(text)
+            cut_off = outcome.truncated or playing.turn == playing.task.max_turns
+            playing.observation = outcome.observation
+            playing.turns.append(answered_turn(playing, asked, text, thought, outcome.reward))
+            self._look(playing, outcome.observation)
+        except DataFailure as failure:
+            self._fail(playing, str(failure))
+            return False
+        if cut_off and outcome.observation is not None:
+            playing.next_query = playing.prompt
+        return True
 
     def _end(self, playing: EpisodeState, memory: Tensor) -> None:
+        playing.environment.close()
         final = memory_bytes(memory)
         ended = episode_of(
             playing,
@@ -361,9 +364,11 @@ class ReactiveEngine:
         self.tally.episodes += 1
 
     def _fail(self, playing: EpisodeState, why: str) -> None:
-        turn = playing.conversation.turn
-        turns = (*playing.turns[:-1], replace(playing.turns[-1], failure=f"turn {turn}: {why}"))
-        self._ended.append(
-            (playing.number, replace(episode_of(playing), turns=turns, status="failed"))
-        )
+        playing.environment.close()
+        self._ended.append((playing.number, failed_episode(playing, why)))
         self.tally.failed += 1
+
+
+def _length(task: Task) -> int:
+    """Answers that an episode will have, as far as its task says."""
+    return (task.max_turns or 0) if task.row is None else len(task.row.interactions)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
-from common.episode import Episode, Task, Turn
-from rollout.environments.conversation import Conversation
+from common.episode import Episode, Interaction, Task, Turn
+from rollout.protocols import Environment, Observation
+
+ENVIRONMENT_REWARD = "environment"
+"""Name of the reward component that holds what an environment pays."""
 
 
 @dataclass(slots=True)
@@ -18,22 +21,29 @@ class EpisodeState:
     task: Task
     number: int
     """Of the task among all that the engine was given."""
-    conversation: Conversation
-    prompts: list[list[int]]
-    """Of all turns, opening included."""
-    references: list[list[int]]
-    version: int = 0
-    worker: str = ""
+    environment: Environment
+    version: int
+    worker: str
+    observation: Observation | None = None
+    """What is asked, or asked next; None once there is nothing more to answer."""
+    prompt: list[int] = field(default_factory=list)
+    """The observation's query as ids."""
+    reference: list[int] = field(default_factory=list)
+    turn: int = 0
+    """Which the observation belongs to; 0 is the opening."""
     answer: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     unfiltered: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     complete: bool = False
     """Whether the answer of the current turn is complete."""
+    next_query: list[int] = field(default_factory=list)
+    """The prompt that would have come next, where the episode was cut off."""
 
     @property
-    def prompt(self) -> list[int]:
-        return self.prompts[self.conversation.turn]
+    def over(self) -> bool:
+        """Whether nothing more is asked: the environment ended the episode, or it was cut off."""
+        return self.observation is None or bool(self.next_query)
 
 
 @dataclass(slots=True)
@@ -69,12 +79,25 @@ def episode_of(
         turns=tuple(playing.turns),
         weights_version=playing.version,
         step=task.step,
-        strategy=task.row.strategy,
+        strategy=task.strategy,
         worker=playing.worker,
         initial_memory=task.initial_memory,
         final_memory=final_memory,
         memory_hash=memory_hash,
+        environment=task.environment,
+        next_query_ids=playing.next_query,
     )
+
+
+def failed_episode(playing: EpisodeState, why: str) -> Episode:
+    """What there is of an episode that cannot go on; its last turn says why."""
+    row = playing.task.row
+    unbegun = Turn([], [], [], [], role="remember")
+    if row is not None:
+        unbegun = replace(unbegun, query=row.query, reference=row.answer)
+    *turns, last = playing.turns or [unbegun]
+    failed = replace(last, failure=f"turn {playing.turn}: {why}")
+    return replace(episode_of(playing), turns=(*turns, failed), status="failed")
 
 
 def answer_text(
@@ -92,28 +115,42 @@ def thought_text(
     return tokenizer.decode(answer[: answer_start(prompt, answer)])
 
 
-def turn_of(
-    conversation: Conversation,
-    prompt: list[int],
-    answer_ids: list[int],
-    log_probs: list[float],
-    reference_ids: list[int],
-    teacher_forced: bool,
-    answer: str,
-    thought: str,
-) -> Turn:
-    interaction = conversation.interaction
+def opening_turn(tokenizer: ConversationTokenizer, opening: Interaction, silent: bool) -> Turn:
+    """What memory is written with first. silent: nothing is asked after it."""
+    prompt = tokenizer.prompt(opening.query, think=opening.think is not None)
+    answer = tokenizer.answer(opening.answer, opening.think)
     return Turn(
-        query_ids=prompt,
-        answer_ids=answer_ids,
-        log_probs=log_probs,
-        reference_ids=reference_ids,
-        role=interaction.role,
-        facts=interaction.facts,
-        done=conversation.done,
-        teacher_forced=teacher_forced,
-        query=interaction.query,
+        prompt,
+        answer,
+        [],
+        answer,
+        role=opening.role,
+        facts=opening.facts,
+        done=silent,
+        query=opening.query,
+        answer=opening.answer,
+        reference=opening.answer,
+        thought=opening.think or "",
+    )
+
+
+def answered_turn(
+    playing: EpisodeState, asked: Observation, answer: str, thought: str, reward: float | None
+) -> Turn:
+    """The turn that answered `asked`, once the environment has taken the answer."""
+    return Turn(
+        query_ids=playing.prompt,
+        answer_ids=playing.answer,
+        log_probs=playing.log_probs,
+        reference_ids=playing.reference,
+        role=asked.role,
+        facts=asked.facts,
+        done=playing.observation is None,
+        teacher_forced=playing.task.teacher_forcing,
+        query=asked.query,
         answer=answer,
-        reference=interaction.answer,
+        reference=asked.reference,
+        rewards={} if reward is None else {ENVIRONMENT_REWARD: reward},
+        unfiltered_log_probs=playing.unfiltered,
         thought=thought,
     )

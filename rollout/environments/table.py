@@ -1,0 +1,45 @@
+"""The environments there are. A new one is a file beside this one, its settings in
+`common/config/environment.py`, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from common.config.environment import EnvironmentSettings
+from common.episode import Task
+from common.failures import DataFailure, InputError
+from rollout.environments.conversation import Conversation
+from rollout.environments.custom import CustomAdapter
+from rollout.protocols import Environment
+
+
+class Kind(NamedTuple):
+    make: Callable[[Any], Environment]
+    """From the run's settings, for one episode."""
+    plays_rows: bool
+    """Whether a task is a row of the data. If not, it is a seed and a number of turns."""
+
+
+ENVIRONMENTS = {
+    "conversation": Kind(lambda settings: Conversation(), plays_rows=True),
+    "custom": Kind(CustomAdapter, plays_rows=False),
+}
+"""By `Task.environment`."""
+
+
+def require_environment(settings: EnvironmentSettings) -> None:
+    """Make it, reset it and take a step, as a worker will. Raises InputError saying what went
+    wrong. One that plays rows is as good as the data, which is checked elsewhere."""
+    kind = ENVIRONMENTS[settings.kind]
+    if kind.plays_rows:
+        return
+    environment = kind.make(settings)
+    try:
+        task = Task("preflight", None, seed=0, environment=settings.kind)
+        if environment.reset(task).observation is not None:
+            environment.step("")
+    except DataFailure as failure:
+        raise InputError("environment", str(failure)) from failure
+    finally:
+        environment.close()
