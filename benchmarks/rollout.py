@@ -47,6 +47,7 @@ from common.data.tokenizer import SPECIAL_TOKENS
 from common.weights import pack
 from reward_service.worker import RewardWorker
 from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.table import PolicyShape
 from rollout.worker import RolloutWorker
 
 REPEATS = 5
@@ -267,11 +268,12 @@ def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], floa
     rewards: two reward workers score what they play. An idle one costs a hundredth of a core, so
     they are there only where asked for.
     """
-    tokenizer, config = make_tokenizer().to_json(), model_config(QUERY_TOKENS + NEW_TOKENS)
+    config = model_config(QUERY_TOKENS + NEW_TOKENS)
+    shape = PolicyShape(config.model_type, config.to_dict(), make_tokenizer().to_json())
     rollout = Rollout(slots=slots, sampling=Sampling(max_new_tokens=NEW_TOKENS))
     player: Any = ray.remote(RolloutWorker).options(num_cpus=1)
     scorer: Any = ray.remote(RewardWorker).options(num_cpus=0)
-    players = [player.remote(config.to_dict(), tokenizer, rollout, "bench", i) for i in range(2)]
+    players = [player.remote(shape, rollout, "bench", i) for i in range(2)]
     embedding = np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
     scorers = [
         scorer.remote(Rewards(), embedding, frozenset(range(len(SPECIAL_TOKENS))))

@@ -8,6 +8,7 @@ small, compares by value, and goes to Arrow unchanged (`common/episode_arrow.py`
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -86,6 +87,22 @@ class Row(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Memory(Record):
+    """What a policy remembers at a moment, in a form of its own. Only a policy of the same kind
+    looks inside."""
+
+    kind: str
+    data: bytes
+
+    def to_json(self) -> dict[str, str]:
+        return {"kind": self.kind, "data": base64.b64encode(self.data).decode()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, str]) -> Self:
+        return cls(record["kind"], base64.b64decode(record["data"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Task(Record):
     """An episode to be played by a rollout worker. Everything random about it derives from
     `seed`."""
@@ -103,9 +120,9 @@ class Task(Record):
     erase_memory: bool = False
     """A control: memory is put back to where the episode started before every query, so nothing can
     be remembered."""
-    initial_memory: bytes | None = None
-    """float32 [layers, slots, width] to start from, held from an earlier episode; None: the model's
-    initial memory for `seed`."""
+    initial_memory: Memory | None = None
+    """What to start from, held from an earlier episode; None: the policy's initial memory for
+    `seed`."""
     return_memory: bool = False
     """Whether the episode brings its last memory back, for another to start from."""
     environment: str = "conversation"
@@ -215,10 +232,9 @@ class Episode(Record):
     strategy: Strategy = "cumulative"
     status: Status = "generated"
     worker: str = ""
-    initial_memory: bytes | None = None
-    """float32 [layers, slots, width] where the episode did not start from the memory of its seed
-    (`Task.initial_memory`)."""
-    final_memory: bytes | None = None
+    initial_memory: Memory | None = None
+    """Where the episode did not start from the memory of its seed (`Task.initial_memory`)."""
+    final_memory: Memory | None = None
     """The same after the last write, where the task asked for it."""
     memory_hash: str = ""
     """Hash of the memory after the last write, for replay."""

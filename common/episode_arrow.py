@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from common.episode import Episode, Fact, RewardTerm, Turn
+from common.episode import Episode, Fact, Memory, RewardTerm, Turn
 
 _ids = pa.list_(pa.int32())
 
@@ -64,6 +64,8 @@ TURN = pa.struct(
     ]
 )
 
+MEMORY = pa.struct([("kind", pa.string()), ("data", pa.binary())])
+
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -75,14 +77,15 @@ SCHEMA = pa.schema(
         ("strategy", pa.string()),
         ("status", pa.string()),
         ("worker", pa.string()),
-        ("initial_memory", pa.binary()),
-        ("final_memory", pa.binary()),
+        ("initial_memory", MEMORY),
+        ("final_memory", MEMORY),
         ("memory_hash", pa.string()),
         ("environment", pa.string()),
         ("next_query_ids", _ids),
     ]
 )
 
+MEMORIES = ("initial_memory", "final_memory")
 _TURN_NAMES = tuple(field.name for field in TURN)
 
 
@@ -97,7 +100,12 @@ def from_table(table: pa.Table) -> list[Episode]:
 
 def _episode_record(episode: Episode) -> dict[str, Any]:
     record = {name: getattr(episode, name) for name in SCHEMA.names}
+    record |= {name: _memory_record(record[name]) for name in MEMORIES}
     return record | {"turns": [_turn_record(turn) for turn in episode.turns]}
+
+
+def _memory_record(memory: Memory | None) -> dict[str, Any] | None:
+    return None if memory is None else {"kind": memory.kind, "data": memory.data}
 
 
 def _turn_record(turn: Turn) -> dict[str, Any]:
@@ -115,7 +123,9 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
 
 
 def _episode(record: dict[str, Any]) -> Episode:
-    return Episode(**(record | {"turns": tuple(_turn(turn) for turn in record["turns"])}))
+    held = {name: Memory(**record[name]) for name in MEMORIES if record[name] is not None}
+    turns = tuple(_turn(turn) for turn in record["turns"])
+    return Episode(**(record | held | {"turns": turns}))
 
 
 def _turn(record: dict[str, Any]) -> Turn:

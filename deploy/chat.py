@@ -3,7 +3,7 @@ can be kept.
 
 Nothing of the conversation is in the model's context: an answer sees its query and the memory, and
 when it ends the interaction is written to memory. The conversation itself is
-`rollout.policies.reactive.session`; here are words, lines and files. Works with pipes too.
+a policy's `Session`; here are words, lines and files. Works with pipes too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from safetensors import SafetensorError
 
-from common.config.rollout import Sampling
+from common.config.rollout import Rollout, Sampling
 from common.failures import InputError, nearest
 from common.storage.checkpoint import open_checkpoint
-from learner.checkpointing import checkpoint_model
-from rollout.policies.reactive.memory_files import KeptMemory, list_memories
-from rollout.policies.reactive.session import Session
+from learner.policies.table import open_policy
+from rollout.protocols import Kept, Session
 
 HELP = """\
 /save FILE     keep the memory in FILE
@@ -40,9 +38,9 @@ def chat(checkpoint: str, memory: str | None, temperature: float, seed: int) -> 
 
     Raises InputError for a checkpoint or memory that cannot be opened.
     """
-    model, tokenizer = checkpoint_model(open_checkpoint(checkpoint))
-    sampling = Sampling(temperature=temperature, max_new_tokens=model.config.max_tokens)
-    session = Session(model.eval(), tokenizer, seed, sampling)
+    trained = open_policy(open_checkpoint(checkpoint))
+    sampling = Sampling(temperature=temperature, max_new_tokens=trained.max_tokens)
+    session = trained.playing(Rollout(slots=1, sampling=sampling)).session(seed)
     if memory is not None:
         session.load(memory)
     talk(session, sys.stdin, Console())
@@ -77,7 +75,7 @@ class Commands:
         self.session, self.folder = session, folder or Path.cwd()
         self.current = FIRST_NAME
         """Name of the memory that the session goes on with."""
-        self.others: dict[str, KeptMemory] = {}
+        self.others: dict[str, Kept] = {}
 
     def do(self, name: str, argument: str) -> str:
         """Do what a command says and return what to show. Raises InputError for an unknown command,
@@ -86,7 +84,7 @@ class Commands:
             case "/help":
                 return HELP
             case "/memory":
-                return describe(self.session)
+                return self.session.describe()
             case "/memories":
                 return self.listing()
             case "/reset":
@@ -97,7 +95,7 @@ class Commands:
             case "/fork" | "/switch" if not argument:
                 raise InputError(name, "needs a name")
             case "/save":
-                save(self.session, argument)
+                self.session.save(argument)
                 return f"memory saved to {argument}"
             case "/load":
                 self.session.load(argument)
@@ -131,8 +129,8 @@ class Commands:
             for name, kept in sorted(self.others.items())
         ]
         lines += [
-            f"  file {found.path.name}: {found.turn} interactions written"
-            for found in list_memories(self.folder)
+            f"  file {name}: {turn} interactions written"
+            for name, turn in self.session.saved_in(self.folder).items()
         ]
         return "\n".join(lines)
 
@@ -143,25 +141,6 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() or character == "\n" else "\ufffd"
         for character in text
-    )
-
-
-def save(session: Session, path: str) -> None:
-    """Raises InputError where the file cannot be written."""
-    try:
-        session.save(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(path, f"cannot be written: {error}") from error
-
-
-def describe(session: Session) -> str:
-    """The memory in two lines: its shape and history, and the size of what each layer holds."""
-    memory = session.memory
-    layers, slots, width = memory.shape
-    sizes = ", ".join(f"{size:.3g}" for size in memory.square().mean((1, 2)).sqrt().tolist())
-    return (
-        f"{layers} layers × {slots} slots × width {width}, {session.turn} interactions "
-        f"written\nroot mean square by layer: {sizes}"
     )
 
 

@@ -18,15 +18,15 @@ from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Task
 from common.failures import DeadlineExceeded, InfraFailure
 from common.storage.checkpoint import Checkpoint
-from common.weights import PackedWeights, pack
-from learner.checkpointing import checkpoint_model
 from learner.evaluation.measure import reward_embedding
 from learner.interrupts import counted
 from learner.parallel.group import Job
+from learner.policies.table import open_policy
 from learner.recorder import RecorderClient
 from reward_service.pool import RewardPool
 from rollout.collector import Scorer
 from rollout.conductor import launch
+from rollout.policies.table import PolicyShape
 from rollout.worker import RolloutWorker
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,12 @@ class RolloutGroup:
         self, job: Job, checkpoint: Checkpoint, corpus: Corpus, on_wait: Callable[[], None]
     ):
         run = job.run
-        model, tokenizer = checkpoint_model(checkpoint)
+        shape = open_policy(checkpoint).shape()
         embedding = reward_embedding(checkpoint, job.stage)
         special, known = tuple(range(len(SPECIAL_TOKENS))), list(value_counts(corpus.train))
 
         def make_workers() -> Sequence[ActorHandle]:
-            return start_workers(run, model_config, tokenizer_json)
+            return start_workers(run, shape)
 
         def make_scorer() -> Scorer:
             # In the conductor's process: what its rewards wait for is told to whoever watches the
@@ -68,7 +68,6 @@ class RolloutGroup:
                 run.rewards, embedding, special, known, RecorderClient.connect(job.namespace).note
             )
 
-        model_config, tokenizer_json = model.config.to_dict(), tokenizer.to_json()
         self.job, self.run, self._on_wait = job, run, on_wait
         self._version = EVALUATION_VERSION_BASE
         self.conductor = launch(
@@ -107,9 +106,8 @@ class RolloutGroup:
     def play(self, checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[Episode]:
         """Episodes of `tasks` with a checkpoint's weights, scored, outside the books. Not while a
         learner group is running."""
-        model, _ = checkpoint_model(checkpoint)
         self._version += 1
-        weights: PackedWeights = pack(model.state_dict(), self._version)
+        weights = open_policy(checkpoint).weights(self._version)
         self._get(
             self.conductor.publish.remote(self._version, [ray.put(weights)]),
             "weights for an evaluation",
@@ -141,7 +139,7 @@ class RolloutGroup:
             raise InfraFailure(f"the conductor died during {reason}: {dead}") from dead
 
 
-def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -> list[ActorHandle]:
+def start_workers(run: Run, shape: PolicyShape) -> list[ActorHandle]:
     rollout = run.rollout
     make: Any = ray.remote(RolloutWorker).options(
         num_cpus=rollout.threads,
@@ -150,6 +148,6 @@ def start_workers(run: Run, model_config: dict[str, Any], tokenizer_json: str) -
         max_task_retries=0,
     )
     return [
-        make.remote(model_config, tokenizer_json, rollout, run.name, index, run.environment)
+        make.remote(shape, rollout, run.name, index, run.environment)
         for index in range(rollout.workers)
     ]

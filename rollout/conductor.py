@@ -13,7 +13,6 @@ the books back, so that nothing is trained twice.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from ray.exceptions import RayError
 from common.actors.pool import ActorPool
 from common.actors.resources import CONDUCTOR_CPUS
 from common.config.run import Run
-from common.episode import Episode, Row, Task
+from common.episode import Episode, Memory, Row, Task
 from common.failures import DeadlineExceeded, EngramError, InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
@@ -329,7 +328,7 @@ class Conductor:
             self._scorer_states = {self._next - 1: state["scorer"]}
             if state["memories"] is not None:
                 by_place = {
-                    int(place): base64.b64decode(memory)
+                    int(place): Memory.from_json(memory)
                     for place, memory in state["memories"]["by_place"].items()
                 }
                 self._memories[self._next - 1] = Memories(
@@ -344,10 +343,7 @@ class Conductor:
         )
         if memories is None or not memories.by_place:
             return state | {"memories": None}
-        by_place = {
-            str(place): base64.b64encode(memory).decode()
-            for place, memory in memories.by_place.items()
-        }
+        by_place = {str(place): memory.to_json() for place, memory in memories.by_place.items()}
         return state | {"memories": {"step": memories.step, "by_place": by_place}}
 
     # --- what is going on -------------------------------------------------------------------------

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from common.episode import Fact, Interaction, Role, Task
+from common.episode import Episode, Fact, Interaction, Role, Task
+from common.telemetry.timing import PhaseTimer
+from common.weights import PackedWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +68,119 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """The episode is over, or was given up."""
+        ...
+
+
+class Policy(Protocol):
+    """Plays many episodes at once with the weights it holds, and remembers in a way of its own.
+
+    Invariant: an episode depends on its task and the weights, not on what else is played.
+    """
+
+    version: int
+    """Of the weights it holds; -1 before it was given any."""
+
+    @property
+    def timer(self) -> PhaseTimer:
+        """Where its time goes; `current` is what it is doing."""
+        ...
+
+    def load(self, weights: PackedWeights) -> None:
+        """Take other weights, while nothing is in flight. Raises WeightsCorrupt or WeightsMismatch,
+        and keeps what it had."""
+        ...
+
+    def not_finite(self) -> str | None:
+        """The name of a tensor of the weights that holds a value which is not finite."""
+        ...
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks, whose ids differ from those in flight."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Episodes that were added and have not come back."""
+        ...
+
+    def advance(self) -> list[Episode]:
+        """Go on by a step; the episodes that ended in it, in any order. One that cannot go on has
+        status "failed", and its last turn says why."""
+        ...
+
+    def cancel(self, task: str, reason: str) -> bool:
+        """Take the episode of a task out; it comes back as failed for `reason`. False where it is
+        not in flight."""
+        ...
+
+    def counts(self) -> dict[str, float]:
+        """What it did since it was made: episodes, tokens, row_steps and slot_steps at least."""
+        ...
+
+    def session(self, seed: int) -> Session:
+        """A conversation with a person, with the weights it holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """token: `text` is what the answer grew by, perhaps nothing yet. updating: the answer is
+    complete, `text` is all of it, and the memory is being updated. updated: the memory holds the
+    interaction; the next query may come."""
+
+    kind: Literal["token", "updating", "updated"]
+    text: str = ""
+
+
+class Kept(Protocol):
+    """What a session remembered at a moment. Only sessions of the same kind look inside."""
+
+    @property
+    def turn(self) -> int:
+        """Interactions it was written with."""
+        ...
+
+
+class Session(Protocol):
+    """One conversation, token by token."""
+
+    turn: int
+    """Interactions that the memory was written with."""
+
+    def respond(self, query: str, think: bool = False) -> Iterator[Event]:
+        """The answer as it comes, then the two events of the memory update. Raises InputError where
+        the query is too long."""
+        ...
+
+    def remember(self, query: str, answer: str) -> None:
+        """Write an interaction that nobody generated."""
+        ...
+
+    def reset(self) -> None:
+        """Back to the memory that the session began with."""
+        ...
+
+    def describe(self) -> str:
+        """The memory in a line or two."""
+        ...
+
+    def kept(self) -> Kept:
+        """What the session remembers now, apart from it."""
+        ...
+
+    def restore(self, kept: Any) -> None:
+        """Go on from what was kept. Raises InputError where it is another policy's."""
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Raises InputError where the file cannot be written."""
+        ...
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what `save` wrote. Raises InputError where the file is something else."""
+        ...
+
+    def saved_in(self, folder: Path) -> dict[str, int]:
+        """Files of `folder` that `load` takes, by name, and how many interactions each was written
+        with."""
         ...

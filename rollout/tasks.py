@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from common.episode import Row, Strategy, Task
+from common.episode import Memory, Row, Strategy, Task
 from common.failures import InputError
 from common.seeding import derive, uniforms
 from rollout.environments.table import ENVIRONMENTS
@@ -48,7 +48,7 @@ class Memories:
 
     iteration: int
     step: str
-    by_place: Mapping[int, bytes]
+    by_place: Mapping[int, Memory]
 
 
 class Dealer:

@@ -1,5 +1,4 @@
-"""A rollout worker: one model of one weights version, and an engine that plays the tasks it is
-dealt.
+"""A rollout worker: a policy of one weights version, which plays the tasks it is dealt.
 
 A plain class, made a Ray actor elsewhere. It keeps the names of RLlib's `EnvRunner` (sample,
 get_state, set_state, ping, get_metrics, assert_healthy), so that who knows RLlib knows it.
@@ -11,7 +10,7 @@ the one asked for.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,14 +18,12 @@ import torch
 from common.actors.actor import PooledActor
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Rollout
-from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task
 from common.failures import InfraFailure
-from common.models.reactive.config import RxTConfig
-from common.models.reactive.model import ReactiveTransformer
 from common.telemetry.metrics import Metrics
-from common.weights import PackedWeights, load_into
-from rollout.policies.reactive.engine import ReactiveEngine
+from common.weights import PackedWeights
+from rollout.policies.play import play
+from rollout.policies.table import PolicyShape, make_policy
 
 SECONDS = "seconds/"
 
@@ -40,8 +37,7 @@ class RolloutWorker(PooledActor):
 
     def __init__(
         self,
-        model_config: dict[str, Any],
-        tokenizer_json: str,
+        shape: PolicyShape,
         rollout: Rollout,
         run_name: str,
         index: int,
@@ -49,18 +45,17 @@ class RolloutWorker(PooledActor):
     ):
         torch.set_num_threads(rollout.threads)
         self.name = f"{run_name}/rollout-{index}"
-        self.version = -1
         self._digest: int | None = None
-        self._tokenizer = ConversationTokenizer.from_json(tokenizer_json)
-        device = torch.device("cuda" if rollout.gpus_per_worker > 0 else "cpu")
-        self._model = ReactiveTransformer(RxTConfig(**model_config)).eval().requires_grad_(False)
-        self._model.to(device, getattr(torch, rollout.dtype))
-        self._engine = ReactiveEngine(
-            self._model, self._tokenizer, rollout.slots, rollout.sampling, device, environment
-        )
+        device = "cuda" if rollout.gpus_per_worker > 0 else "cpu"
+        self._policy = make_policy(shape, rollout, environment, device)
         self._idle_since = time.perf_counter()
         self._calls = 0
         self._reported: dict[str, float] = {}
+
+    @property
+    def version(self) -> int:
+        """Of the weights held."""
+        return self._policy.version
 
     # --- playing ----------------------------------------------------------------------------------
 
@@ -75,7 +70,7 @@ class RolloutWorker(PooledActor):
         Raises InfraFailure where the worker lacks the version: it may have been restarted, another
         may have it.
         """
-        timer = self._engine.timer
+        timer = self._policy.timer
         timer.seconds["wait"] += time.perf_counter() - self._idle_since
         try:
             if weights is not None and (weights.version, weights.digest) != (
@@ -86,7 +81,7 @@ class RolloutWorker(PooledActor):
             if self.version != version:
                 raise InfraFailure(f"{self.name} has weights version {self.version}, not {version}")
             self._calls += 1
-            return self._engine.run(tasks, version=version, worker=self.name)
+            return [replace(episode, worker=self.name) for episode in play(self._policy, tasks)]
         finally:
             self._idle_since = time.perf_counter()
 
@@ -95,9 +90,9 @@ class RolloutWorker(PooledActor):
     def set_weights(self, weights: PackedWeights) -> int:
         """Verify and load; the version now held. Raises WeightsCorrupt or WeightsMismatch and keeps
         what it had."""
-        with self._engine.timer("load_weights"):
-            load_into(self._model, weights)
-        self.version, self._digest = weights.version, weights.digest
+        with self._policy.timer("load_weights"):
+            self._policy.load(weights)
+        self._digest = weights.digest
         return self.version
 
     def get_state(self) -> dict[str, Any]:
@@ -111,18 +106,18 @@ class RolloutWorker(PooledActor):
 
     def assert_healthy(self) -> None:
         """Raises InfraFailure where weights hold a value that is not finite."""
-        for name, parameter in self._model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise InfraFailure(
-                    f"{self.name}: {name} of weights version {self.version} is not finite"
-                )
+        name = self._policy.not_finite()
+        if name is not None:
+            raise InfraFailure(
+                f"{self.name}: {name} of weights version {self.version} is not finite"
+            )
 
     # --- what it is doing -------------------------------------------------------------------------
 
     def phase(self) -> str:
         """What the worker is doing at this moment, for a watchdog (a call beside a running `sample`
         needs an actor with two threads)."""
-        return self._engine.timer.current
+        return self._policy.timer.current
 
     def get_metrics(self) -> dict[str, float]:
         """Totals since the worker started. tokens_per_second: per second inside `sample`, loading
@@ -162,9 +157,9 @@ class RolloutWorker(PooledActor):
 
     def _totals(self) -> dict[str, float]:
         seconds = {
-            f"{SECONDS}{phase}": value for phase, value in self._engine.timer.seconds.items()
+            f"{SECONDS}{phase}": value for phase, value in self._policy.timer.seconds.items()
         }
-        return {name: float(value) for name, value in asdict(self._engine.tally).items()} | seconds
+        return self._policy.counts() | seconds
 
 
 def _busy(figures: dict[str, float]) -> float:

@@ -8,7 +8,6 @@ and by the processes that tests start.
 
 from __future__ import annotations
 
-import base64
 import multiprocessing
 import os
 import signal
@@ -28,7 +27,7 @@ from common.config.stages import MRL
 from common.data.conversations import value_counts
 from common.data.corpus import Corpus, load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer
-from common.episode import Episode, Task
+from common.episode import Episode, Memory, Task
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.storage.run_directory import RunDirectory
@@ -189,8 +188,7 @@ class LocalSource:
         if self.memories is None:
             return state | {"memories": None}
         by_place = {
-            str(place): base64.b64encode(memory).decode()
-            for place, memory in self.memories.by_place.items()
+            str(place): memory.to_json() for place, memory in self.memories.by_place.items()
         }
         return state | {"memories": {"step": self.memories.step, "by_place": by_place}}
 
@@ -204,7 +202,7 @@ class LocalSource:
             )
             if held is not None:
                 by_place = {
-                    int(place): base64.b64decode(memory)
+                    int(place): Memory.from_json(memory)
                     for place, memory in held["by_place"].items()
                 }
                 self.memories = Memories(self.next - 1, held["step"], by_place)

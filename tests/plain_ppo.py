@@ -98,7 +98,7 @@ def start(model: ReactiveTransformer, episode: Episode) -> Tensor:
     own = model.initial_memory([episode.seed])
     if episode.initial_memory is None:
         return own
-    numbers = np.frombuffer(episode.initial_memory, dtype=np.float32).astype(np.float64)
+    numbers = np.frombuffer(episode.initial_memory.data, dtype=np.float32).astype(np.float64)
     return torch.from_numpy(numbers).reshape(own.shape)
 
 

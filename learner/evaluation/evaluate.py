@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -23,7 +24,6 @@ from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError, Unavailable
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, open_checkpoint
-from learner.checkpointing import checkpoint_model
 from learner.evaluation.measure import reward_embedding, run_of, training_values
 from learner.evaluation.retention import (
     FIGURES,
@@ -34,9 +34,10 @@ from learner.evaluation.retention import (
     most_frequent_figure,
     retention_figures,
 )
+from learner.policies.table import open_policy
 from learner.resume import evaluated_corpus
 from reward_service.compose import score_episodes
-from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.play import play
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +84,12 @@ def _in_turn(rows: list[Row], parts: Sequence[Callable[[Row], Any]]) -> list[Row
 
 
 def evaluate(
-    play: Player, rows: Sequence[Row], seed: int, known_values: Collection[str]
+    player: Player, rows: Sequence[Row], seed: int, known_values: Collection[str]
 ) -> Evaluation:
     """The figures of `rows` with memory and with memory erased. known_values: those of training
     data."""
-    episodes = play(evaluation_tasks(rows, seed, erase=False))
-    erased = play(evaluation_tasks(rows, seed, erase=True))
+    episodes = player(evaluation_tasks(rows, seed, erase=False))
+    erased = player(evaluation_tasks(rows, seed, erase=True))
     figures = retention_figures(episodes, known_values)
     return Evaluation(figures, retention_figures(erased, known_values)["recall"], episodes)
 
@@ -134,13 +135,13 @@ def evaluate_checkpoint(where: str, data: str | None = None) -> dict[str, Any]:
             "asks for no facts: no interaction has the field 'facts', so there is no retention "
             "to measure",
         )
-    model, tokenizer = checkpoint_model(checkpoint)
-    sampling = run.rollout.sampling if run else Run.model_fields["rollout"].default.sampling
-    engine = ReactiveEngine(model.eval(), tokenizer, min(64, len(rows)), sampling)
+    rollout = run.rollout if run else Run.model_fields["rollout"].default
+    settings = {"slots": min(64, len(rows)), "dtype": "float32"}
+    policy = open_policy(checkpoint).playing(rollout.model_copy(update=settings))
 
     values = training_values(directory) if directory else value_counts(rows)
     try:
-        found = evaluate(engine.run, rows, run.seed if run else 0, values)
+        found = evaluate(partial(play, policy), rows, run.seed if run else 0, values)
     except DataFailure as misfit:
         raise InputError(source, str(misfit)) from misfit
     rewards = run.rewards if run else Run.model_fields["rewards"].default

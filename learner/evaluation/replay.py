@@ -14,22 +14,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from common.config.run import Run
 from common.data.tokenizer import ANSWER, SPECIAL_TOKENS, ConversationTokenizer
 from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import InputError, Unavailable
 from common.storage.checkpoint import Checkpoint, whole_checkpoints
 from common.storage.run_directory import RunDirectory
-from learner.checkpointing import checkpoint_model
 from learner.curriculum import stage_steps
 from learner.evaluation.measure import reward_embedding, training_values
+from learner.policies.table import open_policy
 from reward_service import normalization as statistics
 from reward_service.compose import score_episodes
 from rollout.environments.table import ENVIRONMENTS
 from rollout.journal.journal import Recorded, find_episode
-from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.play import play
 
 LOG_PROBS_AGREE = 1e-5
 """Log-probs that differ by no more are the same: the arithmetic of two batches may round
@@ -95,12 +93,11 @@ def replay(where: str, episode_id: str) -> Replay:
             episode_id, f"was not played to its end, so there is nothing to compare: {why}"
         )
     checkpoint = checkpoint_of(directory, found)
-    model, tokenizer = checkpoint_model(checkpoint)
+    opened = open_policy(checkpoint)
     torch.set_num_threads(run.rollout.threads)
-    engine = _engine(run, model, tokenizer)
-    played = engine.run(
-        [task_of(recorded, tokenizer)], version=recorded.weights_version, worker=recorded.worker
-    )
+    alone = run.rollout.model_copy(update={"slots": 1})
+    policy = opened.playing(alone, run.environment, recorded.weights_version)
+    played = play(policy, [task_of(recorded, opened.tokenizer)])
     embedding = reward_embedding(checkpoint, found.stage)
     known, special, unscored = training_values(directory), tuple(range(len(SPECIAL_TOKENS))), None
     try:
@@ -172,11 +169,6 @@ def _interaction(turn: Turn, tokenizer: ConversationTokenizer) -> Interaction:
     if turn.query_ids[-1] == tokenizer.think_id:
         think = tokenizer.decode(ids[: ids.index(ANSWER)])
     return Interaction(turn.query, turn.reference, think, turn.role, turn.facts)
-
-
-def _engine(run: Run, model: nn.Module, tokenizer: ConversationTokenizer) -> ReactiveEngine:
-    prepared: Any = model.eval().requires_grad_(False).to(getattr(torch, run.rollout.dtype))
-    return ReactiveEngine(prepared, tokenizer, 1, run.rollout.sampling, environment=run.environment)
 
 
 def log_prob_difference(recorded: Episode, again: Episode) -> float:

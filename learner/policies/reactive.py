@@ -13,13 +13,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from common.data.padding import pad
 from common.episode import Episode
-from common.failures import DataFailure
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
@@ -36,6 +34,7 @@ from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
 from learner.rl.load_balance import no_router_terms, router_terms
 from learner.rl.losses import memory_change_penalty, token_entropy, token_log_probs
+from rollout.policies.reactive.memory_files import unpacked
 
 EVALUATION_ROWS = 256
 """Conversations in one forward pass without gradients; bounds its memory."""
@@ -174,18 +173,15 @@ def starting_memory(model: ReactiveTransformer, episodes: Sequence[Episode]) -> 
     Raises DataFailure for a memory of another shape than the model's.
     """
     memory = model.initial_memory([episode.seed for episode in episodes])
-    carried = [i for i, episode in enumerate(episodes) if episode.initial_memory is not None]
+    carried = {
+        i: unpacked(episode.initial_memory, model.config)
+        for i, episode in enumerate(episodes)
+        if episode.initial_memory is not None
+    }
     if not carried:
         return memory
-    held = [np.frombuffer(episodes[i].initial_memory or b"", dtype="<f4") for i in carried]
-    for i, flat in zip(carried, held, strict=True):
-        if flat.size != memory[0].numel():
-            raise DataFailure(
-                f"episode {episodes[i].id} carries a memory of {flat.size} numbers, this "
-                f"model's has {memory[0].numel()}"
-            )
-    values = torch.from_numpy(np.stack(held).copy()).view(len(carried), *memory.shape[1:])
-    index = torch.tensor(carried, device=memory.device)
+    index = torch.tensor(list(carried), device=memory.device)
+    values = torch.stack(list(carried.values()))
     return memory.index_copy(0, index, values.to(memory.device, memory.dtype))
 
 

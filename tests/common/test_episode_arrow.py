@@ -6,13 +6,13 @@ import pyarrow.parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.episode import Episode, Fact, Interaction, Row, Task, Turn
+from common.episode import Episode, Fact, Interaction, Memory, Row, Task, Turn
 from common.episode_arrow import SCHEMA, from_table, to_table
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=4)
 numbers = st.floats(allow_nan=False)
 text = st.text(max_size=5)
-memory = st.none() | st.binary(max_size=8)
+memory = st.none() | st.builds(Memory, text, st.binary(max_size=8))
 turns = st.builds(
     Turn,
     query_ids=ids,
@@ -59,7 +59,7 @@ def test_a_task_comes_out_of_a_pickle_as_it_went_in() -> None:
         "what?", "Rex", "so", "recall", (Fact("Rex", 0, ("Max", "Bo")), Fact("dog", 1))
     )
     row = Row("My dog is Rex", "Nice", (told, Interaction("and?", "dog")), "hm", "long_term")
-    task = Task("t", row, 7, "2", True, True, True, b"\x00", True)
+    task = Task("t", row, 7, "2", True, True, True, Memory("stm", b"\x00"), True)
     assert pickle.loads(pickle.dumps([task, row])) == [task, row]
 
 
@@ -78,8 +78,15 @@ def example() -> Episode:
         rewards={"bleu": 0.5},
         reward=0.25,
     )
+    carried = Memory("stm", b"\x00\x01")
     return Episode(
-        "e", "t", 2**63 - 1, (opening, answer), 7, initial_memory=b"\x00\x01", memory_hash="ab"
+        "e",
+        "t",
+        2**63 - 1,
+        (opening, answer),
+        7,
+        initial_memory=carried,
+        memory_hash="ab",
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.episode import Episode, Turn
+from common.episode import Episode, Memory, Turn
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
@@ -69,7 +69,7 @@ def turn(query: list[int], answer: list[int], reward: float | None, **more: Any)
 def episodes(policy: ReactiveTransformer) -> list[Episode]:
     """Log-probs are the policy's own, some of them moved by hand: a ratio of theirs is clipped."""
     size = policy.config.layers * policy.config.slots * policy.config.width
-    carried = torch.linspace(-1.5, 1.0, size).sin().numpy().astype("<f4").tobytes()
+    carried = Memory("stm", torch.linspace(-1.5, 1.0, size).sin().numpy().tobytes())
     whole = (
         turn([11, 12, 13], [14, 15, 3], None),
         turn([16], [17, 18, 19, 3], 0.9, reward_std=0.5),

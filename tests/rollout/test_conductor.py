@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 
 from common.actors.actor import PooledActor
 from common.config.run import Run
-from common.episode import Episode, Interaction, Row, Task, Turn
+from common.episode import Episode, Interaction, Memory, Row, Task, Turn
 from common.failures import DataFailure, DeadlineExceeded, InfraFailure, InputError
 from common.seeding import uniforms
 from common.storage.run_directory import RunDirectory
@@ -96,10 +96,9 @@ class Worker(PooledActor):
             )
             for i, draw in enumerate(draws)
         ]
+        before = task.initial_memory.data if task.initial_memory is not None else b""
         final = (
-            (task.initial_memory or b"") + bytes([int(draws[0] * 255)])
-            if task.return_memory
-            else None
+            Memory("told", before + bytes([int(draws[0] * 255)])) if task.return_memory else None
         )
         return Episode(f"{task.id}.e", task.id, task.seed, (opening, *answers), version, task.step,
         worker=str(os.getpid()),

@@ -16,7 +16,7 @@ from common.config.rollout import Sampling
 from common.episode import Episode, Task
 from common.models.reactive.model import ReactiveTransformer
 from rollout.policies.reactive.engine import ReactiveEngine
-from rollout.policies.reactive.slots import memory_bytes
+from rollout.policies.reactive.memory_files import packed
 from tests.rollout.test_reactive_engine import SAMPLING, TOKENIZER, make_model, make_tasks
 
 TASKS = make_tasks(18, return_memory=True)
@@ -37,7 +37,7 @@ def poisoned(model: ReactiveTransformer, task: Task) -> Task:
     """A task that starts from a memory with one number that is none."""
     memory = model.initial_memory([task.seed])[0].clone()
     memory[0, 2, 5] = float("nan")
-    return dataclasses.replace(task, initial_memory=memory_bytes(memory))
+    return dataclasses.replace(task, initial_memory=packed(memory))
 
 
 @settings(

@@ -15,9 +15,10 @@ from gymnasium.utils.env_checker import check_env
 from common.config.algorithms import PPO
 from common.config.environment import CustomEnvironment
 from common.config.rewards import EnvironmentReward, RewardMix, Rewards
-from common.config.rollout import Sampling
+from common.config.rollout import Rollout, Sampling
 from common.episode import Episode, Fact, Interaction, Row, Task
 from common.failures import InputError
+from common.weights import pack
 from learner.parallel.group import OneRank
 from learner.policies.reactive import ReactiveCritic
 from learner.rl.algorithms.ppo import ProximalPolicyOptimization
@@ -27,7 +28,9 @@ from rollout.environments.conversation import Conversation
 from rollout.environments.custom import CustomAdapter
 from rollout.environments.guess_number import GuessNumber
 from rollout.environments.table import require_environment
+from rollout.policies.play import play
 from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.table import PolicyShape, make_policy
 from rollout.protocols import Observation, Outcome, Start
 from rollout.tasks import Dealer, Plan
 from tests.local_source import lively_model, tiny_corpus
@@ -249,3 +252,31 @@ def test_rows_and_seeds_are_dealt_to_environments_that_play_them() -> None:
     assert len({task.seed for task in dealt}) == 5
     rows = Dealer(tiny_corpus().train, 1).deal(plan, 0)
     assert all(task.row is not None and task.max_turns is None for task in rows)
+
+
+def test_a_policy_plays_games_and_conversations_alike(echo: Path) -> None:
+    model = make_model()
+    shape = PolicyShape("rxt", model.config.to_dict(), TOKENIZER.to_json())
+    policy = make_policy(shape, Rollout(slots=2, sampling=SAMPLING), settings(echo))
+    assert policy.version == -1
+    policy.load(pack(model.state_dict(), version=3))
+    mixed = [*tasks(3), Task("row", ROW, seed=1)]
+    episodes = play(policy, mixed)
+    assert [episode.id for episode in episodes] == ["t0@3", "t1@3", "t2@3", "row@3"]
+    engine = ReactiveEngine(model, TOKENIZER, 2, SAMPLING, environment=settings(echo))
+    assert episodes == engine.run(mixed, version=3)
+    assert policy.counts()["episodes"] == 4
+    with pytest.raises(ValueError, match="same id"):
+        play(policy, [mixed[0], mixed[0]])
+    policy.add(mixed)
+    with pytest.raises(RuntimeError, match="4 episodes are in flight"):
+        play(policy, mixed)
+
+
+def test_a_policy_that_cannot_play_on_has_nothing_in_flight(echo: Path) -> None:
+    model = make_model()
+    shape = PolicyShape("rxt", model.config.to_dict(), TOKENIZER.to_json())
+    policy = make_policy(shape, Rollout(slots=2, sampling=SAMPLING), settings(echo))
+    with pytest.raises(ValueError, match="no row"):
+        play(policy, [*tasks(3), Task("row", None, seed=1)])
+    assert policy.in_flight == 0

@@ -14,12 +14,12 @@ import torch
 
 from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
-from common.episode import Episode, Interaction, Row, Task
+from common.episode import Episode, Interaction, Memory, Row, Task
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
 from rollout.policies.reactive.engine import ReactiveEngine
-from rollout.policies.reactive.slots import memory_bytes, memory_hash
+from rollout.policies.reactive.memory_files import memory_hash, packed
 from rollout.policies.sampling import filtered, sample
 
 WORDS = [
@@ -169,7 +169,7 @@ def log_probs(episode: Episode) -> torch.Tensor:
 
 def memory_of(episode: Episode) -> torch.Tensor:
     assert episode.final_memory is not None
-    return torch.from_numpy(np.frombuffer(episode.final_memory, dtype=np.float32).copy())
+    return torch.from_numpy(np.frombuffer(episode.final_memory.data, dtype=np.float32).copy())
 
 
 @pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
@@ -291,7 +291,7 @@ def test_turns_record_what_happened() -> None:
         assert ends or len(turn.answer_ids) == min(
             SAMPLING.max_new_tokens, model.config.max_tokens - len(turn.query_ids)
         )
-    assert episode.memory_hash == memory_hash(episode.final_memory or b"")
+    assert episode.memory_hash == memory_hash(episode.final_memory)
 
 
 def test_teacher_forcing_writes_the_reference_and_keeps_the_generated_answer() -> None:
@@ -308,7 +308,7 @@ def test_teacher_forcing_writes_the_reference_and_keeps_the_generated_answer() -
 
 def test_an_episode_starts_from_the_memory_it_is_given() -> None:
     model, task = make_model(), make_tasks(1)[0]
-    held = memory_bytes(model.initial_memory([77])[0])
+    held = packed(model.initial_memory([77])[0])
     from_held = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run(
         [dataclasses.replace(task, initial_memory=held, return_memory=True)]
     )[0]
@@ -316,7 +316,7 @@ def test_an_episode_starts_from_the_memory_it_is_given() -> None:
         [dataclasses.replace(task, return_memory=True)]
     )[0]
     as_seed = dataclasses.replace(
-        task, initial_memory=memory_bytes(model.initial_memory([task.seed])[0]), return_memory=True
+        task, initial_memory=packed(model.initial_memory([task.seed])[0]), return_memory=True
     )
     assert (
         ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([as_seed])[0].final_memory
@@ -405,7 +405,7 @@ def test_what_does_not_fit_fails_its_episode_at_the_turn_that_asks_it(row: Row, 
 
 
 def test_a_memory_of_another_shape_fails_its_episode() -> None:
-    task = dataclasses.replace(make_tasks(1)[0], initial_memory=b"0123")
+    task = dataclasses.replace(make_tasks(1)[0], initial_memory=Memory("stm", b"0123"))
     [episode] = ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([task])
     assert episode.status == "failed"
     assert "4 bytes" in (episode.turns[-1].failure or "")

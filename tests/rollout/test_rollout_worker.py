@@ -16,6 +16,7 @@ from common.models.reactive.model import ReactiveTransformer
 from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, WeightsCorrupt, pack
 from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.table import PolicyShape
 from rollout.worker import RolloutWorker
 
 TOKENIZER: ConversationTokenizer = train_tokenizer(["my dog is called Rex"], 280)
@@ -24,6 +25,7 @@ CONFIG: dict[str, Any] = {
     "decoder_ff": 48, "encoder_ff": 48,
     "slots": 8, "max_tokens": 40, "initializer_range": 0.25,
 }  # fmt: skip
+SHAPE = PolicyShape("rxt", CONFIG, TOKENIZER.to_json())
 ROLLOUT = Rollout(slots=4, sampling=Sampling(max_new_tokens=6))
 
 
@@ -33,7 +35,7 @@ def make_model(seed: int) -> ReactiveTransformer:
 
 
 def make_worker(index: int = 0) -> RolloutWorker:
-    return RolloutWorker(CONFIG, TOKENIZER.to_json(), ROLLOUT, "run", index)
+    return RolloutWorker(SHAPE, ROLLOUT, "run", index)
 
 
 def make_tasks(count: int) -> list[Task]:

@@ -15,7 +15,7 @@ from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from rollout.policies.reactive.engine import ReactiveEngine
-from rollout.policies.reactive.memory_files import list_memories
+from rollout.policies.reactive.memory_files import list_memories, packed
 from rollout.policies.reactive.session import Session
 
 TOKENIZER: ConversationTokenizer = train_tokenizer(["my dog is called Rex and the cat Żółw"], 280)
@@ -59,7 +59,7 @@ def test_a_session_says_what_the_engine_says() -> None:
     assert [say(session, interaction.query) for interaction in row.interactions] == [
         turn.answer for turn in episode.answered
     ]
-    assert session.memory.numpy().tobytes() == episode.final_memory
+    assert packed(session.memory) == episode.final_memory
     assert session.turn == 3
 
 

@@ -37,13 +37,11 @@ from rollout.policies.reactive.episode_state import (
     opening_turn,
     thought_text,
 )
+from rollout.policies.reactive.memory_files import memory_hash, packed, unpacked
 from rollout.policies.reactive.slots import (
     Slots,
     answer_room,
     check_interaction,
-    memory_bytes,
-    memory_from_bytes,
-    memory_hash,
 )
 from rollout.policies.stopping import StopStrings
 from rollout.protocols import Observation
@@ -269,9 +267,7 @@ class ReactiveEngine:
             memories.copy_(self.model.initial_memory([each.task.seed for each in playing]))
         for i, each in enumerate(playing):
             if each.task.initial_memory is not None:
-                memories[i] = memory_from_bytes(each.task.initial_memory, self.model.config).to(
-                    memories
-                )
+                memories[i] = unpacked(each.task.initial_memory, self.model.config).to(memories)
 
     def _ask(self, rows: list[int], memories: Tensor) -> None:
         asked = [self._live[row] for row in rows]
@@ -310,7 +306,7 @@ class ReactiveEngine:
         model."""
         task = playing.task
         if task.initial_memory is not None:
-            memory_from_bytes(task.initial_memory, self.model.config)
+            unpacked(task.initial_memory, self.model.config)
         start = playing.environment.reset(task)
         turn = opening_turn(self.tokenizer, start.opening, silent=start.observation is None)
         check_interaction(self.model.config, turn.remembered_ids)
@@ -354,7 +350,7 @@ class ReactiveEngine:
 
     def _end(self, playing: EpisodeState, memory: Tensor) -> None:
         playing.environment.close()
-        final = memory_bytes(memory)
+        final = packed(memory)
         ended = episode_of(
             playing,
             final_memory=final if playing.task.return_memory else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
-from common.episode import Episode, Interaction, Task, Turn
+from common.episode import Episode, Interaction, Memory, Task, Turn
 from rollout.protocols import Environment, Observation
 
 ENVIRONMENT_REWARD = "environment"
@@ -69,7 +69,7 @@ class EngineCounts:
 
 
 def episode_of(
-    playing: EpisodeState, final_memory: bytes | None = None, memory_hash: str = ""
+    playing: EpisodeState, final_memory: Memory | None = None, memory_hash: str = ""
 ) -> Episode:
     task = playing.task
     return Episode(

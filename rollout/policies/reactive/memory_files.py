@@ -1,19 +1,46 @@
-"""Memories as files: one safetensors file each, with the seed and the number of interactions in its
-metadata."""
+"""Memories outside of a model: in records, as bytes, and in files, one safetensors file each with
+the seed and the number of interactions in its metadata."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.failures import InputError
+from common.episode import Memory
+from common.failures import DataFailure, InputError
+from common.models.reactive.config import RxTConfig
 
+KIND = "stm"
+"""`Memory.kind` of a short-term memory: float32 [layers, slots, width]."""
 _FORMAT = "engram-memory-1"
+
+
+def packed(memory: Tensor) -> Memory:
+    """One memory [layers, slots, width], in the form it has in tasks and episodes."""
+    return Memory(KIND, memory.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+
+
+def unpacked(memory: Memory, config: RxTConfig) -> Tensor:
+    """Inverse of `packed`. Raises DataFailure where it is another model's."""
+    shape = (config.layers, config.slots, config.width)
+    if memory.kind != KIND or len(memory.data) != 4 * int(np.prod(shape)):
+        raise DataFailure(
+            f"a memory of kind {memory.kind!r} and {len(memory.data)} bytes is not float32 of "
+            f"{shape[0]} layers × {shape[1]} slots × width {shape[2]}"
+        )
+    return torch.from_numpy(np.frombuffer(memory.data, dtype=np.float32).reshape(shape).copy())
+
+
+def memory_hash(memory: Memory) -> str:
+    return hashlib.blake2b(memory.data, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from common.config.rollout import Sampling
@@ -16,19 +15,15 @@ from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
 from common.telemetry.timing import PhaseTimer
 from rollout.policies.reactive.episode_state import answer_text
-from rollout.policies.reactive.memory_files import KeptMemory, load_memory, save_memory
+from rollout.policies.reactive.memory_files import (
+    KeptMemory,
+    list_memories,
+    load_memory,
+    save_memory,
+)
 from rollout.policies.reactive.slots import Slots, answer_room, check_interaction
 from rollout.policies.stopping import StopStrings
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """token: `text` is what the answer grew by, perhaps nothing yet. updating: the answer is
-    complete, `text` is all of it, and the memory is being updated. updated: the memory holds the
-    interaction; the next query may come."""
-
-    kind: Literal["token", "updating", "updated"]
-    text: str = ""
+from rollout.protocols import Event
 
 
 class Session:
@@ -116,6 +111,16 @@ class Session:
         self._slots.start([0], self._slots.remember(self._slots.memory, [interaction]))
         self.turn += 1
 
+    def describe(self) -> str:
+        """The memory in two lines: its shape and history, and the size of what each layer holds."""
+        memory = self.memory
+        layers, slots, width = memory.shape
+        sizes = ", ".join(f"{size:.3g}" for size in memory.square().mean((1, 2)).sqrt().tolist())
+        return (
+            f"{layers} layers × {slots} slots × width {width}, {self.turn} interactions "
+            f"written\nroot mean square by layer: {sizes}"
+        )
+
     # --- keeping memories -------------------------------------------------------------------------
 
     def kept(self) -> KeptMemory:
@@ -140,8 +145,15 @@ class Session:
         return other
 
     def save(self, path: str | Path) -> None:
-        """The memory as one safetensors file; seed and number of interactions are its metadata."""
-        save_memory(self.kept(), path)
+        """The memory as one safetensors file; seed and number of interactions are its metadata.
+        Raises InputError where the file cannot be written."""
+        try:
+            save_memory(self.kept(), path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(str(path), f"cannot be written: {error}") from error
+
+    def saved_in(self, folder: Path) -> dict[str, int]:
+        return {found.path.name: found.turn for found in list_memories(folder)}
 
     def load(self, path: str | Path) -> None:
         """Go on from what `save` wrote. Raises InputError where the file is something else, or

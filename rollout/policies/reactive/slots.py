@@ -13,7 +13,6 @@ once per step, for the tokens.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,26 +50,6 @@ class Tokens(NamedTuple):
     """As `Turn.unfiltered_log_probs`; None where no filter is on."""
     ends: list[bool]
     """Whether an answer is complete with its token: [EOS], or no room for another."""
-
-
-def memory_bytes(memory: Tensor) -> bytes:
-    """One memory [layers, slots, width] as float32 bytes, the form it has in tasks and episodes."""
-    return memory.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
-
-
-def memory_hash(memory: bytes) -> str:
-    return hashlib.blake2b(memory, digest_size=16).hexdigest()
-
-
-def memory_from_bytes(data: bytes, config: RxTConfig) -> Tensor:
-    """Inverse of `memory_bytes`. Raises DataFailure where the size is another model's."""
-    shape = (config.layers, config.slots, config.width)
-    if len(data) != 4 * int(np.prod(shape)):
-        raise DataFailure(
-            f"a memory of {len(data)} bytes is not float32 of {shape[0]} layers × {shape[1]} "
-            f"slots × width {shape[2]}"
-        )
-    return torch.from_numpy(np.frombuffer(data, dtype=np.float32).reshape(shape).copy())
 
 
 def answer_room(config: RxTConfig, sampling: Sampling, prompt: Sequence[int]) -> int:

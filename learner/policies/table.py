@@ -1,0 +1,48 @@
+"""The policy of a checkpoint, whatever its kind: what plays with it, and what trains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from common.config.environment import CONVERSATION, EnvironmentSettings
+from common.config.rollout import Rollout
+from common.data.tokenizer import ConversationTokenizer
+from common.storage.checkpoint import Checkpoint
+from common.weights import PackedWeights, pack
+from learner.checkpointing import checkpoint_model
+from rollout.policies.table import PolicyShape, make_policy
+from rollout.protocols import Policy
+
+
+@dataclass(frozen=True)
+class CheckpointPolicy:
+    module: PreTrainedModel
+    tokenizer: ConversationTokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest interaction."""
+        return int(self.module.config.max_tokens)
+
+    def shape(self) -> PolicyShape:
+        """What rollout workers make the policy of. Weights come after it."""
+        config = self.module.config
+        return PolicyShape(config.model_type, config.to_dict(), self.tokenizer.to_json())
+
+    def weights(self, version: int) -> PackedWeights:
+        return pack(self.module.state_dict(), version)
+
+    def playing(
+        self, rollout: Rollout, environment: EnvironmentSettings = CONVERSATION, version: int = 0
+    ) -> Policy:
+        """The policy in this process, on the CPU, with its weights as `version`."""
+        policy = make_policy(self.shape(), rollout, environment)
+        policy.load(self.weights(version))
+        return policy
+
+
+def open_policy(checkpoint: Checkpoint) -> CheckpointPolicy:
+    """Raises InputError where the checkpoint holds no policy."""
+    return CheckpointPolicy(*checkpoint_model(checkpoint))

@@ -1,0 +1,48 @@
+"""The policies there are. A new one is a folder beside this file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.config.environment import CONVERSATION, EnvironmentSettings
+from common.config.rollout import Rollout
+from common.data.tokenizer import ConversationTokenizer
+from rollout.policies.reactive.policy import ReactivePolicy
+from rollout.protocols import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyShape:
+    """What makes a policy without weights, in whatever process."""
+
+    kind: str
+    """Of `POLICIES`: `model_type` in the config.json of its checkpoints."""
+    model: dict[str, Any]
+    """The model's configuration."""
+    tokenizer: str
+    """The tokenizer as JSON."""
+
+
+POLICIES: dict[str, Callable[..., Policy]] = {"rxt": ReactivePolicy}
+"""Each is called as `ReactivePolicy` is."""
+
+
+def make_policy(
+    shape: PolicyShape,
+    rollout: Rollout,
+    environment: EnvironmentSettings = CONVERSATION,
+    device: str = "cpu",
+) -> Policy:
+    """A policy that plays `rollout.slots` episodes at once, in the environments of a run. It has no
+    weights yet (`load`)."""
+    return POLICIES[shape.kind](
+        shape.model,
+        ConversationTokenizer.from_json(shape.tokenizer),
+        rollout,
+        environment,
+        torch.device(device),
+    )
