@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Rollout
+from common.config.stages import MRL
 from common.data.tokenizer import ConversationTokenizer
 from common.storage.checkpoint import Checkpoint
 from common.weights import PackedWeights, pack
 from learner.checkpointing import checkpoint_model
+from learner.parallel.group import Group
+from learner.policies.protocol import TrainablePolicy
+from learner.policies.reactive import ReactivePolicy
 from rollout.policies.table import PolicyShape, make_policy
 from rollout.protocols import Policy
+
+TRAINABLE: dict[str, Callable[..., TrainablePolicy]] = {"rxt": ReactivePolicy}
+"""By kind of `POLICIES`; each is called as `ReactivePolicy` is."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,17 @@ class CheckpointPolicy:
         """What rollout workers make the policy of. Weights come after it."""
         config = self.module.config
         return PolicyShape(config.model_type, config.to_dict(), self.tokenizer.to_json())
+
+    def trainable(self, settings: MRL, group: Group) -> TrainablePolicy:
+        """The same module as the learner trains it, on the group's device."""
+        return TRAINABLE[self.module.config.model_type](
+            self.module,
+            group,
+            settings.algorithm_settings.bptt_turns,
+            not settings.freeze_encoder,
+            settings.algorithm_settings.memory_change,
+            settings.router_loss,
+        )
 
     def weights(self, version: int) -> PackedWeights:
         return pack(self.module.state_dict(), version)

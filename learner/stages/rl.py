@@ -19,18 +19,17 @@ from torch import nn
 from common.config.run import Run
 from common.config.stages import MRL, CurriculumStep
 from common.failures import Drained, InputError, Unavailable
-from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
 from common.storage.checkpoint import latest_checkpoint
 from common.telemetry.metrics import Metrics
 from common.weights import pack
-from learner.checkpointing import checkpoint_model, resume_training, save_training
+from learner.checkpointing import resume_training, save_training
 from learner.curriculum import Curriculum
 from learner.episode_source import ConductorSource, EpisodeSource, Shard
 from learner.evaluation.measure import training_values
 from learner.metrics import record_episodes, record_kl, record_position
 from learner.parallel.group import Group, Job
-from learner.policies.reactive import ReactivePolicy
+from learner.policies.table import CheckpointPolicy, open_policy
 from learner.recorder import Recorder, RecorderClient
 from learner.reporter import Position, Reporter
 from learner.rl.algorithms.table import make_algorithm
@@ -59,9 +58,9 @@ def train_on(
     assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
     position = Position.of(checkpoint, job.stage)
     curriculum, metrics = Curriculum(settings.curriculum), Metrics()
-    model, tokenizer = checkpoint_model(checkpoint)
-    nn.Module.to(model, group.device)
-    update = build_update(job, model, curriculum.total, group, metrics)
+    opened = open_policy(checkpoint)
+    nn.Module.to(opened.module, group.device)
+    update = build_update(job, opened, curriculum.total, group, metrics)
     if position.in_stage:
         with checkpoint.folder() as folder:
             resume_training(folder, update.trainers, update.modules)
@@ -90,8 +89,8 @@ def train_on(
                 save_training(
                     job.directory,
                     position.base + done,
-                    model,
-                    tokenizer.save,
+                    opened.module,
+                    opened.tokenizer.save,
                     state,
                     run.learner.keep_checkpoints,
                     update.trainers,
@@ -155,19 +154,12 @@ def collect(
 
 
 def build_update(
-    job: Job, model: ReactiveTransformer, steps: int, group: Group, metrics: Metrics
+    job: Job, opened: CheckpointPolicy, steps: int, group: Group, metrics: Metrics
 ) -> Update:
     """The update of a rank as it is when the stage begins."""
     run, settings = job.run, job.run.stages[job.stage]
     assert isinstance(settings, MRL)
-    policy = ReactivePolicy(
-        model,
-        group,
-        settings.algorithm_settings.bptt_turns,
-        not settings.freeze_encoder,
-        settings.algorithm_settings.memory_change,
-        settings.router_loss,
-    )
+    policy = opened.trainable(settings, group)
     # Ranks must begin with the same critic.
     torch.manual_seed(derive(run.seed, "critic", job.stage))
     return Update(

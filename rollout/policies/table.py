@@ -11,7 +11,7 @@ import torch
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Rollout
 from common.data.tokenizer import ConversationTokenizer
-from rollout.policies.reactive.policy import ReactivePolicy
+from rollout.policies.reactive.policy import ReactiveRolloutPolicy
 from rollout.protocols import Policy
 
 
@@ -27,8 +27,8 @@ class PolicyShape:
     """The tokenizer as JSON."""
 
 
-POLICIES: dict[str, Callable[..., Policy]] = {"rxt": ReactivePolicy}
-"""Each is called as `ReactivePolicy` is."""
+POLICIES: dict[str, Callable[..., Policy]] = {"rxt": ReactiveRolloutPolicy}
+"""Each is called as `ReactiveRolloutPolicy` is."""
 
 
 def make_policy(

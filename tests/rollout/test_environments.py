@@ -3,6 +3,7 @@ cut-off episode is worth."""
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from gymnasium.utils.env_checker import check_env
 
 from common.config.algorithms import PPO
@@ -47,6 +49,7 @@ ROW = Row(
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=6)
 
 ECHO = '''
+import re
 import time
 import gymnasium
 from gymnasium import spaces
@@ -280,3 +283,18 @@ def test_a_policy_that_cannot_play_on_has_nothing_in_flight(echo: Path) -> None:
     with pytest.raises(ValueError, match="no row"):
         play(policy, [*tasks(3), Task("row", None, seed=1)])
     assert policy.in_flight == 0
+
+
+def test_the_example_of_the_documentation_plays(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "environments.md").read_text()
+    settings_text, code = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)[:2]
+    (tmp_path / "game.py").write_text(code)
+    section = yaml.safe_load(settings_text)
+    section["environment"]["path"] = str(tmp_path / section["environment"]["path"])
+    game = CustomEnvironment.model_validate(section["environment"])
+    require_environment(game)
+    Rewards.model_validate(section["rewards"])
+    [episode] = engine_for(game).run(tasks(1, max_turns=2))
+    assert episode.turns[0].query.startswith("The prize is behind door")
+    assert [turn.query for turn in episode.answered][0] == "Which door?"
+    assert episode.truncated

@@ -20,7 +20,7 @@ from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.policies.reactive.session import Session
 
 
-class ReactivePolicy:
+class ReactiveRolloutPolicy:
     def __init__(
         self,
         model_config: dict[str, Any],
