@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import record
+
 CONFIG = Path(__file__).parent.parent / "configs" / "game.yaml"
-RESULTS = Path(__file__).parent / "results"
 TRAINING_SECONDS = 3600.0
 ENDS = 3
 """Iterations whose mean is the return at first, and at last."""
@@ -45,6 +46,5 @@ def run(seed: int, out: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     number = int(sys.argv[1])
     result = run(number, Path(sys.argv[2] if len(sys.argv) > 2 else "runs").resolve())
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"game-{number}.json").write_text(json.dumps(result, indent=1) + "\n")
+    record(f"game-{number}", f"python -m benchmarks.game {number}", result)
     print(f"return {result['first']:.3f} at first, {result['last']:.3f} at last")

@@ -71,6 +71,12 @@ def test_algorithms_are_compared_over_their_seeds() -> None:
     )
 
 
+def test_the_game_is_told_of_over_its_seeds() -> None:
+    runs: Any = {"game-1": {"first": 0.2, "last": 0.6}, "game-2": {"first": 0.4, "last": 0.8}}
+    page = " ".join(PAGES["results.md"]({**MEASURED, **runs}).split())
+    assert "rises from 0.300 (0.20–0.40) in the first iterations to 0.700 (0.60–0.80)" in page
+
+
 def test_a_record_names_command_machine_and_versions(tmp_path: Path) -> None:
     path = record("rewards", "engram bench rewards", {"figures": {"rate": 2.0}}, tmp_path)
     assert path == tmp_path / "rewards.json"

@@ -69,6 +69,7 @@ def page(results: Results) -> str:
             Seed 7 where none is given."""),
         *_demo(demos),
         *_algorithms(results),
+        *_game(results),
         *_babi(results["babi"], results["babi_six"]),
         *_sgd(results["sgd"]),
         *_reward_models(results),
@@ -154,6 +155,19 @@ def _algorithms(results: Results) -> list[str]:
         prose("""`python -m benchmarks.algorithms ALGORITHM SEED`: MRL after memory-aware training
             that was stopped early; means over seeds, with the lowest and the highest."""),
         table(("algorithm", "seeds", *GAINS.values()), rows),
+    ]
+
+
+def _game(results: Results) -> list[str]:
+    """How the reward of the game rose; nothing where it was not measured."""
+    runs = [result for name, result in results.items() if name.startswith("game-")]
+    if not runs:
+        return []
+    first, last = (_over_seeds(runs, figure) for figure in ("first", "last"))
+    return [
+        prose(f"""`python -m benchmarks.game SEED`: in the game of `configs/game.yaml`, which asks
+            for a number that was told, the share of games won rises from {first} in the first
+            iterations to {last} in the last ones, over {len(runs)} seeds.""")
     ]
 
 

@@ -287,8 +287,8 @@ def test_a_policy_that_cannot_play_on_has_nothing_in_flight(echo: Path) -> None:
 
 def test_the_example_of_the_documentation_plays(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "environments.md").read_text()
-    settings_text, code = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)[:2]
-    (tmp_path / "game.py").write_text(code)
+    code, settings_text = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "doors.py").write_text(code)
     section = yaml.safe_load(settings_text)
     section["environment"]["path"] = str(tmp_path / section["environment"]["path"])
     game = CustomEnvironment.model_validate(section["environment"])
