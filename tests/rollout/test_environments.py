@@ -217,7 +217,8 @@ def test_what_an_environment_pays_is_a_component_like_any_other(echo: Path) -> N
     )
     assert second.reward == paid[1]  # recall does not apply: it asks for no fact
     silent = replace(episode, turns=tuple(replace(turn, rewards={}) for turn in episode.turns))
-    assert [turn.reward for turn in scored(silent, alone).answered] == [0.0] * 3
+    unpaid = scored(silent, alone).answered
+    assert [(turn.reward, turn.rewards) for turn in unpaid] == [(0.0, {})] * 3
 
 
 def test_an_environment_is_tried_before_anything_starts(echo: Path) -> None:

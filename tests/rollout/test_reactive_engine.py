@@ -404,11 +404,15 @@ def test_what_does_not_fit_fails_its_episode_at_the_turn_that_asks_it(row: Row, 
     assert others == ReactiveEngine(engine.model, TOKENIZER, 2, SAMPLING).run(tasks[:2])
 
 
-def test_a_memory_of_another_shape_fails_its_episode() -> None:
-    task = dataclasses.replace(make_tasks(1)[0], initial_memory=Memory("stm", b"0123"))
-    [episode] = ReactiveEngine(make_model(), TOKENIZER, 1, SAMPLING).run([task])
-    assert episode.status == "failed"
-    assert "4 bytes" in (episode.turns[-1].failure or "")
+def test_a_memory_of_another_policy_fails_its_episode() -> None:
+    model = make_model()
+    whole = packed(model.initial_memory([0])[0])
+    others = {"4 bytes": Memory("stm", b"0123"), "'text'": Memory("text", whole.data)}
+    for what, other in others.items():
+        task = dataclasses.replace(make_tasks(1)[0], initial_memory=other)
+        [episode] = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([task])
+        assert episode.status == "failed"
+        assert what in (episode.turns[-1].failure or "")
 
 
 @pytest.mark.parametrize(("bias", "reaches"), [(4.0, True), (-100.0, False)])
