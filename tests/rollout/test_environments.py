@@ -21,6 +21,7 @@ from common.config.rollout import Rollout, Sampling
 from common.episode import Episode, Fact, Interaction, Row, Task
 from common.failures import InputError
 from common.weights import pack
+from learner.evaluation.replay import parting, task_of
 from learner.parallel.group import OneRank
 from learner.policies.reactive import ReactiveCritic
 from learner.rl.algorithms.ppo import ProximalPolicyOptimization
@@ -299,3 +300,18 @@ def test_the_example_of_the_documentation_plays(tmp_path: Path) -> None:
     assert episode.turns[0].query.startswith("The prize is behind door")
     assert episode.turns[1].query == "Which door?"
     assert episode.truncated
+
+
+def test_a_game_is_replayed_and_where_it_goes_another_way_the_query_is_named(echo: Path) -> None:
+    engine = engine_for(settings(echo))
+    for limit in (None, 2):
+        [recorded] = engine.run(tasks(1, max_turns=limit), version=3)
+        [again] = engine.run([task_of(recorded, TOKENIZER)], version=3)
+        assert parting(recorded, again) is None
+        assert again == recorded
+    shorter = engine_for(settings(echo, turns=1))
+    [again] = shorter.run([task_of(recorded, TOKENIZER)], version=3)
+    assert str(parting(recorded, again)) == "turns part at turn 1: recorded 3, replayed 2"
+    other = replace(recorded.turns[1], query="cat", query_ids=TOKENIZER.prompt("cat"))
+    moved = replace(recorded, turns=(recorded.turns[0], other, *recorded.turns[2:]))
+    assert "query part at turn 1: recorded 'cat'" in str(parting(moved, recorded))
