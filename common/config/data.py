@@ -19,24 +19,24 @@ class SynthData(Section):
     train: int = Field(4000, ge=1)
     """Conversations in the training split."""
     eval: int = Field(200, ge=1)
-    """Conversations held out for evaluation; as many again are kept for the final figure."""
+    """Conversations held out for evaluation. The test split has as many."""
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((5,), min_length=1)
-    """Numbers of follow-ups; conversations are spread evenly over them."""
+    """Numbers of follow-ups, in equal shares."""
     strategies: tuple[Literal["single", "cumulative", "long_term"], ...] = Field(
         ("cumulative",), min_length=1
     )
-    """Spread evenly over conversations."""
+    """Strategies, in equal shares."""
     subjects: int = Field(6, ge=1, le=24)
-    """How many kinds of things (dog, city, job, …) facts can be about."""
+    """Number of kinds of things (dog, city, job, …) that facts are about."""
     values: int = Field(12, ge=2, le=48)
-    """How many values each kind of thing can have."""
+    """Number of values of each kind of thing."""
     changed_questions: float = Field(0.5, ge=0, le=1)
-    """Share of questions that ask for a fact that changed, as far as the length of a conversation
-    leaves room for a change."""
+    """Share of questions for a fact that changed, where a conversation is long enough to have a
+    change."""
     change_probability: float = Field(0.2, ge=0, le=1)
-    """Probability that a turn in the middle changes a fact told before."""
+    """Probability that a turn in the middle changes a fact that was told before."""
     distractors: float = Field(0.3, ge=0, le=1)
-    """Share of middle turns that are small talk."""
+    """Share of turns in the middle that are small talk."""
     patterns: int = Field(0, ge=0)
     """Conversations of each pattern of change, held out in splits of their own (`engram data
     synth`)."""
@@ -51,12 +51,11 @@ class BabiData(Section):
     folder: Location
     """Folder with qa*_train.txt and qa*_test.txt."""
     tasks: tuple[int, ...] = (1,)
-    """Task numbers 1–20 to train on; each needs its train file."""
+    """Numbers of the tasks (1–20) to train on. Each needs its training file."""
     max_questions: int = Field(5, ge=1, le=5)
     """Questions kept per story."""
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
-    """Share of training stories held out to tune on; the test files are for the final figure
-    only."""
+    """Share of training stories held out for tuning. Runs do not evaluate on the test files."""
 
 
 class SgdData(Section):
@@ -68,10 +67,9 @@ class SgdData(Section):
     folder: Location
     """Folder with sgd_compact_train.jsonl.gz and sgd_compact_dev.jsonl.gz."""
     max_follow_ups: int = Field(8, ge=1)
-    """Longer conversations are left out, and counted."""
+    """Longer conversations are left out and counted."""
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
-    """Share of training dialogues held out to tune on; the dev file is for the final figure
-    only."""
+    """Share of training dialogues held out for tuning. Runs do not evaluate on the dev file."""
 
 
 class RowsData(Section):
@@ -82,8 +80,7 @@ class RowsData(Section):
     train: tuple[DataSource, ...]
     """Conversations to train on."""
     eval: tuple[DataSource, ...]
-    """Conversations to evaluate on during and after the run; keep them apart from those to train
-    on."""
+    """Conversations to evaluate on. Keep them apart from those to train on."""
     texts: tuple[DataSource, ...] = ()
     """Files of {"text"} for joint LM pre-training; empty: the training conversations'
     interactions."""
@@ -101,15 +98,14 @@ class PreferencesData(Section):
     kind: Literal["preferences"] = "preferences"
     """Which kind of data this is."""
     train: tuple[DataSource, ...] = Field(min_length=1)
-    """To train on."""
+    """Preferences to train on."""
     eval: tuple[DataSource, ...] = ()
-    """Held out; empty: a share of `train`."""
+    """Preferences held out; empty: a share of `train`."""
     eval_fraction: float = Field(0.2, gt=0, lt=0.5)
-    """Share of `train` that is held out where `eval` is empty, by hash of the group, so that no
-    group is divided."""
+    """Share of the groups of `train` that is held out, by hash, where `eval` is empty."""
     conversations: tuple[DataSource, ...] = ()
-    """Files of conversations (MRL rows) that the stages before the reward model train on as well,
-    without those that answer a prompt of the preferences."""
+    """Conversations (MRL rows) that the stages before the reward model train on too. Those that
+    answer a prompt of the preferences are left out."""
 
 
 Data = Annotated[
@@ -119,6 +115,6 @@ Data = Annotated[
 
 class Tokenizer(Section):
     vocab_size: int = Field(1024, ge=264)
-    """Upper bound, special tokens and the 256 bytes included; small data fills less."""
+    """Largest vocabulary, with special tokens and the 256 bytes. Small data fill less."""
     path: Location | None = None
-    """A tokenizer folder to use instead of training one on the data."""
+    """Folder of a tokenizer to use; None: train one on the data."""

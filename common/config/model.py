@@ -13,43 +13,44 @@ class Model(Section):
     it."""
 
     size: Literal["tiny", "nano", "micro", "mini"] = "tiny"
-    """Named size that gives every dimension not set here."""
+    """Named size. It gives every dimension that is not set here."""
     checkpoint: Location | None = None
-    """Start from this checkpoint's weights; its shape then wins and the overrides must agree with
-    it."""
+    """Checkpoint whose weights the run starts from. Its shape is used, and dimensions set here must
+    agree with it."""
     width: int | None = None
     """Width of embeddings, hidden states and memory slots."""
     layers: int | None = None
-    """Layers of the decoder, and as many of encoder, memory attention and memory."""
+    """Layers of the decoder, of the encoder, of the memory attention and of memory."""
     heads: int | None = None
-    """Heads that the width is divided into: a head has width / heads numbers."""
+    """Attention heads. A head has width / heads features."""
     query_heads: int | None = None
-    """Query heads of self-, memory cross- and memory attention; fewer than `heads` is sparse query
-    attention."""
+    """Query heads of self-attention, memory cross-attention and memory attention. Fewer than
+    `heads` is sparse query attention."""
     kv_heads: int | None = None
-    """Key and value heads of the same; they divide the query heads."""
+    """Key and value heads of these attentions. They divide the query heads."""
     slots: int | None = None
-    """Rows of short-term memory per layer."""
+    """Slots of short-term memory per layer."""
     max_tokens: int | None = None
     """Longest interaction, in tokens."""
     decoder_ff: int | None = None
-    """Inner width of a decoder feed-forward, or of each of its experts."""
+    """Inner width of a decoder feed-forward layer, or of each of its experts."""
     encoder_ff: int | None = None
-    """Inner width of an encoder feed-forward."""
+    """Inner width of an encoder feed-forward layer."""
     experts: int | None = None
-    """Experts of each decoder feed-forward; 0: dense."""
+    """Experts of each decoder feed-forward layer; 0: dense."""
     experts_per_token: int | None = None
-    """Experts that each token goes to. Several are weighted by their share of their probabilities,
-    one by its probability as it is."""
+    """Experts per token. Several are weighted by their probabilities relative to each other, one by
+    its probability."""
     memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
-    """What slots see of each other before they read the interaction: nothing, their layer, the mean
-    over layers, or a gated mixture."""
+    """What slots attend to before they read the interaction: nothing (simple), the slots of their
+    layer (self), the mean over layers (interlayer), or a gated mixture of both."""
     residual_gate: Literal["none", "static", "elementwise", "linear"] | None = None
-    """How old and new memory mix: their sum, or by a gate that is a parameter, a parameter per
-    status, or linear in all slots' statuses."""
+    """How old and new memory are combined: their sum (none), or by a gate that is a parameter
+    (static), a parameter times the slot's status (elementwise), or a linear map of all slots'
+    statuses (linear). The status of a slot is the mean of old plus new memory over its width."""
     gate_activation: Literal["sigmoid", "tanh"] | None = None
     """sigmoid gives g·new + (1-g)·old, tanh gives (1+g)·new + (1-g)·old."""
     initial_memory: Literal["normal", "learned"] | None = None
-    """Drawn from the episode's seed, or a trained parameter."""
+    """normal: drawn from the episode's seed; learned: a trained parameter."""
     initial_memory_std: float | None = None
-    """Standard deviation of initial memory, or of the parameter's first value."""
+    """Standard deviation of initial memory, or of the first value of the trained parameter."""

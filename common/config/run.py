@@ -20,66 +20,66 @@ from common.config.stages import RewardModelStage, Stage
 
 class Learner(Section):
     ranks: int = Field(1, ge=1)
-    """Ray Train workers. One rank or many give the same gradients."""
+    """Learner ranks, which are Ray Train workers. Gradients do not depend on their number."""
     threads: int = Field(1, ge=1)
     """Torch threads of each rank on CPU."""
     gpus_per_rank: float = Field(0, ge=0)
-    """0: on CPU."""
+    """GPUs of each rank; 0: CPU."""
     max_failures: int = Field(3, ge=0)
     """Restarts of the learner group from the last checkpoint before the run fails."""
     checkpoint_every: int = Field(200, ge=1)
-    """Steps between checkpoints; one is always written at the end of a stage."""
+    """Steps between checkpoints. One is always written at the end of a stage."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Newest checkpoints that stay; older ones are removed."""
+    """Number of newest checkpoints that are kept."""
     log_every: int = Field(10, ge=1)
-    """Steps of a supervised stage between rows of metrics; MRL writes one per iteration."""
+    """Steps between rows of metrics in supervised stages. MRL writes a row per iteration."""
     batch_deadline: float = Field(600, gt=0)
-    """Seconds a rank waits for its next batch of episodes."""
+    """Seconds that a rank waits at most for its next batch of episodes."""
     start_deadline: float = Field(120, gt=0)
-    """Seconds the learner group has to start."""
+    """Seconds that the learner group has to start."""
 
 
 class Evaluation(Section):
     episodes: int = Field(200, ge=1)
-    """Held-out conversations used."""
+    """Number of held-out conversations."""
 
 
 class Metrics(Section):
     port: int = Field(0, ge=0, le=65535)
-    """Prometheus endpoint of the run; 0: any free port, written to RUN/metrics_endpoint."""
+    """Port of the run's Prometheus endpoint; 0: a free port, written to RUN/metrics_endpoint."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets Prometheus on another machine scrape it."""
+    """Address that it listens on; 0.0.0.0 lets Prometheus on another machine scrape it."""
 
 
 class Run(Section):
     """A whole run: what data, which model, which stages in order."""
 
     name: str
-    """Names the run directory; started again under the same name, a run resumes."""
+    """Name of the run directory. A run that is started again under its name resumes."""
     runs: Location = Field("runs", validate_default=True)
-    """Where run directories lie: a local folder or a URI that fsspec understands."""
+    """Where run directories lie: a local folder or a URI that fsspec opens."""
     seed: int = Field(0, ge=0)
-    """Everything random in a run derives from it."""
+    """Seed of everything random in the run."""
     data: Data
-    """What to train and evaluate on."""
+    """Data to train and evaluate on."""
     tokenizer: Tokenizer = Tokenizer()
-    """Trained on the data, or given."""
+    """Tokenizer: trained on the data, or given."""
     model: Model = Model()
     """Shape of the model, or a checkpoint to start from."""
     stages: tuple[Stage, ...]
-    """In order; each begins with the weights of the one before."""
+    """Stages in order. Each starts from the weights of the one before."""
     learner: Learner = Learner()
-    """The ranks that train."""
+    """Learner ranks."""
     rollout: Rollout = Rollout()
-    """The workers that play conversations in MRL."""
+    """Workers that play episodes in MRL."""
     environment: EnvironmentSettings = CONVERSATION
-    """What episodes of MRL are played in."""
+    """Environment that episodes of MRL are played in."""
     rewards: Rewards = Rewards()
-    """What answers are worth in MRL, and who scores them."""
+    """Rewards of answers in MRL, and the workers that score."""
     evaluation: Evaluation = Evaluation()
-    """Held-out conversations before and after MRL."""
+    """Evaluation on held-out conversations before and after MRL."""
     metrics: Metrics = Metrics()
-    """Where Prometheus finds the run."""
+    """Prometheus endpoint."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Run:
