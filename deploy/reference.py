@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from common.telemetry.metrics import prometheus_name
 from common.telemetry.registry import COHORTS, REGISTRY, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
+WIDTH = 100
 RECORDING = ("common", "rollout", "reward_service", "learner")
 """Packages that record metrics; `deploy` only shows them."""
 
@@ -61,21 +63,22 @@ list, or for any of several keys with the same settings.
 METRICS = """\
 # Metrics
 
-Every metric that engram knows. This page is made from `common/telemetry/registry.py` by `python -m
+Every metric of a run. This page is made from `common/telemetry/registry.py` by `python -m
 deploy.reference metrics`.
 
 One recorder per run merges what learner ranks, rollout and reward workers, conductor and driver
-observed, writes a row to `RUN/metrics.jsonl` and serves the same to Prometheus at the URL in
-`RUN/metrics_endpoint`. In a row, a series is `name` or `name{{label=value}}`; a histogram gives its
-mean under its own key and `:p50`, `:p90`, `:p95` and `:max` beside it. Counters are totals since
-the run began, everything else is of the steps since the row before. The evaluation before MRL is in
-the row after it; the evaluation after MRL is added to the row of MRL's last step. In Prometheus
-every series has the label `run` besides those below.
+observe. It writes rows to `RUN/metrics.jsonl` and serves Prometheus at the URL in
+`RUN/metrics_endpoint`. In a row, a series is `name` or `name{{label=value}}`. A histogram gives its
+mean under its own key, and `:p50`, `:p90`, `:p95` and `:max` beside it. Counters are totals since
+the run began; everything else covers the steps since the row before. The evaluation before MRL is
+in the row after it, the evaluation after MRL in the row of MRL's last step. In Prometheus every
+series has the label `run` too.
 
-"per" is the denominator: what a mean is over, weighted by it when ranks are merged, or what one
-count is. The label `cohort` tells all episodes that were scored from those that were trained on
-({cohorts}); in a row, `all` is left out. What is said of episodes without that label is of the
-trained ones; an evaluation counts under `eval/` alone.
+Each metric is given as: name (name in Prometheus; type, unit, denominator; labels): meaning. "per"
+names the denominator: what a mean is over, and is weighted by when ranks are merged, or what one
+count is. The label `cohort` ({cohorts}) separates all scored episodes from
+those that were trained on; in a row, `all` is left out. Metrics of episodes without that label
+cover the trained ones; evaluations count under `eval/` alone.
 """
 
 
@@ -88,13 +91,13 @@ def configuration_reference() -> str:
     for section, places in _sections().items():
         lines = [f"## {_title(section, places)}", ""]
         if section.__doc__:
-            lines += [_one_line(section.__doc__), ""]
+            lines += [_paragraph(_one_line(section.__doc__)), ""]
         if len(places) > 1 and _merged(places).endswith("*"):
-            lines += [f"Stands at {', '.join(f'`{place}`' for place in places)}.", ""]
+            stands_at = ", ".join(f"`{place}`" for place in places)
+            lines += [_paragraph(f"Stands at {stands_at}."), ""]
         # The key that tells a section's kind comes first, wherever a base class put it.
         fields = sorted(section.model_fields.items(), key=lambda item: not _tag(*item))
-        rows = [_setting(name, field) for name, field in fields]
-        lines += _table(("key", "type", "default", "meaning"), rows)
+        lines += [_setting(name, field) for name, field in fields]
         parts.append("\n".join(lines) + "\n")
         if section is Model:
             parts.append(_named_sizes())
@@ -147,10 +150,12 @@ def _merged(places: Sequence[str]) -> str:
     return ".".join(column[0] if len(set(column)) == 1 else "*" for column in columns)
 
 
-def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
-    default = "required" if field.is_required() else _default(field.default)
+def _setting(name: str, field: FieldInfo) -> str:
+    """A key with its type, its default and its meaning."""
+    default = "required" if field.is_required() else f"default {_default(field.default)}"
     told = _type(field.annotation, field.metadata, field.discriminator)
-    return f"`{name}`", told, default, _one_line(field.description or "").replace("None:", "null:")
+    meaning = _one_line(field.description or "").replace("None:", "null:")
+    return _point(f"`{name}` ({told}; {default}): {meaning}")
 
 
 def _type(annotation: Any, bounds: Sequence[Any] = (), tag: Any = None) -> str:
@@ -227,8 +232,10 @@ def _named_sizes() -> str:
     lines = [
         "## Named sizes",
         "",
-        "What each `model.size` stands for. The vocabulary of a run is its tokenizer's; "
-        "parameters are counted with the one given here.",
+        _paragraph(
+            "Dimensions of each `model.size`. The vocabulary of a run is its tokenizer's; "
+            "parameters are counted with the one given here."
+        ),
         "",
         *_table(("", *(f"`{size}`" for size in shapes)), rows),
     ]
@@ -248,33 +255,21 @@ def metrics_reference() -> str:
         if metric.name in named:
             groups.setdefault(metric.name.partition("/")[0], []).append(metric)
     for group, metrics in groups.items():
-        rows = [
-            (
-                f"`{metric.name}`",
-                f"`{prometheus_name(metric)}`",
-                metric.type,
-                metric.unit,
-                ", ".join(f"`{label}`" for label in metric.labels),
-                metric.denominator,
-                metric.help,
-            )
-            for metric in metrics
-        ]
-        lines = [
-            f"## {group}",
-            "",
-            *_table(
-                ("name", "Prometheus name", "type", "unit", "labels", "per", "what it is"), rows
-            ),
-        ]
+        lines = [f"## {group}", "", *map(_metric, metrics)]
         parts.append("\n".join(lines) + "\n")
     if silent:
         listed = ", ".join(f"`{name}`" for name in silent)
-        parts.append(
-            "## Names without observations\n\nThe registry knows these names too, but nothing "
-            f"in this version records them: {listed}.\n"
-        )
+        told = f"The registry has these names too, but nothing records them: {listed}."
+        parts.append(f"## Names without observations\n\n{_paragraph(told)}\n")
     return "\n".join(parts)
+
+
+def _metric(metric: Metric) -> str:
+    """A metric with its kind, its labels and what it counts."""
+    kind = f"{metric.type}, {metric.unit}, per {metric.denominator}"
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    told = f"{kind}; labels {labels}" if labels else kind
+    return _point(f"`{metric.name}` (`{prometheus_name(metric)}`; {told}): {metric.help}.")
 
 
 def _names_in_source() -> set[str]:
@@ -301,6 +296,23 @@ def _strings(file: Path) -> Iterator[str]:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _point(text: str) -> str:
+    """An item of a list."""
+    return _paragraph(text, "* ", "  ")
+
+
+def _paragraph(text: str, first: str = "", rest: str = "") -> str:
+    """A text filled to the line length. first, rest: what its lines begin with."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _one_line(text: str) -> str:
