@@ -1,5 +1,5 @@
-"""Who asks a policy for what it needs imports no model: a policy of another kind is one more line of
-a table."""
+"""Modules that ask a policy for what they need import no model: a policy of another kind is one
+more line of a table."""
 
 from __future__ import annotations
 
