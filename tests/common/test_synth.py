@@ -176,11 +176,9 @@ def events(row: Row) -> list[tuple[str, int | None]]:
 
 def contains_unseen(row: Row) -> bool:
     told = events(row)
-    for i, (what, kind) in enumerate(told):
+    for i, (what, _) in enumerate(told):
         follows = [each for each, _ in told[i + 1 : i + 4]]
-        if what == "change" and (
-            told[i + 1 : i + 2] == [("change", kind)] or follows == ["chat"] * 3
-        ):
+        if what == "change" and (follows[:1] == ["tell"] or follows == ["chat"] * 3):
             return True
     return False
 

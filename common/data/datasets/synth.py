@@ -33,7 +33,7 @@ new."""
 PREFER = 0.9
 """Probability that a question asks for a fact of the sort (changed, or not) that was asked less
 than its share, where both sorts are there."""
-CHANGED_AGAIN = 0.7
+CHANGED_AGAIN = 0.5
 """Probability that the last question, where it asks for a changed fact, asks for one that changed
 twice, where there is room for it."""
 TRIES = 2000
@@ -51,10 +51,10 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 }
 """What happens to the fact that the last question asks for, in a split of its own name. Up to two
 other turns stand before it."""
-UNSEEN = ("changed_then_three_small_talk", "changed_twice")
+UNSEEN = ("changed_then_three_small_talk", "changed_then_another_told")
 """Patterns that no conversation of `train`, `eval` and `test` contains, as far as the world is
-large enough to say something else: three turns of small talk directly after a change, and two
-changes of one fact with no other turn between them."""
+large enough to say something else: three turns of small talk directly after a change, and a change with
+something new told directly after it."""
 
 
 def generate(config: SynthData, seed: int) -> dict[str, list[Row]]:
@@ -208,8 +208,6 @@ class _Conversation:
         self.small_talk = rng.sample(SMALL_TALK, len(SMALL_TALK))
         self.chats_since_change: int | None = None
         """Small talk that directly follows a change; None where other turns came between."""
-        self.last_changed: int | None = None
-        """The kind that changed last."""
 
     # --- whole conversations ----------------------------------------------------------------------
 
@@ -230,8 +228,8 @@ class _Conversation:
                 self.to_change_again = self.rng.choice(self._changeable())
                 self._change(self.to_change_again)
             else:
-                # The target's change must not follow directly on another change of it.
-                self._say_something(strategy, reserved=int(change and turn == last_said - 1))
+                # What is new must not be told directly after a change.
+                self._say_something(strategy, may_change=change or turn != last_said - 1)
         assert self.target is not None
         self._ask(self.target)
         return self._row(strategy)
@@ -273,11 +271,10 @@ class _Conversation:
         return steps - distance, change and distance < steps
 
     def _first_change(self, last_said: int) -> int | None:
-        """The turn that changes something which may change again in `last_said`, not directly
-        after."""
-        if last_said < 3 or self.rng.random() >= CHANGED_AGAIN:
+        """The turn that changes something which may change again in `last_said`."""
+        if last_said < 2 or self.rng.random() >= CHANGED_AGAIN:
             return None
-        return self.rng.randrange(1, last_said - 1)
+        return self.rng.randrange(1, last_said)
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -291,16 +288,16 @@ class _Conversation:
             self.target = self.rng.choice(again or changeable)
         self._change(self.target)
 
-    def _say_something(self, strategy: Strategy, reserved: int) -> None:
-        """A turn of the middle. `reserved`: so many things must be left that can change next."""
-        # A third turn of small talk after a change belongs to UNSEEN.
+    def _say_something(self, strategy: Strategy, may_change: bool) -> None:
+        """A turn of the middle."""
+        # Both a third turn of small talk and something new after a change belong to UNSEEN.
         chat_fits = self.chats_since_change is None or self.chats_since_change < 2
-        changeable, untold = self._changeable(), self._untold()
-        may_change = len(changeable) > reserved
+        untold = self._untold() if self.chats_since_change != 0 else []
+        changeable = self._changeable() if may_change else []
         free = [kind for kind in self.things if kind not in (self.target, self.to_change_again)]
         if chat_fits and self.rng.random() < self.config.distractors:
             self._chat()
-        elif may_change and self.rng.random() < self.config.change_probability:
+        elif changeable and self.rng.random() < self.config.change_probability:
             self._change(self.rng.choice(changeable))
         elif (
             strategy == "cumulative"
@@ -310,7 +307,7 @@ class _Conversation:
             self._ask(self._asked_next(free))
         elif untold:
             self._tell()
-        elif may_change and not chat_fits:
+        elif changeable and not chat_fits:
             self._change(self.rng.choice(changeable))
         else:
             self._chat()
@@ -331,10 +328,8 @@ class _Conversation:
         return [kind for kind in range(self.config.subjects) if kind not in self.things]
 
     def _changeable(self) -> list[int]:
-        """Kinds told before, without the target and one that the last turn changed: a second change
-        directly after it belongs to UNSEEN."""
-        just_changed = self.last_changed if self.chats_since_change == 0 else None
-        return [kind for kind in self.things if kind not in (self.target, just_changed)]
+        """Kinds told before, without the target."""
+        return [kind for kind in self.things if kind != self.target]
 
     def _tell(self) -> int:
         kind = self.rng.choice(self._untold())
@@ -351,7 +346,6 @@ class _Conversation:
         value = self.rng.choice(new or [value for value in values if value != thing.value])
         replaced = [old for old in (*thing.replaced, thing.value) if old != value]
         self.things[kind] = _Thing(value, len(self.turns), replaced)
-        self.last_changed = kind
         self._add(self.rng.choice(KINDS[kind].change).format(v=value), ACKNOWLEDGE, 0)
 
     def _ask(self, kind: int) -> None:
