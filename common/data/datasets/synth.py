@@ -53,8 +53,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 other turns stand before it."""
 UNSEEN = ("changed_then_three_small_talk", "changed_then_another_told")
 """Patterns that no conversation of `train`, `eval` and `test` contains, as far as the world is
-large enough to say something else: three turns of small talk directly after a change, and a change with
-something new told directly after it."""
+large enough to say something else: after a change directly follow three turns of small talk, or
+something new that is told."""
 
 
 def generate(config: SynthData, seed: int) -> dict[str, list[Row]]:
