@@ -20,7 +20,7 @@ from common.config.data import SynthData
 from common.config.loader import load_run
 from common.config.run import Run
 from common.data.conversations import save_rows
-from common.data.datasets.synth import PATTERNS, pattern_rows
+from common.data.datasets.synth import PATTERNS, UNSEEN, pattern_rows
 from common.seeding import derive
 from learner.evaluation.evaluate import evaluate_checkpoint
 
@@ -42,6 +42,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
         "wall_seconds": summary["wall_seconds"],
         "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
         "retention": summary["retention"],
+        "unseen": UNSEEN,
         "patterns": patterns(load_run([str(CONFIG)], words), where),
     }
 

@@ -56,6 +56,9 @@ def test_every_seed_of_the_demo_is_a_row_and_patterns_are_over_all_seeds() -> No
     assert " | 0.123 | " in next(line for line in lines if line.startswith("| 100 |"))
     lowest = next(line for line in lines if line.startswith("| `changed_twice`")).split(" | ")[2]
     assert lowest == "0.250"
+    other["demo-100"]["unseen"] = ["changed_asked_at_once"]
+    page = PAGES["results.md"](other)
+    assert "* |" not in page, "a pattern that one of the seeds was trained on has no star"
 
 
 def test_algorithms_are_compared_over_their_seeds() -> None:

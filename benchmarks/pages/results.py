@@ -105,10 +105,10 @@ def _demo(demos: Results) -> list[str]:
         ),
         prose(f"""After MRL by the order in which a conversation told its facts, means over seeds:
             {", ".join(_by_order(every, *order) for order in ORDERS)}. By what happened to the
-            fact (training data contain neither the third nor the fourth pattern):"""),
+            fact; no training conversation contains the patterns with a star:"""),
         table(
             ("pattern", "changed, mean", "lowest", "outdated, mean", "highest"),
-            [_pattern_row(name, [one["patterns"][name] for one in every]) for name in PATTERNS],
+            [_pattern_row(name, every) for name in PATTERNS],
         ),
         prose("""The controls show that recall comes from memory. The supervised stages leave MRL
             little to gain on conversations this short."""),
@@ -131,12 +131,15 @@ def _by_order(demos: Sequence[Mapping[str, Any]], order: str, what: str) -> str:
     return f"{what} {share(fmean(shares[order] for shares in found if order in shares))}"
 
 
-def _pattern_row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def _pattern_row(name: str, demos: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    found = [one["patterns"][name] for one in demos]
+    # A result that does not say which patterns were unseen counts as one that saw them all.
+    unseen = all(name in one.get("unseen", ()) for one in demos)
     changed, outdated = (
         [retention[figure]["all"] for retention in found] for figure in ("changed", "outdated")
     )
     figures = (fmean(changed), min(changed), fmean(outdated), max(outdated))
-    return (f"`{name}`", *map(share, figures))
+    return (f"`{name}`{' *' * unseen}", *map(share, figures))
 
 
 def _algorithms(results: Results) -> list[str]:
