@@ -144,6 +144,15 @@ def answers_of(case: Case, episode: Episode) -> list[Answer]:
     return answers
 
 
+@torch.no_grad()
+def value_beyond(case: Case, episode: Episode) -> float:
+    """Of the query that would have come next, where the episode was cut off."""
+    if not episode.next_query_ids:
+        return 0.0
+    row = written(episode.turns[-1]) + list(episode.next_query_ids)
+    return float(value_of(copy.deepcopy(case.old_critic).double(), row))
+
+
 def value_of(critic: Critic, row: Sequence[int]) -> Tensor:
     tokens = torch.tensor([row])
     return critic(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
@@ -152,11 +161,12 @@ def value_of(critic: Critic, row: Sequence[int]) -> Tensor:
 def credit(case: Case, answers: list[list[Answer]]) -> dict[str, float]:
     """Fill in advantages and targets. Turns without a score are left out, as if never played."""
     ppo = case.settings.ppo
-    for episode in answers:
+    for told, episode in zip(case.episodes, answers, strict=True):
+        beyond = value_beyond(case, told)
         scored = [answer for answer in episode if answer.turn.reward is not None]
         surprises = []
         for i, answer in enumerate(scored):
-            after = scored[i + 1].old_value if i + 1 < len(scored) else 0.0
+            after = scored[i + 1].old_value if i + 1 < len(scored) else beyond
             surprises.append(float(answer.turn.reward or 0.0) + ppo.discount * after)
             surprises[i] -= answer.old_value
         for i, answer in enumerate(scored):

@@ -292,3 +292,52 @@ def test_memory_aware_training_predicts_every_answer_from_its_memory(
     settings = MemoryAware.model_validate({"stage": "memory_aware"} | more)
     objective = MemoryAwareObjective(settings, make_model(**shape), conversations, SEED)
     assert_same(objective, plain_memory_aware(settings, turns, conversations))
+
+
+# --- what is trained ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [
+        ("joint_lm", {"embedding", "encoder", "decoder", "masked_lm_head"}),
+        ("memory_pretrain", {"memory_attention", "first_memory"}),
+        (
+            "memory_aware",
+            {"embedding", "encoder", "decoder", "memory_attention", "first_memory"},
+        ),
+    ],
+    ids=["joint_lm", "memory_pretrain", "memory_aware"],
+)
+def test_a_stage_changes_its_own_parts_and_no_others(
+    kind: str, trained: set[str], conversations: list[list[TurnTokens]]
+) -> None:
+    """Decay of weights, which a gradient of zero does not stop, included."""
+    model = make_model(initial_memory="learned")
+    objective: Objective
+    match kind:
+        case "joint_lm":
+            sequences = [list(turns[-1].remembered) for turns in conversations]
+            settings = JointLM(stage="joint_lm", mask_probability=0.4)
+            objective = JointLMObjective(settings, model, sequences, [0] * 4, SEED)
+        case "memory_pretrain":
+            pretrain = MemoryPretrain(stage="memory_pretrain")
+            objective = MemoryPretrainObjective(pretrain, model, conversations, SEED)
+        case _:
+            aware = MemoryAware(stage="memory_aware")
+            objective = MemoryAwareObjective(aware, model, conversations, SEED)
+    before = {
+        name: p.detach().clone()
+        for prefix, module in objective.modules.items()
+        for name, p in module.named_parameters(prefix)
+    }
+    rates = Optimizer(weight_decay=0.5, warmup_fraction=0.0)
+    trainer = Trainer(objective.modules, rates, 9, OneRank(), objective.trainable)
+    trainer.update(combine(objective.terms(CHOSEN, STEP, OneRank()), OneRank())[0], 0)
+    changed = {
+        name.removeprefix("model.").split(".")[0]
+        for prefix, module in objective.modules.items()
+        for name, p in module.named_parameters(prefix)
+        if not torch.equal(p, before[name])
+    }
+    assert changed == trained
