@@ -1,4 +1,4 @@
-# Both targets set up .venv themselves, once per change of pyproject.toml or constraints.txt.
+# Targets set up .venv themselves, once per change of pyproject.toml or constraints.txt.
 # PYTHON picks the interpreter (3.11 or newer); pip's own configuration picks the package index.
 
 PYTHON ?= python3
@@ -6,13 +6,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := common rollout reward_service learner deploy
 
-.PHONY: demo test check format clean-venv
+.PHONY: demo test test-fast mutants check format clean-venv
 
 demo: $(VENV)/.runtime
 	$(BIN)/engram demo
 
 test: check
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+test-fast: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow"
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutate
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
