@@ -24,7 +24,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from common.config.rewards import Bleu, FunctionReward, RewardMix, Rewards
+from common.config.components import Bleu, FunctionReward
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Turn
 from reward_service.pool import RewardPool
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from common.config.rewards import Bleu, RewardMix, Rewards
+from common.config.components import Bleu
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from reward_service.components.bleu import bleu_of_pairs
 from reward_service.components.tokens import Ragged

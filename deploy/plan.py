@@ -187,14 +187,15 @@ def model_shape(run: Run) -> RxTConfig:
 
 
 def require_functions_to_work(run: Run) -> None:
-    """Raises InputError where a reward function cannot be loaded or called. A run without any costs
-    nothing."""
-    if any(mix.functions for mix in run.rewards.mixes()):
-        # Here and not at the top: only these need them.
-        from common.data.corpus import load_corpus
-        from reward_service.preflight import require_functions
+    """Raises InputError where a reward function cannot be loaded or called. The data are read only
+    where there is one."""
+    # Here and not at the top: a plan otherwise does without the reward service's packages.
+    from reward_service.preflight import has_to_try, require_tried
 
-        require_functions(run.rewards, load_corpus(run.data, run.seed).train)
+    if has_to_try(run.rewards):
+        from common.data.corpus import load_corpus
+
+        require_tried(run.rewards, load_corpus(run.data, run.seed).train)
 
 
 def plan_text(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""What each answer is held against, and the token texts that this takes.
+"""The interactions that each answer is compared with, and their texts as tokens.
 
 The strategy of an episode decides. Turn 0 is the opening interaction; it is never rewarded.
 
@@ -16,23 +16,27 @@ every other turn.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from common.config.rewards import Bleu, Cosine, Length, Repetition
 from common.episode import Strategy, Turn
-from reward_service.components.bleu import bleu_of_either, bleu_of_pairs
-from reward_service.components.cosine import Form, cosine_reward, embed, running_means, unit
-from reward_service.components.form import repetition_reward
-from reward_service.components.length import length_reward
+from common.failures import DataFailure
 from reward_service.components.tokens import Ragged
+
+T = TypeVar("T")
+
+Form = Literal["standard", "topic_change", "long_range"]
+"""How an answer is compared: with an earlier interaction to continue, with one to leave behind, or
+with the first one, far back."""
 
 
 class Comparison(NamedTuple):
-    """What one turn is held against. All numbers count turns of the whole batch in a row, episode
-    after episode."""
+    """One turn and the turns that it is compared with. All numbers count turns of the whole batch
+    in a row, episode after episode."""
 
     turn: int
     form: Form
@@ -66,9 +70,77 @@ def comparisons(strategy: Strategy, turns: int, first: int = 0) -> list[Comparis
     return plan
 
 
+@dataclass(frozen=True, slots=True)
+class TurnBatch:
+    """All turns of a batch of episodes in a row, and what components read beside them."""
+
+    turns: Sequence[Turn]
+    """Without their thoughts."""
+    original: Sequence[Turn]
+    """The same turns with them."""
+    began: Sequence[int]
+    """For each turn, the number of the first turn of its episode."""
+    embedding: np.ndarray
+    """Frozen token embedding: float32 [vocabulary, width]."""
+    special_ids: Collection[int]
+    known_values: Collection[str]
+    """Values that a wrong answer may hold, besides those of the conversation itself."""
+    _made: dict[Callable[[TurnBatch], Any], Any] = field(default_factory=dict, compare=False)
+
+    def once(self, make: Callable[[TurnBatch], T]) -> T:
+        """make(self), computed once per batch, however many components and mixes ask for it."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: T = self._made[make]
+        return made
+
+
+class Compared:
+    """Some comparisons of a batch: the input of a reward component."""
+
+    def __init__(self, batch: TurnBatch, group: Sequence[Comparison]):
+        self.batch, self.group = batch, group
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def rows(self, rows: Sequence[int]) -> Compared:
+        """The comparisons of these rows."""
+        return Compared(self.batch, [self.group[row] for row in rows])
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The compared turns, without their thoughts."""
+        return [self.batch.turns[comparison.turn] for comparison in self.group]
+
+    @property
+    def original(self) -> list[Turn]:
+        """The compared turns, with their thoughts."""
+        return [self.batch.original[comparison.turn] for comparison in self.group]
+
+    @property
+    def conversations(self) -> list[Sequence[Turn]]:
+        """Each compared turn after the turns of its episode before it."""
+        turns, began = self.batch.turns, self.batch.began
+        return [turns[began[each.turn] : each.turn + 1] for each in self.group]
+
+    @cached_property
+    def texts(self) -> ComparedTexts:
+        """The texts as tokens. DataFailure where their tokens are none."""
+        try:
+            return ComparedTexts(self.batch.turns, self.group, self.batch.special_ids)
+        except Exception as error:
+            raise DataFailure(f"tokens: {type(error).__name__}: {error}") from error
+
+
 class ComparedTexts:
-    """The texts of some comparisons, without special tokens, side by side. Each method scores one
-    component: float64 [comparisons]."""
+    """Texts of some comparisons, without special tokens.
+
+    forms [comparisons]: each comparison's `Form`. The turns that any of them needs stand in a row,
+    `turns`, and the row of each turn holds its query, its answer and its reference. own, saved
+    [comparisons]: positions of the compared and the saved turns in that row. means_over: positions
+    of the turns that running means are over, mean_positions: position of each within its mean.
+    """
 
     def __init__(
         self, turns: Sequence[Turn], group: Sequence[Comparison], special_ids: Collection[int]
@@ -79,144 +151,59 @@ class ComparedTexts:
         ValueError or TypeError where their tokens are none.
         """
         turn, forms, saved_turn, mean_from, mean_to = zip(*group, strict=True)
-        self._forms, own, saved = np.array(forms), np.array(turn), np.array(saved_turn)
-        self._mean_from, self._mean_to = np.array(mean_from), np.array(mean_to)
-        self._means_over, self._mean_position = _ranges(self._mean_from, self._mean_to)
-        self._needed = np.unique(np.concatenate([own, saved, self._means_over]))
-        self._own, self._saved = self._row(own), self._row(saved)
-        self._turns = [turns[number] for number in self._needed.tolist()]
+        self.forms, own, saved = np.array(forms), np.array(turn), np.array(saved_turn)
+        first, stop = np.array(mean_from), np.array(mean_to)
+        means_over, self.mean_positions = _ranges(first, stop)
+        needed = np.unique(np.concatenate([own, saved, means_over]))
+
+        def position(numbers: np.ndarray) -> np.ndarray:
+            return np.searchsorted(needed, numbers)
+
+        self.own, self.saved, self.means_over = position(own), position(saved), position(means_over)
+        self.with_mean = np.flatnonzero(stop > first)
+        """Comparisons that have a running mean."""
+        self.mean_ends = position(stop[self.with_mean] - 1)
+        """Position of the last turn of each of these means."""
+        self.turns = [turns[number] for number in needed.tolist()]
 
         # In the flat array, a query is followed by what memory was written with, so that the two
         # are one span.
         sequences: list[Sequence[int]] = []
-        forced = np.zeros(len(self._needed), dtype=np.int64)
-        for i, turn in enumerate(self._turns):
-            if turn.teacher_forced:
+        forced = np.zeros(len(needed), dtype=np.int64)
+        for i, each in enumerate(self.turns):
+            if each.teacher_forced:
                 forced[i] = 1
-                sequences += (turn.answer_ids, turn.query_ids, turn.reference_ids)
+                sequences += (each.answer_ids, each.query_ids, each.reference_ids)
             else:
-                sequences += (turn.query_ids, turn.answer_ids, turn.reference_ids)
-        texts = Ragged.of(sequences).without(special_ids)
-        row = 3 * np.arange(len(self._needed))
-        self._texts, self._query, self._answer, self._reference = (
-            texts,
-            row + forced,
-            row + 1 - forced,
-            row + 2,
-        )
-        query = texts.take(self._query)
+                sequences += (each.query_ids, each.answer_ids, each.reference_ids)
+        self.tokens = Ragged.of(sequences).without(special_ids)
+        row = 3 * np.arange(len(needed))
+        self._query, self._answer, self._reference = row + forced, row + 1 - forced, row + 2
+        query = self.tokens.take(self._query)
         self._remembered = Ragged(
-            texts.flat, query.starts, query.lengths + texts.lengths[self._query + 1]
+            self.tokens.flat, query.starts, query.lengths + self.tokens.lengths[self._query + 1]
         )
 
-    def _row(self, numbers: np.ndarray) -> np.ndarray:
-        """Where the turns of these numbers stand among the needed ones."""
-        return np.searchsorted(self._needed, numbers)
+    @property
+    def answers(self) -> Ragged:
+        """The answer of each comparison."""
+        return self.tokens.take(self._answer[self.own])
 
-    def bleu(self, section: Bleu) -> np.ndarray:
-        """Weighted BLEU with reference and saved interaction, or one BLEU with both; unlikeness to
-        the latter where the topic changes."""
-        answers = self._texts.take(self._answer[self._own])
-        reference, saved = (
-            self._texts.take(self._reference[self._own]),
-            self._remembered.take(self._saved),
-        )
-        changes = self._forms == "topic_change"
+    @property
+    def references(self) -> Ragged:
+        return self.tokens.take(self._reference[self.own])
 
-        def of_pairs(*documents: Ragged) -> list[np.ndarray]:
-            return bleu_of_pairs(
-                answers, documents, section.order, section.order_weights, section.smoothing
-            )
+    @property
+    def saved_interactions(self) -> Ragged:
+        """Query and answer of the saved interaction of each comparison."""
+        return self._remembered.take(self.saved)
 
-        if section.saved == 0:
-            return of_pairs(reference)[0]
-        if section.combined and not changes.any():
-            return bleu_of_either(
-                answers, [reference, saved], section.order, section.order_weights, section.smoothing
-            )
-        if section.reference == 0:
-            (to_saved,) = of_pairs(saved)
-            return np.where(changes, 1 - to_saved, to_saved)
-        to_reference, to_saved = of_pairs(reference, saved)
-        to_saved = np.where(changes, 1 - to_saved, to_saved)
-        apart = (section.reference * to_reference + section.saved * to_saved) / (
-            section.reference + section.saved
-        )
-        if not section.combined:
-            return apart
-        # Where the topic changes an answer cannot be like one text or unlike the other at once:
-        # there the two stay apart.
-        both = bleu_of_either(
-            answers, [reference, saved], section.order, section.order_weights, section.smoothing
-        )
-        return np.where(changes, apart, both)
-
-    def cosine(self, section: Cosine, embedding: np.ndarray) -> np.ndarray:
-        """Weighted likeness of embeddings: of `section.model` where it names one, else by the token
-        embedding given."""
-        answer, reference, remembered = (
-            self._by_tokens(embedding)
-            if section.model is None
-            else self._by_model(section.model, section.running > 0)
-        )
-        running = np.zeros_like(answer)
-        if section.running > 0 and len(self._means_over):
-            positions = np.zeros(len(self._needed), dtype=np.int64)
-            positions[self._row(self._means_over)] = self._mean_position
-            means = running_means(remembered, positions, section.decay)
-            begun = np.flatnonzero(self._mean_to > self._mean_from)
-            running[begun] = unit(means[self._row(self._mean_to[begun] - 1)])
-        return cosine_reward(
-            section, answer, reference, remembered[self._saved], running, self._forms
-        )
-
-    def _by_tokens(self, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Unit rows of answers and references [comparisons, width], and of what every needed turn
-        left in memory [needed, width]."""
-        sums = embed(embedding, self._texts)
-        remembered = unit(sums[self._query] + sums[self._query + 1])
-        return (
-            unit(sums[self._answer[self._own]]),
-            unit(sums[self._reference[self._own]]),
-            remembered,
-        )
-
-    def _by_model(self, model: str, running: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `_by_tokens`. Rows of turns that no other is compared with are left at 0. running:
-        whether there is a running mean."""
-        # Here and not at the top: it brings torch, which a service without such a model does
-        # without.
-        from reward_service.components.sentences import sentence_vectors
-
-        own = [self._turns[i] for i in self._own.tolist()]
-        looked_back_to = np.unique(
-            np.concatenate([self._saved, self._row(self._means_over)]) if running else self._saved
-        )
-        saved = [self._turns[i] for i in looked_back_to.tolist()]
-        texts = (
-            [turn.answer for turn in own]
-            + [turn.reference for turn in own]
-            + [remembered_text(turn) for turn in saved]
-        )
-        answers, references, left = np.split(
-            unit(sentence_vectors(model, texts)), [len(own), 2 * len(own)]
-        )
-        remembered = np.zeros((len(self._needed), left.shape[1]), dtype=left.dtype)
-        remembered[looked_back_to] = left
-        return answers, references, remembered
-
-    def length(self, section: Length) -> np.ndarray:
-        lengths = self._texts.lengths
-        return length_reward(
-            section, lengths[self._answer[self._own]], lengths[self._reference[self._own]]
-        )
-
-    def repetition(self, section: Repetition) -> np.ndarray:
-        answers = self._texts.take(self._answer[self._own])
-        spans = zip(answers.starts.tolist(), answers.lengths.tolist(), strict=True)
-        return repetition_reward(
-            section, [answers.flat[start : start + length].tolist() for start, length in spans]
-        )
+    def vectors(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of answers and references [comparisons, width], and what every needed turn left in
+        memory [turns, width], from a row for each text of `tokens`: an interaction is the sum of
+        its two texts."""
+        answers, references = sums[self._answer[self.own]], sums[self._reference[self.own]]
+        return answers, references, sums[self._query] + sums[self._query + 1]
 
 
 def remembered_text(turn: Turn) -> str:
@@ -225,7 +212,7 @@ def remembered_text(turn: Turn) -> str:
 
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All numbers of all ranges in a row, and the place of each in its range."""
+    """All numbers of all ranges in a row, and the position of each in its range."""
     sizes = stops - starts
-    places = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.repeat(starts, sizes) + places, places
+    positions = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.repeat(starts, sizes) + positions, positions

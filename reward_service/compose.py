@@ -1,5 +1,5 @@
-"""From episodes to a verdict on each answered turn: every component raw, and the weighted total.
-Pure.
+"""A verdict on each answered turn of some episodes: every component raw, and the weighted total.
+Pure. Which components there are says `components/table.py`.
 
 Invariants:
 * Special tokens are taken out of every text first: template tokens and padding earn nothing and
@@ -23,21 +23,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
+from common.config.rewards import RewardMix, Rewards
 from common.data.special_tokens import THINK, spoken
 from common.episode import Episode, RewardTerm, Strategy, Turn, Verdict
 from common.failures import DataFailure
-from reward_service.comparison import ComparedTexts, Comparison, comparisons
-from reward_service.components.cosine import Form
-from reward_service.components.endpoint import endpoint_rewards
-from reward_service.components.form import exact_match_reward, format_reward, thought_reward
-from reward_service.components.function import ModelOutcome, function_rewards
-from reward_service.components.recall import (
-    Words,
-    conversation_values,
-    recall_reward,
-    words_of_values,
-)
+from reward_service.comparison import Compared, Comparison, Form, TurnBatch, comparisons
+from reward_service.components.table import Part, parts
 from reward_service.normalization import Statistics, terms_of
 
 HELD = ("failed", "unscored")
@@ -77,9 +68,7 @@ def judge(
     statistics: of the components that are normalised (reward_service/normalization.py). The turns
     of an episode that came as "failed" or "unscored" are judged by what they hold already.
     """
-    everywhere = words_of_values(known_values)
     turns: list[Turn] = []
-    known: list[Collection[Words]] = []
     began: list[int] = []
     mixes = _mixes(rewards)
     groups: dict[RewardMix, list[Comparison]] = {mix: [] for mix in mixes.values()}
@@ -90,21 +79,16 @@ def judge(
                 route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(
                     comparison
                 )
-        values = conversation_values(episode.turns)
-        known += [words_of_values(values) | everywhere if values else everywhere] * len(
-            episode.turns
-        )
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 
-    # What follows looks at answers; thoughts have a component of their own.
-    original, turns = turns, [spoken(turn) for turn in turns] if THINK in special_ids else turns
+    # Only the component `thought` looks at thoughts.
+    without = [spoken(turn) for turn in turns] if THINK in special_ids else turns
+    batch = TurnBatch(without, turns, began, embedding, special_ids, known_values)
     verdicts: list[Verdict] = [_HELD] * len(turns)
     for mix, group in groups.items():
         if group:
-            results = _scored(
-                _Scoring(turns, original, began, known, mix, embedding, special_ids), group
-            )
+            results = _scored(parts(mix), Compared(batch, group))
             for comparison, verdict in zip(
                 group, _verdicts(results, terms_of(mix, statistics), rewards), strict=True
             ):
@@ -153,149 +137,76 @@ def _mixes(rewards: Rewards) -> dict[tuple[Strategy, Form, bool], RewardMix]:
 # --- scoring of comparisons -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Scoring:
-    """What it takes to score comparisons of one mix."""
-
-    turns: Sequence[Turn]
-    """All turns of all episodes of the batch, in a row, without their thoughts."""
-    original: Sequence[Turn]
-    """The same with them."""
-    began: Sequence[int]
-    """Of each turn: where its episode begins."""
-    known: Sequence[Collection[Words]]
-    """Of each turn: the values of its conversation."""
-    mix: RewardMix
-    embedding: np.ndarray
-    special_ids: Collection[int]
-
-
 @dataclass(slots=True)
 class _Results:
-    """Of comparisons of one mix: row by row what verdicts are made of."""
+    """The values of comparisons of one mix, row by row."""
 
     raw: dict[str, np.ndarray]
-    """Of each component, float64 [comparisons]; nan where it does not apply."""
+    """By component, float64 [comparisons]; nan where it does not apply."""
     std: np.ndarray
-    """Spread of a reward model's score, of several the largest: float64 [comparisons]."""
+    """Standard deviation of a reward model's score, the largest of several: float64
+    [comparisons]."""
     failures: dict[int, str]
     """Why the comparisons of these rows have no reward."""
 
 
-def _scored(scoring: _Scoring, group: Sequence[Comparison]) -> _Results:
+def _scored(mix: Sequence[Part], compared: Compared) -> _Results:
     """All components of each comparison."""
-    results = _Results({}, np.zeros(len(group)), {})
-    _fill_in(results, scoring, group, 0, len(group))
+    results = _Results({}, np.zeros(len(compared)), {})
+    together = [part for part in mix if not part.component.by_turn]
+    _fill_in(results, together, compared, 0, len(compared))
+    may_not_apply = {part.name for part in together if part.component.may_not_apply}
     for name, values in results.raw.items():
-        # A nan says of recall, thought and environment that they do not apply, and of any other
-        # component that it is undefined.
-        partial = name in ("recall", "thought", "environment")
-        undefined = np.isinf(values) if partial else ~np.isfinite(values)
+        undefined = np.isinf(values) if name in may_not_apply else ~np.isfinite(values)
         for row in np.flatnonzero(undefined).tolist():
             results.failures.setdefault(row, f"{name}: the value is {values[row]}")
-    _add_custom(results, scoring, group)
+    for part in mix:
+        if part.component.by_turn:
+            _add_by_turn(results, part, compared)
     return results
 
 
 def _fill_in(
-    results: _Results, scoring: _Scoring, group: Sequence[Comparison], start: int, stop: int
+    results: _Results, mix: Sequence[Part], compared: Compared, start: int, stop: int
 ) -> None:
     """Score rows start … stop - 1: all at once, and where that fails, in halves, until what is at
     fault stands alone."""
+    found: dict[str, np.ndarray] = {}
     try:
-        components = _components(scoring, group[start:stop])
+        part = compared.rows(range(start, stop))
+        for name, component, section in mix:
+            with _blaming(name):
+                found[name] = np.asarray(component.score(section, part))
     except DataFailure as failure:
         if stop - start == 1:
             results.failures[start] = str(failure)
             return
         middle = (start + stop) // 2
-        _fill_in(results, scoring, group, start, middle)
-        _fill_in(results, scoring, group, middle, stop)
+        _fill_in(results, mix, compared, start, middle)
+        _fill_in(results, mix, compared, middle, stop)
         return
-    for name, values in components.items():
+    for name, values in found.items():
         if name not in results.raw:
-            results.raw[name] = np.full(len(group), np.nan)
+            results.raw[name] = np.full(len(compared), np.nan)
         results.raw[name][start:stop] = values
 
 
-def _components(scoring: _Scoring, group: Sequence[Comparison]) -> dict[str, np.ndarray]:
-    """Raw value of each component of the mix: {name: float64 [comparisons]}. DataFailure names the
-    component that could not."""
-    mix = scoring.mix
-    out: dict[str, np.ndarray] = {}
-    own = [comparison.turn for comparison in group]
-    turns = [scoring.turns[i] for i in own]
-    if (
-        mix.bleu is not None
-        or mix.cosine is not None
-        or mix.length is not None
-        or mix.repetition is not None
-    ):
-        with _blaming("tokens"):
-            texts = ComparedTexts(scoring.turns, group, scoring.special_ids)
-    if mix.bleu is not None:
-        with _blaming("bleu"):
-            out["bleu"] = texts.bleu(mix.bleu)
-    if mix.cosine is not None:
-        with _blaming("cosine"):
-            out["cosine"] = texts.cosine(mix.cosine, scoring.embedding)
-    if mix.length is not None:
-        with _blaming("length"):
-            out["length"] = texts.length(mix.length)
-    if mix.recall is not None:
-        with _blaming("recall"):
-            out["recall"] = recall_reward(
-                turns, [scoring.known[i] for i in own], mix.recall.false_recall
-            )
-    if mix.repetition is not None:
-        with _blaming("repetition"):
-            out["repetition"] = texts.repetition(mix.repetition)
-    if mix.format is not None:
-        with _blaming("format"):
-            out["format"] = format_reward(mix.format, turns)
-    if mix.exact_match is not None:
-        with _blaming("exact_match"):
-            out["exact_match"] = exact_match_reward(mix.exact_match, turns)
-    if mix.thought is not None:
-        with _blaming("thought"):
-            out["thought"] = thought_reward(
-                mix.thought, [scoring.original[i] for i in own], scoring.special_ids
-            )
-    if mix.environment is not None:
-        out["environment"] = np.array(
-            [turn.rewards.get("environment", np.nan) for turn in turns], dtype=np.float64
-        )
-    return out
-
-
-def _add_custom(results: _Results, scoring: _Scoring, group: Sequence[Comparison]) -> None:
-    """The components of a user's own and of reward models. Turns that have failed already are not
+def _add_by_turn(results: _Results, part: Part, compared: Compared) -> None:
+    """A component that says itself which turns fail. Turns that have failed already are not
     sent."""
-    for section in scoring.mix.named():
-        sent = [row for row in range(len(group)) if row not in results.failures]
-        places = [group[row].turn for row in sent]
-        turns = [scoring.turns[place] for place in places]
-        if isinstance(section, FunctionReward):
-            outcomes: Sequence[ModelOutcome] = function_rewards(section, turns)
-        elif isinstance(section, EndpointReward):
-            outcomes = endpoint_rewards(section, turns)
-        else:
-            # Here and not at the top: it brings torch, which a service without reward models does
-            # without.
-            from reward_service.reward_models.serving import model_rewards
-
-            outcomes = model_rewards(
-                section, [scoring.turns[scoring.began[place] : place + 1] for place in places]
-            )
-        values = results.raw[section.name] = np.full(len(group), np.nan)
-        for row, outcome in zip(sent, outcomes, strict=True):
-            if isinstance(outcome, str):
-                results.failures[row] = f"{section.name}: {outcome}"
-            elif isinstance(outcome, tuple):
-                values[row], std = outcome
-                results.std[row] = max(std, results.std[row])
-            elif outcome is not None:
-                values[row] = outcome
+    sent = [row for row in range(len(compared)) if row not in results.failures]
+    outcomes = part.component.score(part.section, compared.rows(sent))
+    values = results.raw[part.name] = np.full(len(compared), np.nan)
+    for row, outcome in zip(sent, outcomes, strict=True):
+        match outcome:
+            case str(why):
+                results.failures[row] = f"{part.name}: {why}"
+            case (value, std):
+                values[row], results.std[row] = value, max(std, results.std[row])
+            case None:
+                pass
+            case value:
+                values[row] = value
 
 
 @contextmanager
@@ -304,6 +215,8 @@ def _blaming(component: str) -> Iterator[None]:
     or of the worker."""
     try:
         yield
+    except DataFailure:
+        raise
     except Exception as error:
         raise DataFailure(f"{component}: {type(error).__name__}: {error}") from error
 

@@ -3,41 +3,16 @@ models."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
-from common.config.rewards import Component, Cosine, FunctionReward, ModelReward, RewardMix, Rewards
-from reward_service.components.function import source_file
+from common.config.rewards import Rewards
+from reward_service.components.table import keyed_parts
 
 
 def contents(rewards: Rewards) -> dict[str, list[str]]:
     """[path, hash of what lies there] of each component that reads any, by mix and component, such
     as "cumulative.politeness"."""
     found = {}
-    for key, mix in rewards:
-        for name, component in mix.components().items() if isinstance(mix, RewardMix) else ():
-            path, digest = _content(component)
-            if digest is not None:
-                found[f"{key}.{name}"] = [path, digest]
+    for key, (name, component, section) in keyed_parts(rewards):
+        source, path = component.source, component.reads(section)
+        if source is not None and path is not None and (digest := source.digest(path)):
+            found[f"{key}.{name}"] = [path, digest]
     return found
-
-
-def _content(component: Component) -> tuple[str, str | None]:
-    if isinstance(component, FunctionReward):
-        file = source_file(component.path)
-        return component.path, hashlib.blake2b(
-            Path(file).read_bytes(), digest_size=8
-        ).hexdigest() if file else None
-    model = (
-        component.path
-        if isinstance(component, ModelReward)
-        else component.model
-        if isinstance(component, Cosine)
-        else None
-    )
-    if model is None:
-        return "", None
-    # Here and not at the top: it brings torch, which rewards without models do without.
-    from reward_service.reward_models.serving import weights_digest
-
-    return model, weights_digest(model)

@@ -12,8 +12,8 @@ import numpy as np
 from common.config.rewards import RewardMix, Rewards
 from common.data.special_tokens import spoken
 from common.episode import Episode, Strategy, Turn
-from reward_service.comparison import comparisons, remembered_text
-from reward_service.components.cosine import Form
+from reward_service.comparison import Form, comparisons, remembered_text
+from reward_service.components.table import parts
 from reward_service.compose import HELD, judge
 from reward_service.normalization import Statistics
 
@@ -84,9 +84,10 @@ def copy_gains(
     """Mean rewards of the right answer and of copies over a sample of the turns of each strategy
     and form. Arguments as for `judge`.
 
-    Only built-in components count: functions, endpoints and models have a price for every call.
+    Only components that are computed here count: functions, endpoints and models have a price for
+    every call.
     """
-    built_in = _built_in(rewards)
+    here = _computed_here(rewards)
     gains = []
     for (strategy, form), places in _samples(episodes).items():
         kinds = [
@@ -94,7 +95,7 @@ def copy_gains(
         ]
         got = np.array(
             [
-                earned(places, answers, built_in, embedding, special_ids, known_values, statistics)
+                earned(places, answers, here, embedding, special_ids, known_values, statistics)
                 for answers in zip(*kinds, strict=True)
             ]
         )
@@ -122,17 +123,15 @@ def _samples(episodes: Sequence[Episode]) -> dict[tuple[Strategy, Form], list[tu
     return samples
 
 
-def _built_in(rewards: Rewards) -> Rewards:
-    """The same without components that another process or a model computes."""
+def _computed_here(rewards: Rewards) -> Rewards:
+    """The same without components that another process, a service or a model computes."""
 
-    def of(mix: RewardMix | None) -> RewardMix | None:
-        if mix is None:
-            return None
-        by_model = mix.cosine is not None and mix.cosine.model is not None
-        cosine = None if by_model else mix.cosine
-        return mix.model_copy(
-            update={"functions": (), "endpoints": (), "models": (), "cosine": cosine}
-        )
+    def without(mix: RewardMix) -> RewardMix:
+        costly = {
+            name
+            for name, component, section in parts(mix)
+            if component.by_turn or component.reads(section) is not None
+        }
+        return mix.without(costly)
 
-    names = ("single", "cumulative", "long_term", "first_turn", "topic_change")
-    return rewards.model_copy(update={name: of(getattr(rewards, name)) for name in names})
+    return rewards.model_copy(update={key: without(mix) for key, mix in rewards.mixes().items()})

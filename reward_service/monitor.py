@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 
-from common.config.rewards import BUILT_IN
 from common.episode import Episode, RewardTerm, Turn, Verdict
 from common.telemetry.metrics import Metrics
+from reward_service.components.table import range_of
 from reward_service.copies import CopyGain
 from reward_service.normalization import SMALLEST_STD
 
@@ -48,7 +48,7 @@ class Column:
     """Held to the clip, where there is one."""
     low: np.ndarray
     high: np.ndarray
-    """Ends of the range: the clip's, else 0 and 1 of a built-in component, else unknown (nan)."""
+    """Ends of the range: the clip's, else the component's own, nan where it is not known."""
 
     def saturated(self) -> dict[str, float]:
         """Share of values at the low and at the high end; empty where no value has a range. Recall
@@ -107,7 +107,7 @@ def columns(turns: Sequence[Turn | Verdict]) -> dict[str, Column]:
 
 
 def _column(name: str, term: RewardTerm, rows: np.ndarray, raw: np.ndarray) -> Column:
-    start, end = (0.0, 1.0) if name in BUILT_IN else (np.nan, np.nan)
+    start, end = range_of(name) or (np.nan, np.nan)
     low, high = term.low if isfinite(term.low) else start, term.high if isfinite(term.high) else end
     return Column(
         rows,

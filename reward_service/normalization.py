@@ -14,14 +14,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.config.rewards import Component, Cosine, FunctionReward, ModelReward, RewardMix, Rewards
+from common.config.components import Component
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, RewardTerm
-from reward_service.components.function import source_file
+from reward_service.components.table import component_of
 
 SMALLEST_STD = 1e-6
 """A component that varies less is taken as it is: dividing by its spread would blow up rounding."""
@@ -69,7 +69,7 @@ def after(
     order matters to rounding alone."""
     names = {
         name
-        for mix in rewards.mixes()
+        for mix in rewards.mixes().values()
         for name, component in mix.components().items()
         if component.normalise
     }
@@ -117,25 +117,13 @@ def terms_of(mix: RewardMix, statistics: Statistics) -> dict[str, RewardTerm]:
 
 @lru_cache(maxsize=256)
 def version_of(component: Component) -> str:
-    """Eight digits that change with what decides raw values: settings, the file of a function, the
-    weights of a model."""
+    """Eight digits that change with what decides raw values: settings, and what the component reads
+    beside them."""
     parts = [
         type(component).__name__,
         component.model_dump_json(exclude={"weight", "clip", "normalise"}),
     ]
-    if isinstance(component, FunctionReward):
-        file = source_file(component.path)
-        parts.append(hashlib.blake2b(Path(file).read_bytes()).hexdigest() if file else "")
-    model = (
-        component.path
-        if isinstance(component, ModelReward)
-        else component.model
-        if isinstance(component, Cosine)
-        else None
-    )
-    if model is not None:
-        # Here and not at the top: it brings torch, which a service without models does without.
-        from reward_service.reward_models.serving import weights_digest
-
-        parts.append(weights_digest(model))
+    source = component_of(component).source
+    if source is not None and (path := source.path(component)) is not None:
+        parts.append(source.digest(path) or "")
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()

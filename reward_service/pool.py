@@ -202,16 +202,17 @@ class RewardPool:
 
     def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
         """The state for the next iteration, once these were trained on. JSON-ready; a function of
-        its arguments.
+        its arguments and the settings."""
+        return to_json(after(from_json(state), episodes, self._rewards))
 
-        Records beside it what this whole batch shows (reward_service/monitor.py).
-        """
+    def observe(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> None:
+        """Record what the whole batch of an iteration, which was scored with `state`, shows
+        (reward_service/monitor.py)."""
         rewards, _, special_ids, known_values = self._arguments
         gains = copy_gains(
             episodes, rewards, self._embedding_here, special_ids, known_values, from_json(state)
         )
         self._monitor.record(episodes, gains)
-        return to_json(after(from_json(state), episodes, self._rewards))
 
     async def _judge(
         self,

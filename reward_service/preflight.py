@@ -1,45 +1,66 @@
-"""What rewards need, checked before anything starts: functions, models and packages that are not
-there stop a run at the door."""
+"""Checks of what rewards read: functions, models and packages that are not there stop a run before
+anything starts."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from common.config.rewards import FunctionReward, RewardMix, Rewards
+from common.config.components import Component
+from common.config.rewards import Rewards
 from common.episode import Row, Turn
-from common.failures import InputError
-from reward_service.components.function import open_function, try_function
-from reward_service.components.sentences import open_sentence_model
+from reward_service.components.component import Source
+from reward_service.components.table import keyed_parts
 
 
 def require_rewards(rewards: Rewards, rows: Sequence[Row] = ()) -> None:
     """Raises InputError naming the first path or key that cannot be used.
 
-    rows: of the run's training data, for a turn to try functions on; without any they are only
-    loaded.
+    rows: the run's training data, for a turn to try functions on; without any they are only loaded.
     """
-    require_functions(rewards, rows)
-    for mix in rewards.mixes():
-        for model in mix.models:
-            # Here and not at the top, as below: it brings torch, which a service without reward
-            # models does without.
-            from reward_service.reward_models.serving import require_model
-
-            require_model(model)
-    require_sentence_models(rewards)
+    for key, name, source, section in _sources(rewards):
+        source.check(section, f"rewards.{key}.{name}", _sample(rows, key))
 
 
-def require_functions(rewards: Rewards, rows: Sequence[Row]) -> None:
-    """Every function is loaded and called once, on a turn of the data that it is for."""
-    tried: set[FunctionReward] = set()
-    for key, mix in rewards:
-        for function in mix.functions if isinstance(mix, RewardMix) else ():
-            if function not in tried:
-                tried.add(function)
-                row = next((row for row in rows if row.strategy == key and row.interactions), None)
-                row = row or next((row for row in rows if row.interactions), None)
-                try_function(function, sample_turn(row) if row is not None else None)
+def require_tried(rewards: Rewards, rows: Sequence[Row]) -> None:
+    """The same for components that can be tried on a turn of the data, functions, and no others."""
+    for key, name, source, section in _sources(rewards):
+        if source.tries:
+            source.check(section, f"rewards.{key}.{name}", _sample(rows, key))
+
+
+def has_to_try(rewards: Rewards) -> bool:
+    """Whether there is a component that `require_tried` would try."""
+    return any(source.tries for _, _, source, _ in _sources(rewards))
+
+
+def has_to_open(rewards: Rewards) -> bool:
+    """Whether a worker has functions to load or models to open before it can score."""
+    return any(True for _ in _sources(rewards))
+
+
+def open_all(rewards: Rewards) -> None:
+    """Open them all, so that no scoring call has to. Raises InputError where a model cannot be."""
+    for _, _, source, section in _sources(rewards):
+        source.open(section)
+
+
+def _sources(rewards: Rewards) -> Iterator[tuple[str, str, Source[Any], Component]]:
+    """(key of the mix, component, source, settings) of each component that reads something beside
+    its settings; equal ones of several mixes once."""
+    seen: set[Component] = set()
+    for key, (name, component, section) in keyed_parts(rewards):
+        source = component.source
+        if source is not None and source.path(section) is not None and section not in seen:
+            seen.add(section)
+            yield key, name, source, section
+
+
+def _sample(rows: Sequence[Row], strategy: str) -> Turn | None:
+    """A turn of the data: of a conversation of the strategy, where there is any."""
+    asked = [row for row in rows if row.interactions]
+    row = next((row for row in asked if row.strategy == strategy), asked[0] if asked else None)
+    return sample_turn(row) if row is not None else None
 
 
 def sample_turn(row: Row) -> Turn:
@@ -53,39 +74,3 @@ def sample_turn(row: Row) -> Turn:
         query_ids, answer_ids, [-1.0] * len(answer_ids), answer_ids, asked.role, asked.facts,
         query=asked.query, answer=asked.answer, reference=asked.answer,
     )  # fmt: skip
-
-
-def has_to_open(rewards: Rewards) -> bool:
-    """Whether a worker has functions to load or models to open before it can score."""
-    return any(
-        mix.functions or mix.models or (mix.cosine is not None and mix.cosine.model is not None)
-        for mix in rewards.mixes()
-    )
-
-
-def open_all(rewards: Rewards) -> None:
-    """Open them all, so that no scoring call has to. Raises InputError where a model cannot be."""
-    for mix in rewards.mixes():
-        for function in mix.functions:
-            # Where that fails, every turn it is called for fails at once and says why. A worker
-            # that does not come up says so much later.
-            with contextlib.suppress(InputError):
-                open_function(function)
-        if mix.cosine is not None and mix.cosine.model is not None:
-            open_sentence_model(mix.cosine.model)
-        for model in mix.models:
-            from reward_service.reward_models.serving import open_model
-
-            open_model(model.path, model.serve)
-
-
-def require_sentence_models(rewards: Rewards) -> None:
-    opened = set()
-    for key, mix in rewards:
-        model = mix.cosine.model if isinstance(mix, RewardMix) and mix.cosine is not None else None
-        if model is not None and model not in opened:
-            try:
-                open_sentence_model(model, device="cpu")
-            except InputError as error:
-                raise InputError(f"rewards.{key}.cosine.model", str(error)) from error
-            opened.add(model)

@@ -50,7 +50,12 @@ class Scorer(Protocol):
         ...
 
     def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
-        """The state for the iteration after one that scored `episodes` with `state`. JSON-ready."""
+        """The state for the iteration after one that scored `episodes` with `state`. JSON-ready.
+        Without side effects."""
+        ...
+
+    def observe(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> None:
+        """Record what the whole batch of an iteration shows, which was scored with `state`."""
         ...
 
     def patience(self, episodes: Sequence[Episode]) -> float:

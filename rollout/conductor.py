@@ -256,6 +256,7 @@ class Conductor:
         }
         self._memories[iteration] = Memories(iteration, plan.step, by_place)
         self._scorer_states[iteration] = self._scorer.after(scorer_state, collected.episodes)
+        self._scorer.observe(scorer_state, collected.episodes)
         return replace(
             collected,
             episodes=[replace(episode, final_memory=None) for episode in collected.episodes],

@@ -16,8 +16,10 @@ from typing import get_args
 
 import numpy as np
 
-from common.config.rewards import Smoothing
+from common.config.components import Bleu, Smoothing
+from reward_service.comparison import Compared
 from reward_service.components import ngrams as kernels
+from reward_service.components.component import RewardComponent
 from reward_service.components.tokens import Ragged, side_by_side
 
 CONSTANTS = {
@@ -293,3 +295,45 @@ def _mean_log_sacrebleu(
     if not effective_order:
         return logs.mean(axis=1)
     return np.where(reached, logs, 0.0).sum(axis=1) / np.maximum(reached.sum(axis=1), 1)
+
+
+# --- the component --------------------------------------------------------------------------------
+
+
+def bleu_reward(
+    section: Bleu, answers: Ragged, reference: Ragged, saved: Ragged, forms: np.ndarray
+) -> np.ndarray:
+    """Weighted BLEU of answers with the reference and the saved interaction, or one BLEU with both:
+    float64 [turns].
+
+    forms [turns]: where the topic changes, one minus BLEU with the saved interaction counts.
+    """
+    settings = section.order, section.order_weights, section.smoothing
+    changes = forms == "topic_change"
+    if section.saved == 0:
+        return bleu_of_pairs(answers, [reference], *settings)[0]
+    if section.combined and not changes.any():
+        return bleu_of_either(answers, [reference, saved], *settings)
+    if section.reference == 0:
+        (to_saved,) = bleu_of_pairs(answers, [saved], *settings)
+        return np.where(changes, 1 - to_saved, to_saved)
+    to_reference, to_saved = bleu_of_pairs(answers, [reference, saved], *settings)
+    to_saved = np.where(changes, 1 - to_saved, to_saved)
+    apart = (section.reference * to_reference + section.saved * to_saved) / (
+        section.reference + section.saved
+    )
+    if not section.combined:
+        return apart
+    # Where the topic changes an answer cannot be like one text or unlike the other at once: there
+    # the two stay apart.
+    return np.where(changes, apart, bleu_of_either(answers, [reference, saved], *settings))
+
+
+def _score(section: Bleu, compared: Compared) -> np.ndarray:
+    texts = compared.texts
+    return bleu_reward(
+        section, texts.answers, texts.references, texts.saved_interactions, texts.forms
+    )
+
+
+BLEU = RewardComponent(Bleu, _score)

@@ -1,24 +1,29 @@
-"""Likeness of texts by their embeddings: cosine, clamped at 0.
+"""Cosine similarity of texts by their embeddings, clamped at 0.
 
-Of a text, the mean of its token embeddings: a frozen float32 matrix [vocabulary, width], given
-once. It must not be the trainable one of the policy: a reward that moves with the policy can be
-raised by moving the embedding. Or the vector of a frozen model
-(reward_service/components/sentences.py); all that follows is the same.
+The embedding of a text is the mean of its token embeddings, by a frozen float32 matrix [vocabulary,
+width] that is given once. The matrix must not be the trainable one of the policy: a reward that
+moves with the policy can be raised by moving the embedding. Where the settings name a
+sentence-transformers model, it is that model's vector (`sentences.py`); all that follows is the
+same.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from common.config.rewards import Cosine
+from common.config.components import Cosine
+from common.episode import Turn
+from common.failures import InputError
+from reward_service.comparison import Compared, ComparedTexts, remembered_text
+from reward_service.components.component import RewardComponent, Source
+from reward_service.components.model import weights_digest
 from reward_service.components.ngrams import embedding_sums
+from reward_service.components.sentences import (
+    open_sentence_model,
+    require_sentence_model,
+    sentence_vectors,
+)
 from reward_service.components.tokens import Ragged
-
-Form = Literal["standard", "topic_change", "long_range"]
-"""What an answer is held against: an earlier interaction to continue, one to leave behind, or the
-first one, far back."""
 
 
 def embed(embedding: np.ndarray, texts: Ragged) -> np.ndarray:
@@ -89,3 +94,61 @@ def cosine_reward(
         + running_weight * to_running
     )
     return total / (section.reference + section.saved + running_weight)
+
+
+def _score(section: Cosine, compared: Compared) -> np.ndarray:
+    texts = compared.texts
+    if section.model is None:
+        vectors = texts.vectors(embed(compared.batch.embedding, texts.tokens))
+        answers, references, remembered = map(unit, vectors)
+    else:
+        answers, references, remembered = _by_model(section.model, section.running > 0, texts)
+    running = np.zeros_like(answers)
+    if section.running > 0 and len(texts.means_over):
+        positions = np.zeros(len(texts.turns), dtype=np.int64)
+        positions[texts.means_over] = texts.mean_positions
+        means = running_means(remembered, positions, section.decay)
+        running[texts.with_mean] = unit(means[texts.mean_ends])
+    return cosine_reward(
+        section, answers, references, remembered[texts.saved], running, texts.forms
+    )
+
+
+def _by_model(
+    model: str, running: bool, texts: ComparedTexts
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit rows of answers and references [comparisons, width], and of what every needed turn left
+    in memory [turns, width]: 0 where no other turn is compared with it. running: whether there is a
+    running mean."""
+    own = [texts.turns[i] for i in texts.own.tolist()]
+    compared_with = np.unique(
+        np.concatenate([texts.saved, texts.means_over]) if running else texts.saved
+    )
+    saved = [texts.turns[i] for i in compared_with.tolist()]
+    written = (
+        [turn.answer for turn in own]
+        + [turn.reference for turn in own]
+        + [remembered_text(turn) for turn in saved]
+    )
+    answers, references, left = np.split(
+        unit(sentence_vectors(model, written)), [len(own), 2 * len(own)]
+    )
+    remembered = np.zeros((len(texts.turns), left.shape[1]), dtype=left.dtype)
+    remembered[compared_with] = left
+    return answers, references, remembered
+
+
+def _check(section: Cosine, key: str, _sample: Turn | None) -> None:
+    assert section.model is not None
+    try:
+        require_sentence_model(section.model)
+    except InputError as error:
+        raise InputError(f"{key}.model", str(error)) from error
+
+
+def _open(section: Cosine) -> None:
+    assert section.model is not None
+    open_sentence_model(section.model)
+
+
+COSINE = RewardComponent(Cosine, _score, source=Source("model", weights_digest, _check, _open))

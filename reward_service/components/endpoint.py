@@ -28,10 +28,11 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from common.config.rewards import EndpointReward
+from common.config.components import EndpointReward
 from common.episode import Turn
 from common.failures import Unavailable
-from reward_service.components.function import Outcome
+from reward_service.comparison import Compared
+from reward_service.components.component import Outcome, RewardComponent
 
 PAUSES = (0.2, 0.6)
 """Seconds before a request is made again. So that one lost of a hundred does not cost the others;
@@ -262,3 +263,10 @@ def _record(turn: Turn) -> dict[str, object]:
         "role": turn.role,
         "facts": facts,
     }
+
+
+def _score(section: EndpointReward, compared: Compared) -> list[Outcome]:
+    return endpoint_rewards(section, compared.turns)
+
+
+ENDPOINT = RewardComponent(EndpointReward, _score, range=None, by_turn=True)

@@ -9,6 +9,8 @@ one. The user's file is never imported here.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import threading
 import time
 from collections import OrderedDict
@@ -16,13 +18,12 @@ from collections.abc import Sequence
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from pathlib import Path
 
-from common.config.rewards import FunctionReward
+from common.config.components import FunctionReward
 from common.episode import Turn
 from common.failures import InputError
-from reward_service.components.function_process import FunctionProcess, Outcome
-
-ModelOutcome = Outcome | tuple[float, float]
-"""Of a reward model that gives a distribution: the value and its standard deviation."""
+from reward_service.comparison import Compared
+from reward_service.components.component import Outcome, RewardComponent, Source
+from reward_service.components.function_process import FunctionProcess
 
 LOAD_AGAIN_SECONDS = 20.0
 """What could not be loaded is not tried again sooner: a batch whose turns all fail is divided, and
@@ -156,3 +157,35 @@ def _kept(section: FunctionReward) -> _Function:
     for old in surplus:
         old.close()
     return function
+
+
+# --- the component --------------------------------------------------------------------------------
+
+
+def _score(section: FunctionReward, compared: Compared) -> list[Outcome]:
+    return function_rewards(section, compared.turns)
+
+
+def _digest(path: str) -> str | None:
+    file = source_file(path)
+    return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest() if file else None
+
+
+def _check(section: FunctionReward, _key: str, sample: Turn | None) -> None:
+    try_function(section, sample)
+
+
+def _open(section: FunctionReward) -> None:
+    # Where that fails, every turn it is called for fails at once and says why. A worker that does
+    # not come up says so much later.
+    with contextlib.suppress(InputError):
+        open_function(section)
+
+
+FUNCTION = RewardComponent(
+    FunctionReward,
+    _score,
+    range=None,
+    by_turn=True,
+    source=Source("path", _digest, _check, _open, tries=True),
+)

@@ -28,6 +28,7 @@ from typing import Any
 
 from common.episode import Turn
 from common.failures import InputError
+from reward_service.components.component import Outcome
 from reward_service.components.function_child import (
     ANSWER,
     FAILURE,
@@ -39,9 +40,6 @@ from reward_service.components.function_child import (
     VALUE,
     described,
 )
-
-Outcome = float | str | None
-"""The value; why there is none; or None, where the reward does not apply to the turn."""
 
 TOGETHER = 256
 """Turns in one message: few enough that taking it apart is nothing beside any deadline."""

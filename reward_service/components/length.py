@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.config.rewards import Length
+from common.config.components import Length
+from reward_service.comparison import Compared
+from reward_service.components.component import RewardComponent
 
 
 def length_reward(section: Length, answers: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -18,3 +20,11 @@ def length_reward(section: Length, answers: np.ndarray, references: np.ndarray) 
     shorter, longer = np.minimum(answers, targets), np.maximum(answers, targets)
     ratio = np.where(longer == 0, 1.0, shorter / np.maximum(longer, 1))
     return ratio if section.penalty else np.where(answers >= targets, 1.0, ratio)
+
+
+def _score(section: Length, compared: Compared) -> np.ndarray:
+    texts = compared.texts
+    return length_reward(section, texts.answers.lengths, texts.references.lengths)
+
+
+LENGTH = RewardComponent(Length, _score)

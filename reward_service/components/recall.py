@@ -13,11 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
+from common.config.components import Recall
 from common.episode import Turn
 from common.text.values import folded, place, taken_out, value_words
+from reward_service.comparison import Compared, TurnBatch
+from reward_service.components.component import RewardComponent
 
 Words = tuple[str, ...]
 
@@ -138,3 +143,23 @@ def words_of_values(values: Iterable[str]) -> frozenset[Words]:
     """The values as `named_values` takes them; blank ones cannot stand in an answer, and are left
     out."""
     return frozenset(words for words in map(value_words, values) if words)
+
+
+def _known(batch: TurnBatch) -> list[Collection[Words]]:
+    """For each turn of a batch, the values that could stand in its answer."""
+    everywhere = words_of_values(batch.known_values)
+    known: list[Collection[Words]] = []
+    for _, episode in groupby(zip(batch.began, batch.turns, strict=True), key=itemgetter(0)):
+        turns = [turn for _, turn in episode]
+        values = conversation_values(turns)
+        known += [words_of_values(values) | everywhere if values else everywhere] * len(turns)
+    return known
+
+
+def _score(section: Recall, compared: Compared) -> np.ndarray:
+    known = compared.batch.once(_known)
+    own = [known[comparison.turn] for comparison in compared.group]
+    return recall_reward(compared.turns, own, section.false_recall)
+
+
+RECALL = RewardComponent(Recall, _score, may_not_apply=True)

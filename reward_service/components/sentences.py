@@ -21,12 +21,23 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-def open_sentence_model(model: str, device: str | None = None) -> SentenceTransformer:
-    """A model by folder or hub name. device: None takes the GPU that this process sees, which is
-    what Ray gave it, or else the CPU.
+def require_sentence_model(model: str) -> None:
+    """Raises InputError where the model cannot be opened. On CPU: the process that checks a run has
+    no GPU to spare."""
+    _load(model, "cpu")
+
+
+@lru_cache(maxsize=8)
+def open_sentence_model(model: str) -> SentenceTransformer:
+    """A model by folder or hub name, opened once per process, on the GPU that Ray gave this
+    process, or else on the CPU.
 
     Raises InputError where it cannot be opened, or the package that opens it is missing.
     """
+    return _load(model, None)
+
+
+def _load(model: str, device: str | None) -> SentenceTransformer:
     folder = Path(model).expanduser()
     if not folder.is_dir() and is_folder(model):
         # A name that only a folder could have: asking the hub for it would take a minute to say so.
@@ -48,11 +59,6 @@ def open_sentence_model(model: str, device: str | None = None) -> SentenceTransf
         ) from error
 
 
-@lru_cache(maxsize=8)
-def _opened(model: str) -> SentenceTransformer:
-    return open_sentence_model(model)
-
-
 def sentence_vectors(model: str, texts: Sequence[str]) -> np.ndarray:
     """The model's vector of each text, as long as the model makes it: float32 [texts, width]; 0 for
     an empty text.
@@ -60,7 +66,7 @@ def sentence_vectors(model: str, texts: Sequence[str]) -> np.ndarray:
     Texts that stand there more than once are embedded once. Raises InputError as
     `open_sentence_model` does.
     """
-    encoder = _opened(model)
+    encoder = open_sentence_model(model)
     # An empty text is like nothing, as with token embeddings; the model would give it a vector all
     # the same.
     places = {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config.rewards import ModelReward
+from common.config.components import ModelReward
 from common.failures import InputError, nearest
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config.rewards import ModelReward
+from common.config.components import ModelReward
 from common.episode import Turn
 from common.failures import DataFailure, InputError
 from common.storage.checkpoint import MANIFEST, open_checkpoint
-from reward_service.components.function import ModelOutcome
+from reward_service.components.component import Outcome
 from reward_service.reward_models.labels import label_scores, require_label
 from reward_service.reward_models.model import (
     Dialogue,
@@ -36,9 +36,7 @@ from reward_service.reward_models.model import (
 )
 
 
-def model_rewards(
-    section: ModelReward, conversations: Sequence[Sequence[Turn]]
-) -> list[ModelOutcome]:
+def model_rewards(section: ModelReward, conversations: Sequence[Sequence[Turn]]) -> list[Outcome]:
     """The outcome of the last turn of each conversation, given the turns before it. Raises
     InputError where there is no such model."""
     model = open_model(section.path, section.serve)

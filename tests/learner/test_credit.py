@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from common.config.rewards import FunctionReward, ModelReward, RewardMix, Rewards
+from common.config.components import FunctionReward, ModelReward
+from common.config.rewards import RewardMix, Rewards
 from common.config.stages import MRL
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.config.rewards import Recall, RewardMix, Rewards
+from common.config.components import Recall
+from common.config.rewards import RewardMix, Rewards
 from common.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from common.episode import Episode, Fact
 from common.models.reactive.critic import Critic

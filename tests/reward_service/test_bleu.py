@@ -12,7 +12,7 @@ import pytest
 import sacrebleu
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from common.config.rewards import Smoothing
+from common.config.components import Smoothing
 from reward_service.components.bleu import bleu, bleu_of_either, bleu_of_pairs
 from reward_service.components.tokens import Ragged
 

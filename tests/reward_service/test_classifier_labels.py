@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from common.config.rewards import ModelReward, RewardMix, Rewards
+from common.config.components import ModelReward
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Turn
 from common.failures import InputError
 from reward_service.compose import score_episodes

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common.config.rewards import Bleu, RewardMix, Rewards
+from common.config.components import Bleu
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Strategy, Turn
 from reward_service.components.bleu import bleu
 from reward_service.compose import score_episodes

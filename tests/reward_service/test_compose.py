@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common.config.rewards import Bleu, Cosine, Length, Recall, RewardMix, Rewards
+from common.config.components import Bleu, Cosine, Length, Recall
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Fact, Strategy, Turn
 from common.telemetry.metrics import Metrics
 from reward_service.components.bleu import bleu

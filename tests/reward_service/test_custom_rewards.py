@@ -12,19 +12,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common.config.rewards import (
-    ExactMatch,
-    Format,
-    FunctionReward,
-    Length,
-    Repetition,
-    RewardMix,
-    Rewards,
-)
+from common.config.components import ExactMatch, Format, FunctionReward, Length, Repetition
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Turn
 from common.failures import InputError
-from reward_service.components.form import exact_match_reward, format_reward, repetition_reward
+from reward_service.components.exact_match import exact_match_reward
+from reward_service.components.format import format_reward
 from reward_service.components.function import close_functions, function_rewards, source_file
+from reward_service.components.repetition import repetition_reward
 from reward_service.compose import score_episodes
 from reward_service.normalization import version_of
 

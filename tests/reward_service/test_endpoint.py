@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from common.config.rewards import EndpointReward, RewardMix, Rewards
+from common.config.components import EndpointReward
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Fact, Turn
 from common.failures import InfraFailure, Unavailable
 from reward_service.components.endpoint import LONGEST_PAUSE, PAUSES, endpoint_rewards

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from common.config.rewards import FunctionReward, RewardMix, Rewards
+from common.config.components import FunctionReward
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Fact, Interaction, Row, Turn
 from common.failures import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from deploy.cli import run_command
@@ -250,7 +251,7 @@ def test_a_function_and_what_it_started_end_with_the_process_that_it_works_for(
     asking = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(f"""\
             import time
-            from common.config.rewards import FunctionReward
+            from common.config.components import FunctionReward
             from common.episode import Turn
             from reward_service.components.function import function_rewards
             function = FunctionReward(name="f", path={section.path!r})

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.config.rewards import ModelReward, RewardMix, Rewards
+from common.config.components import ModelReward
+from common.config.rewards import RewardMix, Rewards
 from common.data.padding import pad
 from common.data.tokenizer import train_tokenizer
 from common.episode import Episode, Turn

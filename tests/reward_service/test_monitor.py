@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.config.components import Bleu, FunctionReward, Length, Recall
 from common.config.loader import load_run
-from common.config.rewards import Bleu, FunctionReward, Length, Recall, RewardMix, Rewards
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Fact, RewardTerm, Strategy, Turn
 from common.telemetry.metrics import Metrics
 from reward_service.compose import judge

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.config.rewards import EndpointReward
+from common.config.components import EndpointReward
 from common.episode import Turn
 from common.failures import Unavailable
 from reward_service.components import endpoint

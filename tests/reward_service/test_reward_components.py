@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.config.rewards import Length
+from common.config.components import Length
 from common.episode import Fact, Turn
 from reward_service.components.cosine import embed, likeness, running_means, unit
 from reward_service.components.length import length_reward

@@ -16,7 +16,8 @@ import pytest
 import ray
 
 from common.actors.resources import REWARD_WORKER_CPUS
-from common.config.rewards import EndpointReward, FunctionReward, RewardMix, Rewards
+from common.config.components import EndpointReward, FunctionReward
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from common.failures import Unavailable
 from common.telemetry.metrics import Metrics
@@ -147,8 +148,13 @@ def test_an_episode_that_no_worker_can_take_is_alone_in_failing_and_is_counted()
 
     async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, Any]]:
         scored = await pool.score(dealt, {})
+        metrics = Metrics()
         assert pool.after({}, scored) == {}
-        return scored, await pool.metrics()
+        metrics.merge(await pool.metrics())
+        assert not any("alarms" in key for key in metrics.state()), "`after` records nothing"
+        pool.observe({}, scored)
+        metrics.merge(await pool.metrics())
+        return scored, metrics.drain()
 
     scored, state = run(body, rewards)
     assert [one.id for one in scored] == [one.id for one in dealt]

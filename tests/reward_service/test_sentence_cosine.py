@@ -14,12 +14,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from common.config.rewards import Cosine, RewardMix, Rewards
+from common.config.components import Cosine
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Strategy, Turn
 from common.failures import InputError
 from reward_service.components.sentences import sentence_vectors
 from reward_service.compose import score_episodes
-from reward_service.preflight import require_sentence_models
+from reward_service.preflight import require_rewards
 
 WORDS = (
     "what",
@@ -229,22 +230,22 @@ def test_a_model_that_cannot_be_opened_is_refused_by_its_key(
     def rewards(name: str) -> Rewards:
         return Rewards(first_turn=RewardMix(cosine=Cosine(model=name)))
 
-    require_sentence_models(rewards(model))
-    require_sentence_models(Rewards())
+    require_rewards(rewards(model))
+    require_rewards(Rewards())
     with pytest.raises(
         InputError,
         match=r"rewards\.first_turn\.cosine\.model: /no/such/folder: there is no such folder",
     ):
-        require_sentence_models(rewards("/no/such/folder"))
+        require_rewards(rewards("/no/such/folder"))
     with pytest.raises(
         InputError,
         match=r"rewards\.first_turn\.cosine\.model: .*: is no model that sentence-transformers "
         r"opens",
     ):
-        require_sentence_models(rewards(str(tmp_path)))
+        require_rewards(rewards(str(tmp_path)))
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(
         InputError,
         match=r"first_turn\.cosine\.model: .*: needs the package .*'engram-rl\[sentence\]'",
     ):
-        require_sentence_models(rewards(model))
+        require_rewards(rewards(model))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common.config.rewards import Length, Recall, RewardMix, Rewards
+from common.config.components import Length, Recall
+from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
 from common.episode_arrow import from_table, to_table
 from reward_service.compose import score_episodes

@@ -109,6 +109,9 @@ class Scorer:
     def after(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
         return {"seen": state.get("seen", 0) + len(episodes)}
 
+    def observe(self, state: Mapping[str, Any], episodes: Sequence[Episode]) -> None:
+        pass
+
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         await asyncio.sleep(0.01)
         if any(turn.query == "crash" for episode in episodes for turn in episode.turns):
