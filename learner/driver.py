@@ -34,6 +34,7 @@ from learner.metrics import record_evaluation
 from learner.parallel.group import Job, Loop, launch
 from learner.recorder import RecorderClient, StepReport
 from learner.reporter import Position
+from learner.resume import with_pinned_models
 from learner.rollout_group import RolloutGroup
 from learner.setup import newest, prepare
 from learner.stages.rl import mrl_loop
@@ -78,6 +79,7 @@ def train_or_resume(
 ) -> dict[str, Any]:
     started = time.monotonic()
     setup_logging("driver", 0, directory)
+    run = with_pinned_models(run, directory)
     corpus = load_corpus(run.data, run.seed)
     checkpoint = prepare(run, directory, corpus, progress)
     if checkpoint.step:

@@ -21,6 +21,7 @@ from common.telemetry.progress import Progress
 from learner.evaluation.measure import VALUES, training_values
 from learner.summary import SUMMARY, read_summary
 from reward_service.contents import contents
+from reward_service.pins import pinned
 from rollout.journal.journal import require_whole
 
 DATA = "data.json"
@@ -34,6 +35,15 @@ def as_named_in(run: Run, before: Run) -> Run:
     same."""
     return Run.model_validate(
         named_alike(before.model_dump(mode="json"), run.model_dump(mode="json"))
+    )
+
+
+def with_pinned_models(run: Run, directory: RunDirectory) -> Run:
+    """The run with the models of its rewards pinned to the versions that it was started with, or
+    that are there now (`reward_service/pins.py`)."""
+    before = as_named_in(run, directory.run()) if directory.exists("config.yaml") else None
+    return run.model_copy(
+        update={"rewards": pinned(run.rewards, before.rewards if before is not None else None)}
     )
 
 

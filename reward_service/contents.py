@@ -3,6 +3,7 @@ models."""
 
 from __future__ import annotations
 
+from common.config.locations import split_pin
 from common.config.rewards import Rewards
 from reward_service.components.table import keyed_parts
 
@@ -14,5 +15,6 @@ def contents(rewards: Rewards) -> dict[str, list[str]]:
     for key, (name, component, section) in keyed_parts(rewards):
         source, path = component.source, component.reads(section)
         if source is not None and path is not None and (digest := source.digest(path)):
-            found[f"{key}.{name}"] = [path, digest]
+            # Without its pin: a model that changed is told of by the path that stayed.
+            found[f"{key}.{name}"] = [split_pin(path)[0], digest]
     return found

@@ -9,11 +9,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from common.config.rewards import RewardMix, Rewards
+from common.config.components import Component
+from common.config.rewards import Rewards
 from common.data.special_tokens import spoken
 from common.episode import Episode, Strategy, Turn
 from reward_service.comparison import Form, comparisons, remembered_text
-from reward_service.components.table import parts
+from reward_service.components.table import component_of
 from reward_service.compose import HELD, judge
 from reward_service.normalization import Statistics
 
@@ -126,12 +127,10 @@ def _samples(episodes: Sequence[Episode]) -> dict[tuple[Strategy, Form], list[tu
 def _computed_here(rewards: Rewards) -> Rewards:
     """The same without components that another process, a service or a model computes."""
 
-    def without(mix: RewardMix) -> RewardMix:
-        costly = {
-            name
-            for name, component, section in parts(mix)
-            if component.by_turn or component.reads(section) is not None
-        }
-        return mix.without(costly)
+    def here(_name: str, section: Component) -> Component | None:
+        component = component_of(section)
+        costly = component.by_turn or component.reads(section) is not None
+        return None if costly else section
 
-    return rewards.model_copy(update={key: without(mix) for key, mix in rewards.mixes().items()})
+    mixes = {key: mix.changed(here) for key, mix in rewards.mixes().items()}
+    return rewards.model_copy(update=mixes)

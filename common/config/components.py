@@ -125,7 +125,8 @@ class Cosine(Component):
     model: ModelSource | None = None
     """A sentence-transformers model, by folder (on every node that runs reward workers) or hub
     name, whose embeddings of the texts are compared; None: the mean of token embeddings of the
-    model that MRL started from. Needs the extra `sentence`."""
+    model that MRL started from. Needs the extra `sentence`. Pinned as the path of a reward
+    model."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Cosine:
@@ -231,7 +232,8 @@ class ModelReward(NamedComponent):
 
     path: ModelSource
     """A run that trained it, one of its checkpoints, or a folder or hub name that transformers
-    opens."""
+    opens. A run pins it when it starts: in its config.yaml, `@` and the version that was found
+    there follow, and no other version is ever used."""
     weight: float = Field(0.5, ge=0)
     """Share of the total."""
     unit: bool = True

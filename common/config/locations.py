@@ -22,6 +22,7 @@ from pydantic import AfterValidator, ValidationInfo
 
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})")
 _FOLDER = "folder"
 _SHIPPED = re.compile(r".*/_ray_pkg_[^/]+/")
 """Where Ray unpacks the working directory of a submitted job: another folder each time that a file
@@ -48,8 +49,16 @@ def is_data_file(source: str, folder: str = "") -> bool:
     return looks_like_one or Path(folder, source).exists()
 
 
+def split_pin(model: str) -> tuple[str, str | None]:
+    """The folder, URI or hub name of a model, and the version that is pinned after an `@`: a hash
+    of weights (16 digits), or a commit of a hub (40). None: the setting names no version."""
+    match = _PINNED.fullmatch(model)
+    return (match[1], match[2]) if match else (model, None)
+
+
 def is_folder(model: str, folder: str = "") -> bool:
     """Whether what names a model is a folder or a URI, there or not, and no name on a hub."""
+    model, _ = split_pin(model)
     looks_like_one = (
         model.startswith((".", "/", "~")) or "://" in model or not _HUB_NAME.fullmatch(model)
     )
@@ -106,6 +115,7 @@ validate_default=True)`."""
 DataSource = Annotated[str, _resolving(is_data_file)]
 """A data file, or a name of `datasets` as "name", "name:subset" or "name:subset:split"."""
 ModelSource = Annotated[str, _resolving(is_folder)]
-"""A run, a checkpoint, a folder or a URI of one, or a name on a hub."""
+"""A run, a checkpoint, a folder or a URI of one, or a name on a hub; with `@VERSION` after it where
+it is pinned (`split_pin`)."""
 FunctionSource = Annotated[str, AfterValidator(_function)]
 """FILE.py:NAME, or package.module:NAME."""

@@ -3,7 +3,7 @@ run."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 
 from pydantic import Field, model_validator
 
@@ -65,16 +65,16 @@ class RewardMix(Section):
                 found[name] = value
         return found
 
-    def without(self, names: Collection[str]) -> RewardMix:
-        """The mix without the components of these names, unchecked: none may be left."""
-        update = {
-            key: tuple(part for part in value if part.name not in names)
-            if isinstance(value, tuple)
-            else None
-            if key in names
-            else value
-            for key, value in self
-        }
+    def changed(self, change: Callable[[str, Component], Component | None]) -> RewardMix:
+        """The mix with change(name, settings) in place of each component's settings; None drops the
+        component. Not validated: no component may be left."""
+        update: dict[str, Component | tuple[Component, ...] | None] = {}
+        for key, value in self:
+            if isinstance(value, tuple):
+                several = (change(part.name, part) for part in value)
+                update[key] = tuple(part for part in several if part is not None)
+            elif value is not None:
+                update[key] = change(key, value)
         return self.model_copy(update=update)
 
     def width(self) -> float:

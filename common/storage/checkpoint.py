@@ -211,8 +211,9 @@ def has_saved(run: RunDirectory) -> bool:
 
 
 def open_checkpoint(where: str) -> Checkpoint:
-    """The checkpoint that a user named: its folder, or a run directory for its latest. InputError
-    where it is neither, or broken."""
+    """The checkpoint that a user named: its folder, or a run directory for its latest, also by its
+    `checkpoints` or `checkpoints/latest`. InputError where it is neither, or broken."""
+    where = re.sub(rf"/{FOLDER}(/{LATEST})?/?$", "", where)
     files, inner = fsspec.core.url_to_fs(where)
     where = inner if isinstance(files, LocalFileSystem) else where.rstrip("/")
     checkpoint = _read(where)

@@ -33,7 +33,8 @@ from reward_service.reward_models.model import (
     expected_and_std,
     in_passes,
 )
-from reward_service.reward_models.serving import is_ours, open_model
+from reward_service.reward_models.serving import open_model
+from reward_service.reward_models.versions import is_ours
 
 BINS = 10
 PASS_TOKENS = 16384

@@ -37,7 +37,8 @@ class Source(Generic[S]):
     """Whether `check` runs it on that turn."""
     pin: Callable[[str], str] | None = None
     """The path with the version that lies there now, so that it never means another one
-    (`reward_service/pins.py`). None: it has no versions."""
+    (`reward_service/pins.py`); InputError where the path has a version already and another one lies
+    there. None: it has no versions."""
 
     def path(self, section: S) -> str | None:
         path: str | None = getattr(section, self.key)

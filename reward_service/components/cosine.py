@@ -16,7 +16,7 @@ from common.episode import Turn
 from common.failures import InputError
 from reward_service.comparison import Compared, ComparedTexts, remembered_text
 from reward_service.components.component import RewardComponent, Source
-from reward_service.components.model import weights_digest
+from reward_service.components.model import pin_model, weights_digest
 from reward_service.components.ngrams import embedding_sums
 from reward_service.components.sentences import (
     open_sentence_model,
@@ -151,4 +151,6 @@ def _open(section: Cosine) -> None:
     open_sentence_model(section.model)
 
 
-COSINE = RewardComponent(Cosine, _score, source=Source("model", weights_digest, _check, _open))
+COSINE = RewardComponent(
+    Cosine, _score, source=Source("model", weights_digest, _check, _open, pin=pin_model)
+)

@@ -29,11 +29,18 @@ def _open(section: ModelReward) -> None:
     open_model(section.path, section.serve)
 
 
-def weights_digest(path: str) -> str:
-    """See `reward_models.serving.weights_digest`."""
-    from reward_service.reward_models import serving
+def pin_model(path: str) -> str:
+    """See `reward_models.versions.pin_model`."""
+    from reward_service.reward_models import versions
 
-    return serving.weights_digest(path)
+    return versions.pin_model(path)
+
+
+def weights_digest(path: str) -> str:
+    """See `reward_models.versions.weights_digest`."""
+    from reward_service.reward_models import versions
+
+    return versions.weights_digest(path)
 
 
 MODEL = RewardComponent(
@@ -41,5 +48,5 @@ MODEL = RewardComponent(
     _score,
     range=None,
     by_turn=True,
-    source=Source("path", weights_digest, _check, _open),
+    source=Source("path", weights_digest, _check, _open, pin=pin_model),
 )

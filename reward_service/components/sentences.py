@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config.locations import is_folder
+from common.config.locations import is_folder, split_pin
 from common.failures import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ def open_sentence_model(model: str) -> SentenceTransformer:
 
 
 def _load(model: str, device: str | None) -> SentenceTransformer:
-    folder = Path(model).expanduser()
+    # Here and not at the top: it brings torch, which token embeddings do without.
+    from reward_service.reward_models.versions import require_version
+
+    name, commit = split_pin(require_version(model))
+    folder = Path(name).expanduser()
     if not folder.is_dir() and is_folder(model):
         # A name that only a folder could have: asking the hub for it would take a minute to say so.
         raise InputError(model, "there is no such folder")
@@ -52,7 +56,9 @@ def _load(model: str, device: str | None) -> SentenceTransformer:
             f"needs the package sentence-transformers: pip install 'engram-rl[sentence]' ({error})",
         ) from error
     try:
-        return SentenceTransformer(str(folder) if folder.is_dir() else model, device=device).eval()
+        return SentenceTransformer(
+            str(folder) if folder.is_dir() else name, device=device, revision=commit
+        ).eval()
     except Exception as error:
         raise InputError(
             model, f"is no model that sentence-transformers opens: {type(error).__name__}: {error}"

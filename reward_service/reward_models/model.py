@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from common.config.locations import split_pin
 from common.data.padding import pad
 from common.data.tokenizer import PAD, ConversationTokenizer
 from common.failures import DataFailure, InputError
@@ -253,11 +254,12 @@ def from_folder(
         )
     labels: dict[str, Any] = {} if levels is None else {"num_labels": levels}
     labels |= {"dtype": torch.float32} if training else {}
+    name, commit = split_pin(str(folder))
     with _naming(where):
         module = AutoModelForSequenceClassification.from_pretrained(
-            folder, ignore_mismatched_sizes=levels is not None, **labels
+            name, ignore_mismatched_sizes=levels is not None, revision=commit or "main", **labels
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or "main")
     if levels is not None:
         if not (_scores(config) and config.num_labels == levels):
             draw_head(module)
@@ -272,16 +274,15 @@ def scoring_config(where: str, folder: str | Path, levels: int | None = None) ->
     it does."""
     from common.models.reactive.auto import AutoConfig
 
-    if not Path(folder).is_dir() and (
-        Path(folder).is_absolute()
-        or not HUB_NAME.fullmatch(str(folder))
-        or Path(folder).parent.is_dir()
+    name, commit = split_pin(str(folder))
+    if not Path(name).is_dir() and (
+        Path(name).is_absolute() or not HUB_NAME.fullmatch(name) or Path(name).parent.is_dir()
     ):
         # A name that only a folder could have: asking the hub for it would take half a minute to
         # say so.
         raise InputError(where, "does not exist")
     with _naming(where):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(name, revision=commit or "main")
     if config.model_type == "rxt_reward" and levels not in (None, config.levels):
         raise InputError(where, f"is a reward model of {config.levels} levels, not {levels}")
     if config.model_type == "rxt":

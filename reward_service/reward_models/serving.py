@@ -8,10 +8,9 @@ memory.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from common.config.components import ModelReward
 from common.episode import Turn
 from common.failures import DataFailure, InputError
-from common.storage.checkpoint import MANIFEST, open_checkpoint
+from common.storage.checkpoint import open_checkpoint
 from reward_service.components.component import Outcome
 from reward_service.reward_models.labels import label_scores, require_label
 from reward_service.reward_models.model import (
@@ -34,6 +33,7 @@ from reward_service.reward_models.model import (
     in_passes,
     scoring_config,
 )
+from reward_service.reward_models.versions import is_ours, require_version
 
 
 def model_rewards(section: ModelReward, conversations: Sequence[Sequence[Turn]]) -> list[Outcome]:
@@ -87,23 +87,26 @@ def scores(
 @lru_cache(maxsize=4)
 def open_model(path: str, serve: str) -> PreferenceModel:
     """The reward model of a run (its latest checkpoint), a checkpoint, a folder or a hub name,
-    ready to score. Raises InputError."""
-    if is_ours(path):
-        checkpoint = open_checkpoint(path)
+    ready to score. Raises InputError, also where the path is pinned and another version is
+    there."""
+    place = require_version(path)
+    if is_ours(place):
+        checkpoint = open_checkpoint(place)
         with checkpoint.folder() as folder:
             return _serving(from_folder(checkpoint.where, folder), folder, serve)
-    return _serving(from_folder(path, path), path, serve)
+    return _serving(from_folder(path, place), place, serve)
 
 
 def require_model(section: ModelReward) -> None:
     """Refuse a reward model that is not there, or whose labels do not say which of them pays,
     without loading its weights. Raises InputError naming its path."""
-    if is_ours(section.path):
-        checkpoint = open_checkpoint(section.path)
+    place = require_version(section.path)
+    if is_ours(place):
+        checkpoint = open_checkpoint(place)
         with checkpoint.folder() as folder:
             config = scoring_config(checkpoint.where, folder)
     else:
-        config = scoring_config(section.path, section.path)
+        config = scoring_config(section.path, place)
     require_label(section.path, section, config, is_ours(section.path))
     if section.serve == "vllm":
         require_vllm(section.path, reads_memory=config.model_type == "rxt_reward")
@@ -127,28 +130,6 @@ def _serving(model: PreferenceModel, folder: str | Path, serve: str) -> Preferen
         return VllmPreferenceModel(model, str(folder))
     model.module.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
     return model
-
-
-def is_ours(path: str) -> bool:
-    """Whether a path is a run or a checkpoint of a run, and not a folder or a name that only
-    transformers knows."""
-    folder = Path(path)
-    return "://" in path or (folder / MANIFEST).is_file() or (folder / "checkpoints").is_dir()
-
-
-@lru_cache(maxsize=16)
-def weights_digest(path: str) -> str:
-    """What changes with a model's weights: hash of the manifest of a checkpoint, or of the weights
-    in a folder; a hub name's own."""
-    if is_ours(path):
-        with open_checkpoint(path).folder() as checkpoint:
-            return hashlib.blake2b((checkpoint / MANIFEST).read_bytes(), digest_size=8).hexdigest()
-    digest = hashlib.blake2b(path.encode() if not Path(path).is_dir() else b"", digest_size=8)
-    for file in sorted(Path(path).rglob("*.safetensors")) if Path(path).is_dir() else ():
-        with file.open("rb") as stream:
-            for part in iter(partial(stream.read, 1 << 20), b""):
-                digest.update(part)
-    return digest.hexdigest()
 
 
 class VllmPreferenceModel:

@@ -23,7 +23,7 @@ from learner.resume import tell_of_changed_rewards
 from learner.setup import newest, prepare
 from learner.stages.supervised import build_objective
 from learner.summary import Summary
-from reward_service.reward_models.serving import weights_digest
+from reward_service.reward_models.versions import weights_digest
 from rollout.journal.journal import Journal
 from tests.local_source import run_here, tiny_run
 

@@ -235,6 +235,6 @@ def test_a_deadline_that_the_call_does_not_leave_is_refused() -> None:
     endpoint = EndpointReward(name="judge", url="http://host/", deadline=60)
     with pytest.raises(
         ValidationError,
-        match=r"endpoint judge has a deadline of 60 s, and `rewards\.deadline` ends the call",
+        match=r"reward endpoint judge at http://host/ has a deadline of 60 s, and `rewards\.",
     ):
         Rewards(cumulative=RewardMix(endpoints=(endpoint,)), deadline=60)

@@ -27,7 +27,8 @@ from reward_service.reward_models.model import (
     expected_and_std,
     in_passes,
 )
-from reward_service.reward_models.serving import model_rewards, open_model, scores, weights_digest
+from reward_service.reward_models.serving import model_rewards, open_model, scores
+from reward_service.reward_models.versions import weights_digest
 from tests.local_preferences import preferences, text_model
 from tests.local_source import lively_model
 
