@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from common.actors.ask import ask, fetch, find
 from common.episode import Episode
-from common.failures import DataFailure, DeadlineExceeded, EngramError, InfraFailure
+from common.failures import DataFailure
 from common.weights import PackedWeights
 from learner.parallel.group import Job
 from learner.rollout_group import conductor_name
@@ -68,7 +68,7 @@ class ConductorSource:
     def __init__(self, job: Job):
         # An endpoint that is away holds a batch up, and is not the batch's fault.
         self._deadline = job.run.learner.batch_deadline + job.run.rewards.outage_patience()
-        self._conductor = ray.get_actor(conductor_name(job.namespace), namespace=job.namespace)
+        self._conductor = find(conductor_name(job.namespace), job.namespace)
 
     def publish(self, weights: PackedWeights) -> int:
         published = self._call("publish", weights.version, [ray.put(weights)])
@@ -76,7 +76,11 @@ class ConductorSource:
 
     def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
         batch: Batch = self._call("next_batch", iteration, version, rank, ranks, plan)
-        parts = self._get(list(batch.shard), f"the episodes of iteration {iteration}")
+        parts = fetch(
+            list(batch.shard),
+            deadline=self._deadline,
+            reason=f"the episodes of iteration {iteration}",
+        )
         episodes = [episode for part in parts for episode in part]
         if not episodes:
             what = (
@@ -105,21 +109,5 @@ class ConductorSource:
         return self._call("metrics")
 
     def _call(self, method: str, *args: Any) -> Any:
-        return self._get(
-            getattr(self._conductor, method).remote(*args),
-            f"the conductor to {method.replace('_', ' ')}",
-        )
-
-    def _get(self, reference: Any, reason: str) -> Any:
-        try:
-            return ray.get(reference, timeout=self._deadline)
-        except GetTimeoutError as late:
-            raise DeadlineExceeded(reason, self._deadline) from late
-        except RayActorError as dead:
-            raise InfraFailure(f"lost the conductor while waiting for {reason}: {dead}") from dead
-        except RayTaskError as raised:
-            # The cause is the failure itself, with its own type; what Ray wraps around it only
-            # repeats the traceback.
-            if isinstance(raised.cause, EngramError):
-                raise raised.cause from raised
-            raise
+        reason = f"the conductor to {method.replace('_', ' ')}"
+        return ask(self._conductor, method, *args, deadline=self._deadline, reason=reason)

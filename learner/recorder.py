@@ -12,6 +12,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
+
+from common.actors.ask import ask, find
 from common.config.run import Run
 from common.failures import EngramError, InputError
 from common.storage.lease import register_writer
@@ -187,23 +190,22 @@ def recorder_name(namespace: str) -> str:
 
 
 class RecorderClient:
-    """The recorder as a rank or the driver sees it: the same calls, each with a deadline."""
+    """The recorder as a rank or the driver sees it: the same calls, each with a deadline.
+
+    What they raise says that the recorder failed (`common/actors/ask.py`): a recorder that is gone
+    is an InfraFailure of the rank, after which its group starts again, and no bug of its own."""
 
     def __init__(self, handle: Any):
         self._handle = handle
 
     @classmethod
     def connect(cls, namespace: str) -> RecorderClient:
-        import ray
-
-        return cls(ray.get_actor(recorder_name(namespace), namespace=namespace))
+        return cls(find(recorder_name(namespace), namespace))
 
     @classmethod
     def start(
         cls, run: Run, directory: RunDirectory, namespace: str, resumed_step: int | None
     ) -> RecorderClient:
-        import ray
-
         # On the driver's node: the run directory's host, and where a reader looks for the endpoint.
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
@@ -219,9 +221,8 @@ class RecorderClient:
         return client
 
     def _call(self, method: str, *args: Any) -> Any:
-        import ray
-
-        return ray.get(getattr(self._handle, method).remote(*args), timeout=CALL_SECONDS)
+        reason = f"the recorder to {method.replace('_', ' ')}"
+        return ask(self._handle, method, *args, deadline=CALL_SECONDS, reason=reason)
 
     def begin(
         self,
@@ -279,7 +280,5 @@ class RecorderClient:
         return self._call("report")
 
     def close(self) -> None:
-        import ray
-
         self._call("close")
         ray.kill(self._handle)

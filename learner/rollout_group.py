@@ -4,19 +4,19 @@ Learner ranks come and go beside it."""
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
+from common.actors.ask import ask
 from common.config.run import Run
 from common.data.conversations import value_counts
 from common.data.corpus import Corpus
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Task
-from common.failures import DeadlineExceeded, InfraFailure
+from common.failures import InfraFailure
 from common.storage.checkpoint import Checkpoint
 from learner.evaluation.measure import reward_embedding
 from learner.interrupts import counted
@@ -35,8 +35,6 @@ EVALUATION_VERSION_BASE = 1_000_000_000
 """Weights for an evaluation get versions of their own, so that no worker takes them for weights of
 the course of training."""
 CLOSE_SECONDS = 30.0
-WAIT_SECONDS = 0.5
-"""Between two calls of `on_wait`."""
 GIVE_UP_SECONDS = 5.0
 """The same after a failure or an interrupt, of which the conductor may know nothing, or be only
 starting."""
@@ -89,11 +87,13 @@ class RolloutGroup:
             # a first interrupt leaves it the time to close its books; whoever counts looks at it
             # afterwards
             with counted():
-                ray.get(
-                    self.conductor.close.remote(),
-                    timeout=CLOSE_SECONDS if kind is None else GIVE_UP_SECONDS,
+                ask(
+                    self.conductor,
+                    "close",
+                    deadline=CLOSE_SECONDS if kind is None else GIVE_UP_SECONDS,
+                    reason="the conductor to close its journal",
                 )
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as unclosed:
+        except InfraFailure as unclosed:
             if kind is None:
                 raise
             log.warning(
@@ -108,13 +108,9 @@ class RolloutGroup:
         learner group is running."""
         self._version += 1
         weights = open_policy(checkpoint).weights(self._version)
-        self._get(
-            self.conductor.publish.remote(self._version, [ray.put(weights)]),
-            "weights for an evaluation",
-        )
-        return self._get(
-            self.conductor.play.remote(list(tasks), self._version),
-            f"{len(tasks)} episodes of an evaluation",
+        self._ask("publish", self._version, [ray.put(weights)], reason="weights for an evaluation")
+        return self._ask(
+            "play", list(tasks), self._version, reason=f"{len(tasks)} episodes of an evaluation"
         )
 
     def stop_waiting(self) -> None:
@@ -123,20 +119,14 @@ class RolloutGroup:
         self.conductor.stop_waiting.remote()
 
     def status(self) -> Any:
-        return self._get(self.conductor.status.remote(), "the conductor's status")
+        return self._ask("status", reason="the conductor's status")
 
-    def _get(self, reference: Any, reason: str) -> Any:
+    def _ask(self, method: str, *args: Any, reason: str) -> Any:
         rollout = self.run.rollout
         limit = 2 * rollout.deadline * (rollout.retries + 1) + self.run.rewards.outage_patience()
-        until = time.monotonic() + limit
-        try:
-            while not ray.wait([reference], timeout=WAIT_SECONDS)[0]:
-                self._on_wait()
-                if time.monotonic() > until:
-                    raise DeadlineExceeded(reason, limit)
-            return ray.get(reference)
-        except ray.exceptions.RayActorError as dead:
-            raise InfraFailure(f"the conductor died during {reason}: {dead}") from dead
+        return ask(
+            self.conductor, method, *args, deadline=limit, reason=reason, on_wait=self._on_wait
+        )
 
 
 def start_workers(run: Run, shape: PolicyShape) -> list[ActorHandle]:
