@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.telemetry.metrics import parse_key
+from common.telemetry.series import parse_key
 from deploy.progress import TROUBLES, duration, headlines
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.telemetry.metrics import parse_key
+from common.telemetry.series import parse_key
 
 FAILED, ALARMS = "reward/failed_turns", "reward/alarms"
 

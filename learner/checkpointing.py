@@ -20,7 +20,7 @@ from common.data.tokenizer import ConversationTokenizer
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
-from common.storage.checkpoint import Checkpoint, capture_rng, save_checkpoint
+from common.storage.checkpoint import Checkpoint, save_checkpoint
 from common.storage.run_directory import RunDirectory
 from learner.lora import plain_state
 from learner.parallel.optimizer import Trainer
@@ -58,7 +58,7 @@ def save_training(
             }
         save_file(tensors, folder / TRAINING)
 
-    return save_checkpoint(directory, step, write, state | {"rng": capture_rng()}, keep)
+    return save_checkpoint(directory, step, write, state, keep)
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:

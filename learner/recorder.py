@@ -19,7 +19,9 @@ from common.config.run import Run
 from common.failures import EngramError, InputError
 from common.storage.lease import register_writer
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import Metrics, MetricsWriter, PrometheusExporter
+from common.telemetry.jsonl import MetricsWriter
+from common.telemetry.metrics import Metrics
+from common.telemetry.prometheus import PrometheusExporter
 from learner.alerts import Alerts
 from learner.curriculum import stage_steps
 

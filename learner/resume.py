@@ -16,7 +16,7 @@ from common.data.fingerprint import Part, fingerprint, from_json, require_same_d
 from common.failures import InputError
 from common.storage.checkpoint import Checkpoint, damage_after, has_saved, latest_checkpoint
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from common.telemetry.progress import Progress
 from learner.evaluation.measure import VALUES, training_values
 from learner.summary import SUMMARY, read_summary

@@ -19,8 +19,9 @@ from common.failures import InputError
 from common.storage.lease import is_alive
 from common.storage.lease_records import newest
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import parse_key, read_rows
+from common.telemetry.jsonl import read_rows
 from common.telemetry.registry import REGISTRY
+from common.telemetry.series import parse_key
 from learner.evaluation.retention import FIGURES, Evaluation, Figure
 
 SUMMARY = "summary.json"

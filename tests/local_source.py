@@ -31,7 +31,7 @@ from common.episode import Episode, Memory, Task
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from common.weights import PackedWeights, load_into
 from learner.checkpointing import checkpoint_model
 from learner.driver import is_finished

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from common.telemetry.progress import QuietProgress
 from learner.driver import train
 from rollout.journal.journal import Journal, outcomes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
 import signal
 import subprocess
 import sys
@@ -11,19 +9,14 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from common.failures import InputError
 from common.storage.checkpoint import (
     Checkpoint,
-    capture_rng,
     latest_checkpoint,
     open_checkpoint,
-    restore_rng,
     save_checkpoint,
 )
 from common.storage.run_directory import RunDirectory
@@ -201,32 +194,3 @@ def test_a_path_that_is_no_checkpoint_is_named(local: RunDirectory, tmp_path: Pa
         InputError, match=r"step_00000010/model\.safetensors: is not the file that was saved"
     ):
         open_checkpoint(where)
-
-
-@settings(
-    deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(draws=st.integers(0, 700), seed=st.integers(0, 2**32 - 1))
-def test_random_number_generators_continue_where_they_were(draws: int, seed: int) -> None:
-    def draw() -> tuple[list[float], list[float], list[float]]:
-        pairs = [(random.gauss(0, 1), float(np.random.standard_normal())) for _ in range(3)]
-        return [p for p, _ in pairs], [n for _, n in pairs], torch.randn(3).tolist()
-
-    outside = capture_rng()
-    try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        for _ in range(draws):
-            random.random()
-            np.random.random()
-        random.gauss(0, 1)
-        np.random.standard_normal()
-        torch.randn(draws)
-        state = json.loads(json.dumps(capture_rng()))
-        expected = draw()
-        draw()
-        restore_rng(state)
-        assert draw() == expected
-    finally:
-        restore_rng(outside)

@@ -17,15 +17,11 @@ from hypothesis import strategies as st
 
 from common.failures import InputError
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import (
-    QUANTILES,
-    Metrics,
-    MetricsWriter,
-    PrometheusExporter,
-    parse_key,
-    read_rows,
-)
+from common.telemetry.jsonl import MetricsWriter, read_rows
+from common.telemetry.metrics import Metrics
+from common.telemetry.prometheus import PrometheusExporter
 from common.telemetry.registry import REGISTRY
+from common.telemetry.series import QUANTILES, parse_key
 
 
 @pytest.fixture(params=["local", "memory"])

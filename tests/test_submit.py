@@ -26,7 +26,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobTy
 from common.failures import EXIT_DONE, EXIT_DRAINED, InfraFailure, InputError
 from common.storage.checkpoint import latest_checkpoint
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from deploy.submit import entrypoint, exit_code, next_submission_id, submit
 
 ROOT = Path(__file__).resolve().parent.parent

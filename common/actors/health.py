@@ -6,7 +6,7 @@
 
 An actor that died lost its state, so an answer to a probe is not enough: it passes through STALE,
 where it answers but is not eligible, until it has taken and verified the current state (invariant
-6). One that was added comes the same way: until it answers it may be waiting for a place on the
+6). One that was added comes the same way: until it answers it may be waiting for room on the
 cluster, which is neither a death nor a reason to send it work.
 
 Two races are closed here. A call of an earlier life that fails late must not bury the new one:
@@ -25,7 +25,7 @@ from enum import StrEnum
 
 @dataclass(slots=True)
 class PoolCounts:
-    """What happened in a pool since it was made."""
+    """Counts of a pool since it was made."""
 
     calls: int = 0
     data_failures: int = 0
@@ -53,16 +53,17 @@ class Member:
     life: int = 0
     """How often it has died."""
     load: int = 0
-    """Places that calls in flight of this life take."""
+    """Units of its capacity that calls in flight of this life take."""
     why: str = ""
-    """What took it out of service last."""
+    """Why it went out of service last."""
     served: bool = True
     """False for one that was added and has not come into service yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """A refresh under way: of which life, bringing the state of which announcement."""
+    """A refresh under way: the life of the actor it began in, and the announcement whose state it
+    brings."""
 
     actor: int
     life: int
@@ -70,14 +71,17 @@ class Refresh:
 
 
 class Members:
-    """cap: places of each actor, for calls in flight. new: whether actors have to be brought up to
-    date before they serve."""
+    """The members of a pool.
 
-    def __init__(self, actors: Iterable[int], cap: int = 2, new: bool = False):
+    capacity: units of each actor; a call takes one, or all of them where nothing may stand behind
+    it. new: whether actors have to be brought up to date before they serve.
+    """
+
+    def __init__(self, actors: Iterable[int], capacity: int = 2, new: bool = False):
         self.members = {
             actor: Member(Health.STARTING, served=False) if new else Member() for actor in actors
         }
-        self.cap = cap
+        self.capacity = capacity
         self.announcement = 0
         self._draw = random.Random(0)
 
@@ -92,7 +96,7 @@ class Members:
         free = {
             actor: (actor in avoid, m.load)
             for actor, m in self.members.items()
-            if m.health is Health.HEALTHY and m.load < self.cap
+            if m.health is Health.HEALTHY and m.load < self.capacity
         }
         if not free:
             return None
@@ -100,13 +104,13 @@ class Members:
         alike = [actor for actor, rank in free.items() if rank == best]
         return self._draw.choice(alike) if avoid else min(alike)
 
-    def began(self, actor: int, places: int = 1) -> int:
-        """A call was sent that takes so many places; returns the life it belongs to."""
-        self.members[actor].load += places
+    def began(self, actor: int, units: int = 1) -> int:
+        """A call was sent that takes so many units; returns the life it belongs to."""
+        self.members[actor].load += units
         return self.members[actor].life
 
     def add(self, actor: int) -> None:
-        """A new actor, of which nothing has been heard yet."""
+        """Add a new actor, which has not answered yet."""
         self.members[actor] = Member(Health.STARTING, served=False)
 
     def withdraw(self, actor: int) -> bool:
@@ -120,9 +124,9 @@ class Members:
     def remove(self, actor: int) -> None:
         del self.members[actor]
 
-    def ended(self, actor: int, life: int, places: int = 1) -> None:
+    def ended(self, actor: int, life: int, units: int = 1) -> None:
         if self.members[actor].life == life:
-            self.members[actor].load -= places
+            self.members[actor].load -= units
 
     def died(self, actor: int, life: int, why: str) -> bool:
         """A call of `life` found the actor dead. False: that life is over already, nothing
@@ -140,8 +144,8 @@ class Members:
             self.members[actor].health = Health.RESTARTING
 
     def probed(self, actor: int, answered: bool) -> None:
-        """What the probe found: one that answered is stale; one that kept silent is still dead, or
-        still starting."""
+        """Take in the result of a probe: an actor that answered is stale, one that kept silent is
+        still dead, or still starting."""
         member = self.members[actor]
         if answered and member.health in (Health.RESTARTING, Health.STARTING):
             member.health = Health.STALE

@@ -7,17 +7,15 @@ never deleted. One process writes a run's checkpoints (rank 0 of the learner). "
 manifest's serial number, not by step: a run that went back to an earlier step and took another
 course must not resume from its abandoned future.
 
-Nothing is pickled: state and random number generators are JSON, tensors are what `write` makes of
-them (safetensors).
+Nothing is pickled: state is JSON, tensors are what `write` makes of them (safetensors). There is no
+state of random number generators: every draw is a function of its purpose (`common/seeding.py`).
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
-import random
 import re
 import shutil
 import tempfile
@@ -29,8 +27,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
-import numpy as np
-import torch
 from fsspec.implementations.local import LocalFileSystem
 
 from common.failures import InputError
@@ -231,53 +227,6 @@ def open_checkpoint(where: str) -> Checkpoint:
     return found
 
 
-def capture_rng() -> dict[str, Any]:
-    """State of the global random number generators of Python, numpy and torch (every visible GPU
-    included), as JSON."""
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": [
-            kind,
-            _to_text(np.asarray(keys).astype("<u4").tobytes()),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
-        "torch": _to_text(torch.get_rng_state().numpy().tobytes()),
-        "cuda": [_to_text(generator.cpu().numpy().tobytes()) for generator in cuda],
-    }
-
-
-def restore_rng(state: Mapping[str, Any]) -> None:
-    """Put the generators back where `capture_rng` found them. GPUs that are not there now are
-    passed over with a warning."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(
-        (
-            kind,
-            np.frombuffer(base64.b64decode(keys), dtype="<u4").astype(np.uint32),
-            position,
-            has_gauss,
-            cached,
-        )
-    )
-    torch.set_rng_state(_to_tensor(state["torch"]))
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if len(state["cuda"]) != visible:
-        log.warning(
-            "random state of %d GPUs was saved, %d are here: what they draw will differ",
-            len(state["cuda"]),
-            visible,
-        )
-    for device, generator in enumerate(state["cuda"][:visible]):
-        torch.cuda.set_rng_state(_to_tensor(generator), device)
-
-
 # --- how it is done -------------------------------------------------------------------------------
 
 
@@ -410,11 +359,3 @@ def _digest(stream: IO[bytes]) -> tuple[int, str]:
         size += len(chunk)
         digest.update(chunk)
     return size, digest.hexdigest()
-
-
-def _to_text(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-def _to_tensor(text: str) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype=np.uint8).copy())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from common.actors.actor import PooledActor
 from common.actors.health import Health
@@ -276,16 +277,16 @@ def test_calls_lost_with_their_actor_go_first_though_ray_tells_of_them_one_by_on
 
     async def body(pool: ActorPool) -> None:
         await pool.call("pid", deadline=30, retries=0, reason="starting")
-        told = pool._wait_for_result
+        told = pool._dispatch._wait_for_result
 
         def told_late(actor: int, method: str, args: tuple[Any, ...], deadline: float) -> Any:
             outcome = told(actor, method, args, deadline)
-            if method == "die" and pool.tally.restored == 0:
+            if method == "die" and pool.counts.restored == 0:
                 # The call behind it is told at once, and everything else is done meanwhile.
                 time.sleep(6)
             return outcome
 
-        pool._wait_for_result = told_late  # type: ignore[method-assign]
+        pool._dispatch._wait_for_result = told_late  # type: ignore[method-assign]
         deadly = asyncio.create_task(call(pool, "deadly", "die", 0.5, retries=0))
         await asyncio.sleep(0.1)
         others = [
@@ -472,5 +473,26 @@ def test_a_caller_that_divides_gets_overdue_and_lost_calls_back_after_the_first_
                 "refuse", "infra", deadline=30, retries=2, reason="refusing", retry_lost=False
             )
         assert pool.stats()["retries"] == 2
+
+    run(body)
+
+
+def test_calls_go_through_rllibs_actor_manager_which_notices_the_dead() -> None:
+    """The manager sends the calls and keeps the health of each actor: one that died is out until it
+    was restored."""
+
+    async def body(pool: ActorPool) -> None:
+        manager = pool._dispatch._manager
+        assert isinstance(manager, FaultTolerantActorManager)
+        assert manager.healthy_actor_ids() == [0, 1]
+        with pytest.raises(InfraFailure):
+            await pool.call("die", 0.1, deadline=30, retries=0, reason="dying", retry_lost=False)
+        assert len(manager.healthy_actor_ids()) == 1
+        (left,) = manager.healthy_actor_ids()
+        pids = {await pool.call("pid", deadline=30, retries=0, reason="asking") for _ in range(3)}
+        own = ray.get(pool.actors()[left].apply.remote(lambda _: os.getpid()), timeout=30)
+        assert pids == {own}, "only the healthy one is asked"
+        await until_healthy(pool)
+        assert manager.healthy_actor_ids() == [0, 1]
 
     run(body)

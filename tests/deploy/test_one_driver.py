@@ -21,7 +21,7 @@ import yaml
 from common.storage.lease_records import Record, create, newest, write
 from common.storage.process_identity import ProcessIdentity
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from learner.summary import run_status
 from rollout.journal.journal import Journal, outcomes
 

@@ -18,7 +18,7 @@ from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from learner.parallel.optimizer import LossTerm
 from learner.rl.advantages import explained_variance, generalized_advantages
 from learner.rl.experience import Experience

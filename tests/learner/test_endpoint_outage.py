@@ -14,7 +14,7 @@ from common.config.run import Run
 from common.failures import EXIT_DRAINED, Drained
 from common.storage.checkpoint import latest_checkpoint
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from common.telemetry.progress import QuietProgress
 from deploy.tables import replay_text
 from learner.driver import train

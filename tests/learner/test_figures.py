@@ -10,7 +10,8 @@ import pytest
 
 from common.episode import Episode, Turn
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import Metrics, read_rows
+from common.telemetry.jsonl import read_rows
+from common.telemetry.metrics import Metrics
 from learner.evaluation.retention import FIGURES, Evaluation, Figure
 from learner.metrics import Pace, record_evaluation
 from learner.recorder import Recorder

@@ -19,7 +19,7 @@ from common.episode import Episode
 from common.failures import Drained, InputError
 from common.storage.checkpoint import latest_checkpoint
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from common.telemetry.progress import QuietProgress
 from deploy.cli import run_command
 from learner.driver import train

@@ -26,7 +26,7 @@ from common.failures import InputError
 from common.models.reactive.auto import AutoModel
 from common.models.reactive.reward import RxTRewardModel
 from common.storage.run_directory import RunDirectory
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from learner.evaluation.intervals import bootstrap
 from learner.evaluation.preferences import (
     BINS,

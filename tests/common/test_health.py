@@ -10,7 +10,7 @@ def dead_and_answering(fleet: Members, actor: int) -> None:
 
 
 def test_least_loaded_healthy_actor_is_picked_up_to_the_cap() -> None:
-    fleet = Members(range(2), cap=2)
+    fleet = Members(range(2), capacity=2)
     picked = []
     while (actor := fleet.pick()) is not None:
         fleet.began(actor)

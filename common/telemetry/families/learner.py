@@ -1,0 +1,232 @@
+"""Metrics of training: losses, the update, and what it does to memory."""
+
+from __future__ import annotations
+
+from common.telemetry.metric import Metric, counter, gauge, mean
+
+TRAIN: list[Metric] = [
+    mean(
+        "train/loss_lm",
+        "nats",
+        "predicted tokens",
+        "Next-token loss of the decoder",
+        better="lower",
+    ),
+    mean(
+        "train/loss_masked_lm",
+        "nats",
+        "masked tokens",
+        "Masked-token loss of the encoder",
+        better="lower",
+    ),
+    mean(
+        "train/loss_router",
+        "1",
+        "optimiser steps",
+        "Load-balancing loss of mixture-of-experts layers",
+        better="lower",
+    ),
+    mean(
+        "train/accuracy_lm",
+        "fraction",
+        "predicted tokens",
+        "Share of tokens the decoder ranks first",
+        better="higher",
+    ),
+    mean(
+        "train/accuracy_masked_lm",
+        "fraction",
+        "masked tokens",
+        "Share of masked tokens the encoder ranks first",
+        better="higher",
+    ),
+    mean(
+        "train/loss_preference",
+        "nats",
+        "prompts",
+        "Loss of the reward model on ranked answers",
+        better="lower",
+    ),
+    mean(
+        "train/loss_centering",
+        "reward^2",
+        "prompts",
+        "Square of the sum of the rewards of two answers",
+        better="lower",
+    ),
+    mean(
+        "train/accuracy_preference",
+        "fraction",
+        "prompts",
+        "Share of pairs whose better answer has the higher reward",
+        better="higher",
+    ),
+    mean(
+        "train/reward_margin",
+        "reward",
+        "prompts",
+        "Reward of the better answer less that of the worse",
+        better="higher",
+    ),
+    mean(
+        "train/memory_cosine",
+        "cosine",
+        "memory writes",
+        "Cosine of the written memory and its label",
+        better="higher",
+    ),
+    mean("train/gradient_norm", "1", "optimiser steps", "Gradient norm before clipping"),
+    mean(
+        "train/gradient_clipped",
+        "fraction",
+        "optimiser steps",
+        "Share of steps whose gradient was clipped",
+    ),
+    gauge(
+        "train/learning_rate",
+        "1",
+        "last",
+        "this moment",
+        "Learning rate of the decoder, and of what has none of its own",
+    ),
+    gauge("train/learning_rate_critic", "1", "last", "this moment", "Learning rate of the critic"),
+    counter(
+        "train/tokens", "tokens", "one token trained on, padding left out", "Tokens trained on"
+    ),
+    counter(
+        "train/sequences",
+        "sequences",
+        "one sequence or conversation trained on",
+        "Sequences trained on",
+    ),
+    counter(
+        "train/steps", "steps", "one optimiser step of the whole learner group", "Optimiser steps"
+    ),
+    gauge(
+        "train/tokens_per_second",
+        "tokens/s",
+        "sum",
+        "seconds of training, summed over ranks",
+        "Training throughput",
+        better="higher",
+    ),
+]
+
+RL: list[Metric] = [
+    mean("objective/scores", "reward", "scored turns", "Weighted reward", better="higher"),
+    mean(
+        "objective/return",
+        "reward",
+        "episodes without a failed turn",
+        "Undiscounted sum of rewards",
+        better="higher",
+    ),
+    mean(
+        "objective/kl",
+        "nats",
+        "answers",
+        "KL to the reference policy, summed over the answer's tokens (k1)",
+        better="lower",
+    ),
+    mean(
+        "objective/kl_per_token",
+        "nats",
+        "generated tokens",
+        "KL to the reference policy (k1) as sampled",
+        better="lower",
+    ),
+    mean("objective/entropy", "nats", "generated tokens", "Entropy of the policy"),
+    mean("objective/advantage", "reward", "turns", "Advantage before whitening"),
+    gauge(
+        "objective/advantage_std",
+        "reward",
+        "last",
+        "turns of the whole batch",
+        "Spread of advantages before whitening",
+    ),
+    mean("ppo/loss_policy", "reward", "generated tokens", "Clipped policy loss"),
+    mean("ppo/loss_value", "reward^2", "turns", "Clipped value loss", better="lower"),
+    mean(
+        "ppo/loss_kl", "nats", "generated tokens", "KL loss before its coefficient", better="lower"
+    ),
+    mean(
+        "ppo/clip_fraction",
+        "fraction",
+        "generated tokens",
+        "Share whose clipped branch was the larger loss",
+    ),
+    mean(
+        "ppo/value_clip_fraction",
+        "fraction",
+        "turns",
+        "Share whose clipped value loss was the larger",
+    ),
+    mean(
+        "ppo/approx_kl",
+        "nats",
+        "generated tokens",
+        "KL of new and sampling policy: half the squared log ratio",
+        better="lower",
+    ),
+    mean("ppo/approx_kl_k3", "nats", "generated tokens", "The same, unbiased", better="lower"),
+    gauge(
+        "ppo/ratio_max_deviation_first",
+        "1",
+        "max",
+        "generated tokens of the first update of an iteration",
+        "Largest |ratio - 1| while the weights are still those that sampled: rounding, unless "
+        "learner and rollout disagree",
+        better="lower",
+    ),
+    gauge(
+        "ppo/log_prob_max_difference",
+        "nats",
+        "max",
+        "generated tokens of the first update of an iteration",
+        "Largest |recomputed - recorded log-probability|",
+        better="lower",
+    ),
+    gauge(
+        "ppo/explained_variance",
+        "fraction",
+        "last",
+        "turns of the whole batch",
+        "What the critic explains of returns",
+        better="higher",
+    ),
+    mean("ppo/values", "reward", "turns", "Value that the critic expected"),
+    mean("ppo/returns", "reward", "turns", "Return that the critic is taught"),
+    gauge(
+        "ppo/kl_coefficient", "1", "last", "this moment", "Weight of the KL to the reference policy"
+    ),
+    mean(
+        "reinforce/loss_policy",
+        "reward",
+        "generated tokens",
+        "Policy loss of REINFORCE: -advantage times log-probability",
+    ),
+    gauge(
+        "reinforce/baseline",
+        "reward",
+        "last",
+        "turns of all iterations so far",
+        "Average return that new returns are compared with",
+    ),
+    mean(
+        "ppo/gradient_norm_critic",
+        "1",
+        "optimiser steps of the critic",
+        "Gradient norm of the critic before clipping",
+    ),
+]
+
+MEMORY: list[Metric] = [
+    mean("memory/change", "1", "memory writes", "Mean squared change of memory by a write"),
+    mean(
+        "ppo/loss_memory_change",
+        "1",
+        "memory writes",
+        "Mean squared change of memory by a write, times sqrt(turn)",
+    ),
+    mean("memory/resets", "fraction", "episodes", "Share started from fresh memory"),
+]

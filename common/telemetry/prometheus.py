@@ -1,0 +1,92 @@
+"""Shows metrics to Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from common.failures import InputError
+from common.telemetry.metric import Metric
+from common.telemetry.metrics import Metrics
+from common.telemetry.registry import REGISTRY
+from common.telemetry.series import Cell, parse_key, values_of
+
+
+class PrometheusExporter(Collector):
+    """Serves what was last published on http://host:port/metrics, with the label `run` on every
+    series."""
+
+    def __init__(self, host: str, port: int, run: str):
+        """port 0 takes any free one; see `port`. InputError where the address cannot be had."""
+        self.run = run
+        self._cells: dict[str, Cell] = {}
+        registry = CollectorRegistry()
+        registry.register(self)
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as taken:
+            raise InputError(
+                "metrics.port", f"cannot listen on {host}:{port}: {taken.strerror}"
+            ) from taken
+        self.port: int = self._server.server_port
+        self.url = f"http://{host}:{self.port}/metrics"
+
+    def publish(self, metrics: Metrics) -> None:
+        """Show the state of `metrics` from now on. Call it from the thread that records."""
+        self._cells = metrics.current()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def collect(self) -> Iterator[Family]:
+        """Called by the server's thread; `publish` swaps the whole dictionary, so one scrape is of
+        one moment."""
+        grouped: dict[str, list[tuple[dict[str, str], Cell]]] = {}
+        for series, cell in self._cells.items():
+            key = parse_key(series)
+            grouped.setdefault(key.name, []).append((key.labels, cell))
+        for metric in REGISTRY.values():
+            # An unlabelled counter is there from the start: an alert on a series that is missing
+            # never fires.
+            empty: list[tuple[dict[str, str], Cell]] = (
+                [({}, Cell(0.0))] if metric.type == "counter" and not metric.labels else []
+            )
+            if samples := grouped.get(metric.name, empty):
+                yield _family(metric, self.run, samples)
+
+
+def prometheus_name(metric: Metric) -> str:
+    """Name of its series in Prometheus; a histogram's have _bucket, _sum and _count after it."""
+    return (
+        "engram_" + metric.name.replace("/", "_") + ("_total" if metric.type == "counter" else "")
+    )
+
+
+def _family(metric: Metric, run: str, samples: Iterable[tuple[dict[str, str], Cell]]) -> Family:
+    name = prometheus_name(metric)
+    text = f"{metric.help} [{metric.unit}; per {metric.denominator}]"
+    labels = ["run", *metric.labels]
+    family: CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+    if metric.type == "histogram":
+        family = HistogramMetricFamily(name, text, labels=labels)
+    else:
+        family = (CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily)(
+            name, text, labels=labels
+        )
+    for given, cell in samples:
+        values = [run, *({"cohort": "all", **given}[label] for label in metric.labels)]
+        if isinstance(family, HistogramMetricFamily):
+            bounds, filled, buckets = [*map(str, map(float, metric.buckets)), "+Inf"], 0.0, []
+            for bound, count in zip(bounds, cell.counts, strict=True):
+                filled += count
+                buckets.append((bound, filled))
+            family.add_metric(values, buckets, cell.total)
+        else:
+            family.add_metric(values, next(value for _, value in values_of("", metric, cell)))
+    return family
