@@ -69,7 +69,8 @@ def talk(session: Session, source: TextIO, console: Console) -> None:
 
 
 class Commands:
-    """What begins with "/": memories to files and back, and memories side by side under names."""
+    """Commands, which begin with "/": memories to files and back, and memories side by side under
+    names."""
 
     def __init__(self, session: Session, folder: Path | None = None):
         self.session, self.folder = session, folder or Path.cwd()

@@ -31,8 +31,8 @@ from learner.interrupts import counted
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Of a local cluster: a few versions of a small model's weights and the episodes in flight. Pages
-cost memory only once touched."""
+"""Size of a local cluster's object store: a few versions of a small model's weights and the
+episodes in flight. Pages cost memory only once touched."""
 
 ENVIRONMENT = {
     # Ray Train's controller looks at its workers this often, and every report() waits for a look:

@@ -1,4 +1,4 @@
-"""What a run would do, worked out on paper: resolved config, actors, batches and memory. Starts
+"""The plan of a run, worked out on paper: resolved config, actors, batches and memory. Starts
 nothing and reads no data, except where rewards have functions of the user's: those are tried on the
 data, as at the start of a run.
 
@@ -36,7 +36,7 @@ class Batches:
     """Sequences, conversations or episodes collected at a time, over all ranks."""
     per_rank: int
     minibatch_per_rank: int
-    """What one rank holds in one optimiser step."""
+    """The part of one rank in one optimiser step."""
     optimizer_steps: int
     interactions: int
     """At most, over the whole stage: generated in MRL, read elsewhere."""
@@ -143,8 +143,8 @@ def learner_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
 
 
 def critic_parameters(config: RxTConfig) -> int:
-    """Of `common.models.reactive.critic`: embedding and encoder as the policy's, and a gated layer,
-    a norm and one value on top."""
+    """Parameters of `common.models.reactive.critic`: embedding and encoder as the policy's, and a
+    gated layer, a norm and one value on top."""
     parts, width = config.parameters(), config.width
     return parts["embedding"] + parts["encoder"] + 2 * width * (width + 1) + 2 * width + width + 1
 
@@ -246,8 +246,8 @@ def _backbone_plan(run: Run, stage: RewardModelStage, backbone: str) -> str:
 
 
 def reward_parameters(config: RxTConfig, levels: int) -> int:
-    """Of `common.models.reactive.reward`: two encoders with an embedding each, memory attention, a
-    look at memory per layer, a norm and the head."""
+    """Parameters of `common.models.reactive.reward`: two encoders with an embedding each, memory
+    attention, a look at memory per layer, a norm and the head."""
     parts, width = config.parameters(), config.width
     query, kv = (
         config.cross_query_heads or config.query_heads,

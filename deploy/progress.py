@@ -28,9 +28,8 @@ HEADLINES = {
     "cosine": ("train/memory_cosine",),
     "kl": ("objective/kl",),
 }
-"""What a reader of a run wants to see, in this order, and the metrics it is taken from: the first
-that there is, or one of that very name. A run reports dozens of metrics at each step; the others
-are in metrics.jsonl."""
+"""Figures that the terminal shows, in this order, and the metrics that they are taken from: the
+first that there is, or one of that very name. The other metrics of a run are in metrics.jsonl."""
 
 TROUBLES = {"reward/failed_turns": "failed turns", "reward/alarms": "alarms"}
 """Counters that a reader must not miss, summed over their labels, where they are not 0."""
@@ -56,7 +55,7 @@ def duration(seconds: float) -> str:
 
 
 def headlines(figures: Mapping[str, _Figure]) -> dict[str, _Figure]:
-    """Of a run's metrics by name, those of `HEADLINES` under their short names."""
+    """The metrics of `HEADLINES` among a run's metrics, under their short names."""
     found = {}
     for label, names in HEADLINES.items():
         for name in (label, *names):

@@ -160,8 +160,8 @@ def _setting(name: str, field: FieldInfo) -> str:
 
 
 def _type(annotation: Any, bounds: Sequence[Any] = (), tag: Any = None) -> str:
-    """What a key may hold, in words. bounds: pydantic's constraints; tag: the key that tells
-    several kinds of sections apart."""
+    """The type of a key in words. bounds: pydantic's constraints; tag: the key that tells several
+    kinds of sections apart."""
     origin, inside = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         notes = [note for note in inside[1:] if isinstance(note, FieldInfo)]

@@ -44,7 +44,7 @@ EXCLUDES = [
     ".*_cache/",
     "*.safetensors",
 ]
-"""What the job does not need, in .gitignore notation: Ray refuses packages past a few hundred
+"""Files that the job does not need, in .gitignore notation: Ray refuses packages past a few hundred
 megabytes."""
 JOB_ENVIRONMENT = {
     **ENVIRONMENT,

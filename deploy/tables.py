@@ -144,7 +144,7 @@ def reward_tables(stage: Mapping[str, Any]) -> list[str]:
 
 
 def replay_text(result: Replay) -> str:
-    """What a replay found, in sentences."""
+    """The result of a replay, in sentences."""
     what = (
         f"{result.turns} turns and {result.tokens} tokens with the weights of version "
         f"{result.weights_version} ({result.checkpoint})"

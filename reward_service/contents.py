@@ -1,4 +1,4 @@
-"""What rewards are computed with beside their settings: the files of functions, the weights of
+"""Hashes of what rewards read beside their settings: the files of functions, the weights of
 models."""
 
 from __future__ import annotations

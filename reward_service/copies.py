@@ -1,5 +1,5 @@
-"""What other answers would earn in place of the ones that were given: the right one, and copies.
-Pure."""
+"""The rewards that other answers would earn in place of the given ones: the right answer, and
+copies. Pure."""
 
 from __future__ import annotations
 
@@ -64,13 +64,14 @@ SAMPLE = 16
 
 @dataclass(frozen=True, slots=True)
 class CopyGain:
-    """What copies earn where right answers could have stood."""
+    """The mean rewards of right answers and of copies, for one strategy and form."""
 
     strategy: Strategy
     form: Form
     right: float
     copy: float
-    """Of the saved interaction's answer or of all of it, whichever earns more in the mean."""
+    """The copy of the saved interaction's answer, or of all of it, whichever earns more in the
+    mean."""
     turns: int
 
 
@@ -108,8 +109,8 @@ def copy_gains(
 
 
 def _samples(episodes: Sequence[Episode]) -> dict[tuple[Strategy, Form], list[tuple[Episode, int]]]:
-    """Of each strategy and form, one turn of each of the first episodes: an early one, a later one,
-    … What has no reward may hold what cannot be judged."""
+    """Turns for each strategy and form, one from each of the first episodes: an early one, a later
+    one, … Episodes without rewards are left out, for they may hold turns that cannot be judged."""
     samples: dict[tuple[Strategy, Form], list[tuple[Episode, int]]] = {}
     for episode in episodes:
         if episode.status in HELD:

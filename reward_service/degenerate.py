@@ -1,4 +1,4 @@
-"""What answers that need no memory earn under a mix: copies, lists of values, empty ones.
+"""Rewards under a mix of answers that need no memory: copies, lists of values, empty ones.
 
 A mix under which one of them earns more than the right answer teaches a policy to give it. The
 table is over a few conversations made here, with an embedding of random vectors, so it does not
@@ -88,16 +88,15 @@ def _place(strategy: Strategy, turn: int, form: str, asks: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Earnings:
-    """What each kind of answer earns at one place of a conversation, [conversations] in one
-    order."""
+    """The rewards of each kind of answer at one kind of turn: [conversations], in one order."""
 
     place: str
     by_answer: Mapping[str, np.ndarray]
 
 
 def earnings(rewards: Rewards, embedding: np.ndarray | None = None) -> list[Earnings]:
-    """What the kinds of answers earn under all mixes of `rewards`, at all places that mixes tell
-    apart.
+    """The rewards of each kind of answer under all mixes of `rewards`, for each kind of turn that
+    mixes tell apart.
 
     embedding: float32 [tokens, width] of at least VOCABULARY tokens; None: a random one.
     """

@@ -1,5 +1,5 @@
-"""What the rewards of many turns show as a whole: where values lie, whether they still tell answers
-apart, and whether they go with recall.
+"""Statistics of the rewards of many turns: where values lie, whether they still tell answers apart,
+and whether they go with recall.
 
 Per scoring call: the distribution of each component and its share at the ends of its range; parts
 add up, so any call will do. Of the whole batch of an iteration, because a part could not tell:
@@ -142,8 +142,8 @@ def record_components(metrics: Metrics, turns: Sequence[Turn | Verdict]) -> None
 
 
 def alarms(components: Mapping[str, Column]) -> list[Alarm]:
-    """Of a whole batch: components that do not vary, and those that nearly all lie at one end of
-    their range."""
+    """Alarms of a whole batch: components that do not vary, and components whose values nearly all
+    lie at one end of their range."""
     raised = []
     for name, column in components.items():
         if (count := len(column.held)) >= ALARM_TURNS:

@@ -29,7 +29,7 @@ SMALLEST_STD = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Of the values of one component so far."""
+    """Moments of the values of one component so far."""
 
     count: int
     mean: float
@@ -38,8 +38,8 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Of the population, as in reward normalisation of lm-human-preferences (Ziegler 2019):
-        gain = 1 / std, bias = -gain · mean."""
+        """Standard deviation of the population, as in lm-human-preferences (Ziegler 2019): gain = 1
+        / std, bias = -gain · mean."""
         std = math.sqrt(self.squares / self.count) if self.count else 0.0
         return std if std > SMALLEST_STD else 1.0
 

@@ -1,5 +1,5 @@
-"""What is away for a while: who waits for it, who asks again and when, and what a reader of the run
-is told meanwhile. No Ray.
+"""Waiting for a service that is away: who waits, who asks again and when, and what a reader of the
+run is told meanwhile. No Ray.
 
 One call asks again, after pauses that grow; the others wait for what it finds, since a hundred that
 ask at once are no help to an endpoint that starts. A call is given up where it has waited for as
@@ -56,9 +56,9 @@ class Outages:
         self._stopping = asyncio.Event()
 
     async def through(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt` gives, tried again while it raises Unavailable. Raises Unavailable where
-        it was given up, or is `of_batch`: what another call finds to be away fails of no batch, so
-        such a one waits until that call has found its end."""
+        """The result of `attempt`, which is tried again while it raises Unavailable. Raises
+        Unavailable where it was given up, or is `of_batch`. While another call waits for the same
+        service, the batch is not to blame, so the attempt waits as well."""
         waited: defaultdict[str, float] = defaultdict(float)
         while True:
             try:
@@ -99,7 +99,7 @@ class Outages:
         self._stopping.set()
 
     def describe(self) -> list[str]:
-        """What is being waited for, for how long."""
+        """The services that are waited for, and for how long."""
         now = self._clock()
         return [
             f"{self._whys[what]} for {now - outage.since:.0f} s"
@@ -134,8 +134,8 @@ class Outages:
         self._word(f"{away.what} answers again, after {self._clock() - outage.since:.0f} s")
 
     def _forget_what_nobody_waits_for(self) -> None:
-        """Of an outage that was given up nobody finds the end; but if a call succeeds, the next one
-        begins anew."""
+        """Drop outages that were given up, whose end nobody finds: a call has succeeded, so the
+        next outage begins anew."""
         self._outages = {
             what: outage for what, outage in self._outages.items() if outage.asking.locked()
         }

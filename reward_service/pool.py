@@ -80,8 +80,8 @@ def by_tokens(episodes: Sequence[Episode], limit: int) -> list[list[Episode]]:
 
 @dataclass
 class _Losses:
-    """Of a batch and its parts that may still be tried again: where every part costs a worker,
-    going on to the last would take hours."""
+    """Losses that a batch and its parts may still cause: where every part costs a worker, trying
+    all of them would take hours."""
 
     left: int
 
@@ -150,8 +150,8 @@ class RewardPool:
         return handle
 
     async def _prepare(self, actor: int) -> None:
-        """What is to be opened may take longer than a call may take, so a worker serves only after
-        it has."""
+        """Open what rewards need. It may take longer than a call may take, so a worker serves only
+        afterwards."""
         await self._pool.call_actor(
             actor,
             "prepare",
@@ -327,11 +327,10 @@ class RewardPool:
         return self._pool.stats()
 
     async def metrics(self) -> dict[str, Any]:
-        """What the healthy workers and the pool itself recorded since the last call, for
+        """The metrics that the healthy workers and the pool recorded since the last call, for
         `Metrics.merge`.
 
-        What a worker recorded since then and before it died is gone.
-        """
+        Metrics of a worker that died are lost."""
         self._metrics.record("reward/queue", self._waiting)
         self._pool.record(self._metrics)
         for state in await self._pool.metrics_of_healthy(self._rewards.deadline):

@@ -68,7 +68,7 @@ class RewardWorker(PooledActor):
         return verdicts
 
     def metrics(self) -> dict[str, Any]:
-        """What was recorded since the last call, for `Metrics.merge`."""
+        """The metrics since the last call, for `Metrics.merge`."""
         return self._metrics.drain()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,20 @@ def test_each_limit_is_seen() -> None:
     assert list(above("a", wide)) == ["a: g"]
     assert list(above("a", wide.replace("p0, ", ""))) == []
     assert list(above("a", wide.replace("p0, ", "").replace("p8", "*p8, **q"))) == ["a: g"]
+
+
+ROOMS = (
+    *("common/actors", "common/storage", "common/telemetry", "common/text"),
+    *("reward_service", "deploy"),
+)
+
+
+def test_no_docstring_begins_with_of_or_what() -> None:
+    """A subject and a verb say what a thing is without being read twice."""
+    found = [
+        f"{file.relative_to(ROOT)}: {match[0]}"
+        for room in ROOMS
+        for file in sorted((ROOT / room).rglob("*.py"))
+        for match in re.finditer(r'"""(Of|What)\b.*', file.read_text())
+    ]
+    assert found == []

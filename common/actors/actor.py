@@ -1,5 +1,5 @@
-"""What an actor must be to live in an `ActorPool`. Kept apart from the pool so that actors do not
-import RLlib for it.
+"""The base class of actors in an `ActorPool`. It is apart from the pool so that actors do not
+import RLlib.
 
 Exceptions are judged inside the actor, where they still have their type (Ray re-pickles what
 crosses it), and travel back as

@@ -250,7 +250,7 @@ class _Sent(NamedTuple):
     due: float
     reason: str
     answer: asyncio.Future[tuple[Any, bool]]
-    """What became of it (`_wait_for_result`), and whether it is to blame where the actor was
+    """The outcome (`_wait_for_result`), and whether the call is to blame where the actor was
     lost."""
 
 

@@ -296,8 +296,8 @@ class ActorPool:
         return await self.metrics_of(self.fleet.having(Health.HEALTHY), deadline)
 
     async def metrics_of(self, actors: Sequence[int], deadline: float) -> list[dict[str, Any]]:
-        """What each actor's `metrics()` gives; one that fails is passed over, and what it had
-        recorded is gone."""
+        """The result of each actor's `metrics()`. An actor that fails is passed over, and what it
+        had recorded is lost."""
         calls = [
             self.call_actor(
                 actor, "metrics", deadline=deadline, reason=f"metrics of pool {self.name}"

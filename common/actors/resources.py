@@ -1,5 +1,5 @@
-"""What each actor of a run claims from Ray's scheduler, in one place, so that the plan, a laptop's
-cluster and the actors agree.
+"""The resources that each actor of a run claims from Ray's scheduler, in one file, so that the
+plan, a laptop's cluster and the actors agree.
 
 A claim is admission control: it decides where an actor may start, not how fast it runs. Rollout
 workers and learner ranks claim the threads they compute with, which on a real cluster keeps a node
@@ -58,8 +58,8 @@ def total_cpus(run: Run) -> float:
 
 
 def growth_cpus(run: Run) -> float:
-    """What reward workers would claim besides, were there as many as there may be. A run does
-    without where it is not to be had."""
+    """The further CPUs that reward workers claim if all that are allowed are started. A run goes on
+    without them where the cluster has no room."""
     grow = max(0, (run.rewards.max_workers or 0) - run.rewards.workers)
     return grow * REWARD_WORKER_CPUS if any(isinstance(stage, MRL) for stage in run.stages) else 0.0
 

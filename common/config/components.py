@@ -19,7 +19,7 @@ Smoothing = Literal[
 
 
 class Component(Section):
-    """What every component has; each names its own default weight."""
+    """Settings of every component; each names its own default weight."""
 
     weight: float = Field(0.1, ge=0)
     """Share of the total; weights are relative to those of the components that apply to a turn, so
@@ -39,8 +39,8 @@ class Component(Section):
         return clip
 
     def width(self) -> float:
-        """Of the range that it counts in: its clip, else [0, 1]; a standard deviation where it is
-        normalised."""
+        """Width of the range that it counts in: its clip, else [0, 1]; a standard deviation where
+        it is normalised."""
         return self.clip[1] - self.clip[0] if self.clip is not None and not self.normalise else 1.0
 
     @property
@@ -240,14 +240,14 @@ class ModelReward(NamedComponent):
     """Map the score to [0, 1]: the sigmoid of a scalar, (expected level - 1) / (levels - 1) of a
     discrete one. False: as it is."""
     label: str | None = None
-    """Of a text classifier with several labels: the name of the one that pays, as its configuration
-    writes it. Such a model is refused without one. A reward model that was trained here has
-    none."""
+    """The label of a text classifier whose value is the reward, as its configuration writes it. A
+    classifier with several labels is refused without one. A reward model that was trained here has
+    no labels."""
     read: Literal["logit", "log_odds", "probability"] = "probability"
-    """What pays of that label: its logit, log p / (1 - p), or p. `unit` changes none of them."""
+    """The value of that label: its logit, log p / (1 - p), or p. `unit` changes none of them."""
     serve: Literal["transformers", "vllm"] = "transformers"
-    """What runs the model, inside the reward worker. vllm reads text, so not a reward model with
-    short-term memory."""
+    """The library that runs the model, inside the reward worker. vllm reads text, so it cannot
+    serve a reward model with short-term memory."""
     batch_tokens: int = Field(16384, ge=1)
     """Tokens, padding included, in one forward pass."""
 

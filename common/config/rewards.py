@@ -1,4 +1,4 @@
-"""What answers are worth: mixes of components, and the workers that score. A part of `run.py`'s
+"""Settings of rewards: mixes of components, and the workers that score. A part of `run.py`'s
 run."""
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class RewardMix(Section):
         return self.model_copy(update=update)
 
     def width(self) -> float:
-        """Of the range of the weighted mean."""
+        """Width of the range of the weighted mean."""
         parts = self.components().values()
         return sum(part.weight * part.width() for part in parts) / sum(
             part.weight for part in parts

@@ -60,7 +60,7 @@ class Checkpoint:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the writer gave as `state`: stage, position in the data, weights version, …"""
+        """The `state` that was saved: stage, position in the data, weights version, …"""
         return dict(self.manifest["state"])
 
     @property
@@ -171,8 +171,8 @@ def whole_checkpoints(run: RunDirectory) -> list[Checkpoint]:
 
 
 def damage_after(run: RunDirectory, checkpoint: Checkpoint | None) -> list[InputError]:
-    """What is wrong with each folder of a checkpoint newer than `checkpoint` (None: with each there
-    is), newest first."""
+    """The damage of each folder of a checkpoint newer than `checkpoint` (None: with each there is),
+    newest first."""
     folder = run.path(FOLDER)
     found: list[tuple[int, InputError]] = []
     for name in _step_folders(folder):
@@ -278,7 +278,7 @@ def _newest_whole(folder: str) -> Checkpoint | None:
 
 
 def _latest(folder: str) -> str:
-    """What the file `latest` says; the empty text where there is none."""
+    """The text of the file `latest`; empty where there is no file."""
     files, latest = fsspec.core.url_to_fs(f"{folder}/{LATEST}")
     return files.cat_file(latest).decode(errors="replace").strip() if files.exists(latest) else ""
 

@@ -43,7 +43,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one of the files says."""
+    """The contents of one of the files."""
 
     number: int
     owner: str

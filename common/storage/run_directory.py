@@ -229,7 +229,7 @@ class RunDirectory:
         self.write_json("summary.json", summary)
 
     def write_reward_model(self, report: Mapping[str, Any]) -> None:
-        """What the reward model of the run is worth on held-out preferences
+        """Results of the reward model of the run on held-out preferences
         (learner/evaluation/preferences.py)."""
         self.write_json("reward_model.json", report)
 
@@ -261,8 +261,8 @@ def sync(path: Path) -> None:
 
 
 def describe_environment() -> dict[str, Any]:
-    """What a run was made with: versions, interpreter, machine, and the commit of the code where
-    there is one."""
+    """The environment that a run was made with: versions, interpreter, machine, and the commit of
+    the code where there is one."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""What a metric is: one line of the registry, and short forms to write such lines."""
+"""The type of one line of the registry, and short forms to write such lines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Metric:
     """How two observations become one. Counters and rates add; a mean is weighted by the amount of
     its denominator."""
     denominator: str
-    """What it is per, in words; for a counter, what one count is."""
+    """The denominator in words; for a counter, what one count is."""
     help: str
     better: Literal["lower", "higher"] | None = None
     """Which end is good; None where neither is."""

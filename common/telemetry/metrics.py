@@ -89,7 +89,7 @@ class Metrics:
             self._add(self._window, series, Cell(total, weight, *map(tuple, per_bucket)))
 
     def state(self) -> dict[str, Any]:
-        """What was recorded since the last flush or drain, as plain values."""
+        """The observations since the last flush or drain, as plain values."""
         return {series: tuple(cell) for series, cell in self._window.items()}
 
     def drain(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def parse_key(key: str) -> Key:
 
 
 class Cell(NamedTuple):
-    """What is known of one series: enough to merge it with another cell without loss."""
+    """The observations of one series, in a form that merges with another cell without loss."""
 
     total: float
     """Sum, weighted sum (mean, histogram), maximum, or the last value."""

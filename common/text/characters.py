@@ -18,12 +18,12 @@ ZWNJ, ZWJ = "\u200c", "\u200d"
 
 
 class Kind(IntEnum):
-    """What a character is to the words beside it."""
+    """The role of a character beside words."""
 
     GAP = 0
     """Spaces and punctuation."""
     LETTER = 1
-    """Of a script that writes spaces between words."""
+    """A letter of a script that writes spaces between words."""
     DIGIT = 2
     OPEN = 3
     """A letter of a script without spaces between words."""

@@ -26,8 +26,8 @@ from reward_service.components.component import Outcome, RewardComponent, Source
 from reward_service.components.function_process import FunctionProcess
 
 LOAD_AGAIN_SECONDS = 20.0
-"""What could not be loaded is not tried again sooner: a batch whose turns all fail is divided, and
-asks for each part."""
+"""Seconds until a function that could not be loaded is tried again: a batch whose turns all fail is
+divided, and asks for each part."""
 KEPT = 64
 """Processes that are kept at most. A run has as many as functions; one that scores for many runs
 must not collect them."""

@@ -165,7 +165,7 @@ class FunctionProcess:
             self._process.wait(END_SECONDS)
 
     def _how_it_ended(self) -> str:
-        """Of a process whose pipes are closed, as they are a moment before it is gone."""
+        """The exit of a process whose pipes are closed, as they are a moment before it is gone."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GONE_SECONDS)
         code = self._process.returncode

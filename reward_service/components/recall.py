@@ -88,7 +88,7 @@ def recall(named: Named, false_recall: float) -> float:
 
 
 def named_values(turn: Turn, known: Collection[Words]) -> Named:
-    """What the answer of a turn with facts names, in counts (`values_named`)."""
+    """Counts of the values that the answer of a turn with facts names (`values_named`)."""
     right, wrong = values_named(turn, known)
     return Named(len(right), len({value_words(fact.value) for fact in turn.facts}), len(wrong))
 

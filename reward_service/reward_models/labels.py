@@ -56,7 +56,7 @@ def require_label(where: str, section: ModelReward, config: Any, trained_here: b
 
 
 def label_scores(section: ModelReward, config: Any, logits: Tensor) -> Tensor:
-    """What `section.read` says of the label: float64 [rows] of logits [rows, labels].
+    """The value of the label, as `section.read` says: float64 [rows] from logits [rows, labels].
 
     Labels exclude each other (softmax), unless the model's `problem_type` is
     multi_label_classification, where each is true or not by itself (sigmoid).
