@@ -7,7 +7,7 @@ be scored comes back with reward None and the reason, never with a number. What 
 an endpoint, is waited for here, where nothing is held up by it (`outages.py`); no turn fails for
 it. One that answers, and fails, may do so because of the batch, which is divided as well. Where the
 settings allow more workers than there must be, some are started while batches wait and ended when
-they are idle (`scaling.py`).
+they are idle (`autoscaler.py`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ reads memory.
 
 What a model scores is a `Dialogue`: interactions before, a query, an answer. `read` turns it into
 tokens once; `logits` scores many of them in passes of bounded size, those of like length together.
-Training (learner/stages/reward_model.py) and serving (model_rewards.py) share both.
+Training (learner/stages/reward_model.py) and serving (serving.py) share both.
 """
 
 from __future__ import annotations

@@ -1,0 +1,28 @@
+"""What ranks and driver see of a recorder that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.failures import DataFailure, InfraFailure
+from common.storage.run_directory import RunDirectory
+from learner.recorder import RecorderClient
+from tests.local_source import tiny_run
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def test_a_recorder_that_is_gone_is_no_bug_of_the_rank_that_reports_to_it(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    recorder = RecorderClient.start(run, RunDirectory(str(tmp_path), "tiny"), "asking", None)
+    rank = RecorderClient.connect("asking")
+    assert rank.failed() is False
+    with pytest.raises(DataFailure, match="the recorder to record: KeyError"):
+        rank.record(0, 1, "nothing", 1, 1, {"no/such": (1.0,)})
+    recorder.close()
+    with pytest.raises(InfraFailure, match="the recorder to stop requested"):
+        rank.stop_requested()
+    with pytest.raises(InfraFailure, match="there is no actor asking-recorder"):
+        RecorderClient.connect("asking")
