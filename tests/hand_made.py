@@ -42,7 +42,7 @@ def turn(query: list[int], answer: list[int], reward: float | None, **more: Any)
 
 
 def episodes(policy: ReactiveTransformer) -> list[Episode]:
-    """The second was cut off. Log-probs are the policy's own, some of them moved by hand: ratios of
+    """The first was cut off. Log-probs are the policy's own, some of them moved by hand: ratios of
     theirs are clipped."""
     size = policy.config.layers * policy.config.slots * policy.config.width
     carried = Memory("stm", torch.linspace(-1.5, 1.0, size).sin().numpy().tobytes())
@@ -58,11 +58,11 @@ def episodes(policy: ReactiveTransformer) -> list[Episode]:
         turn([33, 34, 35, 36], [37, 3], 0.2, teacher_forced=True),
         turn([38], [21, 19, 17], 1.1, reward_std=0.25),
     )
+    # The shorter one first: the learner sorts conversations by length.
     made = [
-        Episode("1", "0-000000-00000", 7, whole, 0, status="scored"),
         Episode(
-            "2",
-            "0-000000-00001",
+            "1",
+            "0-000000-00000",
             8,
             going_on,
             0,
@@ -70,6 +70,7 @@ def episodes(policy: ReactiveTransformer) -> list[Episode]:
             initial_memory=carried,
             next_query_ids=[2, 5, 22, 23, 6],
         ),
+        Episode("2", "0-000000-00001", 7, whole, 0, status="scored"),
     ]
     moves = [0.0, 0.5, -0.6, 0.1, -0.05, 0.3, -0.4]
     exact = copy.deepcopy(policy).double()

@@ -206,6 +206,8 @@ def test_a_prompt_counts_as_one_whatever_number_of_answers_it_has(
         else:
             expected += float(ranking_loss(logits[:, 0]))
     assert float(terms["train/loss_preference"].sum.detach()) == pytest.approx(expected, abs=1e-4)
+    centred = 0.0 if settings.get("levels") else built.settings.centering
+    assert terms["train/loss_centering"].coefficient == centred
 
 
 def test_a_killed_stage_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:

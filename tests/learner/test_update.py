@@ -80,3 +80,13 @@ def test_a_frozen_encoder_stays_as_it_is(frozen: bool) -> None:
     assert moved == {"embedding", "decoder", "memory_attention"} | (
         set() if frozen else {"encoder"}
     )
+
+
+def test_the_learning_rate_follows_the_iteration() -> None:
+    case = make_case()
+    rates = {"learning_rate": 0.01, "warmup_fraction": 0.5, "final_fraction": 1.0}
+    learner = LocalLearner(
+        copy.deepcopy(case.policy), case.critic, case.reference, mrl(optimizer=rates), steps=4
+    )
+    figures = [learner.update(learner.credit(case.episodes)) for _ in range(3)]
+    assert [each["train/learning_rate"] for each in figures] == pytest.approx([0.005, 0.01, 0.01])

@@ -91,6 +91,12 @@ def test_statistics_of_parts_are_those_of_the_whole_and_survive_json() -> None:
     assert astuple(whole) == pytest.approx((6, np.mean(values), np.var(values) * 6))
 
 
+def test_statistics_are_of_values_held_to_their_clip() -> None:
+    rewards = mixed(normalise=True, clip=(0.0, 0.5))
+    seen = after({}, [scored(rewards, conversation(2, 9))], rewards)
+    assert seen["length"].mean == pytest.approx((0.2 + 0.5) / 2)
+
+
 def test_a_component_that_never_varied_is_not_divided_by_nothing() -> None:
     assert Moments(0, 0.0, 0.0).with_values(np.full(5, 0.3)).std == 1.0
 
