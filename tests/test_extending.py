@@ -91,6 +91,7 @@ def test_the_page_has_an_example_of_each_kind() -> None:
     for folder in (
         "rollout/environments",
         "learner/rl/algorithms",
+        "reward_service/components",
     ):
         assert [file for file in new if file.startswith(f"{folder}/")], folder
 
@@ -108,13 +109,13 @@ def test_the_examples_are_formatted_and_linted(extended: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_run_on_the_page_trains_all_four(extended: Path) -> None:
+def test_the_run_on_the_page_trains_all_of_them(extended: Path) -> None:
     (config,) = (block.file for block in blocks() if block.kind == "yaml")
     python(extended, "deploy", "train", config, "runs=runs", "learner.ranks=1", seconds=170)
     episodes = pq.read_table(extended / "runs" / "extended" / "episodes").to_pylist()
     assert len(episodes) == 16
     answered = [turn for episode in episodes for turn in episode["turns"][1:]]
-    assert {name for turn in answered for name, _ in turn["rewards"]} == {"environment"}
+    assert {name for turn in answered for name, _ in turn["rewards"]} == {"environment", "ending"}
 
 
 def test_a_change_that_fits_nowhere_is_refused() -> None:
