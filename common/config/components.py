@@ -82,11 +82,11 @@ class Bleu(Component):
     reference: float = Field(1.0, ge=0)
     """Weight of BLEU against the reference answer, relative to `saved`."""
     saved: float = Field(0.0, ge=0)
-    """Weight of BLEU against the saved (earlier) interaction; of one minus it where the topic
-    changes."""
+    """Weight of BLEU against the saved (earlier) interaction. Where the topic changes, one minus
+    that BLEU counts."""
     combined: bool = False
-    """One score with both as references, whichever match better, in place of two scores weighed by
-    `reference` and `saved`."""
+    """One score with both as references, instead of two scores weighed by `reference` and
+    `saved`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Bleu:
@@ -116,17 +116,17 @@ class Cosine(Component):
     reference: float = Field(0.5, ge=0)
     """Weight of the reference answer, relative to `saved` and `running`."""
     saved: float = Field(0.3, ge=0)
-    """Weight of the saved (earlier) interaction; of one minus it where the topic changes."""
+    """Weight of the saved (earlier) interaction. Where the topic changes, one minus its cosine
+    counts."""
     running: float = Field(0.2, ge=0)
-    """Weight of the running mean over earlier interactions (subtracted from one in the long-range
-    comparison)."""
+    """Weight of the running mean over earlier interactions. In the long-range comparison, one minus
+    its cosine counts."""
     decay: float = Field(0.2, ge=0, lt=1)
     """Share of the running mean that stays when the next interaction enters it."""
     model: ModelSource | None = None
-    """A sentence-transformers model, by folder (on every node that runs reward workers) or hub
-    name, whose embeddings of the texts are compared; None: the mean of token embeddings of the
-    model that MRL started from. Needs the extra `sentence`. Pinned as the path of a reward
-    model."""
+    """Folder (on every node that runs reward workers) or hub name of a sentence-transformers model
+    whose embeddings are compared. None: mean token embeddings of the model that MRL starts from.
+    Needs the extra `sentence`. Pinned like the path of a reward model."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Cosine:
@@ -144,22 +144,22 @@ class Length(Component):
     target: int | None = Field(None, ge=1)
     """Rewarded length in tokens without special ones; None: the reference's."""
     penalty: bool = True
-    """Whether answers past the target lose (target / length) instead of keeping 1."""
+    """Whether answers longer than the target earn target / length instead of 1."""
 
 
 class Recall(Component):
     weight: float = Field(0.3, ge=0)
     """Share of the total. On a turn that asks for no fact, recall does not apply."""
     false_recall: float = Field(1.0, ge=0)
-    """Subtracted for each value beyond as many as were asked for, or left out, in shares of the
-    larger number (docs/rewards.md): so hedging and evasion cost more than a wrong guess."""
+    """Subtracted for each value too many or too few, relative to the larger of the numbers of named
+    and of asked values (docs/rewards.md)."""
 
 
 class Repetition(Component):
     weight: float = Field(0.1, ge=0)
     """Share of the total."""
     order: int = Field(3, ge=1, le=8)
-    """Length of the n-grams whose distinct share is rewarded."""
+    """Length of n-grams. The reward is the share of distinct ones."""
 
 
 class Format(Component):
@@ -182,7 +182,7 @@ class ExactMatch(Component):
     weight: float = Field(0.5, ge=0)
     """Share of the total."""
     words_only: bool = True
-    """Whether lower-cased words are compared, and not every character."""
+    """Compare lower-cased words instead of characters."""
 
 
 class Thought(Component):
@@ -212,10 +212,10 @@ class FunctionReward(NamedComponent):
     arguments: dict[str, Any] = Field({})
     """Keyword arguments that the function is called with."""
     deadline: float = Field(10, gt=0)
-    """Seconds for one turn; a turn that takes longer is failed, the others are not. Whatever the
-    function does then, its process is ended and started again."""
+    """Seconds for one turn. A turn that takes longer fails, and the function's process is started
+    anew."""
     load_deadline: float = Field(60, gt=0)
-    """Seconds for its file to be imported, each time that its process starts."""
+    """Seconds to import its file, each time that its process starts."""
 
     def call_seconds(self) -> dict[tuple[str, ...], float]:
         # By what it is loaded from: the same function in several mixes has one process.
@@ -232,22 +232,21 @@ class ModelReward(NamedComponent):
 
     path: ModelSource
     """A run that trained it, one of its checkpoints, or a folder or hub name that transformers
-    opens. A run pins it when it starts: in its config.yaml, `@` and the version that was found
-    there follow, and no other version is ever used."""
+    opens. When a run starts it pins the path: in its config.yaml, `@` and a version follow, and
+    only that version is used."""
     weight: float = Field(0.5, ge=0)
     """Share of the total."""
     unit: bool = True
     """Map the score to [0, 1]: the sigmoid of a scalar, (expected level - 1) / (levels - 1) of a
     discrete one. False: as it is."""
     label: str | None = None
-    """The label of a text classifier whose value is the reward, as its configuration writes it. A
-    classifier with several labels is refused without one. A reward model that was trained here has
-    no labels."""
+    """Label of a text classifier whose value is the reward, as its configuration writes it.
+    Required for a classifier with several labels. A reward model that was trained here has none."""
     read: Literal["logit", "log_odds", "probability"] = "probability"
-    """The value of that label: its logit, log p / (1 - p), or p. `unit` changes none of them."""
+    """Value of that label: its logit, log p / (1 - p), or p. `unit` does not apply to it."""
     serve: Literal["transformers", "vllm"] = "transformers"
-    """The library that runs the model, inside the reward worker. vllm reads text, so it cannot
-    serve a reward model with short-term memory."""
+    """Library that runs the model, inside the reward worker. vllm reads text, so it cannot serve a
+    reward model with short-term memory."""
     batch_tokens: int = Field(16384, ge=1)
     """Tokens, padding included, in one forward pass."""
 
@@ -266,7 +265,7 @@ class EndpointReward(NamedComponent):
     """An HTTP endpoint that scores batches of turns (reward_service/components/endpoint.py)."""
 
     url: str = Field(pattern=r"^https?://")
-    """Where turns are posted to."""
+    """URL that turns are posted to."""
     weight: float = Field(0.5, ge=0)
     """Share of the total."""
     batch: int = Field(64, ge=1)
@@ -274,8 +273,8 @@ class EndpointReward(NamedComponent):
     deadline: float = Field(10, gt=0)
     """Seconds for one request."""
     patience: float = Field(300, ge=0)
-    """Seconds that a batch waits, in all, for an endpoint that is away. Then MRL stops with a
-    checkpoint and exit code 75, and an evaluation goes on without rewards."""
+    """Seconds that a batch waits in all for an endpoint that is away. Then MRL stops with a
+    checkpoint and exit code 75; an evaluation continues without rewards."""
 
     @property
     def described(self) -> str:

@@ -98,40 +98,39 @@ class RewardMix(Section):
 
 class Rewards(Section):
     single: RewardMix = RewardMix()
-    """Conversations of one follow-up."""
+    """Mix for conversations of one follow-up."""
     cumulative: RewardMix = RewardMix()
-    """Conversations that go on about what was said before."""
+    """Mix for conversations that go on about what was said before, and for environments."""
     long_term: RewardMix = RewardMix()
-    """Conversations that change the topic and come back to the first at their end."""
+    """Mix for conversations that change the topic and return to the first one at their end."""
     first_turn: RewardMix | None = None
-    """Mix of the first answered turn, before there is a running mean; None: the strategy's own."""
+    """Mix for the first answered turn, before there is a running mean. None: that of the
+    strategy."""
     topic_change: RewardMix | None = None
-    """Mix of the first answered turn of the long-term strategy; None: the strategy's own."""
+    """Mix for the first answered turn of the strategy long_term. None: that of the strategy."""
     scale: float = Field(1.0, gt=0)
-    """The total is multiplied by this."""
+    """Factor of the total."""
     symmetric: bool = False
     """Map the total from [0, 1] to [-1, 1] before scaling."""
     workers: int = Field(1, ge=1)
-    """Actors that score, at least."""
+    """Least number of reward workers."""
     max_workers: int | None = Field(None, ge=1)
-    """Actors that score, at most: more are started while batches wait, and ended when they are
-    idle. None: as many as `workers`."""
+    """Largest number of reward workers. More are started while batches wait, and ended when idle.
+    None: as many as `workers`."""
     queue_seconds: float = Field(1.0, gt=0)
-    """A batch that waits longer for a free actor has another one started."""
+    """Seconds that a batch waits for a free worker before another one is started."""
     gpus_per_worker: float = Field(0, ge=0)
-    """GPUs of each actor, for reward models; a fraction shares one. 0: on CPU."""
+    """GPUs of each worker, for reward models. A fraction shares a GPU. 0: CPU."""
     batch_tokens: int = Field(32768, ge=1)
-    """Tokens of queries, answers and references in one scoring call; an episode that has more goes
-    by itself."""
+    """Tokens of queries, answers and references in one scoring call. A longer episode has a call of
+    its own."""
     deadline: float = Field(60, gt=0)
-    """Seconds for one scoring call. For each function, its `deadline` and `load_deadline` come on
-    top: so one turn that takes too long, after which its process starts again, does not cost the
-    others of the call."""
+    """Seconds for one scoring call. The `deadline` and `load_deadline` of each function are added,
+    so that one slow turn does not cost the others of the call."""
     start_deadline: float = Field(600, gt=0)
-    """Seconds for a worker to load its functions and open its models, where it has any, each time
-    that it starts."""
+    """Seconds for a worker to load its functions and open its models, each time that it starts."""
     retries: int = Field(3, ge=0)
-    """Further tries on another worker after an infra failure."""
+    """Further tries on other workers after an infra failure."""
 
     def mixes(self) -> dict[str, RewardMix]:
         """Every mix that is there, by its key."""
