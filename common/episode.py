@@ -129,6 +129,11 @@ class Task(Record):
     """Which environment plays it: a kind of rollout/environments/table.py."""
     max_turns: int | None = None
     """Answers after which the episode is cut off; None: it ends where the environment ends it."""
+    iteration: int = 0
+    """Of its stage; 0 outside training."""
+    batch_index: int = 0
+    """Which task of its batch it is. An episode may go on from the memory that the same index left
+    an iteration before."""
 
     @property
     def strategy(self) -> Strategy:
@@ -221,13 +226,17 @@ class Turn(Record):
 
 @dataclass(frozen=True, slots=True)
 class Episode(Record):
-    """A whole conversation with the policy of one weights version."""
+    """A whole conversation with the policy of one weights version.
+
+    Its id names it and nothing else: no number is read from it.
+    """
 
     id: str
     task: str
     seed: int
     turns: tuple[Turn, ...]
     weights_version: int
+    """Steps of the whole run that had made the weights: those of the checkpoint with this step."""
     step: str = ""
     strategy: Strategy = "cumulative"
     status: Status = "generated"
@@ -242,6 +251,10 @@ class Episode(Record):
     """Kind of the environment that it was played in."""
     next_query_ids: Sequence[int] = field(default_factory=list)
     """The prompt that would have come next, where the episode was cut off; empty where it ended."""
+    iteration: int = 0
+    """Of its stage (`Task.iteration`)."""
+    batch_index: int = 0
+    """Which task of its batch it was."""
 
     @property
     def answered(self) -> tuple[Turn, ...]:

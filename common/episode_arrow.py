@@ -4,7 +4,7 @@ The same schema lies in the journal, in RUN/episodes/*.parquet and in a notebook
 `datasets.load_dataset("parquet")`). Rewards are a list of (name, value), as `datasets` has no maps.
 Log-probs are float64: a record must come back as it was written, whatever precision it was made in.
 Columns unknown to the schema are left alone by `from_table`, so that a file may say more about its
-episodes.
+episodes. The schema's metadata hold the format number, in a file as in memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from common.episode import Episode, Fact, Memory, RewardTerm, Turn
+from common.storage.formats import EPISODES, require_format
 
 _ids = pa.list_(pa.int32())
 
+FORMAT_KEY = "engram.format"
 TERM_NUMBERS = ("weight", "low", "high", "mean", "std")
 TURN = pa.struct(
     [
@@ -82,7 +84,10 @@ SCHEMA = pa.schema(
         ("memory_hash", pa.string()),
         ("environment", pa.string()),
         ("next_query_ids", _ids),
-    ]
+        ("iteration", pa.int64()),
+        ("batch_index", pa.int64()),
+    ],
+    metadata={FORMAT_KEY: str(EPISODES)},
 )
 
 MEMORIES = ("initial_memory", "final_memory")
@@ -93,8 +98,18 @@ def to_table(episodes: Sequence[Episode]) -> pa.Table:
     return pa.Table.from_pylist([_episode_record(episode) for episode in episodes], schema=SCHEMA)
 
 
+def require_episodes(schema: pa.Schema, where: str) -> None:
+    """Raises InputError where a table holds episodes of another format."""
+    found = (schema.metadata or {}).get(FORMAT_KEY.encode())
+    require_format(where, None if found is None else int(found), EPISODES)
+
+
 def from_table(table: pa.Table) -> list[Episode]:
-    """Token ids and log-probs come back as lists, facts and turns as tuples, rewards as a dict."""
+    """Token ids and log-probs come back as lists, facts and turns as tuples, rewards as a dict.
+
+    Raises InputError for a table of another format.
+    """
+    require_episodes(table.schema, "the table of episodes")
     return [_episode(record) for record in table.select(SCHEMA.names).to_pylist()]
 
 

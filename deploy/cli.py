@@ -125,7 +125,7 @@ def replay(
     episode: Annotated[
         str,
         typer.Argument(
-            metavar="EPISODE_ID", help="As in RUN/episodes, such as 4-000100-00003@100."
+            metavar="EPISODE_ID", help="As in RUN/episodes, such as 4-000100-00003@980."
         ),
     ],
     as_json: Annotated[

@@ -274,7 +274,7 @@ def _table(title: str, header: Sequence[str], lines: Iterable[Sequence[Any]]) ->
 
 def _write(data: Data, seed: int, out: Path, format: Format) -> None:
     from common.data.conversations import save_rows
-    from common.data.corpus import load_corpus
+    from common.data.datasets.table import load_corpus
 
     corpus = load_corpus(data, seed)
     splits = {"train": corpus.train, "eval": corpus.eval, "test": corpus.test} | corpus.patterns

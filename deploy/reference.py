@@ -46,10 +46,11 @@ Every key of a run's configuration. This page is made from `common/config/run.py
 deploy.reference configuration`.
 
 A configuration is one YAML file or several, composed left to right: mappings merge, everything else
-is replaced. Words of the form `key=value` follow, with dots between the parts of a key and numbers
-for the items of a list; the value is YAML:
+is replaced. Words of the form `key=value` follow, with dots between the parts of a key; the value
+is YAML. A stage is named by its `stage`, a curriculum step or a reward function by its `name`, any
+item of a list by its number; of two stages with one name, a number says which:
 
-    engram train configs/demo.yaml name=wider model.width=128 stages.4.ppo.kl=0.05
+    engram train configs/demo.yaml name=wider model.width=128 stages.mrl.ppo.kl=0.05
 
 A relative path, in a file or in a word, is relative to the folder that the command is given in, and
 `~` is your home; the run's own configuration holds absolute paths. In a submitted job that folder

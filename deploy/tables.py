@@ -146,7 +146,7 @@ def reward_tables(stage: Mapping[str, Any]) -> list[str]:
 def replay_text(result: Replay) -> str:
     """The result of a replay, in sentences."""
     what = (
-        f"{result.turns} turns and {result.tokens} tokens with the weights of version "
+        f"{result.turns} turns and {result.tokens} tokens with the weights of step "
         f"{result.weights_version} ({result.checkpoint})"
     )
     away = (

@@ -6,16 +6,15 @@ import re
 
 from common.config.changes import Change, changes, described
 from common.config.run import Run
-from common.config.stages import MRL, RewardModelStage
 from common.failures import InputError
 from common.storage.checkpoint import Checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import Progress
-from learner.curriculum import Curriculum, stage_steps
+from learner.stages.stage import definition_of
+from learner.training_state import TrainingState
 
 FIXED = ("seed", "data", "tokenizer", "model")
 """Sections that decide the data and the shape of the model."""
-FIXED_OF_A_REWARD_MODEL = ("backbone", "levels", "lora")
 _OF_A_STAGE = re.compile(r"stages\.(?P<index>\d+)\.(?P<key>\w+)")
 
 
@@ -36,22 +35,19 @@ def is_fixed(change: Change, run: Run) -> bool:
     of_a_stage = _OF_A_STAGE.match(change.key)
     if of_a_stage is None:
         return False
-    reward_model = isinstance(run.stages[int(of_a_stage["index"])], RewardModelStage)
-    return of_a_stage["key"] == "stage" or (
-        reward_model and of_a_stage["key"] in FIXED_OF_A_REWARD_MODEL
-    )
+    return of_a_stage["key"] in run.stages[int(of_a_stage["index"])].fixed
 
 
-def require_same_curriculum(run: Run, checkpoint: Checkpoint) -> None:
-    """Steps of a curriculum that have begun cannot move: found here, before anything is written."""
-    index = checkpoint.state["stage"]
-    stage = run.stages[index] if index < len(run.stages) else None
-    done = checkpoint.state["done"]
-    if isinstance(stage, MRL) and "curriculum" in checkpoint.state and done < stage_steps(stage):
+def require_resumable(run: Run, checkpoint: Checkpoint) -> None:
+    """Raises InputError where the stage that goes on cannot go on from this state under its
+    settings: found here, before anything is written."""
+    state = TrainingState.of(checkpoint)
+    index, stage = state.stage, run.stages[state.stage] if state.stage < len(run.stages) else None
+    if stage is not None and state.done < stage.total_steps:
         try:
-            Curriculum(stage.curriculum).load_state_dict(checkpoint.state["curriculum"])
+            definition_of(stage).require_resumable(stage, state)
         except InputError as moved:
-            raise InputError(f"stages.{index}.{moved.where}", moved.what) from None
+            raise InputError(f"{run.stage_key(index)}.{moved.where}", moved.what) from None
 
 
 def go_on_with(
@@ -72,9 +68,10 @@ def _too_late(change: Change, run: Run, checkpoint: Checkpoint) -> str:
     """What to add where the setting is of a stage that is over."""
     of_a_stage = _OF_A_STAGE.match(change.key)
     index = int(of_a_stage["index"]) if of_a_stage else -1
-    at, done = checkpoint.state["stage"], checkpoint.state["done"]
+    state = TrainingState.of(checkpoint)
+    at, done = state.stage, state.done
     if 0 <= index < at:
         return ": that stage is over and stays as it is"
-    if index == at < len(run.stages) and done >= stage_steps(run.stages[at]):
+    if index == at < len(run.stages) and done >= run.stages[at].total_steps:
         return f": {done} steps of that stage are done, so it is over"
     return ""

@@ -1,5 +1,5 @@
 """What a rank needs beyond the model to go on exactly where it was: optimiser moments, auxiliary
-modules, random state.
+modules, and where the run stands. Nothing random is kept: every draw is a function of the step.
 
 All of it is safetensors and JSON beside the model in the checkpoint; nothing is pickled.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from common.storage.checkpoint import Checkpoint, save_checkpoint
 from common.storage.run_directory import RunDirectory
 from learner.lora import plain_state
 from learner.parallel.optimizer import Trainer
+from learner.training_state import TrainingState
 
 TRAINING = "training.safetensors"
 
@@ -33,7 +33,7 @@ def save_training(
     step: int,
     model: PreTrainedModel,
     write_tokenizer: Callable[[Path], None],
-    state: dict[str, Any],
+    state: TrainingState,
     keep: int,
     trainers: dict[str, Trainer] | None = None,
     modules: dict[str, nn.Module] | None = None,
@@ -58,7 +58,7 @@ def save_training(
             }
         save_file(tensors, folder / TRAINING)
 
-    return save_checkpoint(directory, step, write, state, keep)
+    return save_checkpoint(directory, step, write, state.to_json(), keep)
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:

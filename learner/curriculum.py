@@ -7,27 +7,42 @@ one number, so a checkpoint cannot hold a contradictory one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from common.config.stages import MRL, CurriculumStep, Stage
+from common.config.stages import CurriculumStep
 from common.failures import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class CurriculumState:
+    """Position in a curriculum, and its shape, so that a changed one is noticed on resume."""
+
+    done: int
+    """Iterations finished over all steps."""
+    steps: tuple[tuple[str, int], ...]
+    """Name and iterations of each step."""
+
+    def begun(self) -> list[tuple[str, int]]:
+        """Name and first iteration of each step that has begun."""
+        starts = [sum(count for _, count in self.steps[:i]) for i in range(len(self.steps))]
+        named = zip(self.steps, starts, strict=True)
+        return [(name, start) for (name, _), start in named if start < self.done]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"done": self.done, "steps": [list(step) for step in self.steps]}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        steps = tuple((name, int(iterations)) for name, iterations in record["steps"])
+        return cls(int(record["done"]), steps)
 
 
 class Curriculum:
     """Counts finished iterations and knows the step each one belongs to."""
 
     def __init__(self, steps: Sequence[CurriculumStep]):
-        names = [step.name for step in steps]
-        if not names:
-            raise InputError("curriculum", "has no steps")
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(
-                    "curriculum",
-                    f"has two steps named {name!r}; metrics and episodes are told apart by that "
-                    "name",
-                )
         self.steps = tuple(steps)
         self.done = 0
         """Iterations finished over all steps."""
@@ -74,36 +89,24 @@ class Curriculum:
         self.done += 1
         return not self.finished and self.index != before
 
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-ready; holds the shape of the curriculum so that a changed one is noticed on
-        resume."""
-        return {"done": self.done, "steps": [[step.name, step.iterations] for step in self.steps]}
+    def state(self) -> CurriculumState:
+        return CurriculumState(
+            self.done, tuple((step.name, step.iterations) for step in self.steps)
+        )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load(self, state: CurriculumState) -> None:
         """Resume. The steps already begun must begin where they did, or the position would mean
         something else."""
-        done = int(state["done"])
-        then = _begun(done, [(name, iterations) for name, iterations in state["steps"]])
-        now = _begun(done, [(step.name, step.iterations) for step in self.steps])
+        then, now = state.begun(), replace(self.state(), done=state.done).begun()
         if then != now:
             raise InputError(
                 "curriculum",
-                f"the checkpoint has done {done} iterations, begun as {then}; in this "
+                f"the checkpoint has done {state.done} iterations, begun as {then}; in this "
                 f"configuration they are {now}",
             )
-        if done > self.total:
+        if state.done > self.total:
             raise InputError(
-                "curriculum", f"has {self.total} iterations, but the checkpoint has done {done}"
+                "curriculum",
+                f"has {self.total} iterations, but the checkpoint has done {state.done}",
             )
-        self.done = done
-
-
-def _begun(done: int, steps: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Name and first iteration of each step begun within the first `done` iterations."""
-    starts = [sum(iterations for _, iterations in steps[:i]) for i in range(len(steps))]
-    return [(name, start) for (name, _), start in zip(steps, starts, strict=True) if start < done]
-
-
-def stage_steps(stage: Stage) -> int:
-    """Optimiser steps of a supervised stage, iterations of MRL."""
-    return Curriculum(stage.curriculum).total if isinstance(stage, MRL) else stage.steps
+        self.done = state.done

@@ -15,9 +15,10 @@ from typing import Any
 
 from common.actors import resources
 from common.config.run import Run
-from common.config.stages import MRL
+from common.config.stages import StageSettings
 from common.data.conversations import value_counts
-from common.data.corpus import Corpus, load_corpus
+from common.data.corpus import Corpus
+from common.data.datasets.table import load_corpus
 from common.failures import DataFailure, Drained, EngramError, InputError
 from common.storage.checkpoint import Checkpoint
 from common.storage.lease import BEAT_SECONDS, hold
@@ -25,21 +26,20 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.telemetry.progress import Progress
-from learner.curriculum import stage_steps
 from learner.evaluation.evaluate import evaluate, evaluation_rows, evaluation_tasks
 from learner.evaluation.memorisation import learnt_by_heart, measured
 from learner.evaluation.retention import most_frequent_figure, retention_figures
 from learner.interrupts import Interrupts, counted
 from learner.metrics import record_evaluation
-from learner.parallel.group import Job, Loop, launch
+from learner.parallel.group import Job, launch
 from learner.recorder import RecorderClient, StepReport
 from learner.reporter import Position
 from learner.resume import with_pinned_models
 from learner.rollout_group import RolloutGroup
 from learner.setup import newest, prepare
-from learner.stages.rl import mrl_loop
-from learner.stages.supervised import supervised_loop
+from learner.stages.stage import definition_of
 from learner.summary import Summary, last_status
+from learner.training_state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +103,14 @@ def train_or_resume(
             if is_finished(checkpoint, index, stage) and not owes_evaluation(
                 checkpoint, index, stage, summary
             ):
-                summary.refresh(index, stage.stage, stage_steps(stage))
+                summary.refresh(index, stage.stage, stage.total_steps)
                 continue
             job = Job(run, directory, index, namespace)
-            with summary.stage(index, stage.stage, stage_steps(stage)):
-                if isinstance(stage, MRL):
-                    run_mrl(job, checkpoint, corpus, recorder, progress, summary)
+            with summary.stage(index, stage.stage, stage.total_steps):
+                if stage.needs_rollout:
+                    run_rl(job, checkpoint, corpus, recorder, progress, summary)
                 else:
-                    run_stage(supervised_loop, job, recorder, progress, summary)
+                    run_stage(job, recorder, progress, summary)
             checkpoint = newest(directory)
             if not is_finished(checkpoint, index, stage):
                 raise Drained(f"stopped at step {checkpoint.step}; {GOES_ON}")
@@ -129,17 +129,19 @@ def train_or_resume(
     return written
 
 
-def owes_evaluation(checkpoint: Checkpoint, index: int, stage: Any, summary: Summary) -> bool:
+def owes_evaluation(
+    checkpoint: Checkpoint, index: int, stage: StageSettings, summary: Summary
+) -> bool:
     """Whether the run stands right after MRL stage number `index` and has not been evaluated there:
     its driver was stopped or killed."""
     return (
-        isinstance(stage, MRL)
-        and checkpoint.state["stage"] == index
+        stage.needs_rollout
+        and TrainingState.of(checkpoint).stage == index
         and not summary.evaluated("after_mrl", index)
     )
 
 
-def run_mrl(
+def run_rl(
     job: Job,
     checkpoint: Checkpoint,
     corpus: Corpus,
@@ -154,7 +156,7 @@ def run_mrl(
     a run's first MRL stage.
     """
     stages = job.run.stages
-    first = next(index for index, stage in enumerate(stages) if isinstance(stage, MRL))
+    first = next(index for index, stage in enumerate(stages) if stage.needs_rollout)
     with RolloutGroup(
         job, checkpoint, corpus, lambda: show_notes(recorder.report(), progress)
     ) as half:
@@ -168,7 +170,7 @@ def run_mrl(
             )
         if not is_finished(checkpoint, job.stage, stages[job.stage]):
             summary.discard_evaluation("after_mrl", job.stage)
-            run_stage(mrl_loop, job, recorder, progress, summary, half)
+            run_stage(job, recorder, progress, summary, half)
         after = newest(job.directory)
         if is_finished(after, job.stage, stages[job.stage]):
             evaluate_stage("after_mrl", half, after, corpus, recorder, progress, summary)
@@ -198,7 +200,7 @@ def evaluate_stage(
         metrics.record("run/stage", half.job.stage)
         stage = run.stages[half.job.stage].stage
         recorder.observe_last(
-            metrics.drain(), stage, checkpoint.step, checkpoint.state.get("metrics")
+            metrics.drain(), stage, checkpoint.step, TrainingState.of(checkpoint).metrics
         )
         taught = evaluation_tasks(
             evaluation_rows(corpus.train, TRAINING_ROWS), run.seed, erase=False
@@ -215,7 +217,6 @@ def evaluate_stage(
 
 
 def run_stage(
-    loop: Loop,
     job: Job,
     recorder: RecorderClient,
     progress: Progress,
@@ -236,14 +237,14 @@ def run_stage(
 
     def fit() -> None:
         try:
-            launch(loop, job)
+            launch(definition_of(stage).loop, job)
         except BaseException as error:  # noqa: BLE001 - carried to the driver's own thread and raised there
             failures.append(error)
         finally:
             ended.set()
 
     thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
-    progress.stage(stage.stage, stage_steps(stage))
+    progress.stage(stage.stage, stage.total_steps)
     thread.start()
     stopping, warned, kept, held_at = False, 0.0, time.monotonic(), time.monotonic()
     with counted() as interrupts:
@@ -323,7 +324,7 @@ def rebuilt(failure: tuple[str, str, str, str]) -> EngramError:
     return DataFailure(f"{kind}: {what}")
 
 
-def is_finished(checkpoint: Checkpoint, index: int, stage: Any) -> bool:
+def is_finished(checkpoint: Checkpoint, index: int, stage: StageSettings) -> bool:
     """Whether the run had finished stage number `index` when the checkpoint was written."""
-    at, done = checkpoint.state["stage"], checkpoint.state["done"]
-    return bool(at > index or (at == index and done >= stage_steps(stage)))
+    state = TrainingState.of(checkpoint)
+    return state.stage > index or (state.stage == index and state.done >= stage.total_steps)

@@ -15,10 +15,8 @@ from common.weights import PackedWeights
 from learner.parallel.group import Job
 from learner.rollout_group import conductor_name
 from rollout.conductor import Batch
-from rollout.tasks import Plan, place_of
-
-START: dict[str, Any] = {"iteration": 0, "memories": None, "scorer": {}}
-"""The conductor's state before the first iteration."""
+from rollout.iterations import RolloutState
+from rollout.tasks import Plan
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,17 @@ class Shard:
     """One rank's part of the batch of an iteration."""
 
     episodes: list[Episode]
-    places: list[int]
-    """Place of each episode in the whole batch."""
     total: int
-    """Places of the whole batch."""
+    """Tasks of the whole batch, those left out among them."""
     failed: int
     """Tasks of the whole batch that were left out."""
     failed_turns: int
     """Turns of the whole batch that have no score."""
+
+    @property
+    def indices(self) -> list[int]:
+        """Index of each episode in the whole batch."""
+        return [episode.batch_index for episode in self.episodes]
 
 
 class EpisodeSource(Protocol):
@@ -52,12 +53,12 @@ class EpisodeSource(Protocol):
     def trained(self, iteration: int, version: int) -> None:
         """The batch was trained on. Rank 0 alone."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> RolloutState:
         """What `load_state` takes to go on after the last trained iteration."""
         ...
 
-    def load_state(self, state: dict[str, Any] | None) -> None:
-        """Go back to a checkpoint's state; None: to the very beginning."""
+    def load_state(self, state: RolloutState) -> None:
+        """Go back to a checkpoint's state."""
 
     def metrics(self) -> dict[str, Any]:
         """What the rollout half recorded since the last call, for `Metrics.merge`. Rank 0 alone."""
@@ -90,7 +91,6 @@ class ConductorSource:
             raise DataFailure(f"{what}: rank {rank} has nothing to learn from")
         return Shard(
             episodes,
-            [place_of(episode.task) for episode in episodes],
             plan.episodes,
             batch.failed,
             batch.failed_turns,
@@ -99,11 +99,11 @@ class ConductorSource:
     def trained(self, iteration: int, version: int) -> None:
         self._call("mark_trained", iteration, version)
 
-    def state(self) -> dict[str, Any]:
-        return self._call("state_dict")
+    def state(self) -> RolloutState:
+        return self._call("state")
 
-    def load_state(self, state: dict[str, Any] | None) -> None:
-        self._call("load_state_dict", START if state is None else state)
+    def load_state(self, state: RolloutState) -> None:
+        self._call("load_state", state)
 
     def metrics(self) -> dict[str, Any]:
         return self._call("metrics")

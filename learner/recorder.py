@@ -9,6 +9,7 @@ other).
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,6 @@ from common.telemetry.jsonl import MetricsWriter
 from common.telemetry.metrics import Metrics
 from common.telemetry.prometheus import PrometheusExporter
 from learner.alerts import Alerts
-from learner.curriculum import stage_steps
 
 ENDPOINT_FILE = "metrics_endpoint"
 CALL_SECONDS = 60.0
@@ -73,7 +73,7 @@ class Recorder:
         done: int,
         total: int,
         global_step: int,
-        metrics_state: dict[str, Any] | None,
+        metrics_state: Mapping[str, Any] | None,
     ) -> None:
         """A stage begins, or a restarted group goes on with it from `done`: what was recorded past
         `global_step` is taken back."""
@@ -103,7 +103,7 @@ class Recorder:
         for _, part in sorted(self._waiting.pop(global_step).items()):
             self.metrics.merge(part)
         self.metrics.merge(self._observed.drain())
-        steps = sum(stage_steps(each) for each in self.run.stages)
+        steps = sum(each.total_steps for each in self.run.stages)
         self.metrics.record("run/progress", global_step / steps)
         row = self.metrics.flush(global_step, stage)
         self.writer.write(row)
@@ -126,7 +126,7 @@ class Recorder:
         state: dict[str, Any],
         stage: str,
         global_step: int,
-        metrics_state: dict[str, Any] | None,
+        metrics_state: Mapping[str, Any] | None,
     ) -> None:
         """Gauges of the weights that a stage ended with, for the row of its last step: there may be
         no next one.
@@ -232,7 +232,7 @@ class RecorderClient:
         done: int,
         total: int,
         global_step: int,
-        metrics_state: dict[str, Any] | None,
+        metrics_state: Mapping[str, Any] | None,
     ) -> None:
         self._call("begin", stage, done, total, global_step, metrics_state)
 
@@ -249,7 +249,7 @@ class RecorderClient:
         state: dict[str, Any],
         stage: str,
         global_step: int,
-        metrics_state: dict[str, Any] | None,
+        metrics_state: Mapping[str, Any] | None,
     ) -> None:
         self._call("observe_last", state, stage, global_step, metrics_state)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from common.storage.checkpoint import Checkpoint
 from common.telemetry.metrics import Metrics
 from learner.parallel.group import Group
 from learner.recorder import Recorder, RecorderClient
+from learner.training_state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Position:
     def of(cls, checkpoint: Checkpoint, stage: int) -> Position:
         """The position that `checkpoint` leaves stage number `stage` at: somewhere inside it, or at
         its beginning."""
-        inside = checkpoint.state["done"] if checkpoint.state["stage"] == stage else 0
+        state = TrainingState.of(checkpoint)
+        inside = state.done if state.stage == stage else 0
         return cls(stage, inside, checkpoint.step - inside)
 
 
@@ -47,7 +48,11 @@ class Reporter:
         self._saving_since = 0.0
         if group.rank == 0:
             recorder.begin(
-                stage, position.in_stage, total, checkpoint.step, checkpoint.state.get("metrics")
+                stage,
+                position.in_stage,
+                total,
+                checkpoint.step,
+                TrainingState.of(checkpoint).metrics,
             )
         # no rank may record before the recorder has taken back what a dead group recorded
         self.barrier()
@@ -76,7 +81,7 @@ class Reporter:
         asked = self.group.rank == 0 and self.recorder.stop_requested()
         return bool(self.group.sum(torch.tensor(float(asked), device=self.group.device)) > 0)
 
-    def state(self, done: int, **more: Any) -> dict[str, Any]:
+    def state(self, done: int) -> TrainingState:
         """The part of a checkpoint's state that every stage has."""
         self.barrier()  # every rank's row is in before its totals are saved
         if self.group.rank == 0:
@@ -84,14 +89,8 @@ class Reporter:
             self._observe(
                 "checkpoint/saved", 1
             )  # before it is: the count belongs to the totals that it holds
-        metrics = self.recorder.metrics_state() if self.group.rank == 0 else {}
-        return {
-            "stage": self.position.stage,
-            "stage_name": self.stage,
-            "done": done,
-            "metrics": metrics,
-            **more,
-        }
+        metrics = self.recorder.metrics_state() if self.group.rank == 0 else None
+        return TrainingState(self.position.stage, self.stage, done, metrics)
 
     def saved(self) -> None:
         """All ranks wait here until rank 0 has written: one that dies later finds the

@@ -11,7 +11,8 @@ import json
 
 from common.config.locations import named_alike
 from common.config.run import Run
-from common.data.corpus import Corpus, load_corpus
+from common.data.corpus import Corpus
+from common.data.datasets.table import load_corpus
 from common.data.fingerprint import Part, fingerprint, from_json, require_same_data, to_json
 from common.failures import InputError
 from common.storage.checkpoint import Checkpoint, damage_after, has_saved, latest_checkpoint

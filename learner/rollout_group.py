@@ -31,9 +31,6 @@ from rollout.worker import RolloutWorker
 
 log = logging.getLogger(__name__)
 
-EVALUATION_VERSION_BASE = 1_000_000_000
-"""Weights for an evaluation get versions of their own, so that no worker takes them for weights of
-the course of training."""
 CLOSE_SECONDS = 30.0
 GIVE_UP_SECONDS = 5.0
 """The same after a failure or an interrupt, of which the conductor may know nothing, or be only
@@ -67,7 +64,6 @@ class RolloutGroup:
             )
 
         self.job, self.run, self._on_wait = job, run, on_wait
-        self._version = EVALUATION_VERSION_BASE
         self.conductor = launch(
             conductor_name(job.namespace),
             run,
@@ -106,11 +102,11 @@ class RolloutGroup:
     def play(self, checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[Episode]:
         """Episodes of `tasks` with a checkpoint's weights, scored, outside the books. Not while a
         learner group is running."""
-        self._version += 1
-        weights = open_policy(checkpoint).weights(self._version)
-        self._ask("publish", self._version, [ray.put(weights)], reason="weights for an evaluation")
+        weights = open_policy(checkpoint).weights(checkpoint.step)
+        version = weights.version
+        self._ask("publish", version, [ray.put(weights)], reason="weights for an evaluation")
         return self._ask(
-            "play", list(tasks), self._version, reason=f"{len(tasks)} episodes of an evaluation"
+            "play", list(tasks), version, reason=f"{len(tasks)} episodes of an evaluation"
         )
 
     def stop_waiting(self) -> None:

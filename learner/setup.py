@@ -10,22 +10,19 @@ import torch
 from transformers import PreTrainedModel
 
 from common.config.run import Run
-from common.config.stages import MRL, RewardModelStage
 from common.data.corpus import Corpus
 from common.data.fingerprint import fingerprint, to_json
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InfraFailure, InputError
 from common.models.reactive.config import RxTConfig, named_config
 from common.models.reactive.model import ReactiveTransformer
-from common.models.reactive.reward import RxTRewardModel
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import Progress, QuietProgress
-from learner.changed_settings import go_on_with, require_same, require_same_curriculum
+from learner.changed_settings import go_on_with, require_resumable, require_same
 from learner.checkpointing import checkpoint_model, save_training
 from learner.evaluation.measure import VALUES, write_training_values
-from learner.lora import adaptable_layers
 from learner.resume import (
     DATA,
     as_named_in,
@@ -36,8 +33,9 @@ from learner.resume import (
     tell_of_changed_rewards,
     with_moved_data,
 )
+from learner.stages.stage import definition_of
+from learner.training_state import TrainingState
 from reward_service.preflight import require_rewards
-from reward_service.reward_models.model import from_folder
 from rollout.environments.table import require_environment
 
 
@@ -51,6 +49,7 @@ def prepare(
     is touched.
     """
     require_work_for_every_rank(run)
+    require_data(run, corpus)
     require_rewards(run.rewards, corpus.train)
     require_environment(run.environment)
     told = progress or QuietProgress()
@@ -63,7 +62,7 @@ def prepare(
     parts = fingerprint(corpus.sources)
     if checkpoint is not None:
         before = require_config(before, directory)
-        require_same_curriculum(run, checkpoint)
+        require_resumable(run, checkpoint)
         require_run_data(parts, directory)
         require_whole_records(directory)
         go_on_with(run, before, directory, checkpoint, told)
@@ -77,42 +76,42 @@ def prepare(
     directory.write_json(DATA, to_json(parts))
     tell_of_changed_rewards(run, directory, told)
     write_training_values(directory, corpus.train)
-    state = {"stage": 0, "stage_name": run.stages[0].stage, "done": 0}
+    state = TrainingState(0, run.stages[0].stage, 0)
     save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)
 
 
 def require_work_for_every_rank(run: Run) -> None:
     for index, stage in enumerate(run.stages):
-        key, size = (
-            ("episodes", stage.episodes)
-            if isinstance(stage, MRL)
-            else ("batch_size", stage.batch_size)
-        )
-        if size < run.learner.ranks:
+        if stage.batch < run.learner.ranks:
             raise InputError(
-                f"stages.{index}.{key}",
-                f"is {size}, which leaves some of {run.learner.ranks} learner ranks nothing to do",
+                f"{run.stage_key(index)}.{stage.batch_key}",
+                f"is {stage.batch}, which leaves some of {run.learner.ranks} learner ranks nothing "
+                "to do",
             )
+
+
+def require_data(run: Run, corpus: Corpus) -> None:
+    """Raises InputError where a stage has nothing to learn from."""
+    for index, stage in enumerate(run.stages):
+        for part in definition_of(stage).data:
+            if not getattr(corpus, part):
+                raise InputError(
+                    run.stage_key(index), f"learns from {part!r}, and the data have none"
+                )
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Path], None]]:
     """What the run's first stage begins with, and what writes its tokenizer."""
-    stage = run.stages[-1]
-    if isinstance(stage, RewardModelStage) and stage.backbone is not None:
-        torch.manual_seed(derive(run.seed, "weights"))
-        reward_model = from_folder(
-            stage.backbone, stage.backbone, stage.max_tokens, stage.levels, training=True
-        )
-        if stage.lora is not None:
-            adaptable_layers(
-                reward_model.module, stage.lora
-            )  # refuses names that are not there, before anything is written
-        return reward_model.module, reward_model.save_tokenizer
+    first = run.stages[0]
+    if first.own_model is not None:
+        begin = definition_of(first).first_model
+        assert begin is not None, f"{first.stage} takes a model of its own and cannot make it"
+        return begin(first, run.seed)
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
-    if isinstance(stage, RewardModelStage) and stage.lora is not None:
-        adaptable_layers(RxTRewardModel.from_policy(model, stage.levels), stage.lora)
+    for stage in run.stages:
+        definition_of(stage).require_fit(stage, model)
     return model, tokenizer.save
 
 

@@ -6,7 +6,7 @@ by name and call `publish` (rank 0), `next_batch` (all), `mark_trained` (rank 0)
 
 Invariants: one batch per iteration, the same for all ranks, whatever order actors finish in (3);
 dealt == trained + dropped + failed + in flight (5); a worker that died serves after it verified the
-current weights (6); an iteration that was trained is not dealt again before `load_state_dict` took
+current weights (6); an iteration that was trained is not dealt again before `load_state` took
 the books back, so that nothing is trained twice.
 """
 
@@ -26,15 +26,16 @@ from ray.exceptions import RayError
 from common.actors.pool import ActorPool
 from common.actors.resources import CONDUCTOR_CPUS
 from common.config.run import Run
-from common.episode import Episode, Memory, Row, Task
+from common.episode import Episode, Row, Task
 from common.failures import DeadlineExceeded, EngramError, InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, verify
 from rollout.collector import Collected, Collector, Disk, Scorer, Waits
+from rollout.iterations import Iterations, RolloutState
 from rollout.journal.journal import open_journal
 from rollout.metrics import record_books, record_waits
-from rollout.tasks import Dealer, Memories, Plan, place_of, shards
+from rollout.tasks import Dealer, Plan, shards
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,6 @@ class Batch:
     """Tasks of the whole batch that were left out."""
     failed_turns: int
     """Turns of the whole batch that have no score."""
-    state: dict[str, Any]
-    """For `load_state_dict` after this batch was trained on: belongs into the checkpoint taken
-    then. JSON-ready."""
 
 
 @dataclass(slots=True)
@@ -104,12 +102,9 @@ class Conductor:
         self._pool = ActorPool("rollout", make_workers(), self._bring_up_to_date)
         self._scorer = make_scorer()
         self._disk = Disk(open_journal(directory, stage), self._waits)
-        self._dealer = Dealer(rows, run.seed, stage, run.environment.kind)
+        dealer = Dealer(rows, run.seed, stage, run.environment.kind)
+        self._iterations = Iterations(dealer, self._scorer.after)
         self._collector = Collector(run, self._pool, self._scorer, self._disk, self._waits)
-        self._next = 0
-        self._memories: dict[int, Memories] = {}
-        self._scorer_states: dict[int, dict[str, Any]] = {}
-        """After each iteration; kept and let go with the memories."""
         self._version: int | None = None
         self._weights: ray.ObjectRef | None = None
         self._held: Held | None = None
@@ -190,12 +185,7 @@ class Conductor:
             raise InputError(
                 "next_batch", f"asked for weights version {version}, published is {self._version}"
             )
-        if iteration < self._next:
-            raise InputError(
-                "next_batch",
-                f"iteration {iteration} was trained, next is {self._next}; to go back, load a "
-                "checkpoint's state",
-            )
+        self._iterations.require_untrained(iteration)
         async with self._one_at_a_time:
             held = self._held
             if (
@@ -220,7 +210,6 @@ class Conductor:
                 ray.put(list(shard)) for shard in shards(collected.episodes, ranks)
             ]
         shard = (held.shards[ranks][rank],)
-        state = self._state(iteration + 1)
         return Batch(
             iteration,
             version,
@@ -228,7 +217,6 @@ class Conductor:
             len(collected.episodes),
             collected.failed,
             collected.failed_turns,
-            state,
         )
 
     async def _make(
@@ -236,8 +224,8 @@ class Conductor:
     ) -> Collected:
         """Deal and collect, and settle the accounts before any rank sees the batch or its
         failure."""
-        tasks = self._dealer.deal(plan, iteration, self._memories.get(iteration - 1))
-        scorer_state = self._scorer_states.get(iteration - 1, {})
+        tasks = self._iterations.deal(plan, iteration)
+        scorer_state = self._iterations.state(iteration).scorer
         try:
             collected = await self._collector.collect(
                 iteration, tasks, version, weights, scorer_state
@@ -247,20 +235,9 @@ class Conductor:
                 self._disk.journal.give_up, iteration, f"its batch failed: {type(failure).__name__}"
             )
             raise
-        # What the next batch starts from is kept here and goes no further: the learner recomputes
-        # memories.
-        by_place = {
-            place_of(e.task): e.final_memory
-            for e in collected.episodes
-            if e.final_memory is not None
-        }
-        self._memories[iteration] = Memories(iteration, plan.step, by_place)
-        self._scorer_states[iteration] = self._scorer.after(scorer_state, collected.episodes)
+        episodes = self._iterations.collected(plan, iteration, collected.episodes)
         self._scorer.observe(scorer_state, collected.episodes)
-        return replace(
-            collected,
-            episodes=[replace(episode, final_memory=None) for episode in collected.episodes],
-        )
+        return replace(collected, episodes=episodes)
 
     async def _discard(self, reason: str) -> None:
         """Let go of the held batch; what of it was not trained on is dropped."""
@@ -268,9 +245,7 @@ class Conductor:
         if held is not None:
             held.making.cancel()
             await asyncio.gather(held.making, return_exceptions=True)
-            if held.iteration >= self._next:
-                self._memories.pop(held.iteration, None)
-                self._scorer_states.pop(held.iteration, None)
+            self._iterations.discard(held.iteration)
             await self._disk(self._disk.journal.give_up, held.iteration, reason)
 
     async def mark_trained(self, iteration: int, version: int) -> int:
@@ -280,7 +255,7 @@ class Conductor:
         if (
             held is None
             or held.iteration != iteration
-            or iteration < self._next
+            or iteration < self._iterations.next
             or not held.making.done()
         ):
             raise InputError(
@@ -288,11 +263,7 @@ class Conductor:
                 f"iteration {iteration} is not one that was handed out and not yet trained on",
             )
         count = await self._disk(self._disk.journal.trained, iteration, version)
-        self._next = iteration + 1
-        self._memories = {i: memories for i, memories in self._memories.items() if i >= iteration}
-        self._scorer_states = {
-            i: state for i, state in self._scorer_states.items() if i >= iteration
-        }
+        self._iterations.trained(iteration)
         return count
 
     async def play(self, tasks: Sequence[Task], version: int) -> list[Episode]:
@@ -313,39 +284,19 @@ class Conductor:
 
     # --- checkpoints ------------------------------------------------------------------------------
 
-    async def state_dict(self) -> dict[str, Any]:
-        """State after the last trained iteration, JSON-ready; also seals the journal, so call it
-        for every checkpoint."""
+    async def state(self) -> RolloutState:
+        """State after the last trained iteration; also seals the journal, so call it for every
+        checkpoint."""
         await self._disk(self._disk.journal.seal)
-        return self._state(self._next)
+        return self._iterations.state(self._iterations.next)
 
-    async def load_state_dict(self, state: dict[str, Any]) -> None:
+    async def load_state(self, state: RolloutState) -> None:
         """Go on after that state: later iterations are dropped from the books, and will be dealt
         again."""
         async with self._one_at_a_time:
             await self._discard("its run went back")
-            self._next = int(state["iteration"])
-            self._memories = {}
-            self._scorer_states = {self._next - 1: state["scorer"]}
-            if state["memories"] is not None:
-                by_place = {
-                    int(place): Memory.from_json(memory)
-                    for place, memory in state["memories"]["by_place"].items()
-                }
-                self._memories[self._next - 1] = Memories(
-                    self._next - 1, state["memories"]["step"], by_place
-                )
-            await self._disk(self._disk.journal.roll_back, self._next)
-
-    def _state(self, iteration: int) -> dict[str, Any]:
-        memories, state = (
-            self._memories.get(iteration - 1),
-            {"iteration": iteration, "scorer": self._scorer_states.get(iteration - 1, {})},
-        )
-        if memories is None or not memories.by_place:
-            return state | {"memories": None}
-        by_place = {str(place): memory.to_json() for place, memory in memories.by_place.items()}
-        return state | {"memories": {"step": memories.step, "by_place": by_place}}
+            self._iterations.load(state)
+            await self._disk(self._disk.journal.roll_back, state.iteration)
 
     # --- what is going on -------------------------------------------------------------------------
 
@@ -368,7 +319,7 @@ class Conductor:
                 {"phase": phase, "reason": reason, "seconds": seconds}
                 for seconds, phase, reason in waits
             ],
-            "iteration": self._held.iteration if self._held is not None else self._next,
+            "iteration": held.iteration if (held := self._held) else self._iterations.next,
             "version": self._version,
             "groups": {"done": self._collector.groups_done, "all": self._collector.groups_total},
             "workers": self._pool.stats(),

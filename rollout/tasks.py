@@ -37,18 +37,18 @@ class Plan:
     """Only rows of this strategy; None: all."""
     reset_probability: float = 1.0
     """Probability of fresh memory; otherwise a task goes on from the memory that the task of the
-    same place in the last batch left."""
+    same index in the last batch left."""
     teacher_forcing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Memories:
-    """Final memories of one iteration's episodes, by place in the batch: what the next iteration
+    """Final memories of one iteration's episodes, by index in the batch: what the next iteration
     may start from."""
 
     iteration: int
     step: str
-    by_place: Mapping[int, Memory]
+    by_index: Mapping[int, Memory]
 
 
 class Dealer:
@@ -78,31 +78,33 @@ class Dealer:
         continues = plan.reset_probability < 1
         leaves = ~self.fresh(plan, iteration + 1)
         held = (
-            memories.by_place
+            memories.by_index
             if memories is not None
             and (memories.iteration, memories.step) == (iteration - 1, plan.step)
             else {}
         )
         tasks = []
-        for place in range(plan.episodes):
+        for index in range(plan.episodes):
             tasks.append(
                 Task(
-                    id=task_id(self._stage, iteration, place),
-                    row=self._row(plan, iteration * plan.episodes + place),
-                    seed=derive(self._seed, "task", plan.step, iteration, place),
+                    id=f"{self._stage}-{iteration:06d}-{index:05d}",
+                    row=self._row(plan, iteration * plan.episodes + index),
+                    seed=derive(self._seed, "task", plan.step, iteration, index),
                     step=plan.step,
                     teacher_forcing=plan.teacher_forcing,
-                    initial_memory=None if fresh[place] else held.get(place),
-                    return_memory=continues and bool(leaves[place]),
+                    initial_memory=None if fresh[index] else held.get(index),
+                    return_memory=continues and bool(leaves[index]),
                     environment=self._environment,
                     max_turns=None if self._plays_rows else plan.max_steps,
+                    iteration=iteration,
+                    batch_index=index,
                 )
             )
         return tasks
 
     def fresh(self, plan: Plan, iteration: int) -> np.ndarray:
-        """[episodes] bool: which places start from fresh memory in `iteration`. Known one iteration
-        ahead, so that only memories that will be used are brought back."""
+        """[episodes] bool: which of the batch start from fresh memory in `iteration`. Known one
+        iteration ahead, so that only memories that will be used are brought back."""
         keys = np.full(plan.episodes, derive(self._seed, "reset", iteration), dtype=np.int64)
         return uniforms(keys, np.arange(plan.episodes)) < plan.reset_probability
 
@@ -131,15 +133,6 @@ class Dealer:
                 f"none of {len(self._rows)} rows{of} has at most {plan.max_steps} follow-ups",
             )
         return self._eligible[key]
-
-
-def task_id(stage: int, iteration: int, place: int) -> str:
-    return f"{stage}-{iteration:06d}-{place:05d}"
-
-
-def place_of(task: str) -> int:
-    """Place of a task in its batch."""
-    return int(task.rpartition("-")[2])
 
 
 def groups(tasks: Sequence[T], workers: int, slots: int) -> list[Sequence[T]]:

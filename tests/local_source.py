@@ -23,11 +23,11 @@ import torch
 from common.config.rewards import Rewards
 from common.config.rollout import Sampling
 from common.config.run import Run
-from common.config.stages import MRL
 from common.data.conversations import value_counts
-from common.data.corpus import Corpus, load_corpus
+from common.data.corpus import Corpus
+from common.data.datasets.table import load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer
-from common.episode import Episode, Memory, Task
+from common.episode import Episode, Task
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.storage.run_directory import RunDirectory
@@ -41,11 +41,12 @@ from learner.parallel.group import Group, Job, OneRank
 from learner.recorder import Recorder
 from learner.setup import newest, prepare
 from learner.stages.rl import train_on
-from learner.stages.supervised import supervised_loop
+from learner.stages.stage import definition_of
 from reward_service.compose import score_episodes
-from reward_service.normalization import Moments, after, from_json, to_json
+from reward_service.normalization import after, from_json, to_json
+from rollout.iterations import Iterations, RolloutState
 from rollout.policies.reactive.engine import ReactiveEngine
-from rollout.tasks import Dealer, Memories, Plan, place_of, shards
+from rollout.tasks import Dealer, Plan, shards
 
 STAGES: dict[str, dict[str, Any]] = {
     "joint_lm": {"stage": "joint_lm", "steps": 6, "batch_size": 6},
@@ -137,16 +138,13 @@ class LocalSource:
             environment=run.environment,
         )
         corpus = load_corpus(run.data, run.seed)
-        self.dealer = Dealer(corpus.train, run.seed, job.stage, run.environment.kind)
         self.known = list(value_counts(corpus.train))
         self.embedding = reward_embedding(checkpoint, job.stage)
         self.version = -1
-        self.next = 0
-        self.memories: Memories | None = None
-        self.held: Memories | None = None
-        self.statistics: dict[str, Moments] = {}
-        """Of normalised rewards, after the last trained iteration."""
-        self.held_statistics: dict[str, Moments] = {}
+        self.iterations = Iterations(
+            Dealer(corpus.train, run.seed, job.stage, run.environment.kind),
+            lambda scorer, episodes: to_json(after(from_json(scorer), episodes, run.rewards)),
+        )
         self.carried = 0
         """Episodes that went on from the memory of an earlier one."""
 
@@ -156,56 +154,29 @@ class LocalSource:
         return 1
 
     def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
-        assert (version, iteration) == (self.version, self.next)
-        tasks = self.dealer.deal(plan, iteration, self.memories)
+        assert (version, iteration) == (self.version, self.iterations.next)
+        tasks = self.iterations.deal(plan, iteration)
         self.carried += sum(task.initial_memory is not None for task in tasks)
-        played = self.engine.run(tasks, version=version)
-        self.held = Memories(
-            iteration,
-            plan.step,
-            {place_of(e.task): e.final_memory for e in played if e.final_memory is not None},
-        )
         scored = score_episodes(
-            played,
+            self.engine.run(tasks, version=version),
             self.run.rewards,
             self.embedding,
             tuple(range(len(SPECIAL_TOKENS))),
             self.known,
-            self.statistics,
+            from_json(self.iterations.state(iteration).scorer),
         )
-        self.held_statistics = after(self.statistics, scored, self.run.rewards)
-        mine = list(shards(scored, ranks)[rank])
-        failed = sum(turn.reward is None for episode in scored for turn in episode.answered)
-        return Shard(mine, [place_of(episode.task) for episode in mine], len(tasks), 0, failed)
+        episodes = self.iterations.collected(plan, iteration, scored)
+        failed = sum(turn.reward is None for episode in episodes for turn in episode.answered)
+        return Shard(list(shards(episodes, ranks)[rank]), len(tasks), 0, failed)
 
     def trained(self, iteration: int, version: int) -> None:
-        assert self.held is not None
-        assert self.held.iteration == iteration
-        self.memories, self.statistics, self.next = self.held, self.held_statistics, iteration + 1
+        self.iterations.trained(iteration)
 
-    def state(self) -> dict[str, Any]:
-        state = {"iteration": self.next, "scorer": to_json(self.statistics)}
-        if self.memories is None:
-            return state | {"memories": None}
-        by_place = {
-            str(place): memory.to_json() for place, memory in self.memories.by_place.items()
-        }
-        return state | {"memories": {"step": self.memories.step, "by_place": by_place}}
+    def state(self) -> RolloutState:
+        return self.iterations.state(self.iterations.next)
 
-    def load_state(self, state: dict[str, Any] | None) -> None:
-        self.next, self.memories, self.statistics = 0, None, {}
-        if state is not None:
-            self.next, held, self.statistics = (
-                state["iteration"],
-                state["memories"],
-                from_json(state["scorer"]),
-            )
-            if held is not None:
-                by_place = {
-                    int(place): Memory.from_json(memory)
-                    for place, memory in held["by_place"].items()
-                }
-                self.memories = Memories(self.next - 1, held["step"], by_place)
+    def load_state(self, state: RolloutState) -> None:
+        self.iterations.load(state)
 
     def metrics(self) -> dict[str, Any]:
         return {}
@@ -258,11 +229,11 @@ def run_here(
             if is_finished(newest(directory), index, stage):
                 continue
             job = Job(run, directory, index, "local")
-            if isinstance(stage, MRL):
+            if stage.needs_rollout:
                 sources.append(LocalSource(job))
                 train_on(group or OneRank(), job, recorder, sources[-1])
             else:
-                supervised_loop(group or OneRank(), job, recorder)
+                definition_of(stage).loop(group or OneRank(), job, recorder)
             if recorder.stop_requested():
                 break
     finally:
@@ -363,7 +334,10 @@ def played(
 
 def tiny_tasks(count: int, **settings: Any) -> list[Task]:
     rows = tiny_corpus().train
-    return [Task(f"0-000000-{i:05d}", rows[i], seed=100 + i, **settings) for i in range(count)]
+    return [
+        Task(f"0-000000-{i:05d}", rows[i], seed=100 + i, batch_index=i, **settings)
+        for i in range(count)
+    ]
 
 
 def processes() -> ForkServerContext:

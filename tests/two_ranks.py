@@ -29,7 +29,7 @@ from learner.parallel.optimizer import Trainer, combine
 from learner.setup import newest
 from learner.stages.rl import collect
 from learner.stages.supervised import batch_indices, build_objective
-from rollout.tasks import Plan, place_of, shards
+from rollout.tasks import Plan, shards
 from tests.local_source import prepared
 from tests.updates import make_update
 
@@ -85,7 +85,7 @@ def ppo_outcome(
         plain(trainer)
     modules = {"model": model, "critic": update.modules["critic"]}
     before = weights(modules)
-    places = [place_of(episode.task) for episode in mine]
+    places = [episode.batch_index for episode in mine]
     experience = update.evaluate(mine, places)
     coefficient = update.kl.update(record_kl(experience, group, update.metrics), len(episodes))
     update.run(experience, places, len(episodes), 1)
@@ -175,14 +175,14 @@ class AwayForOne:
     def collect(self, iteration: int, version: int, plan: Plan, rank: int, ranks: int) -> Shard:
         if rank == 1:
             raise Unavailable("reward endpoint judge", "503", 1)
-        return Shard([], [], plan.episodes, 0, 0)
+        return Shard([], plan.episodes, 0, 0)
 
 
 def outage_main(rank: int, ranks: int, folder: Path) -> None:
     """One of several ranks: what it makes of an outage that only rank 1 is told of."""
     with joined(rank, ranks, folder) as group:
         source: Any = AwayForOne()
-        shard, away = collect(source, 0, Plan("all", 2, 4), group)
+        shard, away = collect(source, 0, 0, Plan("all", 2, 4), group)
         (folder / f"outage-{rank}").write_text(f"{shard}; {away}")
 
 

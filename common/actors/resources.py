@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config.run import Run
-from common.config.stages import MRL
 
 REWARD_WORKER_CPUS = 0.5
 """Scoring is single-threaded Python in bursts between batches of episodes."""
@@ -36,7 +35,7 @@ def claims(run: Run) -> tuple[Claim, ...]:
     learners = Claim(
         "learner rank", run.learner.ranks, float(run.learner.threads), run.learner.gpus_per_rank
     )
-    if not any(isinstance(stage, MRL) for stage in run.stages):
+    if not run.needs_rollout:
         return (learners,)
     return (
         Claim("conductor", 1, CONDUCTOR_CPUS),
@@ -61,7 +60,7 @@ def growth_cpus(run: Run) -> float:
     """The further CPUs that reward workers claim if all that are allowed are started. A run goes on
     without them where the cluster has no room."""
     grow = max(0, (run.rewards.max_workers or 0) - run.rewards.workers)
-    return grow * REWARD_WORKER_CPUS if any(isinstance(stage, MRL) for stage in run.stages) else 0.0
+    return grow * REWARD_WORKER_CPUS if run.needs_rollout else 0.0
 
 
 def total_gpus(run: Run) -> float:

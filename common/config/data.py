@@ -10,7 +10,18 @@ from common.config.locations import DataSource, Location
 from common.config.section import Section
 
 
-class SynthData(Section):
+class DataSettings(Section):
+    """Settings of one kind of data. What makes a corpus of them is a row of the table in
+    `common/data/datasets/table.py`."""
+
+    @property
+    def longest(self) -> int | None:
+        """Follow-ups of the longest conversation that they let in; None where only the data
+        know."""
+        return None
+
+
+class SynthData(DataSettings):
     """Generated conversations with facts: statements, distractors, changes of mind, and questions
     about them."""
 
@@ -41,8 +52,12 @@ class SynthData(Section):
     """Conversations of each pattern of change, held out in splits of their own (`engram data
     synth`)."""
 
+    @property
+    def longest(self) -> int | None:
+        return max(self.steps)
 
-class BabiData(Section):
+
+class BabiData(DataSettings):
     """The bAbI tasks (Weston et al. 2015) as cumulative conversations: statements and questions in
     separate turns."""
 
@@ -57,8 +72,12 @@ class BabiData(Section):
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
     """Share of training stories held out for tuning. Runs do not evaluate on the test files."""
 
+    @property
+    def longest(self) -> int | None:
+        return self.max_questions
 
-class SgdData(Section):
+
+class SgdData(DataSettings):
     """Schema-Guided Dialogue (Rastogi et al. 2020), compact files: recall points are the turns that
     confirm slots told earlier."""
 
@@ -71,8 +90,12 @@ class SgdData(Section):
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
     """Share of training dialogues held out for tuning. Runs do not evaluate on the dev file."""
 
+    @property
+    def longest(self) -> int | None:
+        return self.max_follow_ups
 
-class RowsData(Section):
+
+class RowsData(DataSettings):
     """Your own conversations: MRL rows as JSONL or Parquet files, or names of `datasets`."""
 
     kind: Literal["rows"] = "rows"
@@ -89,7 +112,7 @@ class RowsData(Section):
     conversations' interactions."""
 
 
-class PreferencesData(Section):
+class PreferencesData(DataSettings):
     """Answers that people ranked, for a reward model: JSONL or Parquet files of {"prompt",
     "chosen", "rejected", "margin"?}, or of {"prompt", "answers"} from best to worst, either with
     "history"?; or names of `datasets`. Stages before the reward model train on all answers

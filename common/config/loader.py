@@ -2,10 +2,11 @@
 
 Files are composed left to right: mappings merge, everything else is replaced. A mapping that
 changes its tag (`kind`, `stage`) is replaced too: the keys of one kind mean nothing to another.
-Overrides follow, in order. Relative paths, wherever they come from, are relative to the current
-folder, and absolute from here on. Whatever is wrong comes out as one `InputError` that names the
-file or the override, the dotted key and the nearest valid one. The loader knows no setting by name:
-what is valid is read from `run.py`.
+Overrides follow, in order. In a list they name an item by its number, or by the tag or `name` that
+only this item has: `stages.mrl.ppo.kl`. Relative paths, wherever they come from, are relative to
+the current folder, and absolute from here on. Whatever is wrong comes out as one `InputError` that
+names the file or the override, the dotted key and the nearest valid one. The loader knows no
+setting by name: what is valid is read from `run.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from common.config.errors import Place, discriminators, dotted, sentence, shown, under_defaults
 from common.config.locations import here
 from common.config.run import Run
-from common.failures import InputError
+from common.failures import InputError, nearest
 
 _TAGS = discriminators(Run)
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -91,15 +92,9 @@ def _put(
     """`node` with `value` merged in at `parts` below it; notes in `origins` that `source` set what
     it set."""
     if parts and isinstance(node, list):
-        index, rest = parts[0], parts[1:]
-        if not index.isdecimal() or int(index) >= len(node):
-            raise InputError(
-                source,
-                f"{dotted(place)} holds {len(node)} items, so {index!r} should be an index "
-                f"below {len(node)}",
-            )
-        item = _put(node[int(index)], rest, value, (*place, int(index)), source, origins)
-        return [item if i == int(index) else old for i, old in enumerate(node)]
+        index = _index(node, parts[0], place, source)
+        item = _put(node[index], parts[1:], value, (*place, index), source, origins)
+        return [item if i == index else old for i, old in enumerate(node)]
     if parts and node is not None and not isinstance(node, dict):
         raise InputError(
             source,
@@ -130,6 +125,28 @@ def _put(
             merged.get(str(key)), (), below, (*place, str(key)), source, origins
         )
     return merged
+
+
+def _index(items: list[Any], part: str, place: Place, source: str) -> int:
+    """Index of the item that `part` names: by number, or by the tag or `name` that only it has."""
+    if part.isdecimal() and int(part) < len(items):
+        return int(part)
+    keys = [*sorted(_TAGS), "name"]
+    named = [
+        {str(item[key]) for key in keys if key in item} if isinstance(item, dict) else set()
+        for item in items
+    ]
+    found = [index for index, names in enumerate(named) if part in names]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        numbers = " or ".join(dotted((*place, index)) for index in found)
+        what = f"{dotted(place)} holds {len(found)} items named {part!r}: write {numbers}"
+    else:
+        what = f"{dotted(place)} holds {len(items)} items and none is {part!r}"
+        names = sorted(set[str]().union(*named))
+        what += f"; {nearest(part, names)}" if names else f": write a number below {len(items)}"
+    raise InputError(source, what)
 
 
 class _Yaml(yaml.SafeLoader):

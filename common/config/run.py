@@ -6,6 +6,8 @@ with a default of its own. Each file here belongs to the part of the program tha
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from common.config.data import Data, Tokenizer
@@ -15,7 +17,8 @@ from common.config.model import Model
 from common.config.rewards import Rewards
 from common.config.rollout import Rollout
 from common.config.section import Section
-from common.config.stages import RewardModelStage, Stage
+from common.config.stages import Stage
+from common.storage.formats import CONFIG
 
 
 class Learner(Section):
@@ -54,6 +57,8 @@ class Metrics(Section):
 class Run(Section):
     """A whole run: what data, which model, which stages in order."""
 
+    format: Literal[1] = CONFIG
+    """Format of the configuration, which a run's own config.yaml states. Leave it out of yours."""
     name: str
     """Name of the run directory. A run that is started again under its name resumes."""
     runs: Location = Field("runs", validate_default=True)
@@ -83,19 +88,32 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Run:
-        kinds = [stage.stage for stage in self.stages]
-        if "reward_model" in kinds[:-1]:
-            raise ValueError(
-                "reward_model comes last: what follows would train a reward model on, not a policy"
-            )
-        if "reward_model" in kinds and self.data.kind != "preferences":
-            raise ValueError(
-                f"the stage reward_model learns from data of kind preferences, not {self.data.kind}"
-            )
-        last = self.stages[-1] if self.stages else None
-        if isinstance(last, RewardModelStage) and last.backbone is not None and len(kinds) > 1:
-            raise ValueError(
-                "the stages before reward_model train the run's own model, and its backbone is "
-                f"{last.backbone}; leave one out"
-            )
+        for stage in self.stages[:-1]:
+            if not stage.leaves_policy:
+                raise ValueError(
+                    f"{stage.stage} comes last: what follows would train a reward model on, not a "
+                    "policy"
+                )
+        for stage in self.stages:
+            if stage.needs_data not in (None, self.data.kind):
+                raise ValueError(
+                    f"the stage {stage.stage} learns from data of kind {stage.needs_data}, not "
+                    f"{self.data.kind}"
+                )
+            if stage.own_model is not None and len(self.stages) > 1:
+                raise ValueError(
+                    f"the stages before {stage.stage} train the run's own model, and its backbone "
+                    f"is {stage.own_model}; leave one out"
+                )
         return self
+
+    @property
+    def needs_rollout(self) -> bool:
+        """Whether a stage learns from episodes, so that workers must play them."""
+        return any(stage.needs_rollout for stage in self.stages)
+
+    def stage_key(self, index: int) -> str:
+        """The key of a stage as a user writes it: by name, or by number where two have one name."""
+        name = self.stages[index].stage
+        same = sum(stage.stage == name for stage in self.stages)
+        return f"stages.{name if same == 1 else index}"

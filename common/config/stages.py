@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.config.algorithms import PPO, PolicyGradient, Reinforce
 from common.config.locations import ModelSource
@@ -32,13 +32,58 @@ class Optimizer(Section):
     """Gradients of a larger norm, over all parameters of the optimiser, are scaled down to it."""
 
 
-class SupervisedStage(Section):
+class StageSettings(Section):
+    """Settings of one stage, and what follows from them alone. What a stage runs is a row of the
+    table in `learner/stages/stage.py`."""
+
+    batch_key: ClassVar[str]
+    """Name of the setting that says how many examples or episodes a step takes over all ranks."""
+    needs_rollout: ClassVar[bool] = False
+    """Whether it learns from episodes that rollout workers play."""
+    needs_data: ClassVar[str | None] = None
+    """The only kind of data that it can learn from; None: any."""
+    leaves_policy: ClassVar[bool] = True
+    """Whether another stage can go on with the weights that it leaves."""
+    fixed: ClassVar[frozenset[str]] = frozenset({"stage"})
+    """Settings that a run must keep once it has begun."""
+
+    stage: str
+    """Which stage this is."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of a supervised stage, iterations of a stage with rollouts."""
+        raise NotImplementedError
+
+    @property
+    def batch(self) -> int:
+        """Examples or episodes of a step, over all ranks."""
+        return int(getattr(self, self.batch_key))
+
+    @property
+    def longest(self) -> int | None:
+        """Follow-ups of the longest conversation that it takes; None: as long as the data are."""
+        return None
+
+    @property
+    def own_model(self) -> str | None:
+        """The model that it trains in place of the run's own; None: the run's."""
+        return None
+
+
+class SupervisedStage(StageSettings):
+    batch_key = "batch_size"
+
     steps: int = Field(200, ge=1)
     """Optimiser steps."""
     batch_size: int = Field(32, ge=1)
     """Sequences, or conversations, per step over all ranks."""
     optimizer: Optimizer = Optimizer()
     """Of everything that the stage trains."""
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps
 
 
 class JointLM(SupervisedStage):
@@ -128,6 +173,10 @@ class RewardModelStage(SupervisedStage):
     of transformers. It is the last stage of its run, and the run's checkpoints are reward models
     from there on."""
 
+    needs_data = "preferences"
+    leaves_policy = False
+    fixed = frozenset({"stage", "backbone", "levels", "lora"})
+
     stage: Literal["reward_model"]
     """Which stage this is."""
     backbone: ModelSource | None = None
@@ -149,6 +198,10 @@ class RewardModelStage(SupervisedStage):
     evaluate_every: int = Field(100, ge=1)
     """Steps between measurements on held-out preferences; one is always made at the end."""
 
+    @property
+    def own_model(self) -> str | None:
+        return self.backbone
+
 
 class CurriculumStep(Section):
     name: str
@@ -167,14 +220,17 @@ class CurriculumStep(Section):
     """Whether memory is written with the data set's answers in place of the generated ones."""
 
 
-class MRL(Section):
+class MRL(StageSettings):
     """Stage 5: Memory Reinforcement Learning over a curriculum, synchronous."""
+
+    batch_key = "episodes"
+    needs_rollout = True
 
     stage: Literal["mrl"]
     """Which stage this is."""
     episodes: int = Field(64, ge=1)
     """Episodes per iteration over all ranks."""
-    curriculum: tuple[CurriculumStep, ...]
+    curriculum: tuple[CurriculumStep, ...] = Field(min_length=1)
     """Steps in order, each with a name of its own."""
     algorithm: Literal["ppo", "reinforce"] = "ppo"
     """What learns from the episodes; its settings are in the section of its name."""
@@ -194,6 +250,25 @@ class MRL(Section):
         """The section of the algorithm that is used."""
         settings: PolicyGradient = getattr(self, self.algorithm)
         return settings
+
+    @field_validator("curriculum")
+    @classmethod
+    def _named_apart(cls, steps: tuple[CurriculumStep, ...]) -> tuple[CurriculumStep, ...]:
+        names = [step.name for step in steps]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"has two steps named {twice!r}; metrics and episodes are told apart by that name"
+            )
+        return steps
+
+    @property
+    def total_steps(self) -> int:
+        return sum(step.iterations for step in self.curriculum)
+
+    @property
+    def longest(self) -> int | None:
+        return max((step.max_steps for step in self.curriculum), default=None)
 
 
 Stage = Annotated[

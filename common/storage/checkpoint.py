@@ -30,11 +30,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from common.failures import InputError
+from common.storage.formats import CHECKPOINT, require_format
 from common.storage.run_directory import RunDirectory, package_versions, sync
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 FOLDER, MANIFEST, LATEST = "checkpoints", "manifest.json", "latest"
 _UNFINISHED = ".unfinished-"
 _STEP_FOLDER = re.compile(r"step_\d{8,}")
@@ -139,7 +139,7 @@ def save_checkpoint(
             _describe(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()
         ]
         manifest = {
-            "format": FORMAT,
+            "format": CHECKPOINT,
             "step": step,
             "serial": 1
             + max((checkpoint.serial for checkpoint in _all(run.path(FOLDER))), default=0),
@@ -183,6 +183,7 @@ def damage_after(run: RunDirectory, checkpoint: Checkpoint | None) -> list[Input
             continue
         try:
             if each is None:
+                _require_known_format(where)
                 raise InputError(
                     f"{where}/{MANIFEST}",
                     "is missing, or is not what a checkpoint's manifest should be",
@@ -218,6 +219,9 @@ def open_checkpoint(where: str) -> Checkpoint:
         return checkpoint
     found = _newest_whole(f"{where}/{FOLDER}")
     if found is None:
+        for name in _step_folders(f"{where}/{FOLDER}"):
+            _require_known_format(f"{where}/{FOLDER}/{name}")
+        _require_known_format(where)
         what = (
             f"is not a checkpoint: it has no readable {MANIFEST}"
             if files.exists(inner)
@@ -232,12 +236,24 @@ def open_checkpoint(where: str) -> Checkpoint:
 
 def _read(where: str) -> Checkpoint | None:
     """The checkpoint in a folder, unverified; None where there is no readable manifest of ours."""
+    manifest = _manifest(where)
+    return Checkpoint(where, manifest) if _is_manifest(manifest) else None
+
+
+def _manifest(where: str) -> Any:
+    """What the manifest in a folder holds; None where it cannot be read."""
     files, inner = fsspec.core.url_to_fs(f"{where}/{MANIFEST}")
     try:
-        manifest = json.loads(files.cat_file(inner))
+        return json.loads(files.cat_file(inner))
     except (OSError, ValueError):
         return None
-    return Checkpoint(where, manifest) if _is_manifest(manifest) else None
+
+
+def _require_known_format(where: str) -> None:
+    """Raises InputError where the folder holds a checkpoint of another format."""
+    manifest = _manifest(where)
+    if isinstance(manifest, dict) and isinstance(manifest.get("format"), int):
+        require_format(where, manifest["format"], CHECKPOINT)
 
 
 def _is_manifest(value: Any) -> bool:
@@ -247,7 +263,7 @@ def _is_manifest(value: Any) -> bool:
     ):
         return False
     described = {"path": str, "bytes": int, "blake2b": str}
-    return value["format"] == FORMAT and all(
+    return value["format"] == CHECKPOINT and all(
         isinstance(file, dict)
         and all(isinstance(file.get(key), kind) for key, kind in described.items())
         for file in value["files"]

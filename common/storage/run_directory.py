@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from common.config.errors import sentence
 from common.config.run import Run
 from common.failures import InputError
+from common.storage.formats import CONFIG, require_format
 
 REPORTED_PACKAGES = [
     "engram-rl",
@@ -100,14 +101,19 @@ class RunDirectory:
         return run
 
     def run(self) -> Run:
-        """The configuration that the run was started with; InputError where its file is damaged."""
+        """The configuration that the run was started with; InputError where its file is damaged, or
+        of another format."""
         where = self.path("config.yaml")
         try:
-            return Run.model_validate(yaml.safe_load(self.read_text("config.yaml")))
-        except ValidationError as invalid:
-            raise sentence(Run, invalid, {}, where) from None
+            settings = yaml.safe_load(self.read_text("config.yaml"))
         except (yaml.YAMLError, UnicodeDecodeError) as broken:
             raise InputError(where, f"cannot be read: {' '.join(str(broken).split())}") from None
+        if isinstance(settings, dict):
+            require_format(where, settings.get("format"), CONFIG)
+        try:
+            return Run.model_validate(settings)
+        except ValidationError as invalid:
+            raise sentence(Run, invalid, {}, where) from None
 
     # --- places -----------------------------------------------------------------------------------
 

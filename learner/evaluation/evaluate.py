@@ -16,7 +16,6 @@ from itertools import zip_longest
 from typing import Any
 
 from common.config.run import Run
-from common.config.stages import MRL
 from common.data.conversations import load_rows, value_counts
 from common.data.splits import conversation_hash, text_hash
 from common.data.tokenizer import SPECIAL_TOKENS
@@ -36,6 +35,7 @@ from learner.evaluation.retention import (
 )
 from learner.policies.table import open_policy
 from learner.resume import evaluated_corpus
+from learner.training_state import TrainingState
 from reward_service.compose import score_episodes
 from rollout.policies.play import play
 
@@ -57,6 +57,7 @@ def evaluation_tasks(rows: Sequence[Row], seed: int, erase: bool) -> list[Task]:
             step="evaluation",
             greedy=True,
             erase_memory=erase,
+            batch_index=i,
         )
         for i, row in enumerate(rows)
     ]
@@ -192,8 +193,9 @@ def held_out_rows(where: str, run: Run | None) -> list[Row]:
 def mrl_stage(checkpoint: Checkpoint, run: Run | None) -> int:
     """Index of the MRL stage whose rewards judge the checkpoint: the one it is from, else the
     next."""
-    stage: int = checkpoint.state.get("stage", 0)
-    stages = run.stages if run else ()
+    if run is None:
+        return 0
+    stage, stages = TrainingState.of(checkpoint).stage, run.stages
     return next(
-        (index for index in range(stage, len(stages)) if isinstance(stages[index], MRL)), stage
+        (index for index in range(stage, len(stages)) if stages[index].needs_rollout), stage
     )

@@ -20,13 +20,12 @@ from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import InputError, Unavailable
 from common.storage.checkpoint import Checkpoint, whole_checkpoints
 from common.storage.run_directory import RunDirectory
-from learner.curriculum import stage_steps
 from learner.evaluation.measure import reward_embedding, training_values
 from learner.policies.table import open_policy
 from reward_service import normalization as statistics
 from reward_service.compose import score_episodes
 from rollout.environments.table import ENVIRONMENTS
-from rollout.journal.journal import Recorded, find_episode
+from rollout.journal.journal import find_episode
 from rollout.policies.play import play
 
 LOG_PROBS_AGREE = 1e-5
@@ -92,7 +91,7 @@ def replay(where: str, episode_id: str) -> Replay:
         raise InputError(
             episode_id, f"was not played to its end, so there is nothing to compare: {why}"
         )
-    checkpoint = checkpoint_of(directory, found)
+    checkpoint = checkpoint_of(directory, recorded)
     opened = open_policy(checkpoint)
     torch.set_num_threads(run.rollout.threads)
     alone = run.rollout.model_copy(update={"slots": 1})
@@ -114,23 +113,16 @@ def replay(where: str, episode_id: str) -> Replay:
     )  # fmt: skip
 
 
-def checkpoint_of(directory: RunDirectory, found: Recorded) -> Checkpoint:
-    """The checkpoint whose weights an episode was played with: `weights_version` counts the
-    iterations of its stage that were done."""
-    version, kept, stages = found.episode.weights_version, [], directory.run().stages
-    for checkpoint in whole_checkpoints(directory):
-        stage, done = checkpoint.state["stage"], checkpoint.state["done"]
-        if stage == found.stage - 1 and done == stage_steps(stages[stage]):
-            stage, done = found.stage, 0  # what one stage ends with is what the next begins with
-        if stage == found.stage:
-            kept.append(done)
-            if done == version:
-                return checkpoint
-    known = f"only of versions {', '.join(map(str, sorted(kept)))}" if kept else "none of its stage"
+def checkpoint_of(directory: RunDirectory, episode: Episode) -> Checkpoint:
+    """The checkpoint whose weights an episode was played with: `weights_version` counts the steps
+    of the run that had made them."""
+    kept = {checkpoint.step: checkpoint for checkpoint in whole_checkpoints(directory)}
+    if episode.weights_version in kept:
+        return kept[episode.weights_version]
     raise InputError(
-        found.episode.id,
-        f"was played with weights of version {version}, and checkpoints are kept {known} "
-        "(learner.keep_checkpoints)",
+        episode.id,
+        f"was played with the weights of step {episode.weights_version}, and checkpoints are kept "
+        f"of steps {', '.join(map(str, sorted(kept)))} (learner.keep_checkpoints)",
     )
 
 

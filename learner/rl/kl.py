@@ -17,7 +17,7 @@ for tokens of an older one.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -124,10 +124,3 @@ class AdaptiveKL:
             gain = episodes / self.horizon if self.gain is None else self.gain
             self.coefficient *= 1 + gain * error
         return self.coefficient
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"coefficient": self.coefficient}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the coefficient over; target and horizon stay those of the configuration."""
-        self.coefficient = float(state["coefficient"])

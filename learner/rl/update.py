@@ -9,7 +9,6 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,14 +79,6 @@ class Update:
         """What a checkpoint holds beside the policy, by name."""
         beside = {"reference": self.reference, "critic": self.critic}
         return {name: part.module for name, part in beside.items() if part is not None}
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside tensors; JSON-ready."""
-        return {"kl": self.kl.state_dict(), "algorithm": self.algorithm.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.kl.load_state_dict(state["kl"])
-        self.algorithm.load_state(state["algorithm"])
 
     def evaluate(self, episodes: list[Episode], places: list[int]) -> Experience:
         """The experience of this rank's episodes, credited. places: position of each in the whole

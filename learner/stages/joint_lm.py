@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config.stages import JointLM
+from common.config.stages import SFT, JointLM
+from common.data.corpus import Corpus
 from common.data.padding import pad
 from common.data.special_tokens import MASK, SPECIAL_TOKENS
 from common.models.layers.feed_forward import Routing
@@ -24,16 +25,20 @@ from common.models.reactive.encoder import MaskedLMHead
 from common.models.reactive.memory import as_memory
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
+from common.storage.checkpoint import Checkpoint
+from learner.checkpointing import checkpoint_model
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.rl.load_balance import router_terms
+from learner.stages.stage import WriteTokenizer
+from learner.stages.supervised import Objective
 
 SPECIAL = torch.arange(len(SPECIAL_TOKENS))
 """Never masked: the template can be told from the rest of it, and [T] decides whether an answer
 comes next."""
 
 
-class JointLMObjective:
+class JointLMObjective(Objective):
     def __init__(
         self,
         settings: JointLM,
@@ -147,3 +152,38 @@ class JointLMObjective:
         return torch.from_numpy(uniforms(streams, np.tile(np.arange(width), len(keys)))).view(
             len(keys), width
         )
+
+
+def text_objective(
+    settings: JointLM, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
+) -> tuple[JointLMObjective, WriteTokenizer]:
+    """Stage 1, on all text."""
+    model, tokenizer = checkpoint_model(checkpoint)
+    limit = model.config.max_tokens
+    pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), limit)]
+    objective = JointLMObjective(settings, model, pieces, [0] * len(pieces), seed)
+    return objective, tokenizer.save
+
+
+def pair_objective(
+    settings: SFT, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
+) -> tuple[JointLMObjective, WriteTokenizer]:
+    """Stage 2, on the answers of single interactions."""
+    model, tokenizer = checkpoint_model(checkpoint)
+    prompts = [tokenizer.prompt(pair.query, pair.think is not None) for pair in corpus.pairs]
+    pairs = [
+        [*prompt, *tokenizer.answer(pair.answer, pair.think)]
+        for prompt, pair in zip(prompts, corpus.pairs, strict=True)
+    ]
+    lengths = [len(prompt) for prompt in prompts]
+    return JointLMObjective(settings, model, pairs, lengths, seed), tokenizer.save
+
+
+def chunks(tokens: Sequence[int], limit: int) -> list[Sequence[int]]:
+    """A long text in pieces of at most `limit` tokens; a piece of one token predicts nothing and is
+    left out."""
+    return [
+        piece
+        for start in range(0, len(tokens), limit)
+        if len(piece := tokens[start : start + limit]) > 1
+    ]

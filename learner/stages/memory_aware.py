@@ -14,16 +14,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.config.stages import MemoryAware
+from common.data.corpus import Corpus
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.unroll import TurnTokens, answer_logits, collate, memories
 from common.seeding import derive
+from common.storage.checkpoint import Checkpoint
+from learner.checkpointing import checkpoint_model
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.rl.load_balance import router_terms
+from learner.stages.stage import WriteTokenizer
+from learner.stages.supervised import Objective, row_tokens
 
 
-class MemoryAwareObjective:
+class MemoryAwareObjective(Objective):
     def __init__(
         self,
         settings: MemoryAware,
@@ -96,3 +101,12 @@ def turns_at(settings: MemoryAware, longest: int, step: int) -> int:
     growing = max(settings.grow_fraction - settings.hold_fraction, 1 / settings.steps)
     share = (step / settings.steps - settings.hold_fraction) / growing
     return min(longest, first + max(0, int((longest - first + 1) * share)))
+
+
+def conversation_objective(
+    settings: MemoryAware, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
+) -> tuple[MemoryAwareObjective, WriteTokenizer]:
+    """Stage 4, on the training conversations."""
+    model, tokenizer = checkpoint_model(checkpoint)
+    conversations = [row_tokens(row, tokenizer) for row in corpus.train]
+    return MemoryAwareObjective(settings, model, conversations, seed), tokenizer.save

@@ -17,12 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config.stages import MemoryPretrain
+from common.data.corpus import Corpus
 from common.models.reactive.memory import as_memory
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.unroll import ConversationBatch, TurnTokens, collate
 from common.seeding import derive
+from common.storage.checkpoint import Checkpoint
+from learner.checkpointing import checkpoint_model
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
+from learner.stages.stage import WriteTokenizer
+from learner.stages.supervised import Objective, row_tokens
 
 
 def new_weight(settings: MemoryPretrain, write: int) -> float:
@@ -49,7 +54,7 @@ def input_noise(batch: ConversationBatch, seeds: Sequence[int], encoded: Tensor)
     return noise.to(encoded)
 
 
-class MemoryPretrainObjective:
+class MemoryPretrainObjective(Objective):
     def __init__(
         self,
         settings: MemoryPretrain,
@@ -103,3 +108,12 @@ class MemoryPretrainObjective:
             LossTerm("train/memory_cosine", cosine, start, coefficient=-1.0),
             LossTerm("memory/change", change, start, coefficient=0.0),
         ]
+
+
+def write_objective(
+    settings: MemoryPretrain, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
+) -> tuple[MemoryPretrainObjective, WriteTokenizer]:
+    """Stage 3, on the interactions of the training conversations."""
+    model, tokenizer = checkpoint_model(checkpoint)
+    conversations = [row_tokens(row, tokenizer) for row in corpus.train]
+    return MemoryPretrainObjective(settings, model, conversations, seed), tokenizer.save

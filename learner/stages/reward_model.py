@@ -11,13 +11,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from common.config.stages import RewardModelStage
+from common.data.corpus import Corpus
 from common.data.preferences import Preference
 from common.failures import DataFailure, InputError
+from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.reward import RxTRewardModel
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint
+from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import checkpoint_model
 from learner.evaluation.preferences import (
@@ -27,7 +31,7 @@ from learner.evaluation.preferences import (
     pairs_of,
     readings_of,
 )
-from learner.lora import add_lora, is_adapter_or_head
+from learner.lora import adaptable_layers, add_lora, is_adapter_or_head
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.rl.preference_losses import (
@@ -36,6 +40,8 @@ from learner.rl.preference_losses import (
     choice_loss,
     discrete_loss,
 )
+from learner.stages.stage import WriteTokenizer
+from learner.stages.supervised import Objective
 from reward_service.reward_models.model import (
     MemoryPreferenceModel,
     PreferenceModel,
@@ -58,7 +64,7 @@ def stage_model(
         return from_folder(checkpoint.where, folder, settings.max_tokens, training=True)
 
 
-class RewardModelObjective:
+class RewardModelObjective(Objective):
     def __init__(
         self,
         settings: RewardModelStage,
@@ -152,6 +158,16 @@ class RewardModelObjective:
             return torch.stack([choice_loss(part) for part in rewards.split(list(answers))]).sum()
         return (bradley_terry_loss(rewards[better], rewards[worse], margin) * weight).sum()
 
+    def after_step(
+        self, done: int, group: Group, metrics: Metrics, directory: RunDirectory
+    ) -> None:
+        """Every `evaluate_every` steps and at the end, which is kept in RUN/reward_model.json."""
+        last = done == self.settings.steps
+        if last or done % self.settings.evaluate_every == 0:
+            result = self.evaluate(group, metrics)
+            if last and group.rank == 0:
+                directory.write_reward_model(result.to_json())
+
     def evaluate(self, group: Group, metrics: Metrics) -> PreferenceReport:
         """Measure on the held-out preferences; all ranks call it, and rank 0 records."""
         self.model.eval()
@@ -166,6 +182,35 @@ class RewardModelObjective:
                 "eval/preference_calibration_error", result.calibration_error, result.pairs
             )
         return result
+
+
+def preference_objective(
+    settings: RewardModelStage, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
+) -> tuple[RewardModelObjective, WriteTokenizer]:
+    """On the preferences that people gave; those held out are measured on."""
+    preferred = stage_model(settings, checkpoint, in_stage)
+    objective = RewardModelObjective(
+        settings, preferred, corpus.preferences, corpus.held_preferences, seed
+    )
+    return objective, preferred.save_tokenizer
+
+
+def backbone(settings: RewardModelStage, seed: int) -> tuple[PreTrainedModel, WriteTokenizer]:
+    """The model that `settings.backbone` names, with a new head; and what writes its tokenizer."""
+    where = settings.backbone
+    assert where is not None, "only a stage with a backbone begins with it"
+    torch.manual_seed(derive(seed, "weights"))
+    model = from_folder(where, where, settings.max_tokens, settings.levels, training=True)
+    if settings.lora is not None:
+        # refuses names that are not there, before anything is written
+        adaptable_layers(model.module, settings.lora)
+    return model.module, model.save_tokenizer
+
+
+def require_adaptable(settings: RewardModelStage, policy: ReactiveTransformer) -> None:
+    """Raises InputError where `lora` names layers that the reward model from `policy` lacks."""
+    if settings.lora is not None:
+        adaptable_layers(RxTRewardModel.from_policy(policy, settings.levels), settings.lora)
 
 
 def _read(model: PreferenceModel, preference: Preference, index: int) -> tuple[Reading, ...]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -34,7 +36,9 @@ from learner.recorder import Recorder, RecorderClient
 from learner.reporter import Position, Reporter
 from learner.rl.algorithms.table import make_algorithm
 from learner.rl.update import Update
+from learner.training_state import RLState, TrainingState
 from reward_service.components.recall import words_of_values
+from rollout.iterations import RolloutState
 from rollout.tasks import Plan
 
 
@@ -51,8 +55,7 @@ def train_on(
     Where episodes cannot be scored because something is away, the stage ends early, with a
     checkpoint, and the recorder is told why.
     """
-    run, settings = job.run, job.run.stages[job.stage]
-    assert isinstance(settings, MRL)
+    run, settings = job.run, cast(MRL, job.run.stages[job.stage])
     require_learnable(run)
     checkpoint = latest_checkpoint(job.directory)
     assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
@@ -60,14 +63,18 @@ def train_on(
     curriculum, metrics = Curriculum(settings.curriculum), Metrics()
     opened = open_policy(checkpoint)
     nn.Module.to(opened.module, group.device)
-    update = build_update(job, opened, curriculum.total, group, metrics)
+    update, begun = build_update(job, opened, curriculum.total, group, metrics), RolloutState()
     if position.in_stage:
         with checkpoint.folder() as folder:
             resume_training(folder, update.trainers, update.modules)
-        update.load_state(checkpoint.state)
-        curriculum.load_state_dict(checkpoint.state["curriculum"])
+        held = TrainingState.of(checkpoint).rl
+        assert held is not None, "a checkpoint inside the stage has what the stage saved"
+        update.kl.coefficient = held.kl_coefficient
+        update.algorithm.load_state(held.algorithm)
+        curriculum.load(held.curriculum)
+        begun = held.rollout
     if group.rank == 0:
-        source.load_state(checkpoint.state["conductor"] if position.in_stage else None)
+        source.load_state(begun)
     reporter = Reporter(group, recorder, settings.stage, curriculum.total, position, checkpoint)
     known = words_of_values(training_values(job.directory))
 
@@ -82,16 +89,16 @@ def train_on(
 
     def save(done: int) -> None:
         with phase("checkpoint"):
-            conductor = source.state() if group.rank == 0 else {}
-            more = {"curriculum": curriculum.state_dict(), "conductor": conductor}
-            state = reporter.state(done, **update.state(), **more)
+            state = reporter.state(done)
             if group.rank == 0:
+                algorithm, rollout = update.algorithm.state(), source.state()
+                rl = RLState(update.kl.coefficient, algorithm, curriculum.state(), rollout)
                 save_training(
                     job.directory,
                     position.base + done,
                     opened.module,
                     opened.tokenizer.save,
-                    state,
+                    replace(state, rl=rl),
                     run.learner.keep_checkpoints,
                     update.trainers,
                     update.modules,
@@ -103,10 +110,11 @@ def train_on(
         step = curriculum.step
         with phase("publish"):
             if group.rank == 0:
-                publish(update, source, iteration, metrics)
+                publish(update, source, position.base + iteration, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
         with phase("collect"):
-            batch, away = collect(source, iteration, plan_of(step, settings.episodes), group)
+            version, plan = position.base + iteration, plan_of(step, settings.episodes)
+            batch, away = collect(source, iteration, version, plan, group)
         if batch is None:
             if saved < iteration:
                 save(iteration)
@@ -114,13 +122,13 @@ def train_on(
                 recorder.fail(Drained(f"{away}; stopped at step {position.base + iteration}"), "")
             return
         with phase("evaluate"):
-            experience = update.evaluate(batch.episodes, batch.places)
+            experience = update.evaluate(batch.episodes, batch.indices)
             record_episodes(experience, known, metrics)
         with phase("update"):
             update.kl.update(record_kl(experience, group, metrics), batch.total)
-            update.run(experience, batch.places, batch.total, iteration)
+            update.run(experience, batch.indices, batch.total, iteration)
         if group.rank == 0:
-            source.trained(iteration, iteration + 1)
+            source.trained(iteration, version + 1)
             record_position(update.kl, curriculum, metrics)
             metrics.merge(source.metrics())
         curriculum.advance()
@@ -136,17 +144,17 @@ def train_on(
 
 
 def collect(
-    source: EpisodeSource, iteration: int, plan: Plan, group: Group
+    source: EpisodeSource, iteration: int, version: int, plan: Plan, group: Group
 ) -> tuple[Shard | None, Unavailable | None]:
-    """This rank's episodes, or None on all ranks where one of them was told that episodes cannot be
-    scored for now; and what it was told.
+    """This rank's episodes, made with weights `version`, or None on all ranks where one of them was
+    told that episodes cannot be scored for now; and what it was told.
 
     Ranks ask one after the other: an endpoint may be away for one of them, and back before another
     asks.
     """
     shard, away = None, None
     try:
-        shard = source.collect(iteration, iteration, plan, group.rank, group.size)
+        shard = source.collect(iteration, version, plan, group.rank, group.size)
     except Unavailable as told:
         away = told
     anywhere = group.max(torch.tensor(float(away is not None), device=group.device)) > 0
@@ -157,8 +165,7 @@ def build_update(
     job: Job, opened: CheckpointPolicy, steps: int, group: Group, metrics: Metrics
 ) -> Update:
     """The update of a rank as it is when the stage begins."""
-    run, settings = job.run, job.run.stages[job.stage]
-    assert isinstance(settings, MRL)
+    run, settings = job.run, cast(MRL, job.run.stages[job.stage])
     policy = opened.trainable(settings, group)
     # Ranks must begin with the same critic.
     torch.manual_seed(derive(run.seed, "critic", job.stage))

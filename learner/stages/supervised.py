@@ -6,40 +6,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from common.config.stages import (
-    MRL,
-    SFT,
-    JointLM,
-    MemoryAware,
-    MemoryPretrain,
-    RewardModelStage,
-    Stage,
-)
-from common.data.corpus import Corpus
+from common.config.stages import SupervisedStage
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
-from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.unroll import TurnTokens
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint
+from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
-from learner.checkpointing import checkpoint_model, resume_training, save_training, take_over
+from learner.checkpointing import resume_training, save_training, take_over
 from learner.metrics import Pace
 from learner.parallel.group import Group, Job
 from learner.parallel.optimizer import LossTerm, Trainer, combine
 from learner.recorder import Recorder, RecorderClient
 from learner.reporter import Position, Reporter
 from learner.resume import run_corpus
-from learner.stages.joint_lm import JointLMObjective
-from learner.stages.memory_aware import MemoryAwareObjective
-from learner.stages.memory_pretrain import MemoryPretrainObjective
-from learner.stages.reward_model import RewardModelObjective, stage_model
+from learner.stages.stage import definition_of
 
 
 class Objective(Protocol):
@@ -60,11 +48,18 @@ class Objective(Protocol):
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]: ...
 
+    def after_step(
+        self, done: int, group: Group, metrics: Metrics, directory: RunDirectory
+    ) -> None:
+        """Called on all ranks after each step of the stage, for what an objective measures on held
+        out data."""
+        return
+
 
 def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:
     """Stage `job.stage` of the run from the last checkpoint to its end, or to a requested stop."""
-    run, stage = job.run, job.run.stages[job.stage]
-    assert not isinstance(stage, MRL)
+    run, settings = job.run, job.run.stages[job.stage]
+    stage = cast(SupervisedStage, settings)
     checkpoint = latest_checkpoint(job.directory)
     assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
     position = Position.of(checkpoint, job.stage)
@@ -104,12 +99,7 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         metrics.record("train/sequences", len(indices))
 
         done = step + 1
-        if isinstance(objective, RewardModelObjective) and (
-            done % objective.settings.evaluate_every == 0 or done == stage.steps
-        ):
-            result = objective.evaluate(group, metrics)
-            if done == stage.steps and group.rank == 0:
-                job.directory.write_reward_model(result.to_json())
+        objective.after_step(done, group, metrics, job.directory)
         log, save = (
             done % every == 0 or done == stage.steps
             for every in (run.learner.log_every, run.learner.checkpoint_every)
@@ -155,38 +145,9 @@ def build_objective(
     torch.manual_seed(
         derive(seed, "new modules")
     )  # or ranks, and a run that resumes here, would begin with other heads
-    if isinstance(stage, RewardModelStage):
-        preferred = stage_model(stage, checkpoint, in_stage)
-        return RewardModelObjective(
-            stage, preferred, corpus.preferences, corpus.held_preferences, seed
-        ), preferred.save_tokenizer
-    model, tokenizer = checkpoint_model(checkpoint)
-    return policy_objective(stage, corpus, model, tokenizer, seed), tokenizer.save
-
-
-def policy_objective(
-    stage: Stage,
-    corpus: Corpus,
-    model: ReactiveTransformer,
-    tokenizer: ConversationTokenizer,
-    seed: int,
-) -> Objective:
-    limit = model.config.max_tokens
-    if isinstance(stage, SFT):
-        prompts = [tokenizer.prompt(pair.query, pair.think is not None) for pair in corpus.pairs]
-        pairs = [
-            [*prompt, *tokenizer.answer(pair.answer, pair.think)]
-            for prompt, pair in zip(prompts, corpus.pairs, strict=True)
-        ]
-        return JointLMObjective(stage, model, pairs, [len(prompt) for prompt in prompts], seed)
-    if isinstance(stage, JointLM):
-        pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), limit)]
-        return JointLMObjective(stage, model, pieces, [0] * len(pieces), seed)
-    conversations = [row_tokens(row, tokenizer) for row in corpus.train]
-    if isinstance(stage, MemoryPretrain):
-        return MemoryPretrainObjective(stage, model, conversations, seed)
-    assert isinstance(stage, MemoryAware)
-    return MemoryAwareObjective(stage, model, conversations, seed)
+    make = definition_of(stage).objective
+    assert make is not None, f"{stage.stage} has no objective for the supervised loop"
+    return make(stage, corpus, checkpoint, in_stage, seed)
 
 
 def row_tokens(row: Row, tokenizer: ConversationTokenizer) -> list[TurnTokens]:
@@ -199,16 +160,6 @@ def row_tokens(row: Row, tokenizer: ConversationTokenizer) -> list[TurnTokens]:
         )
         turns.append(TurnTokens(query, answer, [*query, *answer]))
     return turns
-
-
-def chunks(tokens: Sequence[int], limit: int) -> list[Sequence[int]]:
-    """A long text in pieces of at most `limit` tokens; a piece of one token predicts nothing and is
-    left out."""
-    return [
-        piece
-        for start in range(0, len(tokens), limit)
-        if len(piece := tokens[start : start + limit]) > 1
-    ]
 
 
 def batch_indices(seed: int, purpose: str, examples: int, batch_size: int, step: int) -> list[int]:

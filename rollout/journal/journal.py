@@ -24,6 +24,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.episode import Episode
-from common.episode_arrow import SCHEMA, from_table, to_table
+from common.episode_arrow import SCHEMA, from_table, require_episodes, to_table
 from common.failures import DataFailure, InputError
 from common.storage.lease import register_writer
 from common.storage.run_directory import RunDirectory, sync
@@ -42,8 +43,8 @@ from rollout.journal.ledger import Counts, Ledger, Moment, moment
 _HEADER = struct.Struct("<4sII")
 _MAGIC = b"EGE1"
 
-PLACE = ("stage", "iteration", "attempt")
-SEALED = pa.schema([*SCHEMA, *((name, pa.int64()) for name in PLACE)])
+DEAL = ("stage", "attempt")
+SEALED = pa.schema([*SCHEMA, *((name, pa.int64()) for name in DEAL)], SCHEMA.metadata)
 """What lies in the Parquet files. stage: index in the run; attempt: how often the iteration was
 dealt before, the highest is the one that counts."""
 
@@ -109,8 +110,8 @@ class Journal:
         self.books.expect([episode.task for episode in episodes])
         self._may_write()
         table = to_table([replace(episode, final_memory=None) for episode in episodes])
-        place = (self._stage, iteration, self._attempts[self._stage, iteration])
-        for name, value in zip(PLACE, place, strict=True):
+        deal = (self._stage, self._attempts[self._stage, iteration])
+        for name, value in zip(DEAL, deal, strict=True):
             table = table.append_column(
                 SEALED.field(name), pa.array([value] * len(episodes), pa.int64())
             )
@@ -245,7 +246,7 @@ class Journal:
 
 def require_whole(run_directory: Path) -> None:
     """Raises InputError where a file of RUN/episodes that a resume reads is damaged, other than by
-    a crash at its end."""
+    a crash at its end, or where episodes are of another format than those to come."""
     folder = run_directory / "episodes"
     for path in [folder / "_status.log", *sorted(folder.glob("_open-*.log"))]:
         try:
@@ -258,6 +259,12 @@ def require_whole(run_directory: Path) -> None:
                 f"{str(damage).removeprefix(f'{path}: ')}; put it back, or move {folder} away: "
                 "recording then begins anew",
             ) from damage
+    for path in folder.glob("_open-*.log"):
+        for payload, _ in _records(path):
+            require_episodes(pa.ipc.open_stream(payload).schema, str(path))
+    for path in folder.glob("part-*.parquet"):
+        with suppress(pa.ArrowInvalid):  # damage that a resume does not meet
+            require_episodes(pq.read_schema(path), str(path))
 
 
 def outcomes(run_directory: Path) -> pa.Table:
@@ -272,7 +279,7 @@ def outcomes(run_directory: Path) -> pa.Table:
                 latest[task] = {
                     "task": task,
                     "status": "dealt",
-                    **{name: entry[name] for name in PLACE},
+                    **{name: entry[name] for name in ("stage", "iteration", "attempt")},
                 }
                 rows.append(latest[task])
         elif event == "rolled_back":
@@ -297,7 +304,6 @@ class Recorded:
 
     episode: Episode
     stage: int
-    iteration: int
 
 
 def find_episode(run: RunDirectory, episode: str) -> Recorded:
@@ -306,12 +312,10 @@ def find_episode(run: RunDirectory, episode: str) -> Recorded:
 
     Raises InputError naming an episode that there is.
     """
-    tables = [pq.read_table(run.inner(f"episodes/{name}"), filesystem=run.filesystem,
-    schema=SEALED) for name in run.names("episodes")
-              if name.startswith("part-")]  # fmt: skip
-    if run.local is not None:
-        for path in sorted((run.local / "episodes").glob("_open-*.log")):
-            tables += [pa.ipc.open_stream(payload).read_all() for payload, _ in _records(path)]
+    tables = []
+    for where, part in _tables(run):
+        require_episodes(part.schema, where)
+        tables.append(part)
     if not tables:
         raise InputError(
             run.path("episodes"),
@@ -326,15 +330,27 @@ def find_episode(run: RunDirectory, episode: str) -> Recorded:
             f"is none of the run's {len(table)} episodes, which go from {ends['min']} to "
             f"{ends['max']}",
         )
-    return Recorded(
-        from_table(found.slice(0, 1))[0], found["stage"][0].as_py(), found["iteration"][0].as_py()
-    )
+    return Recorded(from_table(found.slice(0, 1))[0], found["stage"][0].as_py())
+
+
+def _tables(run: RunDirectory) -> Iterator[tuple[str, pa.Table]]:
+    """(file, table) of all episodes of a run, sealed or as they arrived."""
+    for name in run.names("episodes"):
+        if name.startswith("part-"):
+            with run.filesystem.open(run.inner(f"episodes/{name}"), "rb") as file:
+                yield run.path(f"episodes/{name}"), pq.read_table(file)
+    if run.local is not None:
+        for path in sorted((run.local / "episodes").glob("_open-*.log")):
+            for payload, _ in _records(path):
+                yield str(path), pa.ipc.open_stream(payload).read_all()
 
 
 _OUTCOMES = pa.schema(
     [
         ("task", pa.string()),
-        *((name, pa.int64()) for name in PLACE),
+        ("stage", pa.int64()),
+        ("iteration", pa.int64()),
+        ("attempt", pa.int64()),
         ("status", pa.string()),
         ("reason", pa.string()),
         ("version", pa.int64()),

@@ -76,6 +76,23 @@ def test_overrides_reach_into_lists_and_create_what_was_default(base: Path) -> N
     assert run.learner.ranks == 3
 
 
+def test_stages_and_curriculum_steps_are_addressed_by_name_or_number(base: Path) -> None:
+    named = mrl(base, "stages.mrl.ppo.kl=0.5", "stages.mrl.curriculum.first.iterations=7")
+    assert (named.ppo.kl, named.ppo.clip, named.curriculum[0].iterations) == (0.5, 0.1, 7)
+    assert named == mrl(base, "stages.1.ppo.kl=0.5", "stages.1.curriculum.0.iterations=7")
+
+
+def test_of_two_stages_of_one_name_a_number_says_which(base: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("stages: [{stage: sft}, {stage: joint_lm}, {stage: sft}]")
+    told = str(fault([base, twice], "stages.sft.steps=3"))
+    assert "stages holds 2 items named 'sft': write stages.0 or stages.2" in told
+    run = load_run([base, twice], ["stages.2.steps=3"])
+    assert [stage.total_steps for stage in run.stages] == [200, 200, 3]
+    keys = [run.stage_key(index) for index in range(3)]
+    assert keys == ["stages.0", "stages.joint_lm", "stages.2"]
+
+
 def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(
     base: Path, tmp_path: Path
 ) -> None:
@@ -125,7 +142,15 @@ def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> Non
         ("data.steps=3", ["data.steps is 3", "list"]),
         ("data.steps.1=x", ["data.steps.1 is 'x'"]),
         ("stages.1.ppo.bptt_turns=some", ["stages.1.ppo.bptt_turns is 'some'"]),
-        ("stages.7.steps=3", ["stages holds 2 items", "'7'"]),
+        ("stages.7.steps=3", ["stages holds 2 items", "'7'", "valid are joint_lm, mrl"]),
+        ("stages.mlr.ppo.kl=1", ["stages holds 2 items", "'mlr'", "did you mean 'mrl'"]),
+        ("stages.mrl.ppo.clp=1", ["unknown key stages.1.ppo.clp", "did you mean 'clip'"]),
+        ("stages.mrl.curriculum=[]", ["stages.1.curriculum is []", "at least 1 item"]),
+        (
+            "stages.mrl.curriculum=[{name: a, iterations: 1, max_steps: 1}, "
+            "{name: a, iterations: 1, max_steps: 2}]",
+            ["stages.1.curriculum is", "has two steps named 'a'"],
+        ),
         ("name.first=x", ["name is 'demo'", "'first'"]),
         ("name", ["key=value"]),
         ("name=[1", ["broken YAML"]),

@@ -94,9 +94,7 @@ def test_parquet_is_read_by_pyarrow_and_by_datasets(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     table = to_table([example()])
-    pyarrow.parquet.write_table(
-        table.append_column("iteration", [[3]]), tmp_path / "part-0.parquet"
-    )
+    pyarrow.parquet.write_table(table.append_column("stage", [[3]]), tmp_path / "part-0.parquet")
     assert from_table(pyarrow.dataset.dataset(tmp_path).to_table()) == [example()]
     rows = load_dataset(
         "parquet",
@@ -105,7 +103,7 @@ def test_parquet_is_read_by_pyarrow_and_by_datasets(tmp_path: Path) -> None:
         cache_dir=str(tmp_path / "cache"),
     )
     assert rows[0]["turns"][1]["rewards"] == [{"name": "bleu", "value": 0.5}]
-    assert rows[0]["iteration"] == 3
+    assert rows[0]["stage"] == 3
 
 
 def test_schema_covers_every_field_of_the_records() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from common.config.data import PreferencesData, RowsData, SynthData
 from common.data.conversations import save_rows
-from common.data.corpus import load_corpus
+from common.data.datasets.table import load_corpus
 from common.data.fingerprint import (
     Source,
     fingerprint,

@@ -12,9 +12,9 @@ import pytest
 
 from common.config.data import BabiData, RowsData, SgdData, SynthData
 from common.data.conversations import save_rows
-from common.data.corpus import load_corpus
 from common.data.datasets import babi, sgd
 from common.data.datasets.synth import generate
+from common.data.datasets.table import load_corpus
 from common.data.splits import conversation_hash
 from common.data.validate import validate_rows
 from common.episode import Fact, Interaction, Row

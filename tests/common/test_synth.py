@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.data import SynthData
-from common.data.corpus import load_corpus
 from common.data.datasets.synth import PATTERNS, UNSEEN, generate
+from common.data.datasets.table import load_corpus
 from common.data.datasets.world import KINDS, SMALL_TALK, kind_values
 from common.data.splits import conversation_hash
 from common.episode import Row

@@ -65,7 +65,7 @@ def python(script: str, run: Run) -> str:
 
 
 def small_run(folder: Path, **learner: int) -> Run:
-    mrl = {"stage": "mrl", "curriculum": []}
+    mrl = {"stage": "mrl", "curriculum": [{"name": "all", "iterations": 1, "max_steps": 1}]}
     return Run.model_validate(
         {
             "name": "laptop",

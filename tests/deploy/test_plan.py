@@ -9,24 +9,21 @@ import yaml
 from common.actors.resources import REWARD_WORKER_CPUS, claims, total_cpus, total_gpus
 from common.config.run import Run
 from common.failures import InputError
-from common.models.reactive.config import named_config
+from common.models.reactive.config import RxTConfig, named_config
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.reward import RxTRewardModel
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from deploy.cluster import local_cpus
-from deploy.plan import (
-    batches,
-    critic_parameters,
-    learner_bytes,
-    longest_conversation,
-    model_shape,
-    plan_text,
-    reward_parameters,
-    rollout_bytes,
-)
+from deploy.plan import learner_bytes, model_shape, plan_text, rollout_bytes, stage_plans
 from deploy.tables import evaluation_tables, retention_tables, summary_tables
+from learner.stages.planning import (
+    Batches,
+    critic_parameters,
+    longest_conversation,
+    reward_parameters,
+)
 from tests.local_preferences import preference_run, text_model
 
 MRL = {
@@ -59,6 +56,10 @@ def run(**changes: Any) -> Run:
         },
     }
     return Run.model_validate(base | changes)
+
+
+def batches(run: Run, config: RxTConfig) -> list[Batches]:
+    return [each for plan in stage_plans(run, config) for each in plan.batches]
 
 
 def test_batch_algebra_of_supervised_stages() -> None:
@@ -110,12 +111,12 @@ def test_learner_holds_a_reference_only_where_there_is_mrl_and_less_per_rank_wit
 ):
     config = named_config("tiny")
     with_mrl, without = (
-        learner_bytes(run(), config),
-        learner_bytes(run(stages=[{"stage": "sft"}]), config),
+        learner_bytes(stage_plans(run(), config), config),
+        learner_bytes(stage_plans(run(stages=[{"stage": "sft"}]), config), config),
     )
     assert with_mrl["reference policy"] == with_mrl["weights"]
     assert "reference policy" not in without
-    alone = learner_bytes(run(learner={"ranks": 1}), config)
+    alone = learner_bytes(stage_plans(run(learner={"ranks": 1}), config), config)
     assert alone["activations, about"] > with_mrl["activations, about"]
     assert alone["optimiser"] == 2 * alone["weights"]
 

@@ -20,7 +20,7 @@ SECTIONS = {
     if isinstance(found, type)
     and issubclass(found, BaseModel)
     and found.model_fields
-    and name not in ("SupervisedStage", "Component", "PolicyGradient")
+    and name not in ("StageSettings", "SupervisedStage", "Component", "PolicyGradient")
 }
 
 

@@ -12,12 +12,15 @@ import yaml
 
 from common.config.changes import changes
 from common.config.run import Run
-from common.data.corpus import load_corpus
+from common.data.datasets.table import load_corpus
 from common.failures import InputError
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import QuietProgress
+from learner.curriculum import CurriculumState
 from learner.setup import newest, prepare
+from learner.training_state import RLState, TrainingState
+from rollout.iterations import RolloutState
 from tests.local_source import STAGES, run_here, tiny_run
 
 
@@ -42,9 +45,10 @@ def started(tmp_path: Path) -> RunDirectory:
     directory, _ = run_here(tiny_run(tmp_path, "sft"))
     run = tiny_run(tmp_path, "sft", "mrl")
     directory.write_config(run)
-    state = newest(directory).state | {"stage": 1, "stage_name": "mrl", "done": 3}
-    state["curriculum"] = {"done": 3, "steps": [["short", 2], ["held", 4]]}
-    save_checkpoint(directory, 9, lambda folder: None, state)
+    curriculum = CurriculumState(3, (("short", 2), ("held", 4)))
+    rl = RLState(0.02, {}, curriculum, RolloutState(3))
+    state = TrainingState(1, "mrl", 3, TrainingState.of(newest(directory)).metrics, rl)
+    save_checkpoint(directory, 9, lambda folder: None, state.to_json())
     return directory
 
 
@@ -113,7 +117,7 @@ def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written
         {"name": "held", "iterations": 9, "max_steps": 3},
     ]
     with pytest.raises(
-        InputError, match=r"stages\.1\.curriculum: the checkpoint has done 3 iterations"
+        InputError, match=r"stages\.mrl\.curriculum: the checkpoint has done 3 iterations"
     ):
         go_on(tiny_run(started.root, "sft", mrl(curriculum=moved)))
     assert started.read_text("config.yaml") == before

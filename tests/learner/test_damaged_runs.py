@@ -13,7 +13,7 @@ import yaml
 
 from common.config.run import Run
 from common.data.conversations import load_rows, save_rows
-from common.data.corpus import load_corpus
+from common.data.datasets.table import load_corpus
 from common.failures import InputError
 from common.storage.checkpoint import FOLDER
 from common.storage.run_directory import RunDirectory

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.data.conversations import value_counts
-from common.data.corpus import load_corpus
+from common.data.datasets.table import load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Fact, Interaction, Row, Strategy, Task, Turn
 from common.failures import InputError

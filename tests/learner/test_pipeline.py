@@ -256,9 +256,9 @@ def test_recorded_episodes_are_replayed_from_their_checkpoint(
 ) -> None:
     run, _, _ = finished
     where = directory_of(run).path()
-    results = [replay(where, f"4-000004-{place:05d}@4") for place in range(7)]
+    results = [replay(where, f"4-000004-{place:05d}@12") for place in range(7)]
     assert {result.parted for result in results} == {None}
-    assert {result.weights_version for result in results} == {4}
+    assert {result.weights_version for result in results} == {12}
     assert all(
         result.turns and result.tokens and result.log_prob_max_difference <= 1e-5
         for result in results
@@ -268,7 +268,7 @@ def test_recorded_episodes_are_replayed_from_their_checkpoint(
         for result in results
     ]
     assert any(carried)
-    assert run_command(["replay", where, "4-000004-00000@4", "--json"]) == 0
+    assert run_command(["replay", where, "4-000004-00000@12", "--json"]) == 0
 
 
 def test_a_replay_needs_the_weights_and_the_episode(
@@ -277,22 +277,22 @@ def test_a_replay_needs_the_weights_and_the_episode(
     where = directory_of(finished[0]).path()
     with pytest.raises(
         InputError,
-        match=r"weights of version 1, and checkpoints are kept only of versions 4, 6 "
+        match=r"weights of step 9, and checkpoints are kept of steps 12, 14 "
         r"\(learner\.keep",
     ):
-        replay(where, "4-000001-00000@1")
+        replay(where, "4-000001-00000@9")
     with pytest.raises(
         InputError,
-        match=r"is none of the run's 42 episodes, which go from 4-000000-00000@0 to "
-        r"4-000005-00006@5",
+        match=r"is none of the run's 42 episodes, which go from 4-000000-00000@8 to "
+        r"4-000005-00006@13",
     ):
         replay(where, "4-000004-00000")
     with pytest.raises(InputError, match="is not a run directory"):
-        replay(f"{where}/checkpoints", "4-000004-00000@4")
+        replay(f"{where}/checkpoints", "4-000004-00000@12")
 
 
 def test_a_replay_says_where_it_parts(finished: tuple[Run, dict[str, Any], Told]) -> None:
-    recorded = find_episode(directory_of(finished[0]), "4-000004-00000@4").episode
+    recorded = find_episode(directory_of(finished[0]), "4-000004-00000@12").episode
     assert parting(recorded, recorded) is None
 
     def changed(index: int, **fields: Any) -> Episode:

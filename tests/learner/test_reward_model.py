@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from common.config.run import Run
 from common.config.stages import RewardModelStage
 from common.data.conversations import save_rows
-from common.data.corpus import load_corpus
+from common.data.datasets.table import load_corpus
 from common.data.preferences import Preference, save_preferences
 from common.data.tokenizer import train_tokenizer
 from common.episode import Interaction, Row
@@ -48,6 +48,7 @@ from learner.rl.preference_losses import (
 from learner.setup import newest
 from learner.stages.reward_model import RewardModelObjective
 from learner.stages.supervised import build_objective
+from reward_service.normalization import from_json
 from reward_service.reward_models.model import Dialogue, from_folder
 from tests.local_preferences import POLITE, RUDE, preference_run, preferences, text_model
 from tests.local_source import (
@@ -478,8 +479,9 @@ def test_mrl_learns_from_retention_and_quality_each_measured_in_its_own_spread(
             rewards=dict.fromkeys(("single", "cumulative", "long_term"), mix),
         )
         directory, (source,) = run_here(run)
-        assert source.statistics.keys() == {"length", "quality", "recall"}
-        assert 1 < source.statistics["quality"].mean < 5
+        statistics = from_json(source.state().scorer)
+        assert statistics.keys() == {"length", "quality", "recall"}
+        assert 1 < statistics["quality"].mean < 5
         rows = read_rows(directory)
         assert all(
             1 < row["reward/component{component=quality,cohort=trained}"] < 5 for row in rows

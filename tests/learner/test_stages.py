@@ -23,10 +23,10 @@ from learner.parallel.group import OneRank
 from learner.parallel.optimizer import Trainer, combine, learning_rate_factor
 from learner.rl.load_balance import router_terms
 from learner.setup import require_fit
-from learner.stages.joint_lm import JointLMObjective
+from learner.stages.joint_lm import JointLMObjective, chunks
 from learner.stages.memory_aware import MemoryAwareObjective, turns_at
 from learner.stages.memory_pretrain import MemoryPretrainObjective, new_weight
-from learner.stages.supervised import Objective, batch_indices, chunks, row_tokens
+from learner.stages.supervised import Objective, batch_indices, row_tokens
 from tests.local_source import lively_model, played, tiny_corpus
 
 

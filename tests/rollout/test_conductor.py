@@ -2,6 +2,7 @@
 that depend on task and weights."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, WeightsCorrupt, pack, unpack
 from rollout.conductor import Batch, Conductor, launch
+from rollout.iterations import RolloutState
 from rollout.journal.journal import outcomes
 from rollout.tasks import Plan
 
@@ -102,7 +104,8 @@ class Worker(PooledActor):
         )
         return Episode(f"{task.id}.e", task.id, task.seed, (opening, *answers), version, task.step,
         worker=str(os.getpid()),
-                       initial_memory=task.initial_memory, final_memory=final)  # fmt: skip
+                       initial_memory=task.initial_memory, final_memory=final,
+                       iteration=task.iteration, batch_index=task.batch_index)  # fmt: skip
 
 
 class Scorer:
@@ -372,16 +375,16 @@ def test_resumed_run_goes_on_as_the_uninterrupted_one_and_the_books_say_what_was
     async def until_crash(conductor: Conductor) -> dict[str, Any]:
         await iterate(conductor, plan, last=1)
         await conductor.publish(1, weights(1, scale=2.0))
-        batch = await conductor.next_batch(1, 1, 0, 1, plan)
+        await conductor.next_batch(1, 1, 0, 1, plan)
         await conductor.mark_trained(1, 2)
-        assert batch.state == await conductor.state_dict()
+        state = await conductor.state()
         await iterate(conductor, plan, 2, 3)
-        return batch.state
+        return json.loads(json.dumps(state.to_json()))
 
     state = conduct(tmp_path / "resumed", until_crash)
 
     async def after_crash(conductor: Conductor) -> list[list[Episode]]:
-        await conductor.load_state_dict(state)
+        await conductor.load_state(RolloutState.from_json(state))
         return await iterate(conductor, plan, 2, 4)
 
     assert conduct(tmp_path / "resumed", after_crash) == straight[2:]
@@ -447,9 +450,7 @@ def test_ranks_in_other_processes_share_the_batches_of_a_conductor_actor(tmp_pat
     )
 
     @ray.remote(num_cpus=0.1)
-    def rank_of_two(
-        rank: int, reference: list[ray.ObjectRef]
-    ) -> tuple[list[Episode], dict[str, Any]]:
+    def rank_of_two(rank: int, reference: list[ray.ObjectRef]) -> list[Episode]:
         conductor = ray.get_actor(name)
         if rank == 0:
             published = ray.get(conductor.publish.remote(0, reference))
@@ -457,20 +458,13 @@ def test_ranks_in_other_processes_share_the_batches_of_a_conductor_actor(tmp_pat
         while ray.get(conductor.status.remote())["version"] is None:
             time.sleep(0.05)
         batch = ray.get(conductor.next_batch.remote(0, 0, rank, 2, PLAN))
-        episodes = [episode for ref in batch.shard for episode in ray.get(ref)]
-        return episodes, batch.state
+        return [episode for ref in batch.shard for episode in ray.get(ref)]
 
-    (first, state), (second, _) = ray.get(
-        [rank_of_two.remote(rank, weights(0)) for rank in range(2)], timeout=60
-    )
+    first, second = ray.get([rank_of_two.remote(rank, weights(0)) for rank in range(2)], timeout=60)
     assert sorted(episode.task for episode in first + second) == [
         f"0-000000-{place:05d}" for place in range(12)
     ]
     assert ray.get(conductor.mark_trained.remote(0, 1)) == 12
-    assert (
-        ray.get(conductor.state_dict.remote())
-        == state
-        == {"iteration": 1, "scorer": {"seen": 12}, "memories": None}
-    )
+    assert ray.get(conductor.state.remote()) == RolloutState(1, {"seen": 12})
     ray.get(conductor.close.remote(), timeout=30)
     ray.kill(conductor)

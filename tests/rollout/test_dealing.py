@@ -4,7 +4,7 @@ import pytest
 
 from common.episode import Interaction, Row, Task
 from common.failures import InputError
-from rollout.tasks import Dealer, Memories, Plan, groups, place_of, shards
+from rollout.tasks import Dealer, Memories, Plan, groups, shards
 
 ROWS = [
     Row(
@@ -58,17 +58,17 @@ def test_plan_that_fits_no_row_is_bad_input_by_the_name_of_its_step() -> None:
         Dealer(ROWS, 0).deal(replace(PLAN, strategy="long_term"), 0)
 
 
-def test_tasks_go_on_from_the_memory_left_at_their_place_and_only_needed_ones_are_brought() -> None:
+def test_tasks_go_on_from_the_memory_left_at_their_index_and_only_needed_ones_are_brought() -> None:
     dealer = Dealer(ROWS, 1)
     plan = replace(PLAN, reset_probability=0.5, episodes=64)
     first = dealer.deal(plan, 3)
     brought = {
-        place_of(task.id): f"memory {task.id}".encode() for task in first if task.return_memory
+        task.batch_index: f"memory {task.id}".encode() for task in first if task.return_memory
     }
     assert 16 < len(brought) < 48
     second = dealer.deal(plan, 4, Memories(3, "warm", brought))
     assert {
-        place_of(task.id): task.initial_memory for task in second if task.initial_memory is not None
+        task.batch_index: task.initial_memory for task in second if task.initial_memory is not None
     } == brought
     assert all(
         task.initial_memory is None for task in dealer.deal(plan, 4, Memories(2, "warm", brought))

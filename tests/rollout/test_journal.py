@@ -14,7 +14,7 @@ from common.storage.run_directory import RunDirectory
 from rollout.journal.journal import Journal, open_journal, outcomes
 
 
-def episode(task: str) -> Episode:
+def episode(task: str, iteration: int = 0) -> Episode:
     return Episode(
         f"{task}.e",
         task,
@@ -22,12 +22,13 @@ def episode(task: str) -> Episode:
         (Turn([1], [2, 3], [-0.5, -0.25], [4], rewards={"bleu": 0.5}, reward=0.5),),
         7,
         status="scored",
+        iteration=iteration,
     )
 
 
 def play(journal: Journal, iteration: int, tasks: str, scored: str, failed: str = "") -> None:
     journal.dealt(iteration, [f"{iteration}{name}" for name in tasks])
-    journal.arrived(iteration, [episode(f"{iteration}{name}") for name in scored])
+    journal.arrived(iteration, [episode(f"{iteration}{name}", iteration) for name in scored])
     journal.failed(iteration, [f"{iteration}{name}" for name in failed], "sampling: bad row")
 
 
@@ -101,7 +102,7 @@ def test_sealed_episodes_are_a_data_set_and_equal_those_that_arrived(tmp_path: P
     assert ds.dataset(tmp_path / "episodes", format="parquet").count_rows() == 2
     journal.close()
     table = ds.dataset(tmp_path / "episodes", format="parquet").to_table()
-    assert from_table(table) == [episode("0a"), episode("0b"), episode("1a")]
+    assert from_table(table) == [episode("0a"), episode("0b"), episode("1a", 1)]
     assert table["iteration"].to_pylist() == [0, 0, 1]
 
 

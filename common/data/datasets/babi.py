@@ -21,7 +21,10 @@ import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common.config.data import BabiData
+from common.data.corpus import Corpus, carved
 from common.data.datasets.synth import ACKNOWLEDGE
+from common.data.splits import conversation_hash
 from common.episode import Fact, Interaction, Row, Strategy
 from common.failures import InputError
 from common.text.values import contains_value
@@ -46,6 +49,38 @@ class Story:
     support: tuple[frozenset[int], ...]
     """Of each turn: the turns of all statements that its answer follows from; none of a turn that
     asks nothing."""
+
+
+def babi_corpus(data: BabiData, seed: int) -> Corpus:
+    """The tasks that the settings name. Parts of training stories are conversations too, and what a
+    question needs is a pair to read."""
+
+    def told_in(part: str) -> list[Story]:
+        return [
+            story
+            for task in data.tasks
+            for story in load(data.folder, task, part, data.max_questions)
+        ]
+
+    told, test = told_in("train"), [story.row for story in told_in("test")]
+    keyed = [(conversation_hash(story.row), story.row) for story in told]
+    corpus = carved(keyed, test, data.eval_fraction)
+    learnt = set(corpus.train)
+    learnt_stories = [story for story in told if story.row in learnt]
+    read = [pair for story in learnt_stories for pair in reading_pairs(story)]
+    held = {conversation_hash(row) for row in corpus.eval + corpus.test}
+    parts = [
+        part
+        for story in learnt_stories
+        for part in windows(story)
+        if conversation_hash(part) not in held
+    ]
+    return replace(
+        corpus,
+        train=corpus.train + parts,
+        pairs=corpus.pairs + read,
+        texts=corpus.texts + [f"{pair.query} {pair.answer}" for pair in read],
+    )
 
 
 def load(folder: str | Path, task: int, part: str, max_questions: int) -> list[Story]:

@@ -12,14 +12,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.config.data import SgdData
+from common.data.corpus import Corpus, carved
+from common.data.splits import text_hash
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
 from common.text.values import folded, place, value_words
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,31 @@ class Confirmation:
 
     dialogue: str
     row: Row
+
+
+def sgd_corpus(data: SgdData, seed: int) -> Corpus:
+    """Conversations of at most `max_follow_ups`; the dev file is the test split."""
+    train = _short(load(data.folder, "train"), data.max_follow_ups, "train")
+    test = _short(load(data.folder, "dev"), data.max_follow_ups, "dev")
+    keyed = [(text_hash(each.dialogue), each.row) for each in train]
+    return carved(keyed, [confirmation.row for confirmation in test], data.eval_fraction)
+
+
+def _short(found: list[Confirmation], max_follow_ups: int, part: str) -> list[Confirmation]:
+    kept = [
+        confirmation
+        for confirmation in found
+        if len(confirmation.row.interactions) <= max_follow_ups
+    ]
+    left_out = len(found) - len(kept)
+    log.info(
+        "SGD %s: %d of %d conversations left out for more than %d follow-ups",
+        part,
+        left_out,
+        len(found),
+        max_follow_ups,
+    )
+    return kept
 
 
 def load(folder: str | Path, part: str) -> list[Confirmation]:

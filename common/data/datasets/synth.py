@@ -17,9 +17,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.config.data import SynthData
+from common.data.corpus import Corpus, corpus_of
 from common.data.datasets.world import KINDS, SMALL_TALK, kind_values
 from common.data.splits import conversation_hash, fraction
 from common.episode import Fact, Interaction, Row, Strategy
@@ -55,6 +56,13 @@ UNSEEN = ("changed_then_three_small_talk", "changed_then_another_told")
 """Patterns that no conversation of `train`, `eval` and `test` contains, as far as the world is
 large enough to say something else: after a change directly follow three turns of small talk, or
 something new that is told."""
+
+
+def synth_corpus(data: SynthData, seed: int) -> Corpus:
+    """The generated conversations as a run takes them."""
+    splits = generate(data, seed)
+    corpus = corpus_of(splits["train"], splits["eval"], splits["test"])
+    return replace(corpus, patterns={name: splits[name] for name in PATTERNS if name in splits})
 
 
 def generate(config: SynthData, seed: int) -> dict[str, list[Row]]:

@@ -78,6 +78,6 @@ ROLLOUT: list[Metric] = [
         "version",
         "max",
         "this moment",
-        "Newest version of the weights that was published",
+        "Steps of the run behind the weights that were published last",
     ),
 ]

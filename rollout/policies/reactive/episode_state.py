@@ -86,6 +86,8 @@ def episode_of(
         memory_hash=memory_hash,
         environment=task.environment,
         next_query_ids=playing.next_query,
+        iteration=task.iteration,
+        batch_index=task.batch_index,
     )
 
 

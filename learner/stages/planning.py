@@ -1,0 +1,165 @@
+"""What a stage does and needs, worked out from its settings: batches, and models beside the policy.
+
+Counts of interactions and tokens are upper bounds, since only the data know how long conversations
+are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from common.config.run import Run
+from common.config.stages import MRL, RewardModelStage, SupervisedStage
+from common.models.reactive.config import RxTConfig
+
+FLOAT_BYTES = 4
+OPTIMIZER_FLOATS = 2
+"""AdamW keeps two moments per parameter."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batch algebra of one stage, or of one curriculum step of MRL."""
+
+    name: str
+    batch: int
+    """Sequences, conversations or episodes collected at a time, over all ranks."""
+    per_rank: int
+    minibatch_per_rank: int
+    """What one rank holds in one optimiser step."""
+    optimizer_steps: int
+    turns: int
+    """Interactions of one of them, at most."""
+    interactions: int
+    """At most, over the whole stage: generated in MRL, read elsewhere."""
+    tokens: int
+    """At most, over the whole stage: generated in MRL, read elsewhere."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage on paper."""
+
+    batches: list[Batches]
+    parameters: dict[str, int] = field(default_factory=dict)
+    """Of models beside the policy, by name."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes of a rank beside the policy and its optimiser, by purpose."""
+    model: dict[str, str] = field(default_factory=dict)
+    """Shape of a model in place of the policy; what it takes of memory is not worked out."""
+
+
+def sequences(stage: SupervisedStage, run: Run, config: RxTConfig) -> StagePlan:
+    """Interactions or texts, one by one."""
+    return StagePlan([_supervised(stage, run, config.max_tokens, turns=1)])
+
+
+def conversations(stage: SupervisedStage, run: Run, config: RxTConfig) -> StagePlan:
+    """Whole conversations: the opening and its follow-ups."""
+    return StagePlan(
+        [_supervised(stage, run, config.max_tokens, 1 + (longest_conversation(run) or 0))]
+    )
+
+
+def reward_model(stage: RewardModelStage, run: Run, config: RxTConfig) -> StagePlan:
+    """A reward model from the policy."""
+    count = reward_parameters(config, stage.levels)
+    return StagePlan(
+        sequences(stage, run, config).batches, parameters={"of the reward model": count}
+    )
+
+
+def backbone(stage: RewardModelStage, run: Run) -> StagePlan:
+    """A reward model of transformers, whose shape is its own. InputError where it is not there."""
+    # Here and not at the top: it brings torch, which a plan otherwise does without.
+    from reward_service.reward_models.model import scoring_config
+
+    where = stage.own_model
+    assert where is not None, "only settings that name a backbone are planned here"
+    config = scoring_config(where, where, stage.levels)
+    keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+    return StagePlan(
+        [_supervised(stage, run, stage.max_tokens, turns=1)],
+        model={key: str(getattr(config, key)) for key in keys},
+    )
+
+
+def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
+    """Episodes of each curriculum step; a reference policy and a critic beside the policy."""
+    ranks, update = run.learner.ranks, stage.algorithm_settings
+    shares = ranks * update.minibatches
+    batches = []
+    for step in stage.curriculum:
+        interactions = step.iterations * stage.episodes * step.max_steps
+        batches.append(
+            Batches(
+                name=f"{stage.stage}: {step.name}",
+                batch=stage.episodes,
+                per_rank=math.ceil(stage.episodes / ranks),
+                minibatch_per_rank=math.ceil(stage.episodes / shares),
+                optimizer_steps=step.iterations * update.epochs * update.minibatches,
+                turns=step.max_steps,
+                interactions=interactions,
+                tokens=interactions * run.rollout.sampling.max_new_tokens,
+            )
+        )
+    critic = critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
+    memory = {
+        "reference policy": config.parameters()["total"] * FLOAT_BYTES,
+        "critic, gradients and optimiser": critic,
+    }
+    return StagePlan(batches, memory=memory)
+
+
+def longest_conversation(run: Run) -> int | None:
+    """Follow-ups of the longest conversation that the config lets in; None where only the data
+    know."""
+    if run.data.longest is not None:
+        return run.data.longest
+    return max((stage.longest for stage in run.stages if stage.longest is not None), default=None)
+
+
+def critic_parameters(config: RxTConfig) -> int:
+    """Of `common.models.reactive.critic`: embedding and encoder as the policy's, and a gated layer,
+    a norm and one value on top."""
+    parts, width = config.parameters(), config.width
+    return parts["embedding"] + parts["encoder"] + 2 * width * (width + 1) + 2 * width + width + 1
+
+
+def reward_parameters(config: RxTConfig, levels: int) -> int:
+    """Of `common.models.reactive.reward`: two encoders with an embedding each, memory attention, a
+    look at memory per layer, a norm and the head."""
+    parts, width = config.parameters(), config.width
+    query, kv = (
+        config.cross_query_heads or config.query_heads,
+        config.cross_kv_heads or config.kv_heads,
+    )
+    look = (
+        width * config.head_dim * (query + 2 * kv)
+        + config.head_dim * query * width
+        + width
+        + 2 * width
+    )
+    return (
+        2 * (parts["embedding"] + parts["encoder"])
+        + parts["memory"]
+        + config.layers * look
+        + width
+        + levels * (width + 1)
+    )
+
+
+def _supervised(stage: SupervisedStage, run: Run, max_tokens: int, turns: int) -> Batches:
+    interactions = stage.steps * stage.batch_size * turns
+    per_rank = math.ceil(stage.batch_size / run.learner.ranks)
+    return Batches(
+        stage.stage,
+        stage.batch_size,
+        per_rank,
+        per_rank,
+        stage.steps,
+        turns,
+        interactions,
+        interactions * max_tokens,
+    )

@@ -1,0 +1,180 @@
+"""The stages of training, one row each: what runs a stage, what it learns from, and how a plan
+describes it.
+
+A new stage is a section of settings in `common/config/stages.py`, a file beside this one, and a row
+here. What follows from its settings alone (number of steps, whether it needs rollout workers) they
+say themselves. Nothing else asks which stage it has before it.
+
+Torch and Ray are imported when a stage begins, so that `engram plan` reads this table at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.config.run import Run
+from common.config.stages import (
+    MRL,
+    SFT,
+    JointLM,
+    MemoryAware,
+    MemoryPretrain,
+    RewardModelStage,
+    StageSettings,
+)
+from common.models.reactive.config import RxTConfig
+from learner.curriculum import Curriculum
+from learner.stages import planning
+from learner.stages.planning import StagePlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from common.data.corpus import Corpus
+    from common.models.reactive.model import ReactiveTransformer
+    from common.storage.checkpoint import Checkpoint
+    from learner.parallel.group import Group, Job
+    from learner.stages.supervised import Objective
+    from learner.training_state import TrainingState
+
+WriteTokenizer = Callable[[Path], None]
+"""Writes the tokenizer of a model into a folder."""
+MakeObjective = Callable[
+    [Any, "Corpus", "Checkpoint", int, int], tuple["Objective", WriteTokenizer]
+]
+"""From settings, corpus, the checkpoint to start from, steps done in the stage, and seed."""
+
+
+def _no_requirement(settings: Any, policy: ReactiveTransformer) -> None:
+    """Any policy will do."""
+
+
+def _always_resumable(settings: Any, state: TrainingState) -> None:
+    """The step is all there is to its position."""
+
+
+@dataclass(frozen=True)
+class StageDefinition:
+    """One row of `STAGES`."""
+
+    settings: type[StageSettings]
+    loop: Callable[[Group, Job, Any], None]
+    """Runs on every learner rank, from the newest checkpoint to the end of the stage."""
+    data: tuple[str, ...]
+    """Parts of `Corpus` that it learns from; none of them may be empty."""
+    plan: Callable[[Any, Run, RxTConfig], StagePlan]
+    """What the stage does and needs, for a model of this shape."""
+    objective: MakeObjective | None = None
+    """Of a stage whose loop is the supervised one."""
+    require_fit: Callable[[Any, ReactiveTransformer], None] = _no_requirement
+    """Raises InputError where the settings do not fit the policy that the run begins with."""
+    require_resumable: Callable[[Any, TrainingState], None] = _always_resumable
+    """Raises InputError where a checkpoint's state, inside the stage, does not fit the settings."""
+    first_model: Callable[[Any, int], tuple[PreTrainedModel, WriteTokenizer]] | None = None
+    """The model that stands in `own_model` of the settings, with new modules drawn by the run's
+    seed."""
+    own_plan: Callable[[Any, Run], StagePlan] | None = None
+    """As `plan`, where the settings bring a model of their own."""
+
+
+def definition_of(settings: StageSettings) -> StageDefinition:
+    return STAGES[type(settings)]
+
+
+# --- what the rows refer to -----------------------------------------------------------------------
+
+
+def _supervised(group: Group, job: Job, recorder: Any) -> None:
+    from learner.stages.supervised import supervised_loop
+
+    supervised_loop(group, job, recorder)
+
+
+def _mrl(group: Group, job: Job, recorder: Any) -> None:
+    from learner.stages.rl import mrl_loop
+
+    mrl_loop(group, job, recorder)
+
+
+def _joint_lm(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.joint_lm import text_objective
+
+    return text_objective(*arguments)
+
+
+def _sft(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.joint_lm import pair_objective
+
+    return pair_objective(*arguments)
+
+
+def _memory_pretrain(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.memory_pretrain import write_objective
+
+    return write_objective(*arguments)
+
+
+def _memory_aware(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.memory_aware import conversation_objective
+
+    return conversation_objective(*arguments)
+
+
+def _reward_model(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.reward_model import preference_objective
+
+    return preference_objective(*arguments)
+
+
+def _require_adaptable(settings: RewardModelStage, policy: ReactiveTransformer) -> None:
+    from learner.stages.reward_model import require_adaptable
+
+    require_adaptable(settings, policy)
+
+
+def _backbone(settings: RewardModelStage, seed: int) -> tuple[PreTrainedModel, WriteTokenizer]:
+    from learner.stages.reward_model import backbone
+
+    return backbone(settings, seed)
+
+
+def _require_same_curriculum(settings: MRL, state: TrainingState) -> None:
+    """Steps of a curriculum that have begun cannot move."""
+    if state.rl is not None:
+        Curriculum(settings.curriculum).load(state.rl.curriculum)
+
+
+STAGES: dict[type[StageSettings], StageDefinition] = {
+    row.settings: row
+    for row in (
+        StageDefinition(JointLM, _supervised, ("texts",), planning.sequences, _joint_lm),
+        StageDefinition(SFT, _supervised, ("pairs",), planning.sequences, _sft),
+        StageDefinition(
+            MemoryPretrain, _supervised, ("train",), planning.sequences, _memory_pretrain
+        ),
+        StageDefinition(
+            MemoryAware, _supervised, ("train",), planning.conversations, _memory_aware
+        ),
+        StageDefinition(
+            RewardModelStage,
+            _supervised,
+            ("preferences", "held_preferences"),
+            planning.reward_model,
+            _reward_model,
+            require_fit=_require_adaptable,
+            first_model=_backbone,
+            own_plan=planning.backbone,
+        ),
+        StageDefinition(
+            MRL,
+            _mrl,
+            ("train",),
+            planning.mrl,
+            require_resumable=_require_same_curriculum,
+        ),
+    )
+}
+"""By the class of a stage's settings."""

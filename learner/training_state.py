@@ -1,0 +1,89 @@
+"""What a checkpoint says beside its tensors: where the run stands, and what its stage goes on from.
+
+Values of their owners (totals of the metrics, an algorithm's, the scorer's in `RolloutState`) are
+kept as their owners give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from common.failures import InputError
+from common.storage.checkpoint import MANIFEST, Checkpoint
+from learner.curriculum import CurriculumState
+from rollout.iterations import RolloutState
+
+
+@dataclass(frozen=True, slots=True)
+class RLState:
+    """Inside a stage with rollouts."""
+
+    kl_coefficient: float
+    algorithm: Mapping[str, Any]
+    curriculum: CurriculumState
+    rollout: RolloutState
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kl_coefficient": self.kl_coefficient,
+            "algorithm": dict(self.algorithm),
+            "curriculum": self.curriculum.to_json(),
+            "rollout": self.rollout.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(
+            float(record["kl_coefficient"]),
+            record["algorithm"],
+            CurriculumState.from_json(record["curriculum"]),
+            RolloutState.from_json(record["rollout"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """Of a whole run."""
+
+    stage: int
+    """Index in the run."""
+    stage_name: str
+    done: int
+    """Steps or iterations of the stage that are finished."""
+    metrics: Mapping[str, Any] | None = None
+    """Totals of the metrics; None before the first step."""
+    rl: RLState | None = None
+    """None in a supervised stage."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "stage_name": self.stage_name,
+            "done": self.done,
+            "metrics": self.metrics,
+            "rl": None if self.rl is None else self.rl.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        rl = record["rl"]
+        return cls(
+            int(record["stage"]),
+            record["stage_name"],
+            int(record["done"]),
+            record["metrics"],
+            None if rl is None else RLState.from_json(rl),
+        )
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """InputError where a checkpoint holds a model and no state of a run."""
+        try:
+            return cls.from_json(checkpoint.state)
+        except (KeyError, TypeError, ValueError, AttributeError) as broken:
+            raise InputError(
+                f"{checkpoint.where}/{MANIFEST}",
+                f"holds no state of training ({type(broken).__name__}: {broken})",
+            ) from broken
