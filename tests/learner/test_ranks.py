@@ -31,6 +31,8 @@ from tests.local_source import (
 )
 from tests.two_ranks import Outcome, one_rank, rank_main
 
+pytestmark = pytest.mark.slow
+
 MIXTURE = {"experts": 4, "experts_per_token": 2, "decoder_ff": 24}
 # A large rate, so that weights move by more than the rounding of float32, and a batch that two
 # ranks cannot share evenly.
