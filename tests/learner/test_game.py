@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.loader import load_run
-from common.telemetry.metrics import read_rows
+from common.telemetry.jsonl import read_rows
 from tests.local_source import comparable_rows, run_here, tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
