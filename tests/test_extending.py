@@ -92,6 +92,7 @@ def test_the_page_has_an_example_of_each_kind() -> None:
         "rollout/environments",
         "learner/rl/algorithms",
         "reward_service/components",
+        "learner/stages",
     ):
         assert [file for file in new if file.startswith(f"{folder}/")], folder
 
@@ -109,7 +110,7 @@ def test_the_examples_are_formatted_and_linted(extended: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_run_on_the_page_trains_all_of_them(extended: Path) -> None:
+def test_the_run_on_the_page_trains_all_four(extended: Path) -> None:
     (config,) = (block.file for block in blocks() if block.kind == "yaml")
     python(extended, "deploy", "train", config, "runs=runs", "learner.ranks=1", seconds=170)
     episodes = pq.read_table(extended / "runs" / "extended" / "episodes").to_pylist()
