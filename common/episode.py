@@ -255,6 +255,8 @@ class Episode(Record):
     """Of its stage (`Task.iteration`)."""
     batch_index: int = 0
     """Which task of its batch it was."""
+    backend: str = ""
+    """How the policy computed it (`rollout.backend`)."""
 
     @property
     def answered(self) -> tuple[Turn, ...]:

@@ -15,9 +15,10 @@ from typing import TextIO
 
 from rich.console import Console
 
-from common.config.rollout import Rollout, Sampling
+from common.config.rollout import BackendName, Rollout, Sampling
 from common.failures import InputError, nearest
 from common.storage.checkpoint import open_checkpoint
+from learner.evaluation.measure import run_of
 from learner.policies.table import open_policy
 from rollout.protocols import Kept, Session
 
@@ -33,14 +34,24 @@ HELP = """\
 FIRST_NAME = "main"
 
 
-def chat(checkpoint: str, memory: str | None, temperature: float, seed: int) -> None:
+def chat(
+    checkpoint: str,
+    memory: str | None,
+    temperature: float,
+    seed: int,
+    backend: BackendName | None = None,
+) -> None:
     """Talk on standard input and output until /quit or the end of input.
 
+    backend: None takes that of the checkpoint's run.
     Raises InputError for a checkpoint or memory that cannot be opened.
     """
-    trained = open_policy(open_checkpoint(checkpoint))
+    opened = open_checkpoint(checkpoint)
+    trained, directory = open_policy(opened), run_of(opened.where)
+    of_run = directory.run().rollout.backend if directory else "auto"
     sampling = Sampling(temperature=temperature, max_new_tokens=trained.max_tokens)
-    session = trained.playing(Rollout(slots=1, sampling=sampling)).session(seed)
+    rollout = Rollout(slots=1, sampling=sampling).model_copy(update={"backend": backend or of_run})
+    session = trained.playing(rollout).session(seed)
     if memory is not None:
         session.load(memory)
     talk(session, sys.stdin, Console())

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from common.config.rollout import BackendName
 from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError, LeaseLost
 from deploy.data import app as data_commands
 from learner.interrupts import counted
@@ -48,6 +49,10 @@ TakeOver = Annotated[
         "--take-over",
         help="The run's driver on another host is known to be dead: do not wait for it.",
     ),
+]
+BackendOption = Annotated[
+    BackendName | None,
+    typer.Option(help="What computes; without it, the run's `rollout.backend`."),
 ]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster; without it RAY_ADDRESS, or a local one.")
@@ -103,6 +108,7 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
     ] = False,
+    backend: BackendOption = None,
 ) -> None:
     """Retention by distance and rewards by component; of a reward model, how often and how surely
     it is right."""
@@ -115,7 +121,7 @@ def evaluate(
         result = evaluate_reward_model(checkpoint, data)
         typer.echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
         return
-    result = evaluate_checkpoint(checkpoint, data)
+    result = evaluate_checkpoint(checkpoint, data, backend)
     typer.echo(json.dumps(result) if as_json else evaluation_tables(result))
 
 
@@ -131,6 +137,7 @@ def replay(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of sentences.")
     ] = False,
+    backend: BackendOption = None,
 ) -> None:
     """Play one recorded episode again and compare tokens, log-probs, rewards and memory; ends with
     1 where they part."""
@@ -138,7 +145,7 @@ def replay(
     from learner.evaluation.replay import replay as replay_episode
 
     tell_of_run(run)
-    result = replay_episode(run, episode)
+    result = replay_episode(run, episode, backend)
     typer.echo(json.dumps(result.to_json()) if as_json else replay_text(result))
     if result.parted is not None:
         raise typer.Exit(EXIT_FAILED)
@@ -175,12 +182,13 @@ def chat(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 answers greedily.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial memory and of sampling.")] = 0,
+    backend: BackendOption = None,
 ) -> None:
     """Talk to a model and see when its memory is being updated."""
     from deploy.chat import chat as talk
 
     tell_of_run(checkpoint)
-    talk(checkpoint, memory, temperature, seed)
+    talk(checkpoint, memory, temperature, seed, backend)
 
 
 def tell_of_run(where: str) -> None:

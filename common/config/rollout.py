@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.section import Section
+
+BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels"]
 
 
 class Sampling(Section):
@@ -31,8 +33,13 @@ class Rollout(Section):
     slots: int = Field(32, ge=1)
     """Episodes that a worker plays at once."""
     threads: int = Field(1, ge=1)
-    """Torch threads of each worker on CPU. One plays by kernels made for small models, several by
-    PyTorch."""
+    """PyTorch's threads in each worker on CPU. Kernels of the backend cpu_kernels take one."""
+    backend: BackendName = "auto"
+    """How workers compute a decoding step and a memory update. torch: PyTorch's operations, on any
+    device; cuda_graphs: these, recorded and replayed on a GPU; cpu_kernels: loops compiled for
+    small models in float32 on CPUs; auto: cuda_graphs on a GPU, else cpu_kernels where they can
+    run, else torch. Log and episodes say which it was. With several threads on a large model,
+    choose torch."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each worker; 0: CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -46,3 +53,11 @@ class Rollout(Section):
     """Further tries on other workers after an infra failure."""
     restarts: int = Field(-1, ge=-1)
     """Restarts of each worker by Ray; -1: no limit."""
+
+    @model_validator(mode="after")
+    def _backend_fits(self) -> Rollout:
+        if self.backend == "cuda_graphs" and self.gpus_per_worker == 0:
+            raise ValueError("backend cuda_graphs needs gpus_per_worker above 0")
+        if self.backend == "cpu_kernels" and (self.gpus_per_worker or self.dtype != "float32"):
+            raise ValueError("backend cpu_kernels needs gpus_per_worker 0 and dtype float32")
+        return self

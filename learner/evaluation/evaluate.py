@@ -15,6 +15,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
+from common.config.rollout import BackendName
 from common.config.run import Run
 from common.data.conversations import load_rows, value_counts
 from common.data.splits import conversation_hash, text_hash
@@ -114,11 +115,14 @@ def mean_rewards(episodes: Iterable[Episode]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in sorted(seen.items())}
 
 
-def evaluate_checkpoint(where: str, data: str | None = None) -> dict[str, Any]:
+def evaluate_checkpoint(
+    where: str, data: str | None = None, backend: BackendName | None = None
+) -> dict[str, Any]:
     """`engram eval`: retention, counts and rewards of a checkpoint (or of a run's latest) on MRL
     rows.
 
-    data: None takes the held-out conversations of the checkpoint's run. Rewards are what the run's
+    data: None takes the held-out conversations of the checkpoint's run. backend: None takes that of
+    the run. Rewards are what the run's
     MRL
     pays: its mix, the values its training data know, the token embedding that its MRL compares
     with.
@@ -137,7 +141,11 @@ def evaluate_checkpoint(where: str, data: str | None = None) -> dict[str, Any]:
             "to measure",
         )
     rollout = run.rollout if run else Run.model_fields["rollout"].default
-    settings = {"slots": min(64, len(rows)), "dtype": "float32"}
+    settings = {
+        "slots": min(64, len(rows)),
+        "dtype": "float32",
+        "backend": backend or rollout.backend,
+    }
     policy = open_policy(checkpoint).playing(rollout.model_copy(update=settings))
 
     values = training_values(directory) if directory else value_counts(rows)

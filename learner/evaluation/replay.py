@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from common.config.rollout import BackendName
 from common.data.tokenizer import ANSWER, SPECIAL_TOKENS, ConversationTokenizer
 from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import InputError, Unavailable
@@ -73,8 +74,10 @@ class Replay:
         return asdict(self) | {"identical": self.parted is None}
 
 
-def replay(where: str, episode_id: str) -> Replay:
+def replay(where: str, episode_id: str, backend: BackendName | None = None) -> Replay:
     """Replay an episode of the run in the folder `where`.
+
+    backend: None takes that of the run.
 
     Raises InputError where there is no such run or episode, where it failed, or where the
     checkpoint that played it is gone.
@@ -94,7 +97,8 @@ def replay(where: str, episode_id: str) -> Replay:
     checkpoint = checkpoint_of(directory, recorded)
     opened = open_policy(checkpoint)
     torch.set_num_threads(run.rollout.threads)
-    alone = run.rollout.model_copy(update={"slots": 1})
+    settings = {"slots": 1, "backend": backend or run.rollout.backend}
+    alone = run.rollout.model_copy(update=settings)
     policy = opened.playing(alone, run.environment, recorded.weights_version)
     played = play(policy, [task_of(recorded, opened.tokenizer)])
     embedding = reward_embedding(checkpoint, found.stage)

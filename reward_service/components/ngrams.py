@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
-from common.compiling import kernel
+kernel = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, cache=True)
+"""Compiled at the first call, once per machine."""
 
 # --- matched n-grams ------------------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config.rollout import Sampling
-from common.models.layers import operations
 
 _BLOCK = 64
 
@@ -136,13 +135,9 @@ def _most_probable(logits: Tensor) -> Sampled:
 
 def _draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens of `uniforms` and their log-probs under logits."""
-    if operations.usable(logits):
-        return operations.draw(logits, uniforms)
     tokens = inverse_cdf(logits.softmax(-1), uniforms)
     return tokens, _log_probs(logits, tokens)
 
 
 def _log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    if operations.usable(logits):
-        return operations.log_probs(logits, tokens)
     return logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)

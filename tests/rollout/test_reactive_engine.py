@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.config.rollout import Sampling
+from common.config.rollout import BackendName, Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Interaction, Memory, Row, Task
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
+from rollout.policies.reactive.backend import available
 from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.policies.reactive.memory_files import memory_hash, packed
 from rollout.policies.sampling import filtered, sample
@@ -44,6 +45,7 @@ WORDS = [
 TOKENIZER: ConversationTokenizer = train_tokenizer([" ".join(WORDS)] * 2, 300)
 SAMPLING = Sampling(temperature=0.8, max_new_tokens=14)
 
+BACKENDS = available(torch.device("cpu"), torch.float32)
 SHAPES: dict[str, dict[str, Any]] = {
     "mha": {"query_heads": 4, "kv_heads": 4},
     "gqa": {"query_heads": 4, "kv_heads": 2},
@@ -172,14 +174,16 @@ def memory_of(episode: Episode) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(episode.final_memory.data, dtype=np.float32).copy())
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_an_episode_equals_plain_decoding_without_cache(
-    shape: dict[str, Any], greedy: bool
+    shape: dict[str, Any], greedy: bool, backend: BackendName
 ) -> None:
     model = make_model(**shape)
     tasks = make_tasks(9, greedy=greedy, return_memory=True)
-    episodes = ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
+    episodes = ReactiveEngine(model, TOKENIZER, 4, SAMPLING, backend=backend).run(tasks)
+    assert {episode.backend for episode in episodes} == {backend}
     for task, episode in zip(tasks, episodes, strict=True):
         expected_answers, expected_log_probs, expected_memory = play_plainly(model, task, SAMPLING)
         assert answers(episode) == expected_answers
@@ -222,23 +226,25 @@ def test_recorded_log_probs_are_those_of_the_filtered_distribution() -> None:
             memory = remember(model, memory, turn.remembered_ids)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("shape", "count"),
     [({}, 64), (SHAPES["gqa"], 20), (SHAPES["mixture of experts"], 20)],
     ids=["sqa", "gqa", "experts"],
 )
 def test_an_episode_does_not_depend_on_slots_batch_or_order(
-    shape: dict[str, Any], count: int
+    shape: dict[str, Any], count: int, backend: BackendName
 ) -> None:
     model = make_model(**shape)
     tasks = make_tasks(count, return_memory=True)
-    together = ReactiveEngine(model, TOKENIZER, 64, SAMPLING).run(tasks)
+
+    def engine(slots: int) -> ReactiveEngine:
+        return ReactiveEngine(model, TOKENIZER, slots, SAMPLING, backend=backend)
+
+    together = engine(64).run(tasks)
     shuffled = random.Random(1).sample(tasks, len(tasks))
-    elsewhere = {
-        episode.task: episode
-        for episode in ReactiveEngine(model, TOKENIZER, 7, SAMPLING).run(shuffled)
-    }
-    one = ReactiveEngine(model, TOKENIZER, 1, SAMPLING)
+    elsewhere = {episode.task: episode for episode in engine(7).run(shuffled)}
+    one = engine(1)
     for task, episode in zip(tasks, together, strict=True):
         for other in (elsewhere[task.id], one.run([task])[0]):
             # Bit for bit: log-probs and the last memory are part of an episode.
@@ -459,18 +465,12 @@ def test_occupied_slots_are_counted_over_all_slots() -> None:
     assert tally.write_batches < tally.writes
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [SHAPES["sqa"], SHAPES["gqa"], SHAPES["mixture of experts"]],
-    ids=["sqa", "gqa", "experts"],
-)
-def test_what_a_gpu_computes_by_equals_plain_decoding(shape: dict[str, Any]) -> None:
-    """Double precision takes PyTorch's operations on a CPU too, where float32 takes kernels."""
-    model = make_model(**shape).double()
+def test_double_precision_equals_plain_decoding() -> None:
+    model = make_model().double()
     tasks = make_tasks(9)
-    for task, episode in zip(
-        tasks, ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks), strict=True
-    ):
+    engine = ReactiveEngine(model, TOKENIZER, 4, SAMPLING)
+    assert engine.backend == "torch"
+    for task, episode in zip(tasks, engine.run(tasks), strict=True):
         expected, expected_log_probs, _ = play_plainly(model, task, SAMPLING)
         assert answers(episode) == expected
         torch.testing.assert_close(
@@ -503,19 +503,17 @@ def test_weights_changed_in_place_are_those_that_the_next_run_is_played_with() -
     assert [answers(episode) for episode in after] != [answers(episode) for episode in before]
 
 
-@pytest.mark.parametrize(
-    "shape", [SHAPES["gqa"], SHAPES["mixture of experts"]], ids=["gqa", "experts"]
-)
-def test_several_threads_play_the_same_episodes(shape: dict[str, Any]) -> None:
-    """They compute by a library's products in place of our own."""
-    model, tasks = make_model(**shape), make_tasks(9)
-    alone = ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        together = ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
-    finally:
-        torch.set_num_threads(threads)
-    for one, other in zip(alone, together, strict=True):
-        assert answers(one) == answers(other)
-        torch.testing.assert_close(log_probs(one), log_probs(other), atol=1e-5, rtol=0)
+def test_several_threads_play_the_same_episodes() -> None:
+    model, tasks = make_model(**SHAPES["mixture of experts"]), make_tasks(9)
+    for backend in BACKENDS:
+        alone = ReactiveEngine(model, TOKENIZER, 4, SAMPLING, backend=backend).run(tasks)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            together = ReactiveEngine(model, TOKENIZER, 4, SAMPLING, backend=backend)
+            assert together.backend == backend
+            for one, other in zip(alone, together.run(tasks), strict=True):
+                assert answers(one) == answers(other)
+                torch.testing.assert_close(log_probs(one), log_probs(other), atol=1e-5, rtol=0)
+        finally:
+            torch.set_num_threads(threads)

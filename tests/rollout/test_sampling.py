@@ -96,6 +96,34 @@ def test_draws_invert_the_running_sum() -> None:
     assert torch.equal(inverse_cdf(weights, numbers), expected)
 
 
+def test_a_row_that_is_not_finite_shows_and_disturbs_no_other() -> None:
+    logits = torch.randn((4, 100), generator=torch.Generator().manual_seed(3))
+    numbers = torch.rand(4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    tokens, log_probs, _ = sample(logits, numbers, Sampling())
+    for bad in (torch.nan, torch.inf):
+        broken = logits.clone()
+        broken[1, 70] = bad
+        others, found, _ = sample(broken, numbers, Sampling())
+        assert not found[1].isfinite()
+        assert 0 <= others[1] < 100
+        keep = torch.tensor([0, 2, 3])
+        assert torch.equal(others[keep], tokens[keep])
+        assert torch.equal(found[keep], log_probs[keep])
+
+
+@pytest.mark.parametrize("vocabulary", [5, 64, 333])
+def test_a_row_is_drawn_alike_in_any_company_bit_for_bit(vocabulary: int) -> None:
+    logits = 3 * torch.randn((70, vocabulary), generator=torch.Generator().manual_seed(3))
+    numbers = torch.rand(70, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for sampling in (Sampling(), Sampling(temperature=0.7, top_k=40, top_p=0.9, min_p=0.01)):
+        drawn = sample(logits, numbers, sampling)
+        for rows in ([5], [69, 5, 6], list(range(5, 40))):
+            for found, whole in zip(
+                sample(logits[rows], numbers[rows], sampling), drawn, strict=True
+            ):
+                assert found is whole is None or torch.equal(found, whole[rows])
+
+
 def test_drawn_tokens_follow_their_probabilities() -> None:
     draws = 40_000
     sampling = Sampling(temperature=0.9, top_p=0.97)

@@ -7,12 +7,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.models.layers.batch_invariant import Linear, narrow_linear
-from common.models.layers.operations import swiglu
 
 _FEW_TOKENS = 2048
 """Up to so many, a GPU computes every expert for every token where no gradient is asked for."""
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """value · silu(gate) of x [..., 2 · width] = (value, gate) → [..., width] (Shazeer 2020, arXiv
+    2002.05202)."""
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.silu(gate)
 
 
 class Routing(NamedTuple):

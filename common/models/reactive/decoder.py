@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from common.models.layers.attention import Attention, rope_table
 from common.models.layers.batch_invariant import Linear
 from common.models.layers.feed_forward import FeedForward, MixtureOfExperts, Routing
-from common.models.layers.operations import RMSNorm
 from common.models.reactive.config import RxTConfig
 
 
@@ -55,19 +54,19 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: RxTConfig, index: int):
         super().__init__()
         self.index = index
-        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(
             config.width, config.head_dim, config.query_heads, config.kv_heads
         )
-        self.memory_norm = RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.cross_attention = Attention(
             config.width,
             config.head_dim,
             config.cross_query_heads or config.query_heads,
             config.cross_kv_heads or config.kv_heads,
         )
-        self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward: FeedForward | MixtureOfExperts = (
             MixtureOfExperts(
                 config.width, config.decoder_ff, config.experts, config.experts_per_token
@@ -92,7 +91,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
-        self.head_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.head_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = Linear(config.width, config.vocab_size)
 
     def read_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:

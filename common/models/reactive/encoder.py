@@ -21,7 +21,6 @@ from common.data.bucketing import by_width
 from common.models.layers.attention import Attention, added_mask, rope_table
 from common.models.layers.batch_invariant import TOKENS, round_up
 from common.models.layers.feed_forward import FeedForward
-from common.models.layers.operations import RMSNorm
 from common.models.reactive.config import RxTConfig
 
 ATTENTION_CALL = 128
@@ -133,11 +132,11 @@ class Packing:
 class EncoderLayer(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
-        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(
             config.width, config.head_dim, config.query_heads, config.kv_heads
         )
-        self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward = FeedForward(config.width, config.encoder_ff)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:

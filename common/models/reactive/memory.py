@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from common.models.layers.attention import Attention, added_mask, rope_table
 from common.models.layers.batch_invariant import by_rows, narrow_linear
-from common.models.layers.operations import RMSNorm, mean_of_sum
 from common.models.reactive.config import RxTConfig
 
 
@@ -48,7 +47,7 @@ class ResidualGate(nn.Module):
         if self.kind == "static":
             pre: Tensor = self.weight
         else:
-            status = mean_of_sum(old, new)
+            status = (old + new).mean(-1)
             if self.kind == "linear":
                 pre = narrow_linear(status, self.linear.weight, self.linear.bias)
             else:
@@ -67,12 +66,12 @@ class MemoryLayer(nn.Module):
             config.memory_query_heads or config.query_heads,
             config.memory_kv_heads or config.kv_heads,
         )
-        self.memory_norm = RMSNorm(config.width, eps=config.norm_eps)
-        self.encoded_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.encoded_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config.width, config.head_dim, *heads)
         self.gate = ResidualGate(config)
         if self.kind != "simple":
-            self.slot_norm = RMSNorm(config.width, eps=config.norm_eps)
+            self.slot_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
             self.slot_attention = Attention(config.width, config.head_dim, *heads)
             self.slot_gate = ResidualGate(config)
         if self.kind == "gated_self_interlayer":
@@ -112,7 +111,7 @@ class MemoryAttention(nn.Module):
         self.layers = nn.ModuleList(MemoryLayer(config) for _ in range(config.layers))
         self.reads_mean = config.memory_attention in ("interlayer", "gated_self_interlayer")
         if self.reads_mean:
-            self.mean_norm = RMSNorm(config.width, eps=config.norm_eps)
+            self.mean_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
     def forward(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
         """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool

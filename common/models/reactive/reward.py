@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from common.models.layers.attention import Attention, rope_table
-from common.models.layers.operations import RMSNorm
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.decoder import DecoderLayer
 from common.models.reactive.encoder import Encoder, Packing
@@ -42,8 +41,8 @@ class MemoryLook(nn.Module):
             config.cross_query_heads or config.query_heads,
             config.cross_kv_heads or config.kv_heads,
         )
-        self.memory_norm = RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.cross_attention = Attention(config.width, config.head_dim, *heads)
 
     def forward(self, x: Tensor, rope: Tensor, memory: Tensor) -> Tensor:
@@ -69,7 +68,7 @@ class RxTRewardModel(PreTrainedModel):
         self.reader_embedding = nn.Embedding(config.vocab_size, config.width)
         self.reader = Encoder(config)
         self.looks = nn.ModuleList(MemoryLook(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.levels)
         self.post_init()
 

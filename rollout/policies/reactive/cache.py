@@ -1,5 +1,5 @@
-"""What an answer in progress looks at: keys and values of its own tokens and of its memory, one row
-per slot, allocated once.
+"""What an answer in progress looks at, as PyTorch's attention takes it: keys and values of its own
+tokens and of its memory, one row per slot, allocated once.
 
 Rows in use are the first ones and positions in use are the first ones, so what a step reads is a
 slice, never a gather. What lies past a row's own positions, padding or what another episode left,
@@ -8,54 +8,23 @@ is never seen.
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from common.models.kernels.layers import Cache
 from common.models.layers.attention import Attention, added_mask
 from common.models.reactive.decoder import Sequences
 
-LARGE_PAGE = 2**21
-"""Bytes."""
-
 
 class KeyValues:
-    """keys, values: [layers, rows, kv_heads, positions, head_dim].
+    """keys, values: [layers, rows, kv_heads, positions, head_dim]."""
 
-    by_dimension: whether both lie in memory with positions innermost, as kernels want them, float32
-    on the CPU. Indexed alike either way.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int, int, int],
-        device: torch.device,
-        dtype: torch.dtype,
-        by_dimension: bool,
-    ):
-        *rows, positions, head_dim = shape
-        inner = (head_dim, positions) if by_dimension else (positions, head_dim)
+    def __init__(self, shape: Sequence[int], device: torch.device, dtype: torch.dtype):
         # Zeros, not `empty`: where attention masks, a masked position still takes part in the sum
         # with weight 0, and 0 × NaN is NaN.
-        both = (2, *rows, *inner)
-        keys, values = (
-            _zeros_in_large_pages(both)
-            if by_dimension
-            else torch.zeros(both, device=device, dtype=dtype)
-        )
-        self.keys, self.values = (keys.mT, values.mT) if by_dimension else (keys, values)
-
-    def layer(self, index: int) -> Cache:
-        """One layer as kernels take it: [rows, kv_heads, head_dim, positions], of what is by
-        dimension."""
-        return Cache(self.keys[index].mT.numpy(), self.values[index].mT.numpy())
+        self.keys, self.values = torch.zeros((2, *shape), device=device, dtype=dtype)
 
     def move(self, source: int, target: int, positions: int) -> None:
         """Copy the first `positions` of one row to another."""
@@ -67,26 +36,9 @@ class KeyValues:
         self.values[:, row] = 0
 
 
-def _zeros_in_large_pages(shape: Sequence[int]) -> Tensor:
-    """float32 zeros, in pages of 2 MB where the system has them to give.
-
-    A step reads all that rows in use hold. For 64 rows of the benchmark's model that is 4,000 pages
-    of 4 KB, twice as many as a core keeps the addresses of, and on a virtual machine to find one
-    takes a walk through two tables.
-    """
-    size = math.prod(shape) * torch.float32.itemsize
-    buffer = mmap.mmap(-1, size + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        with suppress(OSError):  # which may be built without them
-            buffer.madvise(mmap.MADV_HUGEPAGE)
-    pages = np.frombuffer(buffer, np.uint8)  # which keeps the buffer, as the tensor keeps this
-    start = -pages.ctypes.data % LARGE_PAGE
-    return torch.from_numpy(pages[start : start + size].view(np.float32).reshape(shape))
-
-
 class Prefill(Sequences):
-    """Context of whole prompts, right-padded, of any rows, by PyTorch's attention: leaves their
-    keys and values in `past`."""
+    """Context of whole prompts, right-padded, of any rows, leaves their keys and values in
+    `past`."""
 
     def __init__(self, past: KeyValues, memory: KeyValues, rows: Tensor, rope: Tensor):
         super().__init__(rope, memory.keys[:, rows], memory.values[:, rows])
@@ -109,8 +61,7 @@ class Reach(NamedTuple):
 
 
 class Step:
-    """Context of one new token in each of the first rows, each at a position of its own, by
-    PyTorch's attention."""
+    """Context of one new token in each of the first rows, each at a position of its own."""
 
     def __init__(
         self, past: KeyValues, memory: KeyValues, rope: Tensor, positions: Tensor, reach: Reach

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from common.config.environment import CONVERSATION, EnvironmentSettings
-from common.config.rollout import Sampling
+from common.config.rollout import BackendName, Sampling
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task
 from common.failures import DataFailure
@@ -63,6 +63,7 @@ class ReactiveEngine:
         sampling: Sampling,
         device: torch.device | str | None = None,
         environment: EnvironmentSettings = CONVERSATION,
+        backend: BackendName = "auto",
     ):
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self._settings = environment
@@ -74,12 +75,18 @@ class ReactiveEngine:
             sampling,
             torch.device(device) if device is not None else model.device,
             self.timer,
+            backend,
         )
         self._stops = StopStrings(sampling.stop, tokenizer)
         self._live: list[EpisodeState] = []
         self._waiting: list[EpisodeState] = []
         self._ended: list[tuple[int, Episode]] = []
         self._given = 0
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that computes."""
+        return self._slots.backend.name
 
     @property
     def in_flight(self) -> int:
@@ -116,7 +123,9 @@ class ReactiveEngine:
             self._slots.refresh()
         for task in tasks:
             environment = ENVIRONMENTS[task.environment].make(self._settings)
-            playing = EpisodeState(task, self._given, environment, version, worker)
+            playing = EpisodeState(
+                task, self._given, environment, version, worker, self.backend
+            )
             self._given += 1
             # Longest conversations first, so that the last ones to end are short and few slots
             # stand empty.

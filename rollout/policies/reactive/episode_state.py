@@ -24,6 +24,7 @@ class EpisodeState:
     environment: Environment
     version: int
     worker: str
+    backend: str
     observation: Observation | None = None
     """What is asked, or asked next; None once there is nothing more to answer."""
     prompt: list[int] = field(default_factory=list)
@@ -81,6 +82,7 @@ def episode_of(
         step=task.step,
         strategy=task.strategy,
         worker=playing.worker,
+        backend=playing.backend,
         initial_memory=task.initial_memory,
         final_memory=final_memory,
         memory_hash=memory_hash,

@@ -32,9 +32,15 @@ class ReactiveRolloutPolicy:
         self.version = -1
         self._model = ReactiveTransformer(RxTConfig(**model_config)).eval().requires_grad_(False)
         self._model.to(device, getattr(torch, rollout.dtype))
-        self._tokenizer, self._sampling = tokenizer, rollout.sampling
+        self._tokenizer, self._rollout = tokenizer, rollout
         self._engine = ReactiveEngine(
-            self._model, tokenizer, rollout.slots, rollout.sampling, device, environment
+            self._model,
+            tokenizer,
+            rollout.slots,
+            rollout.sampling,
+            device,
+            environment,
+            rollout.backend,
         )
 
     @property
@@ -68,4 +74,5 @@ class ReactiveRolloutPolicy:
         return {name: float(value) for name, value in asdict(self._engine.tally).items()}
 
     def session(self, seed: int) -> Session:
-        return Session(self._model, self._tokenizer, seed, self._sampling)
+        sampling, backend = self._rollout.sampling, self._rollout.backend
+        return Session(self._model, self._tokenizer, seed, sampling, backend=backend)

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from common.config.rollout import Sampling
+from common.config.rollout import BackendName, Sampling
 from common.data.tokenizer import ConversationTokenizer
 from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer
@@ -39,10 +39,12 @@ class Session:
         seed: int = 0,
         sampling: Sampling | None = None,
         greedy: bool = False,
+        backend: BackendName = "auto",
     ):
         self.model, self.tokenizer, self.seed, self.greedy = model, tokenizer, seed, greedy
+        self._backend = backend
         self.sampling = sampling or Sampling(max_new_tokens=model.config.max_tokens)
-        self._slots = Slots(model, 1, self.sampling, model.device, PhaseTimer())
+        self._slots = Slots(model, 1, self.sampling, model.device, PhaseTimer(), backend)
         self._stops = StopStrings(self.sampling.stop, tokenizer)
         self.turn = 0
         """Interactions that the memory was written with."""
@@ -140,7 +142,9 @@ class Session:
 
     def fork(self) -> Session:
         """Another session that remembers the same and goes its own way from here."""
-        other = Session(self.model, self.tokenizer, self.seed, self.sampling, self.greedy)
+        other = Session(
+            self.model, self.tokenizer, self.seed, self.sampling, self.greedy, self._backend
+        )
         other.restore(self.kept())
         return other
 

@@ -19,25 +19,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from common.config.rollout import Sampling
-from common.data.bucketing import by_width
-from common.data.padding import pad
+from common.config.rollout import BackendName, Sampling
 from common.failures import DataFailure
-from common.models.layers.batch_invariant import ROWS, TOKENS, round_up
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import uniforms
 from common.telemetry.timing import PhaseTimer
-from rollout.policies.reactive.cache import KeyValues, Prefill, Reach, Step
-from rollout.policies.reactive.compiled import WRITE_ROWS, CompiledDecoder, CompiledMemory
-from rollout.policies.reactive.cuda_graphs import StepGraphs, power_of_two
+from rollout.policies.reactive.backend import make_backend
+from rollout.policies.reactive.cache import Reach
 from rollout.policies.sampling import filters, sample
-
-WRITE_CALL = 512
-"""Tokens of padding that cost as much as one more call. Padding takes part in attention and in what
-memory reads, not in the encoder."""
 
 
 class Tokens(NamedTuple):
@@ -73,14 +64,9 @@ def check_interaction(config: RxTConfig, interaction: Sequence[int]) -> None:
         )
 
 
-def _pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """As `pad`, to a multiple of `TOKENS`."""
-    tokens, mask = pad(sequences)
-    extra = (0, -tokens.shape[1] % TOKENS)
-    return F.pad(tokens, extra), F.pad(mask, extra)
-
-
 class Slots:
+    """timer: phases that take time; backend: computes, and keeps what tokens look at."""
+
     def __init__(
         self,
         model: ReactiveTransformer,
@@ -88,41 +74,15 @@ class Slots:
         sampling: Sampling,
         device: torch.device,
         timer: PhaseTimer,
+        backend: BackendName,
     ):
-        self.model, self.count, self.sampling, self.device, self.timer = (
-            model,
-            count,
-            sampling,
-            device,
-            timer,
-        )
+        self.count, self.sampling, self.device, self.timer = count, sampling, device, timer
         config = self.config = model.config
-        dtype = model.dtype
         self.memory = torch.zeros(
-            (count, config.layers, config.slots, config.width), device=device, dtype=dtype
+            (count, config.layers, config.slots, config.width), device=device, dtype=model.dtype
         )
-        # Products of few rows round otherwise, and few heights need few kernels: up to `ROWS` - 1
-        # unused rows are computed along.
-        rows = round_up(count, ROWS) if device.type == "cpu" else power_of_two(count)
-        # More threads are for larger models, whose products a library divides among them.
-        compiled = device.type == "cpu" and dtype == torch.float32 and torch.get_num_threads() == 1
-        past = (config.layers, rows, config.kv_heads, config.positions, config.head_dim)
-        read = (
-            config.layers,
-            rows,
-            config.cross_kv_heads or config.kv_heads,
-            config.slots,
-            config.head_dim,
-        )
-        self._past, self._read = (
-            KeyValues(shape, device, dtype, by_dimension=compiled) for shape in (past, read)
-        )
-        self._rope = model.decoder.rope(device)
-        self._compiled = (
-            CompiledDecoder(model.decoder, self._past, self._read, self._rope) if compiled else None
-        )
-        self._writer = CompiledMemory(model, self._rope) if compiled else None
-        self._every_row = np.arange(rows)
+        self.backend = make_backend(backend, model, count, device)
+        rows = self.backend.rows
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -131,7 +91,6 @@ class Slots:
         )
         self._greedy = torch.zeros(rows, dtype=torch.bool, device=device)
         self._filtered = filters(sampling)
-        self._graphs = StepGraphs(device, rows, config.positions)
         # The host's own copies, so that no decision waits for the device.
         self._length, self._room = np.zeros((2, count), np.int64)
         self._is_greedy = np.zeros(count, np.bool_)
@@ -139,9 +98,7 @@ class Slots:
     def refresh(self) -> None:
         """Take up the model's weights, which were changed in place. What is in flight would go on
         with other ones than it began with."""
-        for part in (self._compiled, self._writer):
-            if part is not None:
-                part.refresh()
+        self.backend.refresh()
 
     @torch.inference_mode()
     def start(self, rows: Sequence[int], memories: Tensor) -> None:
@@ -150,43 +107,15 @@ class Slots:
         if not rows:
             return
         with self.timer("prefill"):
-            if self._compiled is not None:
-                self.memory.numpy()[list(rows)] = memories.numpy()
-                self._compiled.read_memory(memories, np.array(rows))
-                return
-            index = torch.tensor(rows, device=self.device)
-            self.memory.index_copy_(0, index, memories)
-            keys, values = self.model.decoder.read_memory(memories)
-            self._read.keys.index_copy_(1, index, keys)
-            self._read.values.index_copy_(1, index, values)
+            self.memory.index_copy_(0, torch.tensor(rows, device=self.device), memories)
+            self.backend.read_memory(rows, memories)
 
     @torch.inference_mode()
     def remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
         """Memories [batch, layers, slots, width] after each was written with one interaction (ids),
         in one batch. Changes no row."""
         with self.timer("write"):
-            if self._writer is not None:
-                return self._writer.write(memories, interactions)
-            groups = [list(range(len(interactions)))]
-            if (
-                self.device.type == "cpu"
-            ):  # more rows at once than caches have room for are slower, not faster
-                widths = [round_up(len(each), TOKENS) for each in interactions]
-                groups = [
-                    part[i : i + WRITE_ROWS]
-                    for part in by_width(widths, WRITE_CALL)
-                    for i in range(0, len(part), WRITE_ROWS)
-                ]
-            if len(groups) == 1:
-                return self._remember(memories, interactions)
-            after = torch.empty_like(memories)
-            for group in groups:
-                after[group] = self._remember(memories[group], [interactions[i] for i in group])
-            return after
-
-    def _remember(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
-        tokens, mask = (part.to(self.device) for part in _pad(interactions))
-        return self.model.remember(memories, self.model.encode(tokens, mask), mask)
+            return self.backend.write(memories, interactions)
 
     @torch.inference_mode()
     def ask(
@@ -207,7 +136,7 @@ class Slots:
             return
         with self.timer("prefill"):
             index = torch.tensor(rows, device=self.device)
-            self._prefill(index, [prompt[:-1] for prompt in prompts])
+            self.backend.fill(rows, [prompt[:-1] for prompt in prompts])
             longest = self.sampling.max_new_tokens
             drawn = uniforms(
                 np.repeat(np.asarray(keys, dtype=np.int64), longest),
@@ -230,10 +159,10 @@ class Slots:
         """The next token of each of the first `active` rows, all of which must have been asked.
         Past an answer's end it means nothing."""
         reach, greedy = (
-            self._graphs.reach(active, int(self._length[:active].max())),
+            self.backend.reach(active, int(self._length[:active].max())),
             bool(self._is_greedy[:active].any()),
         )
-        numbers = self._graphs.run((reach, greedy), lambda: self._advance(reach, greedy))
+        numbers = self.backend.run((reach, greedy), lambda: self._advance(reach, greedy))
         with self.timer("sync"):
             ids, log_probs, unfiltered = numbers[:, :active].cpu().numpy()
         length, room = self._length[:active], self._room[:active]
@@ -251,20 +180,11 @@ class Slots:
         """One step of the first rows on the device: tokens, log-probs and unfiltered log-probs,
         float64 [3, rows].
 
-        Reads and writes buffers that stay in place, and nothing else: on a GPU it is replayed.
+        Reads and writes buffers that stay in place, and nothing else: a backend may replay it.
         """
         rows = reach.rows
         with self.timer("decode"):
-            embedded, positions = self.model.embedding(self._tokens[:rows]), self._positions[:rows]
-            if self._compiled is not None:
-                logits = self._compiled.logits(
-                    self._compiled.hidden(embedded, self._every_row[:rows], positions.numpy())
-                )
-            else:
-                context = Step(self._past, self._read, self._rope, positions, reach)
-                logits = self.model.decoder.logits(
-                    self.model.decoder(embedded[:, None], context)[:, 0]
-                )
+            logits = self.backend.logits(self._tokens[:rows], self._positions[:rows], reach)
         with self.timer("sample"):
             drawn = self._drawn[:rows]
             chosen = self._uniforms[:rows].gather(1, drawn[:, None]).squeeze(1)
@@ -281,38 +201,17 @@ class Slots:
                 (sampled.tokens.double(), sampled.log_probs.double(), unfiltered.double())
             )
 
-    def _prefill(self, rows: Tensor, prompts: Sequence[Sequence[int]]) -> None:
-        """Keys and values of prompts (ids), each of which may be empty, for the rows int64
-        [prompts]."""
-        lengths = [len(prompt) for prompt in prompts]
-        if not any(lengths):
-            return
-        if self._compiled is None:
-            tokens = _pad(prompts)[0].to(self.device)
-            context = Prefill(self._past, self._read, rows, self._rope[: tokens.shape[1]])
-            self.model.decoder.fill(self.model.embedding(tokens), context)
-            return
-        ids = [token for prompt in prompts for token in prompt]
-        places = (
-            np.repeat(rows.numpy(), lengths),
-            np.concatenate([np.arange(length) for length in lengths]),
-        )
-        ids += [0] * (-len(ids) % ROWS)
-        self._compiled.fill(self.model.embedding(torch.tensor(ids)), *places)
-
     @torch.inference_mode()
     def clear(self, rows: Sequence[int]) -> None:
         """Forget what rows hold that is not finite: a masked position takes part in sums with
         weight 0, and 0 × NaN is NaN."""
         for row in rows:
-            self._past.clear(row)
-            self._read.clear(row)
+            self.backend.clear(row)
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Row `target` becomes what row `source` is."""
-        self._past.move(source, target, self._length[source])
-        self._read.move(source, target, self.config.slots)
+        self.backend.move(source, target, int(self._length[source]))
         for state in (
             self.memory,
             self._tokens,

@@ -11,9 +11,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from common.compiling import kernel
-from common.models.kernels.attention import rotate
-from common.models.kernels.elementary import (
+from rollout.policies.reactive.cpu.attention import rotate
+from rollout.policies.reactive.cpu.compiling import kernel
+from rollout.policies.reactive.cpu.elementary import (
     LN_2_HIGH,
     LN_2_LOW,
     LOG2_E,
@@ -22,7 +22,7 @@ from common.models.kernels.elementary import (
     TAYLOR,
     ZERO,
 )
-from common.models.kernels.products import (
+from rollout.policies.reactive.cpu.products import (
     FLOAT,
     INTEGER,
     PANEL,

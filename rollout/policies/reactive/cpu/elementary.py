@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from common.compiling import kernel
+from rollout.policies.reactive.cpu.compiling import kernel
 
 ZERO, ONE = np.float32(0), np.float32(1)
 

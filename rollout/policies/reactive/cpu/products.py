@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from common.compiling import kernel
+from rollout.policies.reactive.cpu.compiling import kernel
 
 PANEL = 16
 """Outputs that are computed together: as many as two registers of AVX2 hold, or one of AVX-512."""

@@ -11,9 +11,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from common.compiling import kernel
-from common.models.kernels.elementary import ONE, ZERO, exp, largest
-from common.models.kernels.products import (
+from rollout.policies.reactive.cpu.compiling import kernel
+from rollout.policies.reactive.cpu.elementary import ONE, ZERO, exp, largest
+from rollout.policies.reactive.cpu.products import (
     FLOAT,
     INTEGER,
     PANEL,

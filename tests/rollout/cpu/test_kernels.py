@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.models.kernels import attention, elementary, products, sequences
-from common.models.layers import operations
 from common.models.layers.attention import rope_table, rotate
+from common.models.layers.feed_forward import swiglu as plain_swiglu
+from rollout.policies.reactive.cpu import attention, elementary, products, sequences
 
 CPU = torch.device("cpu")
 COUNTS = (1, 3, 8, 21, 64)
@@ -30,13 +30,16 @@ def spread(*shape: int, scale: float = 1.0) -> torch.Tensor:
     return torch.randn(shape) * scale
 
 
-def test_kernels_serve_float32_on_cpus_without_gradients_alone() -> None:
-    x = torch.zeros(2)
-    assert operations.usable(x)
-    assert not operations.usable(x.double())
-    assert not operations.usable(x.bfloat16())
-    with torch.enable_grad():
-        assert not operations.usable(x)
+def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    out = torch.empty_like(x)
+    elementary.rms_norm(x.numpy(), weight.numpy(), np.float32(eps), out.numpy())
+    return out
+
+
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    out = torch.empty(len(x), x.shape[1] // 2)
+    elementary.swiglu(x.numpy(), out.numpy())
+    return out
 
 
 def test_exp_is_right_to_two_units_in_the_last_place() -> None:
@@ -52,33 +55,21 @@ def test_exp_is_right_to_two_units_in_the_last_place() -> None:
 
 @pytest.mark.parametrize("width", COUNTS)
 def test_rms_norm(width: int) -> None:
-    norm = operations.RMSNorm(width, eps=1e-5)
-    norm.weight.copy_(spread(width))
-    x = spread(3, 5, 2 * width)[..., :width]  # not contiguous
-    exact = F.rms_norm(x.double(), (width,), norm.weight.double(), 1e-5)
-    torch.testing.assert_close(norm(x).double(), exact, atol=2e-6, rtol=2e-6)
-    with torch.enable_grad():  # PyTorch's own
-        torch.testing.assert_close(norm(x).double(), exact, atol=2e-6, rtol=2e-6)
+    weight, x = spread(width), spread(15, width)
+    exact = F.rms_norm(x.double(), (width,), weight.double(), 1e-5)
+    torch.testing.assert_close(norm(x, weight, 1e-5).double(), exact, atol=2e-6, rtol=2e-6)
 
 
 @pytest.mark.parametrize("width", COUNTS)
 def test_swiglu(width: int) -> None:
-    x = spread(4, 3, 2 * width, scale=20)
-    value, gate = x.double().chunk(2, -1)
-    torch.testing.assert_close(
-        operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6
-    )
-    with torch.enable_grad():
-        torch.testing.assert_close(
-            operations.swiglu(x).double(), value * F.silu(gate), atol=1e-5, rtol=1e-6
-        )
+    x = spread(12, 2 * width, scale=20)
+    torch.testing.assert_close(swiglu(x).double(), plain_swiglu(x.double()), atol=1e-5, rtol=1e-6)
 
 
 def test_the_mean_of_a_sum() -> None:
-    x, y = spread(2, 5, 21), spread(2, 5, 21)
-    torch.testing.assert_close(
-        operations.mean_of_sum(x, y).double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0
-    )
+    x, y, out = spread(10, 21), spread(10, 21), torch.empty(10)
+    elementary.mean_of_sum(x.numpy(), y.numpy(), out.numpy())
+    torch.testing.assert_close(out.double(), (x.double() + y.double()).mean(-1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("features", COUNTS)
@@ -238,54 +229,16 @@ def test_what_is_put_by_dimension(rows: int) -> None:
     assert torch.equal(out, x[:rows, 5:17].T.unflatten(0, (2, 6)))
 
 
-@pytest.mark.parametrize("vocabulary", [5, 64, 200, 4096])
-def test_draws_are_the_inverse_of_the_cumulative_distribution(vocabulary: int) -> None:
-    logits = spread(500, vocabulary, scale=3)
-    logits[::3, 1::2] = -torch.inf
-    uniforms = torch.rand(500, dtype=torch.float64)
-    # Rounding may put the last of all numbers past the end of the last block, whose last token is
-    # one that must not be drawn.
-    uniforms[::3] = 1 - 2**-53
-    uniforms[1] = 0
-    tokens, log_probs = operations.draw(logits, uniforms)
-    exact = logits.double().log_softmax(-1)
-    before = (exact.exp().cumsum(-1) - exact.exp()).gather(-1, tokens[:, None])[:, 0]
-    chosen = exact.gather(-1, tokens[:, None])[:, 0]
-    assert chosen.isfinite().all(), "a token without weight was drawn"
-    # A float32 weight is right to some 1e-7, and so is where a token begins and ends.
-    assert (before <= uniforms + 1e-6).all()
-    assert (uniforms <= before + chosen.exp() + 1e-6).all()
-    torch.testing.assert_close(log_probs.double(), chosen, atol=2e-6, rtol=1e-6)
-    torch.testing.assert_close(operations.log_probs(logits, tokens), log_probs, atol=1e-6, rtol=0)
-
-
 def test_a_row_that_is_not_finite_shows_and_disturbs_no_other() -> None:
-    logits, uniforms = spread(4, 100), torch.rand(4, dtype=torch.float64)
-    tokens, log_probs = operations.draw(logits, uniforms)
-    for bad in (torch.nan, torch.inf):
-        broken = logits.clone()
-        broken[1, 70] = bad
-        others, found = operations.draw(broken, uniforms)
-        assert not found[1].isfinite()
-        assert 0 <= others[1] < 100
-        keep = torch.tensor([0, 2, 3])
-        assert torch.equal(others[keep], tokens[keep])
-        assert torch.equal(found[keep], log_probs[keep])
     x = spread(4, 64)
     x[1, 3] = torch.nan
-    for out in (operations.RMSNorm(64, eps=1e-6)(x), operations.swiglu(x)):
+    for out in (norm(x, torch.ones(64), 1e-6), swiglu(x)):
         assert out[1].isnan().any()
         assert out[[0, 2, 3]].isfinite().all()
 
 
 def test_a_row_is_computed_alike_in_any_company() -> None:
-    x, logits, uniforms = (
-        spread(70, 42, scale=5),
-        spread(70, 333, scale=3),
-        torch.rand(70, dtype=torch.float64),
-    )
-    norm = operations.RMSNorm(42, eps=1e-6)
-    normed, gated, drawn = norm(x), operations.swiglu(x), operations.draw(logits, uniforms)
+    x, weight = spread(70, 42, scale=5), spread(42)
     packed = products.pack(spread(50, 42).numpy(), spread(50).numpy())
 
     def mapped(of: torch.Tensor) -> torch.Tensor:
@@ -294,10 +247,7 @@ def test_a_row_is_computed_alike_in_any_company() -> None:
         products.linear(F.pad(of, (0, 0, 0, len(out) - len(of))).numpy(), packed, out.numpy())
         return out[: len(of)]
 
-    whole_map = mapped(x)
     for rows in ([5], [69, 5, 6], list(range(5, 40))):
-        assert torch.equal(norm(x[rows]), normed[rows])
-        assert torch.equal(operations.swiglu(x[rows]), gated[rows])
-        assert torch.equal(mapped(x[rows]), whole_map[rows])
-        for found, whole in zip(operations.draw(logits[rows], uniforms[rows]), drawn, strict=True):
-            assert torch.equal(found, whole[rows])
+        assert torch.equal(norm(x[rows], weight, 1e-6), norm(x, weight, 1e-6)[rows])
+        assert torch.equal(swiglu(x[rows]), swiglu(x)[rows])
+        assert torch.equal(mapped(x[rows]), mapped(x)[rows])

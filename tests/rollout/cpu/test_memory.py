@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
-from rollout.policies.reactive.compiled import CompiledMemory
+from rollout.policies.reactive.cpu.memory import CompiledMemory
 
 LENGTHS = (1, 5, 33, 64)
 GATES = list(

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.compiling import kernel
-from common.models.kernels.attention import attend_memory, attend_past, keep
-from common.models.kernels.elementary import ONE, ZERO, exp, mean_of_sum, rms_norm, swiglu
-from common.models.kernels.products import CHUNK, Packed, add, linear, linear_of
-from common.models.kernels.sequences import (
+from rollout.policies.reactive.cpu.attention import attend_memory, attend_past, keep
+from rollout.policies.reactive.cpu.compiling import kernel
+from rollout.policies.reactive.cpu.elementary import ONE, ZERO, exp, mean_of_sum, rms_norm, swiglu
+from rollout.policies.reactive.cpu.products import CHUNK, Packed, add, linear, linear_of
+from rollout.policies.reactive.cpu.sequences import (
     Heads,
     Scratch,
     Spans,

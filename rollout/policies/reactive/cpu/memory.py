@@ -1,0 +1,186 @@
+"""The encoder and the memory attention as kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.models.layers.attention import Attention
+from common.models.layers.batch_invariant import ROWS, round_up
+from common.models.reactive.encoder import EncoderLayer
+from common.models.reactive.memory import MemoryLayer, ResidualGate
+from common.models.reactive.model import ReactiveTransformer
+from rollout.policies.reactive.cpu import layers
+from rollout.policies.reactive.cpu.layers import AskingWeights, GateWeights, SequenceWeights
+from rollout.policies.reactive.cpu.products import pack
+from rollout.policies.reactive.cpu.sequences import Heads, Spans
+from rollout.policies.reactive.cpu.weights import as_array, copy_of, pack_feed_forward, pack_linear
+
+WRITE_ROWS = 16
+"""Interactions that are written at once: more have no room in a core's own cache."""
+
+
+class CompiledMemory:
+    """The encoder and the memory attention."""
+
+    def __init__(self, model: ReactiveTransformer, rope: Tensor):
+        self._model = model
+        self._rope = torch.view_as_real(rope).numpy()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up the model's weights as they are now."""
+        model = self._model
+        self._layers = [
+            _MemoryLayer(*pair, self._rope)
+            for pair in zip(model.encoder.layers, model.memory_attention.layers, strict=True)
+        ]
+        attention = model.memory_attention
+        self._mean_norm = copy_of(attention.mean_norm.weight) if attention.reads_mean else None
+        self._eps = np.float32(model.config.norm_eps)
+
+    def write(self, memories: Tensor, interactions: Sequence[Sequence[int]]) -> Tensor:
+        """Memories [batch, layers, slots, width] after each was written with one interaction (ids).
+
+        Raises ValueError where there are not as many interactions as memories, or one is empty or
+        too long.
+        """
+        lengths = [len(each) for each in interactions]
+        if len(lengths) != len(memories) or not all(
+            0 < length <= len(self._rope) for length in lengths
+        ):
+            raise ValueError(
+                f"{len(memories)} memories cannot be written with interactions of {lengths} "
+                f"tokens: at most {len(self._rope)}"
+            )
+        memories = memories.contiguous()
+        after = torch.empty_like(memories)
+        for first in range(0, len(memories), WRITE_ROWS):
+            some = slice(first, first + WRITE_ROWS)
+            self._write(memories[some].numpy(), interactions[some], after[some].numpy())
+        return after
+
+    def _write(
+        self, before: np.ndarray, interactions: Sequence[Sequence[int]], after: np.ndarray
+    ) -> None:
+        tokens = _spans([len(each) for each in interactions])
+        ids = [token for each in interactions for token in each]
+        # Attention goes by four rows, and so past the end of a sequence.
+        x = self._model.embedding(
+            torch.tensor(ids + [0] * (round_up(len(ids) + 3, ROWS) - len(ids)))
+        ).numpy()
+        batch, _, slots, width = before.shape
+        means = np.zeros(
+            (batch if self._mean_norm is not None else 0, round_up(slots, 4), width), np.float32
+        )
+        if self._mean_norm is not None:
+            layers.mean_memories(before, self._mean_norm, self._eps, means)
+        for i, layer in enumerate(self._layers):
+            layer.encode(x, tokens)
+            layer.write(i, before, after, means, x, tokens)
+
+
+_SEEING = {
+    "simple": layers.NOTHING,
+    "self": layers.SLOTS,
+    "interlayer": layers.MEAN,
+    "gated_self_interlayer": layers.MIXTURE,
+}
+
+
+class _MemoryLayer:
+    """Of both. Arrays are [rows, width]."""
+
+    def __init__(self, encoder: nn.Module, memory: nn.Module, rope: np.ndarray):
+        assert isinstance(encoder, EncoderLayer)
+        assert isinstance(memory, MemoryLayer)
+        self._rope, self._seeing = rope, _SEEING[memory.kind]
+        self._encoding = *_sequences(encoder.attention), copy_of(encoder.attention_norm.weight)
+        self._feed_forward = pack_feed_forward(encoder.feed_forward_norm, encoder.feed_forward)
+        self._eps = np.float32(encoder.feed_forward_norm.eps)
+        of_tokens, self._heads = _asking(memory.memory_norm, memory.attention, memory.gate)
+        self._of_tokens = copy_of(memory.encoded_norm.weight), of_tokens
+        # Kernels are compiled for all of it, whether slots look at anything or not.
+        self._of_slots, self._mixture = of_tokens, of_tokens.gate
+        if self._seeing != layers.NOTHING:
+            self._of_slots, _ = _asking(memory.slot_norm, memory.slot_attention, memory.slot_gate)
+        if self._seeing == layers.MIXTURE:
+            self._mixture = _gate(memory.mixture_gate)
+
+    def encode(self, x: np.ndarray, tokens: Spans) -> None:
+        """x in place."""
+        layers.encode(x, tokens, self._rope, *self._encoding, self._eps)
+        layers.feed_forward(x, self._feed_forward, self._eps)
+
+    def write(
+        self,
+        layer: int,
+        before: np.ndarray,
+        after: np.ndarray,
+        means: np.ndarray,
+        encoded: np.ndarray,
+        tokens: Spans,
+    ) -> None:
+        """As `MemoryLayer.forward`, of this layer of all memories."""
+        of_slots = self._seeing, means, self._mixture, self._of_slots
+        layers.write(
+            before,
+            after,
+            layer,
+            *of_slots,
+            encoded,
+            tokens,
+            self._rope,
+            *self._of_tokens,
+            self._heads,
+            self._eps,
+        )
+
+
+def _asking(
+    norm: nn.RMSNorm, attention: Attention, gate: ResidualGate
+) -> tuple[AskingWeights, Heads]:
+    weights, heads = _sequences(attention)
+    return AskingWeights(copy_of(norm.weight), weights, _gate(gate)), heads
+
+
+def _sequences(attention: Attention) -> tuple[SequenceWeights, Heads]:
+    queries, keys_values = (
+        pack(as_array(attention.query_weight)),
+        pack(as_array(attention.key_value_weight)),
+    )
+    heads = Heads(attention.query_heads, attention.kv_heads, attention.head_dim)
+    return SequenceWeights(queries, keys_values, pack_linear(attention.output)), heads
+
+
+def _gate(gate: ResidualGate) -> GateWeights:
+    """Every kind is a linear map of the statuses, or of none of them, and no gate is one that is
+    always half open, times two."""
+    slots = gate.slots
+    if gate.kind == "linear":
+        weight, bias = copy_of(gate.linear.weight), copy_of(gate.linear.bias)
+    elif gate.kind == "elementwise":
+        assert isinstance(gate.weight, Tensor)
+        own = copy_of(gate.weight)
+        weight = (
+            np.diag(own)
+            if gate.per_slot
+            else np.repeat(own[:, None] / np.float32(slots), slots, axis=1)
+        )
+        bias = np.zeros_like(own)
+    else:
+        bias = np.zeros(1, np.float32)
+        if gate.kind == "static":
+            assert isinstance(gate.weight, Tensor)
+            bias = copy_of(gate.weight)
+        weight = np.zeros((len(bias), 0), np.float32)
+    doubled = gate.kind == "none" or gate.activation == "tanh"
+    return GateWeights(weight, bias, np.float32(2 if doubled else 1))
+
+
+def _spans(lengths: Sequence[int]) -> Spans:
+    stops = np.cumsum(lengths)
+    return Spans(stops - lengths, stops)
