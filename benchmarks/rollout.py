@@ -66,7 +66,14 @@ def run() -> dict[str, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        figures = fixed_rate(16) | fixed_rate(64) | late_over_early_turn() | long_tailed()
+        figures = (
+            fixed_rate(16)
+            | fixed_rate(64)
+            | over_torch(16)
+            | over_torch(64)
+            | late_over_early_turn()
+            | long_tailed()
+        )
     finally:
         torch.set_num_threads(threads)
     figures |= under_ray() | rollout_gpu.run()
@@ -125,6 +132,27 @@ def fixed_rate(slots: int) -> dict[str, float]:
             rate.with_writes for rate in rates
         ),
     } | {f"share_{name}_{slots}": share for name, share in shares.items()}
+
+
+def over_torch(slots: int) -> dict[str, float]:
+    """How many times as fast as the backend `torch` the one that `auto` takes is, by CPU time: of
+    generation, with writes, and of memory writes alone. Both are measured in turn."""
+    tasks = make_tasks([4] * slots)
+    taken, plain = make_engine(slots), make_engine(slots, backend="torch")
+    ratios: defaultdict[str, list[float]] = defaultdict(list)
+    for engine in (taken, plain):
+        engine.run(tasks)
+    for _ in range(REPEATS):
+        fast, slow = (
+            measured(engine, lambda engine=engine: engine.run(tasks), time.process_time)
+            for engine in (taken, plain)
+        )
+        ratios[""].append(fast.generation / slow.generation)
+        ratios["_with_writes"].append(fast.with_writes / slow.with_writes)
+        ratios["_writes"].append(slow.writing / fast.writing)
+    return {
+        f"backend_over_torch_{slots}{name}": statistics.median(of) for name, of in ratios.items()
+    }
 
 
 # --- late and early turns -------------------------------------------------------------------------

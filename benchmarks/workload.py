@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from common.config.rollout import Sampling
+from common.config.rollout import BackendName, Sampling
 from common.data.tokenizer import EOS, SMALLEST_VOCABULARY, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row, Task
 from common.models.reactive.config import RxTConfig
@@ -65,13 +65,17 @@ def make_tasks(follow_ups: Sequence[int], seed: int = 0) -> list[Task]:
 
 
 def make_engine(
-    slots: int, kind: type[ReactiveEngine] = ReactiveEngine, new_tokens: int = NEW_TOKENS
+    slots: int,
+    kind: type[ReactiveEngine] = ReactiveEngine,
+    new_tokens: int = NEW_TOKENS,
+    backend: BackendName = "auto",
 ) -> ReactiveEngine:
     return kind(
         make_model(QUERY_TOKENS + new_tokens),
         make_tokenizer(),
         slots,
         Sampling(max_new_tokens=new_tokens),
+        backend=backend,
     )
 
 
