@@ -44,11 +44,6 @@ def adaptable_layers(module: nn.Module, settings: Lora) -> list[str]:
         for name, layer in module.named_modules()
         if _is_linear(layer) and name.split(".")[0] not in (*HEADS, *FROZEN)
     ]
-    # Memory looks slice the weight of their input projection instead of calling it, so an adapter
-    # there would be passed over.
-    adaptable = [
-        name for name in adaptable if not (name.startswith("looks.") and name.endswith(".input"))
-    ]
     known = sorted({name.rpartition(".")[2] for name in adaptable})
     for target in settings.targets:
         if target not in known:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.failures import InputError
-from common.models.layers.attention import Attention, rope_table, rotate
+from common.models.layers.attention import rope_table, rotate
 from common.models.layers.feed_forward import MixtureOfExperts
 from common.models.reactive.auto import AutoModel
 from common.models.reactive.config import NAMED_SIZES, RxTConfig, named_config
@@ -263,12 +263,15 @@ def test_rotation_is_that_of_the_article() -> None:
     assert torch.equal(rotate(x, table[:1]), x)
 
 
-def test_projections_in_one_product_are_the_separate_ones() -> None:
-    attention = Attention(32, 8, 4, 2)
-    x, rope = torch.randn(2, 5, 32), rope_table(5, 8, 10000.0, torch.device("cpu"))
-    q, k, v = attention.queries_keys_values(x, rope)
-    torch.testing.assert_close(q, attention.queries(x, rope))
-    torch.testing.assert_close((k, v), attention.keys_values(x, rope))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rotation_is_multiplication_of_complex_numbers(dtype: torch.dtype) -> None:
+    x, table = torch.randn(3, 2, 50, 8).to(dtype), rope_table(50, 8, 10000.0, torch.device("cpu"))
+    frequencies = 10000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+    turns = torch.polar(torch.ones(50, 4).double(), torch.arange(50)[:, None] * frequencies)
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
+    exact = torch.view_as_real(pairs * turns).flatten(-2).to(dtype)
+    assert rotate(x, table).dtype == dtype
+    torch.testing.assert_close(rotate(x, table), exact, atol=1e-6, rtol=0.01 * (dtype.itemsize < 4))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""One attention module for every use: self, memory cross-attention, memory write; MHA, GQA, MQA and
-SQA by head counts.
+"""Attention for every use: of tokens to each other, to memory, of memory to tokens; MHA, GQA, MQA
+and SQA by head counts.
 
 Queries and keys/values can be asked for apart, so that a caller can keep keys and values (memory:
 once per turn; self-attention: one position at a time). Rotary positions are applied where a table
@@ -14,31 +14,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.models.layers.batch_invariant import Linear, linear
+from common.models.layers.batch_invariant import Linear
+
+
+@torch.compiler.assume_constant_result
+def rope_table(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
+    """Rotary positions (Su 2021, arXiv 2104.09864), float32 [length, 2, head_dim]: what a number
+    and what its partner in the pair (2i, 2i + 1) are multiplied by."""
+    return _rope_table(length, head_dim, base, device)
 
 
 @lru_cache(maxsize=32)
-def rope_table(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
-    """Rotary positions (Su 2021, arXiv 2104.09864) as complex numbers cos + i·sin, complex64
-    [length, head_dim / 2]."""
+def _rope_table(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         frequencies = base ** (
             -torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim
         )
         angles = torch.arange(length, device=device, dtype=torch.float64)[:, None] * frequencies
-        return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+        own = angles.cos().repeat_interleave(2, -1)
+        partner = torch.stack((-angles.sin(), angles.sin()), -1).flatten(1)
+        return torch.stack((own, partner), 1).float()
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate interleaved pairs (2i, 2i + 1). x: [batch, heads, tokens, head_dim]; rope broadcasts
-    to its pairs.
-
-    A pair is a complex number and the rotation one multiplication: a single pass over x, where real
-    arithmetic takes six.
-    """
+    """Rotate interleaved pairs (2i, 2i + 1). x: [batch, heads, tokens, head_dim]; rope
+    [..., tokens, 2, head_dim], the batch before it where rows have positions of their own."""
     exact = x if x.dtype == torch.float64 else x.float()
-    pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope).flatten(-2).to(x.dtype)
+    own, partner = rope.unbind(-2)
+    partners = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (exact * own + partners * partner).to(x.dtype)
 
 
 def added_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -48,50 +52,15 @@ def added_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Projections without bias for queries, keys and values; an output projection with bias.
+    """What both kinds share. Projections to queries, keys and values have no bias, the output
+    projection has one."""
 
-    The three input projections are rows of one weight, in the order queries, keys, values: where
-    one input feeds all, they are one matrix product.
-    """
+    output: nn.Module
+    """[..., query_heads · head_dim] → [..., width]."""
 
-    def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
+    def __init__(self, head_dim: int, query_heads: int, kv_heads: int):
         super().__init__()
         self.head_dim, self.query_heads, self.kv_heads = head_dim, query_heads, kv_heads
-        self.input = Linear(width, (query_heads + 2 * kv_heads) * head_dim, bias=False)
-        self.output = Linear(query_heads * head_dim, width)
-
-    def queries_keys_values(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`queries` and `keys_values` of one input, queries and keys rotated."""
-        heads = self._heads(self.input(x))
-        rotated = rotate(heads[:, : self.query_heads + self.kv_heads], rope)
-        return (
-            rotated[:, : self.query_heads],
-            rotated[:, self.query_heads :],
-            heads[:, self.query_heads + self.kv_heads :],
-        )
-
-    def queries(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope`
-        where given."""
-        q = self._heads(linear(x, self.query_weight))
-        return q if rope is None else rotate(q, rope)
-
-    @property
-    def query_weight(self) -> Tensor:
-        """[query_heads · head_dim, width]."""
-        return self.input.weight[: self.query_heads * self.head_dim]
-
-    @property
-    def key_value_weight(self) -> Tensor:
-        """[2 · kv_heads · head_dim, width]."""
-        return self.input.weight[self.query_heads * self.head_dim :]
-
-    def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated
-        by `rope` where given."""
-        heads = self._heads(linear(x, self.key_value_weight))
-        k, v = heads[:, : self.kv_heads], heads[:, self.kv_heads :]
-        return (k if rope is None else rotate(k, rope)), v
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
@@ -102,16 +71,6 @@ class Attention(nn.Module):
         number to add to its score. Each query must see a key.
         """
         return self.output(self.see(q, k, v, mask, causal))
-
-    def between(
-        self, x: Tensor, y: Tensor, mask: Tensor | None = None, key_rope: Tensor | None = None
-    ) -> Tensor:
-        """Rows of x ask, rows of y answer; neither has an order but what `key_rope` gives to y.
-        mask: as in `look`.
-
-        x [batch, queries, width], y [batch, keys, width] → [batch, queries, width].
-        """
-        return self.attend(self.queries(x), *self.keys_values(y, key_rope), mask)
 
     def see(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
@@ -129,3 +88,56 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class SelfAttention(Attention):
+    """Queries, keys and values of one input by one matrix product, in this order."""
+
+    def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
+        super().__init__(head_dim, query_heads, kv_heads)
+        self.input = Linear(width, (query_heads + 2 * kv_heads) * head_dim, bias=False)
+        self.output = Linear(query_heads * head_dim, width)
+
+    def queries_keys_values(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [batch, tokens, width] → queries [batch, query_heads, tokens, head_dim], keys and
+        values [batch, kv_heads, tokens, head_dim]; queries and keys rotated."""
+        heads = self._heads(self.input(x))
+        rotated = rotate(heads[:, : self.query_heads + self.kv_heads], rope)
+        return (
+            rotated[:, : self.query_heads],
+            rotated[:, self.query_heads :],
+            heads[:, self.query_heads + self.kv_heads :],
+        )
+
+
+class CrossAttention(Attention):
+    """One input asks, another is asked."""
+
+    def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
+        super().__init__(head_dim, query_heads, kv_heads)
+        self.query = Linear(width, query_heads * head_dim, bias=False)
+        self.key_value = Linear(width, 2 * kv_heads * head_dim, bias=False)
+        self.output = Linear(query_heads * head_dim, width)
+
+    def queries(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope`
+        where given."""
+        q = self._heads(self.query(x))
+        return q if rope is None else rotate(q, rope)
+
+    def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated
+        by `rope` where given."""
+        heads = self._heads(self.key_value(x))
+        k, v = heads[:, : self.kv_heads], heads[:, self.kv_heads :]
+        return (k if rope is None else rotate(k, rope)), v
+
+    def between(
+        self, x: Tensor, y: Tensor, mask: Tensor | None = None, key_rope: Tensor | None = None
+    ) -> Tensor:
+        """Rows of x ask, rows of y answer; neither has an order but what `key_rope` gives to y.
+        mask: as in `look`.
+
+        x [batch, queries, width], y [batch, keys, width] → [batch, queries, width].
+        """
+        return self.attend(self.queries(x), *self.keys_values(y, key_rope), mask)

@@ -62,6 +62,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+class NarrowLinear(nn.Linear):
+    """`nn.Linear` by `narrow_linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return narrow_linear(x, self.weight, self.bias)
+
+
 def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` of x [rows, features] where any side may be short."""
     (rows, features), outputs = x.shape, weight.shape[0]

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from common.models.layers.attention import Attention, rope_table
+from common.models.layers.attention import CrossAttention, SelfAttention, rope_table
 from common.models.layers.batch_invariant import Linear
 from common.models.layers.feed_forward import FeedForward, MixtureOfExperts, Routing
 from common.models.reactive.config import RxTConfig
@@ -23,10 +23,10 @@ class Context(Protocol):
     """What the tokens of a call look at. Both take x [batch, tokens, width] and give what is seen,
     before the output projection: [batch, tokens, query_heads · head_dim]."""
 
-    def tokens(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+    def tokens(self, layer: int, attention: SelfAttention, x: Tensor) -> Tensor:
         """Self-attention to each other, and to tokens of earlier calls."""
 
-    def memory(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+    def memory(self, layer: int, attention: CrossAttention, x: Tensor) -> Tensor:
         """Cross-attention to short-term memory."""
 
 
@@ -34,17 +34,17 @@ class Sequences:
     """Context of whole sequences from position 0 on, right-padded; causality keeps padding out of
     real positions.
 
-    rope [tokens, head_dim / 2]; memory_keys, memory_values [layers, batch, kv_heads, slots,
+    rope [tokens, 2, head_dim]; memory_keys, memory_values [layers, batch, kv_heads, slots,
     head_dim].
     """
 
     def __init__(self, rope: Tensor, memory_keys: Tensor, memory_values: Tensor):
         self.rope, self.memory_keys, self.memory_values = rope, memory_keys, memory_values
 
-    def tokens(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+    def tokens(self, layer: int, attention: SelfAttention, x: Tensor) -> Tensor:
         return attention.see(*attention.queries_keys_values(x, self.rope), causal=True)
 
-    def memory(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+    def memory(self, layer: int, attention: CrossAttention, x: Tensor) -> Tensor:
         return attention.see(
             attention.queries(x, self.rope), self.memory_keys[layer], self.memory_values[layer]
         )
@@ -55,12 +55,12 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.index = index
         self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(
+        self.attention = SelfAttention(
             config.width, config.head_dim, config.query_heads, config.kv_heads
         )
         self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_attention = Attention(
+        self.cross_attention = CrossAttention(
             config.width,
             config.head_dim,
             config.cross_query_heads or config.query_heads,
@@ -74,6 +74,11 @@ class DecoderLayer(nn.Module):
             if config.experts
             else FeedForward(config.width, config.decoder_ff)
         )
+
+    def read_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """This layer of memory [batch, slots, width] → keys, values [batch, kv_heads, slots,
+        head_dim]."""
+        return self.cross_attention.keys_values(self.memory_norm(memory))
 
     def forward(self, x: Tensor, context: Context, routings: list[Routing] | None = None) -> Tensor:
         """x [batch, tokens, width]."""
@@ -98,15 +103,13 @@ class Decoder(nn.Module):
         """memory [batch, layers, slots, width] → keys, values [layers, batch, kv_heads, slots,
         head_dim]."""
         pairs = [
-            layer.cross_attention.keys_values(  # type: ignore[union-attr,operator]
-                layer.memory_norm(memory[:, i])  # type: ignore[operator]
-            )
+            layer.read_memory(memory[:, i])  # type: ignore[operator]
             for i, layer in enumerate(self.layers)
         ]
         return torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
 
     def rope(self, device: torch.device) -> Tensor:
-        """Of all positions, complex64 [positions, head_dim / 2]."""
+        """Of all positions, [positions, 2, head_dim]."""
         return rope_table(
             self.config.positions, self.config.head_dim, self.config.rope_base, device
         )

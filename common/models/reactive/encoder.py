@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.data.bucketing import by_width
-from common.models.layers.attention import Attention, added_mask, rope_table
+from common.models.layers.attention import SelfAttention, added_mask, rope_table
 from common.models.layers.batch_invariant import TOKENS, round_up
 from common.models.layers.feed_forward import FeedForward
 from common.models.reactive.config import RxTConfig
@@ -61,9 +61,8 @@ class Group(NamedTuple):
 
 
 class Packing:
-    """Where the real tokens of a right-padded batch lie. mask: bool [batch, tokens]; rope [at least
-    tokens, head_dim / 2];
-    dtype: of what will be computed.
+    """Where the real tokens of a right-padded batch lie. mask: bool [batch, tokens]; rope
+    [at least tokens, 2, head_dim]; dtype: of what will be computed.
 
     The count of packed rows is a multiple of `TOKENS` (common/models/layers/batch_invariant.py): up
     to `TOKENS` - 1 rows of zeros come after the real ones.
@@ -74,7 +73,7 @@ class Packing:
         self.mask = mask
         self.dense = int(mask.sum()) >= DENSE * mask.numel() and self.tokens % TOKENS == 0
         if self.dense:
-            self._rope = rope[: self.tokens].repeat(self.batch, 1)
+            self._rope = rope[: self.tokens].repeat(self.batch, 1, 1)
             self._groups = [Group(None, None, added_mask(mask, dtype)[:, None, None])]
             return
         self.places = mask.flatten().nonzero().squeeze(1)
@@ -114,7 +113,7 @@ class Packing:
             0, (self.batch, self.tokens)
         )
 
-    def see(self, attention: Attention, x: Tensor) -> Tensor:
+    def see(self, attention: SelfAttention, x: Tensor) -> Tensor:
         """Self-attention of each sequence before the output projection. x [packed, width] →
         [packed, query_heads · head_dim]."""
         parts = [
@@ -133,7 +132,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(
+        self.attention = SelfAttention(
             config.width, config.head_dim, config.query_heads, config.kv_heads
         )
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from common.models.layers.attention import Attention, added_mask, rope_table
-from common.models.layers.batch_invariant import by_rows, narrow_linear
+from common.models.layers.attention import CrossAttention, added_mask, rope_table
+from common.models.layers.batch_invariant import NarrowLinear, by_rows
 from common.models.reactive.config import RxTConfig
 
 
@@ -38,7 +38,7 @@ class ResidualGate(nn.Module):
         if self.kind in ("static", "elementwise"):
             self.weight = nn.Parameter(torch.empty(gates))
         elif self.kind == "linear":
-            self.linear = nn.Linear(config.slots, gates)
+            self.linear = NarrowLinear(config.slots, gates)
 
     def forward(self, old: Tensor, new: Tensor) -> Tensor:
         """old, new: [batch, slots, width]."""
@@ -49,7 +49,7 @@ class ResidualGate(nn.Module):
         else:
             status = (old + new).mean(-1)
             if self.kind == "linear":
-                pre = narrow_linear(status, self.linear.weight, self.linear.bias)
+                pre = self.linear(status)
             else:
                 pre = self.weight * (status if self.per_slot else status.mean(-1, keepdim=True))
         gate = by_rows(torch.tanh if self.activation == "tanh" else torch.sigmoid, pre)
@@ -68,11 +68,11 @@ class MemoryLayer(nn.Module):
         )
         self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.encoded_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config.width, config.head_dim, *heads)
+        self.attention = CrossAttention(config.width, config.head_dim, *heads)
         self.gate = ResidualGate(config)
         if self.kind != "simple":
             self.slot_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-            self.slot_attention = Attention(config.width, config.head_dim, *heads)
+            self.slot_attention = CrossAttention(config.width, config.head_dim, *heads)
             self.slot_gate = ResidualGate(config)
         if self.kind == "gated_self_interlayer":
             self.mixture_gate = ResidualGate(config)

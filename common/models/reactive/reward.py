@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from common.models.layers.attention import Attention, rope_table
+from common.models.layers.attention import CrossAttention, rope_table
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.decoder import DecoderLayer
 from common.models.reactive.encoder import Encoder, Packing
@@ -43,7 +43,7 @@ class MemoryLook(nn.Module):
         )
         self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_attention = Attention(config.width, config.head_dim, *heads)
+        self.cross_attention = CrossAttention(config.width, config.head_dim, *heads)
 
     def forward(self, x: Tensor, rope: Tensor, memory: Tensor) -> Tensor:
         """x [batch, tokens, width], memory [batch, slots, width] → what to add to x."""

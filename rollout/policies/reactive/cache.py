@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.models.layers.attention import Attention, added_mask
+from common.models.layers.attention import CrossAttention, SelfAttention, added_mask
 from common.models.reactive.decoder import Sequences
 
 
@@ -44,7 +44,7 @@ class Prefill(Sequences):
         super().__init__(rope, memory.keys[:, rows], memory.values[:, rows])
         self._past, self._rows = past, rows
 
-    def tokens(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+    def tokens(self, layer: int, attention: SelfAttention, x: Tensor) -> Tensor:
         queries, keys, values = attention.queries_keys_values(x, self.rope)
         count = x.shape[1]
         self._past.keys[layer, :, :, :count].index_copy_(0, self._rows, keys)
@@ -80,13 +80,13 @@ class Step:
         visible = torch.arange(reach.positions, device=positions.device) <= positions[:, None]
         self._mask = added_mask(visible, past.keys.dtype)[:, None, None]
 
-    def tokens(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+    def tokens(self, layer: int, attention: SelfAttention, x: Tensor) -> Tensor:
         queries, keys, values = attention.queries_keys_values(x, self._rope)
         for flat, new in zip(self._flat, (keys, values), strict=True):
             flat[layer].index_copy_(0, self._targets, new.flatten(0, 2))
         keys, values = self._past
         return attention.see(queries, keys[layer], values[layer], self._mask)
 
-    def memory(self, layer: int, attention: Attention, x: Tensor) -> Tensor:
+    def memory(self, layer: int, attention: CrossAttention, x: Tensor) -> Tensor:
         keys, values = self._memory
         return attention.see(attention.queries(x, self._rope), keys[layer], values[layer])

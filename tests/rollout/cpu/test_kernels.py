@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from common.models.layers.attention import rope_table, rotate
 from common.models.layers.feed_forward import swiglu as plain_swiglu
 from rollout.policies.reactive.cpu import attention, elementary, products, sequences
+from rollout.policies.reactive.cpu.weights import pairs_of
 
 CPU = torch.device("cpu")
 COUNTS = (1, 3, 8, 21, 64)
@@ -105,7 +106,7 @@ def test_attention_to_the_past_and_to_memory(
     over whole sequences."""
     lengths, slots, positions = {2: 7, 0: 1, 3: 20}, 13, 24
     table = rope_table(positions, head_dim, 10000.0, CPU)
-    rope = torch.view_as_real(table).numpy()
+    rope = pairs_of(table)
     past_keys, past_values = np.zeros((2, 4, kv_heads, head_dim, positions), np.float32)
     memory_keys, memory_values = (spread(4, kv_heads, head_dim, slots, scale=2) for _ in range(2))
     for row, length in lengths.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from common.models.layers.feed_forward import FeedForward
@@ -17,8 +16,13 @@ from rollout.policies.reactive.cpu.layers import (
     FeedForwardWeights,
     Places,
 )
-from rollout.policies.reactive.cpu.products import pack
-from rollout.policies.reactive.cpu.weights import as_array, copy_of, pack_feed_forward, pack_linear
+from rollout.policies.reactive.cpu.weights import (
+    copy_of,
+    pack_feed_forward,
+    pack_linear,
+    pack_self_attention,
+    pairs_of,
+)
 
 
 class CompiledDecoder:
@@ -34,7 +38,7 @@ class CompiledDecoder:
         self, decoder: Decoder, past: Sequence[Cache], memory: Sequence[Cache], rope: Tensor
     ):
         self._decoder, self._past, self._memory = decoder, past, memory
-        self._rope = torch.view_as_real(rope).numpy()
+        self._rope = pairs_of(rope)
         self._eps = np.float32(decoder.config.norm_eps)
         self.refresh()
 
@@ -48,7 +52,7 @@ class CompiledDecoder:
         assert isinstance(last, DecoderLayer)
         self._keeping = (
             copy_of(last.attention_norm.weight),
-            pack(as_array(last.attention.key_value_weight)),
+            pack_self_attention(last.attention)[1],
         )
         self._head_norm, self._head = copy_of(decoder.head_norm.weight), pack_linear(decoder.head)
 
@@ -96,15 +100,15 @@ class _Layer:
         own, cross = layer.attention, layer.cross_attention
         self._own = AttentionWeights(
             copy_of(layer.attention_norm.weight),
-            pack(as_array(own.input.weight)),
+            pack_linear(own.input),
             pack_linear(own.output),
         )
         self._cross = AttentionWeights(
             copy_of(layer.cross_norm.weight),
-            pack(as_array(cross.query_weight)),
+            pack_linear(cross.query),
             pack_linear(cross.output),
         )
-        self._reading = copy_of(layer.memory_norm.weight), pack(as_array(cross.key_value_weight))
+        self._reading = copy_of(layer.memory_norm.weight), pack_linear(cross.key_value)
         self._past, self._memory = past, memory
         self._eps = np.float32(layer.attention_norm.eps)
         self._module = layer

@@ -8,16 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.models.layers.attention import Attention
+from common.models.layers.attention import Attention, CrossAttention
 from common.models.layers.batch_invariant import ROWS, round_up
 from common.models.reactive.encoder import EncoderLayer
 from common.models.reactive.memory import MemoryLayer, ResidualGate
 from common.models.reactive.model import ReactiveTransformer
 from rollout.policies.reactive.cpu import layers
 from rollout.policies.reactive.cpu.layers import AskingWeights, GateWeights, SequenceWeights
-from rollout.policies.reactive.cpu.products import pack
 from rollout.policies.reactive.cpu.sequences import Heads, Spans
-from rollout.policies.reactive.cpu.weights import as_array, copy_of, pack_feed_forward, pack_linear
+from rollout.policies.reactive.cpu.weights import (
+    copy_of,
+    pack_feed_forward,
+    pack_linear,
+    pack_self_attention,
+    pairs_of,
+)
 
 WRITE_ROWS = 16
 """Interactions that are written at once: more have no room in a core's own cache."""
@@ -28,7 +33,7 @@ class CompiledMemory:
 
     def __init__(self, model: ReactiveTransformer, rope: Tensor):
         self._model = model
-        self._rope = torch.view_as_real(rope).numpy()
+        self._rope = pairs_of(rope)
         self.refresh()
 
     def refresh(self) -> None:
@@ -98,7 +103,9 @@ class _MemoryLayer:
         assert isinstance(encoder, EncoderLayer)
         assert isinstance(memory, MemoryLayer)
         self._rope, self._seeing = rope, _SEEING[memory.kind]
-        self._encoding = *_sequences(encoder.attention), copy_of(encoder.attention_norm.weight)
+        own = encoder.attention
+        weights = SequenceWeights(*pack_self_attention(own), pack_linear(own.output))
+        self._encoding = weights, _heads(own), copy_of(encoder.attention_norm.weight)
         self._feed_forward = pack_feed_forward(encoder.feed_forward_norm, encoder.feed_forward)
         self._eps = np.float32(encoder.feed_forward_norm.eps)
         of_tokens, self._heads = _asking(memory.memory_norm, memory.attention, memory.gate)
@@ -141,19 +148,15 @@ class _MemoryLayer:
 
 
 def _asking(
-    norm: nn.RMSNorm, attention: Attention, gate: ResidualGate
+    norm: nn.RMSNorm, attention: CrossAttention, gate: ResidualGate
 ) -> tuple[AskingWeights, Heads]:
-    weights, heads = _sequences(attention)
-    return AskingWeights(copy_of(norm.weight), weights, _gate(gate)), heads
+    parts = attention.query, attention.key_value, attention.output
+    weights = SequenceWeights(*map(pack_linear, parts))
+    return AskingWeights(copy_of(norm.weight), weights, _gate(gate)), _heads(attention)
 
 
-def _sequences(attention: Attention) -> tuple[SequenceWeights, Heads]:
-    queries, keys_values = (
-        pack(as_array(attention.query_weight)),
-        pack(as_array(attention.key_value_weight)),
-    )
-    heads = Heads(attention.query_heads, attention.kv_heads, attention.head_dim)
-    return SequenceWeights(queries, keys_values, pack_linear(attention.output)), heads
+def _heads(attention: Attention) -> Heads:
+    return Heads(attention.query_heads, attention.kv_heads, attention.head_dim)
 
 
 def _gate(gate: ResidualGate) -> GateWeights:
