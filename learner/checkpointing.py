@@ -6,19 +6,23 @@ All of it is safetensors and JSON beside the model in the checkpoint; nothing is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from common.data.tokenizer import ConversationTokenizer
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.module import (
+    RxTModule,
+    read_config,
+    read_model,
+    read_model_type,
+    write_model,
+)
 from common.storage.checkpoint import Checkpoint, save_checkpoint
 from common.storage.run_directory import RunDirectory
 from learner.lora import plain_state
@@ -31,7 +35,7 @@ TRAINING = "training.safetensors"
 def save_training(
     directory: RunDirectory,
     step: int,
-    model: PreTrainedModel,
+    model: nn.Module,
     write_tokenizer: Callable[[Path], None],
     state: TrainingState,
     keep: int,
@@ -61,21 +65,19 @@ def save_training(
     return save_checkpoint(directory, step, write, state.to_json(), keep)
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """As `from_pretrained` opens it; adapters are merged into the weights."""
-    transformers_logging.disable_progress_bar()
-    model.save_pretrained(folder, state_dict=plain_state(model))
+def save_model(model: Any, folder: Path) -> None:
+    """As `from_pretrained` of `transformers` opens it; adapters are merged into the weights."""
+    state = plain_state(model)
+    if isinstance(model, RxTModule):
+        write_model(model, folder, state)
+    else:  # a reward model of transformers
+        model.save_pretrained(folder, state_dict=state)
 
 
 def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> ReactiveTransformer:
     """The model of a checkpoint folder; InputError naming `where` and the first dimension that is
     not as `expected`."""
-    transformers_logging.disable_progress_bar()
-    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-        raise InputError(
-            where, "is not a model checkpoint: it has no config.json and model.safetensors"
-        )
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    kind = read_model_type(where, folder)
     if kind != RxTConfig.model_type:
         reward = kind == "rxt_reward"
         raise InputError(
@@ -84,8 +86,8 @@ def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> R
             if reward
             else f"is a {kind} model",
         )
-    config = RxTConfig.from_pretrained(folder)
     if expected is not None:
+        config = read_config(ReactiveTransformer, folder)
         for key in SHAPE_KEYS:
             if getattr(config, key) != getattr(expected, key):
                 raise InputError(
@@ -93,7 +95,7 @@ def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> R
                     f"this checkpoint has {key} = {getattr(config, key)}, the configuration "
                     f"{getattr(expected, key)}",
                 )
-    return ReactiveTransformer.from_pretrained(folder)
+    return read_model(ReactiveTransformer, where, folder)
 
 
 def resume_training(

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import torch
 
-from common.data.tokenizer import EOS
+from common.data.special_tokens import EOS
 from common.telemetry.metrics import Metrics
 from learner.curriculum import Curriculum
 from learner.evaluation.retention import Evaluation, Figure

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from common.config.run import Run
 from common.data.corpus import Corpus
@@ -101,7 +101,7 @@ def require_data(run: Run, corpus: Corpus) -> None:
                 )
 
 
-def first_model(run: Run, corpus: Corpus) -> tuple[PreTrainedModel, Callable[[Path], None]]:
+def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], None]]:
     """What the run's first stage begins with, and what writes its tokenizer."""
     first = run.stages[0]
     if first.own_model is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.data.tokenizer import PAD
+from common.data.special_tokens import PAD
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int = PAD) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from common.data.special_tokens import ANSWER as ANSWER
 from common.data.special_tokens import BOS as BOS
@@ -131,6 +130,9 @@ class ConversationTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Tokenizer files that `transformers.AutoTokenizer.from_pretrained(folder)` opens."""
+        # Here, because every actor has a tokenizer and few save one.
+        from transformers import PreTrainedTokenizerFast
+
         PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer.from_str(self.to_json()),
             pad_token="[PAD]",

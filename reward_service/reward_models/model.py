@@ -24,6 +24,7 @@ from common.config.locations import split_pin
 from common.data.padding import pad
 from common.data.tokenizer import PAD, ConversationTokenizer
 from common.failures import DataFailure, InputError
+from common.models.reactive.module import read_model
 from common.models.reactive.reward import RxTRewardModel
 from common.models.reactive.unroll import TurnTokens, collate, memories
 
@@ -250,7 +251,7 @@ def from_folder(
     transformers_logging.disable_progress_bar()
     if config.model_type == "rxt_reward":
         return MemoryPreferenceModel(
-            RxTRewardModel.from_pretrained(folder), ConversationTokenizer.load(folder)
+            read_model(RxTRewardModel, where, folder), ConversationTokenizer.load(folder)
         )
     labels: dict[str, Any] = {} if levels is None else {"num_labels": levels}
     labels |= {"dtype": torch.float32} if training else {}

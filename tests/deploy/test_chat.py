@@ -18,6 +18,7 @@ from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.failures import InputError
 from common.models.reactive.config import named_config
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.module import write_model
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from deploy import cli
@@ -134,7 +135,7 @@ def test_chat_opens_a_checkpoint_and_a_memory_and_ends_with_its_input(
     model: ReactiveTransformer, tokenizer: ConversationTokenizer, session: Session, tmp_path: Path
 ) -> None:
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+        write_model(model, folder)
         tokenizer.save(folder)
 
     checkpoint = save_checkpoint(RunDirectory(str(tmp_path), "run"), 1, write, {})

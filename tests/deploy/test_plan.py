@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from common.failures import InputError
 from common.models.reactive.config import RxTConfig, named_config
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.module import write_model
 from common.models.reactive.reward import RxTRewardModel
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
@@ -151,7 +153,7 @@ def test_shape_comes_from_the_named_size_or_the_checkpoint(tmp_path: Path) -> No
         == 300
     )
     narrow = named_config("tiny", width=32, heads=4, query_heads=4, kv_heads=4)
-    save_checkpoint(RunDirectory(str(tmp_path), "before"), 0, narrow.save_pretrained, {})
+    save_checkpoint(RunDirectory(str(tmp_path), "before"), 0, partial(write_model, narrow), {})
     assert model_shape(run(model={"checkpoint": str(tmp_path / "before")})).width == 32
     with pytest.raises(InputError, match="absent"):
         model_shape(run(model={"checkpoint": str(tmp_path / "absent")}))

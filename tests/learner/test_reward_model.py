@@ -24,6 +24,7 @@ from common.data.tokenizer import train_tokenizer
 from common.episode import Interaction, Row
 from common.failures import InputError
 from common.models.reactive.auto import AutoModel
+from common.models.reactive.module import write_model
 from common.models.reactive.reward import RxTRewardModel
 from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import read_rows
@@ -454,7 +455,7 @@ def test_mrl_learns_from_retention_and_quality_each_measured_in_its_own_spread(
     judge = tmp_path / "judge"
     model = RxTRewardModel.from_policy(lively_model(tokenizer), 5)
     model.head.weight.data.normal_()  # a new one says the same of everything
-    model.save_pretrained(judge)
+    write_model(model, judge)
     tokenizer.save(judge)
     quality = {"name": "quality", "path": str(judge), "unit": False, "normalise": True}
     mix = {

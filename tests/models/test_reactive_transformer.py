@@ -17,6 +17,7 @@ from common.models.reactive.auto import AutoModel
 from common.models.reactive.config import NAMED_SIZES, RxTConfig, named_config
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.module import read_model, write_model
 from tests.plain_model import PlainModel
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -188,12 +189,12 @@ def assert_counts(model: ReactiveTransformer) -> None:
 )
 def test_a_saved_model_comes_back_whole(shape: dict[str, Any], tmp_path: Path) -> None:
     model = make_model(**shape)
-    model.save_pretrained(tmp_path)
+    write_model(model, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
     tokens, mask = make_batch([6, 3])
     memory = model.initial_memory([0, 1]).detach()
     for loaded in (
-        ReactiveTransformer.from_pretrained(tmp_path),
+        read_model(ReactiveTransformer, "here", tmp_path),
         AutoModel.from_pretrained(tmp_path),
     ):
         assert isinstance(loaded, ReactiveTransformer)
@@ -203,6 +204,32 @@ def test_a_saved_model_comes_back_whole(shape: dict[str, Any], tmp_path: Path) -
             run(model, memory, tokens, mask), run(loaded.eval(), memory, tokens, mask), strict=True
         ):
             assert torch.equal(ours, theirs)
+    # What transformers writes again is the same model.
+    loaded.save_pretrained(tmp_path / "again")  # type: ignore[operator]
+    again = read_model(ReactiveTransformer, "here", tmp_path / "again")
+    assert again.config == model.config
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_opening_a_model_draws_nothing(tmp_path: Path) -> None:
+    write_model(make_model(), tmp_path)
+    before = torch.get_rng_state()
+    read_model(ReactiveTransformer, "here", tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_of_another_version_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    model = make_model()
+    state = model.state_dict()
+    state["decoder.layers.0.cross_attention.input.weight"] = state.pop(
+        "decoder.layers.0.cross_attention.query.weight"
+    )
+    write_model(model, tmp_path, state)
+    with pytest.raises(
+        InputError,
+        match=r"^here: holds the weights of another version of engram: Missing key.*query",
+    ):
+        read_model(ReactiveTransformer, "here", tmp_path)
 
 
 def test_initial_memory_depends_on_the_seed_alone() -> None:

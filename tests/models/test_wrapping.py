@@ -91,7 +91,8 @@ def test_encode_remember_and_decode_work_on_shards_and_give_the_same_gradients()
     for logits in (found, expected):
         logits.square().mean().backward()
     for (name, part), parameter in zip(sharded.named_parameters(), whole.parameters(), strict=True):
-        assert parameter.grad is not None and part.grad is not None, name
+        assert parameter.grad is not None, name
+        assert part.grad is not None, name
         torch.testing.assert_close(part.grad.full_tensor(), parameter.grad)
 
 

@@ -16,6 +16,7 @@ from common.data.tokenizer import train_tokenizer
 from common.episode import Episode, Turn
 from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.module import write_model
 from common.models.reactive.reward import RxTRewardModel
 from reward_service.compose import score_episodes
 from reward_service.pool import RewardPool
@@ -99,7 +100,7 @@ def memory_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("memory")
     model = RxTRewardModel.from_policy(policy, 5)
     model.head.weight.data.normal_()  # a new one says the same of everything
-    model.save_pretrained(folder)
+    write_model(model, folder)
     tokenizer.save(folder)
     return str(folder)
 

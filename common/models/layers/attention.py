@@ -17,15 +17,10 @@ from torch.nn import functional as F
 from common.models.layers.batch_invariant import Linear
 
 
-@torch.compiler.assume_constant_result
+@lru_cache(maxsize=32)
 def rope_table(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
     """Rotary positions (Su 2021, arXiv 2104.09864), float32 [length, 2, head_dim]: what a number
     and what its partner in the pair (2i, 2i + 1) are multiplied by."""
-    return _rope_table(length, head_dim, base, device)
-
-
-@lru_cache(maxsize=32)
-def _rope_table(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         frequencies = base ** (
             -torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim

@@ -7,9 +7,8 @@ from three head counts: MHA (query = kv = heads), GQA (query = heads > kv), MQA 
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from transformers import PretrainedConfig
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self
 
 from common.failures import InputError, nearest
 from common.models.layers.batch_invariant import TOKENS, round_up
@@ -17,13 +16,9 @@ from common.models.layers.batch_invariant import TOKENS, round_up
 MemoryAttentionKind = Literal["simple", "self", "interlayer", "gated_self_interlayer"]
 
 
-class RxTConfig(PretrainedConfig):
-    model_type = "rxt"
-    attribute_map = {
-        "hidden_size": "width",
-        "num_hidden_layers": "layers",
-        "num_attention_heads": "heads",
-    }
+@dataclass
+class RxTConfig:
+    model_type: ClassVar[str] = "rxt"
 
     vocab_size: int = 1024
     width: int = 64
@@ -67,17 +62,23 @@ class RxTConfig(PretrainedConfig):
     query_token_id: int = 5
     answer_token_id: int = 6
     think_token_id: int = 7
-    tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+    def __post_init__(self) -> None:
         for name in ("cross_query_heads", "memory_query_heads"):
-            if self.__dict__.get(name) is None:
+            if getattr(self, name) is None:
                 setattr(self, name, self.query_heads)
         for name in ("cross_kv_heads", "memory_kv_heads"):
-            if self.__dict__.get(name) is None:
+            if getattr(self, name) is None:
                 setattr(self, name, self.kv_heads)
         self._check()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From a dict that may hold other keys too, as config.json does."""
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
     @property
     def head_dim(self) -> int:

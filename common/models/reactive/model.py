@@ -14,38 +14,33 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from common.models.layers.feed_forward import MixtureOfExperts, Routing
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.decoder import Decoder, Sequences
 from common.models.reactive.encoder import Encoder
 from common.models.reactive.memory import MemoryAttention, ResidualGate
+from common.models.reactive.module import RxTModule
 from common.seeding import derive
 
 
-class ReactiveTransformer(PreTrainedModel):
+class ReactiveTransformer(RxTModule):
     config: RxTConfig
     config_class = RxTConfig
-    base_model_prefix = "rxt"
 
-    def __init__(self, config: RxTConfig):
-        super().__init__(config)
+    def build(self, config: RxTConfig) -> None:
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.memory_attention = MemoryAttention(config)
         if config.initial_memory == "learned":
             self.first_memory = nn.Parameter(torch.empty(config.layers, config.slots, config.width))
-        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, nn.RMSNorm):
-            nn.init.ones_(module.weight)
-        elif isinstance(module, MixtureOfExperts):
+        if isinstance(module, MixtureOfExperts):
             for weight in (module.up, module.down):
                 nn.init.normal_(weight, std=std)
             for bias in (module.up_bias, module.down_bias):

@@ -12,10 +12,11 @@ levels 1…K.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from common.models.layers.attention import CrossAttention, rope_table
 from common.models.reactive.config import RxTConfig
@@ -23,10 +24,12 @@ from common.models.reactive.decoder import DecoderLayer
 from common.models.reactive.encoder import Encoder, Packing
 from common.models.reactive.memory import MemoryAttention
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.module import RxTModule
 
 
+@dataclass
 class RxTRewardConfig(RxTConfig):
-    model_type = "rxt_reward"
+    model_type: ClassVar[str] = "rxt_reward"
 
     levels: int = 1
     """1: a scalar; K > 1: logits of the levels 1…K."""
@@ -53,13 +56,11 @@ class MemoryLook(nn.Module):
         )
 
 
-class RxTRewardModel(PreTrainedModel):
+class RxTRewardModel(RxTModule):
     config: RxTRewardConfig
     config_class = RxTRewardConfig
-    base_model_prefix = "rxt_reward"
 
-    def __init__(self, config: RxTRewardConfig):
-        super().__init__(config)
+    def build(self, config: RxTRewardConfig) -> None:
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.encoder = Encoder(config)
         self.memory_attention = MemoryAttention(config)
@@ -70,7 +71,6 @@ class RxTRewardModel(PreTrainedModel):
         self.looks = nn.ModuleList(MemoryLook(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.levels)
-        self.post_init()
 
     @classmethod
     def from_policy(cls, policy: ReactiveTransformer, levels: int) -> RxTRewardModel:
@@ -79,12 +79,7 @@ class RxTRewardModel(PreTrainedModel):
         equally probable, which is the best constant answer: a distribution drawn at random has
         narrow places, loses to it, and would have to be unlearnt from the few comparisons there
         are."""
-        shape = {
-            key: value
-            for key, value in policy.config.to_dict().items()
-            if key not in ("model_type", "architectures")
-        }
-        model = cls(RxTRewardConfig(**shape, levels=levels))
+        model = cls(RxTRewardConfig(**policy.config.to_dict(), levels=levels))
         for own, given in (
             (model.embedding, policy.embedding), (model.encoder, policy.encoder),
             (model.memory_attention, policy.memory_attention),
