@@ -135,7 +135,12 @@ class PlainModel:
     def projections(self, at: str, query_heads: int, kv_heads: int) -> tuple[Array, Array, Array]:
         """Weights of queries, keys and values, [heads, head_dim, width]."""
         size = self.config.head_dim
-        weight = self.weights[f"{at}.input.weight"].reshape(-1, size, self.config.width)
+        if f"{at}.input.weight" in self.weights:  # of one input
+            weight = self.weights[f"{at}.input.weight"]
+        else:
+            parts = (self.weights[f"{at}.{name}.weight"] for name in ("query", "key_value"))
+            weight = np.concatenate(list(parts))
+        weight = weight.reshape(-1, size, self.config.width)
         query, key, value = np.split(weight, [query_heads, query_heads + kv_heads])
         return query, key, value
 

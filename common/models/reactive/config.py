@@ -7,7 +7,7 @@ from three head counts: MHA (query = kv = heads), GQA (query = heads > kv), MQA 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
 from common.failures import InputError, nearest
@@ -78,7 +78,8 @@ class RxTConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """From a dict that may hold other keys too, as config.json does."""
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+        known = [field.name for field in fields(cls)]
+        return cls(**{name: values[name] for name in known if name in values})
 
     @property
     def head_dim(self) -> int:
