@@ -80,6 +80,17 @@ def differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> li
     return found
 
 
+def largest_difference(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
+    """The largest relative difference of a figure, and which it is."""
+    found = [
+        (abs(old[key] - new[key]) / max(abs(old[key]), 1e-12), f"{old['stage']} {key}")
+        for old, new in zip(before, after, strict=False)
+        for key in old.keys() & new.keys()
+        if isinstance(old[key], int | float) and isinstance(new[key], int | float)
+    ]
+    return "{:.1e} ({})".format(*max(found)) if found else "none"
+
+
 if __name__ == "__main__":
     before = rows_of(sys.argv[1])
     here = KEPT / "here"
@@ -89,4 +100,5 @@ if __name__ == "__main__":
     print(*found[:40], sep="\n")
     figures = sum(map(len, before))
     print(f"{len(found)} of {figures} figures in {len(before)} rows differ from {sys.argv[1]}")
+    print(f"largest relative difference: {largest_difference(before, after)}")
     sys.exit(bool(found))

@@ -172,7 +172,7 @@ def evaluate_reward_model(where: str, data: str | None = None) -> dict[str, Any]
     kinds = {"with_history": preferences}
     if any(preference.history for preference in preferences):
         kinds["without_history"] = [replace(preference, history=()) for preference in preferences]
-    group = OneRank(model.module.device)
+    group = OneRank(next(model.module.parameters()).device)
     try:
         results = {name: measure(model, part, group).to_json() for name, part in kinds.items()}
     except DataFailure as misfit:

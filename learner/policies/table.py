@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from transformers import PreTrainedModel
+from typing import Any
 
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Rollout
@@ -26,7 +25,8 @@ TRAINABLE: dict[str, Callable[..., TrainablePolicy]] = {"rxt": ReactivePolicy}
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    module: PreTrainedModel
+    module: Any
+    """What `TRAINABLE` and `POLICIES` take, with its configuration."""
     tokenizer: ConversationTokenizer
 
     @property

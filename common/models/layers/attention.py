@@ -50,7 +50,7 @@ class Attention(nn.Module):
     """What both kinds share. Projections to queries, keys and values have no bias, the output
     projection has one."""
 
-    output: nn.Module
+    output: Linear
     """[..., query_heads · head_dim] → [..., width]."""
 
     def __init__(self, head_dim: int, query_heads: int, kv_heads: int):

@@ -26,8 +26,8 @@ class _HubConfig(PretrainedConfig):
     shape_class: ClassVar[type[RxTConfig]]
 
     def __init__(self, **values: Any):
-        self.shape = shape = self.shape_class.from_dict(values)
-        super().__init__(**values | shape.to_dict())
+        self.shape: Any = self.shape_class.from_dict(values)
+        super().__init__(**values | self.shape.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         return {key: value for key, value in super().to_dict().items() if key != "shape"}
@@ -50,7 +50,7 @@ class RxTRewardHubConfig(_HubConfig):
 
 
 class RxTHubModel(ReactiveTransformer, PreTrainedModel):  # type: ignore[misc]
-    config_class = RxTHubConfig  # type: ignore[assignment]
+    config_class = RxTHubConfig  # type: ignore[assignment, misc]
 
     def __init__(self, config: RxTHubConfig):
         PreTrainedModel.__init__(self, config)
@@ -59,7 +59,7 @@ class RxTHubModel(ReactiveTransformer, PreTrainedModel):  # type: ignore[misc]
 
 
 class RxTRewardHubModel(RxTRewardModel, PreTrainedModel):  # type: ignore[misc]
-    config_class = RxTRewardHubConfig  # type: ignore[assignment]
+    config_class = RxTRewardHubConfig  # type: ignore[assignment, misc]
 
     def __init__(self, config: RxTRewardHubConfig):
         PreTrainedModel.__init__(self, config)

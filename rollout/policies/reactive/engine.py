@@ -123,9 +123,7 @@ class ReactiveEngine:
             self._slots.refresh()
         for task in tasks:
             environment = ENVIRONMENTS[task.environment].make(self._settings)
-            playing = EpisodeState(
-                task, self._given, environment, version, worker, self.backend
-            )
+            playing = EpisodeState(task, self._given, environment, version, worker, self.backend)
             self._given += 1
             # Longest conversations first, so that the last ones to end are short and few slots
             # stand empty.
