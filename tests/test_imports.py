@@ -19,11 +19,17 @@ OF_TRANSFORMERS = {
 """The only files that import it."""
 NGRAMS = "reward_service.components.ngrams"
 IMPORTING = """
-import importlib, pkgutil, sys
+import importlib, pkgutil, sys, types
 package, left_out = sys.argv[1], sys.argv[2:]
 names = [each.name for each in pkgutil.walk_packages([package.replace(".", "/")], package + ".")]
+
+class Empty(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
 for left in left_out:
-    sys.modules[left] = type(sys)(left)  # what imports it gets an empty module
+    sys.modules[left] = Empty(left)  # whatever is imported from it is None
 for name in names:
     importlib.import_module(name)
 print(len(names), *({"numba", "ray", "transformers"} & sys.modules.keys()))
