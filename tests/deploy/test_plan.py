@@ -153,7 +153,12 @@ def test_shape_comes_from_the_named_size_or_the_checkpoint(tmp_path: Path) -> No
         == 300
     )
     narrow = named_config("tiny", width=32, heads=4, query_heads=4, kv_heads=4)
-    save_checkpoint(RunDirectory(str(tmp_path), "before"), 0, partial(write_model, narrow), {})
+    save_checkpoint(
+        RunDirectory(str(tmp_path), "before"),
+        0,
+        partial(write_model, ReactiveTransformer(narrow)),
+        {},
+    )
     assert model_shape(run(model={"checkpoint": str(tmp_path / "before")})).width == 32
     with pytest.raises(InputError, match="absent"):
         model_shape(run(model={"checkpoint": str(tmp_path / "absent")}))
