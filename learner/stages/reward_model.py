@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from common.config.stages import RewardModelStage
 from common.data.corpus import Corpus
@@ -195,7 +194,7 @@ def preference_objective(
     return objective, preferred.save_tokenizer
 
 
-def backbone(settings: RewardModelStage, seed: int) -> tuple[PreTrainedModel, WriteTokenizer]:
+def backbone(settings: RewardModelStage, seed: int) -> tuple[nn.Module, WriteTokenizer]:
     """The model that `settings.backbone` names, with a new head; and what writes its tokenizer."""
     where = settings.backbone
     assert where is not None, "only a stage with a backbone begins with it"

@@ -31,7 +31,7 @@ from learner.stages import planning
 from learner.stages.planning import StagePlan
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
     from common.data.corpus import Corpus
     from common.models.reactive.model import ReactiveTransformer
@@ -73,7 +73,7 @@ class StageDefinition:
     """Raises InputError where the settings do not fit the policy that the run begins with."""
     require_resumable: Callable[[Any, TrainingState], None] = _always_resumable
     """Raises InputError where a checkpoint's state, inside the stage, does not fit the settings."""
-    first_model: Callable[[Any, int], tuple[PreTrainedModel, WriteTokenizer]] | None = None
+    first_model: Callable[[Any, int], tuple[nn.Module, WriteTokenizer]] | None = None
     """The model that stands in `own_model` of the settings, with new modules drawn by the run's
     seed."""
     own_plan: Callable[[Any, Run], StagePlan] | None = None
@@ -135,7 +135,7 @@ def _require_adaptable(settings: RewardModelStage, policy: ReactiveTransformer) 
     require_adaptable(settings, policy)
 
 
-def _backbone(settings: RewardModelStage, seed: int) -> tuple[PreTrainedModel, WriteTokenizer]:
+def _backbone(settings: RewardModelStage, seed: int) -> tuple[nn.Module, WriteTokenizer]:
     from learner.stages.reward_model import backbone
 
     return backbone(settings, seed)
