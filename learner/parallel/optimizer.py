@@ -76,10 +76,8 @@ class Trainer:
         steps: int,
         group: Group,
         trainable: Callable[[str], bool] = lambda name: True,
-        peak_rates: Callable[[str], float | None] = lambda name: None,
     ):
-        """`trainable` and `peak_rates` take names such as
-        "model.memory_attention.layers.0.gate.weight"; None: the common rate."""
+        """`trainable` takes names such as "model.memory_attention.layers.0.gate.weight"."""
         self.settings, self.steps, self.group = settings, steps, group
         self.named: dict[str, nn.Parameter] = {}
         for prefix, module in modules.items():
@@ -90,9 +88,8 @@ class Trainer:
                     self.named[full] = parameter
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.named.items():
-            rate = peak_rates(name)
-            if rate is None and ".memory_attention." in name:
-                rate = settings.memory_learning_rate
+            of_memory = ".memory_attention." in name
+            rate = settings.memory_learning_rate if of_memory else None
             decay = settings.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((settings.learning_rate if rate is None else rate, decay), []).append(
                 parameter

@@ -30,8 +30,6 @@ class PolicyLoss:
     """Sum of (new - old)² / 2."""
     approx_kl_k3: Tensor
     """Sum of ratio - 1 - (new - old), never negative: KL(old || new) from samples of old."""
-    log_ratio: Tensor
-    """Sum of new - old; its negative mean estimates KL(old || new) with high variance."""
     max_ratio_deviation: Tensor
     """Largest |ratio - 1|. Not a sum: combine ranks by max. Rounding noise at the first update,
     else rollout and learner disagree."""
@@ -44,11 +42,6 @@ class ValueLoss:
     loss: Tensor
     turns: Tensor
     clipped: Tensor
-
-
-def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of `values` where the mask is set."""
-    return torch.where(mask.bool(), values, 0.0).sum()
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
@@ -90,7 +83,6 @@ def policy_loss(
         clipped=(clipped.detach() > plain.detach()).sum(),
         approx_kl=0.5 * step.square().sum(),
         approx_kl_k3=(ratio.detach() - 1 - step).sum(),
-        log_ratio=step.sum(),
         max_ratio_deviation=(ratio.detach() - 1).abs().max()
         if ratio.numel()
         else ratio.new_zeros(()),
