@@ -110,9 +110,10 @@ def test_the_examples_are_formatted_and_linted(extended: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_run_on_the_page_trains_all_four(extended: Path) -> None:
     (config,) = (block.file for block in blocks() if block.kind == "yaml")
-    python(extended, "deploy", "train", config, "runs=runs", "learner.ranks=1", seconds=170)
+    python(extended, "deploy", "train", config, "runs=runs", "learner.ranks=1", seconds=360)
     episodes = pq.read_table(extended / "runs" / "extended" / "episodes").to_pylist()
     assert len(episodes) == 16
     answered = [turn for episode in episodes for turn in episode["turns"][1:]]
