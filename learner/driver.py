@@ -246,7 +246,7 @@ def run_stage(
     thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
     progress.stage(stage.stage, stage.total_steps)
     thread.start()
-    stopping, warned, kept, held_at = False, 0.0, time.monotonic(), time.monotonic()
+    stopping, watch = False, StageWatch(job, recorder, progress, summary, half)
     with counted() as interrupts:
         while not ended.wait(POLL_SECONDS):
             if interrupts.count and not stopping:
@@ -255,24 +255,7 @@ def run_stage(
                 recorder.request_stop()
                 if half is not None:
                     half.stop_waiting()
-            if time.monotonic() - held_at > BEAT_SECONDS:
-                held_at = time.monotonic()
-                job.directory.require_lease()
-            if time.monotonic() - kept > KEEP_SECONDS:
-                kept = time.monotonic()
-                summary.write("running")
-            report = recorder.report()
-            show(report, stage.stage, progress)
-            if report.idle_seconds > STALL_SECONDS and time.monotonic() - warned > STALL_SECONDS:
-                warned = time.monotonic()
-                metrics = Metrics()
-                metrics.record("run/watchdog", 1, waiting_for=longest_phase(report))
-                recorder.observe(metrics.drain())
-                log.warning(
-                    "nothing was reported for %.0f s; %s",
-                    report.idle_seconds,
-                    describe(report, half),
-                )
+            watch.look()
     report = recorder.report()
     show(report, stage.stage, progress)
     if report.failure is not None or failures:
@@ -283,6 +266,41 @@ def run_stage(
         raise failures[0]
     if interrupts.count and (not stopping or is_finished(newest(job.directory), job.stage, stage)):
         raise KeyboardInterrupt  # the stage is over: what would come after it must not begin
+
+
+class StageWatch:
+    """Looks after a stage that is running: its lease, its summary, its progress, and stalls."""
+
+    def __init__(
+        self,
+        job: Job,
+        recorder: RecorderClient,
+        progress: Progress,
+        summary: Summary,
+        half: RolloutGroup | None,
+    ):
+        self._job, self._recorder, self._progress = job, recorder, progress
+        self._summary, self._half = summary, half
+        self._warned, self._kept, self._held = 0.0, time.monotonic(), time.monotonic()
+
+    def look(self) -> None:
+        """Do what is due. Raises LeaseLost where the run is another driver's now."""
+        now = time.monotonic()
+        if now - self._held > BEAT_SECONDS:
+            self._held = now
+            self._job.directory.require_lease()
+        if now - self._kept > KEEP_SECONDS:
+            self._kept = now
+            self._summary.write("running")
+        report = self._recorder.report()
+        show(report, self._job.run.stages[self._job.stage].stage, self._progress)
+        if report.idle_seconds > STALL_SECONDS and time.monotonic() - self._warned > STALL_SECONDS:
+            self._warned = time.monotonic()
+            metrics = Metrics()
+            metrics.record("run/watchdog", 1, waiting_for=longest_phase(report))
+            self._recorder.observe(metrics.drain())
+            seconds, phases = report.idle_seconds, describe(report, self._half)
+            log.warning("nothing was reported for %.0f s; %s", seconds, phases)
 
 
 def show_notes(report: StepReport, progress: Progress) -> None:

@@ -22,7 +22,7 @@ from common.config.run import Run
 from common.config.stages import MRL, CurriculumStep
 from common.failures import Drained, InputError, Unavailable
 from common.seeding import derive
-from common.storage.checkpoint import latest_checkpoint
+from common.storage.checkpoint import Checkpoint, latest_checkpoint
 from common.telemetry.metrics import Metrics
 from common.weights import pack
 from learner.checkpointing import resume_training, save_training
@@ -55,76 +55,28 @@ def train_on(
     Where episodes cannot be scored because something is away, the stage ends early, with a
     checkpoint, and the recorder is told why.
     """
-    run, settings = job.run, cast(MRL, job.run.stages[job.stage])
-    require_learnable(run)
-    checkpoint = latest_checkpoint(job.directory)
-    assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
-    position = Position.of(checkpoint, job.stage)
-    curriculum, metrics = Curriculum(settings.curriculum), Metrics()
-    opened = open_policy(checkpoint)
-    nn.Module.to(opened.module, group.device)
-    update, begun = build_update(job, opened, curriculum.total, group, metrics), RolloutState()
-    if position.in_stage:
-        with checkpoint.folder() as folder:
-            resume_training(folder, update.trainers, update.modules)
-        held = TrainingState.of(checkpoint).rl
-        assert held is not None, "a checkpoint inside the stage has what the stage saved"
-        update.kl.coefficient = held.kl_coefficient
-        update.algorithm.load_state(held.algorithm)
-        curriculum.load(held.curriculum)
-        begun = held.rollout
-    if group.rank == 0:
-        source.load_state(begun)
-    reporter = Reporter(group, recorder, settings.stage, curriculum.total, position, checkpoint)
-    known = words_of_values(training_values(job.directory))
-
-    @contextmanager
-    def phase(name: str) -> Iterator[None]:
-        reporter.phase(name)
-        started = time.perf_counter()
-        yield
-        metrics.record(
-            "time/phase_seconds", time.perf_counter() - started, phase=name, role="learner"
-        )
-
-    def save(done: int) -> None:
-        with phase("checkpoint"):
-            state = reporter.state(done)
-            if group.rank == 0:
-                algorithm, rollout = update.algorithm.state(), source.state()
-                rl = RLState(update.kl.coefficient, algorithm, curriculum.state(), rollout)
-                save_training(
-                    job.directory,
-                    position.base + done,
-                    opened.module,
-                    opened.tokenizer.save,
-                    replace(state, rl=rl),
-                    run.learner.keep_checkpoints,
-                    update.trainers,
-                    update.modules,
-                )
-            reporter.saved()
-
-    saved = position.in_stage
+    training = RLTraining(group, job, recorder, source)
+    curriculum, position, metrics = training.curriculum, training.position, training.metrics
+    update, reporter, saved = training.update, training.reporter, training.position.in_stage
     for iteration in range(position.in_stage, curriculum.total):
-        step = curriculum.step
-        with phase("publish"):
+        version = position.base + iteration
+        with training.phase("publish"):
             if group.rank == 0:
-                publish(update, source, position.base + iteration, metrics)
+                publish(update, source, version, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
-        with phase("collect"):
-            version, plan = position.base + iteration, plan_of(step, settings.episodes)
+        with training.phase("collect"):
+            plan = plan_of(curriculum.step, training.settings.episodes)
             batch, away = collect(source, iteration, version, plan, group)
         if batch is None:
             if saved < iteration:
-                save(iteration)
+                training.save(iteration)
             if away is not None:
-                recorder.fail(Drained(f"{away}; stopped at step {position.base + iteration}"), "")
+                recorder.fail(Drained(f"{away}; stopped at step {version}"), "")
             return
-        with phase("evaluate"):
+        with training.phase("evaluate"):
             experience = update.evaluate(batch.episodes, batch.indices)
-            record_episodes(experience, known, metrics)
-        with phase("update"):
+            record_episodes(experience, training.known, metrics)
+        with training.phase("update"):
             update.kl.update(record_kl(experience, group, metrics), batch.total)
             update.run(experience, batch.indices, batch.total, iteration)
         if group.rank == 0:
@@ -136,11 +88,82 @@ def train_on(
         done = iteration + 1
         reporter.record(done, metrics)
         stop = reporter.stop_requested()
-        if done % run.learner.checkpoint_every == 0 or curriculum.finished or stop:
-            save(done)
+        if done % job.run.learner.checkpoint_every == 0 or curriculum.finished or stop:
+            training.save(done)
             saved = done
         if stop:
             return
+
+
+class RLTraining:
+    """What a rank holds in MRL, as the last checkpoint left it."""
+
+    def __init__(
+        self,
+        group: Group,
+        job: Job,
+        recorder: Recorder | RecorderClient,
+        source: EpisodeSource,
+    ):
+        self.group, self.job, self.source = group, job, source
+        self.settings = cast(MRL, job.run.stages[job.stage])
+        require_learnable(job.run)
+        checkpoint = latest_checkpoint(job.directory)
+        assert checkpoint is not None, "the driver writes a checkpoint before the first stage"
+        self.position = Position.of(checkpoint, job.stage)
+        self.curriculum, self.metrics = Curriculum(self.settings.curriculum), Metrics()
+        self._opened = open_policy(checkpoint)
+        nn.Module.to(self._opened.module, group.device)
+        total = self.curriculum.total
+        self.update = build_update(job, self._opened, total, group, self.metrics)
+        begun = self._resume(checkpoint) if self.position.in_stage else RolloutState()
+        if group.rank == 0:
+            source.load_state(begun)
+        stage = self.settings.stage
+        self.reporter = Reporter(group, recorder, stage, total, self.position, checkpoint)
+        self.known = words_of_values(training_values(job.directory))
+        """Values of the training data, as the metrics of recall take them."""
+
+    def _resume(self, checkpoint: Checkpoint) -> RolloutState:
+        """Take over what the stage saved; the state of the rollout is the source's."""
+        with checkpoint.folder() as folder:
+            resume_training(folder, self.update.trainers, self.update.modules)
+        held = TrainingState.of(checkpoint).rl
+        assert held is not None, "a checkpoint inside the stage has what the stage saved"
+        self.update.kl.coefficient = held.kl_coefficient
+        self.update.algorithm.load_state(held.algorithm)
+        self.curriculum.load(held.curriculum)
+        return held.rollout
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a phase and says that the rank is in it."""
+        self.reporter.phase(name)
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        self.metrics.record("time/phase_seconds", seconds, phase=name, role="learner")
+
+    def save(self, done: int) -> None:
+        """A checkpoint after `done` iterations; every rank calls it."""
+        update = self.update
+        with self.phase("checkpoint"):
+            state = self.reporter.state(done)
+            if self.group.rank == 0:
+                algorithm, rollout = update.algorithm.state(), self.source.state()
+                coefficient = update.kl.coefficient
+                rl = RLState(coefficient, algorithm, self.curriculum.state(), rollout)
+                save_training(
+                    self.job.directory,
+                    self.position.base + done,
+                    self._opened.module,
+                    self._opened.tokenizer.save,
+                    replace(state, rl=rl),
+                    self.job.run.learner.keep_checkpoints,
+                    update.trainers,
+                    update.modules,
+                )
+            self.reporter.saved()
 
 
 def collect(

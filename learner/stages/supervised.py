@@ -58,33 +58,66 @@ class Objective(Protocol):
 
 def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:
     """Stage `job.stage` of the run from the last checkpoint to its end, or to a requested stop."""
-    run, settings = job.run, job.run.stages[job.stage]
-    stage = cast(SupervisedStage, settings)
-    checkpoint = latest_checkpoint(job.directory)
-    assert checkpoint is not None, "the pipeline writes a checkpoint before the first stage"
-    position = Position.of(checkpoint, job.stage)
-    objective, write_tokenizer = build_objective(job, checkpoint, position.in_stage)
-    for module in objective.modules.values():
-        module.to(group.device).train()
-    trainer = Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable)
-    extras = {name: module for name, module in objective.modules.items() if name != "model"}
-    with checkpoint.folder() as folder:
-        if position.in_stage:
-            resume_training(folder, {"optimizer": trainer}, extras)
-        else:
-            take_over(folder, extras)
-    reporter = Reporter(group, recorder, stage.stage, stage.steps, position, checkpoint)
+    training = SupervisedTraining(group, job, recorder)
+    learner, steps = job.run.learner, training.stage.steps
+    for step in range(training.position.in_stage, steps):
+        training.step(step)
+        done = step + 1
+        training.objective.after_step(done, group, training.metrics, job.directory)
+        log, save = (
+            done % every == 0 or done == steps
+            for every in (learner.log_every, learner.checkpoint_every)
+        )
+        # A row never spans a checkpoint: a run that resumes there could only write the half of it
+        # that follows.
+        if log or save:
+            training.pace.record(training.metrics)
+            training.reporter.record(done, training.metrics)
+        stop = log and training.reporter.stop_requested()
+        if save or stop:
+            training.save(done)
+        if stop:
+            return
 
-    metrics, pace = Metrics(), Pace()
-    for step in range(position.in_stage, stage.steps):
-        started = time.perf_counter()
-        indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[
-            group.rank :: group.size
-        ]
-        terms = objective.terms(indices, step, group)
-        loss, sums = combine(terms, group)
-        norm, rate = trainer.update(loss, step)
 
+class SupervisedTraining:
+    """What a rank holds in a supervised stage, as the last checkpoint left it."""
+
+    def __init__(self, group: Group, job: Job, recorder: Recorder | RecorderClient):
+        self.group, self.job = group, job
+        self.stage = cast(SupervisedStage, job.run.stages[job.stage])
+        checkpoint = latest_checkpoint(job.directory)
+        assert checkpoint is not None, "the driver writes a checkpoint before the first stage"
+        self.position = Position.of(checkpoint, job.stage)
+        self.objective, self._write_tokenizer = build_objective(
+            job, checkpoint, self.position.in_stage
+        )
+        modules = self.objective.modules
+        for module in modules.values():
+            module.to(group.device).train()
+        self.trainer = Trainer(
+            modules, self.stage.optimizer, self.stage.steps, group, self.objective.trainable
+        )
+        self._extras = {name: module for name, module in modules.items() if name != "model"}
+        with checkpoint.folder() as folder:
+            if self.position.in_stage:
+                resume_training(folder, {"optimizer": self.trainer}, self._extras)
+            else:
+                take_over(folder, self._extras)
+        self.reporter = Reporter(
+            group, recorder, self.stage.stage, self.stage.steps, self.position, checkpoint
+        )
+        self.metrics, self.pace = Metrics(), Pace()
+
+    def step(self, step: int) -> None:
+        """One optimiser step on this rank's share of a batch."""
+        group, stage, metrics, started = self.group, self.stage, self.metrics, time.perf_counter()
+        batch = batch_indices(
+            self.job.run.seed, stage.stage, self.objective.examples, stage.batch_size, step
+        )
+        indices = batch[group.rank :: group.size]
+        loss, sums = combine(self.objective.terms(indices, step, group), group)
+        norm, rate = self.trainer.update(loss, step)
         for name, (total, count) in sums.items():
             if count:
                 metrics.record(name, total / count, weight=count)
@@ -93,42 +126,27 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
         metrics.record("train/gradient_clipped", norm > stage.optimizer.max_grad_norm)
         seconds = time.perf_counter() - started
         metrics.record("time/phase_seconds", seconds, phase="train", role="learner")
-        pace.count(sum(objective.tokens(index, step) for index in indices), seconds, metrics)
+        tokens = sum(self.objective.tokens(index, step) for index in indices)
+        self.pace.count(tokens, seconds, metrics)
         if group.rank == 0:
             metrics.record("train/steps", 1)
         metrics.record("train/sequences", len(indices))
 
-        done = step + 1
-        objective.after_step(done, group, metrics, job.directory)
-        log, save = (
-            done % every == 0 or done == stage.steps
-            for every in (run.learner.log_every, run.learner.checkpoint_every)
-        )
-        if (
-            log or save
-            # a row never spans a checkpoint: a run that resumes there could only write the half of
-            # it that follows
-        ):
-            pace.record(metrics)
-            reporter.record(done, metrics)
-        stop = log and reporter.stop_requested()
-        if save or stop:
-            state = reporter.state(done)
-            if group.rank == 0:
-                keep, trainers = run.learner.keep_checkpoints, {"optimizer": trainer}
-                save_training(
-                    job.directory,
-                    position.base + done,
-                    objective.model,
-                    write_tokenizer,
-                    state,
-                    keep,
-                    trainers,
-                    extras,
-                )
-            reporter.saved()
-        if stop:
-            return
+    def save(self, done: int) -> None:
+        """A checkpoint after `done` steps of the stage; every rank calls it."""
+        state = self.reporter.state(done)
+        if self.group.rank == 0:
+            save_training(
+                self.job.directory,
+                self.position.base + done,
+                self.objective.model,
+                self._write_tokenizer,
+                state,
+                self.job.run.learner.keep_checkpoints,
+                {"optimizer": self.trainer},
+                self._extras,
+            )
+        self.reporter.saved()
 
 
 def build_objective(
