@@ -49,7 +49,7 @@ def test_recomputed_log_probs_are_the_recorded_ones(
     model = lively_model(
         tokenizer, memory_attention=memory_attention, initial_memory=initial_memory
     )
-    episodes = played(model, tokenizer, tiny_tasks(10))
+    episodes = played(model, tokenizer, tiny_tasks(20))
     assert len({len(episode.turns) for episode in episodes}) > 1
     assert len({len(turn.answer_ids) for episode in episodes for turn in episode.answered}) > 2
     assert max(deviations(model, episodes)) <= 1e-4

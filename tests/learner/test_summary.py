@@ -16,6 +16,7 @@ from deploy.cli import tell_of_run
 from learner.driver import owes_evaluation
 from learner.evaluation.retention import FIGURES, Evaluation, Figure
 from learner.summary import Summary
+from learner.training_state import TrainingState
 from tests.local_source import STAGES, run_here, tiny_run
 
 
@@ -81,7 +82,8 @@ def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has
     summary = Summary(run, directory)
 
     def owed(stage: int) -> list[int]:
-        checkpoint = Checkpoint("", {"state": {"stage": stage, "done": 6}})
+        state = TrainingState(stage, run.stages[stage].stage, 6, None)
+        checkpoint = Checkpoint("", {"state": state.to_json()})
         return [
             index
             for index, each in enumerate(run.stages)

@@ -22,10 +22,11 @@ COPYING_PAYS = {"bleu_and_cosine", "bleu_and_cosine_0_to_10", "bleu_and_cosine_s
 @cache
 def shipped() -> dict[str, Rewards]:
     """The mixes of all files under configs/, by the file that holds them, and the one of a run
-    without `rewards`."""
+    without `rewards`. A game pays by what happens in it, not by what an answer says."""
     found = {"default": Rewards()}
     for file in sorted(CONFIGS.glob("*.yaml")):
-        if "rewards:" in file.read_text().splitlines():
+        lines = file.read_text().splitlines()
+        if "rewards:" in lines and "environment:" not in lines:
             found[file.stem] = load_run([file]).rewards
     for file in sorted((CONFIGS / "rewards").glob("*.yaml")):
         found[file.stem] = load_run([CONFIGS / "demo.yaml", file]).rewards
