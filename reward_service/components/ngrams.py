@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -64,7 +64,7 @@ def _extend(
 ) -> None:
     """From where in a text the n-grams stand that begin at a candidate's next position, to where
     those stand that begin at this one, whose token stands at positions[first : first + words]; up
-    to a longest n. standing: see clipped_matches."""
+    to a longest n. standing: see `_Room`."""
     for n in range(longest - 1, 0, -1):
         for w in range(words):
             before = (standing[text, n - 1, w] >> _ONE) | (standing[text, n - 1, w + 1] << _LAST)
@@ -100,6 +100,95 @@ def _words(lengths: np.ndarray, document_lengths: np.ndarray, row: int) -> int:
     return (longest + WORD - 1) // WORD
 
 
+class _Room(NamedTuple):
+    """Scratch of `clipped_matches` for one candidate at a time. Texts are the documents and then
+    the candidate."""
+
+    table: np.ndarray
+    """Hash table of the candidate's different tokens: the number of each at its hash or past it, -1
+    at an empty place."""
+    tokens: np.ndarray
+    """The token of each number."""
+    numbers: np.ndarray
+    """The number of the token at each of the candidate's positions."""
+    positions: np.ndarray
+    """Bit sets of `words` words for each number and text: where the token stands in the text."""
+    standing: np.ndarray
+    """[texts, order, words + 1] bit sets: where in each text the n-grams stand that begin at the
+    candidate's current position. The last word is 0."""
+    reach: np.ndarray
+    """[documents]: the longest n whose n-gram stands in the document."""
+    found: np.ndarray
+    """[groups, order]: the largest count of the n-gram in one document of the group."""
+
+
+@kernel
+def _room(lengths: np.ndarray, document_lengths: np.ndarray, groups: int, order: int) -> _Room:
+    """Scratch that is large enough for every candidate of the batch."""
+    texts, longest, most_words, most = len(document_lengths) + 1, 0, 0, 0
+    for r in range(len(lengths)):
+        words = _words(lengths, document_lengths, r)
+        longest, most_words = max(longest, lengths[r]), max(most_words, words)
+        most = max(most, lengths[r] * words)
+    places = 2
+    while places <= 2 * longest:
+        places *= 2
+    return _Room(
+        np.empty(places, np.int32),
+        np.empty(longest, np.int32),
+        np.empty(longest, np.int32),
+        np.empty(most * texts, np.uint64),
+        np.zeros((texts, order, most_words + 1), np.uint64),
+        np.empty(texts - 1, np.int64),
+        np.zeros((groups, order), np.int64),
+    )
+
+
+@kernel
+def _number_tokens(flat: np.ndarray, start: int, length: int, room: _Room) -> int:
+    """Give each different token of a candidate a number; returns how many there are."""
+    different = 0
+    room.table[:] = -1
+    for i in range(length):
+        token = flat[start + i]
+        place = _place(room.table, room.tokens, token)
+        if room.table[place] < 0:
+            room.table[place], room.tokens[different] = different, token
+            different += 1
+        room.numbers[i] = room.table[place]
+    return different
+
+
+@kernel
+def _match(length: int, words: int, groups: np.ndarray, room: _Room, matches: np.ndarray) -> None:
+    """Add the matched n-grams of the candidate whose token numbers and positions are in `room` to
+    matches [groups, order]."""
+    documents, order = len(groups), matches.shape[1]
+    numbers, positions, standing = room.numbers, room.positions, room.standing
+    reach, found = room.reach, room.found
+    standing[:] = 0
+    reach[:] = 0
+    for i in range(length - 1, -1, -1):
+        here = numbers[i] * (documents + 1) * words
+        _extend(standing, documents, order, words, positions, here + documents * words)
+        furthest = 0
+        for d in range(documents):
+            longer, reach[d] = min(reach[d] + 1, order), 0
+            _extend(standing, d, longer, words, positions, here + d * words)
+            for n in range(longer):
+                count = _size(standing, d, n, words)
+                if count == 0:
+                    break
+                found[groups[d], n] = max(found[groups[d], n], count)
+                reach[d] = n + 1
+            furthest = max(furthest, reach[d])
+        for n in range(furthest):
+            earlier = _size_before(standing, documents, n, i)
+            for g in range(matches.shape[0]):
+                matches[g, n] += earlier < found[g, n]
+                found[g, n] = 0
+
+
 @kernel
 def clipped_matches(
     flat: np.ndarray,
@@ -120,79 +209,18 @@ def clipped_matches(
     An occurrence of an n-gram is matched where fewer came before it than a document of the group
     holds, which sums up to the clipped count.
     """
-    order, documents = out.shape[2], len(groups)
-    longest, most_words, most = 0, 0, 0
+    documents = len(groups)
+    room = _room(lengths, document_lengths, out.shape[0], out.shape[2])
+    table, tokens, positions = room.table, room.tokens, room.positions
     for r in range(len(lengths)):
-        words = _words(lengths, document_lengths, r)
-        longest, most_words, most = (
-            max(longest, lengths[r]),
-            max(most_words, words),
-            max(most, lengths[r] * words),
-        )
-    places = 2
-    while places <= 2 * longest:
-        places *= 2
-    # The different tokens of a candidate have numbers, which stand at their hash in the table or
-    # past it, where -1 is an empty place.
-    table, tokens, numbers = (
-        np.empty(places, np.int32),
-        np.empty(longest, np.int32),
-        np.empty(longest, np.int32),
-    )
-    # Of each number, where its token stands in each text, the last of which is the candidate (as
-    # many words as this row takes); of each text, where the n-grams stand that begin at the
-    # candidate's position in turn. All as bit sets, the latter with a word of zeros behind.
-    positions = np.empty(most * (documents + 1), np.uint64)
-    standing = np.zeros((documents + 1, order, most_words + 1), np.uint64)
-    reach = np.empty(documents, np.int64)  # the longest n whose n-gram stands in a document
-    found = np.zeros((out.shape[0], order), np.int64)
-    for r in range(len(lengths)):
-        length, words, different = lengths[r], _words(lengths, document_lengths, r), 0
-        for place in range(places):
-            table[place] = -1
-        for i in range(length):
-            token = flat[starts[r] + i]
-            place = _place(table, tokens, token)
-            if table[place] < 0:
-                table[place], tokens[different] = different, token
-                different += 1
-            numbers[i] = table[place]
+        start, length, words = starts[r], lengths[r], _words(lengths, document_lengths, r)
         stride = (documents + 1) * words
-        for cell in range(different * stride):
-            positions[cell] = _NONE
+        positions[: _number_tokens(flat, start, length, room) * stride] = _NONE
         for d in range(documents):
-            _mark(
-                flat,
-                document_starts[d, r],
-                document_lengths[d, r],
-                table,
-                tokens,
-                positions,
-                d * words,
-                stride,
-            )
-        _mark(flat, starts[r], length, table, tokens, positions, documents * words, stride)
-        standing[:] = 0
-        reach[:] = 0
-        for i in range(length - 1, -1, -1):
-            here = numbers[i] * stride
-            _extend(standing, documents, order, words, positions, here + documents * words)
-            furthest = 0
-            for d in range(documents):
-                longer, reach[d] = min(reach[d] + 1, order), 0
-                _extend(standing, d, longer, words, positions, here + d * words)
-                for n in range(longer):
-                    count = _size(standing, d, n, words)
-                    if count == 0:
-                        break
-                    found[groups[d], n] = max(found[groups[d], n], count)
-                    reach[d] = n + 1
-                furthest = max(furthest, reach[d])
-            for n in range(furthest):
-                earlier = _size_before(standing, documents, n, i)
-                for g in range(out.shape[0]):
-                    out[g, r, n] += earlier < found[g, n]
-                    found[g, n] = 0
+            own, size = document_starts[d, r], document_lengths[d, r]
+            _mark(flat, own, size, table, tokens, positions, d * words, stride)
+        _mark(flat, start, length, table, tokens, positions, documents * words, stride)
+        _match(length, words, groups, room, out[:, r])
 
 
 # --- embeddings -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from rollout.policies.reactive.cpu.elementary import ONE, ZERO, exp, mean_of_sum
 from rollout.policies.reactive.cpu.products import CHUNK, Packed, add, linear, linear_of
 from rollout.policies.reactive.cpu.sequences import (
     Heads,
+    Rows,
     Scratch,
     Spans,
     attend_sequence,
@@ -236,39 +237,59 @@ class _Asking(NamedTuple):
 
 @kernel
 def _ask(
-    slots: np.ndarray, answers: np.ndarray, asked: int, count: int, weights: AskingWeights,
-    heads: Heads, by: _Asking, room: Scratch
-) -> None:  # fmt: skip
-    """Slots that are normed in `by` look at `count` rows of answers, keys and values, from row
-    `asked` on, and take up what they see."""
+    slots: np.ndarray, asked: Rows, weights: AskingWeights, heads: Heads, by: _Asking, room: Scratch
+) -> None:
+    """Slots, normed in `by`, look at rows of keys and values and take up what they see."""
     linear(by.normed, weights.attention.queries, by.queries)
-    attend_sequence(by.queries, 0, len(slots), answers, asked, count, heads, by.seen, room)
+    attend_sequence(Rows(by.queries, 0, len(slots)), asked, heads, by.seen, room)
     linear(by.seen, weights.attention.output, by.new)
     gate(slots, by.new, weights.gate, slots)
 
 
 NOTHING, SLOTS, MEAN, MIXTURE = range(4)
-"""What slots look at before they look at tokens."""
+"""Targets of the attention that slots compute before they look at tokens."""
+
+
+class MemoryWeights(NamedTuple):
+    """A layer of memory attention."""
+
+    seeing: int
+    """NOTHING, SLOTS, MEAN or MIXTURE."""
+    mixture: GateWeights
+    """Read where `seeing` is MIXTURE."""
+    of_slots: AskingWeights
+    """Read unless `seeing` is NOTHING."""
+    encoded_norm: np.ndarray
+    """[width]."""
+    of_tokens: AskingWeights
+    heads: Heads
+    eps: np.float32
 
 
 @kernel
 def write(
-    before: np.ndarray, after: np.ndarray, layer: int, seeing: int, means: np.ndarray,
-    mixture: GateWeights, of_slots: AskingWeights,
-    encoded: np.ndarray, spans: Spans, rope: np.ndarray, encoded_norm: np.ndarray,
-    of_tokens: AskingWeights, heads: Heads, eps: np.float32,
-) -> None:  # fmt: skip
+    before: np.ndarray,
+    after: np.ndarray,
+    layer: int,
+    means: np.ndarray,
+    encoded: np.ndarray,
+    spans: Spans,
+    rope: np.ndarray,
+    weights: MemoryWeights,
+) -> None:
     """One layer of memory attention: of memories before [batch, layers, slots, width], each with
     the tokens of its span in encoded [rows, width], to the same layer of after. One memory at a
     time, for what it takes stays in the first levels of cache.
 
     means: as from `mean_memories`, [batch, slots up to a multiple of 4, width], or of no memory
-    where they are not seen. mixture, of_slots: looked at as far as `seeing` says.
+    where they are not seen.
     """
+    seeing, heads, eps = weights.seeing, weights.heads, weights.eps
+    of_slots, of_tokens = weights.of_slots, weights.of_tokens
     slots, width = before.shape[2:]
     rows = -(-slots // 4) * 4
     normed = np.empty_like(encoded)
-    rms_norm(encoded, encoded_norm, eps, normed)
+    rms_norm(encoded, weights.encoded_norm, eps, normed)
     answers = linear_of(normed, of_tokens.attention.keys_values)
     rotate_rows(answers, heads.kv, rope, spans)
     longest = slots
@@ -291,21 +312,13 @@ def write(
         if seeing != NOTHING:
             rms_norm(memory, of_slots.norm, eps, by.normed)
             if seeing == MIXTURE:
-                gate(by.normed[:slots], means[b], mixture, mixed)
+                gate(by.normed[:slots], means[b], weights.mixture, mixed)
             seen = mixed if seeing == MIXTURE else means[b] if seeing == MEAN else by.normed
             linear(seen, of_slots.attention.keys_values, own)
-            _ask(memory, own, 0, slots, of_slots, heads, by, room)
+            _ask(memory, Rows(own, 0, slots), of_slots, heads, by, room)
         rms_norm(memory, of_tokens.norm, eps, by.normed)
-        _ask(
-            memory,
-            answers,
-            spans.starts[b],
-            spans.stops[b] - spans.starts[b],
-            of_tokens,
-            heads,
-            by,
-            room,
-        )
+        asked = Rows(answers, spans.starts[b], spans.stops[b])
+        _ask(memory, asked, of_tokens, heads, by, room)
 
 
 @kernel

@@ -14,7 +14,12 @@ from common.models.reactive.encoder import EncoderLayer
 from common.models.reactive.memory import MemoryLayer, ResidualGate
 from common.models.reactive.model import ReactiveTransformer
 from rollout.policies.reactive.cpu import layers
-from rollout.policies.reactive.cpu.layers import AskingWeights, GateWeights, SequenceWeights
+from rollout.policies.reactive.cpu.layers import (
+    AskingWeights,
+    GateWeights,
+    MemoryWeights,
+    SequenceWeights,
+)
 from rollout.policies.reactive.cpu.sequences import Heads, Spans
 from rollout.policies.reactive.cpu.weights import (
     copy_of,
@@ -102,20 +107,24 @@ class _MemoryLayer:
     def __init__(self, encoder: nn.Module, memory: nn.Module, rope: np.ndarray):
         assert isinstance(encoder, EncoderLayer)
         assert isinstance(memory, MemoryLayer)
-        self._rope, self._seeing = rope, _SEEING[memory.kind]
+        self._rope = rope
         own = encoder.attention
         weights = SequenceWeights(*pack_self_attention(own), pack_linear(own.output))
         self._encoding = weights, _heads(own), copy_of(encoder.attention_norm.weight)
         self._feed_forward = pack_feed_forward(encoder.feed_forward_norm, encoder.feed_forward)
         self._eps = np.float32(encoder.feed_forward_norm.eps)
-        of_tokens, self._heads = _asking(memory.memory_norm, memory.attention, memory.gate)
-        self._of_tokens = copy_of(memory.encoded_norm.weight), of_tokens
-        # Kernels are compiled for all of it, whether slots look at anything or not.
-        self._of_slots, self._mixture = of_tokens, of_tokens.gate
-        if self._seeing != layers.NOTHING:
-            self._of_slots, _ = _asking(memory.slot_norm, memory.slot_attention, memory.slot_gate)
-        if self._seeing == layers.MIXTURE:
-            self._mixture = _gate(memory.mixture_gate)
+        of_tokens, memory_heads = _asking(memory.memory_norm, memory.attention, memory.gate)
+        seeing = _SEEING[memory.kind]
+        # Kernels are compiled for all weights, whether slots look at anything or not.
+        of_slots, mixture = of_tokens, of_tokens.gate
+        if seeing != layers.NOTHING:
+            of_slots, _ = _asking(memory.slot_norm, memory.slot_attention, memory.slot_gate)
+        if seeing == layers.MIXTURE:
+            mixture = _gate(memory.mixture_gate)
+        encoded_norm = copy_of(memory.encoded_norm.weight)
+        self._writing = MemoryWeights(
+            seeing, mixture, of_slots, encoded_norm, of_tokens, memory_heads, self._eps
+        )
 
     def encode(self, x: np.ndarray, tokens: Spans) -> None:
         """x in place."""
@@ -132,19 +141,7 @@ class _MemoryLayer:
         tokens: Spans,
     ) -> None:
         """As `MemoryLayer.forward`, of this layer of all memories."""
-        of_slots = self._seeing, means, self._mixture, self._of_slots
-        layers.write(
-            before,
-            after,
-            layer,
-            *of_slots,
-            encoded,
-            tokens,
-            self._rope,
-            *self._of_tokens,
-            self._heads,
-            self._eps,
-        )
+        layers.write(before, after, layer, means, encoded, tokens, self._rope, self._writing)
 
 
 def _asking(

@@ -43,6 +43,14 @@ class Spans(NamedTuple):
     stops: np.ndarray
 
 
+class Rows(NamedTuple):
+    """Rows `start` to `stop` - 1 of x [rows, features]."""
+
+    x: np.ndarray
+    start: int
+    stop: int
+
+
 class Heads(NamedTuple):
     query: int
     kv: int
@@ -283,85 +291,70 @@ def scratch(heads: Heads, longest: int) -> Scratch:
 
 
 @kernel
-def attend_sequence(
-    queries: np.ndarray, asking: int, ends: int, keys_values: np.ndarray, asked: int, count: int,
-    heads: Heads, out: np.ndarray,
-    room: Scratch,
-) -> None:  # fmt: skip
-    """Attention of rows `asking` to `ends` - 1 of queries to `count` rows of keys and values from
-    row `asked` on.
+def _arrange(asked: Rows, kv: int, heads: Heads, room: Scratch) -> None:
+    """Copy the keys and values of key/value head `kv` to `room`, keys scaled by 1 / sqrt(width)."""
+    x, width, count = asked.x, heads.width, asked.stop - asked.start
+    scale = np.float32(1 / np.sqrt(width))
+    for row in range(0, count, PANEL):
+        first = (asked.start + row) * x.shape[1] + kv * width
+        at = row * width
+        _turn(x, first, x.shape[1], count - 1 - row, width, scale, room.keys, at, PANEL)
+    for part in range(room.values.shape[0]):
+        first = (heads.kv + kv) * width + part * PANEL
+        for p in range(count):
+            for d in range(min(PANEL, width - part * PANEL)):
+                room.values[part, p, d] = x[asked.start + p, first + d]
 
-    queries and out [rows, at least query heads · width], keys_values [rows, at least 2 · kv heads ·
-    width]; `room` for as many as `count`. Four queries are taken together, so that up to three rows
-    past the last of both queries and out are read and written. No sum or vector depends on how many
-    there are. Raises ValueError where arrays have not as many rows, or `count` is 0.
+
+@kernel
+def _attend_four(
+    queries: np.ndarray, start: int, head: int, count: int, room: Scratch, out: np.ndarray
+) -> None:
+    """Attention of query head `head` of four rows from row `start` on, to the `count` keys and
+    values in `room`."""
+    width, pitch = room.keys.shape[1], -(-count // PANEL) * PANEL
+    stride, first = queries.shape[1], start * queries.shape[1] + head * width
+    scores = room.scores
+    for panel in range(pitch // PANEL):
+        at = panel * PANEL
+        tile(queries, first, stride, room.keys[panel], room.unseen, at, scores, at, pitch)
+    _softmax(scores, pitch, room.shares)
+    stride, first = out.shape[1], start * out.shape[1] + head * width
+    for part in range(room.values.shape[0]):
+        done, values = part * PANEL, room.values[part]
+        at, columns = first + done, width - done
+        _weigh(scores, pitch, values, count, room.shares, out, at, stride, columns)
+
+
+@kernel
+def attend_sequence(
+    asking: Rows, asked: Rows, heads: Heads, out: np.ndarray, room: Scratch
+) -> None:
+    """Attention of rows of queries to rows of keys and values.
+
+    asking.x and out [rows, at least query heads · width], asked.x [rows, at least 2 · kv heads ·
+    width]; `room` for as many rows as are asked. Four queries are taken together, so that up to
+    three rows past the last of both queries and out are read and written. No sum or vector depends
+    on how many there are. Raises ValueError where arrays have not as many rows, or no row is asked.
     """
-    last = asking + -(-(ends - asking) // 4) * 4
+    count, share = asked.stop - asked.start, heads.query // heads.kv
+    last = asking.start + -(-(asking.stop - asking.start) // 4) * 4
     if (
-        last > queries.shape[0]
+        last > asking.x.shape[0]
         or last > out.shape[0]
-        or asked + count > keys_values.shape[0]
+        or asked.stop > asked.x.shape[0]
         or count < 1
     ):
         raise ValueError(
             "attention of a sequence reads and writes more rows than there are, or none"
         )
-    width, share = heads.width, heads.query // heads.kv
-    stride, pitch = keys_values.shape[1], -(-count // PANEL) * PANEL
-    scale = np.float32(1 / np.sqrt(width))
-    for p in range(pitch):
+    for p in range(-(-count // PANEL) * PANEL):
         room.unseen[p] = ZERO if p < count else _UNSEEN
     for kv in range(heads.kv):
-        for panel in range(pitch // PANEL):
-            row = panel * PANEL
-            first = (asked + row) * stride + kv * width
-            _turn(
-                keys_values,
-                first,
-                stride,
-                count - 1 - row,
-                width,
-                scale,
-                room.keys,
-                panel * width * PANEL,
-                PANEL,
-            )
-        for part in range(room.values.shape[0]):
-            first = (heads.kv + kv) * width + part * PANEL
-            for p in range(count):
-                for d in range(min(PANEL, width - part * PANEL)):
-                    room.values[part, p, d] = keys_values[asked + p, first + d]
+        _arrange(asked, kv, heads, room)
         for head in range(kv * share, (kv + 1) * share):
-            for start in range(asking, ends, 4):
-                first = start * queries.shape[1] + head * width
-                for panel in range(pitch // PANEL):
-                    column = panel * PANEL
-                    tile(
-                        queries,
-                        first,
-                        queries.shape[1],
-                        room.keys[panel],
-                        room.unseen,
-                        column,
-                        room.scores,
-                        column,
-                        pitch,
-                    )
-                _softmax(room.scores, pitch, room.shares)
-                first = start * out.shape[1] + head * width
-                for part in range(room.values.shape[0]):
-                    done = part * PANEL
-                    _weigh(
-                        room.scores,
-                        pitch,
-                        room.values[part],
-                        count,
-                        room.shares,
-                        out,
-                        first + done,
-                        out.shape[1],
-                        width - done,
-                    )
+            for start in range(asking.start, asking.stop, 4):
+                _attend_four(asking.x, start, head, count, room, out)
 
 
 @kernel
@@ -380,15 +373,6 @@ def attend_sequences(
         longest = max(longest, asked.stops[s] - asked.starts[s])
     room = scratch(heads, longest)
     for s in range(len(asking.starts)):
-        count = asked.stops[s] - asked.starts[s]
-        attend_sequence(
-            queries,
-            asking.starts[s],
-            asking.stops[s],
-            keys_values,
-            asked.starts[s],
-            count,
-            heads,
-            out,
-            room,
-        )
+        own = Rows(queries, asking.starts[s], asking.stops[s])
+        others = Rows(keys_values, asked.starts[s], asked.stops[s])
+        attend_sequence(own, others, heads, out, room)
