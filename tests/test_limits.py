@@ -10,17 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("common", "rollout", "reward_service", "learner", "deploy")
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 8
-NOT_YET = {
-    "common/models/kernels/layers.py: write",
-    "common/models/kernels/products.py: tile",
-    "common/models/kernels/sequences.py: _weigh",
-    "common/models/kernels/sequences.py: _turn",
-    "common/models/kernels/sequences.py: attend_sequence",
-    "rollout/conductor.py",
-    "reward_service/components/ngrams.py: clipped_matches",
-}
-"""What is still above a limit. Nothing is added here, and what is below its limit again must
-go."""
 
 
 def above(file: str, text: str) -> Iterator[str]:
@@ -29,25 +18,27 @@ def above(file: str, text: str) -> Iterator[str]:
         yield file
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # An intrinsic takes the operands of its instructions one by one: Numba types each, and
+            # a tuple would have to be taken apart again by instructions.
+            decorators = {ast.unparse(each) for each in node.decorator_list}
             arguments = node.args
             named = [*arguments.posonlyargs, *arguments.args]
             bound = bool(named) and named[0].arg in ("self", "cls")
             several = sum(each is not None for each in (arguments.vararg, arguments.kwarg))
             count = len(named) - bound + len(arguments.kwonlyargs) + several
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if lines > FUNCTION_LINES or count > PARAMETERS:
+            if lines > FUNCTION_LINES or (count > PARAMETERS and "intrinsic" not in decorators):
                 yield f"{file}: {node.name}"
 
 
 def test_no_file_and_no_function_is_above_the_limits() -> None:
-    found = {
+    found = [
         name
         for package in PACKAGES
         for file in sorted((ROOT / package).rglob("*.py"))
         for name in above(str(file.relative_to(ROOT)), file.read_text())
-    }
-    assert found - NOT_YET == set(), "split it"
-    assert NOT_YET - found == set(), "is within the limits: take it off the list"
+    ]
+    assert found == [], "split it"
 
 
 def test_each_limit_is_seen() -> None:
@@ -59,6 +50,8 @@ def test_each_limit_is_seen() -> None:
     assert list(above("a", wide)) == ["a: g"]
     assert list(above("a", wide.replace("p0, ", ""))) == []
     assert list(above("a", wide.replace("p0, ", "").replace("p8", "*p8, **q"))) == ["a: g"]
+    assert list(above("a", wide.replace("    def", "    @intrinsic\n    def"))) == []
+    assert list(above("a", "@intrinsic\n" + long)) == ["a: f"]
 
 
 ROOMS = (

@@ -241,7 +241,7 @@ def _read(where: str) -> Checkpoint | None:
 
 
 def _manifest(where: str) -> Any:
-    """What the manifest in a folder holds; None where it cannot be read."""
+    """The content of the manifest in a folder; None where it cannot be read."""
     files, inner = fsspec.core.url_to_fs(f"{where}/{MANIFEST}")
     try:
         return json.loads(files.cat_file(inner))

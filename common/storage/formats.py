@@ -11,11 +11,11 @@ from typing import Final
 from common.failures import InputError
 
 CONFIG: Final = 1
-"""Of RUN/config.yaml."""
+"""Version of RUN/config.yaml."""
 EPISODES: Final = 1
-"""Of the tables in RUN/episodes."""
+"""Version of the tables in RUN/episodes."""
 CHECKPOINT: Final = 2
-"""Of a checkpoint and its manifest."""
+"""Version of a checkpoint and its manifest."""
 
 
 def require_format(where: str, found: object, known: int) -> None:
