@@ -88,8 +88,8 @@ class Row(Record):
 
 @dataclass(frozen=True, slots=True)
 class Memory(Record):
-    """What a policy remembers at a moment, in a form of its own. Only a policy of the same kind
-    looks inside."""
+    """Memory of a policy at one moment, in the policy's own format. Only a policy of the same kind
+    reads it."""
 
     kind: str
     data: bytes
@@ -121,7 +121,7 @@ class Task(Record):
     """A control: memory is put back to where the episode started before every query, so nothing can
     be remembered."""
     initial_memory: Memory | None = None
-    """What to start from, held from an earlier episode; None: the policy's initial memory for
+    """Memory to start from, kept from an earlier episode; None: the policy's initial memory for
     `seed`."""
     return_memory: bool = False
     """Whether the episode brings its last memory back, for another to start from."""
@@ -130,7 +130,7 @@ class Task(Record):
     max_turns: int | None = None
     """Answers after which the episode is cut off; None: it ends where the environment ends it."""
     iteration: int = 0
-    """Of its stage; 0 outside training."""
+    """Iteration of its stage; 0 outside training."""
     batch_index: int = 0
     """Which task of its batch it is. An episode may go on from the memory that the same index left
     an iteration before."""
@@ -154,12 +154,12 @@ class RewardTerm(Record):
     std: float = 1.0
 
     def values(self, raw: np.ndarray) -> np.ndarray:
-        """What raw values count as, before their weight."""
+        """Raw values, clipped and normalised, before they are weighted."""
         return (np.clip(raw, self.low, self.high) - self.mean) / self.std
 
 
 class Verdict(NamedTuple):
-    """What rewards say of one turn: values for the fields of `Turn` that have these names."""
+    """Result of scoring one turn: values for the fields of `Turn` that have these names."""
 
     rewards: Mapping[str, float]
     terms: Mapping[str, RewardTerm]
@@ -186,8 +186,8 @@ class Turn(Record):
     """Generated tokens, with [EOS] where the policy ended by itself. The memory is written with
     query_ids + answer_ids."""
     log_probs: Sequence[float]
-    """Of each answer token under the distribution it was sampled from; empty for the opening
-    turn."""
+    """Log-probability of each answer token under the distribution it was sampled from; empty for
+    the opening turn."""
     reference_ids: Sequence[int]
     """The data set's answer with [EOS], after its thought and [A] where the prompt asks for one."""
     role: Role = "act"
@@ -215,12 +215,12 @@ class Turn(Record):
     """As `log_probs`, under the temperature alone; empty where no top-k, top-p or min-p was on and
     the two agree."""
     thought: str = ""
-    """What stands before [A] in `answer_ids` where the prompt ends with [T]. It is no part of
-    `answer`, and rewards do not look at it but for the component `thought`."""
+    """Text before [A] in `answer_ids` where the prompt ends with [T]. It is no part of `answer`,
+    and rewards do not look at it but for the component `thought`."""
 
     @property
     def remembered_ids(self) -> list[int]:
-        """What the memory was written with after this turn."""
+        """The ids that memory was written with after this turn."""
         return [*self.query_ids, *(self.reference_ids if self.teacher_forced else self.answer_ids)]
 
 
@@ -252,7 +252,7 @@ class Episode(Record):
     next_query_ids: Sequence[int] = field(default_factory=list)
     """The prompt that would have come next, where the episode was cut off; empty where it ended."""
     iteration: int = 0
-    """Of its stage (`Task.iteration`)."""
+    """Iteration of its stage (`Task.iteration`)."""
     batch_index: int = 0
     """Which task of its batch it was."""
     backend: str = ""

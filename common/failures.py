@@ -14,7 +14,7 @@ from typing import Any
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 1, 2, 75
 EXIT_INTERRUPTED = 130
-"""Of a command that stopped nothing but itself, such as following a job."""
+"""Exit code of a command that stopped nothing but itself, such as following a job."""
 
 
 class EngramError(Exception):

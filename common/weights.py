@@ -60,7 +60,7 @@ class PackedWeights:
     version: int
     tensors: dict[str, np.ndarray]
     dtypes: dict[str, str]
-    """Of the tensors whose array holds bits only: bfloat16 as uint16."""
+    """Types of the tensors whose array holds bits only: bfloat16 as uint16."""
     buckets: tuple[Bucket, ...]
 
     @property

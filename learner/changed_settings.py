@@ -65,7 +65,7 @@ def go_on_with(
 
 
 def _too_late(change: Change, run: Run, checkpoint: Checkpoint) -> str:
-    """What to add where the setting is of a stage that is over."""
+    """Sentence to add where the setting belongs to a stage that is over."""
     of_a_stage = _OF_A_STAGE.match(change.key)
     index = int(of_a_stage["index"]) if of_a_stage else -1
     state = TrainingState.of(checkpoint)

@@ -1,5 +1,6 @@
-"""What a rank needs beyond the model to go on exactly where it was: optimiser moments, auxiliary
-modules, and where the run stands. Nothing random is kept: every draw is a function of the step.
+"""State that a rank needs beyond the model to go on exactly where it was: optimiser moments,
+auxiliary modules, and where the run stands. Nothing random is kept: every draw is a function of the
+step.
 
 All of it is safetensors and JSON beside the model in the checkpoint; nothing is pickled.
 """
@@ -133,7 +134,7 @@ SHAPE_KEYS = (
     "max_tokens", "memory_attention",
     "residual_gate", "gate_activation", "gate_per_slot", "initial_memory",
 )  # fmt: skip
-"""What two checkpoints must agree in to hold each other's weights."""
+"""Settings that two checkpoints must share to hold each other's weights."""
 
 
 def checkpoint_model(

@@ -54,14 +54,14 @@ class EpisodeSource(Protocol):
         """The batch was trained on. Rank 0 alone."""
 
     def state(self) -> RolloutState:
-        """What `load_state` takes to go on after the last trained iteration."""
+        """State after the last trained iteration, for `load_state`."""
         ...
 
     def load_state(self, state: RolloutState) -> None:
         """Go back to a checkpoint's state."""
 
     def metrics(self) -> dict[str, Any]:
-        """What the rollout half recorded since the last call, for `Metrics.merge`. Rank 0 alone."""
+        """Metrics of the rollout half since the last call, for `Metrics.merge`. Rank 0 alone."""
         ...
 
 

@@ -45,8 +45,8 @@ class Interrupts:
 
 
 _taken: Interrupts | None = None
-"""Of the innermost `counted` block that is open: signal handlers belong to the process, so their
-count does."""
+"""Interrupts of the innermost open `counted` block. Signal handlers belong to the process, so their
+count does too."""
 
 
 @contextmanager

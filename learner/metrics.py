@@ -1,4 +1,4 @@
-"""What the learner records of episodes, evaluations and its own pace. Names and denominators:
+"""Metrics of the learner: episodes, evaluations and its own pace. Names and denominators:
 `common/telemetry/registry.py`."""
 
 from __future__ import annotations

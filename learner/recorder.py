@@ -33,7 +33,7 @@ NOT_BEGUN = ("", -1)
 
 @dataclass
 class StepReport:
-    """What the driver learns when it asks: everything since it last asked."""
+    """Report to the driver: everything since it last asked."""
 
     stage: str = ""
     total: int = 0
@@ -41,7 +41,7 @@ class StepReport:
     figures: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     phases: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """What each rank is doing, and for how many seconds."""
+    """Phase of each rank, and for how many seconds."""
     idle_seconds: float = 0.0
     """Since anything was reported."""
     failure: tuple[str, str, str, str] | None = None
@@ -117,7 +117,7 @@ class Recorder:
         }
 
     def observe(self, state: dict[str, Any]) -> None:
-        """What `Metrics.drain` gave, from whoever is no rank at a step: it goes into the next
+        """Merge metrics that `Metrics.drain` gave outside a rank's step: they go into the next
         row."""
         self._observed.merge(state)
 

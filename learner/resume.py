@@ -28,7 +28,7 @@ from rollout.journal.journal import require_whole
 DATA = "data.json"
 """The fingerprint of the data that the run was started with."""
 REWARDS = "reward_sources.json"
-"""What the functions and models of the rewards held when the run last started."""
+"""File with the digests of the rewards' functions and models when the run last started."""
 
 
 def as_named_in(run: Run, before: Run) -> Run:

@@ -102,7 +102,8 @@ def require_data(run: Run, corpus: Corpus) -> None:
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], None]]:
-    """What the run's first stage begins with, and what writes its tokenizer."""
+    """The model that the run's first stage begins with, and a function that writes its
+    tokenizer."""
     first = run.stages[0]
     if first.own_model is not None:
         begin = definition_of(first).first_model

@@ -119,7 +119,7 @@ class Summary:
         self.value["counts"] = found.counts
 
     def keep_warnings(self, warnings: list[str]) -> None:
-        """What a reader of the last evaluation must know."""
+        """Keep warnings for a reader of the last evaluation."""
         self.value["warnings"] = warnings
 
     def _keep(self, figure: Figure, *names: str) -> None:
@@ -170,8 +170,8 @@ def read_summary(directory: RunDirectory) -> dict[str, Any]:
 
 
 def run_status(directory: RunDirectory) -> str:
-    """What a run is doing: "running", "done", "stopped", "failed", "killed", or "new" where it
-    never began.
+    """Status of a run: "running", "done", "stopped", "failed", "killed", or "new" where it never
+    began.
 
     summary.json alone cannot say: a driver that was killed wrote "running" and nothing after it. So
     the lease counts first.

@@ -1,4 +1,5 @@
-"""What a checkpoint says beside its tensors: where the run stands, and what its stage goes on from.
+"""Content of a checkpoint beside its tensors: where the run stands, and what its stage goes on
+from.
 
 Values of their owners (totals of the metrics, an algorithm's, the scorer's in `RolloutState`) are
 kept as their owners give them.
@@ -45,7 +46,7 @@ class RLState:
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Of a whole run."""
+    """State of a whole run."""
 
     stage: int
     """Index in the run."""

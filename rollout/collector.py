@@ -35,8 +35,7 @@ T = TypeVar("T")
 
 
 class Scorer(Protocol):
-    """What the conductor is handed to have episodes scored. It retries infra failures itself, each
-    with a deadline."""
+    """Scores episodes for the conductor. It retries infra failures itself, each with a deadline."""
 
     async def score(self, episodes: Sequence[Episode], state: Mapping[str, Any]) -> list[Episode]:
         """The same episodes with `rewards` and `reward` of each answered turn, or `failure` where a
@@ -64,7 +63,7 @@ class Scorer(Protocol):
         ...
 
     def waiting_for(self) -> list[str]:
-        """What is away that `score` waits for, for the watchdog."""
+        """Names of what `score` waits for because it is away, for the watchdog."""
         ...
 
     def stop_waiting(self) -> None:
@@ -72,7 +71,7 @@ class Scorer(Protocol):
         ...
 
     async def metrics(self) -> dict[str, Any]:
-        """What was recorded since the last call, for `Metrics.merge`."""
+        """Metrics since the last call, for `Metrics.merge`."""
         ...
 
     async def close(self) -> None: ...
@@ -80,7 +79,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What became of the tasks of one batch."""
+    """Outcome of the tasks of one batch."""
 
     episodes: list[Episode]
     """In the order of their tasks; all have at least one scored turn."""
@@ -91,8 +90,8 @@ class Collected:
 
 
 class Waits:
-    """What is being waited for, since when, and how long each phase took so far: for the watchdog
-    and the metrics."""
+    """Current waits, when each began, and how long each phase took so far: for the watchdog and the
+    metrics."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a weights version."""
+    """Outcome of publishing a weights version."""
 
     version: int
     acknowledged: tuple[int, ...]
@@ -331,8 +331,8 @@ class Conductor:
         self._scorer.stop_waiting()
 
     async def metrics(self) -> dict[str, Any]:
-        """What workers, scorer and conductor recorded since the last call, and the books as they
-        are, for `Metrics.merge`."""
+        """Metrics of workers, scorer and conductor since the last call, and the books as they are,
+        for `Metrics.merge`."""
         record_books(self._metrics, self._disk.journal.books)
         self._waited = record_waits(self._metrics, self._waits.seconds, self._waited)
         self._pool.record(self._metrics)

@@ -1,4 +1,4 @@
-"""What passes from one iteration to the next, between dealing it and training on it.
+"""State that passes from one iteration to the next, between dealing it and training on it.
 
 Pure state: no Ray, no clock, no disk. The conductor holds one, and so does the learner's source of
 episodes in tests.
@@ -23,13 +23,13 @@ AfterScoring = Callable[[Mapping[str, Any], Sequence[Episode]], Mapping[str, Any
 
 @dataclass(frozen=True, slots=True)
 class RolloutState:
-    """What the rollout half goes on from, before it deals `iteration`."""
+    """State of the rollout half before it deals `iteration`."""
 
     iteration: int = 0
     scorer: Mapping[str, Any] = field(default_factory=dict)
     """The scorer's own state; JSON-ready."""
     memories: Memories | None = None
-    """What episodes of the iteration before left for this one; None: nothing."""
+    """Memories that episodes of the iteration before left for this one; None: no memories."""
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"iteration": self.iteration, "scorer": dict(self.scorer)}
@@ -60,7 +60,7 @@ class Iterations:
         """The first iteration that was not trained."""
 
     def state(self, iteration: int) -> RolloutState:
-        """What `iteration` goes on from."""
+        """The state that `iteration` goes on from."""
         return self._states.get(iteration, RolloutState(iteration))
 
     def require_untrained(self, iteration: int) -> None:

@@ -1,5 +1,4 @@
-"""What the conductor says of itself in the metrics: the books as they stand, and where it
-waited."""
+"""Metrics of the conductor: the books as they stand, and where it waited."""
 
 from __future__ import annotations
 

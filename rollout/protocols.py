@@ -15,7 +15,7 @@ from common.weights import PackedWeights
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the policy is to answer next."""
+    """The query that the policy answers next."""
 
     query: str
     reference: str = ""
@@ -37,18 +37,18 @@ class Start:
     observation: Observation | None
     """None: nothing is asked, and the episode ends with its opening."""
     opening: Interaction = NOTHING_TOLD
-    """What memory is written with first. `NOTHING_TOLD` leaves the template alone."""
+    """Interaction that memory is written with first. `NOTHING_TOLD` leaves the template alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an answer led to."""
+    """Outcome of an answer."""
 
     observation: Observation | None = None
     """None: the episode is over."""
     reward: float | None = None
-    """What the environment pays for the answer, raw: the reward component `environment`. None:
-    nothing."""
+    """Raw reward that the environment gives for the answer: the reward component `environment`.
+    None: no reward."""
     truncated: bool = False
     """Whether the episode is cut off here, though it is not over: `observation` would have come
     next, and what it promises is not lost."""
@@ -78,7 +78,7 @@ class Policy(Protocol):
     """
 
     version: int
-    """Of the weights it holds; -1 before it was given any."""
+    """Version of the weights it holds; -1 before it was given any."""
 
     @property
     def timer(self) -> PhaseTimer:
@@ -114,7 +114,7 @@ class Policy(Protocol):
         ...
 
     def counts(self) -> dict[str, float]:
-        """What it did since it was made: episodes, tokens, row_steps and slot_steps at least."""
+        """Counts since it was made: episodes, tokens, row_steps and slot_steps at least."""
         ...
 
     def session(self, seed: int) -> Session:
@@ -133,7 +133,7 @@ class Event:
 
 
 class Kept(Protocol):
-    """What a session remembered at a moment. Only sessions of the same kind look inside."""
+    """Memory of a session at one moment. Only sessions of the same kind read it."""
 
     @property
     def turn(self) -> int:
@@ -165,7 +165,7 @@ class Session(Protocol):
         ...
 
     def kept(self) -> Kept:
-        """What the session remembers now, apart from it."""
+        """A copy of the session's memory as it is now."""
         ...
 
     def restore(self, kept: Any) -> None:

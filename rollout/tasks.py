@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the learner asks of one iteration; its curriculum decides, the conductor deals."""
+    """Episodes that the learner asks for in one iteration; its curriculum decides, the conductor
+    deals."""
 
     step: str
     """Name of the curriculum step."""

@@ -54,7 +54,7 @@ class RolloutWorker(PooledActor):
 
     @property
     def version(self) -> int:
-        """Of the weights held."""
+        """Version of the weights held."""
         return self._policy.version
 
     # --- playing ----------------------------------------------------------------------------------
@@ -115,8 +115,8 @@ class RolloutWorker(PooledActor):
     # --- what it is doing -------------------------------------------------------------------------
 
     def phase(self) -> str:
-        """What the worker is doing at this moment, for a watchdog (a call beside a running `sample`
-        needs an actor with two threads)."""
+        """The worker's current phase, for a watchdog (a call beside a running `sample` needs an
+        actor with two threads)."""
         return self._policy.timer.current
 
     def get_metrics(self) -> dict[str, float]:
@@ -135,7 +135,7 @@ class RolloutWorker(PooledActor):
         }
 
     def metrics(self) -> dict[str, Any]:
-        """What happened since the last call, for `Metrics.merge`."""
+        """Metrics since the last call, for `Metrics.merge`."""
         totals = self._totals()
         grown = {name: value - self._reported.get(name, 0.0) for name, value in totals.items()}
         self._reported = totals

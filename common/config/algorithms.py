@@ -14,7 +14,7 @@ class PolicyGradient(Section):
     """Settings that every algorithm has."""
 
     discount: float = Field(0.9, ge=0, le=1)
-    """Of rewards, per turn."""
+    """Discount of rewards, per turn."""
     entropy: float = Field(0.0, ge=0)
     """Coefficient of the mean entropy per token, in nats."""
     epochs: int = Field(2, ge=1)
@@ -28,8 +28,8 @@ class PolicyGradient(Section):
     kl_horizon: int = Field(10000, ge=1)
     """Episodes; the larger, the slower the adaptive controller."""
     kl_estimator: Literal["k2", "k3"] = "k2"
-    """Of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of KL(reference,
-    policy); k1 would have none."""
+    """Estimator of the KL in the loss. k2 has the gradient of KL(policy, reference), k3 that of
+    KL(reference, policy); k1 would have none."""
     memory_change: float = Field(0.0, ge=0)
     """Coefficient of the mean squared change of memory per write, grown with sqrt(turn)."""
     bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
@@ -53,7 +53,7 @@ class PPO(PolicyGradient):
     clipped component is as wide as its clip, a normalised one counts as one standard deviation, one
     of yours without a clip as 1."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
-    """Of generalised advantage estimation, per turn."""
+    """Lambda of generalised advantage estimation, per turn."""
     critic_warmup: int = Field(0, ge=0)
     """Iterations in which only the critic learns. Its first values are 0, so without it the first
     advantages are whole returns, and a policy that starts good is first of all shaken."""

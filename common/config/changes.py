@@ -1,4 +1,4 @@
-"""What differs between two configurations, key by key down to the leaf."""
+"""Differences between two configurations, key by key down to the leaf."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class CustomEnvironment(Section):
 
 
 CONVERSATION = ConversationEnvironment()
-"""What is played where nothing else is asked for."""
+"""The default environment."""
 
 EnvironmentSettings = Annotated[
     ConversationEnvironment | CustomEnvironment, Field(discriminator="kind")

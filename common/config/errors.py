@@ -21,8 +21,8 @@ def dotted(place: Place) -> str:
 
 
 class Choice(NamedTuple):
-    """What a setting may hold: sections, the field that tells them apart, and the annotation of its
-    items if it is a list."""
+    """Values that a setting may hold: sections, the field that tells them apart, and the annotation
+    of its items if it is a list."""
 
     sections: tuple[type[BaseModel], ...] = ()
     discriminator: str | None = None

@@ -42,8 +42,9 @@ class Model(Section):
     """Experts per token. Several are weighted by their probabilities relative to each other, one by
     its probability."""
     memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
-    """What slots attend to before they read the interaction: nothing (simple), the slots of their
-    layer (self), the mean over layers (interlayer), or a gated mixture of both."""
+    """Targets of the attention that slots compute before they read the interaction: none (simple),
+    the slots of their layer (self), the mean over layers (interlayer), or a gated mixture of
+    both."""
     residual_gate: Literal["none", "static", "elementwise", "linear"] | None = None
     """How old and new memory are combined: their sum (none), or by a gate that is a parameter
     (static), a parameter times the slot's status (elementwise), or a linear map of all slots'

@@ -47,7 +47,7 @@ class RewardMix(Section):
     """Whether a thought before the answer is like the reference's; all other components look at the
     answer alone."""
     environment: EnvironmentReward | None = None
-    """What the environment itself paid for the answer."""
+    """Component that takes the reward that the environment gave for the answer."""
     functions: tuple[FunctionReward, ...] = ()
     """Components by functions of yours."""
     endpoints: tuple[EndpointReward, ...] = ()

@@ -1,5 +1,5 @@
-"""What every section of a configuration has: keys are known, values are fixed, docstrings under
-keys are their meaning."""
+"""Base of every section of a configuration: keys are known, values are fixed, docstrings under keys
+are their meaning."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Optimizer(Section):
     memory_learning_rate: float | None = Field(None, gt=0)
     """Peak rate of the memory attention; None: as the rest."""
     weight_decay: float = Field(0.01, ge=0)
-    """Of matrices; norms, biases and gates are not decayed."""
+    """Weight decay for matrices. Norms, biases and gates are exempt."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the mean of gradients."""
     beta2: float = Field(0.98, ge=0, lt=1)
@@ -79,7 +79,7 @@ class SupervisedStage(StageSettings):
     batch_size: int = Field(32, ge=1)
     """Sequences, or conversations, per step over all ranks."""
     optimizer: Optimizer = Optimizer()
-    """Of everything that the stage trains."""
+    """Optimiser for everything that the stage trains."""
 
     @property
     def total_steps(self) -> int:
@@ -162,7 +162,7 @@ class Lora(Section):
     alpha: int = Field(32, gt=0)
     """Updates are scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Of the input of each update."""
+    """Dropout probability for the input of each update."""
     targets: tuple[str, ...] = ()
     """Last parts of the names of the linear layers to adapt, such as q_proj; empty: all but the
     head."""
@@ -186,7 +186,7 @@ class RewardModelStage(SupervisedStage):
     """1: a scalar reward (Bradley–Terry); K: probabilities of scores 1…K, whose spread says how
     sure it is."""
     ranking: Literal["pairs", "best"] = "pairs"
-    """What more than two answers of a prompt teach: every pair of them, or which one is best.
+    """How more than two answers of a prompt are compared: all pairs, or the best against the rest.
     Discrete scores know pairs only."""
     centering: float = Field(0.01, ge=0)
     """Coefficient of (chosen + rejected)², which keeps scalar rewards around 0."""
@@ -233,13 +233,13 @@ class MRL(StageSettings):
     curriculum: tuple[CurriculumStep, ...] = Field(min_length=1)
     """Steps in order, each with a name of its own."""
     algorithm: Literal["ppo", "reinforce"] = "ppo"
-    """What learns from the episodes; its settings are in the section of its name."""
+    """Algorithm that trains on the episodes; its settings are in the section of its name."""
     ppo: PPO = PPO()
     """Settings of PPO."""
     reinforce: Reinforce = Reinforce()
     """Settings of REINFORCE."""
     optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
-    """Of the policy."""
+    """Optimiser for the policy."""
     freeze_encoder: bool = False
     """Whether the encoder stays as it is."""
     router_loss: float = Field(0.01, ge=0)

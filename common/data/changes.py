@@ -79,7 +79,7 @@ _NO_NAME = frozenset(
         "so all in on at of for with from by",
     )
 )
-"""What a new value does not begin with, unless it is known to be one."""
+"""Words that a new value does not begin with, unless it is a known value."""
 _COPULAS = frozenset(("is", "are", "am", "be"))
 _PRONOUNS = frozenset(("he", "she", "it", "they"))
 LONGEST = 5

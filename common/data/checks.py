@@ -1,4 +1,4 @@
-"""What may be wrong with one record of data: pure functions from a decoded record to its faults.
+"""Checks of one record of data: pure functions from a decoded record to its faults.
 
 A fault is (field, sentence). Unknown fields are told first: a misspelt field usually makes another
 one missing.

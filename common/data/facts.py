@@ -54,7 +54,7 @@ def fact_faults(record: Mapping[str, Any], literal: bool) -> Iterator[Fault]:
 
 
 def fact_warnings(record: Mapping[str, Any]) -> Iterator[Fault]:
-    """What makes a question easier or its reference worse than meant, but may be meant so."""
+    """Faults that make a question easier or its reference worse, but may be intended."""
     for question in _questions(record):
         if contains_value(question.query, question.value):
             yield (
@@ -90,7 +90,7 @@ def _questions(record: Mapping[str, Any]) -> list[_Question]:
 def _said(
     question: _Question, turns: Turns, questions: Sequence[_Question]
 ) -> tuple[Fault | None, int | None]:
-    """What is wrong with `said_in`, and the last turn before the question that says the value."""
+    """The fault in `said_in`, and the last turn before the question that says the value."""
     value, said_in = question.value, question.said_in
     spoken = [[turn["query"], turn["answer"]] for turn in turns[: question.turn]]
     saying = [

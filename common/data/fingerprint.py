@@ -1,4 +1,4 @@
-"""What the data of a run are, in counts and hashes: a run that goes on must do so with the data it
+"""Fingerprint of a run's data, in counts and hashes: a run that goes on must do so with the data it
 was started with.
 
 Hashes are of what was read, in its order, not of files: the same conversations in another file, or
@@ -27,7 +27,7 @@ class Source(NamedTuple):
     name: str
     """The file or data set, or which part of the data it is."""
     unit: str
-    """What its records are, in the plural."""
+    """Name of its records, in the plural."""
     records: Sequence[Any]
 
 

@@ -90,8 +90,8 @@ def without_answers_to(rows: Iterable[Row], held: Iterable[Preference]) -> list[
 
 
 def recall_preferences(rows: Sequence[Row], seed: int) -> list[Preference]:
-    """Of each turn that asks for one fact: its answer against the same answer with another value,
-    for reward models that read memory.
+    """One preference for each turn that asks for one fact: its answer against the same answer with
+    another value, for reward models that read memory.
 
     The other value is one that the same query is answered with elsewhere in `rows`, so nothing but
     memory tells the two apart.

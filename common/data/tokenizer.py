@@ -108,7 +108,8 @@ class ConversationTokenizer:
         ).strip()
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token stands for, which may be part of a character; b"" for special tokens."""
+        """The bytes that a token stands for, which may be part of a character; b"" for special
+        tokens."""
         if token not in self._bytes:
             piece = "" if token < len(SPECIAL_TOKENS) else self._tokenizer.id_to_token(token) or ""
             known = all(character in _BYTES for character in piece)

@@ -1,4 +1,4 @@
-"""What answers of a run are measured by, in training and in evaluation alike.
+"""Measures of a run's answers, the same in training and in evaluation.
 
 Rewards compare tokens by an embedding that stays as it was when MRL began, and hold the values that
 training conversations ask for against an answer that names a wrong one. Both lie in the run, so a

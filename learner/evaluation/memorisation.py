@@ -41,7 +41,7 @@ def measured(recall: Figure) -> Measured | None:
 def learnt_by_heart(
     train: Measured | None, held_out: Measured | None, erased: Measured | None
 ) -> str | None:
-    """What to tell a user whose model recalls training conversations, and held-out ones no better
+    """Warning for a user whose model recalls training conversations, but held-out ones no better
     than with its memory erased.
 
     train: recall of a sample of training conversations; held_out, erased: of held-out ones with

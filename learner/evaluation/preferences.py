@@ -1,5 +1,5 @@
-"""What a reward model is worth: how often it puts the better answer first, how sure it says it is,
-and how far that can be trusted.
+"""Evaluation of a reward model: how often it puts the better answer first, how confident it is, and
+how well calibrated.
 
 Confidence intervals come from a bootstrap over groups: pairs of one prompt are no independent
 observations.
@@ -56,12 +56,12 @@ class PreferenceReport:
     loss_low: float
     loss_high: float
     constant_loss: float
-    """What the best constant answer comes to: log 2, or -log((K - 1) / 2K) for K levels."""
+    """Loss of the best constant answer: log 2, or -log((K - 1) / 2K) for K levels."""
     calibration_error: float
     """Mean distance of confidence and accuracy over bins of confidence, weighted by their pairs
     (expected calibration error)."""
     calibration: list[tuple[float, float, int]]
-    """Of each bin that has pairs: mean confidence, accuracy, pairs."""
+    """Mean confidence, accuracy and number of pairs of each bin that has pairs."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,7 +89,7 @@ def pairs_of(answers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Outcomes(NamedTuple):
-    """What a model says of each pair of answers."""
+    """Predictions of a model for each pair of answers."""
 
     differences: np.ndarray
     """Reward of the better minus that of the worse: float64 [pairs]."""
@@ -102,7 +102,7 @@ class Outcomes(NamedTuple):
     levels: int
 
     def and_those(self, others: Outcomes) -> Outcomes:
-        """Of both, from models of the same kind."""
+        """The outcomes of both, from models of the same kind."""
         assert self.levels == others.levels
         differences, wins, loses = (
             np.concatenate(pair) for pair in zip(self[:3], others[:3], strict=True)
@@ -202,7 +202,7 @@ def win_and_loss(better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def report(found: Outcomes) -> PreferenceReport:
-    """What the pairs show together; the same for the same pairs."""
+    """Figures over all pairs; the same for the same pairs."""
     difference, wins, loses = found.differences, found.wins, found.loses
     _, groups = np.unique(found.groups, return_inverse=True)
     constant_loss = (

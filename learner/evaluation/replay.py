@@ -56,7 +56,7 @@ class Parting:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What came of it. Two episodes are identical where `parted` is None."""
+    """Result of a replay. The two episodes are identical where `parted` is None."""
 
     episode: str
     checkpoint: str

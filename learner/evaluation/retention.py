@@ -49,7 +49,7 @@ class Figure:
         return {key: int(self.hits[key].sum()) / count for key, count in counts.items()}
 
     def totals(self) -> dict[str, int]:
-        """What the share of each key is of."""
+        """Denominator of the share of each key."""
         totals = {key: int(count.sum()) for key, count in self.counts.items()}
         return {key: totals[key] for key in sorted(totals, key=_in_order) if totals[key]}
 
@@ -73,7 +73,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an evaluation found."""
+    """Result of an evaluation."""
 
     figures: dict[str, Figure]
     """Each of FIGURES with memory kept."""

@@ -105,7 +105,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What a rank needs to start a stage, or to go on with it after it died."""
+    """Arguments of a rank to start a stage, or to go on with it after it died."""
 
     run: Run
     directory: RunDirectory

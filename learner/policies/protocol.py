@@ -78,7 +78,7 @@ class TrainablePolicy(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """What is published to rollout workers and saved."""
+        """The module that is published to rollout workers and saved."""
         ...
 
     def trainable(self, name: str) -> bool:
@@ -90,7 +90,8 @@ class TrainablePolicy(Protocol):
         ...
 
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
-        """Of each answer's tokens, by episode and answered turn; without gradient."""
+        """Log-probabilities of each answer's tokens, by episode and answered turn; without
+        gradient."""
         ...
 
     def frozen_copy(self) -> TrainablePolicy:

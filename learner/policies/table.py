@@ -26,7 +26,7 @@ TRAINABLE: dict[str, Callable[..., TrainablePolicy]] = {"rxt": ReactivePolicy}
 @dataclass(frozen=True)
 class CheckpointPolicy:
     module: Any
-    """What `TRAINABLE` and `POLICIES` take, with its configuration."""
+    """The model that `TRAINABLE` and `POLICIES` take, with its configuration."""
     tokenizer: ConversationTokenizer
 
     @property
@@ -35,7 +35,7 @@ class CheckpointPolicy:
         return int(self.module.config.max_tokens)
 
     def shape(self) -> PolicyShape:
-        """What rollout workers make the policy of. Weights come after it."""
+        """Description from which rollout workers make the policy. They get its weights later."""
         config = self.module.config
         return PolicyShape(config.model_type, config.to_dict(), self.tokenizer.to_json())
 

@@ -31,7 +31,7 @@ class Experience:
     reward_stds: Tensor
     """Standard deviations of the scores, where a discrete reward model gave one."""
     values: Tensor
-    """Of the critic, before the update; 0 without a critic."""
+    """Values of the critic before the update; 0 without a critic."""
     bootstrap: Tensor
     """[episodes]: for an episode that was cut off, the critic's value of the query that would have
     come next; 0 for one that ended, since nothing lies beyond, and without a critic."""

@@ -76,7 +76,7 @@ class Update:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """What a checkpoint holds beside the policy, by name."""
+        """Modules that a checkpoint holds beside the policy, by name."""
         beside = {"reference": self.reference, "critic": self.critic}
         return {name: part.module for name, part in beside.items() if part is not None}
 

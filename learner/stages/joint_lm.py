@@ -115,8 +115,8 @@ class JointLMObjective(Objective):
         ]
 
     def _memory(self, encoded: Tensor, mask: Tensor, keys: list[int], tokens: Tensor) -> Tensor:
-        """What the decoder reads: the encoder's states with noise and gaps, or, for the blind
-        share, memory before anything was said."""
+        """Memory that the decoder reads: the encoder's states with noise and gaps, or, for the
+        blind share, memory before anything was said."""
         settings = self.settings
         if settings.hide_probability:
             encoded = encoded * (self._draw(keys, "hide", tokens) >= settings.hide_probability)[

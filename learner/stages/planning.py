@@ -1,4 +1,4 @@
-"""What a stage does and needs, worked out from its settings: batches, and models beside the policy.
+"""Work and needs of a stage, worked out from its settings: batches, and models beside the policy.
 
 Counts of interactions and tokens are upper bounds, since only the data know how long conversations
 are.
@@ -27,7 +27,7 @@ class Batches:
     """Sequences, conversations or episodes collected at a time, over all ranks."""
     per_rank: int
     minibatch_per_rank: int
-    """What one rank holds in one optimiser step."""
+    """Sequences, conversations or episodes that one rank holds in one optimiser step."""
     optimizer_steps: int
     turns: int
     """Interactions of one of them, at most."""
@@ -43,7 +43,7 @@ class StagePlan:
 
     batches: list[Batches]
     parameters: dict[str, int] = field(default_factory=dict)
-    """Of models beside the policy, by name."""
+    """Parameter counts of models beside the policy, by name."""
     memory: dict[str, int] = field(default_factory=dict)
     """Bytes of a rank beside the policy and its optimiser, by purpose."""
     model: dict[str, str] = field(default_factory=dict)
@@ -121,15 +121,15 @@ def longest_conversation(run: Run) -> int | None:
 
 
 def critic_parameters(config: RxTConfig) -> int:
-    """Of `common.models.reactive.critic`: embedding and encoder as the policy's, and a gated layer,
-    a norm and one value on top."""
+    """Number of parameters of `common.models.reactive.critic`: embedding and encoder as the
+    policy's, and a gated layer, a norm and one value on top."""
     parts, width = config.parameters(), config.width
     return parts["embedding"] + parts["encoder"] + 2 * width * (width + 1) + 2 * width + width + 1
 
 
 def reward_parameters(config: RxTConfig, levels: int) -> int:
-    """Of `common.models.reactive.reward`: two encoders with an embedding each, memory attention, a
-    look at memory per layer, a norm and the head."""
+    """Number of parameters of `common.models.reactive.reward`: two encoders with an embedding each,
+    memory attention, an attention to memory per layer, a norm and the head."""
     parts, width = config.parameters(), config.width
     query, kv = (
         config.cross_query_heads or config.query_heads,

@@ -66,9 +66,9 @@ class StageDefinition:
     data: tuple[str, ...]
     """Parts of `Corpus` that it learns from; none of them may be empty."""
     plan: Callable[[Any, Run, RxTConfig], StagePlan]
-    """What the stage does and needs, for a model of this shape."""
+    """Work and needs of the stage, for a model of this shape."""
     objective: MakeObjective | None = None
-    """Of a stage whose loop is the supervised one."""
+    """Objective of a stage whose loop is the supervised one."""
     require_fit: Callable[[Any, ReactiveTransformer], None] = _no_requirement
     """Raises InputError where the settings do not fit the policy that the run begins with."""
     require_resumable: Callable[[Any, TrainingState], None] = _always_resumable

@@ -160,7 +160,7 @@ class _CallThread:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Any]] | None = None
 
     def call(self, code: Callable[[], T], deadline: float) -> T:
-        """What `code` returns or raises. `_Late` where it takes longer than the deadline."""
+        """Run `code`; returns or raises what it does, or raises `_Late` after the deadline."""
         if self._calls is None:
             self._calls = queue.SimpleQueue()
             # A daemon: the process must be able to end while user code hangs.

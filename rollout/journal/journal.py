@@ -45,8 +45,8 @@ _MAGIC = b"EGE1"
 
 DEAL = ("stage", "attempt")
 SEALED = pa.schema([*SCHEMA, *((name, pa.int64()) for name in DEAL)], SCHEMA.metadata)
-"""What lies in the Parquet files. stage: index in the run; attempt: how often the iteration was
-dealt before, the highest is the one that counts."""
+"""Schema of the Parquet files. stage: index in the run; attempt: how often the iteration was dealt
+before, the highest is the one that counts."""
 
 
 def open_journal(run: RunDirectory, stage: int) -> Journal:
@@ -268,8 +268,8 @@ def require_whole(run_directory: Path) -> None:
 
 
 def outcomes(run_directory: Path) -> pa.Table:
-    """What became of every deal so far: task, stage, iteration, attempt, status, reason, version.
-    For reports, also in a running run."""
+    """Outcome of every deal so far: task, stage, iteration, attempt, status, reason, version. For
+    reports, also in a running run."""
     rows: list[dict[str, Any]] = []
     latest: dict[str, dict[str, Any]] = {}
     for entry, _ in _status_entries(run_directory / "episodes" / "_status.log"):

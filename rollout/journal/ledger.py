@@ -1,5 +1,4 @@
-"""What became of every dealt task, as pure book-keeping. `rollout/journal/journal.py` makes it
-durable.
+"""Outcome of every dealt task, as pure book-keeping. `rollout/journal/journal.py` makes it durable.
 
 Invariant (5 of the design), asserted after every entry: dealt == trained + dropped + failed + in
 flight. A task may be dealt again (after a resume, or because its batch could not be completed);
@@ -27,7 +26,7 @@ class Counts:
     failed: int
     in_flight: int
     scored: int
-    """Of those in flight: arrived with their rewards, waiting for the learner."""
+    """Tasks in flight that arrived with their rewards and wait for the learner."""
 
     def check(self) -> None:
         ended = self.trained + self.dropped + self.failed

@@ -17,10 +17,10 @@ from rollout.protocols import Policy
 
 @dataclass(frozen=True, slots=True)
 class PolicyShape:
-    """What makes a policy without weights, in whatever process."""
+    """Description from which any process makes a policy without weights."""
 
     kind: str
-    """Of `POLICIES`: `model_type` in the config.json of its checkpoints."""
+    """Key of `POLICIES`: `model_type` in the config.json of its checkpoints."""
     model: dict[str, Any]
     """The model's configuration."""
     tokenizer: str

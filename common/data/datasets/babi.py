@@ -47,7 +47,7 @@ class Story:
 
     row: Row
     support: tuple[frozenset[int], ...]
-    """Of each turn: the turns of all statements that its answer follows from; none of a turn that
+    """For each turn, the turns of all statements that its answer follows from; empty where the turn
     asks nothing."""
 
 

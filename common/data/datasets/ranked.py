@@ -43,7 +43,7 @@ def load_instructions(folder: str | Path) -> list[Preference]:
 
 @dataclass(frozen=True)
 class Judged:
-    """What people said of the agent's actions in one context."""
+    """Judgements of people about the agent's actions in one context."""
 
     conversation: str
     history: tuple[tuple[str, str], ...]
@@ -110,7 +110,7 @@ def fold_of(group: str) -> int:
 
 
 class Parts(NamedTuple):
-    """What a reward model is trained on and what it is evaluated on."""
+    """Data that a reward model is trained on, and data that it is evaluated on."""
 
     conversations: list[Row]
     """To learn the language from: all that end with a good action, but for those that answer a
@@ -130,8 +130,8 @@ def parts(preferences: Sequence[Preference], judged: Sequence[Judged] = (), fold
 
 
 def interactions(turns: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What was told the agent (by the user, or by a program it called) and what it did; the last
-    one is not answered yet: (told, "")."""
+    """Pairs of a message to the agent (from the user, or from a program it called) and its action;
+    the last one is not answered yet: (told, "")."""
     done: list[tuple[str, str]] = []
     told: list[str] = []
     did: list[str] = []

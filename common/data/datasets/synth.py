@@ -50,7 +50,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "changed_twice": ("tell", "change", "change", "ask"),
     "changed_then_another_told": ("tell", "change", "tell another", "ask"),
 }
-"""What happens to the fact that the last question asks for, in a split of its own name. Up to two
+"""The events of the fact that the last question asks for, by the name of their split. Up to two
 other turns stand before it."""
 UNSEEN = ("changed_then_three_small_talk", "changed_then_another_told")
 """Patterns that no conversation of `train`, `eval` and `test` contains, as far as the world is
@@ -159,7 +159,7 @@ def _drawn(
 
 @dataclass
 class _Asked:
-    """What the questions of a split asked for so far."""
+    """Counts of the facts that the questions of a split asked for so far."""
 
     share: float
     """The share of questions that are to ask for a changed fact."""
@@ -193,7 +193,7 @@ class _Asked:
 
 @dataclass
 class _Thing:
-    """What a conversation has said of one kind of thing."""
+    """Statements of a conversation about one kind of thing."""
 
     value: str
     said_in: int
@@ -321,7 +321,7 @@ class _Conversation:
             self._chat()
 
     def _asked_next(self, kinds: list[int]) -> int:
-        """Of `kinds` one that changed or one that did not, at the distance asked least."""
+        """One of `kinds` that changed or did not, at the distance asked least."""
         as_changed = self.asked.changed_next("cumulative", self.rng)
         fitting = [
             kind for kind in kinds if bool(self.things[kind].replaced) == as_changed

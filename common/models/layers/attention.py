@@ -47,8 +47,8 @@ def added_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Attention(nn.Module):
-    """What both kinds share. Projections to queries, keys and values have no bias, the output
-    projection has one."""
+    """Base of both kinds of attention. Projections to queries, keys and values have no bias, the
+    output projection has one."""
 
     output: Linear
     """[..., query_heads · head_dim] → [..., width]."""

@@ -1,4 +1,4 @@
-"""What keeps a row's result free of the batch it is in, bit for bit, on CPUs.
+"""Batch-invariant matrix products, attention and element-wise operations on CPUs.
 
 A sampled token is where a number falls in a running sum: one bit can change it, and with it all
 that follows. Three things round by the company a row is in, and are kept from it here. Matrix

@@ -23,7 +23,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 class Routing(NamedTuple):
-    """What one mixture layer decided, for the load-balancing loss."""
+    """Decisions of one mixture layer, for the load-balancing loss."""
 
     probabilities: Tensor
     """[tokens, experts], before the choice."""

@@ -20,8 +20,9 @@ from common.models.reactive.config import RxTConfig
 
 
 class Context(Protocol):
-    """What the tokens of a call look at. Both take x [batch, tokens, width] and give what is seen,
-    before the output projection: [batch, tokens, query_heads · head_dim]."""
+    """Keys and values that the tokens of a call attend to. Both methods take x [batch, tokens,
+    width] and return the attention before its output projection: [batch, tokens, query_heads ·
+    head_dim]."""
 
     def tokens(self, layer: int, attention: SelfAttention, x: Tensor) -> Tensor:
         """Self-attention to each other, and to tokens of earlier calls."""
@@ -109,7 +110,7 @@ class Decoder(nn.Module):
         return torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
 
     def rope(self, device: torch.device) -> Tensor:
-        """Of all positions, [positions, 2, head_dim]."""
+        """Rotation table of all positions, [positions, 2, head_dim]."""
         return rope_table(
             self.config.positions, self.config.head_dim, self.config.rope_base, device
         )

@@ -1,4 +1,4 @@
-"""What the models of this folder share: shape, first weights, and files that `transformers` opens.
+"""Base of the models of this folder: shape, first weights, and files that `transformers` opens.
 
 `transformers` itself is not needed for any of it: importing its models takes two seconds and more,
 and every actor of a run opens a model. Its own classes for the same files are in `auto.py`.
@@ -82,7 +82,8 @@ def read_config(kind: type[RxTModule], folder: str | Path) -> Any:
 
 
 def read_model(kind: type[Model], where: str, folder: str | Path) -> Model:
-    """What `write_model` wrote. Raises InputError naming `where` if its weights do not fit."""
+    """Read a model that `write_model` wrote. Raises InputError naming `where` if its weights do not
+    fit."""
     with torch.device("meta"):  # first weights are not drawn, so that no other draw moves
         model = kind(read_config(kind, folder))
     model.to_empty(device="cpu")

@@ -36,7 +36,7 @@ class RxTRewardConfig(RxTConfig):
 
 
 class MemoryLook(nn.Module):
-    """What a layer of the reader sees of the same layer of memory."""
+    """Attention of a layer of the reader to the same layer of memory."""
 
     def __init__(self, config: RxTConfig):
         super().__init__()

@@ -25,7 +25,7 @@ from learner.rl.kl import kl_estimate
 
 @dataclass(frozen=True)
 class Needs:
-    """What has to be there for an algorithm."""
+    """Requirements of an algorithm."""
 
     critic_learning_rate: float | None = None
     """None: no critic is built and no value computed."""
@@ -56,7 +56,7 @@ class Algorithm(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the algorithm; JSON-ready."""
+        """State of the algorithm for a checkpoint; JSON-ready."""
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None: ...

@@ -1,4 +1,4 @@
-"""What an answer in progress looks at, as PyTorch's attention takes it: keys and values of its own
+"""Keys and values for answers in progress, as PyTorch's attention takes them: those of an answer's
 tokens and of its memory, one row per slot, allocated once.
 
 Rows in use are the first ones and positions in use are the first ones, so what a step reads is a

@@ -20,13 +20,13 @@ class EpisodeState:
 
     task: Task
     number: int
-    """Of the task among all that the engine was given."""
+    """Number of the task among all that the engine was given."""
     environment: Environment
     version: int
     worker: str
     backend: str
     observation: Observation | None = None
-    """What is asked, or asked next; None once there is nothing more to answer."""
+    """The current or next query; None once there is nothing more to answer."""
     prompt: list[int] = field(default_factory=list)
     """The observation's query as ids."""
     reference: list[int] = field(default_factory=list)
@@ -49,7 +49,7 @@ class EpisodeState:
 
 @dataclass(slots=True)
 class EngineCounts:
-    """What an engine did since it was made. Occupancy is row_steps / slot_steps."""
+    """Counts of an engine since it was made. Occupancy is row_steps / slot_steps."""
 
     episodes: int = 0
     """Played to their end."""
@@ -94,7 +94,7 @@ def episode_of(
 
 
 def failed_episode(playing: EpisodeState, why: str) -> Episode:
-    """What there is of an episode that cannot go on; its last turn says why."""
+    """The finished part of an episode that cannot go on; its last turn says why."""
     row = playing.task.row
     unbegun = Turn([], [], [], [], role="remember")
     if row is not None:
@@ -120,7 +120,7 @@ def thought_text(
 
 
 def opening_turn(tokenizer: ConversationTokenizer, opening: Interaction, silent: bool) -> Turn:
-    """What memory is written with first. silent: nothing is asked after it."""
+    """The turn that memory is written with first. silent: nothing is asked after it."""
     prompt = tokenizer.prompt(opening.query, think=opening.think is not None)
     answer = tokenizer.answer(opening.answer, opening.think)
     return Turn(

@@ -45,7 +45,7 @@ def memory_hash(memory: Memory) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeptMemory:
-    """What a session remembered at a moment: enough to go on from there as if nothing had been in
+    """Memory of a session at one moment: enough to go on from there as if nothing had been in
     between."""
 
     memory: Tensor
@@ -57,7 +57,7 @@ class KeptMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryFile:
-    """What a folder says about one memory in it, without reading the tensor."""
+    """Description of one memory in a folder, without its tensor."""
 
     path: Path
     shape: tuple[int, ...]

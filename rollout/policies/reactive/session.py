@@ -126,7 +126,7 @@ class Session:
     # --- keeping memories -------------------------------------------------------------------------
 
     def kept(self) -> KeptMemory:
-        """What the session remembers now, apart from it."""
+        """A copy of the session's memory as it is now."""
         return KeptMemory(self.memory, self.seed, self.turn)
 
     def restore(self, kept: KeptMemory) -> None:

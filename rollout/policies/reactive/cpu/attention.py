@@ -90,7 +90,7 @@ def _look(
     scores: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """What one query sees of the first `count` keys. query, out: [head_dim]; keys, values
+    """Attention of one query to the first `count` keys. query, out: [head_dim]; keys, values
     [head_dim, …]; scores: scratch.
 
     Keys and values lie by dimension, for inner loops over positions are long and over dimensions

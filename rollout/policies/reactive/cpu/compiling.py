@@ -13,8 +13,8 @@ from numba import config, njit
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 REORDERED = {"reassoc", "contract", "nsz"}
-"""What sums may do to be computed in vectors. Not "nnan" or "ninf": a row that is not finite has to
-show."""
+"""Liberties that let sums be computed in vectors. Not "nnan" or "ninf": a row that is not finite
+has to show."""
 
 
 def _cache_folder() -> str:

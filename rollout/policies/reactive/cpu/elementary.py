@@ -35,8 +35,8 @@ def exp(x: np.float32) -> np.float32:
 
 @kernel
 def largest(row: np.ndarray, count: int) -> np.float32:
-    """Of the first `count` numbers of a row. Four at a time, for each has to wait for the one
-    before."""
+    """Largest of the first `count` numbers of a row. Four are compared at a time, since each
+    comparison waits for the one before."""
     top0 = top1 = top2 = top3 = row[0]
     whole = count - count % 4
     for i in range(0, whole, 4):

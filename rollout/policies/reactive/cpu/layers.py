@@ -99,8 +99,8 @@ def keep_past(
     eps: np.float32,
     places: Places,
 ) -> None:
-    """What `attend` leaves in `past`, alone. keys_values: the part of its input weights that gives
-    them."""
+    """Write the keys and values that `attend` writes to `past`, and nothing else. keys_values: the
+    part of its input weights that gives them."""
     normed = np.empty_like(x)
     rms_norm(x, norm, eps, normed)
     keep(
@@ -227,7 +227,7 @@ class AskingWeights(NamedTuple):
 
 
 class _Asking(NamedTuple):
-    """Of one memory, in turn. [slots, and up to a multiple of 4; features]."""
+    """Scratch for one memory at a time. [slots, and up to a multiple of 4; features]."""
 
     normed: np.ndarray
     queries: np.ndarray
@@ -331,8 +331,8 @@ def read_memory(
     rows: np.ndarray,
     cache: Cache,
 ) -> None:
-    """What a decoder layer sees of its layer of memories [len(rows), layers, slots, width]: keys
-    and values, put into the given rows of the cache."""
+    """Put keys and values of a decoder layer's memories [len(rows), layers, slots, width] into the
+    given rows of the cache."""
     _, kv_heads, head, slots = cache.keys.shape
     normed = np.zeros((-(-slots // 4) * 4, memories.shape[3]), np.float32)
     projected = np.empty((normed.shape[0], weights.bias.shape[0]), np.float32)

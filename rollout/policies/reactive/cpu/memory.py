@@ -102,7 +102,7 @@ _SEEING = {
 
 
 class _MemoryLayer:
-    """Of both. Arrays are [rows, width]."""
+    """A layer of the encoder and of the memory attention. Arrays are [rows, width]."""
 
     def __init__(self, encoder: nn.Module, memory: nn.Module, rope: np.ndarray):
         assert isinstance(encoder, EncoderLayer)

@@ -261,8 +261,7 @@ def by_dimension(x: np.ndarray, column: int, out: np.ndarray) -> None:
 
 
 class Scratch(NamedTuple):
-    """What `attend_sequence` needs while it is at work, for sequences of some length to be
-    asked."""
+    """Scratch of `attend_sequence`, for keys and values of up to some length."""
 
     keys: np.ndarray
     """[panels of keys, width of a head, PANEL]."""
