@@ -20,7 +20,7 @@ from benchmarks.record import record
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 SUPERVISED_STEPS = 200
-ITERATIONS = 40
+ITERATIONS = 60
 WINDOW = 5
 SECONDS = 3600.0
 SETTINGS = {
@@ -38,11 +38,11 @@ def run(algorithm: str, seed: int, out: Path) -> dict[str, Any]:
         f"name={name}",
         f"runs={out}",
         "learner.log_every=1",
-        f"stages.3.steps={SUPERVISED_STEPS}",
-        f"stages.4.algorithm={algorithm}",
-        f"stages.4.{algorithm}={json.dumps(SETTINGS[algorithm])}",
-        f"stages.4.curriculum=[{{name: all, iterations: {ITERATIONS}, max_steps: 6}}]",
-        "stages.4.optimizer.learning_rate=1.0e-4",
+        f"stages.memory_aware.steps={SUPERVISED_STEPS}",
+        f"stages.mrl.algorithm={algorithm}",
+        f"stages.mrl.{algorithm}={json.dumps(SETTINGS[algorithm])}",
+        f"stages.mrl.curriculum=[{{name: all, iterations: {ITERATIONS}, max_steps: 6}}]",
+        "stages.mrl.optimizer.learning_rate=5.0e-4",
     ]
     command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
     subprocess.run(command, check=True, timeout=SECONDS)

@@ -83,7 +83,7 @@ class LongTailed(ReactiveEngine):
     """Every answer has a length of its own, drawn for its task and turn."""
 
     def _room(self, playing: EpisodeState) -> int:
-        draw = random.Random(derive(playing.task.seed, "length", playing.conversation.turn))
+        draw = random.Random(derive(playing.task.seed, "length", playing.turn))
         sigma = math.log(P95_TOKENS / MEDIAN_TOKENS) / 1.645
         return min(max(1, round(draw.lognormvariate(math.log(MEDIAN_TOKENS), sigma))), MOST_TOKENS)
 

@@ -315,13 +315,12 @@ def show(report: StepReport, stage: str, progress: Progress) -> None:
 
 
 def longest_phase(report: StepReport) -> str:
-    """What the rank that has been in its phase for longest is doing."""
+    """Phase of the rank that has been in its phase for longest."""
     return max(report.phases.values(), key=lambda phase: phase[1], default=("start", 0.0))[0]
 
 
 def describe(report: StepReport, half: RolloutGroup | None) -> str:
-    """What every actor is doing, and for how long: the first thing to read when a run stands
-    still."""
+    """Phase of every actor, and for how long: the first thing to read when a run stands still."""
     parts = [
         f"{who} in {phase} for {seconds:.0f} s"
         for who, (phase, seconds) in sorted(report.phases.items())

@@ -96,7 +96,7 @@ def train_on(
 
 
 class RLTraining:
-    """What a rank holds in MRL, as the last checkpoint left it."""
+    """State of a rank in MRL, as the last checkpoint left it."""
 
     def __init__(
         self,

@@ -32,10 +32,10 @@ from learner.stages.stage import definition_of
 
 class Objective(Protocol):
     model: Any
-    """What checkpoints open as."""
+    """The model that checkpoints open as."""
     modules: dict[str, nn.Module]
-    """What may be trained, by the beginning of its parameters' names; what is not under "model" is
-    saved beside it."""
+    """Modules that may be trained, by the prefix of their parameters' names; those outside "model"
+    are saved beside it."""
 
     @property
     def examples(self) -> int: ...
@@ -81,7 +81,7 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
 
 
 class SupervisedTraining:
-    """What a rank holds in a supervised stage, as the last checkpoint left it."""
+    """State of a rank in a supervised stage, as the last checkpoint left it."""
 
     def __init__(self, group: Group, job: Job, recorder: Recorder | RecorderClient):
         self.group, self.job = group, job
@@ -152,7 +152,7 @@ class SupervisedTraining:
 def build_objective(
     job: Job, checkpoint: Checkpoint, in_stage: int
 ) -> tuple[Objective, Callable[[Path], None]]:
-    """What the stage trains, and what writes its tokenizer into a folder.
+    """The stage's objective, and a function that writes its tokenizer into a folder.
 
     The corpus is made anew on every rank from the configuration: the same on each, nothing to ship,
     and checked against the run's fingerprint, since a file may have been edited while the run was

@@ -205,6 +205,10 @@ class ReactiveEngine:
             ended = [row for row, playing in enumerate(self._live) if playing.complete]
         return ended
 
+    def _room(self, playing: EpisodeState) -> int:
+        """The most tokens that the answer to the current prompt may have."""
+        return answer_room(self.model.config, self.sampling, playing.prompt)
+
     def _turn_over(self, ended: list[int]) -> None:
         """Write what ended to memory, and give every slot its next query or the next episode.
 
@@ -289,7 +293,7 @@ class ReactiveEngine:
             rows,
             [playing.prompt for playing in asked],
             [derive(playing.task.seed, playing.turn) for playing in asked],
-            [answer_room(self.model.config, self.sampling, playing.prompt) for playing in asked],
+            [self._room(playing) for playing in asked],
             [playing.task.greedy for playing in asked],
         )
 
