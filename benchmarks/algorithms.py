@@ -20,7 +20,7 @@ from benchmarks.record import record
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 SUPERVISED_STEPS = 200
-ITERATIONS = 60
+ITERATIONS = 40
 WINDOW = 5
 SECONDS = 3600.0
 SETTINGS = {
@@ -42,7 +42,7 @@ def run(algorithm: str, seed: int, out: Path) -> dict[str, Any]:
         f"stages.mrl.algorithm={algorithm}",
         f"stages.mrl.{algorithm}={json.dumps(SETTINGS[algorithm])}",
         f"stages.mrl.curriculum=[{{name: all, iterations: {ITERATIONS}, max_steps: 6}}]",
-        "stages.mrl.optimizer.learning_rate=5.0e-4",
+        "stages.mrl.optimizer.learning_rate=1.0e-4",
     ]
     command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
     subprocess.run(command, check=True, timeout=SECONDS)

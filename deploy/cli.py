@@ -74,12 +74,14 @@ def train(words: Words, address: Address = None, take_over: TakeOver = False) ->
 @app.command()
 def plan(words: Words) -> None:
     """Show the resolved config, resources, batches and memory of a run; starts nothing but reward
-    functions, to try them."""
+    functions and an environment of yours, to try them."""
     from common.config.loader import load_run
     from deploy.plan import plan_text, require_functions_to_work
+    from rollout.environments.table import require_environment
 
     run = load_run(*split(words))
     require_functions_to_work(run)
+    require_environment(run.environment)
     typer.echo(plan_text(run))
 
 

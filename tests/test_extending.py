@@ -117,7 +117,8 @@ def test_the_run_on_the_page_trains_all_four(extended: Path) -> None:
     episodes = pq.read_table(extended / "runs" / "extended" / "episodes").to_pylist()
     assert len(episodes) == 16
     answered = [turn for episode in episodes for turn in episode["turns"][1:]]
-    assert {name for turn in answered for name, _ in turn["rewards"]} == {"environment", "ending"}
+    named = {reward["name"] for turn in answered for reward in turn["rewards"]}
+    assert named == {"environment", "ending"}
 
 
 def test_a_change_that_fits_nowhere_is_refused() -> None:

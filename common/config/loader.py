@@ -116,9 +116,13 @@ def _put(
         origins[place] = source
         return value
     origins[place] = source
+    # Another kind, or another class of the user's, has other settings; and the arguments of such a
+    # class are one value.
     keep = isinstance(node, dict) and not any(
-        tag in node and tag in value and node[tag] != value[tag] for tag in _TAGS
+        tag in node and tag in value and node[tag] != value[tag] for tag in (*_TAGS, "path")
     )
+    if place[-1:] == ("arguments",) and not parts:
+        keep = False
     merged = dict(node) if keep else {}
     for key, below in value.items():
         merged[str(key)] = _put(

@@ -122,6 +122,8 @@ def load_class(path: str) -> Callable[..., Any]:
     where, _, name = path.rpartition(":")
     if not where or not name:
         raise InputError(path, "should read FILE.py:CLASS or package.module:CLASS")
+    if where.endswith(".py") and not Path(where).is_file():
+        raise InputError(path, f"there is no file {where}")
     try:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:
@@ -134,8 +136,6 @@ def load_class(path: str) -> Callable[..., Any]:
 
 
 def _from_file(where: str) -> Any:
-    if not Path(where).is_file():
-        raise FileNotFoundError(f"there is no file {where}")
     spec = importlib.util.spec_from_file_location(f"engram_environment_{Path(where).stem}", where)
     assert spec is not None
     assert spec.loader is not None

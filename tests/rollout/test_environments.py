@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from gymnasium.utils.env_checker import check_env
 
 from common.config.algorithms import PPO
 from common.config.environment import CustomEnvironment
+from common.config.loader import load_run
 from common.config.rewards import EnvironmentReward, RewardMix, Rewards
 from common.config.rollout import Rollout, Sampling
 from common.episode import Episode, Fact, Interaction, Row, Task
@@ -38,6 +38,8 @@ from rollout.protocols import Observation, Outcome, Start
 from rollout.tasks import Dealer, Plan
 from tests.local_source import lively_model, tiny_corpus
 from tests.rollout.test_reactive_engine import TOKENIZER, make_model
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 ROW = Row(
     "My dog is called Rex.",
@@ -291,11 +293,15 @@ def test_the_example_of_the_documentation_plays(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "environments.md").read_text()
     code, settings_text = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)
     (tmp_path / "doors.py").write_text(code)
-    section = yaml.safe_load(settings_text)
-    section["environment"]["path"] = str(tmp_path / section["environment"]["path"])
-    game = CustomEnvironment.model_validate(section["environment"])
+    file = tmp_path / "doors.yaml"
+    file.write_text(settings_text.replace("doors.py:", f"{tmp_path}/doors.py:"))
+    # As the page says: over the configuration of another game, whose arguments are another class's.
+    run = load_run([CONFIGS / "game.yaml", file])
+    assert run.rewards.cumulative.environment is not None
+    game = run.environment
+    assert isinstance(game, CustomEnvironment)
+    assert game.arguments == {"size": 3}
     require_environment(game)
-    Rewards.model_validate(section["rewards"])
     [episode] = engine_for(game).run(tasks(1, max_turns=2))
     assert episode.turns[0].query.startswith("The prize is behind door")
     assert episode.turns[1].query == "Which door?"
