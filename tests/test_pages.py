@@ -67,7 +67,8 @@ def test_algorithms_are_compared_over_their_seeds() -> None:
         "reinforce-1": one | {"recall_before": 0.6, "recall_after": 0.7},
         "reinforce-2": one | {"reward_last": 0.7, "recall_before": 0.6, "recall_after": 0.9},
     }
-    lines = PAGES["results.md"]({**MEASURED, **runs}).splitlines()
+    others = {name: each for name, each in MEASURED.items() if not name.startswith("reinforce-")}
+    lines = PAGES["results.md"]({**others, **runs}).splitlines()
     assert next(line for line in lines if line.startswith("| `reinforce`")) == (
         "| `reinforce` | 2 | 0.200 (0.20–0.20) | 0.600 (0.50–0.70) "
         "| 0.600 (0.60–0.60) | 0.800 (0.70–0.90) |"
@@ -76,7 +77,8 @@ def test_algorithms_are_compared_over_their_seeds() -> None:
 
 def test_the_game_is_told_of_over_its_seeds() -> None:
     runs: Any = {"game-1": {"first": 0.2, "last": 0.6}, "game-2": {"first": 0.4, "last": 0.8}}
-    page = " ".join(PAGES["results.md"]({**MEASURED, **runs}).split())
+    others = {name: found for name, found in MEASURED.items() if not name.startswith("game-")}
+    page = " ".join(PAGES["results.md"]({**others, **runs}).split())
     assert "rises from 0.300 (0.20–0.40) in the first iterations to 0.700 (0.60–0.80)" in page
 
 
