@@ -480,6 +480,11 @@ def test_a_caller_that_divides_gets_overdue_and_lost_calls_back_after_the_first_
 def test_calls_go_through_rllibs_actor_manager_which_notices_the_dead() -> None:
     """The manager sends the calls and keeps the health of each actor: one that died is out until it
     was restored."""
+    restoring = asyncio.Event()
+
+    async def restore(pool: ActorPool, actor: int) -> None:
+        # Ray may have the actor back before the test has asked what it wants to know.
+        await restoring.wait()
 
     async def body(pool: ActorPool) -> None:
         manager = pool._dispatch._manager
@@ -492,7 +497,8 @@ def test_calls_go_through_rllibs_actor_manager_which_notices_the_dead() -> None:
         pids = {await pool.call("pid", deadline=30, retries=0, reason="asking") for _ in range(3)}
         own = ray.get(pool.actors()[left].apply.remote(lambda _: os.getpid()), timeout=30)
         assert pids == {own}, "only the healthy one is asked"
+        restoring.set()
         await until_healthy(pool)
         assert manager.healthy_actor_ids() == [0, 1]
 
-    run(body)
+    run(body, on_restored=restore)
