@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
+from common.data.decoding import shortened
 from common.episode import Role, Strategy
 from common.failures import nearest
 from common.text.values import value_words
@@ -79,7 +80,7 @@ def _fact_faults(fact: Any, turn: int, at: str) -> Iterator[Fault]:
         elif value_words(old) == value_words(value):
             yield (
                 f"{at}outdated.{k}",
-                f"{old!r} is the value itself, which cannot have replaced itself",
+                f"{shortened(old)!r} is the value itself, which cannot have replaced itself",
             )
 
 
@@ -111,7 +112,7 @@ def shape_faults(
     known = {**required, **optional}
     for name in record:
         if name not in known:
-            yield f"{at}{name}", f"is no field of this record; {nearest(name, known)}"
+            yield f"{at}{shortened(name)}", f"is no field of this record; {nearest(name, known)}"
     for name, kind in known.items():
         # Parquet and `datasets` write an absent optional field as null.
         if record.get(name) is None:
@@ -131,7 +132,7 @@ def _one_of(
     record: Mapping[str, Any], name: str, valid: tuple[str, ...], at: str
 ) -> Iterator[Fault]:
     if record.get(name) is not None and record[name] not in valid:
-        yield f"{at}{name}", f"is {record[name]!r}; {nearest(record[name], valid)}"
+        yield f"{at}{name}", f"is {shortened(record[name])!r}; {nearest(record[name], valid)}"
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.data.changes import asks_of_the_past, clauses, content, replacement, says_change
 from common.data.checks import Fault
+from common.data.decoding import shortened
 from common.text.values import contains_value, value_words, words, written
 
 Turns = Sequence[Mapping[str, Any]]
@@ -50,7 +51,7 @@ def fact_faults(record: Mapping[str, Any], literal: bool) -> Iterator[Fault]:
             or _retold(question, questions, turns)
         )
         if stale is not None:
-            yield f"{question.at}value", f"{question.value!r} is out of date: {stale}"
+            yield f"{question.at}value", f"{shortened(question.value)!r} is out of date: {stale}"
 
 
 def fact_warnings(record: Mapping[str, Any]) -> Iterator[Fault]:
@@ -99,7 +100,7 @@ def _said(
     if not saying:
         return (
             f"{question.at}value",
-            f"{value!r} was never said before interaction {question.turn} asks for it",
+            f"{shortened(value)!r} was never said before interaction {question.turn} asks for it",
         ), None
     # "may" is not the month May, nor is "York" said where "New York" is.
     longer = [
@@ -112,7 +113,7 @@ def _said(
         last = (surely or saying)[-1]
         return (
             f"{question.at}said_in",
-            f"is {said_in}, where {value!r} was never said: turn {last} was the last to say it",
+            f"is {said_in}, where {shortened(value)!r} was never said: turn {last} was the last to say it",
         ), last
     # "a" is a word, and a grade only in capitals.
     article = len(value) == 1 and value.isascii() and value.isalpha()
@@ -120,7 +121,7 @@ def _said(
         last = (surely or saying)[-1]
         return (
             f"{question.at}said_in",
-            f"is {said_in}, but turn {last} was the last to say {value!r}, in its query or answer",
+            f"is {said_in}, but turn {last} was the last to say {shortened(value)!r}, in its query or answer",
         ), last
     return None, said_in
 

@@ -35,6 +35,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+LARGEST_MARGIN = 1_000_000
+"""A margin beyond it, or one that is no number, would leave nothing of a loss but itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preference:
@@ -165,6 +168,8 @@ def preference_faults(record: Any) -> Iterator[Fault]:
         yield "answers" if ranking else "rejected", "is an answer twice: there is nothing to prefer"
     if ranking and record.get("margin"):
         yield "margin", "goes with one chosen and one rejected answer only"
+    elif not abs(record.get("margin") or 0) <= LARGEST_MARGIN:
+        yield "margin", f"should be a number up to {LARGEST_MARGIN:,}"
     for i, turn in enumerate(record.get("history") or ()):
         for field, what in pair_faults(turn):
             yield f"history.{i}.{field}", what

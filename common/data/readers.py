@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from common.config.locations import DATA_SUFFIXES, is_data_file
 from common.data.checks import Fault
+from common.data.decoding import parse_json, read_text
 from common.failures import InputError, nearest
 
 REPORTED = 20
@@ -101,9 +102,7 @@ def _records(source: str) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise InputError(source, "there is no such file")
     suffix = _suffix(path.name)
-    yield from (
-        _parquet(path) if suffix == ".parquet" else _jsonl(path, compressed=suffix == ".jsonl.gz")
-    )
+    yield from (_parquet(path) if suffix == ".parquet" else _jsonl(path))
 
 
 def _suffix(name: str) -> str:
@@ -117,45 +116,61 @@ def _suffix(name: str) -> str:
     return found
 
 
-def _jsonl(path: Path, compressed: bool) -> Iterator[tuple[str, Any]]:
-    try:
-        text = (gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()).decode(
-            "utf-8"
-        )
-    except (OSError, EOFError, UnicodeDecodeError) as unreadable:
-        raise InputError(
-            str(path),
-            f"cannot be read as {'gzipped ' if compressed else ''}UTF-8 text: {unreadable}",
-        ) from None
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     # Not splitlines(): JSON strings may hold other line separators than "\n".
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
             try:
-                yield where, json.loads(line)
-            except json.JSONDecodeError as broken:
-                yield (
-                    where,
-                    InputError(
-                        where,
-                        f"broken JSON: {broken.msg[:1].lower()}{broken.msg[1:]} at column "
-                        f"{broken.colno}",
-                    ),
-                )
+                yield where, parse_json(line)
+            except ValueError as broken:
+                yield where, InputError(where, str(broken))
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
+            _require_single_names(path, file.schema_arrow)
             number = 0
             for batch in file.iter_batches():
-                for record in batch.to_pylist():
+                for record in _decoded(batch):
                     number += 1
-                    yield f"{path}, row {number}", record
-    except (pa.ArrowInvalid, OSError) as unreadable:
+                    where = f"{path}, row {number}"
+                    if isinstance(record, UnicodeDecodeError):
+                        record = InputError(where, f"holds text that is not UTF-8: {record}")
+                    yield where, record
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as unreadable:
         raise InputError(
             str(path), f"cannot be read as Parquet: {' '.join(str(unreadable).split())}"
         ) from None
+
+
+def _require_single_names(path: Path, schema: pa.Schema) -> None:
+    """Raises InputError where two columns, or two fields of a struct, have one name."""
+    levels: list[tuple[str, list[pa.Field]]] = [("", list(schema))]
+    while levels:
+        place, fields = levels.pop()
+        names = [field.name for field in fields]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(str(path), f"the field {place}{twice} is there twice")
+        levels += [
+            (f"{place}{field.name}.", [field.type.field(i) for i in range(field.type.num_fields)])
+            for field in fields
+            if pa.types.is_nested(field.type)
+        ]
+
+
+def _decoded(batch: pa.RecordBatch) -> Iterator[Any]:
+    """The records of a batch; in place of one whose text is not UTF-8, the error."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for row in range(batch.num_rows):
+            try:
+                yield batch.slice(row, 1).to_pylist()[0]
+            except UnicodeDecodeError as other:
+                yield other
 
 
 def _named(source: str) -> Iterator[tuple[str, Any]]:

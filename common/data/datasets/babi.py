@@ -24,10 +24,14 @@ from pathlib import Path
 from common.config.data import BabiData
 from common.data.corpus import Corpus, carved
 from common.data.datasets.synth import ACKNOWLEDGE
+from common.data.decoding import read_text
 from common.data.splits import conversation_hash
 from common.episode import Fact, Interaction, Row, Strategy
 from common.failures import InputError
 from common.text.values import contains_value
+
+LONGEST_NUMBER = 9
+"""Digits of the number of a line, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +101,12 @@ def stories(path: Path) -> list[list[Line]]:
     """Stories of one file. Lines count from 1 within a story; a question has tabs: text, answer,
     supporting lines."""
     told: list[list[Line]] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(read_text(path).splitlines(), 1):
         head, _, rest = text.partition(" ")
         fields = [field.strip() for field in rest.split("\t")]
         if (
             not head.isdecimal()
+            or len(head) > LONGEST_NUMBER
             or len(fields) not in (1, 3)
             or not all(fields)
             or (head != "1" and not told)

@@ -9,13 +9,12 @@ and all good ones conversations to learn the language from.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.data.decoding import parse_json, read_text
 from common.data.preferences import Preference, without_answers_to
 from common.data.splits import fraction, text_hash
 from common.episode import Interaction, Row
@@ -79,21 +78,25 @@ def load_taskmaster(folder: str | Path) -> list[Judged]:
     if not paths:
         raise InputError(str(folder), "holds no tm*_reward_*.json.gz")
     judged: dict[str, tuple[str, dict[bool, list[str]]]] = {}
+    before: dict[str, list[tuple[str, str]]] = {}
     for path in paths:
         for number, record in enumerate(_json(path), 1):
             try:
+                context = record["context"]
+                if context not in before:
+                    before[context] = interactions(parse_json(context))
                 _, actions = judged.setdefault(
-                    record["context"], (record["conversation_id"], {True: [], False: []})
+                    context, (record["conversation_id"], {True: [], False: []})
                 )
-                actions[bool(record["reward"] > 0)].append(said(json.loads(record["generation"])))
-            except (KeyError, TypeError, ValueError) as wrong:
+                actions[bool(record["reward"] > 0)].append(said(parse_json(record["generation"])))
+            except (KeyError, TypeError, ValueError, AttributeError) as wrong:
                 raise InputError(
                     f"{path}, record {number}",
                     f"is no judged action: {type(wrong).__name__}: {wrong}",
                 ) from wrong
     found = []
     for context, (conversation, actions) in judged.items():
-        *history, (prompt, _) = interactions(json.loads(context))
+        *history, (prompt, _) = before[context]
         if not prompt:
             continue  # the agent's first words: nobody asked
         good, bad = (
@@ -169,9 +172,11 @@ def _values(values: Any) -> str:
     return str(values)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> list[Any]:
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return json.loads(content)
-    except (OSError, EOFError, ValueError) as unreadable:
+        records = parse_json(read_text(path))
+    except ValueError as unreadable:
         raise InputError(str(path), f"cannot be read as JSON: {unreadable}") from None
+    if not isinstance(records, list):
+        raise InputError(str(path), "should hold a list of records")
+    return records

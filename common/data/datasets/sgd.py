@@ -10,8 +10,6 @@ values along the way.
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 
 from common.config.data import SgdData
 from common.data.corpus import Corpus, carved
+from common.data.decoding import parse_json, read_text
 from common.data.splits import text_hash
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
@@ -68,16 +67,17 @@ def load(folder: str | Path, part: str) -> list[Confirmation]:
     if not path.is_file():
         raise InputError(str(path), "there is no such file")
     found: list[Confirmation] = []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                dialogue = json.loads(line)
-                found += [Confirmation(dialogue["id"], row) for row in dialogue_rows(dialogue)]
-            except (ValueError, KeyError, TypeError, IndexError) as wrong:
-                raise InputError(
-                    f"{path}, line {number}",
-                    f"is no dialogue of this data set: {type(wrong).__name__} {wrong}",
-                ) from None
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            dialogue = parse_json(line)
+            found += [Confirmation(dialogue["id"], row) for row in dialogue_rows(dialogue)]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as wrong:
+            raise InputError(
+                f"{path}, line {number}",
+                f"is no dialogue of this data set: {type(wrong).__name__} {wrong}",
+            ) from None
     return found
 
 
