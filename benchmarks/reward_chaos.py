@@ -24,6 +24,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from benchmarks.parts import Part, local_ray
 from common.config.components import Bleu, FunctionReward
 from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Turn
@@ -198,29 +199,22 @@ class Killer:
         await asyncio.gather(*self._asking, return_exceptions=True)
 
 
-def run(chaos: Chaos = Chaos()) -> dict[str, float]:
+def parts(quick: bool) -> list[Part]:
+    """The parts of `engram bench reward_chaos`."""
+    chaos = Chaos(episodes=600, kills=4) if quick else Chaos()
+    return [Part("undisturbed, then with workers killed", lambda: run(chaos))]
+
+
+def run(chaos: Chaos) -> dict[str, float]:
     """Rates of both parts, and what was killed. Starts a local Ray for its duration where none is
     connected.
 
     Raises RuntimeError where a turn is not accounted for, or the two parts do not agree on every
     reward; TimeoutError where both take more than `OVERALL_SECONDS`.
     """
-    started = not ray.is_initialized()
-    if started:
-        # Places for all workers: most of them wait.
-        ray.init(
-            address="local",
-            num_cpus=chaos.workers,
-            include_dashboard=False,
-            object_store_memory=200 * 2**20,
-            log_to_driver=False,
-        )
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return asyncio.run(asyncio.wait_for(_both_parts(chaos, Path(folder)), OVERALL_SECONDS))
-    finally:
-        if started:
-            ray.shutdown()
+    # Places for all workers: most of them wait.
+    with local_ray(cpus=chaos.workers), tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(asyncio.wait_for(_both_parts(chaos, Path(folder)), OVERALL_SECONDS))
 
 
 async def _both_parts(chaos: Chaos, folder: Path) -> dict[str, float]:

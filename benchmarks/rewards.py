@@ -12,11 +12,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 
+from benchmarks.parts import Part, local_ray
 from common.config.components import Bleu
 from common.config.rewards import RewardMix, Rewards
 from common.episode import Episode, Fact, Turn
@@ -31,69 +32,68 @@ ANSWERED = 4
 MIX = RewardMix(bleu=Bleu(order=4, reference=0.4, saved=0.6))
 """All four components, each of their comparisons included."""
 REWARDS = Rewards(single=MIX, cumulative=MIX, long_term=MIX)
-PAIRS = 31
-"""Of one worker and two: many, and short, for the neighbours of a virtual machine come and go
-within seconds."""
-SHORT_REPEATS = 51
-"""Of what takes milliseconds."""
+
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    pairs: int = 31
+    """Repeats of one worker and two: many, and short, for the neighbours of a virtual machine come
+    and go within seconds."""
+    repeats: int = 51
+    """Repeats of what takes milliseconds."""
+
+
+QUICK = Effort(pairs=5, repeats=15)
 CALLS, CALL_EPISODES = 24, 256
 """Calls per worker in one repeat, and episodes in each: enough for the last call, with which one
 worker is alone, to be little of it."""
 
 
-def run() -> dict[str, float]:
-    """Medians over repeats, in turns per second. Starts a local Ray for its duration where none is
-    connected."""
-    # First, for what Ray starts, and what it leaves behind for some seconds when it stops, would
-    # share the cores with it.
-    figures = {
-        "bleu_turns_per_second_256": bleu_rate(256),
-        "bleu_turns_per_second_16": bleu_rate(16),
-        "composed_turns_per_second_256": composed_rate(256),
-    }
-    started_ray = not ray.is_initialized()
-    if started_ray:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=200 * 2**20,
-            log_to_driver=False,
-        )
-    try:
-        one, two, ratio = worker_rates()
-    finally:
-        if started_ray:
-            ray.shutdown()
-    return figures | {
-        "one_worker_turns_per_second": one,
-        "two_workers_turns_per_second": two,
-        "two_workers_over_one": ratio,
-    }
+def parts(quick: bool) -> list[Part]:
+    """The parts of `engram bench rewards`, in turns per second. Ray comes last: what it starts, and
+    leaves behind for some seconds when it stops, would share the cores with the others."""
+    pairs, repeats = QUICK if quick else Effort()
+    return [
+        Part(
+            "BLEU alone",
+            lambda: {
+                f"bleu_turns_per_second_{turns}": bleu_rate(turns, repeats) for turns in (256, 16)
+            },
+        ),
+        Part(
+            "all components",
+            lambda: {"composed_turns_per_second_256": composed_rate(256, repeats)},
+        ),
+        Part("one and two workers under Ray", lambda: worker_rates(pairs)),
+    ]
 
 
-def bleu_rate(turns: int) -> float:
+def bleu_rate(turns: int, repeats: int) -> float:
     """Two BLEU-4 scores a turn, in batches of `turns`."""
     rng = np.random.default_rng(0)
     answers, references, saved = [[_tokens(rng) for _ in range(turns)] for _ in range(3)]
     return turns / _median_seconds(
         lambda: bleu_of_pairs(
             Ragged.of(answers), [Ragged.of(references), Ragged.of(saved)], 4, None, "method4"
-        )
+        ),
+        repeats,
     )
 
 
-def composed_rate(turns: int) -> float:
+def composed_rate(turns: int, repeats: int) -> float:
     """Whole episodes in, a verdict on each turn out, by a worker without Ray around it."""
     episodes, worker = (
         _episodes(turns // ANSWERED, seed=0),
         RewardWorker(REWARDS, _embedding(), SPECIAL),
     )
-    return turns / _median_seconds(lambda: worker.judge(episodes, {}))
+    return turns / _median_seconds(lambda: worker.judge(episodes, {}), repeats)
 
 
-def worker_rates() -> tuple[float, float, float]:
-    """Of one and of two reward workers, each with work of its own, and the second over the first.
+@local_ray(cpus=2)
+def worker_rates(pairs: int) -> dict[str, float]:
+    """One and two reward workers, each with work of its own, and the second over the first. Starts
+    a local Ray where none is connected.
 
     Episodes come from the object store and go back there, as between actors on a cluster: what is
     measured is the workers, not how fast one driver can unpickle for both.
@@ -128,20 +128,26 @@ def worker_rates() -> tuple[float, float, float]:
         seconds(2)
         # In turn, and compared pair by pair, so that whatever else the machine does touches both
         # alike.
-        pairs = [(seconds(1), seconds(2)) for _ in range(PAIRS)]
+        measured = [(seconds(1), seconds(2)) for _ in range(pairs)]
     finally:
         for worker in workers:
             ray.kill(worker)
     turns = CALLS * CALL_EPISODES * ANSWERED
-    one = statistics.median(turns / alone for alone, _ in pairs)
-    two = statistics.median(2 * turns / together for _, together in pairs)
-    return one, two, statistics.median(2 * alone / together for alone, together in pairs)
+    one = statistics.median(turns / alone for alone, _ in measured)
+    two = statistics.median(2 * turns / together for _, together in measured)
+    return {
+        "one_worker_turns_per_second": one,
+        "two_workers_turns_per_second": two,
+        "two_workers_over_one": statistics.median(
+            2 * alone / together for alone, together in measured
+        ),
+    }
 
 
-def _median_seconds(work: Callable[[], object]) -> float:
+def _median_seconds(work: Callable[[], object], repeats: int) -> float:
     work()
     seconds = []
-    for _ in range(SHORT_REPEATS):
+    for _ in range(repeats):
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)
@@ -182,8 +188,3 @@ def _episodes(count: int, seed: int) -> list[Episode]:
         Episode(f"{seed}-{i}", str(i), i, tuple(turn(t) for t in range(1 + ANSWERED)), 0)
         for i in range(count)
     ]
-
-
-if __name__ == "__main__":
-    for name, figure in run().items():
-        print(f"{name:32} {figure:12.2f}")

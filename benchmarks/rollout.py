@@ -4,14 +4,13 @@ lock-step.
 The workload is benchmarks/workload.py's. There are two rates, both over whole conversations.
 *Generation* is new tokens over all time but that in which memories are written: reading memory,
 prompts, decoding, sampling and bookkeeping are in it. The other, `…_with_writes`, is over all time;
-interactions per second are, too. Figures are medians over `REPEATS`; what is compared is measured
+interactions per second are, too. Figures are medians over repeats; what is compared is measured
 in turn, and compared pair by pair. Comparisons within one process are of CPU time, which the
 neighbours of a virtual machine touch less.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import resource
 import statistics
@@ -26,6 +25,7 @@ import ray
 import torch
 
 from benchmarks import rollout_gpu
+from benchmarks.parts import Part, local_ray
 from benchmarks.workload import (
     MOST_TOKENS,
     NEW_TOKENS,
@@ -50,34 +50,62 @@ from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.policies.table import PolicyShape
 from rollout.worker import RolloutWorker
 
-REPEATS = 5
-PAIRS = 9
-"""Of one worker and two."""
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    repeats: int = 5
+    pairs: int = 9
+    """Repeats of one worker and two."""
+    conversations: int = 256
+    """For each worker that takes part in a measurement under Ray, in groups of as many as it has
+    slots."""
+    long_tailed: int = 1536
+    """Conversations whose answers have a long tail."""
+
+
+QUICK = Effort(repeats=2, pairs=3, conversations=64, long_tailed=512)
 FOLLOW_UPS = 4
-CONVERSATIONS = 256
-"""For each worker that takes part in a measurement under Ray, in groups of as many as it has
-slots."""
 DEADLINE = 300.0
 
 
-def run() -> dict[str, float]:
-    """All figures of `engram bench rollout`. Starts a local Ray for its duration where none is
-    connected."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        figures = (
-            fixed_rate(16)
-            | fixed_rate(64)
-            | over_torch(16)
-            | over_torch(64)
-            | late_over_early_turn()
-            | long_tailed()
-        )
-    finally:
-        torch.set_num_threads(threads)
-    figures |= under_ray() | rollout_gpu.run()
-    return {name: round(value, 4) for name, value in figures.items()}
+def parts(quick: bool) -> list[Part]:
+    """The parts of `engram bench rollout`."""
+    effort = QUICK if quick else Effort()
+    return [
+        *(
+            Part(f"one engine, {slots} slots", on_one_thread(fixed_rate, slots, effort.repeats))
+            for slots in (16, 64)
+        ),
+        *(
+            Part(
+                f"{slots} slots against the backend torch",
+                on_one_thread(over_torch, slots, effort.repeats),
+            )
+            for slots in (16, 64)
+        ),
+        Part("late and early turns", on_one_thread(late_over_early_turn, effort.pairs)),
+        Part(
+            "continuous batching against lock-step",
+            on_one_thread(long_tailed, effort.repeats, effort.long_tailed),
+        ),
+        Part("one and two workers under Ray", lambda: under_ray(effort)),
+        Part("on a GPU", rollout_gpu.run),
+    ]
+
+
+def on_one_thread(
+    measure: Callable[..., dict[str, float]], *arguments: int
+) -> Callable[[], dict[str, float]]:
+    def measured() -> dict[str, float]:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return measure(*arguments)
+        finally:
+            torch.set_num_threads(threads)
+
+    return measured
 
 
 class Rate(NamedTuple):
@@ -110,14 +138,14 @@ def measured(
 # --- one engine, answers of one length ------------------------------------------------------------
 
 
-def fixed_rate(slots: int) -> dict[str, float]:
+def fixed_rate(slots: int, repeats: int) -> dict[str, float]:
     """Tokens per second of one engine with all slots in use, and the share of each phase, over
     conversations of 8 follow-ups."""
     engine, tasks = make_engine(slots), make_tasks([8] * slots)
     engine.run(make_tasks([1] * slots))
     phases = dict(engine.timer.seconds)
     rates, spent = [], 0.0
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         rate = measured(engine, lambda: engine.run(tasks), time.perf_counter)
         rates.append(rate)
         spent += rate.seconds
@@ -134,7 +162,7 @@ def fixed_rate(slots: int) -> dict[str, float]:
     } | {f"share_{name}_{slots}": share for name, share in shares.items()}
 
 
-def over_torch(slots: int) -> dict[str, float]:
+def over_torch(slots: int, repeats: int) -> dict[str, float]:
     """How many times as fast as the backend `torch` the one that `auto` takes is, by CPU time: of
     generation, with writes, and of memory writes alone. Both are measured in turn."""
     tasks = make_tasks([4] * slots)
@@ -142,7 +170,7 @@ def over_torch(slots: int) -> dict[str, float]:
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     for engine in (taken, plain):
         engine.run(tasks)
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         fast, slow = (
             measured(engine, lambda engine=engine: engine.run(tasks), time.process_time)
             for engine in (taken, plain)
@@ -170,7 +198,7 @@ class TurnClock(ReactiveEngine):
         )
 
 
-def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 9) -> dict[str, float]:
+def late_over_early_turn(repeats: int, late: int = 32, early: int = 2) -> dict[str, float]:
     """CPU time of answering turn `late` over that of turn `early`, memory write included, and the
     process's peak memory at both."""
     engine, tasks = make_engine(16, TurnClock), make_tasks([late + 1] * 16)
@@ -196,7 +224,7 @@ def late_over_early_turn(late: int = 32, early: int = 2, repeats: int = 9) -> di
 # --- answers of all kinds of lengths --------------------------------------------------------------
 
 
-def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
+def long_tailed(repeats: int, conversations: int, slots: int = 64) -> dict[str, float]:
     """Continuous batching against lock-step on conversations whose answers have a long tail: of 2
     to 8 follow-ups, but where said.
 
@@ -224,7 +252,7 @@ def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
     for engine in (continuous, lockstep):
         engine.run(tasks[:slots])
     ratios: defaultdict[str, list[float]] = defaultdict(list)
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         free = measured(continuous, lambda: continuous.run(half), time.process_time)
         batches = measured(
             lockstep, lambda: play_in_batches(lockstep, eighth, slots), time.process_time
@@ -254,32 +282,23 @@ def long_tailed(slots: int = 64, conversations: int = 1536) -> dict[str, float]:
 # --- workers under Ray ----------------------------------------------------------------------------
 
 
-def under_ray() -> dict[str, float]:
-    """Rollout workers of one thread each under Ray, conversations of 1 + 4 turns.
+def under_ray(effort: Effort) -> dict[str, float]:
+    """Rollout workers of one thread each under Ray, conversations of 1 + 4 turns. Starts a local
+    Ray where none is connected.
 
     two_workers_over_one: tokens per second of two against one, with 32 episodes in flight per
     worker, and with 64 (…_64), where the working sets of two no longer fit into the caches
     together. interactions_per_second_2_cores: answered interactions per second of two workers with
     64 episodes in flight each, memory writes and rewards included; …_unscored: without rewards.
     """
-    started = not ray.is_initialized()
-    if started:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20,
-            log_to_driver=False,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-        )  # fmt: skip
-    try:
-        with _workers(32) as seconds:
-            narrow = statistics.median(2 * seconds(1) / seconds(2) for _ in range(PAIRS))
-        with _workers(64) as seconds:
-            wide = [(seconds(1), seconds(2)) for _ in range(REPEATS)]
-        with _workers(64, rewards=True) as seconds:
-            scored = [seconds(2) for _ in range(REPEATS)]
-    finally:
-        if started:
-            ray.shutdown()
-    interactions = 2 * CONVERSATIONS * FOLLOW_UPS
+    with local_ray(cpus=2, megabytes=300):
+        with _workers(32, effort.conversations) as seconds:
+            narrow = statistics.median(2 * seconds(1) / seconds(2) for _ in range(effort.pairs))
+        with _workers(64, effort.conversations) as seconds:
+            wide = [(seconds(1), seconds(2)) for _ in range(effort.repeats)]
+        with _workers(64, effort.conversations, rewards=True) as seconds:
+            scored = [seconds(2) for _ in range(effort.repeats)]
+    interactions = 2 * effort.conversations * FOLLOW_UPS
     return {
         "two_workers_over_one": narrow,
         "two_workers_over_one_64": statistics.median(2 * one / two for one, two in wide),
@@ -290,8 +309,10 @@ def under_ray() -> dict[str, float]:
 
 
 @contextmanager
-def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], float]]:
-    """Seconds that so many of two workers take for CONVERSATIONS each, in groups of `slots`.
+def _workers(
+    slots: int, conversations: int, rewards: bool = False
+) -> Iterator[Callable[[int], float]]:
+    """Seconds that so many of two workers take for `conversations` each, in groups of `slots`.
 
     rewards: two reward workers score what they play. An idle one costs a hundredth of a core, so
     they are there only where asked for.
@@ -314,7 +335,7 @@ def _workers(slots: int, rewards: bool = False) -> Iterator[Callable[[int], floa
         """Who is done with a group takes the next one, as from the pool of a run: no worker waits
         for one whose core is slower."""
         began = time.perf_counter()
-        left, busy, scored = count * CONVERSATIONS // slots, {}, []
+        left, busy, scored = count * conversations // slots, {}, []
 
         def deal(worker: int) -> None:
             episodes = players[worker].sample.remote(batches[worker], 0, None)
@@ -359,7 +380,3 @@ def _wait(calls: Sequence[Any]) -> None:
             f"{len(calls) - len(done)} of {len(calls)} calls took more than {DEADLINE:.0f} s"
         )
     ray.get(done)
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=2))

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from common.config.rollout import BackendName, Sampling
+from common.config.names import BackendName
+from common.config.rollout import Sampling
 from common.data.tokenizer import EOS, SMALLEST_VOCABULARY, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row, Task
 from common.models.reactive.config import RxTConfig

@@ -15,7 +15,8 @@ from typing import TextIO
 
 from rich.console import Console
 
-from common.config.rollout import BackendName, Rollout, Sampling
+from common.config.names import BackendName
+from common.config.rollout import Rollout, Sampling
 from common.failures import InputError, nearest
 from common.storage.checkpoint import open_checkpoint
 from learner.evaluation.measure import run_of

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from common.config.rollout import BackendName
+from common.config.names import BackendName
 from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError, LeaseLost
 from deploy.data import app as data_commands
 from learner.interrupts import counted
@@ -167,12 +167,20 @@ def bench(
             metavar="FOLDER", help="Also write FOLDER/NAME.json, with machine and commit."
         ),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer repeats of less: rough figures sooner.")
+    ] = False,
 ) -> None:
     """Measure this machine: medians over repeats, in minutes."""
     from deploy.bench import run_bench
+    from deploy.progress import open_progress
     from deploy.tables import bench_table
 
-    figures = run_bench(what, record)
+    progress = open_progress()
+    try:
+        figures = run_bench(what, progress, quick, record)
+    finally:
+        progress.close()
     typer.echo(json.dumps(figures) if as_json else bench_table(what, figures))
 
 

@@ -1,7 +1,6 @@
 """`engram data`: generate, convert, check and look at conversations.
 
-Torch and the tokenizer library are imported inside the commands that need them, so that the rest
-answers at once.
+What a command needs is imported inside it, so that `--help` and completion answer at once.
 """
 
 from __future__ import annotations
@@ -18,12 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.config.data import BabiData, Data, SgdData, SynthData
-from common.config.loader import load_section
-from common.episode import Row
-
 if TYPE_CHECKING:
+    from common.config.data import BabiData, Data, SgdData
     from common.data.tokenizer import ConversationTokenizer
+    from common.episode import Row
 
 app = typer.Typer(help="Generate, convert, check and look at conversations.", no_args_is_help=True)
 
@@ -72,6 +69,9 @@ def synth(
     format: FileFormat = Format.jsonl,
 ) -> None:
     """Write generated conversations: train=1000 steps=[4,8] strategies=[cumulative,long_term] …"""
+    from common.config.data import SynthData
+    from common.config.loader import load_section
+
     _write(load_section(SynthData, {}, [], settings or []), seed, out, format)
 
 
@@ -86,6 +86,9 @@ def convert(
     """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD. Or
     as preferences: the instructions of "Build a Large Language Model (From Scratch)", Taskmaster's
     rewarded actions."""
+    from common.config.data import BabiData, SgdData
+    from common.config.loader import load_section
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if source in (Source.instructions, Source.taskmaster):
         _write_preferences(source, folder, settings or [], out, format)

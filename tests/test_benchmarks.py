@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from importlib import import_module
+
 import pytest
 import torch
 
 from benchmarks import rollout, rollout_gpu
+from benchmarks.parts import Part
 from benchmarks.workload import LongTailed, TurnLockstep, make_engine, make_tasks, play_in_batches
 from common.failures import InputError
-from deploy.bench import run_bench
+from common.telemetry.progress import QuietProgress
+from deploy.bench import BENCHMARKS, run_bench
+from deploy.progress import LineProgress
 
 
 def test_the_gpu_benchmark_measures_on_any_device() -> None:
@@ -50,4 +56,30 @@ def test_turns_of_one_conversation_are_clocked_one_by_one() -> None:
 
 def test_an_unknown_benchmark_is_refused_by_its_nearest_name() -> None:
     with pytest.raises(InputError, match="did you mean 'rollout'"):
-        run_bench("rolout")
+        run_bench("rolout", QuietProgress())
+
+
+def test_figures_of_a_benchmark_are_told_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = io.StringIO(), []
+
+    def second() -> dict[str, float]:
+        seen.append(out.getvalue())
+        return {"slow": 2.0}
+
+    def parts(quick: bool) -> list[Part]:
+        return [Part("first part", lambda: {"fast": 1234.56789}), Part(f"second {quick}", second)]
+
+    monkeypatch.setattr("benchmarks.rewards.parts", parts)
+    figures = run_bench("rewards", LineProgress(out), quick=True)
+    assert figures == {"fast": 1234.5679, "slow": 2.0}
+    assert "first part" in seen[0]
+    assert "fast 1,235" in seen[0]
+    assert "second True" in seen[0]
+    assert "slow" not in seen[0]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_has_parts_of_different_names(name: str) -> None:
+    for quick in (False, True):
+        names = [part.name for part in import_module(f"benchmarks.{name}").parts(quick)]
+        assert len(set(names)) == len(names) >= 1

@@ -11,7 +11,9 @@ import pytest
 
 from benchmarks.pages.__main__ import DOCS, PAGES
 from benchmarks.pages.text import WIDTH, load_results
+from benchmarks.parts import Part
 from benchmarks.record import RESULTS, record
+from common.telemetry.progress import QuietProgress
 from deploy.bench import run_bench
 
 MEASURED = load_results(RESULTS)
@@ -96,8 +98,10 @@ def test_a_record_names_command_machine_and_versions(tmp_path: Path) -> None:
 def test_a_benchmark_is_recorded_only_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.rewards.run", lambda: {"rate": 3.0})
-    assert run_bench("rewards") == {"rate": 3.0}
+    monkeypatch.setattr(
+        "benchmarks.rewards.parts", lambda quick: [Part("one", lambda: {"rate": 3})]
+    )
+    assert run_bench("rewards", QuietProgress()) == {"rate": 3}
     assert list(tmp_path.iterdir()) == []
-    assert run_bench("rewards", tmp_path) == {"rate": 3.0}
+    assert run_bench("rewards", QuietProgress(), folder=tmp_path) == {"rate": 3}
     assert json.loads((tmp_path / "rewards.json").read_text())["figures"] == {"rate": 3.0}

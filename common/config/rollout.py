@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.config.names import BackendName
 from common.config.section import Section
-
-BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels"]
 
 
 class Sampling(Section):

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from common.config.rollout import BackendName
+from common.config.names import BackendName
 from common.config.run import Run
 from common.data.conversations import load_rows, value_counts
 from common.data.splits import conversation_hash, text_hash

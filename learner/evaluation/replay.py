@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from common.config.rollout import BackendName
+from common.config.names import BackendName
 from common.data.tokenizer import ANSWER, SPECIAL_TOKENS, ConversationTokenizer
 from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import InputError, Unavailable

@@ -13,7 +13,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from common.config.rollout import BackendName, Rollout
+from common.config.names import BackendName
+from common.config.rollout import Rollout
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer

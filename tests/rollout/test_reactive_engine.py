@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.config.rollout import BackendName, Sampling
+from common.config.names import BackendName
+from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Interaction, Memory, Row, Task
 from common.models.reactive.config import RxTConfig

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from common.config.rollout import BackendName
+from common.config.names import BackendName
 from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer
 from rollout.policies.reactive.cache import Reach

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from common.config.environment import CONVERSATION, EnvironmentSettings
-from common.config.rollout import BackendName, Sampling
+from common.config.names import BackendName
+from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task
 from common.failures import DataFailure

@@ -8,7 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from common.config.rollout import BackendName, Sampling
+from common.config.names import BackendName
+from common.config.rollout import Sampling
 from common.data.tokenizer import ConversationTokenizer
 from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.config.rollout import BackendName, Sampling
+from common.config.names import BackendName
+from common.config.rollout import Sampling
 from common.failures import DataFailure
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer

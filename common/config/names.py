@@ -1,0 +1,9 @@
+"""Names that the command line offers before it reads a configuration. This module imports nothing
+heavy: `--help`, completion and typing errors are answered at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels"]
+"""What computes a Reactive Transformer's answers; `auto` takes the fastest that fits."""
