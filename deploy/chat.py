@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
 from common.config.names import BackendName
-from common.config.rollout import Rollout, Sampling
 from common.failures import InputError, nearest
-from common.storage.checkpoint import open_checkpoint
-from learner.evaluation.measure import run_of
-from learner.policies.table import open_policy
-from rollout.protocols import Kept, Session
+
+if TYPE_CHECKING:
+    # Torch takes seconds to import, and the reader is told first what takes a while.
+    from learner.examples import Interactions
+    from rollout.protocols import Kept, Session
 
 HELP = """\
 /save FILE     keep the memory in FILE
@@ -35,18 +36,32 @@ HELP = """\
 FIRST_NAME = "main"
 
 
-def chat(
+def chat(session: Session, examples: Sequence[Interactions]) -> None:
+    """Talk on standard input and output until /quit or the end of input."""
+    console = Console()
+    if examples:
+        say(console, introduction(examples))
+    talk(session, sys.stdin, console)
+
+
+def open_session(
     checkpoint: str,
     memory: str | None,
     temperature: float,
     seed: int,
-    backend: BackendName | None = None,
-) -> None:
-    """Talk on standard input and output until /quit or the end of input.
+    backend: BackendName | None,
+) -> tuple[Session, list[Interactions]]:
+    """A session with the checkpoint's model, and conversations that its run learnt from.
 
     backend: None takes that of the checkpoint's run.
     Raises InputError for a checkpoint or memory that cannot be opened.
     """
+    from common.config.rollout import Rollout, Sampling
+    from common.storage.checkpoint import open_checkpoint
+    from learner.evaluation.measure import run_of
+    from learner.examples import read_examples
+    from learner.policies.table import open_policy
+
     opened = open_checkpoint(checkpoint)
     trained, directory = open_policy(opened), run_of(opened.where)
     of_run = directory.run().rollout.backend if directory else "auto"
@@ -55,7 +70,16 @@ def chat(
     session = trained.playing(rollout).session(seed)
     if memory is not None:
         session.load(memory)
-    talk(session, sys.stdin, Console())
+    return session, read_examples(directory) if directory else []
+
+
+def introduction(examples: Sequence[Interactions]) -> str:
+    """What the model knows about: conversations that it was trained on."""
+    lines = ["trained on conversations such as these:"]
+    for number, turns in enumerate(examples):
+        lines += [""] if number else []
+        lines += [f"  > {printable(query)}\n  {printable(answer)}" for query, answer in turns]
+    return "\n".join(lines)
 
 
 def talk(session: Session, source: TextIO, console: Console) -> None:
@@ -72,6 +96,9 @@ def talk(session: Session, source: TextIO, console: Console) -> None:
         if words[0] in ("/quit", "/exit"):
             return
         try:
+            if not interactive:
+                # Whoever reads a transcript must see which answer belongs to which line.
+                say(console, f"> {printable(line.strip())}")
             if words[0].startswith("/"):
                 say(console, commands.do(words[0], words[1].strip() if len(words) > 1 else ""))
             else:

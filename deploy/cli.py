@@ -18,6 +18,7 @@ import typer
 
 from common.config.names import BackendName
 from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError, LeaseLost
+from common.version import VERSION
 from deploy.data import app as data_commands
 from learner.interrupts import counted
 
@@ -25,7 +26,6 @@ app = typer.Typer(
     name="engram",
     help="Train language models that remember, by reinforcement learning, on a Ray cluster.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands, name="data")
@@ -57,6 +57,24 @@ BackendOption = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster; without it RAY_ADDRESS, or a local one.")
 ]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"engram {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and end."
+        ),
+    ] = False,
+) -> None:
+    """What comes before the command's name."""
 
 
 @app.command()
@@ -114,16 +132,19 @@ def evaluate(
 ) -> None:
     """Retention by distance and rewards by component; of a reward model, how often and how surely
     it is right."""
+    from deploy.progress import doing
     from deploy.tables import evaluation_tables, preference_tables
-    from learner.evaluation.evaluate import evaluate_checkpoint
-    from learner.evaluation.preferences import evaluate_reward_model, is_reward_model
 
-    tell_of_run(checkpoint)
-    if is_reward_model(checkpoint):
-        result = evaluate_reward_model(checkpoint, data)
-        typer.echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
-        return
-    result = evaluate_checkpoint(checkpoint, data, backend)
+    with doing(f"evaluating {checkpoint}"):
+        from learner.evaluation.evaluate import evaluate_checkpoint
+        from learner.evaluation.preferences import evaluate_reward_model, is_reward_model
+
+        tell_of_run(checkpoint)
+        if is_reward_model(checkpoint):
+            result = evaluate_reward_model(checkpoint, data)
+            typer.echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
+            return
+        result = evaluate_checkpoint(checkpoint, data, backend)
     typer.echo(json.dumps(result) if as_json else evaluation_tables(result))
 
 
@@ -143,11 +164,14 @@ def replay(
 ) -> None:
     """Play one recorded episode again and compare tokens, log-probs, rewards and memory; ends with
     1 where they part."""
+    from deploy.progress import doing
     from deploy.tables import replay_text
-    from learner.evaluation.replay import replay as replay_episode
 
-    tell_of_run(run)
-    result = replay_episode(run, episode, backend)
+    with doing(f"playing {episode} of {run} again"):
+        from learner.evaluation.replay import replay as replay_episode
+
+        tell_of_run(run)
+        result = replay_episode(run, episode, backend)
     typer.echo(json.dumps(result.to_json()) if as_json else replay_text(result))
     if result.parted is not None:
         raise typer.Exit(EXIT_FAILED)
@@ -196,9 +220,13 @@ def chat(
 ) -> None:
     """Talk to a model and see when its memory is being updated."""
     from deploy.chat import chat as talk
+    from deploy.chat import open_session
+    from deploy.progress import doing
 
-    tell_of_run(checkpoint)
-    talk(checkpoint, memory, temperature, seed, backend)
+    with doing(f"opening {checkpoint}"):
+        tell_of_run(checkpoint)
+        opened = open_session(checkpoint, memory, temperature, seed, backend)
+    talk(*opened)
 
 
 def tell_of_run(where: str) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
@@ -42,6 +44,20 @@ def open_progress(stream: TextIO | None = None) -> Progress:
     command's result)."""
     console = Console(file=stream or sys.stderr)
     return TerminalProgress(console) if console.is_terminal else LineProgress(stream or sys.stderr)
+
+
+@contextmanager
+def doing(what: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Say at once what the block does ("opening runs/demo"): a spinner on a terminal, which goes
+    when the block is over; elsewhere a line. The default stream is standard error."""
+    console = Console(file=stream or sys.stderr)
+    if console.is_terminal:
+        with console.status(escape(f"{what} …")):
+            yield
+        return
+    console.file.write(f"engram: {what}\n")
+    console.file.flush()
+    yield
 
 
 def duration(seconds: float) -> str:

@@ -23,6 +23,7 @@ from common.telemetry.progress import Progress, QuietProgress
 from learner.changed_settings import go_on_with, require_resumable, require_same
 from learner.checkpointing import checkpoint_model, save_training
 from learner.evaluation.measure import VALUES, write_training_values
+from learner.examples import write_examples
 from learner.resume import (
     DATA,
     as_named_in,
@@ -76,6 +77,7 @@ def prepare(
     directory.write_json(DATA, to_json(parts))
     tell_of_changed_rewards(run, directory, told)
     write_training_values(directory, corpus.train)
+    write_examples(directory, corpus.train)
     state = TrainingState(0, run.stages[0].stage, 0)
     save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)

@@ -22,7 +22,7 @@ from common.models.reactive.module import write_model
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from deploy import cli
-from deploy.chat import Commands, printable, talk
+from deploy.chat import Commands, introduction, printable, talk
 from rollout.policies.reactive.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -77,9 +77,25 @@ def test_piped_conversation_shows_answers_and_that_memory_was_updated(
     # Not line by line: a random model may write line breaks.
     assert (
         re.sub(r"memory updated \([^)\n]* ms\)\n", "<updated>", shown)
-        == f"{answers[0]}\n<updated>{answers[1]}\n<updated>"
+        == f"> my dog is Rex\n{answers[0]}\n<updated>> my dog?\n{answers[1]}\n<updated>"
     )
     assert session.turn == 2
+
+
+def test_what_the_model_was_trained_on_is_shown_harmless() -> None:
+    shown = introduction(
+        [[("my dog is Rex", "hello Rex"), ("my dog?", "\x1b[2JRex")], [("a", "b")]]
+    )
+    assert shown.splitlines() == [
+        "trained on conversations such as these:",
+        "  > my dog is Rex",
+        "  hello Rex",
+        "  > my dog?",
+        "  \ufffd[2JRex",
+        "",
+        "  > a",
+        "  b",
+    ]
 
 
 def test_an_answer_cannot_steer_the_terminal() -> None:
