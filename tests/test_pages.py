@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pages.__main__ import DOCS, PAGES
+from benchmarks.pages.__main__ import DOCS, PAGES, README
+from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import WIDTH, load_results
 from benchmarks.parts import Part
 from benchmarks.record import RESULTS, record
@@ -30,6 +31,18 @@ def test_a_page_has_at_most_100_lines_of_100_columns(name: str) -> None:
     lines = (DOCS / name).read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 100
     assert [line for line in lines if len(line) > WIDTH] == []
+
+
+def test_the_readme_shows_the_demos_table() -> None:
+    readme = README.read_text(encoding="utf-8")
+    assert front_page(readme, MEASURED) == readme, "write it anew: python -m benchmarks.pages"
+    other: Any = copy.deepcopy(dict(MEASURED))
+    first = min((name for name in other if name.startswith("demo-")), key=lambda n: int(n[5:]))
+    other[first]["retention"]["erased"]["2"] = 0.4321
+    assert "| `erased` |" in front_page(readme, other)
+    assert "0.432" in front_page(readme, other)
+    with pytest.raises(ValueError, match="demo table"):
+        front_page("no marks", MEASURED)
 
 
 def test_a_page_shows_another_measurement() -> None:

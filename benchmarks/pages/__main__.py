@@ -1,14 +1,16 @@
-"""Write the pages: `python -m benchmarks.pages`."""
+"""Write the pages, and the README's table: `python -m benchmarks.pages`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from benchmarks.pages import performance, reliability, results
+from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import load_results
 from benchmarks.record import RESULTS
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS, README = ROOT / "docs", ROOT / "README.md"
 PAGES = {
     "performance.md": performance.page,
     "reliability.md": reliability.page,
@@ -20,3 +22,4 @@ if __name__ == "__main__":
     measured = load_results(RESULTS)
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(measured), encoding="utf-8")
+    README.write_text(front_page(README.read_text("utf-8"), measured), encoding="utf-8")
