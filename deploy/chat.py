@@ -74,7 +74,7 @@ def open_session(
 
 
 def introduction(examples: Sequence[Interactions]) -> str:
-    """What the model knows about: conversations that it was trained on."""
+    """The lines that show what the model knows about: conversations that it was trained on."""
     lines = ["trained on conversations such as these:"]
     for number, turns in enumerate(examples):
         lines += [""] if number else []

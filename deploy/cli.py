@@ -74,7 +74,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """What comes before the command's name."""
+    """Options that stand before the name of the command."""
 
 
 @app.command()

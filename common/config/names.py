@@ -6,4 +6,4 @@ from __future__ import annotations
 from typing import Literal
 
 BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels"]
-"""What computes a Reactive Transformer's answers; `auto` takes the fastest that fits."""
+"""The backend that computes answers; `auto` takes the fastest that fits."""
