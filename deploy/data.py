@@ -5,10 +5,8 @@ What a command needs is imported inside it, so that `--help` and completion answ
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from deploy.convert import FileFormat, Format, Out, Settings, every_fault, write_corpus
+from deploy.convert import app as convert_commands
+
 if TYPE_CHECKING:
-    from common.config.data import BabiData, Data, SgdData
     from common.data.tokenizer import ConversationTokenizer
     from common.episode import Row
 
 app = typer.Typer(help="Generate, convert, check and look at conversations.", no_args_is_help=True)
+app.add_typer(convert_commands, name="convert")
 
 INSPECT_VOCABULARY = 1024
 """Size of the tokenizer that `inspect` trains on the file itself where none is given."""
@@ -30,30 +31,12 @@ INSPECT_VOCABULARY = 1024
 BATCH = 10_000
 
 
-class Format(StrEnum):
-    jsonl = "jsonl"
-    gz = "jsonl.gz"
-    parquet = "parquet"
-
-
-class Source(StrEnum):
-    babi = "babi"
-    sgd = "sgd"
-    instructions = "instructions"
-    taskmaster = "taskmaster"
-
-
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files of the splits.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings as in a config's data section."),
-]
-FileFormat = Annotated[Format, typer.Option("--format", help="How the files are written.")]
 File = Annotated[
     str,
     typer.Argument(
         metavar="FILE",
-        help="A .jsonl, .jsonl.gz or .parquet file, or a data set as name:subset:split.",
+        help="A file (.jsonl, .json, .csv, each also .gz, or .parquet), or a data set as "
+        "name:subset:split.",
     ),
 ]
 TokenizerFolder = Annotated[
@@ -72,29 +55,7 @@ def synth(
     from common.config.data import SynthData
     from common.config.loader import load_section
 
-    _write(load_section(SynthData, {}, [], settings or []), seed, out, format)
-
-
-@app.command()
-def convert(
-    source: Annotated[Source, typer.Argument(help="Which public data set the folder holds.")],
-    folder: Annotated[Path, typer.Argument(help="Its raw files.")],
-    out: Out,
-    settings: Settings = None,
-    format: FileFormat = Format.jsonl,
-) -> None:
-    """Write a public data set as conversations: tasks=[1,2] for bAbI, max_follow_ups=6 for SGD. Or
-    as preferences: the instructions of "Build a Large Language Model (From Scratch)", Taskmaster's
-    rewarded actions."""
-    from common.config.data import BabiData, SgdData
-    from common.config.loader import load_section
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if source in (Source.instructions, Source.taskmaster):
-        _write_preferences(source, folder, settings or [], out, format)
-        return
-    section: type[BabiData | SgdData] = BabiData if source is Source.babi else SgdData
-    _write(load_section(section, {"folder": str(folder)}, [], settings or []), 0, out, format)
+    write_corpus(load_section(SynthData, {}, [], settings or []), seed, out, format)
 
 
 @app.command()
@@ -141,24 +102,20 @@ def validate(
     ] = False,
 ) -> None:
     """Check a file of conversations; every fault and every warning names file, line and field."""
-    from common.data.readers import REPORTED, BadRecords
+    from common.data.readers import REPORTED
     from common.data.tokenizer import ConversationTokenizer
     from common.data.validate import validate_rows
     from common.failures import InputError
 
     if (max_answer_tokens is None) != (tokenizer is None):
         raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
-    try:
+    with every_fault():
         rows, warnings = validate_rows(
             file,
             max_answer_tokens,
             ConversationTokenizer.load(tokenizer) if tokenizer else None,
             not inferred,
         )
-    except BadRecords as bad:
-        for fault in bad.faults if len(bad.faults) > 1 else []:
-            typer.echo(str(fault), err=True)
-        raise
     for warning in warnings[:REPORTED]:
         typer.echo(f"warning: {warning}", err=True)
     if len(warnings) > REPORTED:
@@ -273,43 +230,3 @@ def _table(title: str, header: Sequence[str], lines: Iterable[Sequence[Any]]) ->
     for line in lines:
         table.add_row(*(escape(str(cell)) for cell in line))
     return table
-
-
-def _write(data: Data, seed: int, out: Path, format: Format) -> None:
-    from common.data.conversations import save_rows
-    from common.data.datasets.table import load_corpus
-
-    corpus = load_corpus(data, seed)
-    splits = {"train": corpus.train, "eval": corpus.eval, "test": corpus.test} | corpus.patterns
-    for split, rows in splits.items():
-        path = out / f"{split}.{format.value}"
-        save_rows(rows, path)
-        typer.echo(f"{path}: {len(rows)} conversations")
-
-
-def _write_preferences(
-    source: Source, folder: Path, settings: Sequence[str], out: Path, format: Format
-) -> None:
-    from common.data.conversations import save_rows
-    from common.data.datasets.ranked import load_instructions, load_taskmaster, parts
-    from common.data.preferences import save_preferences
-    from common.failures import InputError
-
-    if settings:
-        raise InputError(settings[0], f"{source} has no settings")
-    if source is Source.instructions:
-        divided = parts(load_instructions(folder))
-    else:
-        judged = load_taskmaster(folder)
-        divided = parts([preference for each in judged for preference in each.preferences], judged)
-        save_rows(divided.conversations, out / f"conversations.{format.value}")
-        typer.echo(
-            f"{out}/conversations.{format.value}: {len(divided.conversations)} conversations "
-            "that end with a good action"
-        )
-    for split, part in (("train", divided.train), ("test", divided.test)):
-        save_preferences(part, out / f"{split}.{format.value}")
-        typer.echo(
-            f"{out}/{split}.{format.value}: {len(part)} preferences in "
-            f"{len({each.group for each in part})} groups"
-        )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common.config.conversion import PreferenceColumns, RowColumns
 from common.config.locations import DataSource, Location
 from common.config.section import Section
 
@@ -96,7 +97,8 @@ class SgdData(DataSettings):
 
 
 class RowsData(DataSettings):
-    """Your own conversations: MRL rows as JSONL or Parquet files, or names of `datasets`."""
+    """Your own conversations: MRL rows in files (JSON lines, Parquet, JSON, CSV), or names of
+    `datasets`."""
 
     kind: Literal["rows"] = "rows"
     """Which kind of data this is."""
@@ -105,16 +107,19 @@ class RowsData(DataSettings):
     eval: tuple[DataSource, ...]
     """Conversations to evaluate on. Keep them apart from those to train on."""
     texts: tuple[DataSource, ...] = ()
-    """Files of {"text"} for joint LM pre-training; empty: the training conversations'
-    interactions."""
+    """Files of {"text"}, or .txt files with a text on each line, for joint LM pre-training; empty:
+    the training conversations' interactions."""
     pairs: tuple[DataSource, ...] = ()
     """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training
     conversations' interactions."""
+    columns: RowColumns = RowColumns()
+    """Columns with other names, such as {query: instruction, answer: output}; of the files that
+    have them, all other columns are passed over."""
 
 
 class PreferencesData(DataSettings):
-    """Answers that people ranked, for a reward model: JSONL or Parquet files of {"prompt",
-    "chosen", "rejected", "margin"?}, or of {"prompt", "answers"} from best to worst, either with
+    """Answers that people ranked, for a reward model: files of {"prompt", "chosen", "rejected",
+    "margin"?}, or of {"prompt", "answers"} from best to worst, either with
     "history"?; or names of `datasets`. Stages before the reward model train on all answers
     alike."""
 
@@ -129,6 +134,9 @@ class PreferencesData(DataSettings):
     conversations: tuple[DataSource, ...] = ()
     """Conversations (MRL rows) that the stages before the reward model train on too. Those that
     answer a prompt of the preferences are left out."""
+    columns: PreferenceColumns = PreferenceColumns()
+    """Columns of preferences with other names, such as {prompt: question}; of the files that have
+    them, all other columns are passed over."""
 
 
 Data = Annotated[

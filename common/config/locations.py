@@ -20,7 +20,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+WRITTEN_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+"""Endings of data files that engram writes."""
+DATA_SUFFIXES = (
+    *WRITTEN_SUFFIXES,
+    *(f"{ending}{more}" for ending in (".json", ".csv", ".txt") for more in ("", ".gz")),
+)
+"""Endings of data files that it reads."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})")
 _FOLDER = "folder"
@@ -113,7 +119,8 @@ Location = Annotated[str, _resolving(lambda _value, _folder: True)]
 """A file, a folder or a URI. Pydantic validates a default only with `Field(…,
 validate_default=True)`."""
 DataSource = Annotated[str, _resolving(is_data_file)]
-"""A data file, or a name of `datasets` as "name", "name:subset" or "name:subset:split"."""
+"""A data file, or a name of `datasets` as "name", "name:subset", "name:subset:split" or
+"name::split"."""
 ModelSource = Annotated[str, _resolving(is_folder)]
 """A run, a checkpoint, a folder or a URI of one, or a name on a hub; with `@VERSION` after it where
 it is pinned (`split_pin`)."""

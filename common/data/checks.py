@@ -23,6 +23,11 @@ _INTERACTION_OPTIONAL = {"think": str, "role": str, "facts": list}
 _FACT = {"value": str, "said_in": int}
 _FACT_OPTIONAL = {"outdated": list}
 NUMBER = (int, float)
+CHATS = ("messages", "conversations")
+"""Fields that hold the messages of a conversation in files of other programs."""
+ROW_FIELDS = {**_ROW, **_ROW_OPTIONAL}
+PAIR_FIELDS = {"query": str, "answer": str, "think": str}
+TEXT_FIELDS = {"text": str}
 _NAMES: dict[Any, str] = {
     str: "text",
     int: "a whole number",
@@ -57,10 +62,11 @@ def row_faults(record: Any) -> Iterator[Fault]:
     if whole:
         for i, interaction in enumerate(interactions):
             for j, fact in enumerate(interaction.get("facts") or []):
-                yield from _fact_faults(fact, i + 1, f"interactions.{i}.facts.{j}.")
+                yield from one_fact_faults(fact, i + 1, f"interactions.{i}.facts.{j}.")
 
 
-def _fact_faults(fact: Any, turn: int, at: str) -> Iterator[Fault]:
+def one_fact_faults(fact: Any, turn: int, at: str) -> Iterator[Fault]:
+    """Faults of a fact by itself. turn: the turn that asks for it."""
     faults = list(shape_faults(fact, _FACT, _FACT_OPTIONAL, at))
     yield from faults
     if faults:
@@ -106,20 +112,30 @@ def shape_faults(
     if not isinstance(record, dict):
         yield (
             at.rstrip(".") or "record",
-            f"should be an object with {', '.join(required)}, not {_kind(record)}",
+            f"should be an object with {', '.join(required)}, not {kind_of(record)}",
         )
         return
     known = {**required, **optional}
     for name in record:
         if name not in known:
-            yield f"{at}{shortened(name)}", f"is no field of this record; {nearest(name, known)}"
+            yield (
+                f"{at}{shortened(name)}",
+                f"is no field of this record; {nearest(name, known)}{'' if at else _way(name)}",
+            )
     for name, kind in known.items():
         # Parquet and `datasets` write an absent optional field as null.
         if record.get(name) is None:
             if name in required:
                 yield f"{at}{name}", "is missing"
         elif not isinstance(record[name], kind) or isinstance(record[name], bool):
-            yield f"{at}{name}", f"should be {_NAMES[kind]}, not {_kind(record[name])}"
+            yield f"{at}{name}", f"should be {_NAMES[kind]}, not {kind_of(record[name])}"
+
+
+def _way(name: str) -> str:
+    """The way to read a record with a column that is unknown."""
+    if name in CHATS:
+        return "; `engram data convert chat` reads files with it"
+    return " (`data.columns` names columns to read and passes over the others)"
 
 
 def _words(record: Mapping[str, Any], at: str) -> Iterator[Fault]:
@@ -135,7 +151,8 @@ def _one_of(
         yield f"{at}{name}", f"is {shortened(record[name])!r}; {nearest(record[name], valid)}"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The type of a value, in words."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     return _NAMES.get(type(value), type(value).__name__)

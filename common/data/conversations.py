@@ -17,7 +17,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from common.data.checks import Fault, pair_faults, row_faults, text_faults
+from common.data.checks import (
+    PAIR_FIELDS,
+    ROW_FIELDS,
+    TEXT_FIELDS,
+    Fault,
+    pair_faults,
+    row_faults,
+    text_faults,
+)
+from common.data.columns import NO_COLUMNS, Columns, Layout
 from common.data.readers import checked_records, write_records
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
@@ -26,6 +35,7 @@ _FACT = pa.struct(
     [("value", pa.string()), ("said_in", pa.int64()), ("outdated", pa.list_(pa.string()))]
 )
 _INTERACTION = [("query", pa.string()), ("answer", pa.string()), ("think", pa.string())]
+PAIR_SCHEMA = pa.schema(_INTERACTION)
 ROW_SCHEMA = pa.schema(
     [
         *_INTERACTION,
@@ -43,10 +53,10 @@ _TEMPLATE = re.compile(
 )
 
 
-def load_rows(source: str | Path) -> list[Row]:
-    """Conversations from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name
-    ("name:subset:split")."""
-    return [_row(record) for record in checked_records(source, row_faults)]
+def load_rows(source: str | Path, columns: Columns = NO_COLUMNS) -> list[Row]:
+    """Conversations from a file or a `datasets` name. columns: of the file, by field."""
+    layout = Layout((ROW_FIELDS,), columns)
+    return [_row(record) for record in checked_records(source, row_faults, layout=layout)]
 
 
 def save_rows(rows: Iterable[Row], path: str | Path) -> None:
@@ -82,18 +92,26 @@ def _fact_to_dict(fact: Fact) -> dict[str, Any]:
     return {"value": fact.value, "said_in": fact.said_in, **outdated}
 
 
-def load_pairs(source: str | Path) -> list[Interaction]:
+def load_pairs(source: str | Path, columns: Columns = NO_COLUMNS) -> list[Interaction]:
     """Interactions for SFT: records of {"query", "answer", "think"?}, or of {"text"} that reads
     "[Q] … [A] …"."""
-    records = checked_records(source, _pair_faults)
+    layout = Layout((PAIR_FIELDS, TEXT_FIELDS), columns)
+    records = checked_records(source, _pair_faults, layout=layout)
     return [
         _interaction(_from_template(record) if "text" in record else record) for record in records
     ]
 
 
-def load_texts(source: str | Path) -> list[str]:
-    """Texts for language modelling: records of {"text"}."""
-    return [record["text"] for record in checked_records(source, text_faults)]
+def save_pairs(pairs: Iterable[Interaction], path: str | Path) -> None:
+    """Interactions to a file that `load_pairs` reads back; roles and facts are left out."""
+    records = (_spoken(pair.query, pair.answer, pair.think) for pair in pairs)
+    write_records(records, path, PAIR_SCHEMA)
+
+
+def load_texts(source: str | Path, columns: Columns = NO_COLUMNS) -> list[str]:
+    """Texts for language modelling: records of {"text"}, or the lines of a .txt file."""
+    layout = Layout((TEXT_FIELDS,), columns)
+    return [record["text"] for record in checked_records(source, text_faults, layout=layout)]
 
 
 def value_counts(rows: Iterable[Row]) -> dict[str, int]:

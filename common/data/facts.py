@@ -93,27 +93,19 @@ def _said(
 ) -> tuple[Fault | None, int | None]:
     """The fault in `said_in`, and the last turn before the question that says the value."""
     value, said_in = question.value, question.said_in
-    spoken = [[turn["query"], turn["answer"]] for turn in turns[: question.turn]]
-    saying = [
-        i for i, texts in enumerate(spoken) if any(contains_value(text, value) for text in texts)
-    ]
+    spoken = [(turn["query"], turn["answer"]) for turn in turns[: question.turn]]
+    saying, surely = turns_that_say(value, spoken, [each.value for each in questions])
     if not saying:
         return (
             f"{question.at}value",
             f"{shortened(value)!r} was never said before interaction {question.turn} asks for it",
         ), None
-    # "may" is not the month May, nor is "York" said where "New York" is.
-    longer = [
-        each.value
-        for each in questions
-        if each.value != value and contains_value(each.value, value)
-    ]
-    surely = [i for i in saying if any(written(text, value, longer) for text in spoken[i])]
     if said_in not in saying:
         last = (surely or saying)[-1]
         return (
             f"{question.at}said_in",
-            f"is {said_in}, where {shortened(value)!r} was never said: turn {last} was the last to say it",
+            f"is {said_in}, where {shortened(value)!r} was never said: turn {last} was the last to "
+            "say it",
         ), last
     # "a" is a word, and a grade only in capitals.
     article = len(value) == 1 and value.isascii() and value.isalpha()
@@ -121,9 +113,24 @@ def _said(
         last = (surely or saying)[-1]
         return (
             f"{question.at}said_in",
-            f"is {said_in}, but turn {last} was the last to say {shortened(value)!r}, in its query or answer",
+            f"is {said_in}, but turn {last} was the last to say {shortened(value)!r}, in its query "
+            "or answer",
         ), last
     return None, said_in
+
+
+def turns_that_say(
+    value: str, spoken: Sequence[tuple[str, str]], known: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Turns whose query or answer says the value; and those of them that surely do, since they
+    write it in the same capitals and not within a longer value of `known`."""
+    saying = [
+        i for i, texts in enumerate(spoken) if any(contains_value(text, value) for text in texts)
+    ]
+    # "may" is not the month May, nor is "York" said where "New York" is.
+    longer = [each for each in known if each != value and contains_value(each, value)]
+    surely = [i for i in saying if any(written(text, value, longer) for text in spoken[i])]
+    return saying, surely
 
 
 # --- values that are out of date -----------------------------------------------------------------

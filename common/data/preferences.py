@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from common.data.checks import NUMBER, Fault, pair_faults, shape_faults
+from common.data.columns import NO_COLUMNS, Columns, Layout
 from common.data.readers import checked_records, write_records
 from common.data.splits import conversation_hash, text_hash
 from common.episode import Interaction, Row
@@ -35,6 +36,15 @@ SCHEMA = pa.schema(
     ]
 )
 
+FIELDS = {
+    "prompt": str,
+    "chosen": str,
+    "rejected": str,
+    "answers": list,
+    "margin": NUMBER,
+    "history": list,
+    "group": str,
+}
 LARGEST_MARGIN = 1_000_000
 """A margin beyond it, or one that is no number, would leave nothing of a loss but itself."""
 
@@ -70,10 +80,13 @@ class Preference:
         return [Row(opening.query, opening.answer, (*rest, answer)) for answer in self.answered]
 
 
-def load_preferences(source: str | Path) -> list[Preference]:
-    """Preferences from a .jsonl, .jsonl.gz or .parquet file or a `datasets` name. BadRecords names
-    file, line and field."""
-    return [_preference(record) for record in checked_records(source, preference_faults)]
+def load_preferences(source: str | Path, columns: Columns = NO_COLUMNS) -> list[Preference]:
+    """Preferences from a file or a `datasets` name. BadRecords names file, line and field.
+
+    columns: of the file, by field.
+    """
+    records = checked_records(source, preference_faults, layout=Layout((FIELDS,), columns))
+    return [_preference(record) for record in records]
 
 
 def save_preferences(preferences: Iterable[Preference], path: str | Path) -> None:
@@ -182,14 +195,19 @@ def _answers(record: Mapping[str, Any]) -> list[Any]:
 
 def _preference(record: Mapping[str, Any]) -> Preference:
     history = tuple((turn["query"], turn["answer"]) for turn in record.get("history") or ())
-    said = "\x1e".join(part for turn in history for part in turn)
     return Preference(
         prompt=record["prompt"],
         answers=tuple(_answers(record)),
         margin=float(record.get("margin") or 0.0),
         history=history,
-        group=record.get("group") or text_hash(f"{said}\x1f{record['prompt']}"),
+        group=record.get("group") or group_of(history, record["prompt"]),
     )
+
+
+def group_of(history: Sequence[tuple[str, str]], prompt: str) -> str:
+    """The group of a record that names none: what has the same history and prompt."""
+    said = "\x1e".join(part for turn in history for part in turn)
+    return text_hash(f"{said}\x1f{prompt}")
 
 
 def _record(preference: Preference) -> dict[str, Any]:

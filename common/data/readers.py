@@ -1,4 +1,4 @@
-"""Raw records from JSONL (also .gz) and Parquet files and from `datasets`, checked one by one.
+"""Raw records from files and from `datasets`, checked one by one.
 
 Every fault names the file and the 1-based line or row. All faults are collected, up to a bound,
 before the first is raised.
@@ -15,11 +15,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.config.locations import DATA_SUFFIXES, is_data_file
+from common.config.locations import DATA_SUFFIXES, WRITTEN_SUFFIXES, is_data_file
 from common.data.checks import Fault
-from common.data.decoding import parse_json, read_text
+from common.data.columns import Layout
+from common.data.decoding import read_text
+from common.data.formats import csv_records, json_lines, json_records, text_records
 from common.failures import InputError, nearest
 
+TEXT_FORMATS = {
+    ".jsonl": json_lines,
+    ".json": json_records,
+    ".csv": csv_records,
+    ".txt": text_records,
+}
+"""Readers of the text of a file, by its ending; `.gz` may follow."""
 REPORTED = 20
 """Faults after which a file is not read any further."""
 
@@ -44,20 +53,26 @@ def checked_records(
     source: str | Path,
     faults_of: Callable[[Any], Iterable[Fault]],
     notice: Callable[[str, Any], None] | None = None,
+    layout: Layout | None = None,
 ) -> list[dict[str, Any]]:
     """All records of a source; BadRecords where `faults_of` finds any, or where there are no
     records at all.
 
     notice: called with where each record without faults stands, and with the record.
-    source: path of a .jsonl, .jsonl.gz or .parquet file, or a name of `datasets` as "name",
-    "name:subset" or "name:subset:split".
+    layout: how fields are read from columns; None: as they stand.
+    source: path of a file with an ending of DATA_SUFFIXES, or a name of `datasets` as "name",
+    "name:subset", "name:subset:split" or "name::split".
     """
     records: list[dict[str, Any]] = []
+    seen: set[str] = set()
     faults: list[InputError] = []
     for where, record in _records(str(source)):
         if isinstance(record, InputError):
             faults.append(record)
         else:
+            if layout is not None:
+                seen.update(record if isinstance(record, dict) else ())
+                record = layout.record(record)
             found = [
                 InputError(f"{where}, field {field}", what) for field, what in faults_of(record)
             ]
@@ -67,6 +82,10 @@ def checked_records(
             records.append(record)
         if len(faults) >= REPORTED:
             break
+    missing = layout.missing(seen, str(source)) if layout is not None else None
+    if missing is not None:
+        # Whatever else is wrong follows from it.
+        raise missing
     if faults:
         raise BadRecords(faults[:REPORTED])
     if not records:
@@ -79,7 +98,7 @@ def write_records(
 ) -> None:
     """Records to a .jsonl, .jsonl.gz or .parquet file; `schema` types the Parquet columns."""
     path = Path(path)
-    suffix = _suffix(path.name)
+    suffix = _suffix(path.name, WRITTEN_SUFFIXES)
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".parquet":
         pq.write_table(
@@ -101,30 +120,22 @@ def _records(source: str) -> Iterator[tuple[str, Any]]:
         return
     if not path.is_file():
         raise InputError(source, "there is no such file")
-    suffix = _suffix(path.name)
-    yield from (_parquet(path) if suffix == ".parquet" else _jsonl(path))
+    suffix = _suffix(path.name, DATA_SUFFIXES)
+    if suffix == ".parquet":
+        yield from _parquet(path)
+    else:
+        yield from TEXT_FORMATS[suffix.removesuffix(".gz")](read_text(path), str(path))
 
 
-def _suffix(name: str) -> str:
-    found = next((suffix for suffix in DATA_SUFFIXES if name.endswith(suffix)), None)
+def _suffix(name: str, valid: Sequence[str]) -> str:
+    found = next((suffix for suffix in valid if name.endswith(suffix)), None)
     if found is None:
         raise InputError(
             name,
             f"has the ending {''.join(Path(name).suffixes[-2:])!r}; "
-            f"{nearest(Path(name).suffix, DATA_SUFFIXES)}",
+            f"{nearest(Path(name).suffix, valid)}",
         )
     return found
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    # Not splitlines(): JSON strings may hold other line separators than "\n".
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                yield where, parse_json(line)
-            except ValueError as broken:
-                yield where, InputError(where, str(broken))
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from common.config.conversion import PreferenceColumns, RowColumns
 from common.config.data import SgdData
 from common.config.errors import choice_of
 from common.config.loader import dump_run, load_run, load_section
@@ -52,6 +53,8 @@ PLAIN_TEXTS = {
     "targets",
     "arguments",
     "label",
+    *RowColumns.model_fields,
+    *PreferenceColumns.model_fields,
 }
 """Settings whose texts name no file."""
 

@@ -220,7 +220,7 @@ def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
     ("name", "content", "what"),
     [
         ("absent.jsonl", None, "no such file"),
-        ("rows.csv", b"a,b", "'.csv'"),
+        ("rows.tsv", b"a,b", "'.tsv'"),
         ("rows.parquet", b"not parquet", "Parquet"),
         ("rows.jsonl.gz", b"not gzip", "gzip"),
         ("rows.jsonl", b"\xff\xfe", "UTF-8"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from common.config.data import PreferencesData, RowsData
+from common.data.columns import columns_of
 from common.data.conversations import load_pairs, load_rows, load_texts
 from common.data.corpus import Corpus, corpus_of
 from common.data.fingerprint import Source
@@ -16,11 +18,11 @@ from common.failures import InputError
 
 
 def rows_corpus(data: RowsData, seed: int) -> Corpus:
-    train, held = _read("train", data.train, load_rows), _read("eval", data.eval, load_rows)
-    texts, pairs = (
-        _read("texts", data.texts, load_texts, "texts"),
-        _read("pairs", data.pairs, load_pairs, "pairs"),
-    )
+    columns = columns_of(data.columns)
+    train = _read("train", data.train, partial(load_rows, columns=columns))
+    held = _read("eval", data.eval, partial(load_rows, columns=columns))
+    texts = _read("texts", data.texts, partial(load_texts, columns=columns), "texts")
+    pairs = _read("pairs", data.pairs, partial(load_pairs, columns=columns), "pairs")
     held_rows = [replace(row, source=source.name) for source in held for row in source.records]
     corpus = corpus_of(_all(train), held_rows, [], _all(texts), _all(pairs))
     return replace(corpus, files=(*train, *held, *texts, *pairs))
@@ -42,8 +44,9 @@ def _all(sources: Iterable[Source]) -> list[Any]:
 
 
 def preferences_corpus(data: PreferencesData, seed: int) -> Corpus:
-    train_files = _read("train", data.train, load_preferences, "preferences")
-    eval_files = _read("eval", data.eval, load_preferences, "preferences")
+    load = partial(load_preferences, columns=columns_of(data.columns))
+    train_files = _read("train", data.train, load, "preferences")
+    eval_files = _read("eval", data.eval, load, "preferences")
     conversations = _read("conversations", data.conversations, load_rows)
     told: list[Preference] = _all(train_files)
     held: list[Preference] = _all(eval_files)
