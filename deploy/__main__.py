@@ -7,6 +7,7 @@ import signal
 import sys
 
 from common.failures import EXIT_DRAINED
+from common.text.printable import print_anything
 from learner.interrupts import SIGNALS, counted
 
 RESUMABLE = ("train", "demo")
@@ -15,6 +16,8 @@ RESUMABLE = ("train", "demo")
 
 def main() -> None:
     """The process's entry: never returns, ends with the exit code of what happened."""
+    for stream in (sys.stdout, sys.stderr):
+        print_anything(stream)
     code = resumable() if sys.argv[1:2] and sys.argv[1] in RESUMABLE else run()
     ignore_interrupts()
     sys.exit(code)

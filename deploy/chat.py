@@ -8,6 +8,7 @@ a policy's `Session`; here are words, lines and files. Works with pipes too.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 
 from common.config.names import BackendName
+from common.data.decoding import BOM
 from common.failures import InputError, nearest
+from common.text.printable import printable
 
 if TYPE_CHECKING:
     # Torch takes seconds to import, and the reader is told first what takes a while.
@@ -41,6 +44,8 @@ def chat(session: Session, examples: Sequence[Interactions]) -> None:
     console = Console()
     if examples:
         say(console, introduction(examples))
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # see `as_text`
     talk(session, sys.stdin, console)
 
 
@@ -78,7 +83,7 @@ def introduction(examples: Sequence[Interactions]) -> str:
     lines = ["trained on conversations such as these:"]
     for number, turns in enumerate(examples):
         lines += [""] if number else []
-        lines += [f"  > {printable(query)}\n  {printable(answer)}" for query, answer in turns]
+        lines += [f"  > {query}\n  {answer}" for query, answer in turns]
     return "\n".join(lines)
 
 
@@ -90,6 +95,11 @@ def talk(session: Session, source: TextIO, console: Console) -> None:
     if interactive:
         say(console, "/help shows the commands")
     while (line := _read(source, console, interactive)) is not None:
+        try:
+            line = as_text(line, source.encoding)
+        except InputError as failure:
+            say(console, str(failure))
+            continue
         words = line.split(maxsplit=1)
         if not words:
             continue
@@ -98,7 +108,7 @@ def talk(session: Session, source: TextIO, console: Console) -> None:
         try:
             if not interactive:
                 # Whoever reads a transcript must see which answer belongs to which line.
-                say(console, f"> {printable(line.strip())}")
+                say(console, f"> {line.strip()}")
             if words[0].startswith("/"):
                 say(console, commands.do(words[0], words[1].strip() if len(words) > 1 else ""))
             else:
@@ -175,19 +185,25 @@ class Commands:
         return "\n".join(lines)
 
 
-def printable(text: str) -> str:
-    """Text without control characters: what a model says must not be able to steer the reader's
-    terminal."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else "\ufffd"
-        for character in text
-    )
+def as_text(line: str, encoding: str | None) -> str:
+    """A line that was read with the error handler "surrogateescape", as text: bytes that the
+    stream's encoding does not know may be UTF-8. InputError where they are not.
+
+    So a line in another encoding costs the reader that line, and not the conversation.
+    """
+    line = line.removeprefix(BOM)  # before the first line of a file
+    if not any("\udc80" <= character <= "\udcff" for character in line):
+        return line
+    try:
+        return line.encode(encoding or "utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise InputError("this line", "is not UTF-8 text; it was not said to the model") from None
 
 
 def say(console: Console, text: str) -> None:
     """A line that is not the model's. Long lines are left to the terminal, so that file names stay
     whole."""
-    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _read(source: TextIO, console: Console, interactive: bool) -> str | None:

@@ -8,22 +8,36 @@ imported inside the commands, so that `--help`, `plan` and a typing error are an
 from __future__ import annotations
 
 import json
-import sys
-import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from common.config.names import BackendName
 from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError, LeaseLost
 from common.version import VERSION
 from deploy.data import app as data_commands
+from deploy.output import echo, tell, tell_traceback
 from learner.interrupts import counted
+
+
+class Commands(TyperGroup):
+    """Group whose commands end with a traceback on an EOFError: click takes it for Ctrl-D at a
+    prompt and says nothing but "Aborted."."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EOFError:
+            tell_traceback()
+            raise SystemExit(EXIT_FAILED) from None
+
 
 app = typer.Typer(
     name="engram",
+    cls=Commands,
     help="Train language models that remember, by reinforcement learning, on a Ray cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -61,7 +75,7 @@ Address = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"engram {VERSION}")
+        echo(f"engram {VERSION}")
         raise typer.Exit
 
 
@@ -100,7 +114,7 @@ def plan(words: Words) -> None:
     run = load_run(*split(words))
     require_functions_to_work(run)
     require_environment(run.environment)
-    typer.echo(plan_text(run))
+    echo(plan_text(run))
 
 
 @app.command()
@@ -142,10 +156,10 @@ def evaluate(
         tell_of_run(checkpoint)
         if is_reward_model(checkpoint):
             result = evaluate_reward_model(checkpoint, data)
-            typer.echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
+            echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
             return
         result = evaluate_checkpoint(checkpoint, data, backend)
-    typer.echo(json.dumps(result) if as_json else evaluation_tables(result))
+    echo(json.dumps(result) if as_json else evaluation_tables(result))
 
 
 @app.command()
@@ -172,7 +186,7 @@ def replay(
 
         tell_of_run(run)
         result = replay_episode(run, episode, backend)
-    typer.echo(json.dumps(result.to_json()) if as_json else replay_text(result))
+    echo(json.dumps(result.to_json()) if as_json else replay_text(result))
     if result.parted is not None:
         raise typer.Exit(EXIT_FAILED)
 
@@ -205,7 +219,7 @@ def bench(
         figures = run_bench(what, progress, quick, record)
     finally:
         progress.close()
-    typer.echo(json.dumps(figures) if as_json else bench_table(what, figures))
+    echo(json.dumps(figures) if as_json else bench_table(what, figures))
 
 
 @app.command()
@@ -238,7 +252,7 @@ def tell_of_run(where: str) -> None:
     with suppress(InputError):  # no run, or one with damage that the command may not even meet
         sentence = unfinished(run_of(where) or RunDirectory.existing(where))
         if sentence is not None:
-            sys.stderr.write(f"engram: {sentence}\n")
+            tell(f"engram: {sentence}")
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -265,13 +279,13 @@ def run_command(words: list[str]) -> int:
         )
     except (InputError, LeaseLost, Drained) as failure:
         # The reader can act on the sentence; a traceback would only bury it.
-        sys.stderr.write(f"engram: {' '.join(str(failure).split())}\n")
+        tell(f"engram: {' '.join(str(failure).split())}")
         return failure.exit_code
     except EngramError as failure:
-        traceback.print_exc()
+        tell_traceback()
         return failure.exit_code
     except Exception:  # noqa: BLE001 - the last frame of the process: shown in full and turned into its exit code
-        traceback.print_exc()
+        tell_traceback()
         return EXIT_FAILED
     return EXIT_DONE
 
@@ -311,4 +325,4 @@ def _train_and_show(
             summary = train_run(run, progress, directory)
     finally:
         progress.close()
-    typer.echo(summary_tables(summary))
+    echo(summary_tables(summary))

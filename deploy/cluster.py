@@ -147,7 +147,7 @@ def keep_actor_logs(session_logs: Path, target: Path) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     for source in sorted(session_logs.glob("worker-*")):
-        lines = source.read_text(errors="replace").splitlines(keepends=True)
+        lines = source.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         names = [
             line.removeprefix(":actor_name:").strip()
             for line in lines
@@ -157,7 +157,9 @@ def keep_actor_logs(session_logs: Path, target: Path) -> None:
         if said:
             name = re.sub(r"[^\w.-]+", "-", names[0]) if names else "worker"
             process = source.stem.rpartition("-")[2]
-            (target / f"{name}-{process}{source.suffix}").write_text("".join(said))
+            (target / f"{name}-{process}{source.suffix}").write_text(
+                "".join(said), encoding="utf-8"
+            )
 
 
 def _require_answer(address: str) -> None:

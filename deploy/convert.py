@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.failures import InputError
+from deploy.output import echo, tell
 
 if TYPE_CHECKING:
     from common.config.data import Data
@@ -65,7 +66,7 @@ def chat(words: Words, format: FileFormat = Format.jsonl) -> None:
     write(out, "train", format, found.train, save_rows, "conversations")
     write(out, "eval", format, found.eval, save_rows, "conversations")
     write(out, "pairs", format, found.pairs, save_pairs, "pairs")
-    tell(left)
+    tell_leftovers(left)
 
 
 @app.command()
@@ -82,7 +83,7 @@ def preferences(words: Words, format: FileFormat = Format.jsonl) -> None:
     with every_fault():
         found = convert_preferences(files, load_section(ComparedFiles, {}, [], settings), left)
     write_preferences(out, format, train=found.train, eval=found.eval)
-    tell(left)
+    tell_leftovers(left)
 
 
 @app.command()
@@ -155,7 +156,7 @@ def every_fault() -> Iterator[None]:
         yield
     except BadRecords as bad:
         for fault in bad.faults if len(bad.faults) > 1 else []:
-            typer.echo(str(fault), err=True)
+            tell(str(fault))
         raise
 
 
@@ -193,16 +194,16 @@ def write(
         save(records, path)
     else:
         path.unlink(missing_ok=True)
-    typer.echo(f"{path}: {len(records) or 'no'} {unit}{'' if records else ', not written'}")
+    echo(f"{path}: {len(records) or 'no'} {unit}{'' if records else ', not written'}")
 
 
-def tell(left: Leftovers) -> None:
+def tell_leftovers(left: Leftovers) -> None:
     """Show what was left out or changed."""
     from deploy.tables import table
 
     rows = [[what, f"{count:,}", first] for what, count, first in left.entries()]
     if rows:
-        typer.echo()
-        typer.echo(table("Left out or changed", ["what", "number", "first at"], rows))
+        echo("")
+        echo(table("Left out or changed", ["what", "number", "first at"], rows))
     else:
-        typer.echo("nothing was left out")
+        echo("nothing was left out")

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.text.printable import printable
 from deploy.convert import FileFormat, Format, Out, Settings, every_fault, write_corpus
 from deploy.convert import app as convert_commands
+from deploy.output import echo, tell
 
 if TYPE_CHECKING:
     from common.data.tokenizer import ConversationTokenizer
@@ -81,7 +83,7 @@ def prefer(
             file, "no question for one fact is answered with two values: there is nothing to prefer"
         )
     save_preferences(preferences, out)
-    typer.echo(
+    echo(
         f"{out}: {len(preferences)} preferences in {len({each.group for each in preferences})} "
         "conversations"
     )
@@ -117,15 +119,15 @@ def validate(
             not inferred,
         )
     for warning in warnings[:REPORTED]:
-        typer.echo(f"warning: {warning}", err=True)
+        tell(f"warning: {warning}")
     if len(warnings) > REPORTED:
-        typer.echo(f"warning: and {len(warnings) - REPORTED} more", err=True)
+        tell(f"warning: and {len(warnings) - REPORTED} more")
     counted = (
         f"no faults, {len(warnings)} warning{'s' if len(warnings) > 1 else ''}"
         if warnings
         else "all well"
     )
-    typer.echo(f"{file}: {len(rows)} conversations, {counted}")
+    echo(f"{file}: {len(rows)} conversations, {counted}")
 
 
 @app.command()
@@ -224,9 +226,9 @@ def example_table(row: Row) -> Table:
 
 
 def _table(title: str, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(printable(title)), title_justify="left")
     for name in header:
         table.add_column(name, overflow="fold")
     for line in lines:
-        table.add_row(*(escape(str(cell)) for cell in line))
+        table.add_row(*(escape(printable(str(cell))) for cell in line))
     return table

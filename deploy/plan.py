@@ -74,7 +74,7 @@ def model_shape(run: Run) -> RxTConfig:
     InputError where there is no such checkpoint."""
     if run.model.checkpoint is not None:
         with open_checkpoint(run.model.checkpoint).folder() as folder:
-            return RxTConfig.from_dict(json.loads((folder / "config.json").read_text()))
+            return RxTConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
     overrides = run.model.model_dump(exclude={"size", "checkpoint"})
     return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
 

@@ -9,6 +9,7 @@ the one asked for.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from common.config.rollout import Rollout
 from common.episode import Episode, Task
 from common.failures import InfraFailure
 from common.telemetry.metrics import Metrics
+from common.text.printable import print_anything
 from common.weights import PackedWeights
 from rollout.policies.play import play
 from rollout.policies.table import PolicyShape, make_policy
@@ -44,6 +46,8 @@ class RolloutWorker(PooledActor):
         environment: EnvironmentSettings = CONVERSATION,
     ):
         torch.set_num_threads(rollout.threads)
+        for stream in (sys.stdout, sys.stderr):
+            print_anything(stream)  # what an environment prints must not fail its episode
         self.name = f"{run_name}/rollout-{index}"
         self._digest: int | None = None
         device = "cuda" if rollout.gpus_per_worker > 0 else "cpu"

@@ -148,7 +148,9 @@ def save_checkpoint(
             "versions": package_versions(),
             "files": described,
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False))
+        (folder / MANIFEST).write_text(
+            json.dumps(manifest, indent=2, allow_nan=False), encoding="utf-8"
+        )
         run.require_lease()  # writing may have taken minutes
         if run.local is not None:
             _move_into_place(folder, run.local / FOLDER / name)

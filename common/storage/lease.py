@@ -192,7 +192,7 @@ def register_writer(directory: RunDirectory) -> None:
         return
     path = directory.local / WRITERS
     if str(path) not in _registered:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -103,7 +103,7 @@ def write(directory: RunDirectory, record: Record) -> None:
         return
     target = directory.local / file_name(record.number)
     scratch = target.with_name(f".{target.name}")
-    scratch.write_text(_text(record))
+    scratch.write_text(_text(record), encoding="utf-8")
     scratch.replace(target)
 
 

@@ -153,7 +153,7 @@ def is_reward_model(where: str) -> bool:
     if not is_ours(where):
         return (Path(where) / "config.json").is_file()
     with open_checkpoint(where).folder() as folder:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_bytes())
     return config.get("model_type") == "rxt_reward" or any(
         "SequenceClassification" in name for name in config.get("architectures") or ()
     )

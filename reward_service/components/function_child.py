@@ -31,6 +31,7 @@ from typing import Any
 
 from common.episode import Turn
 from common.failures import InputError, nearest
+from common.text.printable import print_anything
 
 REQUEST = struct.Struct("<Q")
 ANSWER = struct.Struct("<cI")
@@ -43,6 +44,8 @@ LONGEST_TEXT = 20_000
 def main(requests: int, answers: int, life: int) -> None:
     """The life of the process. Its arguments are file descriptors."""
     die_with(life)
+    for stream in (sys.stdout, sys.stderr):
+        print_anything(stream)  # what the function prints must not fail its turn
     for descriptor in (requests, answers, life):
         os.set_inheritable(descriptor, False)
     with os.fdopen(requests, "rb") as messages:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-kernel = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, cache=True)
-"""Compiled at the first call, once per machine."""
+from common.storage.kernel_cache import keep_compiled
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+
+
+def kernel(function: Function) -> Function:
+    """Compile at the first call, once per machine."""
+    compiled: Function = keep_compiled(njit(nogil=True, **_OPTIONS)(function))
+    return compiled
+
 
 # --- matched n-grams ------------------------------------------------------------------------------
 

@@ -21,8 +21,9 @@ from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.module import write_model
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
+from common.text.printable import printable
 from deploy import cli
-from deploy.chat import Commands, introduction, printable, talk
+from deploy.chat import Commands, as_text, introduction, talk
 from rollout.policies.reactive.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -98,8 +99,24 @@ def test_what_the_model_was_trained_on_is_shown_harmless() -> None:
     ]
 
 
-def test_an_answer_cannot_steer_the_terminal() -> None:
-    assert printable("naïve 猫\n\x1b[2J\ttab") == "naïve 猫\n\ufffd[2J\ufffdtab"
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_a_line_in_another_encoding_costs_that_line_and_not_the_conversation(
+    session: Session, encoding: str
+) -> None:
+    lines = b"\xef\xbb\xbfmy dog is Rex\ncaf\xe9\nder Hund hei\xc3\x9ft Zo\xc3\xab\n/quit\n"
+    source = io.TextIOWrapper(io.BytesIO(lines), encoding=encoding, errors="surrogateescape")
+    out = io.StringIO()
+    talk(session, source, Console(file=out, width=200))
+    refused = 0 if encoding == "latin-1" else 1  # there it is text
+    assert out.getvalue().count("this line: is not UTF-8 text") == refused
+    assert session.turn == 3 - refused
+
+
+def test_bytes_that_are_text_are_read_whatever_the_stream_takes_them_for() -> None:
+    assert as_text("caf\udcc3\udca9", "ascii") == "café"
+    assert as_text("café", "latin-1") == "café"
+    with pytest.raises(InputError, match="this line"):
+        as_text("a\udcff", None)
 
 
 def test_a_terminal_shows_that_memory_is_being_updated(session: Session) -> None:

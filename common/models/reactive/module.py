@@ -61,7 +61,7 @@ def write_model(
     path.mkdir(parents=True, exist_ok=True)
     kind = {"model_type": model.config_class.model_type, "architectures": [type(model).__name__]}
     text = json.dumps(kind | model.config.to_dict(), indent=2, sort_keys=True)
-    (path / CONFIG).write_text(text + "\n")
+    (path / CONFIG).write_text(text + "\n", encoding="utf-8")
     tensors = {
         name: value.detach().cpu().contiguous()
         for name, value in (model.state_dict() if state is None else state).items()
@@ -73,12 +73,12 @@ def read_model_type(where: str, folder: str | Path) -> str | None:
     """Raises InputError naming `where` if the folder holds no model."""
     if not all((Path(folder) / name).is_file() for name in (CONFIG, WEIGHTS)):
         raise InputError(where, f"is not a model checkpoint: it has no {CONFIG} and {WEIGHTS}")
-    kind: str | None = json.loads((Path(folder) / CONFIG).read_text()).get("model_type")
+    kind: str | None = json.loads((Path(folder) / CONFIG).read_bytes()).get("model_type")
     return kind
 
 
 def read_config(kind: type[RxTModule], folder: str | Path) -> Any:
-    return kind.config_class.from_dict(json.loads((Path(folder) / CONFIG).read_text()))
+    return kind.config_class.from_dict(json.loads((Path(folder) / CONFIG).read_bytes()))
 
 
 def read_model(kind: type[Model], where: str, folder: str | Path) -> Model:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from numba import config, njit
 
+from common.storage.kernel_cache import keep_compiled
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 REORDERED = {"reassoc", "contract", "nsz"}
@@ -48,11 +50,15 @@ def kernel(function: Function, fastmath: set[str] = REORDERED) -> Function:
     different callers need not agree in the last bit where sums may be reordered.
     """
     options: dict[str, Any] = dict(
-        nogil=True, error_model="numpy", fastmath=fastmath, forceinline=True, cache=bool(_CACHE)
+        nogil=True, error_model="numpy", fastmath=fastmath, forceinline=True
     )
-    # Numba asks for the folder when a function is decorated; functions of others keep theirs.
+    compiled: Function = njit(**options)(function)
+    if not _CACHE:
+        return compiled
+    # Numba asks for the folder when the cache is made; functions of others keep theirs.
     before, config.CACHE_DIR = config.CACHE_DIR, _CACHE
     try:
-        return njit(**options)(function)
+        keep_compiled(compiled)
     finally:
         config.CACHE_DIR = before
+    return compiled

@@ -1,0 +1,88 @@
+"""Compiled kernels between processes, as Numba keeps them, with a check sum before each file.
+
+Numba writes its files without syncing them, so a machine that stops may leave empty ones, and Numba
+raises whatever its unpickling raises. Here a file that is not as it was written counts as absent:
+the kernel is compiled again and the file replaced. The classes are Numba's own apart from that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+_DIGEST_BYTES = 16
+
+
+def keep_compiled(dispatcher: Any) -> Any:
+    """A function of `njit` that is compiled once per machine; where nothing can be written, once
+    per process."""
+    with suppress(RuntimeError):  # no folder that Numba can write to
+        dispatcher._cache = _KernelCache(dispatcher.py_func)
+    return dispatcher
+
+
+class _Files(IndexDataCacheFile):
+    """The files of one function: an index from signatures to files of machine code."""
+
+    def _load_index(self) -> dict[Any, str]:
+        content = _read(self._index_path)
+        if content is None:
+            return {}
+        version, data = pickle.loads(content)
+        if version != self._version:
+            return {}  # what follows may not be readable
+        stamp, overloads = pickle.loads(data)
+        return overloads if stamp == self._source_stamp else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        data = self._dump((self._source_stamp, overloads))
+        self._write(self._index_path, pickle.dumps((self._version, data)))
+
+    def _load_data(self, name: str) -> Any:
+        content = _read(self._data_path(name))
+        if content is None:
+            raise OSError(f"{name} is not whole")  # for Numba's `load`, which then finds nothing
+        return pickle.loads(content)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), self._dump(data))
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._open_for_write(path) as file:
+            file.write(_digest(content) + content)
+
+
+class _KernelCache(FunctionCache):
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+        self._cache_file = _Files(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            self.disable()  # a full disk: the next process compiles it again
+
+
+def _read(path: str) -> bytes | None:
+    """What was written to a file; None where it is not there or not whole."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return content if digest == _digest(content) else None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
