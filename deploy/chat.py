@@ -83,7 +83,7 @@ def introduction(examples: Sequence[Interactions]) -> str:
     lines = ["trained on conversations such as these:"]
     for number, turns in enumerate(examples):
         lines += [""] if number else []
-        lines += [f"  > {query}\n  {answer}" for query, answer in turns]
+        lines += [f"  > {printable(query)}\n  {printable(answer)}" for query, answer in turns]
     return "\n".join(lines)
 
 
