@@ -1,4 +1,4 @@
-"""What commands print: all of it goes through `echo` or a table of rich whose cells are
+"""Printing, for every command: all of it goes through `echo` or a table of rich whose cells are
 `printable`, since names, rows, answers and messages are foreign text."""
 
 from __future__ import annotations

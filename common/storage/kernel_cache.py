@@ -75,7 +75,7 @@ class _KernelCache(FunctionCache):
 
 
 def _read(path: str) -> bytes | None:
-    """What was written to a file; None where it is not there or not whole."""
+    """The bytes that were written to a file; None where it is not there or not whole."""
     try:
         content = Path(path).read_bytes()
     except OSError:
