@@ -104,6 +104,7 @@ def validate(
     ] = False,
 ) -> None:
     """Check a file of conversations; every fault and every warning names file, line and field."""
+    from common.data.amounts import too_few
     from common.data.readers import REPORTED
     from common.data.tokenizer import ConversationTokenizer
     from common.data.validate import validate_rows
@@ -128,6 +129,9 @@ def validate(
         else "all well"
     )
     echo(f"{file}: {len(rows)} conversations, {counted}")
+    few = too_few(len(rows), "conversations")
+    if few is not None:
+        echo(f"warning: {few}", err=True)
 
 
 @app.command()

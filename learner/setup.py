@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from common.config.run import Run
+from common.data.amounts import few_data
 from common.data.corpus import Corpus
 from common.data.fingerprint import fingerprint, to_json
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
@@ -45,9 +46,9 @@ def prepare(
 ) -> Checkpoint:
     """The checkpoint to start from: the run's last one, or a first one with a new or a given model.
 
-    `progress` is told which settings of a run that goes on have changed, and of damaged checkpoints
-    that are passed over. Raises InputError as `train` does, before anything of a run that is there
-    is touched.
+    `progress` is told which settings of a run that goes on have changed, of damaged checkpoints
+    that are passed over, and where a new run has few data. Raises InputError as `train` does,
+    before anything of a run that is there is touched.
     """
     require_work_for_every_rank(run)
     require_data(run, corpus)
@@ -71,6 +72,8 @@ def prepare(
             write_training_values(directory, corpus.train)
         tell_of_changed_rewards(run, directory, told)
         return checkpoint
+    for warning in few_data_warnings(run, corpus):
+        told.note(f"warning: {warning}")
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
@@ -101,6 +104,14 @@ def require_data(run: Run, corpus: Corpus) -> None:
                 raise InputError(
                     run.stage_key(index), f"learns from {part!r}, and the data have none"
                 )
+
+
+def few_data_warnings(run: Run, corpus: Corpus) -> list[str]:
+    """Warnings where a model that begins with nothing has few data; none where one is given."""
+    if run.model.checkpoint is not None or any(stage.own_model for stage in run.stages):
+        return []
+    parts = {part for stage in run.stages for part in definition_of(stage).data}
+    return few_data(corpus, parts)
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], None]]:

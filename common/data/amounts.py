@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from common.data.corpus import Corpus
+
 FEW = 1000
-"""Conversations, or groups of preferences, below which a new model is expected to learn what it is
-trained on by heart. The demo has 15,000, of a world of a few hundred sentences."""
+"""Conversations, or groups of preferences, below which a new model is expected to learn by heart
+what it is trained on. The demo has 15,000, of a small world."""
 
 
 def too_few(count: int, unit: str) -> str | None:
-    """A warning for `count` training records of a new model; None where there are enough.
+    """A warning for `count` records to train a new model on; None where they may be enough.
 
     unit: name of the records, in the plural.
     """
     if count >= FEW:
         return None
     return (
-        f"{count} {unit} are too few to teach a new model: with fewer than {FEW:,} expect it to "
-        f"know these by heart, and others hardly better than by guessing; add {unit}, generate "
-        "more (`engram data synth`), or start from a checkpoint (model.checkpoint)"
+        f"few data: {count} {unit}. Below {FEW:,}, expect a new model to know these by heart and "
+        "to fail on others: add more, or start from a checkpoint (model.checkpoint)"
     )
+
+
+def few_data(corpus: Corpus, parts: Collection[str]) -> list[str]:
+    """Warnings for a run that trains a new model. parts: of the corpus, that its stages learn
+    from."""
+    counts = {
+        "train": (len(corpus.train), "conversations to train on"),
+        "preferences": (
+            len({each.group for each in corpus.preferences}),
+            "groups of preferences to train on",
+        ),
+    }
+    found = [too_few(*counts[part]) for part in counts if part in parts]
+    return [warning for warning in found if warning is not None]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 
+ROWS = Layout((ROW_FIELDS,), NO_COLUMNS)
+"""How conversations are read where no column has another name."""
+
 _TEMPLATE = re.compile(
     r"\s*(?:\[BOS\])?\s*\[Q\](?P<query>.*?)(?:\[T\](?P<think>.*?))?\[A\](?P<answer>.*?)(?:\[EOS\])?\s*",
     re.DOTALL,
@@ -55,7 +59,7 @@ _TEMPLATE = re.compile(
 
 def load_rows(source: str | Path, columns: Columns = NO_COLUMNS) -> list[Row]:
     """Conversations from a file or a `datasets` name. columns: of the file, by field."""
-    layout = Layout((ROW_FIELDS,), columns)
+    layout = replace(ROWS, columns=columns)
     return [_row(record) for record in checked_records(source, row_faults, layout=layout)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.data.checks import Fault, row_faults
-from common.data.conversations import row_from_dict
+from common.data.conversations import ROWS, row_from_dict
 from common.data.facts import fact_faults, fact_warnings
 from common.data.readers import checked_records
 from common.data.tokenizer import ConversationTokenizer
@@ -50,7 +50,7 @@ def validate_rows(
             InputError(f"{where}, field {field}", what) for field, what in fact_warnings(record)
         )
 
-    rows = [row_from_dict(record) for record in checked_records(path, faults_of, notice)]
+    rows = [row_from_dict(record) for record in checked_records(path, faults_of, notice, ROWS)]
     return Validated(rows, warnings)
 
 

@@ -17,6 +17,7 @@ import pytest
 from common.data.conversations import load_pairs, load_rows, load_texts
 from common.data.preferences import load_preferences
 from common.data.readers import write_records
+from common.data.validate import validate_rows
 from common.episode import Fact, Interaction
 from common.failures import InputError
 
@@ -62,6 +63,7 @@ def test_lists_and_numbers_are_read_in_every_format(tmp_path: Path, ending: str)
     row = {"query": "my dog is Rex", "answer": "ok", "interactions": [asked]}
     (read,) = load_rows(save(tmp_path / f"rows.{ending}", [row]))
     assert read.interactions[0].facts == (Fact("Rex", 0),)
+    assert validate_rows(tmp_path / f"rows.{ending}").rows == [read]
     told = {"prompt": "tea?", "chosen": "1", "rejected": "no", "margin": 0.5}
     (preference,) = load_preferences(save(tmp_path / f"told.{ending}", [told]))
     assert (preference.answers, preference.margin) == (("1", "no"), 0.5)

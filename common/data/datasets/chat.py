@@ -38,6 +38,7 @@ NO_PAIR = "conversations without a pair"
 SINGLE = "conversations of one pair: for SFT only"
 REPEATED = "conversations that repeat another"
 UNSAID = "facts that no pair before says"
+UNRECALLED = "facts of a conversation that no later answer recalls"
 OPENING = "facts in the opening"
 
 
@@ -184,7 +185,7 @@ def row_of(chat: Chat, pairs: Sequence[Pair], left: Leftovers) -> Row:
         role: Role = "recall" if facts else "act"
         interactions.append(replace(pair.interaction, role=role, facts=facts))
     for _ in unused:
-        left.add(UNSAID, chat.where)
+        left.add(UNRECALLED, chat.where)
     return Row(pairs[0].query, pairs[0].answer, tuple(interactions), pairs[0].think)
 
 
