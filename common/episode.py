@@ -223,6 +223,25 @@ class Turn(Record):
         """The ids that memory was written with after this turn."""
         return [*self.query_ids, *(self.reference_ids if self.teacher_forced else self.answer_ids)]
 
+    @property
+    def exchange(self) -> tuple[str, str]:
+        """Query and answer that memory was written with after this turn, as text."""
+        return self.query, self.reference if self.teacher_forced else self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class TurnInContext(Turn):
+    """A turn with what was said before it, as reward functions and endpoints get it."""
+
+    history: tuple[tuple[str, str], ...] = ()
+    """(query, answer) of each turn before, in order, the opening first: the answers that memory was
+    written with."""
+
+    @classmethod
+    def of(cls, turn: Turn, history: tuple[tuple[str, str], ...]) -> TurnInContext:
+        values: tuple[Any, ...] = (*_values_of(Turn)(turn), history)
+        return cls(*values)
+
 
 @dataclass(frozen=True, slots=True)
 class Episode(Record):

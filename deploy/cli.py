@@ -166,21 +166,30 @@ def evaluate(
 def replay(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     episode: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="EPISODE_ID", help="As in RUN/episodes, such as 4-000100-00003@980."
+            metavar="[EPISODE_ID]",
+            help="As in RUN/episodes, such as 4-000100-00003@980; without it, a list.",
         ),
-    ],
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of sentences.")
     ] = False,
     backend: BackendOption = None,
 ) -> None:
     """Play one recorded episode again and compare tokens, log-probs, rewards and memory; ends with
-    1 where they part."""
+    1 where they part. Without an id, list the episodes that can be replayed."""
     from deploy.progress import doing
-    from deploy.tables import replay_text
+    from deploy.tables import replay_text, replayable_text
 
+    if episode is None:
+        with doing(f"looking for episodes of {run} that can be replayed"):
+            from learner.evaluation.replayable import replayable
+
+            tell_of_run(run)
+            found = replayable(run)
+        typer.echo(json.dumps(found.to_json()) if as_json else replayable_text(found))
+        return
     with doing(f"playing {episode} of {run} again"):
         from learner.evaluation.replay import replay as replay_episode
 

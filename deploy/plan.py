@@ -18,7 +18,7 @@ from common.actors.resources import claims, total_cpus, total_gpus
 from common.config.run import Run
 from common.models.reactive.config import RxTConfig, named_config
 from common.storage.checkpoint import open_checkpoint
-from deploy.tables import table
+from deploy.layout import table
 from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan
 from learner.stages.stage import definition_of
 

@@ -3,97 +3,17 @@ keep the whole truth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from common.telemetry.series import parse_key
+from deploy.figures import figure_tables
+from deploy.layout import table
 from deploy.progress import TROUBLES, duration, headlines
 
 if TYPE_CHECKING:
     from learner.evaluation.replay import Replay
-
-
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A titled table in plain text: first column to the left, the others to the right."""
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-
-    def lay(line: Sequence[str]) -> str:
-        cells = [line[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)
-        ]
-        return ("  " + "  ".join(cells)).rstrip()
-
-    return "\n".join([title, lay(header), *(lay(row) for row in rows)])
-
-
-RECALLS = ("before_mrl", "after_mrl", "memory", "training", "erased", "most_frequent")
-"""Rows of the table of recall by distance, those that there are."""
-FIGURES = {
-    "exact": "exact answers",
-    "precision": "precision of values named",
-    "changed": "recall of changed facts",
-    "outdated": "answers with the outdated value",
-}
-INTERVAL = "  95 %"
-
-
-def retention_tables(retention: Mapping[str, Any]) -> list[str]:
-    """`retention` of summary.json or of `engram eval --json` as tables: recall by distance with its
-    controls, the other figures by distance, and recall by order of telling. Intervals of 95 % stand
-    below each row."""
-    intervals: Mapping[str, Any] = retention.get("intervals", {})
-    recall: list[Row] = [
-        (name.replace("_", " "), retention[name], intervals.get(name, {}))
-        for name in RECALLS
-        if name in retention
-    ]
-    parts = [share_table("Recall by turns since the value was last said", recall)]
-    others: list[Row] = []
-    for name, label in FIGURES.items():
-        others += _figure_rows(label, retention.get(name), intervals.get(name, {}))
-    if others:
-        parts.append(share_table("Other figures by turns since the value was last said", others))
-    order = _figure_rows("recall", retention.get("by_order"), intervals.get("by_order", {}))
-    if order:
-        parts.append(
-            share_table("Recall by the order in which a conversation told its facts", order)
-        )
-    return parts
-
-
-Row = tuple[str, Mapping[str, float], Mapping[str, Sequence[float]]]
-"""Label, share by key, and interval by key."""
-
-
-def _figure_rows(
-    label: str, figure: Mapping[str, Any] | None, intervals: Mapping[str, Any]
-) -> list[Row]:
-    """The rows of one figure: one, or in a summary one before and one after MRL."""
-    if not figure:
-        return []
-    if not any(isinstance(value, Mapping) for value in figure.values()):
-        return [(label, figure, intervals)]
-    return [
-        (f"{label}, {when.replace('_', ' ')}", shares, intervals.get(when, {}))
-        for when, shares in figure.items()
-        if shares
-    ]
-
-
-def share_table(title: str, rows: Sequence[Row]) -> str:
-    """Shares by key; a key that a row lacks shows as "-". Keys are numbers, or "all"."""
-    keys = {key for _, shares, _ in rows for key in shares}
-    columns = sorted(keys, key=lambda key: (key == "all", key.zfill(8)))
-    lines = []
-    for label, shares, intervals in rows:
-        lines.append([label, *(f"{shares[key]:.3f}" if key in shares else "-" for key in columns)])
-        if intervals:
-            spans = (
-                f"{intervals[key][0]:.2f}–{intervals[key][1]:.2f}" if key in intervals else ""
-                for key in columns
-            )
-            lines.append([INTERVAL, *spans])
-    return table(title, ["", *columns], lines)
+    from learner.evaluation.replayable import Replayable
 
 
 def summary_tables(summary: Mapping[str, Any]) -> str:
@@ -110,8 +30,7 @@ def summary_tables(summary: Mapping[str, Any]) -> str:
     parts = [table(title, ["stage", "steps", "time", "first → last"], rows)]
     for stage in summary["stages"]:
         parts += reward_tables(stage)
-    if summary["retention"]:
-        parts += retention_tables(summary["retention"])
+    parts += figure_tables(summary)
     parts += summary.get("warnings", [])
     return "\n\n".join(parts)
 
@@ -159,6 +78,38 @@ def replay_text(result: Replay) -> str:
     same = "tokens" if away else "tokens and rewards"
     agreed = f"log-probs within {result.log_prob_max_difference:.1e}, memory {result.memory_hash}"
     return f"{result.episode}: identical\nreplayed {what}: same {same}, {agreed}{away}"
+
+
+def replayable_text(found: Replayable) -> str:
+    """What `engram replay RUN` says without an episode."""
+    if not found.replayable:
+        steps = ", ".join(map(str, found.kept_steps))
+        return (
+            f"none of the {found.recorded:,} episodes of {found.run} can be replayed: checkpoints "
+            f"are kept of steps {steps}, and no episode was played with their weights "
+            "(learner.checkpoint_every, learner.keep_checkpoints)"
+        )
+    rows = [
+        [
+            line.episode,
+            line.step,
+            str(line.iteration),
+            str(line.weights_version),
+            str(line.answers),
+            "-" if line.reward is None else f"{line.reward:.3f}",
+        ]
+        for line in found.episodes
+    ]
+    title = (
+        f"{found.replayable:,} of {found.recorded:,} episodes can be replayed, those played with "
+        f"the weights of a kept checkpoint; the most recent {len(rows):,}:"
+    )
+    header = ["episode", "curriculum step", "iteration", "weights", "answers", "mean reward"]
+    more = found.replayable - len(rows)
+    parts = [table(title, header, rows)]
+    if more:
+        parts.append(f"  and {more:,} more")
+    return "\n".join([*parts, f"replay one with: engram replay {found.run} {rows[0][0]}"])
 
 
 def bench_table(what: str, figures: Mapping[str, float]) -> str:
@@ -211,9 +162,5 @@ def preference_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def evaluation_tables(result: Mapping[str, Any]) -> str:
-    """The result of `engram eval`: retention, and mean rewards by component."""
-    parts = retention_tables(result["retention"])
-    if result["rewards"]:
-        means = [[name, f"{mean:.3f}"] for name, mean in result["rewards"].items()]
-        parts.append(table("Mean reward per answer", ["component", "mean"], means))
-    return "\n\n".join(parts)
+    """The result of `engram eval`: figures of facts, agreement with references, mean rewards."""
+    return "\n\n".join([*figure_tables(result), *result["warnings"]])

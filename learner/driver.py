@@ -19,6 +19,7 @@ from common.config.stages import StageSettings
 from common.data.conversations import value_counts
 from common.data.corpus import Corpus
 from common.data.datasets.table import load_corpus
+from common.episode import Episode, Task
 from common.failures import DataFailure, Drained, EngramError, InputError
 from common.storage.checkpoint import Checkpoint
 from common.storage.lease import BEAT_SECONDS, hold
@@ -26,11 +27,11 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.telemetry.progress import Progress
-from learner.evaluation.evaluate import evaluate, evaluation_rows, evaluation_tasks
-from learner.evaluation.memorisation import learnt_by_heart, measured
-from learner.evaluation.retention import most_frequent_figure, retention_figures
+from learner.evaluation.evaluate import evaluate, evaluation_rows, training_figures
+from learner.evaluation.memorisation import memorised
+from learner.evaluation.retention import most_frequent_figure
 from learner.interrupts import Interrupts, counted
-from learner.metrics import record_evaluation
+from learner.metrics import record_evaluation, record_training
 from learner.parallel.group import Job, launch
 from learner.recorder import RecorderClient, StepReport
 from learner.reporter import Position
@@ -44,8 +45,6 @@ from learner.training_state import TrainingState
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-TRAINING_ROWS = 200
-"""Training conversations that are played after MRL, to tell memory from learning by heart."""
 STALL_SECONDS = 120.0
 """Without any report for so long, the driver says what every actor is doing."""
 KEEP_SECONDS = 60.0
@@ -185,31 +184,31 @@ def evaluate_stage(
     progress: Progress,
     summary: Summary,
 ) -> None:
-    """Retention of `checkpoint` as `name` ("before_mrl", "after_mrl") in the summary, written at
+    """Figures of `checkpoint` as `name` ("before_mrl", "after_mrl") in the summary, written at
     once: a driver that is killed the next moment need not, and of "before_mrl" could not, measure
     it again. The controls are those of the weights after MRL."""
     run, metrics, values = half.job.run, Metrics(), value_counts(corpus.train)
     rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
     progress.note(f"evaluating {name.replace('_', ' ').replace('mrl', 'MRL')}")
-    found = evaluate(lambda tasks: half.play(checkpoint, tasks), rows, run.seed, values)
+
+    def play(tasks: list[Task]) -> list[Episode]:
+        return half.play(checkpoint, tasks)
+
+    found = evaluate(play, rows, run.seed, values)
     record_evaluation(found, metrics)
     summary.keep_figures(name, found)
     if name == "before_mrl":
         recorder.observe(metrics.drain())
     else:
+        training = training_figures(play, corpus.train, run.seed, values)
+        record_training(training, metrics)
         metrics.record("run/stage", half.job.stage)
         stage = run.stages[half.job.stage].stage
         recorder.observe_last(
             metrics.drain(), stage, checkpoint.step, TrainingState.of(checkpoint).metrics
         )
-        taught = evaluation_tasks(
-            evaluation_rows(corpus.train, TRAINING_ROWS), run.seed, erase=False
-        )
-        training = retention_figures(half.play(checkpoint, taught), values)["recall"]
         summary.keep_controls(found, most_frequent_figure(values, rows), training)
-        warning = learnt_by_heart(
-            measured(training), measured(found.figures["recall"]), measured(found.erased)
-        )
+        warning = memorised(training, found)
         summary.keep_warnings([warning] if warning else [])
         if warning:
             progress.note(warning)

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 
 from common.data.special_tokens import EOS
 from common.telemetry.metrics import Metrics
 from learner.curriculum import Curriculum
-from learner.evaluation.retention import Evaluation, Figure
+from learner.evaluation.figures import Evaluation, Figure
+from learner.evaluation.match import MATCH
 from learner.parallel.group import Group
 from learner.rl.experience import Experience
 from learner.rl.kl import AdaptiveKL
@@ -78,10 +79,15 @@ def record_position(kl: AdaptiveKL, curriculum: Curriculum, metrics: Metrics) ->
 
 def record_evaluation(found: Evaluation, metrics: Metrics) -> None:
     """The figures of one evaluation."""
-    recall = {"kept": found.figures["recall"], "erased": found.erased}
-    for memory, figure in recall.items():
-        for distance, share, count in _shares(figure):
+    seen = {"kept": found.figures, "erased": found.erased}
+    for memory, figures in seen.items():
+        for distance, share, count in _shares(figures["recall"]):
             metrics.record("eval/recall", share, weight=count, memory=memory, distance=distance)
+        for name in MATCH:
+            # Over all turns: a label for each turn of a long conversation would be too many.
+            for turn, share, count in _shares(figures[name]):
+                if turn == "all":
+                    metrics.record(f"eval/{name}", share, weight=count, memory=memory)
     by_distance = {
         "eval/exact": "exact",
         "eval/precision": "precision",
@@ -93,12 +99,23 @@ def record_evaluation(found: Evaluation, metrics: Metrics) -> None:
             metrics.record(metric, share, weight=count, distance=distance)
     for order, share, count in _shares(found.figures["by_order"]):
         metrics.record("eval/by_order", share, weight=count, order=order)
-    for episode in found.episodes:
-        for turn in episode.answered:
-            if turn.reward is not None:
-                metrics.record("eval/scores", turn.reward)
-                for component, value in turn.rewards.items():
-                    metrics.record("eval/reward", value, component=component)
+    for component, mean, count in _shares(found.figures["scores"]):
+        if component == "total":
+            metrics.record("eval/scores", mean, weight=count)
+        else:
+            metrics.record("eval/reward", mean, weight=count, component=component)
+    for component, mean, count in _shares(found.erased["scores"]):
+        metrics.record("eval/reward_erased", mean, weight=count, component=component)
+
+
+def record_training(figures: Mapping[str, Figure], metrics: Metrics) -> None:
+    """Figures of a sample of training conversations, which stand beside those of an evaluation."""
+    for distance, share, count in _shares(figures["recall"]):
+        metrics.record("eval/training_recall", share, weight=count, distance=distance)
+    for name in MATCH:
+        for turn, share, count in _shares(figures[name]):
+            if turn == "all":
+                metrics.record(f"eval/training_{name}", share, weight=count)
 
 
 def _shares(figure: Figure) -> list[tuple[str, float, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,9 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import read_rows
 from common.telemetry.registry import REGISTRY
 from common.telemetry.series import parse_key
-from learner.evaluation.retention import FIGURES, Evaluation, Figure
+from learner.evaluation.figures import Evaluation, Figure
+from learner.evaluation.match import MATCH
+from learner.evaluation.retention import FIGURES
 
 SUMMARY = "summary.json"
 
@@ -104,30 +106,45 @@ class Summary:
         return entry
 
     def keep_figures(self, when: str, found: Evaluation) -> None:
-        """An evaluation "before_mrl" or "after_mrl": recall by distance under that name, and every
-        other figure under its own, each with its intervals."""
-        self._keep(found.figures["recall"], when)
+        """An evaluation "before_mrl" or "after_mrl": recall by distance under that name in
+        "retention", and every other figure of facts under its own; agreement with references in
+        "match" and mean rewards in "scores". Each has its intervals and counts."""
+        self._keep("retention", found.figures["recall"], when)
         for name in FIGURES[1:]:
-            self._keep(found.figures[name], name, when)
+            self._keep("retention", found.figures[name], name, when)
+        self._keep_others(when, found.figures)
 
-    def keep_controls(self, found: Evaluation, most_frequent: Figure, training: Figure) -> None:
-        """The controls of the last evaluation, recall of training conversations among them, and how
-        many facts it asked for by distance."""
-        self._keep(training, "training")
-        self._keep(found.erased, "erased")
-        self._keep(most_frequent, "most_frequent")
+    def keep_controls(
+        self, found: Evaluation, most_frequent: Figure, training: Mapping[str, Figure]
+    ) -> None:
+        """The controls of the last evaluation, figures of training conversations among them, and
+        how many facts it asked for by distance."""
+        self._keep("retention", training["recall"], "training")
+        self._keep("retention", found.erased["recall"], "erased")
+        self._keep("retention", most_frequent, "most_frequent")
+        self._keep_others("training", training)
+        self._keep_others("erased", found.erased)
         self.value["counts"] = found.counts
 
     def keep_warnings(self, warnings: list[str]) -> None:
         """Keep warnings for a reader of the last evaluation."""
         self.value["warnings"] = warnings
 
-    def _keep(self, figure: Figure, *names: str) -> None:
-        retention = self.value["retention"]
-        intervals = retention.setdefault("intervals", {})
+    def _keep_others(self, when: str, figures: Mapping[str, Figure]) -> None:
+        """What conversations without facts have too."""
+        for name in MATCH:
+            self._keep("match", figures[name], name, when)
+        self._keep("scores", figures["scores"], when)
+
+    def _keep(self, section: str, figure: Figure, *names: str) -> None:
+        held = self.value.setdefault(section, {})
         for into, value in (
-            (retention, figure.share()),
-            (intervals, {key: [low, high] for key, (low, high) in figure.intervals().items()}),
+            (held, figure.share()),
+            (
+                held.setdefault("intervals", {}),
+                {key: [low, high] for key, (low, high) in figure.intervals().items()},
+            ),
+            (held.setdefault("counts", {}), figure.totals()),
         ):
             for name in names[:-1]:
                 into = into.setdefault(name, {})

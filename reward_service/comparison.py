@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from common.episode import Strategy, Turn
+from common.episode import Strategy, Turn, TurnInContext
 from common.failures import DataFailure
 from reward_service.components.tokens import Ragged
 
@@ -112,6 +112,12 @@ class Compared:
     def turns(self) -> list[Turn]:
         """The compared turns, without their thoughts."""
         return [self.batch.turns[comparison.turn] for comparison in self.group]
+
+    @property
+    def in_context(self) -> list[TurnInContext]:
+        """The compared turns, without their thoughts, each with what was said before it."""
+        every = self.batch.once(_in_context)
+        return [every[comparison.turn] for comparison in self.group]
 
     @property
     def original(self) -> list[Turn]:
@@ -208,7 +214,19 @@ class ComparedTexts:
 
 def remembered_text(turn: Turn) -> str:
     """`Turn.remembered_ids` as text: the query, and what memory was written with after it."""
-    return f"{turn.query} {turn.reference if turn.teacher_forced else turn.answer}"
+    return " ".join(turn.exchange)
+
+
+def _in_context(batch: TurnBatch) -> list[TurnInContext]:
+    """Every turn of a batch with what was said before it."""
+    found: list[TurnInContext] = []
+    history: tuple[tuple[str, str], ...] = ()
+    for number, (turn, first) in enumerate(zip(batch.turns, batch.began, strict=True)):
+        if number == first:
+            history = ()
+        found.append(TurnInContext.of(turn, history))
+        history = (*history, turn.exchange)
+    return found
 
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.components import Component
 from common.config.rewards import Rewards
-from common.episode import Row, Turn
+from common.episode import Row, Turn, TurnInContext
 from reward_service.components.component import Source
 from reward_service.components.table import keyed_parts
 
@@ -63,14 +63,15 @@ def _sample(rows: Sequence[Row], strategy: str) -> Turn | None:
     return sample_turn(row) if row is not None else None
 
 
-def sample_turn(row: Row) -> Turn:
+def sample_turn(row: Row) -> TurnInContext:
     """The first turn of a conversation, answered as the data set has it. Its ids are made up: there
     may be no tokenizer yet."""
     asked = row.interactions[0]
     query_ids, answer_ids = (
         list(range(8, 8 + len(text.split()) + 1)) for text in (asked.query, asked.answer)
     )
-    return Turn(
+    return TurnInContext(
         query_ids, answer_ids, [-1.0] * len(answer_ids), answer_ids, asked.role, asked.facts,
         query=asked.query, answer=asked.answer, reference=asked.answer,
+        history=((row.query, row.answer),),
     )  # fmt: skip

@@ -22,7 +22,8 @@ from common.episode_arrow import from_table, to_table
 from common.failures import InputError
 from common.storage.checkpoint import damage_after, open_checkpoint, save_checkpoint
 from common.storage.run_directory import RunDirectory
-from rollout.journal.journal import Journal, find_episode, require_whole
+from rollout.journal.journal import Journal, require_whole
+from rollout.journal.reader import find_episode
 
 RUN = Run(name="one", data=SynthData(), stages=(SFT(stage="sft"),))
 EPISODE = Episode("e", "t", 3, (), 40, iteration=2, batch_index=5)

@@ -1,39 +1,35 @@
 """Evaluation: held-out conversations played greedily, with the model's own answers in memory, as in
 use.
 
-Every figure comes with two controls on the same questions: memory erased before each of them, and
-the most frequent answer of the training data. A model that guesses, or that answers from the query
-alone, looks like its controls. `retention.py` has the figures themselves.
+Every figure comes with a control on the same questions, memory erased before each of them; recall
+also with the most frequent answer of the training data. A model that guesses, or that answers from
+the query alone, looks like its controls. The figures themselves are in `retention.py` (facts) and
+`match.py` (references and rewards, which conversations without facts have too).
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from itertools import zip_longest
 from typing import Any
 
 from common.config.names import BackendName
 from common.config.run import Run
 from common.data.conversations import load_rows, value_counts
+from common.data.corpus import Corpus
 from common.data.splits import conversation_hash, text_hash
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError, Unavailable
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, open_checkpoint
+from learner.evaluation.figures import Evaluation, Figure, Share, figures_json
+from learner.evaluation.match import MATCH, match_figures, reward_figure
 from learner.evaluation.measure import reward_embedding, run_of, training_values
-from learner.evaluation.retention import (
-    FIGURES,
-    Evaluation,
-    Figure,
-    Interval,
-    Share,
-    most_frequent_figure,
-    retention_figures,
-)
+from learner.evaluation.memorisation import memorised
+from learner.evaluation.retention import FIGURES, most_frequent_figure, retention_figures
 from learner.policies.table import open_policy
 from learner.resume import evaluated_corpus
 from learner.training_state import TrainingState
@@ -41,6 +37,10 @@ from reward_service.compose import score_episodes
 from rollout.policies.play import play
 
 log = logging.getLogger(__name__)
+
+TRAINING_ROWS = 200
+"""Training conversations that are played beside held-out ones, to tell memory from learning by
+heart."""
 
 Player = Callable[[list[Task]], list[Episode]]
 """Plays tasks with the weights under test; episodes in the order of tasks."""
@@ -92,8 +92,26 @@ def evaluate(
     data."""
     episodes = player(evaluation_tasks(rows, seed, erase=False))
     erased = player(evaluation_tasks(rows, seed, erase=True))
-    figures = retention_figures(episodes, known_values)
-    return Evaluation(figures, retention_figures(erased, known_values)["recall"], episodes)
+    return Evaluation(
+        figures_of(episodes, known_values), figures_of(erased, known_values), episodes
+    )
+
+
+def figures_of(
+    episodes: Sequence[Episode], known_values: Collection[str] = ()
+) -> dict[str, Figure]:
+    """Every figure of whole episodes by name: those of FIGURES and MATCH, and "scores", mean
+    rewards by component."""
+    match = match_figures(episodes)
+    return retention_figures(episodes, known_values) | match | {"scores": reward_figure(episodes)}
+
+
+def training_figures(
+    player: Player, rows: Sequence[Row], seed: int, known_values: Collection[str]
+) -> dict[str, Figure]:
+    """`figures_of` a sample of training conversations, with memory kept."""
+    taught = evaluation_tasks(evaluation_rows(rows, TRAINING_ROWS), seed, erase=False)
+    return figures_of(player(taught), known_values)
 
 
 def recall_by_distance(episodes: Sequence[Episode]) -> tuple[Share, dict[str, int]]:
@@ -103,99 +121,120 @@ def recall_by_distance(episodes: Sequence[Episode]) -> tuple[Share, dict[str, in
     return recall.share(), recall.totals()
 
 
-def mean_rewards(episodes: Iterable[Episode]) -> dict[str, float]:
-    """Mean of each raw component and of the total, each over the turns that have it."""
-    seen: dict[str, list[float]] = defaultdict(list)
-    for episode in episodes:
-        for turn in episode.answered:
-            for name, value in turn.rewards.items():
-                seen[name].append(value)
-            if turn.reward is not None:
-                seen["total"].append(turn.reward)
-    return {name: sum(values) / len(values) for name, values in sorted(seen.items())}
-
-
 def evaluate_checkpoint(
     where: str, data: str | None = None, backend: BackendName | None = None
 ) -> dict[str, Any]:
-    """`engram eval`: retention, counts and rewards of a checkpoint (or of a run's latest) on MRL
-    rows.
+    """`engram eval`: every figure of a checkpoint (or of a run's latest) on MRL rows, as `to_json`
+    gives it.
 
-    data: None takes the held-out conversations of the checkpoint's run. backend: None takes that of
-    the run. Rewards are what the run's
-    MRL
-    pays: its mix, the values its training data know, the token embedding that its MRL compares
-    with.
-    Raises InputError where `where` is no model checkpoint or `data` holds no valid rows or no
-    questions.
+    data: None takes the held-out conversations of the checkpoint's run, and a sample of its
+    training conversations beside them. backend: None takes that of the run. Rewards are what the
+    run's MRL pays: its mix, the values its training data know, the token embedding that its MRL
+    compares with.
+    Raises InputError where `where` is no model checkpoint or `data` holds no valid rows.
     """
     checkpoint = open_checkpoint(where)
     directory = run_of(checkpoint.where)
     run = directory.run() if directory else None
-    rows = load_rows(data) if data is not None else held_out_rows(checkpoint.where, run)
+    corpus = None if data is not None else corpus_of_run(checkpoint.where, run)
+    if corpus is not None and run is not None:
+        rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
+    else:
+        assert data is not None, "without data there is a run"
+        rows = load_rows(data)
     source = data if data is not None else f"the held-out conversations of {checkpoint.where}"
-    if not any(turn.facts for row in rows for turn in row.interactions):
-        raise InputError(
-            source,
-            "asks for no facts: no interaction has the field 'facts', so there is no retention "
-            "to measure",
-        )
-    rollout = run.rollout if run else Run.model_fields["rollout"].default
-    settings = {
-        "slots": min(64, len(rows)),
-        "dtype": "float32",
-        "backend": backend or rollout.backend,
-    }
-    policy = open_policy(checkpoint).playing(rollout.model_copy(update=settings))
-
     values = training_values(directory) if directory else value_counts(rows)
+    seed = run.seed if run else 0
+    player = ScoringPlayer(checkpoint, run, backend, list(values), slots=len(rows))
     try:
-        found = evaluate(partial(play, policy), rows, run.seed if run else 0, values)
+        found = evaluate(player, rows, seed, values)
+        training = training_figures(player, corpus.train, seed, values) if corpus else None
     except DataFailure as misfit:
         raise InputError(source, str(misfit)) from misfit
-    rewards = run.rewards if run else Run.model_fields["rewards"].default
-    embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
-    special = tuple(range(len(SPECIAL_TOKENS)))
-    try:
-        scored = score_episodes(found.episodes, rewards, embedding, special, values)
-    except (
-        Unavailable,
-        InputError,
-    ) as missing:  # an endpoint that is away, a function whose file is not there
-        log.warning("rewards are left out, recall needs none: %s", missing)
-        scored = []
+    return to_json(found, most_frequent_figure(values, rows), training)
+
+
+class ScoringPlayer:
+    """A `Player` on this machine, with the weights of a checkpoint and the rewards of its run's
+    MRL."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        run: Run | None,
+        backend: BackendName | None,
+        known_values: Collection[str],
+        slots: int,
+    ):
+        rollout = run.rollout if run else Run.model_fields["rollout"].default
+        settings = {
+            "slots": min(64, slots),
+            "dtype": "float32",
+            "backend": backend or rollout.backend,
+        }
+        self._policy = open_policy(checkpoint).playing(rollout.model_copy(update=settings))
+        self._rewards = run.rewards if run else Run.model_fields["rewards"].default
+        self._embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
+        self._known_values = known_values
+        self._scores = True
+
+    def __call__(self, tasks: list[Task]) -> list[Episode]:
+        episodes = play(self._policy, tasks)
+        special = tuple(range(len(SPECIAL_TOKENS)))
+        try:
+            return (
+                score_episodes(
+                    episodes, self._rewards, self._embedding, special, self._known_values
+                )
+                if self._scores
+                else episodes
+            )
+        except (
+            Unavailable,
+            InputError,
+        ) as missing:  # an endpoint that is away, a function whose file is not there
+            self._scores = False
+            log.warning("rewards are left out, other figures need none: %s", missing)
+            return episodes
+
+
+def to_json(
+    found: Evaluation, most_frequent: Figure, training: dict[str, Figure] | None
+) -> dict[str, Any]:
+    """What `engram eval --json` prints.
+
+    retention: recall and its controls, and the other figures of facts. match: agreement with the
+    references. scores: mean rewards by component. Each of the three has the intervals and counts of
+    all its shares beside them. training: figures of a sample of training conversations.
+    """
+    seen = {"memory": found.figures, "erased": found.erased}
+    if training is not None:
+        seen["training"] = training
+    recall = {name: figures["recall"] for name, figures in seen.items()}
+    recall["most_frequent"] = most_frequent
+    others = {name: found.figures[name] for name in FIGURES if name != "recall"}
+    match = {name: {who: figures[name] for who, figures in seen.items()} for name in MATCH}
+    scores = figures_json({who: figures["scores"] for who, figures in seen.items()})
+    warning = memorised(training, found) if training is not None else None
     return {
-        "retention": retention_json(found, most_frequent_figure(values, rows)),
+        "retention": figures_json(recall | others),
+        "match": figures_json(match),
+        "scores": scores,
         "counts": found.counts,
-        "rewards": mean_rewards(scored),
+        "rewards": scores["memory"],
+        "warnings": [warning] if warning else [],
     }
 
 
-def retention_json(found: Evaluation, most_frequent: Figure) -> dict[str, Any]:
-    """Shares by key of everything that was measured, and their 95 % intervals under the same
-    names."""
-    figures = {
-        "memory": found.figures["recall"],
-        "erased": found.erased,
-        "most_frequent": most_frequent,
-    }
-    figures |= {name: found.figures[name] for name in FIGURES if name != "recall"}
-    shares: dict[str, Any] = {name: figure.share() for name, figure in figures.items()}
-    intervals: dict[str, dict[str, Interval]] = {
-        name: figure.intervals() for name, figure in figures.items()
-    }
-    return shares | {"intervals": intervals}
-
-
-def held_out_rows(where: str, run: Run | None) -> list[Row]:
-    """The conversations that a run evaluates on, read or generated anew. InputError where they are
-    others than when it was started."""
+def corpus_of_run(where: str, run: Run | None) -> Corpus:
+    """The conversations that a run trains and evaluates on, read or generated anew. InputError
+    where they are others than when it was started."""
     directory = run_of(where)
     if run is None or directory is None:
         raise InputError(
             where, "lies in no run, so it has no held-out conversations; name a file with --data"
         )
-    return evaluation_rows(evaluated_corpus(run, directory).eval, run.evaluation.episodes)
+    return evaluated_corpus(run, directory)
 
 
 def mrl_stage(checkpoint: Checkpoint, run: Run | None) -> int:

@@ -2,17 +2,19 @@
 
 A model that has learnt its rows by heart answers them without memory, and looks like its control
 with memory erased on rows that it has never seen. Its recall on training rows is perfect all the
-same, and so are its losses: only the three figures together tell.
+same, and so are its losses: only the three figures together tell. Where nothing asks for facts, the
+F1 of answers and references takes the place of recall.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from learner.evaluation.retention import Figure
+from learner.evaluation.figures import Evaluation, Figure
 
 KNOWN_BY_HEART = 0.9
-"""Recall of training conversations from which on they count as known."""
+"""Recall (or F1) of training conversations from which on they count as known."""
 GAP = 0.1
 """Recall of held-out conversations lies at least so far below: with less, there was hardly anything
 to learn by heart."""
@@ -23,11 +25,27 @@ is used."""
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Recall over all distances, with the interval that it lies in."""
+    """Recall (or F1) over all its keys, with the interval that it lies in."""
 
     recall: float
     low: float
     high: float
+    count: int
+    """Facts asked for (or answers) that it is of."""
+
+    def __str__(self) -> str:
+        return f"{self.recall:.2f} ({self.low:.2f}–{self.high:.2f}, n = {self.count})"
+
+
+def memorised(training: Mapping[str, Figure], found: Evaluation) -> str | None:
+    """`learnt_by_heart` of the figures of training conversations and of an evaluation."""
+    name = "recall" if found.counts else "f1"
+    return learnt_by_heart(
+        measured(training[name]),
+        measured(found.figures[name]),
+        measured(found.erased[name]),
+        "F1" if name == "f1" else name,
+    )
 
 
 def measured(recall: Figure) -> Measured | None:
@@ -35,20 +53,24 @@ def measured(recall: Figure) -> Measured | None:
     if not recall.totals():
         return None
     low, high = recall.intervals()["all"]
-    return Measured(recall.share()["all"], low, high)
+    return Measured(recall.share()["all"], low, high, recall.totals()["all"])
 
 
 def learnt_by_heart(
-    train: Measured | None, held_out: Measured | None, erased: Measured | None
+    train: Measured | None,
+    held_out: Measured | None,
+    erased: Measured | None,
+    name: str = "recall",
 ) -> str | None:
     """Warning for a user whose model recalls training conversations, but held-out ones no better
     than with its memory erased.
 
     train: recall of a sample of training conversations; held_out, erased: of held-out ones with
     memory, and with memory erased before every query. All of the same weights and with the model's
-    own answers. None for what asks nothing. None where there is nothing to say: where memory helps,
-    where training conversations are not recalled either, and where held-out ones are recalled as
-    well as those, with memory or without: then nothing was left to memory.
+    own answers. None for what asks nothing. name: what the figures are called. Returns None where
+    there is nothing to say: where memory helps, where training conversations are not recalled
+    either, and where held-out ones are recalled as well as those, with memory or without: then
+    nothing was left to memory.
     """
     if train is None or held_out is None or erased is None:
         return None
@@ -61,8 +83,7 @@ def learnt_by_heart(
     if not known or (surely_higher and held_out.recall - erased.recall > HELP):
         return None
     return (
-        f"learnt by heart: recall is {train.recall:.2f} on training conversations, but "
-        f"{held_out.recall:.2f} on held-out ones, and "
-        f"{erased.recall:.2f} there with memory erased: memory does not help. Train on more, or "
+        f"learnt by heart: {name} is {train} on training conversations, but {held_out} on held-out "
+        f"ones, and {erased} there with memory erased: memory does not help. Train on more, or "
         "more varied, conversations"
     )

@@ -26,7 +26,7 @@ from learner.policies.table import open_policy
 from reward_service import normalization as statistics
 from reward_service.compose import score_episodes
 from rollout.environments.table import ENVIRONMENTS
-from rollout.journal.journal import find_episode
+from rollout.journal.reader import find_episode
 from rollout.policies.play import play
 
 LOG_PROBS_AGREE = 1e-5

@@ -2,9 +2,7 @@
 is.
 
 Per question, the answer is compared with the values asked for
-(`reward_service/components/recall.py`). Each figure is a sum of hits over a sum of counts, kept per
-conversation, so that an interval can be had by drawing conversations anew: turns of one
-conversation share a memory and are not independent.
+(`reward_service/components/recall.py`).
 
 Distance is the turn that asks minus the turn that last said the value; a question for several
 values counts in `exact`, `precision` and `outdated` at the largest of theirs.
@@ -14,14 +12,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from common.episode import Episode, Row, Turn
 from common.failures import DataFailure
 from common.text.values import contains_value, value_words
-from learner.evaluation.intervals import bootstrap, wilson
+from learner.evaluation.figures import Figure
 from reward_service.components.recall import (
     Words,
     conversation_values,
@@ -29,63 +26,7 @@ from reward_service.components.recall import (
     words_of_values,
 )
 
-Share = dict[str, float]
-"""A share by key (a distance or an order, as a string), "all" over all of them."""
-Interval = tuple[float, float]
-
 FIGURES = ("recall", "exact", "precision", "changed", "outdated", "by_order")
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Hits and counts of one share, by key and conversation: int64 [conversations] each."""
-
-    hits: Mapping[str, np.ndarray]
-    counts: Mapping[str, np.ndarray]
-
-    def share(self) -> Share:
-        """Keys that nothing counts for are left out."""
-        counts = self.totals()
-        return {key: int(self.hits[key].sum()) / count for key, count in counts.items()}
-
-    def totals(self) -> dict[str, int]:
-        """Denominator of the share of each key."""
-        totals = {key: int(count.sum()) for key, count in self.counts.items()}
-        return {key: totals[key] for key in sorted(totals, key=_in_order) if totals[key]}
-
-    def intervals(self) -> dict[str, Interval]:
-        """95 % intervals of `share`, over conversations (learner/evaluation/intervals.py).
-
-        Draws of nothing but hits, or misses, all look alike: there the score interval of as many
-        conversations as ask says how little few of them tell.
-        """
-        keys = list(self.totals())
-        if not keys:
-            return {}
-        hits, counts = (np.stack([of[key] for key in keys]) for of in (self.hits, self.counts))
-        found = {}
-        for key, low, high in zip(keys, *bootstrap(hits, counts), strict=True):
-            share = self.hits[key].sum() / self.counts[key].sum()
-            asking = int(np.count_nonzero(self.counts[key]))
-            found[key] = wilson(int(share), asking) if share in (0, 1) else (low, high)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Result of an evaluation."""
-
-    figures: dict[str, Figure]
-    """Each of FIGURES with memory kept."""
-    erased: Figure
-    """Recall with memory erased before every question."""
-    episodes: list[Episode]
-    """The conversations with memory kept."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Facts asked for, by distance."""
-        return self.figures["recall"].totals()
 
 
 def retention_figures(
@@ -169,7 +110,3 @@ def most_frequent_figure(values: Mapping[str, int], rows: Iterable[Row]) -> Figu
 
 def _zeros(conversations: int) -> defaultdict[str, np.ndarray]:
     return defaultdict(lambda: np.zeros(conversations, np.int64))
-
-
-def _in_order(key: str) -> tuple[bool, int]:
-    return key == "all", int(key) if key != "all" else 0

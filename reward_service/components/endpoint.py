@@ -1,8 +1,10 @@
 """Rewards by an HTTP endpoint: a batch of turns goes out as JSON, a list of numbers comes back.
 
-    POST {"turns": [{"query", "answer", "reference", "role", "facts": [{"value", "said_in",
-    "outdated"}]}]} 200  {"rewards": [number or null, …]}, in the same order; null where the reward
-    does not apply
+    POST {"turns": [{"history": [{"query", "answer"}, …], "query", "answer", "reference", "role",
+         "facts": [{"value", "said_in", "outdated"}]}]}
+    200  {"rewards": [number or null, …]}, in the same order; null where the reward does not apply
+
+docs/rewards.md describes the fields.
 
 An endpoint that cannot be reached, breaks the connection, takes too long, or answers 408, 425, 429,
 502, 503 or 504 is away: it is asked again in a moment, and then whoever waits for the batch is told
@@ -29,7 +31,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from common.config.components import EndpointReward
-from common.episode import Turn
+from common.episode import TurnInContext
 from common.failures import Unavailable
 from reward_service.comparison import Compared
 from reward_service.components.component import Outcome, RewardComponent
@@ -46,11 +48,11 @@ LONGEST_PAUSE = 30.0
 """Seconds: an endpoint that asks to be left alone for longer is asked after so long."""
 LARGEST_ANSWER = 2**24
 
-_answered: dict[str, Turn] = {}
+_answered: dict[str, TurnInContext] = {}
 """By URL: the turn that was answered last. Where it is answered again, the endpoint is not away."""
 
 
-def endpoint_rewards(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
+def endpoint_rewards(section: EndpointReward, turns: Sequence[TurnInContext]) -> list[Outcome]:
     """The outcome of each turn, in order, in requests of `section.batch` turns. Raises
     Unavailable."""
     outcomes: list[Outcome] = []
@@ -59,7 +61,7 @@ def endpoint_rewards(section: EndpointReward, turns: Sequence[Turn]) -> list[Out
     return outcomes
 
 
-def _insist(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
+def _insist(section: EndpointReward, turns: Sequence[TurnInContext]) -> list[Outcome]:
     for pause in PAUSES:
         try:
             return _ask(section, turns)
@@ -76,7 +78,9 @@ def _insist(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
         raise
 
 
-def _divided(section: EndpointReward, turns: Sequence[Turn], failing: Unavailable) -> list[Outcome]:
+def _divided(
+    section: EndpointReward, turns: Sequence[TurnInContext], failing: Unavailable
+) -> list[Outcome]:
     """The outcomes of turns that were refused together: halves are asked, and their halves, until
     each turn at fault stands alone.
 
@@ -144,7 +148,7 @@ def _of_batch(away: Unavailable) -> Unavailable:
     return Unavailable(away.what, away.why, away.patience, of_batch=True)
 
 
-def _ask(section: EndpointReward, turns: Sequence[Turn]) -> list[Outcome]:
+def _ask(section: EndpointReward, turns: Sequence[TurnInContext]) -> list[Outcome]:
     body = json.dumps({"turns": [_record(turn) for turn in turns]}).encode()
     request = urllib.request.Request(
         section.url, body, {"Content-Type": "application/json"}, method="POST"
@@ -254,9 +258,10 @@ def _outcome(reward: Any) -> Outcome:
     return value if math.isfinite(value) else f"the value is {value}"
 
 
-def _record(turn: Turn) -> dict[str, object]:
+def _record(turn: TurnInContext) -> dict[str, object]:
     facts = [asdict(fact) for fact in turn.facts]
     return {
+        "history": [{"query": query, "answer": answer} for query, answer in turn.history],
         "query": turn.query,
         "answer": turn.answer,
         "reference": turn.reference,
@@ -266,7 +271,7 @@ def _record(turn: Turn) -> dict[str, object]:
 
 
 def _score(section: EndpointReward, compared: Compared) -> list[Outcome]:
-    return endpoint_rewards(section, compared.turns)
+    return endpoint_rewards(section, compared.in_context)
 
 
 ENDPOINT = RewardComponent(EndpointReward, _score, range=None, by_turn=True)

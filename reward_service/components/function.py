@@ -163,7 +163,7 @@ def _kept(section: FunctionReward) -> _Function:
 
 
 def _score(section: FunctionReward, compared: Compared) -> list[Outcome]:
-    return function_rewards(section, compared.turns)
+    return function_rewards(section, compared.in_context)
 
 
 def _digest(path: str) -> str | None:

@@ -56,10 +56,7 @@ def model_rewards(section: ModelReward, conversations: Sequence[Sequence[Turn]])
 def dialogue(conversation: Sequence[Turn]) -> Dialogue:
     """The last turn after the turns before it, each with the answer that went to memory."""
     *before, last = conversation
-    history = tuple(
-        (turn.query, turn.reference if turn.teacher_forced else turn.answer) for turn in before
-    )
-    return Dialogue(history, last.query, last.answer)
+    return Dialogue(tuple(turn.exchange for turn in before), last.query, last.answer)
 
 
 def scores(

@@ -25,16 +25,15 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.episode import Episode
-from common.episode_arrow import SCHEMA, from_table, require_episodes, to_table
+from common.episode_arrow import SCHEMA, require_episodes, to_table
 from common.failures import DataFailure, InputError
 from common.storage.lease import register_writer
 from common.storage.run_directory import RunDirectory, sync
@@ -159,7 +158,7 @@ class Journal:
         """Turn the open segment into a Parquet file; None where it holds nothing."""
         self._may_write()
         path = self._segment_path(self._part)
-        tables = [pa.ipc.open_stream(payload).read_all() for payload, _ in _records(path)]
+        tables = [pa.ipc.open_stream(payload).read_all() for payload, _ in records(path)]
         if not tables:
             return None
         part = self._part_path(self._part)
@@ -219,7 +218,7 @@ class Journal:
                 path.unlink()
         path = self._segment_path(part)
         path.touch()
-        self._cut(path, max((end for _, end in _records(path)), default=0))
+        self._cut(path, max((end for _, end in records(path)), default=0))
         sync(self.folder)
         return part, path.open("ab")
 
@@ -251,7 +250,7 @@ def require_whole(run_directory: Path) -> None:
     for path in [folder / "_status.log", *sorted(folder.glob("_open-*.log"))]:
         try:
             if path.is_file():
-                for _ in (_status_entries if path.name == "_status.log" else _records)(path):
+                for _ in (_status_entries if path.name == "_status.log" else records)(path):
                     pass
         except DataFailure as damage:
             raise InputError(
@@ -260,7 +259,7 @@ def require_whole(run_directory: Path) -> None:
                 "recording then begins anew",
             ) from damage
     for path in folder.glob("_open-*.log"):
-        for payload, _ in _records(path):
+        for payload, _ in records(path):
             require_episodes(pa.ipc.open_stream(payload).schema, str(path))
     for path in folder.glob("part-*.parquet"):
         with suppress(pa.ArrowInvalid):  # damage that a resume does not meet
@@ -296,53 +295,6 @@ def outcomes(run_directory: Path) -> pa.Table:
                     "version": entry.get("version"),
                 }
     return pa.Table.from_pylist(rows, schema=_OUTCOMES)
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """An episode as a run's folder holds it. stage: index in the run."""
-
-    episode: Episode
-    stage: int
-
-
-def find_episode(run: RunDirectory, episode: str) -> Recorded:
-    """An episode of a run, sealed or as it arrived; of a task that was dealt again after a resume,
-    the last.
-
-    Raises InputError naming an episode that there is.
-    """
-    tables = []
-    for where, part in _tables(run):
-        require_episodes(part.schema, where)
-        tables.append(part)
-    if not tables:
-        raise InputError(
-            run.path("episodes"),
-            "holds no episodes yet: they are recorded by memory reinforcement learning",
-        )
-    table = pa.concat_tables(tables)
-    found = table.filter(pc.equal(table["id"], episode)).sort_by([("attempt", "descending")])
-    if not len(found):
-        ends = pc.min_max(table["id"]).as_py()
-        raise InputError(
-            episode,
-            f"is none of the run's {len(table)} episodes, which go from {ends['min']} to "
-            f"{ends['max']}",
-        )
-    return Recorded(from_table(found.slice(0, 1))[0], found["stage"][0].as_py())
-
-
-def _tables(run: RunDirectory) -> Iterator[tuple[str, pa.Table]]:
-    """(file, table) of all episodes of a run, sealed or as they arrived."""
-    for name in run.names("episodes"):
-        if name.startswith("part-"):
-            with run.filesystem.open(run.inner(f"episodes/{name}"), "rb") as file:
-                yield run.path(f"episodes/{name}"), pq.read_table(file)
-    if run.local is not None:
-        for path in sorted((run.local / "episodes").glob("_open-*.log")):
-            for payload, _ in _records(path):
-                yield str(path), pa.ipc.open_stream(payload).read_all()
 
 
 _OUTCOMES = pa.schema(
@@ -383,7 +335,7 @@ def _status_entries(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         at = end
 
 
-def _records(path: Path) -> Iterator[tuple[bytes, int]]:
+def records(path: Path) -> Iterator[tuple[bytes, int]]:
     """(payload, byte after it) of each whole record; ends before a torn last one."""
     data, at = path.read_bytes(), 0
     while at < len(data):

@@ -19,7 +19,6 @@ from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from deploy.cluster import local_cpus
 from deploy.plan import learner_bytes, model_shape, plan_text, rollout_bytes, stage_plans
-from deploy.tables import evaluation_tables, retention_tables, summary_tables
 from learner.stages.planning import (
     Batches,
     critic_parameters,
@@ -169,105 +168,6 @@ def test_plan_opens_with_a_config_that_loads_again() -> None:
     resolved = yaml.safe_load(text.split("\n\n")[0])
     assert Run.model_validate(resolved) == run()
     assert "Memory of a rollout worker" in text
-
-
-def test_retention_is_shown_by_distance_in_numeric_order_with_gaps_and_intervals() -> None:
-    intervals = {"erased": {"2": [0.0, 0.125]}}
-    (text,) = retention_tables(
-        {
-            "before_mrl": {"all": 0.2, "10": 0.1, "2": 0.25},
-            "erased": {"2": 0.0},
-            "intervals": intervals,
-        }
-    )
-    rows = text.splitlines()
-    assert rows[1].split() == ["2", "10", "all"]
-    assert rows[2].split() == ["before", "mrl", "0.250", "0.100", "0.200"]
-    assert rows[3].split() == ["erased", "0.000", "-", "-"]
-    assert rows[4].split() == ["95", "%", "0.00–0.12"]
-
-
-def test_the_other_figures_have_tables_of_their_own_before_and_after_mrl_or_once() -> None:
-    share = {"1": 0.5, "all": 0.5}
-    summary = {
-        "after_mrl": share,
-        "exact": {"before_mrl": share, "after_mrl": {"1": 0.75}},
-        "by_order": {"after_mrl": share},
-    }
-    recall, others, order = retention_tables(summary)
-    assert "exact" not in recall
-    assert [line.split()[-2:] for line in others.splitlines()[2:]] == [
-        ["0.500", "0.500"],
-        ["0.750", "-"],
-    ]
-    assert "exact answers, after mrl" in others
-    assert "told" in order
-    (_, others) = retention_tables({"memory": share, "outdated": share, "changed": {}})
-    assert others.splitlines()[2].split() == [
-        "answers",
-        "with",
-        "the",
-        "outdated",
-        "value",
-        "0.500",
-        "0.500",
-    ]
-
-
-def test_summary_names_rewards_by_component_failed_turns_and_alarms() -> None:
-    seen = {"first": 0.25, "last": 0.5}
-    metrics = {
-        "reward/component{component=bleu}": seen,
-        "reward/component{component=bleu,cohort=trained}": {"first": 0.9, "last": 0.9},
-        "reward/failed_turns{reason=judge}": {"first": 0, "last": 12},
-        "reward/alarms{component=bleu,kind=constant}": {"first": 1, "last": 3},
-    }
-    stage = {"name": "mrl", "steps": 10, "wall_seconds": 61.0, "metrics": metrics}
-    summary = {
-        "name": "demo",
-        "status": "done",
-        "wall_seconds": 62.0,
-        "stages": [stage],
-        "retention": {},
-        "warnings": ["learnt by heart"],
-    }
-    text = summary_tables(summary)
-    assert text.endswith("learnt by heart")
-    lines = [line.split() for line in text.splitlines()]
-    assert ["bleu", "0.250", "0.500"] in lines
-    assert ["failed", "turns", "judge", "12"] in lines
-    assert ["alarms", "bleu", "constant", "3"] in lines
-    assert "0.900" not in text
-
-
-def test_summary_shows_stages_and_leaves_out_retention_where_there_is_none() -> None:
-    stage = {
-        "name": "sft",
-        "steps": 10,
-        "wall_seconds": 61.0,
-        "metrics": {"train/loss_lm": {"first": 3.0, "best": 0.5, "last": 0.5}},
-    }
-    summary = {
-        "name": "demo",
-        "status": "done",
-        "wall_seconds": 62.0,
-        "stages": [stage],
-        "retention": {},
-    }
-    text = summary_tables(summary)
-    assert "demo: done after 1 min 02 s" in text
-    assert "loss 3 → 0.5" in text
-    assert "Recall" not in text
-
-
-def test_evaluation_shows_rewards_where_they_were_computed() -> None:
-    retention = {"memory": {"1": 0.9}, "erased": {"1": 0.0}}
-    assert "recall" in evaluation_tables(
-        {"retention": retention, "counts": {}, "rewards": {"recall": 0.5}}
-    )
-    assert "component" not in evaluation_tables(
-        {"retention": retention, "counts": {}, "rewards": {}}
-    )
 
 
 @pytest.mark.parametrize("levels", [1, 7])

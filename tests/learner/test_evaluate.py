@@ -13,18 +13,19 @@ import pytest
 from common.data.conversations import value_counts
 from common.data.datasets.table import load_corpus
 from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
-from common.episode import Episode, Fact, Interaction, Row, Strategy, Task, Turn
+from common.episode import Episode, Interaction, Row, Strategy, Task
 from common.failures import InputError
 from common.storage.run_directory import RunDirectory
 from learner.checkpointing import checkpoint_model
 from learner.evaluation.evaluate import (
+    TRAINING_ROWS,
     evaluate,
     evaluate_checkpoint,
     evaluation_rows,
     evaluation_tasks,
-    mean_rewards,
+    figures_of,
 )
-from learner.evaluation.retention import FIGURES
+from learner.evaluation.match import reward_figure
 from learner.setup import newest
 from reward_service.compose import score_episodes
 from rollout.policies.reactive.engine import ReactiveEngine
@@ -34,25 +35,6 @@ from tests.local_source import lively_model, played, prepared, run_here, tiny_co
 @pytest.fixture(scope="module")
 def tokenizer() -> ConversationTokenizer:
     return train_tokenizer(tiny_corpus().texts, 400)
-
-
-def turn(answer: str = "", *facts: Fact) -> Turn:
-    return Turn([1], [2], [0.0], [2], answer=answer, facts=facts)
-
-
-def episode(*turns: Turn) -> Episode:
-    return Episode("e", "t", 0, (turn(), *turns), 0)
-
-
-def test_means_of_rewards_are_over_the_turns_that_have_them() -> None:
-    scored = [
-        replace(turn(), rewards={"bleu": 0.5, "recall": 1.0}, reward=0.6),
-        replace(turn(), rewards={"bleu": 0.1}, reward=0.2),
-        turn(),
-    ]
-    assert mean_rewards([episode(*scored)]) == pytest.approx(
-        {"bleu": 0.3, "recall": 1.0, "total": 0.4}
-    )
 
 
 def test_erased_memory_leaves_nothing_of_earlier_turns_in_the_answers(
@@ -103,8 +85,8 @@ def test_evaluation_plays_the_same_rows_with_and_without_memory(
 
     found = evaluate(play, rows, 1, value_counts(tiny_corpus().train))
     assert erased == [{False}, {True}]
-    assert found.figures.keys() == set(FIGURES)
-    assert found.figures["recall"].totals() == found.erased.totals() == found.counts
+    assert found.figures.keys() == found.erased.keys() == figures_of([]).keys()
+    assert found.figures["recall"].totals() == found.erased["recall"].totals() == found.counts
     assert len(found.episodes) == len(rows)
 
 
@@ -160,7 +142,7 @@ def write_rows(path: Path, *facts: dict[str, object]) -> str:
 def test_saved_checkpoint_is_evaluated(checkpoint: str, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", {"value": "Rex", "said_in": 0})
     result = evaluate_checkpoint(checkpoint, data)
-    assert result.keys() == {"retention", "counts", "rewards"}
+    assert result.keys() == {"retention", "match", "scores", "counts", "rewards", "warnings"}
     shares = {
         "memory",
         "erased",
@@ -171,8 +153,8 @@ def test_saved_checkpoint_is_evaluated(checkpoint: str, tmp_path: Path) -> None:
         "outdated",
         "by_order",
     }
-    assert result["retention"].keys() == shares | {"intervals"}
-    assert result["retention"]["intervals"].keys() == shares
+    assert result["retention"].keys() == shares | {"intervals", "counts"}
+    assert result["retention"]["intervals"].keys() == result["retention"]["counts"].keys() == shares
     low, high = result["retention"]["intervals"]["memory"]["all"]
     assert low <= result["retention"]["memory"]["all"] <= high
     assert result["counts"] == {"1": 2, "all": 2}
@@ -211,11 +193,11 @@ def test_evaluation_pays_by_the_measure_of_training(tmp_path: Path) -> None:
     played = ReactiveEngine(model.eval(), source.tokenizer, 4, run.rollout.sampling).run(tasks)
     special = tuple(range(len(SPECIAL_TOKENS)))
     as_trained = score_episodes(played, run.rewards, source.embedding, special, source.known)
-    assert found["rewards"] == pytest.approx(mean_rewards(as_trained))
+    assert found["rewards"] == pytest.approx(reward_figure(as_trained).share())
     otherwise = score_episodes(
         played, run.rewards, model.embedding.weight.detach().numpy(), special, source.known
     )
-    assert found["rewards"]["cosine"] != pytest.approx(mean_rewards(otherwise)["cosine"])
+    assert found["rewards"]["cosine"] != pytest.approx(reward_figure(otherwise).share()["cosine"])
 
 
 @pytest.mark.parametrize("missing", ["endpoint", "function"])
@@ -279,6 +261,44 @@ def test_what_cannot_be_evaluated_is_named(checkpoint: str, tmp_path: Path) -> N
         evaluate_checkpoint(str(tmp_path / "nowhere"), data)
     with pytest.raises(InputError, match="is not a checkpoint"):
         evaluate_checkpoint(str(tmp_path), data)
-    factless = write_rows(tmp_path / "factless.jsonl")
-    with pytest.raises(InputError, match=r"factless\.jsonl: asks for no facts"):
-        evaluate_checkpoint(checkpoint, factless)
+
+
+def test_conversations_without_facts_are_evaluated_by_references_and_rewards(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    result = evaluate_checkpoint(checkpoint, write_rows(tmp_path / "factless.jsonl"))
+    assert result["counts"] == result["retention"]["memory"] == result["retention"]["exact"] == {}
+    assert result["match"].keys() == {"exact_match", "f1", "intervals", "counts"}
+    assert result["match"]["counts"]["f1"] == {
+        name: {"1": 2, "all": 2} for name in ("memory", "erased")
+    }
+    low, high = result["match"]["intervals"]["f1"]["memory"]["all"]
+    assert low <= result["match"]["f1"]["memory"]["all"] <= high
+    assert result["rewards"].keys() == {"bleu", "cosine", "length", "total"}
+    assert result["scores"]["erased"].keys() == result["rewards"].keys()
+    assert result["scores"]["counts"]["erased"]["total"] == 2
+
+
+def test_of_mixed_conversations_each_figure_counts_those_that_it_is_of(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    asking = Path(write_rows(tmp_path / "asking.jsonl", {"value": "Rex", "said_in": 0}))
+    other = Path(write_rows(tmp_path / "other.jsonl"))
+    (tmp_path / "mixed.jsonl").write_text(asking.read_text() + other.read_text())
+    result = evaluate_checkpoint(checkpoint, str(tmp_path / "mixed.jsonl"))
+    assert result["counts"]["all"] == 2
+    assert result["match"]["counts"]["f1"]["memory"]["all"] == 4
+    assert result["scores"]["counts"]["memory"]["recall"] == 2
+    assert result["scores"]["counts"]["memory"]["total"] == 4
+
+
+def test_training_conversations_stand_beside_those_that_a_run_held_out(checkpoint: str) -> None:
+    result = evaluate_checkpoint(checkpoint)
+    facts = sum(
+        len(turn.facts)
+        for row in evaluation_rows(tiny_corpus().train, TRAINING_ROWS)
+        for turn in row.interactions
+    )
+    assert result["retention"]["counts"]["training"]["all"] == facts
+    assert result["match"]["f1"].keys() == {"memory", "erased", "training"}
+    assert result["warnings"] == []

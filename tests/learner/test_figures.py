@@ -12,8 +12,10 @@ from common.episode import Episode, Turn
 from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import read_rows
 from common.telemetry.metrics import Metrics
-from learner.evaluation.retention import FIGURES, Evaluation, Figure
-from learner.metrics import Pace, record_evaluation
+from learner.evaluation.figures import Evaluation, Figure
+from learner.evaluation.match import MATCH, reward_figure
+from learner.evaluation.retention import FIGURES
+from learner.metrics import Pace, record_evaluation, record_training
 from learner.recorder import Recorder
 from tests.local_source import tiny_run
 
@@ -115,16 +117,20 @@ def test_evaluation_gives_recall_by_memory_and_distance_and_rewards_of_scored_tu
     opening = Turn([1], [], [], [2], role="remember")
     episode = Episode("e", "t", 0, (opening, turn(0.25), turn(None), turn(0.75)), 0, "evaluation")
     metrics = Metrics()
-    figures = {name: share(1, 2) for name in FIGURES}
-    record_evaluation(
-        Evaluation(figures | {"by_order": share(3, 4)}, share(1, 8), [episode]), metrics
-    )
+    figures = {name: share(1, 2) for name in FIGURES + MATCH}
+    kept = figures | {"by_order": share(3, 4), "scores": reward_figure([episode])}
+    erased = dict.fromkeys([*figures, "scores"], share(1, 8))
+    record_evaluation(Evaluation(kept, erased, [episode]), metrics)
+    record_training(figures, metrics)
     row = metrics.flush(1, "mrl")
     assert row["eval/recall{memory=kept,distance=1}"] == 0.5
     assert row["eval/recall{memory=erased,distance=all}"] == 0.125
     assert row["eval/exact{distance=1}"] == row["eval/outdated{distance=all}"] == 0.5
     assert row["eval/by_order{order=1}"] == 0.75
     assert (row["eval/scores"], row["eval/reward{component=recall}"]) == (0.5, 1.0)
+    assert row["eval/reward_erased{component=all}"] == 0.125
+    assert (row["eval/f1{memory=kept}"], row["eval/exact_match{memory=erased}"]) == (0.5, 0.125)
+    assert row["eval/training_recall{distance=1}"] == row["eval/training_f1"] == 0.5
 
 
 def test_pace_is_of_a_whole_row_and_adds_up_over_ranks() -> None:

@@ -25,7 +25,8 @@ from deploy.cli import run_command
 from learner.driver import train
 from learner.evaluation.evaluate import evaluate_checkpoint
 from learner.evaluation.replay import parting, replay
-from rollout.journal.journal import find_episode, outcomes
+from rollout.journal.journal import outcomes
+from rollout.journal.reader import find_episode
 from tests.local_source import STAGES, at_step, tiny_run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]
@@ -100,7 +101,7 @@ def test_run_of_all_stages_leaves_what_the_contract_promises(
     retention = summary["retention"]
     recalls = {"before_mrl", "after_mrl", "training", "erased", "most_frequent"}
     figures = {"exact", "precision", "changed", "outdated", "by_order"}
-    assert retention.keys() == recalls | figures | {"intervals"}
+    assert retention.keys() == recalls | figures | {"intervals", "counts"}
     assert "all" in retention["after_mrl"]
     assert all(
         retention[name].keys() == retention["after_mrl"].keys() for name in recalls - {"training"}

@@ -10,9 +10,9 @@ import pytest
 from common.episode import Episode, Fact, Interaction, Role, Row, Turn
 from common.failures import DataFailure
 from learner.evaluation.evaluate import recall_by_distance
+from learner.evaluation.figures import Figure
 from learner.evaluation.intervals import bootstrap
 from learner.evaluation.retention import (
-    Figure,
     most_frequent_figure,
     order_of_telling,
     retention_figures,

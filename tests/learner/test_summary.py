@@ -14,7 +14,8 @@ from common.storage.lease import hold
 from common.telemetry.progress import QuietProgress
 from deploy.cli import tell_of_run
 from learner.driver import owes_evaluation
-from learner.evaluation.retention import FIGURES, Evaluation, Figure
+from learner.evaluation.evaluate import figures_of
+from learner.evaluation.figures import Evaluation, Figure
 from learner.summary import Summary
 from learner.training_state import TrainingState
 from tests.local_source import STAGES, run_here, tiny_run
@@ -57,7 +58,7 @@ def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -
     directory, _ = run_here(tiny_run(tmp_path, "sft"))
     summary = Summary(run, directory)
     half = Figure({"all": np.array([1, 0])}, {"all": np.array([1, 1])})
-    summary.keep_figures("after_mrl", Evaluation(dict.fromkeys(FIGURES, half), half, []))
+    summary.keep_figures("after_mrl", Evaluation(dict.fromkeys(figures_of([]), half), {}, []))
     assert not Summary(run, directory).evaluated("after_mrl", 1)
     summary.keep_evaluation("after_mrl", 1, "mrl")
     again = Summary(run, directory)
@@ -70,6 +71,12 @@ def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -
         == {"all": 0.5}
     )
     assert again.value["retention"]["intervals"]["exact"]["after_mrl"] == {"all": [0.0, 1.0]}
+    assert again.value["retention"]["counts"]["after_mrl"] == {"all": 2}
+    match = again.value["match"]
+    assert match["f1"]["after_mrl"] == match["exact_match"]["after_mrl"] == {"all": 0.5}
+    assert match["intervals"]["f1"]["after_mrl"] == {"all": [0.0, 1.0]}
+    assert again.value["scores"]["after_mrl"] == {"all": 0.5}
+    assert again.value["scores"]["counts"]["after_mrl"] == {"all": 2}
     again.refresh(1, "mrl", 6)
     assert again.evaluated("after_mrl", 1)
 

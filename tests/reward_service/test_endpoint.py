@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from common.config.components import EndpointReward
 from common.config.rewards import RewardMix, Rewards
-from common.episode import Fact, Turn
+from common.episode import Fact, TurnInContext
 from common.failures import InfraFailure, Unavailable
 from reward_service.components.endpoint import LONGEST_PAUSE, PAUSES, endpoint_rewards
 from tests.endpoints import Answer, Endpoint, Raw
@@ -41,7 +41,7 @@ def say() -> Iterator[Say]:
         yield lambda *pieces, **how: started.enter_context(contextlib.closing(Raw(*pieces, **how)))
 
 
-def turns(*answers: str) -> list[Turn]:
+def turns(*answers: str) -> list[TurnInContext]:
     ids: dict[str, Any] = {
         "query_ids": [2],
         "answer_ids": [3],
@@ -49,7 +49,7 @@ def turns(*answers: str) -> list[Turn]:
         "reference_ids": [3],
     }
     return [
-        Turn(**ids, query=f"query {i}", answer=answer, reference="yes")
+        TurnInContext(**ids, query=f"query {i}", answer=answer, reference="yes")
         for i, answer in enumerate(answers)
     ]
 
@@ -77,7 +77,7 @@ def test_an_endpoint_scores_in_batches(serve: Serve) -> None:
         }
 
     section = EndpointReward(name="judge", url=serve(answer), batch=2)
-    told = Turn(
+    told = TurnInContext(
         [2],
         [3],
         [0.0],
@@ -87,11 +87,15 @@ def test_an_endpoint_scores_in_batches(serve: Serve) -> None:
         reference="r",
         role="recall",
         facts=(Fact("Rex", 0, ("Bo",)),),
+        history=(("hello", "hi"), ("my dog is Rex", "nice")),
     )
     assert endpoint_rewards(section, [*turns("ab", ""), told]) == [2.0, None, 4.0]
     assert [len(request["turns"]) for request in asked] == [2, 1]
     assert asked[1]["turns"] == [
         {
+            "history": [
+                {"query": "hello", "answer": "hi"}, {"query": "my dog is Rex", "answer": "nice"}
+            ],
             "query": "q", "answer": "abcd", "reference": "r", "role": "recall",
             "facts": [{"value": "Rex", "said_in": 0, "outdated": ["Bo"]}],
         }

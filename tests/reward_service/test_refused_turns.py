@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.config.components import EndpointReward
-from common.episode import Turn
+from common.episode import TurnInContext
 from common.failures import Unavailable
 from reward_service.components import endpoint
 from reward_service.components.endpoint import PAUSES, endpoint_rewards
@@ -56,9 +56,9 @@ def url(judge: Refusing) -> Iterator[str]:
         yield server.url
 
 
-def turns(*answers: str) -> list[Turn]:
+def turns(*answers: str) -> list[TurnInContext]:
     return [
-        Turn([2], [3], [-1.0], [3], query=f"query {i}", answer=answer, reference="yes")
+        TurnInContext([2], [3], [-1.0], [3], query=f"query {i}", answer=answer, reference="yes")
         for i, answer in enumerate(answers)
     ]
 

@@ -1,0 +1,148 @@
+"""Figures of an evaluation as tables, of summary.json and of `engram eval` alike.
+
+Below a row of figures stand its 95 % intervals, and what the figures are of: how many facts,
+questions or answers. Rows that are of the same say so once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from deploy.layout import table
+
+INTERVAL = "  95 %"
+MOST_COLUMNS = 12
+"""Columns of a table of figures; of conversations with more turns, the last ones are left out."""
+LAST = ("all", "total")
+"""Keys that are over all others."""
+
+RECALLS = ("before_mrl", "after_mrl", "memory", "training", "erased", "most_frequent")
+"""Rows of a table with one row per evaluation or control, those that there are."""
+FACTS = {
+    "exact": ("exact answers", "questions"),
+    "precision": ("precision of values named", "values named"),
+    "changed": ("recall of changed facts", "facts"),
+    "outdated": ("answers with the outdated value", "questions"),
+}
+"""Figures of facts beside recall: label, and what they are of."""
+MATCH = {"exact_match": "exact match", "f1": "word F1"}
+
+
+class Line(NamedTuple):
+    """One row of figures by key."""
+
+    label: str
+    shares: Mapping[str, float]
+    intervals: Mapping[str, Sequence[float]]
+    counts: Mapping[str, int]
+    of: str
+    """What the counts count."""
+
+
+def figure_tables(result: Mapping[str, Any]) -> list[str]:
+    """All tables of figures that summary.json, or the result of `engram eval`, has something
+    for."""
+    parts = retention_tables(result.get("retention", {}))
+    match = result.get("match", {})
+    lines = [
+        line
+        for name, label in MATCH.items()
+        for line in _lines(match.get(name, {}), _beside(match, name), "answers", f"{label}, ")
+    ]
+    if lines:
+        parts.append(share_table("Agreement with the reference by turn of the conversation", lines))
+    scores = result.get("scores", {})
+    lines = _lines(scores, _beside(scores), "answers")
+    if lines:
+        parts.append(share_table("Mean reward per answer by component, before its weight", lines))
+    return parts
+
+
+def retention_tables(retention: Mapping[str, Any]) -> list[str]:
+    """`retention` as tables: recall by distance with its controls, the other figures by distance,
+    and recall by order of telling. None where nothing was asked."""
+    parts = []
+    recall = _lines(retention, _beside(retention), "facts")
+    if recall:
+        parts.append(share_table("Recall by turns since the value was last said", recall))
+    others: list[Line] = []
+    for name, (label, of) in FACTS.items():
+        others += _figure_lines(label, of, name, retention)
+    if others:
+        parts.append(share_table("Other figures by turns since the value was last said", others))
+    order = _figure_lines("recall", "facts", "by_order", retention)
+    if order:
+        parts.append(
+            share_table("Recall by the order in which a conversation told its facts", order)
+        )
+    return parts
+
+
+Beside = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Intervals and counts under the names of the figures that they belong to."""
+
+
+def _beside(section: Mapping[str, Any], *names: str) -> Beside:
+    found: list[Mapping[str, Any]] = []
+    for key in ("intervals", "counts"):
+        held: Mapping[str, Any] = section.get(key, {})
+        for name in names:
+            held = held.get(name, {})
+        found.append(held)
+    return found[0], found[1]
+
+
+def _lines(shares: Mapping[str, Any], beside: Beside, of: str, before: str = "") -> list[Line]:
+    """A line for each evaluation or control that has figures."""
+    intervals, counts = beside
+    return [
+        Line(
+            before + name.replace("_", " "),
+            shares[name],
+            intervals.get(name, {}),
+            counts.get(name, {}),
+            of,
+        )
+        for name in RECALLS
+        if shares.get(name)
+    ]
+
+
+def _figure_lines(label: str, of: str, name: str, retention: Mapping[str, Any]) -> list[Line]:
+    """The lines of one figure: one, or in a summary one before and one after MRL."""
+    figure: Mapping[str, Any] = retention.get(name) or {}
+    intervals, counts = _beside(retention, name)
+    if any(isinstance(value, Mapping) for value in figure.values()):
+        return _lines(figure, (intervals, counts), of, f"{label}, ")
+    return [Line(label, figure, intervals, counts, of)] if figure else []
+
+
+def share_table(title: str, lines: Sequence[Line]) -> str:
+    """Shares by key; a key that a line lacks shows as "-"."""
+    keys = sorted({key for line in lines for key in line.shares}, key=_in_order)
+    last = [key for key in keys if key in LAST]
+    first = [key for key in keys if key not in LAST]
+    room = MOST_COLUMNS - len(last)
+    columns = [*first[:room], *last]
+    if len(first) > room:
+        title += f" (the first {room} of {len(first)}; all of them with --json)"
+    rows = []
+    for line, following in zip(lines, [*lines[1:], None], strict=True):
+        figures = (f"{line.shares[key]:.3f}" if key in line.shares else "-" for key in columns)
+        rows.append([line.label, *figures])
+        if line.intervals:
+            rows.append([INTERVAL, *(_span(line.intervals.get(key)) for key in columns)])
+        same = following is not None and (following.counts, following.of) == (line.counts, line.of)
+        if line.counts and not same:
+            counted = (f"{line.counts[key]:,}" if key in line.counts else "" for key in columns)
+            rows.append([f"  {line.of}", *counted])
+    return table(title, ["", *columns], rows)
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.2f}–{interval[1]:.2f}"
+
+
+def _in_order(key: str) -> tuple[bool, int, str]:
+    return key in LAST, int(key) if key.isdecimal() else 0, key
