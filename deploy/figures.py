@@ -37,7 +37,7 @@ class Line(NamedTuple):
     intervals: Mapping[str, Sequence[float]]
     counts: Mapping[str, int]
     of: str
-    """What the counts count."""
+    """Name of the things that are counted."""
 
 
 def figure_tables(result: Mapping[str, Any]) -> list[str]:

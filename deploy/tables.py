@@ -81,7 +81,7 @@ def replay_text(result: Replay) -> str:
 
 
 def replayable_text(found: Replayable) -> str:
-    """What `engram replay RUN` says without an episode."""
+    """Text of `engram replay RUN` without an episode."""
     if not found.replayable:
         steps = ", ".join(map(str, found.kept_steps))
         return (

@@ -131,7 +131,7 @@ class Summary:
         self.value["warnings"] = warnings
 
     def _keep_others(self, when: str, figures: Mapping[str, Figure]) -> None:
-        """What conversations without facts have too."""
+        """Keep the figures that conversations without facts have too."""
         for name in MATCH:
             self._keep("match", figures[name], name, when)
         self._keep("scores", figures["scores"], when)

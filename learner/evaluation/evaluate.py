@@ -201,7 +201,7 @@ class ScoringPlayer:
 def to_json(
     found: Evaluation, most_frequent: Figure, training: dict[str, Figure] | None
 ) -> dict[str, Any]:
-    """What `engram eval --json` prints.
+    """Return the object that `engram eval --json` prints.
 
     retention: recall and its controls, and the other figures of facts. match: agreement with the
     references. scores: mean rewards by component. Each of the three has the intervals and counts of
