@@ -131,7 +131,7 @@ def validate(
     echo(f"{file}: {len(rows)} conversations, {counted}")
     few = too_few(len(rows), "conversations")
     if few is not None:
-        echo(f"warning: {few}", err=True)
+        tell(f"warning: {few}")
 
 
 @app.command()
