@@ -21,6 +21,16 @@ class DataSettings(Section):
         know."""
         return None
 
+    @property
+    def row_columns(self) -> RowColumns:
+        """Columns of files of conversations."""
+        return RowColumns()
+
+    @property
+    def preference_columns(self) -> PreferenceColumns:
+        """Columns of files of preferences."""
+        return PreferenceColumns()
+
 
 class SynthData(DataSettings):
     """Generated conversations with facts: statements, distractors, changes of mind, and questions
@@ -116,6 +126,10 @@ class RowsData(DataSettings):
     """Columns with other names, such as {query: instruction, answer: output}; of the files that
     have them, all other columns are passed over."""
 
+    @property
+    def row_columns(self) -> RowColumns:
+        return self.columns
+
 
 class PreferencesData(DataSettings):
     """Answers that people ranked, for a reward model: files of {"prompt", "chosen", "rejected",
@@ -137,6 +151,10 @@ class PreferencesData(DataSettings):
     columns: PreferenceColumns = PreferenceColumns()
     """Columns of preferences with other names, such as {prompt: question}; of the files that have
     them, all other columns are passed over."""
+
+    @property
+    def preference_columns(self) -> PreferenceColumns:
+        return self.columns
 
 
 Data = Annotated[

@@ -17,6 +17,7 @@ from typing import Any
 
 from common.config.names import BackendName
 from common.config.run import Run
+from common.data.columns import NO_COLUMNS, columns_of
 from common.data.conversations import load_rows, value_counts
 from common.data.corpus import Corpus
 from common.data.splits import conversation_hash, text_hash
@@ -141,7 +142,7 @@ def evaluate_checkpoint(
         rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
     else:
         assert data is not None, "without data there is a run"
-        rows = load_rows(data)
+        rows = load_rows(data, columns_of(run.data.row_columns) if run else NO_COLUMNS)
     source = data if data is not None else f"the held-out conversations of {checkpoint.where}"
     values = training_values(directory) if directory else value_counts(rows)
     seed = run.seed if run else 0

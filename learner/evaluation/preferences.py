@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.columns import NO_COLUMNS, columns_of
 from common.data.preferences import Preference, load_preferences
 from common.failures import DataFailure, InputError
 from common.storage.checkpoint import open_checkpoint
@@ -168,7 +169,7 @@ def evaluate_reward_model(where: str, data: str | None = None) -> dict[str, Any]
     Raises InputError where either cannot be read.
     """
     model = open_model(where, "transformers")
-    preferences = load_preferences(data) if data is not None else held_preferences(where)
+    preferences = evaluated_preferences(where, data)
     kinds = {"with_history": preferences}
     if any(preference.history for preference in preferences):
         kinds["without_history"] = [replace(preference, history=()) for preference in preferences]
@@ -180,10 +181,13 @@ def evaluate_reward_model(where: str, data: str | None = None) -> dict[str, Any]
     return {"preferences": results}
 
 
-def held_preferences(where: str) -> list[Preference]:
-    """The preferences that a reward model's run held out. InputError where they are others than
-    when it was started."""
+def evaluated_preferences(where: str, data: str | None) -> list[Preference]:
+    """The preferences of a file, read as the reward model's run reads its files; or those that the
+    run held out. InputError where these are others than when it was started."""
     directory = run_of(open_checkpoint(where).where) if is_ours(where) else None
+    if data is not None:
+        columns = columns_of(directory.run().data.preference_columns) if directory else NO_COLUMNS
+        return load_preferences(data, columns)
     if directory is None:
         raise InputError(
             where, "lies in no run, so it has no held-out preferences; name a file with --data"

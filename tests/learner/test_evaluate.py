@@ -302,3 +302,14 @@ def test_training_conversations_stand_beside_those_that_a_run_held_out(checkpoin
     assert result["retention"]["counts"]["training"]["all"] == facts
     assert result["match"]["f1"].keys() == {"memory", "erased", "training"}
     assert result["warnings"] == []
+
+
+def test_a_named_file_is_read_by_the_columns_of_the_run(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", {"value": "Rex", "said_in": 0})
+    data = {"kind": "rows", "train": [path], "eval": [path], "columns": {"query": "said"}}
+    where = prepared(tiny_run(tmp_path, "sft", data=data)).path()
+    records = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    others = [{"id": 7, "said": record.pop("query"), **record} for record in records]
+    named = tmp_path / "others.jsonl"
+    named.write_text("".join(json.dumps(record) + "\n" for record in others))
+    assert evaluate_checkpoint(where, str(named))["counts"]["all"] == 2
