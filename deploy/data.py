@@ -92,6 +92,13 @@ def prefer(
 @app.command()
 def validate(
     file: File,
+    held_out: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[HELD_OUT]",
+            help="Another file, to evaluate on: conversations that stand in both are named.",
+        ),
+    ] = None,
     max_answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, [EOS] included; needs --tokenizer.")
     ] = None,
@@ -103,35 +110,49 @@ def validate(
         ),
     ] = False,
 ) -> None:
-    """Check a file of conversations; every fault and every warning names file, line and field."""
+    """Check a file of conversations, or two; every fault and every warning names file, line and
+    field."""
     from common.data.amounts import too_few
-    from common.data.readers import REPORTED
+    from common.data.overlaps import in_both, repeated
     from common.data.tokenizer import ConversationTokenizer
     from common.data.validate import validate_rows
     from common.failures import InputError
 
     if (max_answer_tokens is None) != (tokenizer is None):
         raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
+    used = ConversationTokenizer.load(tokenizer) if tokenizer else None
+    names = [file] if held_out is None else [file, held_out]
     with every_fault():
-        rows, warnings = validate_rows(
-            file,
-            max_answer_tokens,
-            ConversationTokenizer.load(tokenizer) if tokenizer else None,
-            not inferred,
-        )
+        checked = [validate_rows(name, max_answer_tokens, used, not inferred) for name in names]
+    for name, found in zip(names, checked, strict=True):
+        again = repeated(found.placed)
+        tell_first([str(warning) for warning in found.warnings])
+        tell_first([f"{where}: is the conversation of {first} again" for where, first in again])
+        noticed = [
+            f"{len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''}",
+            f"{len(again)} repeated",
+        ]
+        told = [text for text in noticed if not text.startswith("0 ")]
+        verdict = f"no faults, {', '.join(told)}" if told else "all well"
+        echo(f"{name}: {len(found.rows)} conversations, {verdict}")
+    few = too_few(len(checked[0].rows), "conversations")
+    if few is not None:
+        tell(f"warning: {few}")
+    if held_out is not None:
+        both = in_both(checked[0].placed, checked[1].placed)
+        tell_first([f"{where}: is trained on, as {first}" for where, first in both])
+        count = len(checked[1].rows)
+        echo(f"{len(both) or 'none'} of the {count} conversations of {held_out} in {file}")
+
+
+def tell_first(warnings: Sequence[str]) -> None:
+    """The first warnings on standard error, and how many more there are."""
+    from common.data.readers import REPORTED
+
     for warning in warnings[:REPORTED]:
         tell(f"warning: {warning}")
     if len(warnings) > REPORTED:
         tell(f"warning: and {len(warnings) - REPORTED} more")
-    counted = (
-        f"no faults, {len(warnings)} warning{'s' if len(warnings) > 1 else ''}"
-        if warnings
-        else "all well"
-    )
-    echo(f"{file}: {len(rows)} conversations, {counted}")
-    few = too_few(len(rows), "conversations")
-    if few is not None:
-        tell(f"warning: {few}")
 
 
 @app.command()

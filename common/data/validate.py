@@ -20,6 +20,12 @@ class Validated(NamedTuple):
 
     rows: list[Row]
     warnings: list[InputError]
+    places: list[str]
+    """Where each row stands: file and line, or row."""
+
+    @property
+    def placed(self) -> list[tuple[str, Row]]:
+        return list(zip(self.places, self.rows, strict=True))
 
 
 def validate_rows(
@@ -38,6 +44,7 @@ def validate_rows(
     if (max_answer_tokens is None) != (tokenizer is None):
         raise ValueError("max_answer_tokens and tokenizer go together")
     warnings: list[InputError] = []
+    places: list[str] = []
 
     def faults_of(record: Any) -> Iterator[Fault]:
         faults = list(row_faults(record)) or list(fact_faults(record, literal))
@@ -46,12 +53,13 @@ def validate_rows(
             yield from _long_answers(row_from_dict(record), max_answer_tokens, tokenizer)
 
     def notice(where: str, record: Any) -> None:
+        places.append(where)
         warnings.extend(
             InputError(f"{where}, field {field}", what) for field, what in fact_warnings(record)
         )
 
     rows = [row_from_dict(record) for record in checked_records(path, faults_of, notice, ROWS)]
-    return Validated(rows, warnings)
+    return Validated(rows, warnings, places)
 
 
 def _long_answers(row: Row, limit: int, tokenizer: ConversationTokenizer) -> Iterator[Fault]:

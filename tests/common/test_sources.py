@@ -73,7 +73,7 @@ def test_sgd_files_give_rows_whose_values_are_literally_there(shared: Path, tmp_
     rows = [each.row for each in sgd.load(shared / "data/sgd", "dev")]
     assert len(rows) > 900
     save_rows(rows, tmp_path / "dev.jsonl.gz")
-    assert validate_rows(tmp_path / "dev.jsonl.gz") == (rows, [])
+    assert validate_rows(tmp_path / "dev.jsonl.gz")[:2] == (rows, [])
 
 
 def test_a_broken_sgd_line_is_named(tmp_path: Path) -> None:
