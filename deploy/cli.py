@@ -8,6 +8,7 @@ imported inside the commands, so that `--help`, `plan` and a typing error are an
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -267,7 +268,7 @@ def tell_of_run(where: str) -> None:
 def split(words: list[str]) -> tuple[list[str], list[str]]:
     """Config files and overrides. A word with "=" is an override, unless a file has that very
     name."""
-    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    overrides = [word for word in words if "=" in word and not os.path.isfile(word)]
     configs = [word for word in words if word not in overrides]
     if not configs:
         raise InputError("command line", "no config file among the arguments")

@@ -186,6 +186,8 @@ def sentence(
                 f"{dotted(place)} is {shown(fault['input'])}, but "
                 f"{message[:1].lower()}{message[1:]}"
             )
+            if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+                what += "; put it in quotes"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return InputError(_origin(place, origins) or everywhere, what + more)
 

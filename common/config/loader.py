@@ -21,9 +21,12 @@ from pydantic import BaseModel, ValidationError
 from common.config.errors import Place, discriminators, dotted, sentence, shown, under_defaults
 from common.config.locations import here
 from common.config.run import Run
+from common.config.yaml_values import parse_yaml
 from common.failures import InputError, nearest
 
 _TAGS = discriminators(Run)
+LONGEST_SOURCE = 120
+"""Characters of an override that a message repeats."""
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -41,6 +44,9 @@ def load_section(
 ) -> Settings:
     """The same for any section, such as the settings of one command. given: settings that come
     before the files."""
+    for word in (*map(str, paths), *overrides):
+        if not word.isprintable() and any("\ud800" <= each <= "\udfff" for each in word):
+            raise InputError(word, "is no text in the encoding of this terminal")
     tree: Any = dict(given)
     origins: dict[Place, str] = {}
     for path in paths:
@@ -48,11 +54,12 @@ def load_section(
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = tuple(key.strip().split("."))
+        source = override if len(override) <= LONGEST_SOURCE else f"{override[:LONGEST_SOURCE]}…"
         if not equals or not all(parts):
             raise InputError(
-                override, "an override reads key=value, with dots between the parts of the key"
+                source, "an override reads key=value, with dots between the parts of the key"
             )
-        tree = _put(tree, parts, _parse(text, override), (), override, origins)
+        tree = _put(tree, parts, parse_yaml(text, source), (), source, origins)
     try:
         return section.model_validate(under_defaults(section, tree), context=here())
     except ValidationError as invalid:
@@ -73,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(str(path), "there is no such file") from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise InputError(str(path), f"cannot be read as a text file: {unreadable}") from None
-    settings = _parse(text, str(path))
+    settings = parse_yaml(text, str(path))
     if not isinstance(settings, dict):
         raise InputError(
             str(path), f"should hold a mapping of settings, but holds {shown(settings)}"
@@ -151,28 +158,3 @@ def _index(items: list[Any], part: str, place: Place, source: str) -> int:
         names = sorted(set[str]().union(*named))
         what += f"; {nearest(part, names)}" if names else f": write a number below {len(items)}"
     raise InputError(source, what)
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML in which a key written twice is an error; the library would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key_node.value!r} is written twice",
-                    problem_mark=key_node.start_mark,
-                )
-            seen.add(str(key_node.value))
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Yaml)
-    except yaml.MarkedYAMLError as broken:
-        line = f" in line {broken.problem_mark.line + 1}" if broken.problem_mark else ""
-        raise InputError(where, f"broken YAML{line}: {broken.problem}") from None
-    except yaml.YAMLError as broken:
-        raise InputError(where, f"broken YAML: {' '.join(str(broken).split())}") from None

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
@@ -52,7 +51,7 @@ def is_data_file(source: str, folder: str = "") -> bool:
     looks_like_one = (
         source.endswith(DATA_SUFFIXES) or source.startswith((".", "/", "~")) or "://" in source
     )
-    return looks_like_one or Path(folder, source).exists()
+    return looks_like_one or os.path.exists(os.path.join(folder, source))
 
 
 def split_pin(model: str) -> tuple[str, str | None]:
@@ -68,7 +67,7 @@ def is_folder(model: str, folder: str = "") -> bool:
     looks_like_one = (
         model.startswith((".", "/", "~")) or "://" in model or not _HUB_NAME.fullmatch(model)
     )
-    return looks_like_one or Path(folder, model).exists()
+    return looks_like_one or os.path.exists(os.path.join(folder, model))
 
 
 def same_place(one: str, other: str) -> bool:

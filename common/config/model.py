@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from common.config.locations import Location
 from common.config.section import Section
 
@@ -17,28 +19,28 @@ class Model(Section):
     checkpoint: Location | None = None
     """Checkpoint whose weights the run starts from. Its shape is used, and dimensions set here must
     agree with it."""
-    width: int | None = None
+    width: int | None = Field(None, ge=1)
     """Width of embeddings, hidden states and memory slots."""
-    layers: int | None = None
+    layers: int | None = Field(None, ge=1)
     """Layers of the decoder, of the encoder, of the memory attention and of memory."""
-    heads: int | None = None
+    heads: int | None = Field(None, ge=1)
     """Attention heads. A head has width / heads features."""
-    query_heads: int | None = None
+    query_heads: int | None = Field(None, ge=1)
     """Query heads of self-attention, memory cross-attention and memory attention. Fewer than
     `heads` is sparse query attention."""
-    kv_heads: int | None = None
+    kv_heads: int | None = Field(None, ge=1)
     """Key and value heads of these attentions. They divide the query heads."""
-    slots: int | None = None
+    slots: int | None = Field(None, ge=1)
     """Slots of short-term memory per layer."""
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(None, ge=8)
     """Longest interaction, in tokens."""
-    decoder_ff: int | None = None
+    decoder_ff: int | None = Field(None, ge=1)
     """Inner width of a decoder feed-forward layer, or of each of its experts."""
-    encoder_ff: int | None = None
+    encoder_ff: int | None = Field(None, ge=1)
     """Inner width of an encoder feed-forward layer."""
-    experts: int | None = None
+    experts: int | None = Field(None, ge=0)
     """Experts of each decoder feed-forward layer; 0: dense."""
-    experts_per_token: int | None = None
+    experts_per_token: int | None = Field(None, ge=1)
     """Experts per token. Several are weighted by their probabilities relative to each other, one by
     its probability."""
     memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
@@ -53,5 +55,5 @@ class Model(Section):
     """sigmoid gives g·new + (1-g)·old, tanh gives (1+g)·new + (1-g)·old."""
     initial_memory: Literal["normal", "learned"] | None = None
     """normal: drawn from the episode's seed; learned: a trained parameter."""
-    initial_memory_std: float | None = None
+    initial_memory_std: float | None = Field(None, ge=0)
     """Standard deviation of initial memory, or of the first value of the trained parameter."""

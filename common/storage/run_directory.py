@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from common.config.errors import sentence
 from common.config.run import Run
+from common.config.yaml_values import parse_yaml
 from common.failures import InputError
 from common.storage.formats import CONFIG, require_format
 
@@ -105,9 +106,9 @@ class RunDirectory:
         of another format."""
         where = self.path("config.yaml")
         try:
-            settings = yaml.safe_load(self.read_text("config.yaml"))
-        except (yaml.YAMLError, UnicodeDecodeError) as broken:
-            raise InputError(where, f"cannot be read: {' '.join(str(broken).split())}") from None
+            settings = parse_yaml(self.read_text("config.yaml"), where)
+        except UnicodeDecodeError as broken:
+            raise InputError(where, f"cannot be read: {broken}") from None
         if isinstance(settings, dict):
             require_format(where, settings.get("format"), CONFIG)
         try:
