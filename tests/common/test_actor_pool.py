@@ -11,7 +11,6 @@ import pytest
 import ray
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from common.actors.actor import PooledActor
 from common.actors.health import Health
 from common.actors.pool import ActorPool
 from common.failures import (
@@ -20,45 +19,10 @@ from common.failures import (
     DataFailure,
     DeadlineExceeded,
     InfraFailure,
-    InputError,
 )
+from tests.pool_worker import Worker
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-
-@ray.remote(num_cpus=0.1, max_restarts=-1, max_task_retries=0)
-class Worker(PooledActor):
-    def __init__(self) -> None:
-        self.version = -1
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def add(self, a: int, b: int) -> int:
-        return a + b
-
-    def sleep(self, seconds: float) -> int:
-        time.sleep(seconds)
-        return os.getpid()
-
-    def refuse(self, how: str) -> None:
-        raise {
-            "data": DataFailure("bad row"),
-            "input": InputError("row 3", "no query"),
-            "bug": KeyError("x"),
-            "infra": InfraFailure("disk"),
-        }[how]
-
-    def set_version(self, version: int) -> int:
-        self.version = version
-        return version
-
-    def served_with(self) -> int:
-        return self.version
-
-    def die(self, seconds: float = 0) -> None:
-        time.sleep(seconds)
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run(
