@@ -20,6 +20,9 @@ from common.config.rewards import EnvironmentReward, RewardMix, Rewards
 from common.config.rollout import Rollout, Sampling
 from common.episode import Episode, Fact, Interaction, Row, Task
 from common.failures import InputError
+from common.models.reactive.module import write_model
+from common.storage.checkpoint import save_checkpoint
+from common.storage.run_directory import RunDirectory
 from common.weights import pack
 from learner.evaluation.replay import parting, task_of
 from learner.parallel.group import OneRank
@@ -289,9 +292,11 @@ def test_a_policy_that_cannot_play_on_has_nothing_in_flight(echo: Path) -> None:
     assert policy.in_flight == 0
 
 
-def test_the_example_of_the_documentation_plays(tmp_path: Path) -> None:
+def test_the_example_of_the_documentation_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "environments.md").read_text()
-    code, settings_text = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)
+    code, settings_text, playing = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)
     (tmp_path / "doors.py").write_text(code)
     file = tmp_path / "doors.yaml"
     file.write_text(settings_text.replace("doors.py:", f"{tmp_path}/doors.py:"))
@@ -306,6 +311,15 @@ def test_the_example_of_the_documentation_plays(tmp_path: Path) -> None:
     assert episode.turns[0].query.startswith("The prize is behind door")
     assert episode.turns[1].query == "Which door?"
     assert episode.truncated
+
+    def write(folder: Path) -> None:
+        write_model(make_model(), folder)
+        TOKENIZER.save(folder)
+
+    save_checkpoint(RunDirectory(str(tmp_path / "runs"), "doors"), 1, write, {})
+    monkeypatch.chdir(tmp_path)
+    exec(playing, {})
+    assert capsys.readouterr().out.count("The prize is behind door") == 4
 
 
 def test_a_game_is_replayed_and_where_it_goes_another_way_the_query_is_named(echo: Path) -> None:
