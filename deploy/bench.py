@@ -29,7 +29,7 @@ def run_bench(
         raise InputError(what, f"is no benchmark; {nearest(what, BENCHMARKS)}")
     progress.note(f"bench {what}{', quick' if quick else ''}: loading")
     parts: list[Part] = import_module(f"benchmarks.{what}").parts(quick)
-    progress.stage(f"bench {what}", len(parts))
+    progress.stage(f"bench {what}", len(parts), "parts")
     figures: dict[str, float] = {}
     for done, part in enumerate(parts):
         progress.note(f"{part.name} …")

@@ -147,20 +147,26 @@ def evaluate(
 ) -> None:
     """Retention by distance and rewards by component; of a reward model, how often and how surely
     it is right."""
-    from deploy.progress import doing
+    from deploy.progress import open_progress
     from deploy.tables import evaluation_tables, preference_tables
 
-    with doing(f"evaluating {checkpoint}"):
+    progress = open_progress()
+    try:
+        progress.note(f"evaluating {checkpoint}")
+
         from learner.evaluation.evaluate import evaluate_checkpoint
         from learner.evaluation.preferences import evaluate_reward_model, is_reward_model
 
         tell_of_run(checkpoint)
         if is_reward_model(checkpoint):
             result = evaluate_reward_model(checkpoint, data)
-            echo(json.dumps(result) if as_json else preference_tables(result["preferences"]))
-            return
-        result = evaluate_checkpoint(checkpoint, data, backend)
-    echo(json.dumps(result) if as_json else evaluation_tables(result))
+            text = preference_tables(result["preferences"])
+        else:
+            result = evaluate_checkpoint(checkpoint, data, backend, progress)
+            text = evaluation_tables(result)
+    finally:
+        progress.close()
+    echo(json.dumps(result) if as_json else text)
 
 
 @app.command()
@@ -189,7 +195,7 @@ def replay(
 
             tell_of_run(run)
             found = replayable(run)
-        typer.echo(json.dumps(found.to_json()) if as_json else replayable_text(found))
+        echo(json.dumps(found.to_json()) if as_json else replayable_text(found))
         return
     with doing(f"playing {episode} of {run} again"):
         from learner.evaluation.replay import replay as replay_episode

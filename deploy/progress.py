@@ -120,10 +120,10 @@ class LineProgress:
         self._name, self._pace = "", _Pace(0, clock)
         self._printed, self._shown = float("-inf"), 0
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str = "steps") -> None:
         self._name, self._pace = name, _Pace(total, self._clock)
         self._printed, self._shown = self._clock(), 0
-        self._say(f"{name}: {total} steps")
+        self._say(f"{name}: {total} {unit}")
 
     def update(self, step: int, **figures: float) -> None:
         left, now = self._pace.left(step), self._clock()
@@ -165,7 +165,7 @@ class TerminalProgress:
         self._task: TaskID | None = None
         self._pace = _Pace(0, clock)
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str = "steps") -> None:
         # A finished stage keeps its bar: the reader sees what each one cost and reached.
         self._bars.start()
         self._pace = _Pace(total, self._clock)

@@ -13,8 +13,9 @@ from typing import Protocol
 class Progress(Protocol):
     """One run's progress. Stages follow one another; a new one ends the one before."""
 
-    def stage(self, name: str, total: int) -> None:
-        """A stage of `total` steps begins (`total` includes steps done before a resume)."""
+    def stage(self, name: str, total: int, unit: str = "steps") -> None:
+        """A stage of `total` steps begins (`total` includes steps done before a resume). unit: the
+        plural of what is counted."""
 
     def update(self, step: int, **figures: float) -> None:
         """`step` steps of the current stage are done; `figures` are the latest values, such as
@@ -30,7 +31,7 @@ class Progress(Protocol):
 class QuietProgress:
     """Progress that nobody watches."""
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str = "steps") -> None:
         pass
 
     def update(self, step: int, **figures: float) -> None:

@@ -26,6 +26,7 @@ from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError, Unavailable
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, open_checkpoint
+from common.telemetry.progress import Progress, QuietProgress
 from learner.evaluation.figures import Evaluation, Figure, Share, figures_json
 from learner.evaluation.match import MATCH, match_figures, reward_figure
 from learner.evaluation.measure import reward_embedding, run_of, training_values
@@ -123,7 +124,10 @@ def recall_by_distance(episodes: Sequence[Episode]) -> tuple[Share, dict[str, in
 
 
 def evaluate_checkpoint(
-    where: str, data: str | None = None, backend: BackendName | None = None
+    where: str,
+    data: str | None = None,
+    backend: BackendName | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """`engram eval`: every figure of a checkpoint (or of a run's latest) on MRL rows, as `to_json`
     gives it.
@@ -131,7 +135,7 @@ def evaluate_checkpoint(
     data: None takes the held-out conversations of the checkpoint's run, and a sample of its
     training conversations beside them. backend: None takes that of the run. Rewards are what the
     run's MRL pays: its mix, the values its training data know, the token embedding that its MRL
-    compares with.
+    compares with. `progress` is told how many conversations were played.
     Raises InputError where `where` is no model checkpoint or `data` holds no valid rows.
     """
     checkpoint = open_checkpoint(where)
@@ -146,7 +150,10 @@ def evaluate_checkpoint(
     source = data if data is not None else f"the held-out conversations of {checkpoint.where}"
     values = training_values(directory) if directory else value_counts(rows)
     seed = run.seed if run else 0
-    player = ScoringPlayer(checkpoint, run, backend, list(values), slots=len(rows))
+    told = progress or QuietProgress()
+    sample = min(len(corpus.train), TRAINING_ROWS) if corpus else 0
+    told.stage("evaluation", 2 * len(rows) + sample, "conversations")
+    player = ScoringPlayer(checkpoint, run, backend, list(values), len(rows), told)
     try:
         found = evaluate(player, rows, seed, values)
         training = training_figures(player, corpus.train, seed, values) if corpus else None
@@ -166,7 +173,9 @@ class ScoringPlayer:
         backend: BackendName | None,
         known_values: Collection[str],
         slots: int,
+        progress: Progress,
     ):
+        self._progress, self._played = progress, 0
         rollout = run.rollout if run else Run.model_fields["rollout"].default
         settings = {
             "slots": min(64, slots),
@@ -180,7 +189,9 @@ class ScoringPlayer:
         self._scores = True
 
     def __call__(self, tasks: list[Task]) -> list[Episode]:
-        episodes = play(self._policy, tasks)
+        before = self._played
+        episodes = play(self._policy, tasks, lambda done: self._progress.update(before + done))
+        self._played += len(tasks)
         special = tuple(range(len(SPECIAL_TOKENS)))
         try:
             return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from dataclasses import replace
@@ -16,6 +17,7 @@ from common.data.tokenizer import SPECIAL_TOKENS, ConversationTokenizer, train_t
 from common.episode import Episode, Interaction, Row, Strategy, Task
 from common.failures import InputError
 from common.storage.run_directory import RunDirectory
+from deploy.progress import LineProgress
 from learner.checkpointing import checkpoint_model
 from learner.evaluation.evaluate import (
     TRAINING_ROWS,
@@ -168,9 +170,17 @@ def test_without_data_the_conversations_that_the_run_held_out_are_evaluated(
     checkpoint: str,
 ) -> None:
     held = evaluation_rows(tiny_corpus().eval, 6)
-    assert evaluate_checkpoint(checkpoint)["counts"]["all"] == sum(
+    shown = io.StringIO()
+    progress = LineProgress(shown, every=0)
+    assert evaluate_checkpoint(checkpoint, progress=progress)["counts"]["all"] == sum(
         len(turn.facts) for row in held for turn in row.interactions
     )
+    # Held-out conversations with memory kept and erased, and a sample of those that it learnt.
+    lines = shown.getvalue().splitlines()
+    total = 2 * len(held) + min(len(tiny_corpus().train), TRAINING_ROWS)
+    assert lines[0] == f"evaluation: {total} conversations"
+    assert lines[-1].startswith(f"evaluation {total}/{total}")
+    assert len(lines) > 3
 
 
 def test_evaluation_pays_by_the_measure_of_training(tmp_path: Path) -> None:

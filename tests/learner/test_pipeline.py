@@ -58,7 +58,7 @@ class Told(QuietProgress):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str = "steps") -> None:
         self.stages.append(name)
 
     def update(self, step: int, **figures: float) -> None:
