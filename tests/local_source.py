@@ -86,7 +86,7 @@ def tiny_run(
     **sections: dict[str, Any],
 ) -> Run:
     """Two layers of width 32 and two dozen short conversations; sections are laid over the defaults
-    key by key."""
+    key by key. No stage: one of language modelling, as a run must have one."""
     settings: dict[str, dict[str, Any]] = {
         "data": {
             "kind": "synth",
@@ -115,7 +115,9 @@ def tiny_run(
         default = settings.get(section, {})
         other = values.get("kind", default.get("kind")) != default.get("kind")
         settings[section] = values if other else default | values
-    chosen = [STAGES[stage] if isinstance(stage, str) else stage for stage in stages]
+    chosen = [
+        STAGES[stage] if isinstance(stage, str) else stage for stage in stages or ("joint_lm",)
+    ]
     return Run.model_validate(
         {"name": name, "runs": str(folder), "seed": 5, "stages": chosen, **settings}
     )
