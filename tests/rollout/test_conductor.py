@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 # Actors that only see this module through what is sent to them cannot import it.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+STAGES = [{"stage": "joint_lm", "steps": 1, "batch_size": 1}]
 PLAN = Plan(step="warm", max_steps=2, episodes=12)
 
 
@@ -162,7 +163,7 @@ def rows(*special: str, count: int = 12, plain: str = "q") -> list[Row]:
 def settings(workers: int = 2, **rollout: Any) -> Run:
     sizes = {"workers": workers, "slots": 4, "deadline": 30, "retries": 2} | rollout
     return Run.model_validate(
-        {"name": "test", "seed": 3, "data": {"kind": "synth"}, "stages": [], "rollout": sizes}
+        {"name": "test", "seed": 3, "data": {"kind": "synth"}, "stages": STAGES, "rollout": sizes}
     )
 
 
