@@ -105,17 +105,30 @@ def train(words: Words, address: Address = None, take_over: TakeOver = False) ->
 
 
 @app.command()
-def plan(words: Words) -> None:
-    """Show the resolved config, resources, batches and memory of a run; starts nothing but reward
+def plan(
+    words: Words,
+    full: Annotated[
+        bool, typer.Option("--full", help="All settings too, batches, and memory by purpose.")
+    ] = False,
+) -> None:
+    """Show what a run would do with its data, and what it needs; starts nothing but reward
     functions and an environment of yours, to try them."""
     from common.config.loader import load_run
-    from deploy.plan import plan_text, require_functions_to_work
-    from rollout.environments.table import require_environment
+    from deploy.progress import doing
 
     run = load_run(*split(words))
-    require_functions_to_work(run)
-    require_environment(run.environment)
-    echo(plan_text(run))
+    with doing(f"looking at the data of {run.name}"):
+        from common.data.datasets.table import load_corpus
+        from deploy.plan import plan_text
+        from deploy.plan_summary import plan_summary
+        from reward_service.preflight import require_tried
+        from rollout.environments.table import require_environment
+
+        corpus = load_corpus(run.data, run.seed)
+        require_tried(run.rewards, corpus.train)
+        require_environment(run.environment)
+        summary = plan_summary(run, corpus)
+    echo(f"{plan_text(run)}\n\n{summary}" if full else summary)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """The plan of a run, worked out on paper: resolved config, actors, batches and memory. Starts
-nothing and reads no data, except where rewards have functions of the user's: those are tried on the
-data, as at the start of a run.
+nothing. What the data come to is in `plan_summary.py`.
 
 Counts of interactions and tokens are upper bounds from the config, since only the data knows how
 long conversations are. Memory is for float32 and AdamW; activations are rough (stated below),
@@ -79,18 +78,6 @@ def model_shape(run: Run) -> RxTConfig:
     return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
 
 
-def require_functions_to_work(run: Run) -> None:
-    """Raises InputError where a reward function cannot be loaded or called. The data are read only
-    where there is one."""
-    # Here and not at the top: a plan otherwise does without the reward service's packages.
-    from reward_service.preflight import has_to_try, require_tried
-
-    if has_to_try(run.rewards):
-        from common.data.datasets.table import load_corpus
-
-        require_tried(run.rewards, load_corpus(run.data, run.seed).train)
-
-
 def plan_text(run: Run) -> str:
     """The whole plan. Raises InputError where the parts of the config do not fit together."""
     resolved = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -139,9 +126,9 @@ def _batches(run: Run, plans: Sequence[StagePlan]) -> str:
 
 
 def _memory(title: str, parts: dict[str, int]) -> str:
-    rows = [[name, _mebibytes(size)] for name, size in parts.items()]
-    return table(title, ["purpose", "MiB"], [*rows, ["in all", _mebibytes(sum(parts.values()))]])
+    rows = [[name, mebibytes(size)] for name, size in parts.items()]
+    return table(title, ["purpose", "MiB"], [*rows, ["in all", mebibytes(sum(parts.values()))]])
 
 
-def _mebibytes(size: int) -> str:
+def mebibytes(size: int) -> str:
     return f"{size / 2**20:,.1f}"

@@ -57,9 +57,9 @@ A relative path, in a file or in a word, is relative to the folder that the comm
 is the working directory that travelled with it. URIs, and names of data sets and models on a hub,
 stay as they are.
 
-An unknown key is an error that names the nearest valid one. `engram plan` takes the same words and
-prints the whole configuration with every default filled in. A `*` below stands for any item of a
-list, or for any of several keys with the same settings.
+An unknown key is an error that names the nearest valid one. `engram plan --full` takes the same
+words and prints the whole configuration with every default filled in. A `*` below stands for any
+item of a list, or for any of several keys with the same settings.
 """
 
 METRICS = """\

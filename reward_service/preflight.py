@@ -29,11 +29,6 @@ def require_tried(rewards: Rewards, rows: Sequence[Row]) -> None:
             source.check(section, f"rewards.{key}.{name}", _sample(rows, key))
 
 
-def has_to_try(rewards: Rewards) -> bool:
-    """Whether there is a component that `require_tried` would try."""
-    return any(source.tries for _, _, source, _ in _sources(rewards))
-
-
 def has_to_open(rewards: Rewards) -> bool:
     """Whether a worker has functions to load or models to open before it can score."""
     return any(True for _ in _sources(rewards))

@@ -48,6 +48,11 @@ class Component(Section):
         """For messages."""
         return type(self).__name__
 
+    @property
+    def reads(self) -> str:
+        """File, model or URL that the component uses, as a plan shows it; empty: none."""
+        return ""
+
     def call_seconds(self) -> dict[tuple[str, ...], float]:
         """Seconds that it may add to a scoring call, by the process that takes them."""
         return {}
@@ -127,6 +132,10 @@ class Cosine(Component):
     """Folder (on every node that runs reward workers) or hub name of a sentence-transformers model
     whose embeddings are compared. None: mean token embeddings of the model that MRL starts from.
     Needs the extra `sentence`. Pinned like the path of a reward model."""
+
+    @property
+    def reads(self) -> str:
+        return self.model or ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Cosine:
@@ -217,6 +226,11 @@ class FunctionReward(NamedComponent):
     load_deadline: float = Field(60, gt=0)
     """Seconds to import its file, each time that its process starts."""
 
+    @property
+    def reads(self) -> str:
+        given = (f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.path}({', '.join(['turn', *given])})"
+
     def call_seconds(self) -> dict[tuple[str, ...], float]:
         # By what it is loaded from: the same function in several mixes has one process.
         process = self.path, self.model_dump_json(include={"arguments"})
@@ -250,6 +264,10 @@ class ModelReward(NamedComponent):
     batch_tokens: int = Field(16384, ge=1)
     """Tokens, padding included, in one forward pass."""
 
+    @property
+    def reads(self) -> str:
+        return self.path
+
     @model_validator(mode="after")
     def _reads_a_label(self) -> ModelReward:
         # Not by what is set: a run's own configuration sets everything, defaults too.
@@ -275,6 +293,10 @@ class EndpointReward(NamedComponent):
     patience: float = Field(300, ge=0)
     """Seconds that a batch waits in all for an endpoint that is away. Then MRL stops with a
     checkpoint and exit code 75; an evaluation continues without rewards."""
+
+    @property
+    def reads(self) -> str:
+        return self.url.partition("?")[0]
 
     @property
     def described(self) -> str:

@@ -66,6 +66,11 @@ class StageSettings(Section):
         return None
 
     @property
+    def curriculum_steps(self) -> tuple[CurriculumStep, ...]:
+        """Steps of its curriculum; empty: it has none, and takes all of its data."""
+        return ()
+
+    @property
     def own_model(self) -> str | None:
         """The model that it trains in place of the run's own; None: the run's."""
         return None
@@ -265,6 +270,10 @@ class MRL(StageSettings):
     @property
     def total_steps(self) -> int:
         return sum(step.iterations for step in self.curriculum)
+
+    @property
+    def curriculum_steps(self) -> tuple[CurriculumStep, ...]:
+        return self.curriculum
 
     @property
     def longest(self) -> int | None:

@@ -222,7 +222,10 @@ def test_split_takes_words_with_equals_as_overrides_unless_a_file_has_that_name(
 def test_plan_shows_what_would_run_and_writes_nothing(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run_command(["plan", str(config), "stages.0.batch_size=6", "learner.ranks=2"]) == 0
+    assert (
+        cli.run_command(["plan", str(config), "--full", "stages.0.batch_size=6", "learner.ranks=2"])
+        == 0
+    )
     out = capsys.readouterr().out
     for part in (
         "name: here",

@@ -1,0 +1,178 @@
+"""The summary that `engram plan` shows: a run's data, stages, rewards and needs on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.actors.resources import claims, total_cpus, total_gpus
+from common.config.run import Run
+from common.data.amounts import few_data
+from common.data.corpus import Corpus
+from common.data.overlaps import count_in_both
+from common.models.reactive.config import RxTConfig
+from common.storage.run_directory import RunDirectory
+from deploy.data_plan import Lengths, Work, lengths, require_lengths, works
+from deploy.estimate import operations_per_second, stage_seconds
+from deploy.layout import table
+from deploy.plan import learner_bytes, mebibytes, model_shape, rollout_bytes, stage_plans
+from deploy.progress import duration
+from learner.stages.stage import definition_of
+from learner.summary import run_status
+from reward_service.components.table import parts
+
+MORE = "all settings, batches and memory by purpose: --full"
+
+
+def plan_summary(run: Run, corpus: Corpus) -> str:
+    """The summary. Raises InputError where the data do not fit the configuration."""
+    directory = RunDirectory(run.runs, run.name)
+    status = run_status(directory)
+    state = "a new run" if status == "new" else f"{status}; the same command goes on with it"
+    head = f"run {run.name} in {directory.path()} ({state})"
+    found = works(run, corpus)
+    if run.stages[-1].own_model is not None:  # lengths and shape are another model's
+        return "\n\n".join([head, _data(run, corpus, None), _stages(run, found, None), MORE])
+    config = model_shape(run)
+    measured = lengths(run, corpus)
+    warning = require_lengths(measured, corpus, config)
+    warnings = [warning] if warning else []
+    both = count_in_both(corpus.train, corpus.eval)
+    if both:
+        warnings.append(
+            f"{both:,} of {len(corpus.eval):,} held-out conversations stand in the training data, "
+            "too"
+        )
+    if run.model.checkpoint is None:
+        parts_used = {part for stage in run.stages for part in definition_of(stage).data}
+        warnings += few_data(corpus, parts_used)
+    shown = [
+        head,
+        _data(run, corpus, (measured, config)),
+        _stages(run, found, (measured, config)),
+        *([_rewards(run, corpus)] if run.needs_rollout else []),
+        _needs(run, config),
+        *(f"warning: {each}" for each in warnings),
+        MORE,
+    ]
+    return "\n\n".join(shown)
+
+
+Shape = tuple[Lengths, RxTConfig] | None
+
+
+def _data(run: Run, corpus: Corpus, shape: Shape) -> str:
+    rows = []
+    for name, held in (("train", corpus.train), ("held out", corpus.eval)):
+        turns = [turn for row in held for turn in row.interactions]
+        facts = sum(len(turn.facts) for turn in turns)
+        rows.append([name, f"{len(held):,}", f"{len(turns):,}", f"{facts:,}"])
+    text = table("Data", ["", "conversations", "follow-ups", "facts asked for"], rows)
+    lines = [text]
+    if corpus.preferences:
+        lines.append(
+            f"  preferences: {len(corpus.preferences):,} to train on, "
+            f"{len(corpus.held_preferences):,} held out"
+        )
+    if run.needs_rollout:
+        lines.append(
+            f"  evaluated before and after MRL: {min(run.evaluation.episodes, len(corpus.eval)):,} "
+            "held-out conversations"
+        )
+    if shape is not None:
+        measured, config = shape
+        by = "" if measured.exact else ", an estimate by a tokenizer of a sample of the texts"
+        lines.append(
+            f"  longest interaction: {measured.longest} tokens of {config.max_tokens} "
+            f"(model.max_tokens){by}"
+        )
+    return "\n".join(lines)
+
+
+def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
+    """Every stage over its data, with a time where one can be told."""
+    rate = operations_per_second() if shape is not None else 0.0
+    rows, seconds, begun = [], 0.0, set()
+    for work in found:
+        tokens: float | None = None
+        took: float | None = None
+        if shape is not None and work.examples:
+            measured, config = shape
+            tokens = work.batch * work.steps * measured.of_example(work.part, work.examples)
+            took = stage_seconds(run, work.stage, config, tokens, rate, id(work.stage) not in begun)
+        begun.add(id(work.stage))
+        seconds += took or 0.0
+        rows.append(
+            [
+                work.name,
+                f"{len(work.examples):,} {_NAMES[work.part]}" if work.examples else "environment",
+                f"{work.batch:,}",
+                f"{work.steps:,}",
+                "-" if work.passes is None else f"{work.passes:.3g}",
+                "-" if tokens is None else _rounded(tokens),
+                "-" if took is None else duration(took),
+            ]
+        )
+    header = ["stage", "learns from", "batch", "steps", "passes", "tokens", "time"]
+    lines = [table("Stages (tokens and time are estimates)", header, rows)]
+    lines += [
+        f"  {work.name}: conversations that sit out: {work.left_out}"
+        for work in found
+        if work.left_out
+    ]
+    if seconds:
+        lines.append(
+            f"  in all about {duration(seconds)} on a machine like this one, without evaluations\n"
+            "  (from the model's arithmetic, rough: `train` shows the time left)"
+        )
+    else:
+        lines.append(
+            "  no estimate of time for GPUs, environments and models that are not engram's"
+        )
+    return "\n".join(lines)
+
+
+_NAMES = {
+    "texts": "texts",
+    "pairs": "interactions",
+    "train": "conversations",
+    "preferences": "preferences",
+}
+
+
+def _rounded(count: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.3g}"
+
+
+def _rewards(run: Run, corpus: Corpus) -> str:
+    """The mixes that the run's conversations are paid by, with what their components read."""
+    used = {row.strategy for row in corpus.train} or {"cumulative"}
+    rows = []
+    for key, mix in run.rewards.mixes().items():
+        if key in ("single", "cumulative", "long_term") and key not in used:
+            continue
+        for number, (name, _, section) in enumerate(parts(mix)):
+            rows.append([key if not number else "", name, f"{section.weight:g}", section.reads])
+    width = max(len(row[3]) for row in rows)
+    header = ["mix", "component", "weight", "reads".ljust(width)]
+    return table("Rewards", header, [[*row[:3], row[3].ljust(width)] for row in rows])
+
+
+def _needs(run: Run, config: RxTConfig) -> str:
+    """Actors and memory, a line each."""
+    counted = [(claim.count, claim.role) for claim in claims(run)]
+    roles = ", ".join(f"{count} {role}{'s' if count > 1 else ''}" for count, role in counted)
+    rank = sum(learner_bytes(stage_plans(run, config), config).values())
+    memory = f"{mebibytes(rank)} MiB a learner rank"
+    if run.needs_rollout:
+        memory += f", {mebibytes(sum(rollout_bytes(run, config).values()))} MiB a rollout worker"
+    return "\n".join(
+        [
+            "Needs",
+            f"  model: {config.parameters()['total']:,} parameters (vocabulary at its upper bound)",
+            f"  actors: {roles}; {total_cpus(run):g} CPUs, {total_gpus(run):g} GPUs in all",
+            f"  memory: {memory}",
+        ]
+    )
