@@ -17,9 +17,18 @@ import typer
 from typer.core import TyperGroup
 
 from common.config.names import BackendName
-from common.failures import EXIT_DONE, EXIT_FAILED, Drained, EngramError, InputError, LeaseLost
+from common.failures import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    Drained,
+    EngramError,
+    InfraFailure,
+    InputError,
+    LeaseLost,
+)
 from common.version import VERSION
 from deploy.data import app as data_commands
+from deploy.job_commands import app as job_commands
 from deploy.output import echo, tell, tell_traceback
 from learner.interrupts import counted
 
@@ -44,6 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands, name="data")
+app.add_typer(job_commands)
 
 DEMO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 
@@ -139,6 +149,7 @@ def submit(
     take_over: TakeOver = False,
 ) -> None:
     """The same run on a cluster, through Ray Jobs."""
+    tell(f"engram: submitting to {address}")
     from deploy.submit import submit as submit_run
 
     raise typer.Exit(submit_run(*split(words), address, take_over=take_over, follow=follow))
@@ -218,6 +229,38 @@ def replay(
     echo(json.dumps(result.to_json()) if as_json else replay_text(result))
     if result.parted is not None:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def episodes(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    worst: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="N with the lowest mean reward, not the latest."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those with a failure.")] = False,
+    role: Annotated[
+        str | None, typer.Option(help="Only those with a turn of this role, such as recall.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of text.")
+    ] = False,
+) -> None:
+    """Print conversations of a run: what was told and asked, answers, and rewards by component."""
+    from deploy.progress import doing
+
+    with doing(f"reading episodes of {run}"):
+        from common.storage.run_directory import RunDirectory
+        from deploy.episodes import Choice, chosen, episodes_text
+
+        choice = Choice(worst, failed, role, limit)  # type: ignore[arg-type]  # checked in there
+        found, total = chosen(RunDirectory.existing(run), choice)
+    echo(
+        json.dumps({"total": total, "episodes": found})
+        if as_json
+        else episodes_text(found, total, choice)
+    )
 
 
 @app.command()
@@ -309,6 +352,14 @@ def run_command(words: list[str]) -> int:
     except (InputError, LeaseLost, Drained) as failure:
         # The reader can act on the sentence; a traceback would only bury it.
         tell(f"engram: {' '.join(str(failure).split())}")
+        return failure.exit_code
+    except InfraFailure as failure:
+        # No bug of engram's: who wants its traceback finds it in the run's log.
+        from common.telemetry.logs import keep_traceback
+
+        kept = keep_traceback(failure)
+        more = f"; the traceback is in {kept}" if kept else ""
+        tell(f"engram: {' '.join(str(failure).split())}{more}")
         return failure.exit_code
     except EngramError as failure:
         tell_traceback()

@@ -26,6 +26,7 @@ from common.actors.resources import growth_cpus, namespace, total_cpus, total_gp
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
+from deploy.ray_access import find_token, token_wanted
 from learner.interrupts import counted
 
 CONNECT_SECONDS = 15.0
@@ -101,6 +102,7 @@ def start_ray(run: Run, where: str) -> str:
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
+    token = find_token() if where != "local" else None
     try:
         if where == "local":
             context: Any = ray.init(
@@ -119,8 +121,15 @@ def start_ray(run: Run, where: str) -> str:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        raise InfraFailure(f"Ray did not start at {where}: {error}") from error
+    except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RayError) as error:
+        hint = ""
+        if where != "local":
+            hint = (
+                f"; if it asks for a token, the one from {token[1]} is not its own"
+                if token
+                else f"; perhaps it {token_wanted()}"
+            )
+        raise InfraFailure(f"Ray did not start at {where}: {error}{hint}") from error
     except SystemExit as ended:
         # How Ray's own handler of SIGTERM, which it sets while it starts, ends a process.
         raise KeyboardInterrupt from ended
@@ -143,7 +152,8 @@ def keep_actor_logs(session_logs: Path, target: Path) -> None:
     """Copy what actors printed from Ray's session folder, which Ray deletes sooner or later, into
     the run's own.
 
-    One file per process that said anything, named after its actor and process id.
+    One file per role in the run and stream (`rollout-worker-1.err`), of processes that said
+    anything; one that took another's place adds to its file.
     """
     target.mkdir(parents=True, exist_ok=True)
     for source in sorted(session_logs.glob("worker-*")):
@@ -155,11 +165,12 @@ def keep_actor_logs(session_logs: Path, target: Path) -> None:
         ]
         said = [line for line in lines if not line.startswith(_RAY_HEADERS)]
         if said:
-            name = re.sub(r"[^\w.-]+", "-", names[0]) if names else "worker"
-            process = source.stem.rpartition("-")[2]
-            (target / f"{name}-{process}{source.suffix}").write_text(
-                "".join(said), encoding="utf-8"
-            )
+            # Ray names an actor after its class, and then, once it has been made, as it names
+            # itself.
+            name = re.sub(r"[^\w.-]+", "-", names[-1]) if names else "worker"
+            name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+            with (target / f"{name}{source.suffix}").open("a", encoding="utf-8") as file:
+                file.writelines(said)
 
 
 def _require_answer(address: str) -> None:

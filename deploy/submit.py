@@ -1,7 +1,7 @@
 """The same run, on a cluster, through Ray Jobs: the driver becomes a job's entry point and survives
 this terminal.
 
-The working directory travels with the job, so the cluster runs this code and needs only the
+The current folder travels with the job, so the cluster runs this code and needs only the
 dependencies in its image. Runs land where the config's `runs` points, seen from the cluster: a
 shared volume or a URI, since the job's own folder vanishes with it. Submitted again under the same
 name, a run resumes; a submission's id therefore counts its attempts.
@@ -9,51 +9,23 @@ name, a run resumes; a submission's id therefore counts its attempts.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
-
 from common.config.loader import load_run
-from common.failures import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_DRAINED,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    InfraFailure,
-)
+from common.failures import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from common.text.printable import printable
 from deploy.cluster import ENVIRONMENT
+from deploy.job_server import STOP_SECONDS, JobServer
+from deploy.working_directory import inside, megabytes, pack
 from learner.interrupts import counted
 
-EXCLUDES = [
-    ".git/",
-    ".venv/",
-    "runs/",
-    "data/",
-    "shared/",
-    "*.egg-info/",
-    "**/__pycache__/",
-    ".*_cache/",
-    "*.safetensors",
-]
-"""Files that the job does not need, in .gitignore notation: Ray refuses packages past a few hundred
-megabytes."""
-JOB_ENVIRONMENT = {
-    **ENVIRONMENT,
-    # A stopped job has this long to leave a checkpoint before Ray kills it; the default is 3 s.
-    "RAY_JOB_STOP_WAIT_TIME_S": "60",
-}
-POLL_SECONDS = 1.0
-START_SECONDS = 300.0
-"""How long a job may stay pending: its nodes may still be starting."""
+JOB_ENVIRONMENT = {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS:.0f}"}
 
 
 def submit(
@@ -61,7 +33,6 @@ def submit(
     overrides: Sequence[str],
     address: str,
     *,
-    working_dir: str = ".",
     take_over: bool = False,
     follow: bool = True,
     stream: TextIO | None = None,
@@ -69,63 +40,99 @@ def submit(
     """Submit `train` with these configs to the job server at `address` (http://HOST:PORT) and
     return its exit code.
 
-    Configs are read here first, so that a mistake in them costs no cluster time, and must lie below
-    `working_dir`. With `follow`, the job's output is copied to `stream` until it ends; without, the
-    answer is 0 once it is submitted. An interrupt ends the following, not the job, and the answer
-    is then 130.
-    Raises InputError for a bad config, InfraFailure where the job server does not answer or the job
-    does not start.
+    Configs and the files that they name are looked at here first, so that a mistake in them costs
+    no cluster time. With `follow`, the job's output is copied to `stream` until it ends; without,
+    the answer is 0 once it is submitted. An interrupt ends the following, not the job, and the
+    answer is then 130.
+    Raises InputError for a bad config or address, and for files that cannot travel; InfraFailure
+    where the job server does not answer or the job does not start.
     """
-    run = load_run(list(configs), list(overrides))
-    out = stream or sys.stdout
-    try:
-        client = JobSubmissionClient(address)
-        taken = [job.submission_id for job in client.list_jobs() if job.submission_id]
-        submission = client.submit_job(
-            entrypoint=entrypoint(configs, overrides, take_over),
+    folder, out, places = Path.cwd(), stream or sys.stdout, dict[str, str]()
+    run = load_run(list(configs), list(overrides), places)
+    places = {written: place for written, place in places.items() if place != run.runs}
+    if Path(run.runs).is_relative_to(folder):
+        raise InputError(
+            "runs",
+            f"{run.runs} lies in the folder that travels with the job, and Ray removes that after "
+            "the job; name a folder that every node reaches, or a URI, such as runs=/shared/runs",
+        )
+    words = [inside(config, folder) for config in configs]
+    named = {config: str(Path(config).absolute()) for config in configs}
+    named |= {written: place for written, place in places.items() if not _is_absolute(written)}
+    with tempfile.TemporaryDirectory(prefix="engram-submit-") as scratch:
+        archive = Path(scratch, "working_directory.zip")
+        added = pack(folder, named, archive)
+        server = JobServer(address)
+        taken = [str(job.submission_id) for job in server.jobs()]
+        submission = server.submit(
+            entrypoint=entrypoint(words, overrides, take_over),
             submission_id=next_submission_id(run.name, taken),
-            runtime_env={
-                "working_dir": working_dir,
-                "excludes": EXCLUDES,
-                "env_vars": JOB_ENVIRONMENT,
-            },
+            runtime_env={"working_dir": str(archive), "env_vars": JOB_ENVIRONMENT},
             metadata={"run": run.name},
         )
-    except (ConnectionError, AuthenticationError) as error:
-        raise InfraFailure(f"no Ray job server answers at {address}: {error}") from error
-    out.write(f"submitted {submission} to {address}\n")
-    if Path(run.runs).is_relative_to(Path(working_dir).absolute()):
-        out.write(
-            f"{run.runs} lies in the working directory, which Ray removes after the job: set "
-            "runs to a shared folder or a URI\n"
-        )
+        size = archive.stat().st_size
+    out.write(f"submitted {submission} to {server.address}, with {folder} ({megabytes(size)})\n")
+    if added:
+        out.write(f"sent because the configuration names them: {', '.join(added)}\n")
+    if expected := sorted(written for written in places if _is_absolute(written)):
+        out.write(f"every node must have: {', '.join(expected)}\n")
     if not follow:
+        out.write(ways_on(run.name, server))
         return EXIT_DONE
+    return followed(server, submission, run.name, out)
+
+
+def logs(run: str, address: str, *, follow: bool = True, stream: TextIO | None = None) -> int:
+    """Copy the output of a run's latest job to `stream` until it ends and return its exit code;
+    without `follow`, copy what there is and return 0.
+
+    run: the run's name, its folder, or the job's id. Raises InputError for a run that the cluster
+    does not know, and what `JobServer` raises.
+    """
+    server, out = JobServer(address), stream or sys.stdout
+    job = server.job_of(run)
+    if not follow:
+        out.write(printable(server.output(str(job.submission_id))))
+        return EXIT_DONE
+    return followed(server, str(job.submission_id), run, out)
+
+
+def stop(run: str, address: str, *, stream: TextIO | None = None) -> int:
+    """Ask a run's latest job to stop and wait until it has: its ranks leave a checkpoint, and the
+    same submission resumes the run. Returns 0, also where the job had ended before.
+
+    Raises InputError for a run that the cluster does not know, DeadlineExceeded where it does not
+    stop, and what `JobServer` raises.
+    """
+    server, out = JobServer(address), stream or sys.stdout
+    job = server.job_of(run)
+    if job.status.is_terminal():
+        out.write(f"{job.submission_id} has ended before: {job.status.value.lower()}\n")
+        return EXIT_DONE
+    out.write(f"stopping {job.submission_id}, which leaves a checkpoint\n")
+    out.flush()
+    ended = server.stop(str(job.submission_id))
+    out.write(
+        f"{job.submission_id} has ended: {ended.status.value.lower()}; the same engram submit "
+        "resumes it from its last checkpoint\n"
+    )
+    return EXIT_DONE
+
+
+def followed(server: JobServer, submission: str, run: str, out: TextIO) -> int:
+    """Follow a job; at an interrupt, say how to go on."""
     try:
         with counted() as interrupts, interrupts.at_once():
-            return _follow(client, submission, address, out)
+            return server.follow(submission, out)
     except KeyboardInterrupt:
-        out.write(
-            f"no longer following {submission}, which goes on; to stop it: ray job stop "
-            f"--address {address} {submission}\n"
-        )
+        out.write(f"no longer following {submission}, which goes on\n{ways_on(run, server)}")
         return EXIT_INTERRUPTED
 
 
-def _follow(client: JobSubmissionClient, submission: str, address: str, out: TextIO) -> int:
-    """Copy the job's output until it ends; its exit code."""
-    _wait_for_start(client, submission)
-    try:
-        asyncio.run(_copy_output(client, submission, out))
-    except RuntimeError as error:
-        # Only the connection that carries the output broke; the job does not depend on it.
-        out.write(f"{submission}: no more output here ({error}); waiting for its end\n")
-    try:
-        return exit_code(_wait_for_end(client, submission))
-    except ConnectionError as error:
-        raise InfraFailure(
-            f"the cluster at {address} stopped answering while {submission} ran: {error}"
-        ) from error
+def ways_on(run: str, server: JobServer) -> str:
+    """How to follow and stop a submitted run."""
+    words = shlex.join([run, "--address", server.address])
+    return f"to follow it: engram logs {words}\nto stop it, resumably: engram stop {words}\n"
 
 
 def entrypoint(configs: Sequence[str], overrides: Sequence[str], take_over: bool = False) -> str:
@@ -152,41 +159,5 @@ def next_submission_id(name: str, taken: Sequence[str]) -> str:
     return f"{stem}-{max(attempts, default=0) + 1}"
 
 
-def exit_code(job: JobDetails) -> int:
-    """The driver's own exit code where it is one of engram's, so that 2 and 75 mean on a cluster
-    what they mean here.
-
-    Of a job that somebody stopped Ray keeps no exit code; submitted again it goes on from its last
-    checkpoint, which is what 75 says.
-    """
-    if job.status == JobStatus.SUCCEEDED:
-        return EXIT_DONE
-    if job.status == JobStatus.STOPPED:
-        return EXIT_DRAINED
-    if job.driver_exit_code in (EXIT_BAD_INPUT, EXIT_DRAINED):
-        return int(job.driver_exit_code)
-    return EXIT_FAILED
-
-
-def _wait_for_start(client: JobSubmissionClient, submission: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while client.get_job_status(submission) == JobStatus.PENDING:
-        if time.monotonic() > deadline:
-            raise InfraFailure(
-                f"job {submission} has not started in {START_SECONDS:.0f} s: "
-                f"{client.get_job_info(submission).message}"
-            )
-        time.sleep(POLL_SECONDS)
-
-
-async def _copy_output(client: JobSubmissionClient, submission: str, out: TextIO) -> None:
-    async for piece in client.tail_job_logs(submission):
-        out.write(piece)
-        out.flush()
-
-
-def _wait_for_end(client: JobSubmissionClient, submission: str) -> JobDetails:
-    # Without a deadline on purpose: a run may take days, and its own waits have theirs.
-    while not (job := client.get_job_info(submission)).status.is_terminal():
-        time.sleep(POLL_SECONDS)
-    return job
+def _is_absolute(written: str) -> bool:
+    return written.startswith(("/", "~"))

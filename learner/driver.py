@@ -77,7 +77,7 @@ def train_or_resume(
     run: Run, directory: RunDirectory, progress: Progress, interrupts: Interrupts
 ) -> dict[str, Any]:
     started = time.monotonic()
-    setup_logging("driver", 0, directory)
+    setup_logging("driver", directory)
     run = with_pinned_models(run, directory)
     corpus = load_corpus(run.data, run.seed)
     checkpoint = prepare(run, directory, corpus, progress)

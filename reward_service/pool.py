@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,7 @@ class RewardPool:
             frozenset(special_ids),
             frozenset(known_values),
         )
+        self._numbers = count()
         self._starting = rewards.start_deadline if has_to_open(rewards) else STARTING
         self._metrics = Metrics()
         self._monitor = BatchMonitor(self._metrics)
@@ -146,7 +147,7 @@ class RewardPool:
             max_restarts=-1,
             max_task_retries=0,
         )
-        handle: ActorHandle = make.remote(*self._arguments)
+        handle: ActorHandle = make.remote(*self._arguments, next(self._numbers))
         return handle
 
     async def _prepare(self, actor: int) -> None:

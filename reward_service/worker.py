@@ -27,7 +27,7 @@ from reward_service.preflight import open_all
 
 class RewardWorker(PooledActor):
     """embedding: float32 [vocabulary, width]; special_ids: tokens that are no part of any text;
-    known_values: see compose."""
+    known_values: see compose. number: which worker of the run; it only names its log."""
 
     def __init__(
         self,
@@ -35,7 +35,9 @@ class RewardWorker(PooledActor):
         embedding: np.ndarray,
         special_ids: Collection[int],
         known_values: Collection[str] = (),
+        number: int = 0,
     ):
+        self._number = number
         self._rewards = rewards
         self._embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
@@ -45,6 +47,10 @@ class RewardWorker(PooledActor):
         # ends: at the usual 700, looking for garbage is a tenth of its time.
         gc.freeze()
         gc.set_threshold(20_000)
+
+    def __repr__(self) -> str:
+        """Its role in the run, under which Ray shows it and its log is kept."""
+        return f"reward-worker-{self._number}"
 
     def prepare(self) -> None:
         """Load every function and open every model that rewards need. Raises InputError where a

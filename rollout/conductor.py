@@ -29,6 +29,7 @@ from common.config.run import Run
 from common.episode import Episode, Row, Task
 from common.failures import DeadlineExceeded, EngramError, InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
+from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights, verify
 from rollout.collector import Collected, Collector, Disk, Scorer, Waits
@@ -88,6 +89,10 @@ class Conductor:
     list[Episode]` and `set_weights(weights) -> version`, which verify what they load.
     """
 
+    def __repr__(self) -> str:
+        """Its role in the run, under which Ray shows it and its log is kept."""
+        return "conductor"
+
     def __init__(
         self,
         run: Run,
@@ -97,6 +102,7 @@ class Conductor:
         directory: RunDirectory,
         stage: int = 0,
     ):
+        setup_logging("conductor", directory)
         self._run = run
         self._waits = Waits()
         self._pool = ActorPool("rollout", make_workers(), self._bring_up_to_date)

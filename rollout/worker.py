@@ -49,12 +49,17 @@ class RolloutWorker(PooledActor):
         for stream in (sys.stdout, sys.stderr):
             print_anything(stream)  # what an environment prints must not fail its episode
         self.name = f"{run_name}/rollout-{index}"
+        self._role = f"rollout-worker-{index}"
         self._digest: int | None = None
         device = "cuda" if rollout.gpus_per_worker > 0 else "cpu"
         self._policy = make_policy(shape, rollout, environment, device)
         self._idle_since = time.perf_counter()
         self._calls = 0
         self._reported: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        """Its role in the run, under which Ray shows it and its log is kept."""
+        return self._role
 
     @property
     def version(self) -> int:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -21,93 +15,31 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
+from ray.job_submission import JobDetails, JobStatus, JobType
 
 from common.failures import EXIT_DONE, EXIT_DRAINED, InfraFailure, InputError
 from common.storage.checkpoint import latest_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import read_rows
-from deploy.submit import entrypoint, exit_code, next_submission_id, submit
+from deploy.job_server import JobServer, exit_code
+from deploy.submit import entrypoint, logs, next_submission_id, stop, submit
+from tests.job_server import Head, token_head
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 90
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @pytest.fixture(scope="module")
-def job_server() -> Iterator[str]:
-    """Address of the job server of a cluster with four CPUs, its processes all children of one that
-    this fixture ends."""
-    # Ray's sockets lie in it, and a socket's path has at most 107 characters.
-    folder = tempfile.mkdtemp(prefix="eg", dir="/tmp")
-    gcs, dashboard, agent, client, metrics = free_ports(5)
-    ray = Path(sys.executable).with_name("ray")
-    # Jobs call `python`: it must be this one.
-    environment = os.environ | {
-        "PATH": f"{ray.parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "disabled",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    command = [
-        *(
-            str(ray),
-            "start",
-            "--head",
-            "--block",
-            "--num-cpus=4",
-            f"--object-store-memory={200 * 2**20}",
-            "--disable-usage-stats",
-        ),
-        *(
-            f"--port={gcs}",
-            f"--dashboard-port={dashboard}",
-            f"--dashboard-agent-listen-port={agent}",
-            f"--ray-client-server-port={client}",
-        ),
-        *(f"--metrics-export-port={metrics}", f"--temp-dir={folder}", "--include-dashboard=true"),
-    ]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        address = f"http://127.0.0.1:{dashboard}"
-        try:
-            wait_for_answer(f"{address}/api/version", process, output)
-            yield address
-        finally:
-            process.terminate()
-            try:
-                # It waits for Ray Train's detached helpers, which outlive their run.
-                process.wait(timeout=8)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(timeout=30)
-            shutil.rmtree(folder, ignore_errors=True)
+def head() -> Iterator[Head]:
+    with token_head() as started:
+        yield started
 
 
-def wait_for_answer(url: str, process: subprocess.Popen[bytes], output: io.TextIOBase) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                output.seek(0)
-                pytest.fail(f"ray start did not come up: {error}\n{output.read()}")
-            time.sleep(0.2)
+@pytest.fixture
+def job_server(head: Head, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of a job server that asks for a token, which this user has."""
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("HOME", str(head.home))
+    return head.address
 
 
 @pytest.fixture
@@ -119,12 +51,20 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "deploy" / "__main__.py").write_text(
         "import os, sys\n"
         "print('words', sys.argv[1:], os.environ['RAY_JOB_STOP_WAIT_TIME_S'], "
-        "os.path.exists('runs'))\n"
+        "os.path.exists('runs'), os.listdir('data'))\n"
         "sys.exit(int(sys.argv[-1].rpartition('=')[2]))\n"
     )
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "old").write_text("stays here")
-    config = {"name": "far away", "data": {"kind": "synth"}, "stages": [{"stage": "sft"}]}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text("named")
+    (tmp_path / "data" / "other.jsonl").write_text("not named")
+    config = {
+        "name": "far away",
+        "runs": "/shared/runs",
+        "data": {"kind": "rows", "train": ["data/rows.jsonl"], "eval": ["data/rows.jsonl"]},
+        "stages": [{"stage": "sft"}],
+    }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     return tmp_path
 
@@ -138,7 +78,10 @@ def test_the_drivers_own_exit_code_comes_back_with_its_output(
         out = io.StringIO()
         assert submit(["run.yaml"], [f"seed={seed}"], job_server, stream=out) == code
         assert f"submitted far-away-{attempt} to {job_server}" in out.getvalue()
-        assert f"words ['train', 'run.yaml', 'seed={seed}'] 60 False" in out.getvalue()
+        assert f"words ['train', 'run.yaml', 'seed={seed}'] 60 False ['rows.jsonl']" in (
+            out.getvalue()
+        )
+        assert "sent because the configuration names them: data/rows.jsonl" in out.getvalue()
 
 
 TINY = {
@@ -179,7 +122,9 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
             submit, ["tiny.yaml"], [f"runs={directory.root}"], job_server, stream=output[1]
         )
         wait_until(lambda: len(read_rows(directory)) >= 3, first, output[1])
-        JobSubmissionClient(job_server).stop_job("tiny-1")
+        said = io.StringIO()
+        assert stop("runs/tiny", job_server, stream=said) == EXIT_DONE
+        assert "tiny-1 has ended: stopped; the same engram submit resumes it" in said.getvalue()
         assert first.result(timeout=90) == EXIT_DRAINED
         trained = latest_checkpoint(directory)
         assert trained is not None, output[1].getvalue()
@@ -205,7 +150,8 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
 def wait_until(holds: Callable[[], bool], job: Future[int], output: io.StringIO) -> None:
     deadline = time.monotonic() + 120
     while not holds():
-        assert not job.done(), f"the job ended first:\n{output.getvalue()}"
+        if job.done():
+            pytest.fail(f"the job ended first: {job.exception()!r}\n{output.getvalue()}")
         assert time.monotonic() < deadline, output.getvalue()
         time.sleep(0.1)
 
@@ -222,24 +168,52 @@ def scrape(directory: RunDirectory) -> str:
 
 
 @pytest.mark.slow
-def test_without_following_submit_returns_at_once(
+def test_without_following_submit_returns_at_once_and_says_how_to_go_on(
     job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
     out = io.StringIO()
-    assert (
-        submit(
-            ["run.yaml"],
-            ["name=left", "seed=1", "runs=/shared/runs"],
-            job_server,
-            follow=False,
-            stream=out,
-        )
-        == 0
-    )
-    assert out.getvalue().count("\n") == 1
-    submit(["run.yaml"], ["name=left", "seed=1"], job_server, follow=False, stream=out)
-    assert f"{project}/runs lies in the working directory, which Ray removes" in out.getvalue()
+    words = ["name=left", "seed=1"]
+    assert submit(["run.yaml"], words, job_server, follow=False, stream=out) == 0
+    assert f"engram logs left --address {job_server}\n" in out.getvalue()
+    again = io.StringIO()
+    assert logs("left", job_server, stream=again) == 1
+    assert "words ['train', 'run.yaml', 'name=left', 'seed=1']" in again.getvalue()
+    once = io.StringIO()
+    assert logs("left-1", job_server, follow=False, stream=once) == 0
+    assert "seed=1" in once.getvalue()
+    over = io.StringIO()
+    assert stop("left", job_server, stream=over) == 0
+    assert over.getvalue() == "left-1 has ended before: failed\n"
+    with pytest.raises(InputError, match=r"lefd: .* has no job of such a run; did you mean 'left'"):
+        logs("lefd", job_server)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_gone_is_one_sentence(job_server: str) -> None:
+    server = JobServer(job_server)
+    for ask in (server.job, server.output, server.stop):
+        with pytest.raises(InputError, match=r"gone-7: is no job of http\S+ any more"):
+            ask("gone-7")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["unset", "token"])
+def test_a_token_that_is_not_the_heads_is_one_sentence(
+    head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    if mode == "token":
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match="asks for a token and there is none here"):
+        JobServer(head.address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    with pytest.raises(InputError, match="does not take the token from RAY_AUTH_TOKEN"):
+        JobServer(head.address)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", (head.home / ".ray" / "auth_token").read_text())
+    assert JobServer(head.address).jobs() is not None, "the address that was given counts"
 
 
 @pytest.mark.slow
@@ -269,10 +243,11 @@ def test_an_interrupt_ends_the_following_and_not_the_job(
     interrupter.join()
     job = f"followed-{number.name}-1"
     assert (
-        f"no longer following {job}, which goes on; to stop it: ray job stop --address "
-        f"{job_server} {job}" in out.getvalue()
-    )
-    assert JobSubmissionClient(job_server).get_job_status(job) == JobStatus.RUNNING
+        f"no longer following {job}, which goes on\n"
+        f"to follow it: engram logs followed-{number.name} --address {job_server}\n"
+        f"to stop it, resumably: engram stop followed-{number.name} --address {job_server}\n"
+    ) in out.getvalue()
+    assert JobServer(job_server).job(job).status == JobStatus.RUNNING
 
 
 def test_a_wrong_config_is_found_before_a_cluster_is_asked(

@@ -30,10 +30,14 @@ LONGEST_SOURCE = 120
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Run:
+def load_run(
+    paths: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    places: dict[str, str] | None = None,
+) -> Run:
     """Compose files and overrides into a `Run`; InputError for anything that is not as the schema
-    says."""
-    return load_section(Run, {}, paths, overrides)
+    says. places: takes the paths on disk that settings name, each with its absolute path."""
+    return load_section(Run, {}, paths, overrides, places)
 
 
 def load_section(
@@ -41,6 +45,7 @@ def load_section(
     given: Mapping[str, Any],
     paths: Sequence[str | Path],
     overrides: Sequence[str],
+    places: dict[str, str] | None = None,
 ) -> Settings:
     """The same for any section, such as the settings of one command. given: settings that come
     before the files."""
@@ -61,7 +66,7 @@ def load_section(
             )
         tree = _put(tree, parts, parse_yaml(text, source), (), source, origins)
     try:
-        return section.model_validate(under_defaults(section, tree), context=here())
+        return section.model_validate(under_defaults(section, tree), context=here(places))
     except ValidationError as invalid:
         raise sentence(
             section, invalid, origins, ", ".join(str(path) for path in paths) or "configuration"

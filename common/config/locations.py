@@ -29,14 +29,19 @@ DATA_SUFFIXES = (
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})")
 _FOLDER = "folder"
+_PLACES = "places"
 _SHIPPED = re.compile(r".*/_ray_pkg_[^/]+/")
 """Where Ray unpacks the working directory of a submitted job: another folder each time that a file
 in it has changed."""
 
 
-def here() -> dict[str, Any]:
-    """The context of a validation that resolves relative paths: the current folder."""
-    return {_FOLDER: os.getcwd()}
+def here(places: dict[str, str] | None = None) -> dict[str, Any]:
+    """The context of a validation that resolves relative paths: the current folder.
+
+    places: takes the paths on disk that the validation meets, as written, each with its absolute
+    path.
+    """
+    return {_FOLDER: os.getcwd(), _PLACES: places}
 
 
 def absolute(path: str, folder: str) -> str:
@@ -99,16 +104,24 @@ def named_alike(before: Any, now: Any, same: Callable[[str, str], bool] = same_p
 
 def _resolving(is_place: Callable[[str, str], bool]) -> AfterValidator:
     def resolve(value: str, info: ValidationInfo) -> str:
-        folder = info.context[_FOLDER] if info.context else None
-        return absolute(value, folder) if folder is not None and is_place(value, folder) else value
+        if not info.context or not is_place(value, info.context[_FOLDER]):
+            return value
+        return _resolved(value, info.context)
 
     return AfterValidator(resolve)
+
+
+def _resolved(path: str, context: dict[str, Any]) -> str:
+    resolved = absolute(path, context[_FOLDER])
+    if context[_PLACES] is not None and "://" not in path:
+        context[_PLACES][split_pin(path)[0]] = split_pin(resolved)[0]
+    return resolved
 
 
 def _function(value: str, info: ValidationInfo) -> str:
     file, colon, name = value.rpartition(":")
     return (
-        absolute(file, info.context[_FOLDER]) + colon + name
+        _resolved(file, info.context) + colon + name
         if info.context and file.endswith(".py")
         else value
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 import traceback
 import uuid
 from collections.abc import Callable, Iterable
@@ -171,7 +172,11 @@ def _rank_main(config: dict[str, Any]) -> None:
 
     job: Job = config["job"]
     context = ray.train.get_context()
-    setup_logging("learner", context.get_world_rank(), job.directory)
+    role = f"learner-rank-{context.get_world_rank()}"
+    setup_logging(role, job.directory)
+    for stream in (sys.stdout, sys.stderr):
+        # Ray Train's actors have one name for all ranks; this line tells whose output follows.
+        print(f":actor_name:{role}", file=stream, flush=True)
     torch.set_num_threads(job.run.learner.threads)
     recorder = RecorderClient.connect(job.namespace)
     if recorder.failed():

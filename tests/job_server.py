@@ -1,0 +1,103 @@
+"""A cluster with a job server, as `ray start --head` makes it where its user has a token: it asks
+for the token."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+START_SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Head:
+    """address: of its job server; gcs: of the cluster, HOST:PORT; home: the home folder of its
+    user, with the token in it."""
+
+    address: str
+    gcs: str
+    home: Path
+
+
+@contextlib.contextmanager
+def token_head() -> Iterator[Head]:
+    """A cluster with four CPUs, its processes all children of one that is ended with the block."""
+    # Ray's sockets lie in it, and a socket's path has at most 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="eg", dir="/tmp"))
+    gcs, dashboard, agent, client, metrics = free_ports(5)
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    ray = Path(sys.executable).with_name("ray")
+    # Jobs call `python`: it must be this one.
+    environment = os.environ | {"PATH": f"{ray.parent}:{os.environ['PATH']}", "HOME": str(folder)}
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+        environment.pop(name, None)
+    command = [
+        str(ray), "start", "--head", "--block", "--num-cpus=4",
+        f"--object-store-memory={200 * 2**20}", "--disable-usage-stats", f"--port={gcs}",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}",
+        f"--temp-dir={folder}", "--include-dashboard=true",
+    ]  # fmt: skip
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        address = f"http://127.0.0.1:{dashboard}"
+        try:
+            wait_for_answer(f"{address}/api/version", process, output)
+            yield Head(address, f"127.0.0.1:{gcs}", folder)
+        finally:
+            process.terminate()
+            try:
+                # It waits for Ray Train's detached helpers, which outlive their run.
+                process.wait(timeout=8)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(timeout=30)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for_answer(url: str, process: subprocess.Popen[bytes], output: io.TextIOBase) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            pytest.fail("the head asks for no token")
+        except urllib.error.HTTPError as refused:
+            if refused.code != 401:
+                pytest.fail(f"the head answers with {refused.code}")
+            return
+        except OSError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                output.seek(0)
+                pytest.fail(f"ray start did not come up: {error}\n{output.read()}")
+            time.sleep(0.2)
