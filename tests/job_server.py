@@ -44,7 +44,13 @@ def token_head() -> Iterator[Head]:
     (folder / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
     ray = Path(sys.executable).with_name("ray")
     # Jobs call `python`: it must be this one.
-    environment = os.environ | {"PATH": f"{ray.parent}:{os.environ['PATH']}", "HOME": str(folder)}
+    environment = os.environ | {
+        "PATH": f"{ray.parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        # On a busy machine, processes start and answer late; a head that has waited ends itself.
+        "RAY_agent_register_timeout_ms": "180000",
+        "RAY_health_check_failure_threshold": "30",
+    }
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         environment.pop(name, None)
     command = [
