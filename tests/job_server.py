@@ -74,6 +74,9 @@ def token_head() -> Iterator[Head]:
             wait_for_answer(f"{address}/api/version", process, output)
             yield Head(address, f"127.0.0.1:{gcs}", folder)
         finally:
+            if process.poll() is not None:
+                output.seek(0)
+                print(f"the head had ended with {process.returncode}:\n{output.read()}")
             process.terminate()
             try:
                 # It waits for Ray Train's detached helpers, which outlive their run.
