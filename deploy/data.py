@@ -31,6 +31,8 @@ INSPECT_VOCABULARY = 1024
 """Size of the tokenizer that `inspect` trains on the file itself where none is given."""
 
 BATCH = 10_000
+SAME = 5
+"""Conversations that stand twice which `validate` names, of each file."""
 
 
 File = Annotated[
@@ -114,6 +116,7 @@ def validate(
     field."""
     from common.data.amounts import too_few
     from common.data.overlaps import in_both, repeated
+    from common.data.readers import REPORTED
     from common.data.tokenizer import ConversationTokenizer
     from common.data.validate import validate_rows
     from common.failures import InputError
@@ -126,8 +129,10 @@ def validate(
         checked = [validate_rows(name, max_answer_tokens, used, not inferred) for name in names]
     for name, found in zip(names, checked, strict=True):
         again = repeated(found.placed)
-        tell_first([str(warning) for warning in found.warnings])
-        tell_first([f"{where}: is the conversation of {first} again" for where, first in again])
+        tell_first([str(warning) for warning in found.warnings], REPORTED)
+        tell_first(
+            [f"{where}: is the conversation of {first} again" for where, first in again], SAME
+        )
         noticed = [
             f"{len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''}",
             f"{len(again)} repeated",
@@ -140,19 +145,17 @@ def validate(
         tell(f"warning: {few}")
     if held_out is not None:
         both = in_both(checked[0].placed, checked[1].placed)
-        tell_first([f"{where}: is trained on, as {first}" for where, first in both])
+        tell_first([f"{where}: is trained on, as {first}" for where, first in both], SAME)
         count = len(checked[1].rows)
         echo(f"{len(both) or 'none'} of the {count} conversations of {held_out} in {file}")
 
 
-def tell_first(warnings: Sequence[str]) -> None:
-    """The first warnings on standard error, and how many more there are."""
-    from common.data.readers import REPORTED
-
-    for warning in warnings[:REPORTED]:
+def tell_first(warnings: Sequence[str], count: int) -> None:
+    """The first `count` warnings on standard error, and how many more there are."""
+    for warning in warnings[:count]:
         tell(f"warning: {warning}")
-    if len(warnings) > REPORTED:
-        tell(f"warning: and {len(warnings) - REPORTED} more")
+    if len(warnings) > count:
+        tell(f"warning: and {len(warnings) - count} more")
 
 
 @app.command()
