@@ -34,6 +34,7 @@ def json_records(text: str, name: str) -> Records:
     """The records of one array. Text that does not begin with one is read as JSON lines, which
     many files of this ending hold."""
     if not text.lstrip().startswith("["):
+        _require_lines(text, name)
         yield from json_lines(text, name)
         return
     try:
@@ -42,6 +43,26 @@ def json_records(text: str, name: str) -> Records:
         raise InputError(name, str(broken)) from None
     for number, record in enumerate(records, 1):
         yield f"{name}, record {number}", record
+
+
+def _require_lines(text: str, name: str) -> None:
+    """Raises InputError where a text is one JSON value over several lines."""
+    lines = text.strip().split("\n")
+    if len(lines) > 1:
+        try:
+            parse_json(lines[0])
+        except ValueError:
+            try:
+                value = parse_json(text)
+            except ValueError:
+                return  # the faults of its lines say more
+            lists = [key for key, each in value.items() if isinstance(each, list)]
+            inner = f", such as its field {lists[0]!r}" if lists else ""
+            raise InputError(
+                name,
+                f"holds one JSON object, but should hold an array of records{inner}, or a record "
+                "on each line",
+            ) from None
 
 
 def csv_records(text: str, name: str) -> Records:

@@ -132,7 +132,8 @@ def test_csv_with_blank_lines_carriage_returns_and_a_huge_cell(tmp_path: Path) -
         ("[]", "", "is empty"),
         ('[{"query": "a", "answer": "b"}, 7]', ", record 2, field record", "should be an object"),
         ('[{"query": "a", "answer": "b"}', "", "broken JSON"),
-        ('{"query": "a",\n "answer": "b"}', ", line 1", "broken JSON"),
+        ('{"query": "a",\n "answer": "b"', ", line 1", "broken JSON"),
+        ('{"n": 1,\n "data": [{}]}', "", "an array of records, such as its field 'data'"),
     ],
 )
 def test_a_damaged_array_is_named(tmp_path: Path, content: str, where: str, what: str) -> None:
