@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from common.actors.resources import claims, total_cpus, total_gpus
 from common.config.run import Run
-from common.data.amounts import few_data
 from common.data.corpus import Corpus
 from common.data.overlaps import count_in_both
 from common.models.reactive.config import RxTConfig
@@ -16,7 +15,7 @@ from deploy.estimate import operations_per_second, stage_seconds
 from deploy.layout import table
 from deploy.plan import learner_bytes, mebibytes, model_shape, rollout_bytes, stage_plans
 from deploy.progress import duration
-from learner.stages.stage import definition_of
+from learner.amounts import few_data_warnings
 from learner.summary import run_status
 from reward_service.components.table import parts
 
@@ -42,9 +41,7 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
             f"{both:,} of {len(corpus.eval):,} held-out conversations stand in the training data, "
             "too"
         )
-    if run.model.checkpoint is None:
-        parts_used = {part for stage in run.stages for part in definition_of(stage).data}
-        warnings += few_data(corpus, parts_used)
+    warnings += few_data_warnings(run, corpus)
     shown = [
         head,
         _data(run, corpus, (measured, config)),

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from common.config.run import Run
-from common.data.amounts import few_data
 from common.data.corpus import Corpus
 from common.data.fingerprint import fingerprint, to_json
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
@@ -21,6 +20,7 @@ from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import Progress, QuietProgress
+from learner.amounts import few_data_warnings
 from learner.changed_settings import go_on_with, require_resumable, require_same
 from learner.checkpointing import checkpoint_model, save_training
 from learner.evaluation.measure import VALUES, write_training_values
@@ -104,14 +104,6 @@ def require_data(run: Run, corpus: Corpus) -> None:
                 raise InputError(
                     run.stage_key(index), f"learns from {part!r}, and the data have none"
                 )
-
-
-def few_data_warnings(run: Run, corpus: Corpus) -> list[str]:
-    """Warnings where a model that begins with nothing has few data; none where one is given."""
-    if run.model.checkpoint is not None or any(stage.own_model for stage in run.stages):
-        return []
-    parts = {part for stage in run.stages for part in definition_of(stage).data}
-    return few_data(corpus, parts)
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], None]]:

@@ -8,7 +8,8 @@ from common.config.run import Run
 from common.data.datasets.table import load_corpus
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import QuietProgress
-from learner.setup import few_data_warnings, prepare
+from learner.amounts import few_data_warnings
+from learner.setup import prepare
 from tests.local_source import tiny_run
 
 
