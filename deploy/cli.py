@@ -125,8 +125,10 @@ def plan(
     functions and an environment of yours, to try them."""
     from common.config.loader import load_run
     from deploy.progress import doing
+    from learner.requirements import require_data, require_possible
 
     run = load_run(*split(words))
+    require_possible(run)
     with doing(f"looking at the data of {run.name}"):
         from common.data.datasets.table import load_corpus
         from deploy.plan import plan_text
@@ -135,6 +137,7 @@ def plan(
         from rollout.environments.table import require_environment
 
         corpus = load_corpus(run.data, run.seed)
+        require_data(run, corpus)
         require_tried(run.rewards, corpus.train)
         require_environment(run.environment)
         summary = plan_summary(run, corpus)
@@ -389,20 +392,22 @@ def _train_and_show(
 
     from common.storage.lease import hold
     from common.storage.run_directory import RunDirectory
-    from deploy.cluster import connect
+    from deploy.cluster import connect, settle
     from deploy.progress import open_progress
     from deploy.tables import summary_tables
+    from learner.requirements import require_possible
 
+    require_possible(run)
+    where = settle(address)
     progress = open_progress()
     try:
-        # The lease first: a cluster takes seconds to start, and a second driver needs none.
-        with (
-            hold(RunDirectory(run.runs, run.name), progress, take_over) as directory,
-            connect(run, address),
-        ):
-            from learner.driver import train as train_run
+        # The lease and all that needs no cluster first: a cluster takes seconds to start.
+        with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
+            from learner.driver import go, make_ready
 
-            summary = train_run(run, progress, directory)
+            ready = make_ready(run, directory, progress)
+            with connect(run, where):
+                summary = go(ready, progress)
     finally:
         progress.close()
     echo(summary_tables(summary))

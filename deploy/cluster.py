@@ -53,9 +53,53 @@ ENVIRONMENT = {
 """Set where the caller's environment does not say otherwise. Worker processes of a local cluster
 inherit it; a submitted job carries it in its runtime environment."""
 
+SOCKET = "/ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"
+"""Path of a socket of Ray below its folder, at its longest: the time, and a process id."""
+SOCKET_BYTES = 107
 
 _RAY_HEADERS = (":job_id:", ":actor_name:", ":task_name:")
 """Lines that Ray writes into workers' output to know whose it is."""
+
+
+def settle(address: str | None = None) -> str:
+    """The cluster that `connect` will open: an address that answers, or "local". Sets the
+    environment that Ray and torch read when they are imported.
+
+    Raises as `connect` does; for callers that have work to do before a cluster starts.
+    """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if where.startswith(("http://", "https://", "ray://")):
+        raise InputError(
+            where,
+            "a job server or Ray Client address cannot hold a run's driver; use engram submit",
+        )
+    if where == "local":
+        _require_short_paths()
+    elif ":" in where:
+        _require_answer(where)
+    return where
+
+
+def _scratch() -> tuple[str, str]:
+    """The folder in which a local Ray keeps its files, as Ray chooses it, and the variable that
+    names it."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
+    return os.environ.get(name, "/tmp"), name
+
+
+def _require_short_paths() -> None:
+    """Raises InputError where Ray could not make its sockets: the kernel takes SOCKET_BYTES for the
+    path of one."""
+    folder, variable = _scratch()
+    longest = len(os.fsencode(os.path.abspath(folder))) + len(SOCKET)
+    if longest > SOCKET_BYTES:
+        raise InputError(
+            variable,
+            f"{folder} is too long for the sockets of Ray, whose paths below it would have "
+            f"{longest} bytes of {SOCKET_BYTES}; set RAY_TMPDIR to a shorter folder, such as /tmp",
+        )
 
 
 @contextmanager
@@ -67,16 +111,7 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
     Raises InputError for an address that is not a cluster's, InfraFailure where none answers or it
     is too small.
     """
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
-    if where.startswith(("http://", "https://", "ray://")):
-        raise InputError(
-            where,
-            "a job server or Ray Client address cannot hold a run's driver; use engram submit",
-        )
-    if ":" in where:
-        _require_answer(where)
+    where = settle(address)
 
     import ray
 
@@ -130,6 +165,13 @@ def start_ray(run: Run, where: str) -> str:
                 else f"; perhaps it {token_wanted()}"
             )
         raise InfraFailure(f"Ray did not start at {where}: {error}{hint}") from error
+    except OSError as error:
+        folder, variable = _scratch()
+        raise InputError(
+            variable,
+            f"Ray cannot keep its files in {folder}: {error.strerror or error}; set RAY_TMPDIR to "
+            "a folder of yours with a short path",
+        ) from error
     except SystemExit as ended:
         # How Ray's own handler of SIGTERM, which it sets while it starts, ends a process.
         raise KeyboardInterrupt from ended

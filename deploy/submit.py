@@ -24,6 +24,7 @@ from deploy.cluster import ENVIRONMENT
 from deploy.job_server import STOP_SECONDS, JobServer
 from deploy.working_directory import inside, megabytes, pack
 from learner.interrupts import counted
+from learner.requirements import require_possible
 
 JOB_ENVIRONMENT = {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS:.0f}"}
 
@@ -49,6 +50,7 @@ def submit(
     """
     folder, out, places = Path.cwd(), stream or sys.stdout, dict[str, str]()
     run = load_run(list(configs), list(overrides), places)
+    require_possible(run)
     places = {written: place for written, place in places.items() if place != run.runs}
     if Path(run.runs).is_relative_to(folder):
         raise InputError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from common.config.changes import Change, changes, described
 from common.config.run import Run
 from common.failures import InputError
@@ -15,7 +13,6 @@ from learner.training_state import TrainingState
 
 FIXED = ("seed", "data", "tokenizer", "model")
 """Sections that decide the data and the shape of the model."""
-_OF_A_STAGE = re.compile(r"stages\.(?P<index>\d+)\.(?P<key>\w+)")
 
 
 def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
@@ -30,12 +27,16 @@ def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
 
 
 def is_fixed(change: Change, run: Run) -> bool:
-    if change.key.partition(".")[0] in FIXED:
+    if change.place[0] in FIXED:
         return True
-    of_a_stage = _OF_A_STAGE.match(change.key)
-    if of_a_stage is None:
-        return False
-    return of_a_stage["key"] in run.stages[int(of_a_stage["index"])].fixed
+    index = _stage(change)
+    return index is not None and change.place[2] in run.stages[index].fixed
+
+
+def _stage(change: Change) -> int | None:
+    """Index of the stage that a setting belongs to; None for others, and for a stage as a whole."""
+    of_a_stage = change.place[0] == "stages" and len(change.place) > 2
+    return int(change.place[1]) if of_a_stage else None
 
 
 def require_resumable(run: Run, checkpoint: Checkpoint) -> None:
@@ -66,11 +67,12 @@ def go_on_with(
 
 def _too_late(change: Change, run: Run, checkpoint: Checkpoint) -> str:
     """Sentence to add where the setting belongs to a stage that is over."""
-    of_a_stage = _OF_A_STAGE.match(change.key)
-    index = int(of_a_stage["index"]) if of_a_stage else -1
+    index = _stage(change)
     state = TrainingState.of(checkpoint)
     at, done = state.stage, state.done
-    if 0 <= index < at:
+    if index is None:
+        return ""
+    if index < at:
         return ": that stage is over and stays as it is"
     if index == at < len(run.stages) and done >= run.stages[at].total_steps:
         return f": {done} steps of that stage are done, so it is over"

@@ -11,6 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from common.actors import resources
@@ -27,6 +30,7 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.telemetry.progress import Progress
+from common.telemetry.prometheus import require_port
 from learner.evaluation.evaluate import evaluate, evaluation_rows, training_figures
 from learner.evaluation.memorisation import memorised
 from learner.evaluation.retention import most_frequent_figure
@@ -62,30 +66,67 @@ def train(run: Run, progress: Progress, directory: RunDirectory | None = None) -
     another driver holds the run; LeaseLost where one has taken it over; Drained after an interrupt
     at any moment, InfraFailure where restarts are used up.
     """
-    with counted() as interrupts:
-        try:
-            with interrupts.at_once():
-                if directory is not None:
-                    return train_or_resume(run, directory, progress, interrupts)
-                with hold(RunDirectory(run.runs, run.name), progress) as held:
-                    return train_or_resume(run, held, progress, interrupts)
-        except KeyboardInterrupt:
-            raise Drained(f"stopped; {GOES_ON}") from None
+    if directory is not None:
+        return go(make_ready(run, directory, progress), progress)
+    with as_drained() as interrupts, interrupts.at_once():
+        with hold(RunDirectory(run.runs, run.name), progress) as held:
+            return go(make_ready(run, held, progress), progress)
 
 
-def train_or_resume(
-    run: Run, directory: RunDirectory, progress: Progress, interrupts: Interrupts
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Ready:
+    """A run before its first actor: everything that the driver reads and writes until then is
+    done."""
+
+    run: Run
+    directory: RunDirectory
+    corpus: Corpus
+    checkpoint: Checkpoint
+    started: float
+    """Moment of `time.monotonic` at which the driver began."""
+
+
+def make_ready(run: Run, directory: RunDirectory, progress: Progress) -> Ready:
+    """Read the data and set the run up, or find where it goes on. Needs no cluster, so that what
+    is wrong is said before one starts; raises as `train` does."""
     started = time.monotonic()
-    setup_logging("driver", directory)
-    run = with_pinned_models(run, directory)
-    corpus = load_corpus(run.data, run.seed)
-    checkpoint = prepare(run, directory, corpus, progress)
+    with as_drained() as interrupts, interrupts.at_once():
+        setup_logging("driver", directory)
+        require_port(run.metrics.host, run.metrics.port)
+        run = with_pinned_models(run, directory)
+        corpus = load_corpus(run.data, run.seed)
+        checkpoint = prepare(run, directory, corpus, progress)
+        return Ready(run, directory, corpus, checkpoint, started)
+
+
+def go(ready: Ready, progress: Progress) -> dict[str, Any]:
+    """The rest of `train`, on the connected cluster."""
+    with as_drained() as interrupts, interrupts.at_once():
+        return train_or_resume(ready, progress, interrupts)
+
+
+@contextmanager
+def as_drained() -> Iterator[Interrupts]:
+    """Counts interrupts, and turns one that breaks the block off into Drained."""
+    try:
+        with counted() as interrupts:
+            yield interrupts
+    except KeyboardInterrupt:
+        raise Drained(f"stopped; {GOES_ON}") from None
+
+
+def train_or_resume(ready: Ready, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
+    run, directory, corpus, checkpoint = (
+        ready.run,
+        ready.directory,
+        ready.corpus,
+        ready.checkpoint,
+    )
     if checkpoint.step:
         progress.note(
             f"run {run.name} ({last_status(directory)}) goes on from step {checkpoint.step}"
         )
-    summary = Summary(run, directory, started)
+    summary = Summary(run, directory, ready.started)
     # Of this driver alone: actors of one that was killed may be there for seconds yet.
     assert directory.term is not None, "a caller that gives the directory holds its lease"
     namespace = f"{resources.namespace(run)}-{directory.term.owner[:8]}"

@@ -25,6 +25,7 @@ from learner.changed_settings import go_on_with, require_resumable, require_same
 from learner.checkpointing import checkpoint_model, save_training
 from learner.evaluation.measure import VALUES, write_training_values
 from learner.examples import write_examples
+from learner.requirements import require_data, require_possible
 from learner.resume import (
     DATA,
     as_named_in,
@@ -50,7 +51,7 @@ def prepare(
     that are passed over, and where a new run has few data. Raises InputError as `train` does,
     before anything of a run that is there is touched.
     """
-    require_work_for_every_rank(run)
+    require_possible(run)
     require_data(run, corpus)
     require_rewards(run.rewards, corpus.train)
     require_environment(run.environment)
@@ -84,26 +85,6 @@ def prepare(
     state = TrainingState(0, run.stages[0].stage, 0)
     save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
     return newest(directory)
-
-
-def require_work_for_every_rank(run: Run) -> None:
-    for index, stage in enumerate(run.stages):
-        if stage.batch < run.learner.ranks:
-            raise InputError(
-                f"{run.stage_key(index)}.{stage.batch_key}",
-                f"is {stage.batch}, which leaves some of {run.learner.ranks} learner ranks nothing "
-                "to do",
-            )
-
-
-def require_data(run: Run, corpus: Corpus) -> None:
-    """Raises InputError where a stage has nothing to learn from."""
-    for index, stage in enumerate(run.stages):
-        for part in definition_of(stage).data:
-            if not getattr(corpus, part):
-                raise InputError(
-                    run.stage_key(index), f"learns from {part!r}, and the data have none"
-                )
 
 
 def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], None]]:

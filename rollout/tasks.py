@@ -122,18 +122,25 @@ class Dealer:
     def _fitting(self, plan: Plan) -> list[int]:
         key = (plan.max_steps, plan.strategy)
         if key not in self._eligible:
-            self._eligible[key] = [
-                i
-                for i, row in enumerate(self._rows)
-                if len(row.interactions) <= plan.max_steps and plan.strategy in (None, row.strategy)
-            ]
-        if not self._eligible[key]:
-            of = f" of strategy {plan.strategy!r}" if plan.strategy else ""
-            raise InputError(
-                f"curriculum step {plan.step!r}",
-                f"none of {len(self._rows)} rows{of} has at most {plan.max_steps} follow-ups",
-            )
+            self._eligible[key] = fitting(self._rows, plan.step, plan.max_steps, plan.strategy)
         return self._eligible[key]
+
+
+def fitting(rows: Sequence[Row], step: str, max_steps: int, strategy: Strategy | None) -> list[int]:
+    """Indices of the rows that take part in a curriculum step. Raises InputError where none
+    does."""
+    found = [
+        i
+        for i, row in enumerate(rows)
+        if len(row.interactions) <= max_steps and strategy in (None, row.strategy)
+    ]
+    if not found:
+        of = f" of strategy {strategy!r}" if strategy else ""
+        raise InputError(
+            f"curriculum step {step!r}",
+            f"none of {len(rows)} rows{of} has at most {max_steps} follow-ups",
+        )
+    return found
 
 
 def groups(tasks: Sequence[T], workers: int, slots: int) -> list[Sequence[T]]:

@@ -19,7 +19,7 @@ from common.config.stages import Stage
 from common.data.corpus import Corpus
 from common.data.datasets.table import DATASETS
 from common.failures import InputError
-from learner.setup import require_data
+from learner.requirements import require_data
 from learner.stages.stage import STAGES
 from tests.local_source import tiny_corpus, tiny_run
 

@@ -3,7 +3,7 @@ them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from common.config.section import Section
 
 class PolicyGradient(Section):
     """Settings that every algorithm has."""
+
+    has_critic: ClassVar[bool] = False
+    """Whether a critic is trained beside the policy."""
 
     discount: float = Field(0.9, ge=0, le=1)
     """Discount of rewards, per turn."""
@@ -44,6 +47,8 @@ class PolicyGradient(Section):
 
 class PPO(PolicyGradient):
     """Token-level ratio with one advantage per interaction (Schulman et al. 2017)."""
+
+    has_critic = True
 
     clip: float = Field(0.2, gt=0)
     """The ratio of new to old probability counts no further than 1 ± this."""

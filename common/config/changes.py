@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from common.config.errors import Place
 from common.config.section import Section
 
 TAGS = ("kind", "stage")
@@ -17,9 +18,12 @@ ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One setting that is not what it was. key: dotted, with indices, such as `stages.0.steps`."""
+    """One setting that is not what it was."""
 
+    place: Place
+    """Keys and indices from the root."""
     key: str
+    """The same dotted, as an override writes it: `stages.sft.steps`."""
     before: Any
     now: Any
 
@@ -34,22 +38,38 @@ def described(value: Any) -> str:
 
 def changes(before: Section, now: Section) -> list[Change]:
     """Every leaf that differs, in the order of the keys."""
-    return list(_changes("", before.model_dump(mode="json"), now.model_dump(mode="json")))
+    return list(_changes((), "", before.model_dump(mode="json"), now.model_dump(mode="json")))
 
 
-def _changes(key: str, before: Any, now: Any) -> Iterator[Change]:
+def _changes(place: Place, key: str, before: Any, now: Any) -> Iterator[Change]:
     if isinstance(before, dict) and isinstance(now, dict):
         tag = next((tag for tag in TAGS if before.get(tag) != now.get(tag)), None)
         # A section of another kind has other keys, all of which would be reported too.
         for name in [tag] if tag is not None else dict.fromkeys([*before, *now]):
             below = f"{key}.{name}" if key else name
-            yield from _changes(below, before.get(name, ABSENT), now.get(name, ABSENT))
+            yield from _changes(
+                (*place, name), below, before.get(name, ABSENT), now.get(name, ABSENT)
+            )
     elif _holds_sections(before) and _holds_sections(now):
         for index in range(max(len(before), len(now))):
             old, new = (items[index] if index < len(items) else ABSENT for items in (before, now))
-            yield from _changes(f"{key}.{index}", old, new)
+            below = f"{key}.{_label(index, before, now)}"
+            yield from _changes((*place, index), below, old, new)
     elif before != now:
-        yield Change(key, before, now)
+        yield Change(place, key, before, now)
+
+
+def _label(index: int, *lists: list[Any]) -> str:
+    """The name by which an override reaches an item: its tag or `name`, where all lists have it at
+    this index and nowhere else; else the index."""
+    for key in (*TAGS, "name"):
+        names = [[item.get(key) for item in items if isinstance(item, dict)] for items in lists]
+        name = names[0][index] if index < len(names[0]) else None
+        if name is not None and all(
+            each[index : index + 1] == [name] and each.count(name) == 1 for each in names
+        ):
+            return str(name)
+    return str(index)
 
 
 def _holds_sections(value: Any) -> bool:

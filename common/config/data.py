@@ -22,6 +22,11 @@ class DataSettings(Section):
         return None
 
     @property
+    def shortest(self) -> int | None:
+        """Follow-ups of the shortest conversation; None where only the data know."""
+        return None
+
+    @property
     def row_columns(self) -> RowColumns:
         """Columns of files of conversations."""
         return RowColumns()
@@ -66,6 +71,10 @@ class SynthData(DataSettings):
     @property
     def longest(self) -> int | None:
         return max(self.steps)
+
+    @property
+    def shortest(self) -> int | None:
+        return min(self.steps)
 
 
 class BabiData(DataSettings):

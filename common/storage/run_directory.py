@@ -50,6 +50,9 @@ REPORTED_PACKAGES = [
     "textworld",
 ]
 _GIT_DEADLINE = 5.0
+LONGEST_NAME = 200
+"""Bytes of a run's name. File systems take 255, and Ray and the files beside the folder add to
+it."""
 
 
 class WriteGuard(Protocol):
@@ -76,10 +79,7 @@ class RunDirectory:
     term: WriteGuard | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
-            raise InputError(
-                "name", f"{self.name!r} cannot name a run directory: give one plain folder name"
-            )
+        require_folder_name(self.name)
         try:
             files, inner = fsspec.core.url_to_fs(self.root)
         except (ValueError, ImportError) as unknown:
@@ -239,6 +239,20 @@ class RunDirectory:
         """Results of the reward model of the run on held-out preferences
         (learner/evaluation/preferences.py)."""
         self.write_json("reward_model.json", report)
+
+
+def require_folder_name(name: str) -> None:
+    """Raises InputError where no folder of a run can have this name."""
+    if name in ("", ".", "..") or any(c in "/\\" or ord(c) < 32 for c in name):
+        raise InputError(
+            "name", f"{name!r} cannot name a run directory: give one plain folder name"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise InputError(
+            "name",
+            f"{name[:20]!r}… has {len(name.encode())} bytes, more than the {LONGEST_NAME} that the "
+            "name of a run may have",
+        )
 
 
 def write_atomically(target: Path, content: bytes) -> None:

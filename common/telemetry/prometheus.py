@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -59,6 +60,24 @@ class PrometheusExporter(Collector):
             )
             if samples := grouped.get(metric.name, empty):
                 yield _family(metric, self.run, samples)
+
+
+def require_port(host: str, port: int) -> None:
+    """Raises InputError where an exporter could not listen at the address: for the driver to ask
+    before it starts the actor that has the exporter."""
+    where = "metrics.port" if port else "metrics.host"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the exporter does
+            tried.bind(address)
+            tried.listen()
+    except OSError as refused:
+        raise InputError(
+            where,
+            f"cannot listen on {host}:{port}: {refused.strerror}; choose another, or port 0 for a "
+            "free one",
+        ) from refused
 
 
 def prometheus_name(metric: Metric) -> str:

@@ -86,7 +86,8 @@ def backbone(stage: RewardModelStage, run: Run) -> StagePlan:
 
 
 def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
-    """Episodes of each curriculum step; a reference policy and a critic beside the policy."""
+    """Episodes of each curriculum step; a reference policy and, where the algorithm has one, a
+    critic beside the policy."""
     ranks, update = run.learner.ranks, stage.algorithm_settings
     shares = ranks * update.minibatches
     batches = []
@@ -104,11 +105,10 @@ def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
                 tokens=interactions * run.rollout.sampling.max_new_tokens,
             )
         )
-    critic = critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
-    memory = {
-        "reference policy": config.parameters()["total"] * FLOAT_BYTES,
-        "critic, gradients and optimiser": critic,
-    }
+    memory = {"reference policy": config.parameters()["total"] * FLOAT_BYTES}
+    if update.has_critic:
+        critic = critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
+        memory["critic, gradients and optimiser"] = critic
     return StagePlan(batches, memory=memory)
 
 

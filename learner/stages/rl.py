@@ -18,9 +18,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from common.config.run import Run
 from common.config.stages import MRL, CurriculumStep
-from common.failures import Drained, InputError, Unavailable
+from common.failures import Drained, Unavailable
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint
 from common.telemetry.metrics import Metrics
@@ -107,7 +106,6 @@ class RLTraining:
     ):
         self.group, self.job, self.source = group, job, source
         self.settings = cast(MRL, job.run.stages[job.stage])
-        require_learnable(job.run)
         checkpoint = latest_checkpoint(job.directory)
         assert checkpoint is not None, "the driver writes a checkpoint before the first stage"
         self.position = Position.of(checkpoint, job.stage)
@@ -223,20 +221,3 @@ def plan_of(step: CurriculumStep, episodes: int) -> Plan:
         step.reset_probability,
         step.teacher_forcing,
     )
-
-
-def require_learnable(run: Run) -> None:
-    """MRL learns from the very distribution it samples: a filter would make the recorded log-probs
-    those of another one."""
-    sampling = run.rollout.sampling
-    if sampling.temperature == 0:
-        raise InputError(
-            "rollout.sampling.temperature",
-            "is 0: greedy answers explore nothing, and have no distribution to learn from",
-        )
-    for key, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
-        if getattr(sampling, key) != off:
-            raise InputError(
-                f"rollout.sampling.{key}",
-                f"must be {off} in MRL, so that what is learnt from is what was sampled",
-            )

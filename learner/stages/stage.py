@@ -29,6 +29,7 @@ from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
 from learner.stages import planning
 from learner.stages.planning import StagePlan
+from learner.stages.possible import require_learnable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +53,10 @@ def _no_requirement(settings: Any, policy: ReactiveTransformer) -> None:
     """Any policy will do."""
 
 
+def _always_possible(settings: Any, run: Run) -> None:
+    """The rest of the configuration does not matter to it."""
+
+
 def _always_resumable(settings: Any, state: TrainingState) -> None:
     """The step is all there is to its position."""
 
@@ -69,6 +74,9 @@ class StageDefinition:
     """Work and needs of the stage, for a model of this shape."""
     objective: MakeObjective | None = None
     """Objective of a stage whose loop is the supervised one."""
+    require_possible: Callable[[Any, Run], None] = _always_possible
+    """Raises InputError where the settings and the rest of the configuration rule each other
+    out."""
     require_fit: Callable[[Any, ReactiveTransformer], None] = _no_requirement
     """Raises InputError where the settings do not fit the policy that the run begins with."""
     require_resumable: Callable[[Any, TrainingState], None] = _always_resumable
@@ -173,6 +181,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             _mrl,
             ("train",),
             planning.mrl,
+            require_possible=require_learnable,
             require_resumable=_require_same_curriculum,
         ),
     )

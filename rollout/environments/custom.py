@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import os
 import queue
 import sys
 import threading
@@ -20,6 +21,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import gymnasium
@@ -145,8 +147,18 @@ def _from_file(where: str) -> Any:
     return module
 
 
-def _told(error: Exception) -> str:
-    return "".join(traceback.format_exception(error)).strip()
+def _told(error: BaseException) -> str:
+    """The error with its traceback, without the frames that lead to the user's code."""
+    frames = error.__traceback__
+    while frames is not None and _is_on_the_way(frames):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).strip()
+
+
+def _is_on_the_way(frames: TracebackType) -> bool:
+    file = frames.tb_frame.f_code.co_filename
+    library = os.path.dirname(importlib.__file__)
+    return file == __file__ or file.startswith((library, "<frozen importlib"))
 
 
 class _Late(Exception):

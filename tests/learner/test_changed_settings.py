@@ -69,7 +69,7 @@ def test_changed_settings_are_named_one_a_line_and_the_earlier_ones_kept(
     assert "step 9" in said
     assert "configs/config-0001-until-step-00000009.yaml" in said
     assert [line.split()[0] for line in lines] == [
-        "stages.1.optimizer.learning_rate",
+        "stages.mrl.optimizer.learning_rate",
         "rollout.workers",
     ]
     assert re.search(r"changed from [\d.e-]+ to 0.00025$", lines[0])
@@ -103,7 +103,10 @@ def test_stage_that_is_over_stays_over_and_that_is_said(started: RunDirectory) -
             mrl(curriculum=[*fewer, {"name": "held", "iterations": 1, "max_steps": 3}]),
         )
     )
-    assert "  stages.0.steps changed from 6 to 500: that stage is over and stays as it is" in said
+    assert (
+        "  stages.joint_lm.steps changed from 6 to 500: that stage is over and stays as it is"
+        in said
+    )
     iterations = next(line for line in said if "curriculum.1.iterations" in line)
     assert iterations.endswith("changed from 4 to 1: 3 steps of that stage are done, so it is over")
 

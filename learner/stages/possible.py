@@ -1,0 +1,26 @@
+"""Checks of a stage's settings against the rest of the run: what it could never do is said before
+anything starts."""
+
+from __future__ import annotations
+
+from common.config.run import Run
+from common.config.stages import MRL
+from common.failures import InputError
+
+
+def require_learnable(stage: MRL, run: Run) -> None:
+    """Raises InputError for sampling that MRL cannot learn from: it learns from the very
+    distribution it samples, and a filter would make the recorded log-probs those of another
+    one."""
+    sampling = run.rollout.sampling
+    if sampling.temperature == 0:
+        raise InputError(
+            "rollout.sampling.temperature",
+            "is 0: greedy answers explore nothing, and have no distribution to learn from",
+        )
+    for key, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
+        if getattr(sampling, key) != off:
+            raise InputError(
+                f"rollout.sampling.{key}",
+                f"must be {off} in MRL, so that what is learnt from is what was sampled",
+            )

@@ -1,0 +1,142 @@
+"""What a run could never do is said before a cluster starts, and by `engram plan` too."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from common.config.loader import load_run
+from common.data.datasets.table import load_corpus
+from common.failures import EXIT_BAD_INPUT, InputError
+from common.telemetry.prometheus import PrometheusExporter, require_port
+from deploy.cli import run_command
+from deploy.cluster import settle
+from learner.requirements import require_data, require_possible
+
+BASE = """
+name: demo
+data: {kind: synth, train: 40, eval: 4, steps: [3, 5], strategies: [cumulative]}
+stages:
+  - {stage: joint_lm, steps: 10}
+  - {stage: mrl, episodes: 16, curriculum: [{name: first, iterations: 2, max_steps: 3}]}
+"""
+SUPERVISED = "stages=[{stage: sft, steps: 2}]"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE + f"runs: {tmp_path}/runs\n")
+    return path
+
+
+def require_all(base: Path, *overrides: str) -> None:
+    run = load_run([base], overrides)
+    require_possible(run)
+    require_data(run, load_corpus(run.data, run.seed))
+
+
+def refusal(base: Path, *overrides: str) -> InputError:
+    with pytest.raises(InputError) as caught:
+        require_all(base, *overrides)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("rollout.sampling.temperature=0.0", "rollout.sampling.temperature"),
+        ("rollout.sampling.top_k=40", "rollout.sampling.top_k"),
+        ("rollout.sampling.top_p=0.95", "rollout.sampling.top_p"),
+        ("rollout.sampling.min_p=0.1", "rollout.sampling.min_p"),
+        ("stages.mrl.curriculum.first.max_steps=2", "stages.mrl.curriculum.first.max_steps"),
+        ("stages.mrl.curriculum.first.strategy=long_term", "stages.mrl.curriculum.first"),
+        ("learner.ranks=17", "stages.mrl.episodes"),
+        ("model.width=102", "model.width"),
+        ("model={heads: 3, width: 66}", "model.query_heads"),
+        ("model.kv_heads=3", "model.kv_heads"),
+        ("name=..", "name"),
+        ("name=a/b", "name"),
+        (r'name="a\\b"', "name"),
+        (r'name="a\tb"', "name"),
+        ('name=""', "name"),
+        (f"name={'é' * 101}", "name"),
+        (f"runs=/tmp/{'r' * 256}/runs", "runs"),
+    ],
+)
+def test_settings_that_a_run_could_never_use_are_refused(
+    base: Path, override: str, where: str
+) -> None:
+    assert refusal(base, override).where == where
+
+
+def test_sampling_is_free_where_nothing_learns_from_it(base: Path) -> None:
+    for setting in ("temperature=0", "top_k=5", "top_p=0.5", "min_p=0.5"):
+        require_possible(load_run([base], [SUPERVISED, f"rollout.sampling.{setting}"]))
+    require_possible(load_run([base], []))
+
+
+def test_a_place_below_a_file_is_refused_and_one_that_is_not_there_yet_is_not(
+    base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/runs", "file/a/b"):
+        assert refusal(base, f"runs={tmp_path}/{place}").where == "runs"
+    require_possible(load_run([base], [f"runs={tmp_path}/not/there/yet"]))
+    require_possible(load_run([base], ["runs=s3://bucket/runs"]))
+
+
+def test_an_environment_that_plays_no_rows_asks_for_none(base: Path) -> None:
+    custom = "environment={kind: custom, path: rollout.environments.guess_number:GuessNumber}"
+    require_all(base, custom, "stages.mrl.curriculum.first.max_steps=1")
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+@pytest.mark.parametrize(
+    "override", ["rollout.sampling.top_k=3", "stages.mrl.curriculum.first.max_steps=1", "name=a/b"]
+)
+def test_plan_and_train_refuse_alike_and_leave_nothing_behind(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, override: str
+) -> None:
+    assert run_command([command, str(base), override]) == EXIT_BAD_INPUT
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run_command(["train", str(base), f"metrics.port={port}"]) == EXIT_BAD_INPUT
+        said = capsys.readouterr().err
+        assert said.splitlines()[-1].startswith("engram: metrics.port: cannot listen on")
+        assert "Traceback" not in said
+    with pytest.raises(InputError, match=r"metrics\.host"):
+        require_port("192.0.2.77", 0)  # an address of nobody's (RFC 5737)
+    require_port("127.0.0.1", 0)
+    exporter = PrometheusExporter("127.0.0.1", 0, "run")
+    exporter.close()
+    require_port("127.0.0.1", exporter.port)  # a run that goes on takes the port of its last driver
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_scratch_folder_too_long_for_rays_sockets_names_the_variable_that_helps(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("TMPDIR", "RAY_TMPDIR", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert settle() == "local"
+    monkeypatch.setenv(variable, "/scratch/" + "job_1234567." * 5)
+    with pytest.raises(InputError, match="set RAY_TMPDIR") as caught:
+        settle()
+    assert caught.value.where == variable
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    assert settle() == "local"
