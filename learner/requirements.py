@@ -27,6 +27,8 @@ def require_possible(run: Run) -> None:
     """Raises InputError naming the first setting that the run could never use. Reads no data."""
     require_folder_name(run.name)
     require_place(run.runs)
+    if not run.stages:
+        raise InputError("stages", "is empty: a run has one stage at least")
     require_work_for_every_rank(run)
     for index, stage in enumerate(run.stages):
         definition_of(stage).require_possible(stage, run)

@@ -71,7 +71,7 @@ class Run(Section):
     """Tokenizer: trained on the data, or given."""
     model: Model = Model()
     """Shape of the model, or a checkpoint to start from."""
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...]
     """Stages in order. Each starts from the weights of the one before."""
     learner: Learner = Learner()
     """Learner ranks."""

@@ -58,7 +58,6 @@ def fault(paths: list[Path], *overrides: str) -> InputError:
         ("model.kv_heads=-2", "greater than or equal to 1"),
         ("model.max_tokens=-5", "greater than or equal to 8"),
         ("model.initial_memory_std=-1", "greater than or equal to 0"),
-        ("stages=[]", "at least 1 item"),
         ("stages.mrl.curriculum=[]", "at least 1 item"),
         ("name=on", "name is True, but should be a valid string; put it in quotes"),
         ("name=12", "put it in quotes"),

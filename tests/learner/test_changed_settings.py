@@ -103,11 +103,8 @@ def test_stage_that_is_over_stays_over_and_that_is_said(started: RunDirectory) -
             mrl(curriculum=[*fewer, {"name": "held", "iterations": 1, "max_steps": 3}]),
         )
     )
-    assert (
-        "  stages.joint_lm.steps changed from 6 to 500: that stage is over and stays as it is"
-        in said
-    )
-    iterations = next(line for line in said if "curriculum.1.iterations" in line)
+    assert "  stages.sft.steps changed from 6 to 500: that stage is over and stays as it is" in said
+    iterations = next(line for line in said if "stages.mrl.curriculum.held.iterations" in line)
     assert iterations.endswith("changed from 4 to 1: 3 steps of that stage are done, so it is over")
 
 

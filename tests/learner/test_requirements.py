@@ -58,6 +58,7 @@ def refusal(base: Path, *overrides: str) -> InputError:
         ("model.width=102", "model.width"),
         ("model={heads: 3, width: 66}", "model.query_heads"),
         ("model.kv_heads=3", "model.kv_heads"),
+        ("stages=[]", "stages"),
         ("name=..", "name"),
         ("name=a/b", "name"),
         (r'name="a\\b"', "name"),
