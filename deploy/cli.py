@@ -11,10 +11,9 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from common.config.names import BackendName
 from common.failures import (
@@ -27,27 +26,15 @@ from common.failures import (
     LeaseLost,
 )
 from common.version import VERSION
+from deploy.command_group import CommandGroup
 from deploy.data import app as data_commands
 from deploy.job_commands import app as job_commands
 from deploy.output import echo, tell, tell_traceback
 from learner.interrupts import counted
 
-
-class Commands(TyperGroup):
-    """Group whose commands end with a traceback on an EOFError: click takes it for Ctrl-D at a
-    prompt and says nothing but "Aborted."."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except EOFError:
-            tell_traceback()
-            raise SystemExit(EXIT_FAILED) from None
-
-
 app = typer.Typer(
     name="engram",
-    cls=Commands,
+    cls=CommandGroup,
     help="Train language models that remember, by reinforcement learning, on a Ray cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -68,9 +68,9 @@ def train(run: Run, progress: Progress, directory: RunDirectory | None = None) -
     """
     if directory is not None:
         return go(make_ready(run, directory, progress), progress)
-    with as_drained() as interrupts, interrupts.at_once():
-        with hold(RunDirectory(run.runs, run.name), progress) as held:
-            return go(make_ready(run, held, progress), progress)
+    where = RunDirectory(run.runs, run.name)
+    with as_drained() as interrupts, interrupts.at_once(), hold(where, progress) as held:
+        return go(make_ready(run, held, progress), progress)
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,6 @@ class StageSettings(Section):
         """The model that it trains in place of the run's own; None: the run's."""
         return None
 
-    @property
-    def curriculum_steps(self) -> tuple[CurriculumStep, ...]:
-        """The steps of its curriculum, if it has one."""
-        return ()
-
 
 class SupervisedStage(StageSettings):
     batch_key = "batch_size"
@@ -283,10 +278,6 @@ class MRL(StageSettings):
     @property
     def longest(self) -> int | None:
         return max((step.max_steps for step in self.curriculum), default=None)
-
-    @property
-    def curriculum_steps(self) -> tuple[CurriculumStep, ...]:
-        return self.curriculum
 
 
 Stage = Annotated[
