@@ -251,10 +251,10 @@ def corpus_of_run(where: str, run: Run | None) -> Corpus:
 
 def mrl_stage(checkpoint: Checkpoint, run: Run | None) -> int:
     """Index of the MRL stage whose rewards judge the checkpoint: the one it is from, else the
-    next."""
+    next, else one that would follow the last."""
     if run is None:
         return 0
     stage, stages = TrainingState.of(checkpoint).stage, run.stages
     return next(
-        (index for index in range(stage, len(stages)) if stages[index].needs_rollout), stage
+        (index for index in range(stage, len(stages)) if stages[index].needs_rollout), len(stages)
     )

@@ -323,3 +323,8 @@ def test_a_named_file_is_read_by_the_columns_of_the_run(tmp_path: Path) -> None:
     named = tmp_path / "others.jsonl"
     named.write_text("".join(json.dumps(record) + "\n" for record in others))
     assert evaluate_checkpoint(where, str(named))["counts"]["all"] == 2
+
+
+def test_a_run_that_ends_before_mrl_is_evaluated(tmp_path: Path) -> None:
+    directory, _ = run_here(tiny_run(tmp_path, "sft"))
+    assert evaluate_checkpoint(directory.path())["counts"]["all"]
