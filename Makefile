@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One process per core. A process that has nothing left takes tests from the other ones.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PACKAGES := common rollout reward_service learner deploy
 
 .PHONY: demo test test-fast mutants check format clean-venv
@@ -12,10 +14,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/engram demo
 
 test: check
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutate
