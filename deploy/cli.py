@@ -123,6 +123,7 @@ def plan(
         from reward_service.preflight import require_tried
         from rollout.environments.table import require_environment
 
+        run = load_run(configs, overrides)
         corpus = load_corpus(run.data, run.seed)
         require_data(run, corpus)
         require_tried(run.rewards, corpus.train)
@@ -139,7 +140,6 @@ def submit(
     take_over: TakeOver = False,
 ) -> None:
     """The same run on a cluster, through Ray Jobs."""
-    tell(f"engram: submitting to {address}")
     from deploy.submit import submit as submit_run
 
     raise typer.Exit(submit_run(*split(words), address, take_over=take_over, follow=follow))
@@ -373,25 +373,27 @@ def _train(configs: list[str], overrides: list[str], address: str | None, take_o
 def _train_and_show(
     configs: list[str], overrides: list[str], address: str | None, take_over: bool
 ) -> None:
-    from common.config.loader import load_run
-
-    run = load_run(configs, overrides)
-
-    from common.storage.lease import hold
-    from common.storage.run_directory import RunDirectory
-    from deploy.cluster import connect, settle
-    from deploy.progress import open_progress
+    from deploy.progress import doing, open_progress
     from deploy.tables import summary_tables
-    from learner.requirements import require_possible
 
-    require_possible(run)
-    where = settle(address)
+    with doing(f"reading {', '.join(configs)}"):
+        from common.config.loader import load_run
+        from learner.requirements import require_possible
+
+        run = load_run(configs, overrides)
+        require_possible(run)
     progress = open_progress()
     try:
+        progress.note(f"run {run.name}: starting")
+
+        from common.storage.lease import hold
+        from common.storage.run_directory import RunDirectory
+        from deploy.cluster import connect, settle
+        from learner.driver import go, make_ready
+
+        where = settle(address)
         # The lease and all that needs no cluster first: a cluster takes seconds to start.
         with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
-            from learner.driver import go, make_ready
-
             ready = make_ready(run, directory, progress)
             with connect(run, where):
                 summary = go(ready, progress)

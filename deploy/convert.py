@@ -13,6 +13,7 @@ import typer
 
 from common.failures import InputError
 from deploy.output import echo, tell
+from deploy.progress import doing
 
 if TYPE_CHECKING:
     from common.config.data import Data
@@ -61,7 +62,7 @@ def chat(words: Words, format: FileFormat = Format.jsonl) -> None:
 
     files, out, settings = split_words(words)
     left = Leftovers()
-    with every_fault():
+    with every_fault(), doing(f"reading {', '.join(files)}"):
         found = convert_chats(files, load_section(ChatFiles, {}, [], settings), left)
     write(out, "train", format, found.train, save_rows, "conversations")
     write(out, "eval", format, found.eval, save_rows, "conversations")
@@ -80,7 +81,7 @@ def preferences(words: Words, format: FileFormat = Format.jsonl) -> None:
 
     files, out, settings = split_words(words)
     left = Leftovers()
-    with every_fault():
+    with every_fault(), doing(f"reading {', '.join(files)}"):
         found = convert_preferences(files, load_section(ComparedFiles, {}, [], settings), left)
     write_preferences(out, format, train=found.train, eval=found.eval)
     tell_leftovers(left)
@@ -116,7 +117,8 @@ def instructions(folder: Folder, out: Out, format: FileFormat = Format.jsonl) ->
     """The instructions of "Build a Large Language Model (From Scratch)" as preferences."""
     from common.data.datasets.ranked import load_instructions, parts
 
-    divided = parts(load_instructions(folder))
+    with doing(f"reading {folder}"):
+        divided = parts(load_instructions(folder))
     write_preferences(out, format, train=divided.train, test=divided.test)
 
 
@@ -126,7 +128,8 @@ def taskmaster(folder: Folder, out: Out, format: FileFormat = Format.jsonl) -> N
     from common.data.conversations import save_rows
     from common.data.datasets.ranked import load_taskmaster, parts
 
-    judged = load_taskmaster(folder)
+    with doing(f"reading {folder}"):
+        judged = load_taskmaster(folder)
     divided = parts([preference for each in judged for preference in each.preferences], judged)
     write(out, "conversations", format, divided.conversations, save_rows, "conversations")
     write_preferences(out, format, train=divided.train, test=divided.test)
@@ -165,7 +168,8 @@ def write_corpus(data: Data, seed: int, out: Path, format: Format) -> None:
     from common.data.conversations import save_rows
     from common.data.datasets.table import load_corpus
 
-    corpus = load_corpus(data, seed)
+    with doing(f"making the conversations of {out}"):
+        corpus = load_corpus(data, seed)
     splits = {"train": corpus.train, "eval": corpus.eval, "test": corpus.test} | corpus.patterns
     for split, rows in splits.items():
         write(out, split, format, rows, save_rows, "conversations")

@@ -19,6 +19,7 @@ from common.text.printable import printable
 from deploy.convert import FileFormat, Format, Out, Settings, every_fault, write_corpus
 from deploy.convert import app as convert_commands
 from deploy.output import echo, tell
+from deploy.progress import doing
 
 if TYPE_CHECKING:
     from common.data.tokenizer import ConversationTokenizer
@@ -75,11 +76,12 @@ def prefer(
 ) -> None:
     """Make preferences of conversations: of each question for a fact, the right answer against the
     same with another value."""
-    from common.data.conversations import load_rows
-    from common.data.preferences import recall_preferences, save_preferences
-    from common.failures import InputError
+    with doing(f"reading {file}"):
+        from common.data.conversations import load_rows
+        from common.data.preferences import recall_preferences, save_preferences
+        from common.failures import InputError
 
-    preferences = recall_preferences(load_rows(file), seed)
+        preferences = recall_preferences(load_rows(file), seed)
     if not preferences:
         raise InputError(
             file, "no question for one fact is answered with two values: there is nothing to prefer"
@@ -114,18 +116,18 @@ def validate(
 ) -> None:
     """Check a file of conversations, or two; every fault and every warning names file, line and
     field."""
-    from common.data.amounts import too_few
-    from common.data.overlaps import in_both, repeated
-    from common.data.readers import REPORTED
-    from common.data.tokenizer import ConversationTokenizer
-    from common.data.validate import validate_rows
-    from common.failures import InputError
-
-    if (max_answer_tokens is None) != (tokenizer is None):
-        raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
-    used = ConversationTokenizer.load(tokenizer) if tokenizer else None
     names = [file] if held_out is None else [file, held_out]
-    with every_fault():
+    with every_fault(), doing(f"checking {' and '.join(names)}"):
+        from common.data.amounts import too_few
+        from common.data.overlaps import in_both, repeated
+        from common.data.readers import REPORTED
+        from common.data.tokenizer import ConversationTokenizer
+        from common.data.validate import validate_rows
+        from common.failures import InputError
+
+        if (max_answer_tokens is None) != (tokenizer is None):
+            raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
+        used = ConversationTokenizer.load(tokenizer) if tokenizer else None
         checked = [validate_rows(name, max_answer_tokens, used, not inferred) for name in names]
     for name, found in zip(names, checked, strict=True):
         again = repeated(found.placed)
@@ -162,17 +164,17 @@ def tell_first(warnings: Sequence[str], count: int) -> None:
 def inspect(file: File, tokenizer: TokenizerFolder = None) -> None:
     """Show what a file holds: counts, distances of questions, lengths in tokens, one
     conversation."""
-    from common.data.conversations import load_rows
-    from common.data.tokenizer import ConversationTokenizer, train_tokenizer
+    with doing(f"reading {file}"):
+        from common.data.conversations import load_rows
+        from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 
-    rows = load_rows(file)
-    if tokenizer is None:
-        texts = [
-            part for row in rows[:BATCH] for turn in row.turns for part in (turn.query, turn.answer)
-        ]
-        used, source = train_tokenizer(texts, INSPECT_VOCABULARY), "trained on this file"
-    else:
-        used, source = ConversationTokenizer.load(tokenizer), str(tokenizer)
+        rows = load_rows(file)
+        if tokenizer is None:
+            turns = [turn for row in rows[:BATCH] for turn in row.turns]
+            texts = [part for turn in turns for part in (turn.query, turn.answer)]
+            used, source = train_tokenizer(texts, INSPECT_VOCABULARY), "trained on this file"
+        else:
+            used, source = ConversationTokenizer.load(tokenizer), str(tokenizer)
     console = Console()
     for table in (
         counts_table(rows),

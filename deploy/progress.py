@@ -9,6 +9,7 @@ latest; nothing is averaged here.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,18 +47,33 @@ def open_progress(stream: TextIO | None = None) -> Progress:
     return TerminalProgress(console) if console.is_terminal else LineProgress(stream or sys.stderr)
 
 
+SOON = 0.5
+"""Seconds after which a command says what it does. One that ends sooner, with a mistake in its
+words, says only what the mistake is."""
+
+
 @contextmanager
 def doing(what: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Say at once what the block does ("opening runs/demo"): a spinner on a terminal, which goes
-    when the block is over; elsewhere a line. The default stream is standard error."""
+    """Say what the block does ("opening runs/demo") while it lasts: a spinner on a terminal, which
+    goes when the block is over; elsewhere a line, `SOON` after its begin. The default stream is
+    standard error."""
     console = Console(file=stream or sys.stderr)
     if console.is_terminal:
         with console.status(escape(f"{what} …")):
             yield
         return
-    console.file.write(f"engram: {what}\n")
-    console.file.flush()
-    yield
+
+    def say() -> None:
+        console.file.write(f"engram: {what}\n")
+        console.file.flush()
+
+    timer = threading.Timer(SOON, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def duration(seconds: float) -> str:

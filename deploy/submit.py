@@ -22,6 +22,7 @@ from common.failures import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from common.text.printable import printable
 from deploy.cluster import ENVIRONMENT
 from deploy.job_server import STOP_SECONDS, JobServer
+from deploy.output import tell
 from deploy.working_directory import inside, megabytes, pack
 from learner.interrupts import counted
 from learner.requirements import require_possible
@@ -51,6 +52,7 @@ def submit(
     folder, out, places = Path.cwd(), stream or sys.stdout, dict[str, str]()
     run = load_run(list(configs), list(overrides), places)
     require_possible(run)
+    tell(f"engram: submitting {run.name} to {address}")
     places = {written: place for written, place in places.items() if place != run.runs}
     if Path(run.runs).is_relative_to(folder):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -237,3 +238,9 @@ def test_plan_shows_what_would_run_and_writes_nothing(
     ):
         assert part in out
     assert not (config.parent / "here").exists()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = engram("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "engram")
+    assert done.stdout.split()[1] == importlib.metadata.version("engram-rl")

@@ -1,20 +1,29 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from common.failures import InputError
 from common.telemetry.progress import Progress, QuietProgress
 from common.telemetry.registry import REGISTRY
 from deploy.progress import (
     HEADLINES,
+    SOON,
     LineProgress,
     TerminalProgress,
     describe,
+    doing,
     duration,
     open_progress,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Clock:
@@ -120,3 +129,35 @@ def test_quiet_progress_takes_the_same_calls() -> None:
     progress.note("done")
     progress.close()
     assert vars(progress) == {}
+
+
+def test_what_takes_a_while_is_said_while_it_lasts_and_what_is_quick_says_nothing() -> None:
+    shown = io.StringIO()
+    with doing("opening [runs/demo]", shown):
+        deadline = time.monotonic() + 30
+        while not shown.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert shown.getvalue() == "engram: opening [runs/demo]\n"
+    quick = io.StringIO()
+    with pytest.raises(InputError), doing("opening", quick):
+        raise InputError("opening", "cannot be done")
+    time.sleep(2 * SOON)
+    assert quick.getvalue() == ""
+    terminal = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", "1")
+        with doing("opening [runs/demo]", terminal):
+            pass
+    assert "opening [runs/demo] …" in terminal.getvalue()
+
+
+def test_the_command_line_answers_without_the_libraries_that_take_seconds() -> None:
+    code = (
+        "import sys, deploy.cli, deploy.progress; "
+        "print(sorted({'torch', 'ray', 'pydantic', 'transformers', 'pyarrow', 'numpy', 'datasets'}"
+        " & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[]\n", done.stderr
