@@ -30,7 +30,7 @@ from deploy.command_group import CommandGroup
 from deploy.data import app as data_commands
 from deploy.job_commands import app as job_commands
 from deploy.output import echo, tell, tell_traceback
-from learner.interrupts import counted
+from deploy.train import train as train_run
 
 app = typer.Typer(
     name="engram",
@@ -92,13 +92,13 @@ def options(
 @app.command()
 def demo(overrides: Overrides = None, address: Address = None, take_over: TakeOver = False) -> None:
     """The whole pipeline on generated conversations, on this machine, in minutes."""
-    _train([str(DEMO_CONFIG)], overrides or [], address, take_over)
+    train_run([str(DEMO_CONFIG)], overrides or [], address, take_over)
 
 
 @app.command()
 def train(words: Words, address: Address = None, take_over: TakeOver = False) -> None:
     """Train one stage or a list of stages; started again under the same name, a run resumes."""
-    _train(*split(words), address, take_over)
+    train_run(*split(words), address, take_over)
 
 
 @app.command()
@@ -110,20 +110,20 @@ def plan(
 ) -> None:
     """Show what a run would do with its data, and what it needs; starts nothing but reward
     functions and an environment of yours, to try them."""
-    from common.config.loader import load_run
     from deploy.progress import doing
-    from learner.requirements import require_data, require_possible
 
-    run = load_run(*split(words))
-    require_possible(run)
-    with doing(f"looking at the data of {run.name}"):
+    configs, overrides = split(words)
+    with doing(f"planning {', '.join(configs)}"):
+        from common.config.loader import load_run
         from common.data.datasets.table import load_corpus
         from deploy.plan import plan_text
         from deploy.plan_summary import plan_summary
+        from learner.requirements import require_data, require_possible
         from reward_service.preflight import require_tried
         from rollout.environments.table import require_environment
 
         run = load_run(configs, overrides)
+        require_possible(run)
         corpus = load_corpus(run.data, run.seed)
         require_data(run, corpus)
         require_tried(run.rewards, corpus.train)
@@ -358,45 +358,3 @@ def run_command(words: list[str]) -> int:
         tell_traceback()
         return EXIT_FAILED
     return EXIT_DONE
-
-
-def _train(configs: list[str], overrides: list[str], address: str | None, take_over: bool) -> None:
-    try:
-        with counted() as interrupts, interrupts.at_once():
-            _train_and_show(configs, overrides, address, take_over)
-    except KeyboardInterrupt:
-        # Whatever it interrupted, even a second one, finds its place again: checkpoints and summary
-        # are whole at any moment.
-        raise Drained("stopped; the same command goes on from there") from None
-
-
-def _train_and_show(
-    configs: list[str], overrides: list[str], address: str | None, take_over: bool
-) -> None:
-    from deploy.progress import doing, open_progress
-    from deploy.tables import summary_tables
-
-    with doing(f"reading {', '.join(configs)}"):
-        from common.config.loader import load_run
-        from learner.requirements import require_possible
-
-        run = load_run(configs, overrides)
-        require_possible(run)
-    progress = open_progress()
-    try:
-        progress.note(f"run {run.name}: starting")
-
-        from common.storage.lease import hold
-        from common.storage.run_directory import RunDirectory
-        from deploy.cluster import connect, settle
-        from learner.driver import go, make_ready
-
-        where = settle(address)
-        # The lease and all that needs no cluster first: a cluster takes seconds to start.
-        with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
-            ready = make_ready(run, directory, progress)
-            with connect(run, where):
-                summary = go(ready, progress)
-    finally:
-        progress.close()
-    echo(summary_tables(summary))

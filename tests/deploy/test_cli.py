@@ -202,7 +202,7 @@ def test_failures_become_exit_codes(
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(cli, "_train", fail)
+    monkeypatch.setattr(cli, "train_run", fail)
     assert cli.run_command(["demo"]) == code
     error = capsys.readouterr().err
     assert ("Traceback" in error) == traceback

@@ -1,0 +1,55 @@
+"""The commands `train` and `demo`: settings, the lease and the data first, then a cluster, then the
+run."""
+
+from __future__ import annotations
+
+from common.failures import Drained
+from deploy.output import echo
+from deploy.progress import doing, open_progress
+from learner.interrupts import counted
+
+
+def train(configs: list[str], overrides: list[str], address: str | None, take_over: bool) -> None:
+    """Train or resume a run, with its progress on standard error, and print its summary.
+
+    address: a running Ray cluster; None: `RAY_ADDRESS`, or a local one. Raises Drained where it was
+    interrupted, and what `learner.driver` raises.
+    """
+    try:
+        with counted() as interrupts, interrupts.at_once():
+            _train_and_show(configs, overrides, address, take_over)
+    except KeyboardInterrupt:
+        # Whatever it interrupted, even a second one, finds its place again: checkpoints and summary
+        # are whole at any moment.
+        raise Drained("stopped; the same command goes on from there") from None
+
+
+def _train_and_show(
+    configs: list[str], overrides: list[str], address: str | None, take_over: bool
+) -> None:
+    from deploy.tables import summary_tables
+
+    with doing(f"reading {', '.join(configs)}"):
+        from common.config.loader import load_run
+        from learner.requirements import require_possible
+
+        run = load_run(configs, overrides)
+        require_possible(run)
+    progress = open_progress()
+    try:
+        progress.note(f"run {run.name}: starting")
+
+        from common.storage.lease import hold
+        from common.storage.run_directory import RunDirectory
+        from deploy.cluster import connect, settle
+        from learner.driver import go, make_ready
+
+        where = settle(address)
+        # The lease and all that needs no cluster first: a cluster takes seconds to start.
+        with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
+            ready = make_ready(run, directory, progress)
+            with connect(run, where):
+                summary = go(ready, progress)
+    finally:
+        progress.close()
+    echo(summary_tables(summary))
