@@ -110,11 +110,11 @@ def plan(
 ) -> None:
     """Show what a run would do with its data, and what it needs; starts nothing but reward
     functions and an environment of yours, to try them."""
+    from common.config.loader import load_run
     from deploy.progress import doing
 
-    configs, overrides = split(words)
-    with doing(f"planning {', '.join(configs)}"):
-        from common.config.loader import load_run
+    run = load_run(*split(words))
+    with doing(f"looking at the data of {run.name}"):
         from common.data.datasets.table import load_corpus
         from deploy.plan import plan_text
         from deploy.plan_summary import plan_summary
@@ -122,7 +122,6 @@ def plan(
         from reward_service.preflight import require_tried
         from rollout.environments.table import require_environment
 
-        run = load_run(configs, overrides)
         require_possible(run)
         corpus = load_corpus(run.data, run.seed)
         require_data(run, corpus)

@@ -27,13 +27,13 @@ def train(configs: list[str], overrides: list[str], address: str | None, take_ov
 def _train_and_show(
     configs: list[str], overrides: list[str], address: str | None, take_over: bool
 ) -> None:
-    from deploy.tables import summary_tables
+    from common.config.loader import load_run
 
-    with doing(f"reading {', '.join(configs)}"):
-        from common.config.loader import load_run
+    run = load_run(configs, overrides)
+    with doing(f"checking the settings of {run.name}"):
+        from deploy.tables import summary_tables
         from learner.requirements import require_possible
 
-        run = load_run(configs, overrides)
         require_possible(run)
     progress = open_progress()
     try:
