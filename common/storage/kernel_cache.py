@@ -11,10 +11,9 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 _DIGEST_BYTES = 16
 
@@ -23,55 +22,64 @@ def keep_compiled(dispatcher: Any) -> Any:
     """A function of `njit` that is compiled once per machine; where nothing can be written, once
     per process."""
     with suppress(RuntimeError):  # no folder that Numba can write to
-        dispatcher._cache = _KernelCache(dispatcher.py_func)
+        dispatcher._cache = _kernel_cache()(dispatcher.py_func)
     return dispatcher
 
 
-class _Files(IndexDataCacheFile):
-    """The files of one function: an index from signatures to files of machine code."""
+@cache
+def _kernel_cache() -> Any:
+    """The class of the cache. Numba takes a second to import, and only a process that compiles
+    needs it."""
+    from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-    def _load_index(self) -> dict[Any, str]:
-        content = _read(self._index_path)
-        if content is None:
-            return {}
-        version, data = pickle.loads(content)
-        if version != self._version:
-            return {}  # what follows may not be readable
-        stamp, overloads = pickle.loads(data)
-        return overloads if stamp == self._source_stamp else {}
+    class Files(IndexDataCacheFile):
+        """The files of one function: an index from signatures to files of machine code."""
 
-    def _save_index(self, overloads: dict[Any, str]) -> None:
-        data = self._dump((self._source_stamp, overloads))
-        self._write(self._index_path, pickle.dumps((self._version, data)))
+        def _load_index(self) -> dict[Any, str]:
+            content = _read(self._index_path)
+            if content is None:
+                return {}
+            version, data = pickle.loads(content)
+            if version != self._version:
+                return {}  # what follows may not be readable
+            stamp, overloads = pickle.loads(data)
+            return overloads if stamp == self._source_stamp else {}
 
-    def _load_data(self, name: str) -> Any:
-        content = _read(self._data_path(name))
-        if content is None:
-            raise OSError(f"{name} is not whole")  # for Numba's `load`, which then finds nothing
-        return pickle.loads(content)
+        def _save_index(self, overloads: dict[Any, str]) -> None:
+            data = self._dump((self._source_stamp, overloads))
+            self._write(self._index_path, pickle.dumps((self._version, data)))
 
-    def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), self._dump(data))
+        def _load_data(self, name: str) -> Any:
+            content = _read(self._data_path(name))
+            if content is None:
+                raise OSError(
+                    f"{name} is not whole"
+                )  # for Numba's `load`, which then finds nothing
+            return pickle.loads(content)
 
-    def _write(self, path: str, content: bytes) -> None:
-        with self._open_for_write(path) as file:
-            file.write(_digest(content) + content)
+        def _save_data(self, name: str, data: Any) -> None:
+            self._write(self._data_path(name), self._dump(data))
 
+        def _write(self, path: str, content: bytes) -> None:
+            with self._open_for_write(path) as file:
+                file.write(_digest(content) + content)
 
-class _KernelCache(FunctionCache):
-    def __init__(self, function: Callable[..., Any]):
-        super().__init__(function)
-        self._cache_file = _Files(
-            cache_path=self._cache_path,
-            filename_base=self._impl.filename_base,
-            source_stamp=self._impl.locator.get_source_stamp(),
-        )
+    class KernelCache(FunctionCache):
+        def __init__(self, function: Callable[..., Any]):
+            super().__init__(function)
+            self._cache_file = Files(
+                cache_path=self._cache_path,
+                filename_base=self._impl.filename_base,
+                source_stamp=self._impl.locator.get_source_stamp(),
+            )
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except OSError:
-            self.disable()  # a full disk: the next process compiles it again
+        def save_overload(self, sig: Any, data: Any) -> None:
+            try:
+                super().save_overload(sig, data)
+            except OSError:
+                self.disable()  # a full disk: the next process compiles it again
+
+    return KernelCache
 
 
 def _read(path: str) -> bytes | None:
