@@ -52,9 +52,8 @@ def _kernel_cache() -> Any:
         def _load_data(self, name: str) -> Any:
             content = _read(self._data_path(name))
             if content is None:
-                raise OSError(
-                    f"{name} is not whole"
-                )  # for Numba's `load`, which then finds nothing
+                # For Numba's `load`, which then finds nothing.
+                raise OSError(f"{name} is not whole")
             return pickle.loads(content)
 
         def _save_data(self, name: str, data: Any) -> None:
