@@ -137,7 +137,7 @@ def start_ray(run: Run, where: str) -> str:
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
-    token = find_token() if where != "local" else None
+    hint = _hint(where)
     try:
         if where == "local":
             context: Any = ray.init(
@@ -156,22 +156,16 @@ def start_ray(run: Run, where: str) -> str:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RayError) as error:
-        hint = ""
-        if where != "local":
-            hint = (
-                f"; if it asks for a token, the one from {token[1]} is not its own"
-                if token
-                else f"; perhaps it {token_wanted()}"
-            )
+    # Ray raises even a plain Exception, where its node takes long on a busy machine.
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+            folder, variable = _scratch()
+            raise InputError(
+                variable,
+                f"Ray cannot keep its files in {folder}: {error.strerror or error}; set "
+                "RAY_TMPDIR to a folder of yours with a short path",
+            ) from error
         raise InfraFailure(f"Ray did not start at {where}: {error}{hint}") from error
-    except OSError as error:
-        folder, variable = _scratch()
-        raise InputError(
-            variable,
-            f"Ray cannot keep its files in {folder}: {error.strerror or error}; set RAY_TMPDIR to "
-            "a folder of yours with a short path",
-        ) from error
     except SystemExit as ended:
         # How Ray's own handler of SIGTERM, which it sets while it starts, ends a process.
         raise KeyboardInterrupt from ended
@@ -179,6 +173,16 @@ def start_ray(run: Run, where: str) -> str:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
     return str(context.address_info["session_dir"])
+
+
+def _hint(where: str) -> str:
+    """Why a cluster that answers may refuse, as the end of a sentence."""
+    if where == "local":
+        return ""
+    token = find_token()
+    if token is None:
+        return f"; perhaps it {token_wanted()}"
+    return f"; if it asks for a token, the one from {token[1]} is not its own"
 
 
 def local_cpus(run: Run) -> int:
