@@ -12,14 +12,14 @@ import pytest
 
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
-from deploy.cluster import connect, keep_actor_logs, require_room
+from deploy.cluster import connect, keep_actor_logs, require_room, start_ray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 PRELUDE = """
 import os, signal, sys
 from common.config.run import Run
-from deploy.cluster import connect
+from deploy.cluster import connect, start_ray
 
 run = Run.model_validate_json(sys.argv[1])
 """
@@ -106,6 +106,29 @@ def test_an_address_without_a_port_is_bad_input(tmp_path: Path) -> None:
         connect(small_run(tmp_path), "somewhere:port"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "says"),
+    [
+        (Exception("the node timed out"), InfraFailure, "Ray did not start at local: the node"),
+        (ConnectionError("nobody there"), InfraFailure, "did not start at local: nobody"),
+        (OSError(28, "No space left on device"), InputError, "No space left on device; set RAY_T"),
+    ],
+)
+def test_whatever_ray_raises_at_its_start_is_one_sentence(
+    raised: Exception,
+    kind: type[Exception],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(**_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(kind, match=says):
+        start_ray(small_run(tmp_path), "local")
 
 
 def test_only_words_that_actors_really_said_are_kept(tmp_path: Path) -> None:
