@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PRELUDE = """
 import os, signal, sys
 from common.config.run import Run
-from deploy.cluster import connect, start_ray
+from deploy.cluster import connect
 
 run = Run.model_validate_json(sys.argv[1])
 """
