@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 
-class Format(StrEnum):
+class FileFormat(StrEnum):
     jsonl = "jsonl"
     gz = "jsonl.gz"
     parquet = "parquet"
@@ -38,7 +38,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings as in a config's data section."),
 ]
-FileFormat = Annotated[Format, typer.Option("--format", help="How the files are written.")]
+FormatOption = Annotated[FileFormat, typer.Option("--format", help="How the files are written.")]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The raw files of the data set.")]
 Words = Annotated[
     list[str],
@@ -51,7 +51,7 @@ Words = Annotated[
 
 
 @app.command()
-def chat(words: Words, format: FileFormat = Format.jsonl) -> None:
+def chat(words: Words, format: FormatOption = FileFormat.jsonl) -> None:
     """Conversations as `messages` (OpenAI), ShareGPT or CSV: conversations to train on and held-out
     ones, and pairs for SFT."""
     from common.config.conversion import ChatFiles
@@ -71,7 +71,7 @@ def chat(words: Words, format: FileFormat = Format.jsonl) -> None:
 
 
 @app.command()
-def preferences(words: Words, format: FileFormat = Format.jsonl) -> None:
+def preferences(words: Words, format: FormatOption = FileFormat.jsonl) -> None:
     """Compared answers (`chosen`, `rejected`) as text, transcripts ("Human: … Assistant: …") or
     `messages`: preferences to train on and held-out ones."""
     from common.config.conversion import ComparedFiles
@@ -89,7 +89,7 @@ def preferences(words: Words, format: FileFormat = Format.jsonl) -> None:
 
 @app.command()
 def babi(
-    folder: Folder, out: Out, settings: Settings = None, format: FileFormat = Format.jsonl
+    folder: Folder, out: Out, settings: Settings = None, format: FormatOption = FileFormat.jsonl
 ) -> None:
     """The bAbI tasks as conversations: tasks=[1,2]."""
     from common.config.data import BabiData
@@ -102,7 +102,7 @@ def babi(
 
 @app.command()
 def sgd(
-    folder: Folder, out: Out, settings: Settings = None, format: FileFormat = Format.jsonl
+    folder: Folder, out: Out, settings: Settings = None, format: FormatOption = FileFormat.jsonl
 ) -> None:
     """Schema-Guided Dialogue as conversations: max_follow_ups=6."""
     from common.config.data import SgdData
@@ -113,7 +113,7 @@ def sgd(
 
 
 @app.command()
-def instructions(folder: Folder, out: Out, format: FileFormat = Format.jsonl) -> None:
+def instructions(folder: Folder, out: Out, format: FormatOption = FileFormat.jsonl) -> None:
     """The instructions of "Build a Large Language Model (From Scratch)" as preferences."""
     from common.data.datasets.ranked import load_instructions, parts
 
@@ -123,7 +123,7 @@ def instructions(folder: Folder, out: Out, format: FileFormat = Format.jsonl) ->
 
 
 @app.command()
-def taskmaster(folder: Folder, out: Out, format: FileFormat = Format.jsonl) -> None:
+def taskmaster(folder: Folder, out: Out, format: FormatOption = FileFormat.jsonl) -> None:
     """Taskmaster's rewarded actions as preferences, and conversations that end with a good one."""
     from common.data.conversations import save_rows
     from common.data.datasets.ranked import load_taskmaster, parts
@@ -163,7 +163,7 @@ def every_fault() -> Iterator[None]:
         raise
 
 
-def write_corpus(data: Data, seed: int, out: Path, format: Format) -> None:
+def write_corpus(data: Data, seed: int, out: Path, format: FileFormat) -> None:
     """The splits of a corpus, one file each."""
     from common.data.conversations import save_rows
     from common.data.datasets.table import load_corpus
@@ -175,7 +175,7 @@ def write_corpus(data: Data, seed: int, out: Path, format: Format) -> None:
         write(out, split, format, rows, save_rows, "conversations")
 
 
-def write_preferences(out: Path, format: Format, **splits: Sequence[Preference]) -> None:
+def write_preferences(out: Path, format: FileFormat, **splits: Sequence[Preference]) -> None:
     """Preferences of each split, with the number of their groups."""
     from common.data.preferences import save_preferences
 
@@ -187,7 +187,7 @@ def write_preferences(out: Path, format: Format, **splits: Sequence[Preference])
 def write(
     out: Path,
     name: str,
-    format: Format,
+    format: FileFormat,
     records: Sequence[Any],
     save: Callable[[Any, Path], None],
     unit: str,

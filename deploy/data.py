@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.text.printable import printable
-from deploy.convert import FileFormat, Format, Out, Settings, every_fault, write_corpus
+from deploy.convert import FileFormat, FormatOption, Out, Settings, every_fault, write_corpus
 from deploy.convert import app as convert_commands
 from deploy.output import echo, tell
 from deploy.progress import doing
@@ -54,7 +54,7 @@ def synth(
     out: Out,
     settings: Settings = None,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds give other conversations.")] = 0,
-    format: FileFormat = Format.jsonl,
+    format: FormatOption = FileFormat.jsonl,
 ) -> None:
     """Write generated conversations: train=1000 steps=[4,8] strategies=[cumulative,long_term] …"""
     from common.config.data import SynthData

@@ -365,7 +365,7 @@ def test_a_reward_model_is_not_taken_for_a_policy_and_keeps_what_it_was_begun_wi
             prepared(model)
     for key, value in (("levels", 5), ("lora", {"rank": 4})):
         with pytest.raises(
-            InputError, match=f"stages.0.{key}: is .*, the run in .* was started with"
+            InputError, match=f"stages.reward_model.{key}: is .*, the run in .* was started with"
         ):
             prepared(preference_run(tmp_path, STAGE | {"steps": 1, key: value}))
     backbone = newest(directory).where
