@@ -31,23 +31,26 @@ def _train_and_show(
 
     run = load_run(configs, overrides)
     with doing(f"checking the settings of {run.name}"):
+        from common.storage.lease import hold
+        from common.storage.run_directory import RunDirectory
+        from deploy.cluster import connect, settle
         from deploy.tables import summary_tables
         from learner.requirements import require_possible
 
         require_possible(run)
-    progress = open_progress()
-    try:
-        progress.note(f"run {run.name}: starting")
-
-        from common.storage.lease import hold
-        from common.storage.run_directory import RunDirectory
-        from deploy.cluster import connect, settle
+        where = settle(address)
         from learner.driver import go, make_ready
 
-        where = settle(address)
+    progress = open_progress()
+    try:
         # The lease and all that needs no cluster first: a cluster takes seconds to start.
         with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
             ready = make_ready(run, directory, progress)
+            progress.note(
+                "starting Ray on this machine"
+                if where == "local"
+                else f"connecting to Ray at {where}"
+            )
             with connect(run, where):
                 summary = go(ready, progress)
     finally:

@@ -114,8 +114,10 @@ def test_one_driver_at_a_time_whatever_becomes_of_it(tmp_path: Path) -> None:
         wait_until(lambda: run_status(directory) == "running", first)
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert second.returncode == 2
-        assert second.stderr.count("\n") == 1  # and no word of waiting
-        assert f"once: is being driven by process {first.pid} on this host" in second.stderr
+        said = second.stderr.splitlines()
+        assert f"once: is being driven by process {first.pid} on this host" in said[-1]
+        # No word of waiting, and no Ray was started.
+        assert said[:-1] in ([], ["engram: checking the settings of once"])
         wait_until(lambda: len(read_rows(directory)) >= 3, first)
     assert run_status(directory) == "killed"
 
