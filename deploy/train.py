@@ -31,15 +31,17 @@ def _train_and_show(
 
     run = load_run(configs, overrides)
     with doing(f"checking the settings of {run.name}"):
+        from deploy.cluster import connect, settle
+
+        where = settle(address)
+        # After `settle`: torch reads the environment when it is imported.
         from common.storage.lease import hold
         from common.storage.run_directory import RunDirectory
-        from deploy.cluster import connect, settle
         from deploy.tables import summary_tables
+        from learner.driver import go, make_ready
         from learner.requirements import require_possible
 
         require_possible(run)
-        where = settle(address)
-        from learner.driver import go, make_ready
 
     progress = open_progress()
     try:
