@@ -205,7 +205,7 @@ def test_a_run_that_died_before_its_first_checkpoint_was_whole_is_set_up_again(
             r"config\.yaml: is missing, so nothing says what the run in .* was started with; "
             r"put it back",
         ),
-        ("config.yaml", b"stages: [", r"config\.yaml: cannot be read"),
+        ("config.yaml", b"stages: [", r"config\.yaml: broken YAML in line 1"),
         ("config.yaml", b"\xff\xfe", r"config\.yaml: cannot be read"),
         ("config.yaml", b"", r"config\.yaml"),
         (
