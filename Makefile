@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One process per core. A process that has nothing left takes tests from the other ones.
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# One process per core; slow tests share one of them (tests/conftest.py).
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 PACKAGES := common rollout reward_service learner deploy
 
 .PHONY: demo test test-fast mutants check format clean-venv

@@ -157,7 +157,7 @@ def test_actor_that_cannot_be_restored_is_never_used_and_the_wait_for_it_ends() 
         with pytest.raises(InfraFailure):
             await pool.call("die", deadline=30, retries=0, reason="dying")
         with pytest.raises(DeadlineExceeded, match="for serving: 1 ") as caught:
-            await pool.call("served_with", deadline=2, retries=3, reason="serving")
+            await pool.call("served_with", deadline=4, retries=3, reason="serving")
         assert "weights are gone" in str(caught.value)
 
     run(body, actors=1, on_restored=restore)
