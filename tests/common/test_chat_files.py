@@ -18,7 +18,7 @@ from common.data.readers import BadRecords
 from common.data.validate import validate_rows
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
-from tests.common.test_formats import ENDINGS, save
+from tests.common.test_file_formats import ENDINGS, save
 
 TALK = [
     ("user", "My robot Zib eats copper."),

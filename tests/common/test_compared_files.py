@@ -16,7 +16,7 @@ from common.data.preferences import Preference, group_of, load_preferences, save
 from common.data.readers import BadRecords
 from common.data.transcripts import transcript_messages
 from common.failures import InputError
-from tests.common.test_formats import ENDINGS, save
+from tests.common.test_file_formats import ENDINGS, save
 
 HISTORY = (("My robot is Zib.", "Noted."),)
 WANTED = Preference(
