@@ -205,6 +205,8 @@ def test_one_lost_request_costs_nothing(serve: Serve) -> None:
         ("soon", 0),
         ("-5", 0),
     ],
+    # The same in every process, which the dates are not.
+    ids=["seconds", "too many seconds", "tomorrow", "yesterday", "no number", "negative"],
 )
 def test_an_endpoint_may_say_when_to_come_back_within_reason(
     say: Say, said: str, pause: float
