@@ -4,8 +4,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One process per core; slow tests share one of them (tests/conftest.py).
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 PACKAGES := common rollout reward_service learner deploy
 
 .PHONY: demo test test-fast mutants check format clean-venv
@@ -14,10 +12,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/engram demo
 
 test: check
-	$(PYTEST) --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.dev
-	$(PYTEST) -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutate

@@ -23,13 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test on a Ray cluster is slow, also where nobody says so. Slow tests run one after the
-    other, in one process: two clusters on two cores would run into their deadlines."""
+    """A test on a Ray cluster is slow, also where nobody says so."""
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("slow"))
 
 
 @pytest.fixture(scope="session")
