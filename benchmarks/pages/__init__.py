@@ -2,7 +2,7 @@
 
     python -m benchmarks.pages
 
-writes docs/performance.md, docs/results.md and docs/reliability.md. A page is a pure function of
-the results; a test compares the committed pages with it. What was measured before, and what was
-tried, stands in benchmarks/LOG.md.
+writes the pages that `__main__.PAGES` names into docs/. A page is a pure function of the results; a
+test compares the committed pages with it. What was measured before, and what was tried, stands in
+benchmarks/LOG.md.
 """

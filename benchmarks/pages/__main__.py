@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.pages import performance, reliability, results
+from benchmarks.pages import performance, reliability, results, reward_models
 from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import load_results
 from benchmarks.record import RESULTS
@@ -15,6 +15,7 @@ PAGES = {
     "performance.md": performance.page,
     "reliability.md": reliability.page,
     "results.md": results.page,
+    "reward_models.md": reward_models.page,
 }
 
 

@@ -1,4 +1,4 @@
-"""docs/results.md: what trained models recall, and how often reward models are right."""
+"""docs/results.md: what trained models recall."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from benchmarks.pages.text import (
     document,
     interval,
     origin,
-    points,
     prose,
     share,
     table,
@@ -57,7 +56,8 @@ def page(results: Results) -> str:
         prose("""What models trained with engram recall, on conversations that they were not
             trained on. This page is made from `benchmarks/results/` by `python -m
             benchmarks.pages`; earlier runs and what was tried are in
-            [benchmarks/LOG.md](../benchmarks/LOG.md). Answers are decoded greedily, and memory is
+            [benchmarks/LOG.md](../benchmarks/LOG.md). Accuracy of reward models is on a
+            [page of its own](reward_models.md). Answers are decoded greedily, and memory is
             written with the model's own answers.
             *Recall* is the share of asked facts whose value the answer names. An answer is *exact*
             if it names every value asked for and no wrong one. *Changed* is recall of facts that
@@ -72,7 +72,6 @@ def page(results: Results) -> str:
         *_game(results),
         *_babi(results["babi"], results["babi_six"]),
         *_sgd(results["sgd"]),
-        *_reward_models(results),
     )
 
 
@@ -155,8 +154,9 @@ def _algorithms(results: Results) -> list[str]:
         for name, found in runs.items()
     ]
     return [
-        prose("""`python -m benchmarks.algorithms ALGORITHM SEED`: MRL after memory-aware training
-            that was stopped early; means over seeds, with the lowest and the highest."""),
+        prose("""`python -m benchmarks.algorithms ALGORITHM SEED`: 40 iterations of MRL, paid by
+            recall alone, after memory-aware training that was stopped early. Means over seeds,
+            with the lowest and the highest; reward is the mean of five iterations."""),
         table(("algorithm", "seeds", *GAINS.values()), rows),
     ]
 
@@ -218,37 +218,3 @@ def _sgd(result: Mapping[str, Any]) -> list[str]:
 
 def _distances(shares: Mapping[str, float], distances: Sequence[str]) -> list[str]:
     return [share(shares[distance]) if distance in shares else "" for distance in distances]
-
-
-# --- reward models --------------------------------------------------------------------------------
-
-
-def _reward_models(results: Results) -> list[str]:
-    names = ("reward_instructions", "reward_taskmaster", "reward_memory")
-    found = [results[name] for name in names]
-    rows = [
-        (
-            f"{result['name']}: {kind}",
-            f"{report['pairs']}",
-            f"{share(report['accuracy'])} ({_bounds(report, 'accuracy')})",
-            f"{share(report['loss'])} ({_bounds(report, 'loss')})",
-            share(report["constant_loss"]),
-        )
-        for result in found
-        for kind, report in result["reports"].items()
-    ]
-    return [
-        "## Reward models",
-        prose("""Accuracy is the share of held-out pairs whose better answer has the higher
-            reward. Loss is -log of the probability that it wins; `constant` is the loss of the
-            best constant answer. Tone is easy to learn. The quality of an agent's actions is not,
-            from 639 pairs: accuracy is better than chance, and the loss is not clearly better
-            than constant. The reward model with memory tells right from wrong values only by
-            what it was told before."""),
-        points(*map(origin, found)),
-        table(("", "pairs", "accuracy", "loss", "constant"), rows),
-    ]
-
-
-def _bounds(report: Mapping[str, Any], name: str) -> str:
-    return interval(report[f"{name}_low"], report[f"{name}_high"])
