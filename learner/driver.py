@@ -18,7 +18,6 @@ from typing import Any
 
 from common.actors import resources
 from common.config.run import Run
-from common.config.stages import StageSettings
 from common.data.conversations import value_counts
 from common.data.corpus import Corpus
 from common.data.datasets.table import load_corpus
@@ -42,7 +41,7 @@ from learner.reporter import Position
 from learner.resume import with_pinned_models
 from learner.rollout_group import RolloutGroup
 from learner.setup import newest, prepare
-from learner.stages.stage import definition_of
+from learner.stages.sequence import is_finished, run_stages, sequences
 from learner.summary import Summary, last_status
 from learner.training_state import TrainingState
 
@@ -139,22 +138,22 @@ def train_or_resume(ready: Ready, progress: Progress, interrupts: Interrupts) ->
     status = "failed"
     try:
         summary.write("running")
-        for index, stage in enumerate(run.stages):
-            if is_finished(checkpoint, index, stage) and not owes_evaluation(
-                checkpoint, index, stage, summary
-            ):
-                summary.refresh(index, stage.stage, stage.total_steps)
+        for indices in sequences(run.stages):
+            left = [index for index in indices if is_left(checkpoint, index, run, summary)]
+            for index in indices[: len(indices) - len(left)]:
+                summary.refresh(index)
+            if not left:
                 continue
-            job = Job(run, directory, index, namespace)
-            with summary.stage(index, stage.stage, stage.total_steps):
-                if stage.needs_rollout:
+            job = Job(run, directory, left[0], namespace, following=len(left) - 1)
+            with summary.stage(left[0]):
+                if run.stages[left[0]].needs_rollout:
                     run_rl(job, checkpoint, corpus, recorder, progress, summary)
                 else:
-                    run_stage(job, recorder, progress, summary)
+                    run_group(job, recorder, progress, summary)
             checkpoint = newest(directory)
-            if not is_finished(checkpoint, index, stage):
+            if not is_finished(checkpoint, left[-1], run.stages[left[-1]]):
                 raise Drained(f"stopped at step {checkpoint.step}; {GOES_ON}")
-            # one that came in the stage's last step must not begin the next stage
+            # one that came in the last step must not begin the next stage
             interrupts.check()
         status = "done"
     except (Drained, KeyboardInterrupt):
@@ -169,13 +168,13 @@ def train_or_resume(ready: Ready, progress: Progress, interrupts: Interrupts) ->
     return written
 
 
-def owes_evaluation(
-    checkpoint: Checkpoint, index: int, stage: StageSettings, summary: Summary
-) -> bool:
-    """Whether the run stands right after MRL stage number `index` and has not been evaluated there:
-    its driver was stopped or killed."""
+def is_left(checkpoint: Checkpoint, index: int, run: Run, summary: Summary) -> bool:
+    """Whether stage number `index` is to be trained yet, or evaluated: the run may stand right
+    after an MRL stage whose driver was stopped or killed."""
+    if not is_finished(checkpoint, index, run.stages[index]):
+        return True
     return (
-        stage.needs_rollout
+        run.stages[index].needs_rollout
         and TrainingState.of(checkpoint).stage == index
         and not summary.evaluated("after_mrl", index)
     )
@@ -210,7 +209,7 @@ def run_rl(
             )
         if not is_finished(checkpoint, job.stage, stages[job.stage]):
             summary.discard_evaluation("after_mrl", job.stage)
-            run_stage(job, recorder, progress, summary, half)
+            run_group(job, recorder, progress, summary, half)
         after = newest(job.directory)
         if is_finished(after, job.stage, stages[job.stage]):
             evaluate_stage("after_mrl", half, after, corpus, recorder, progress, summary)
@@ -253,23 +252,22 @@ def evaluate_stage(
         summary.keep_warnings([warning] if warning else [])
         if warning:
             progress.note(warning)
-    summary.keep_evaluation(name, half.job.stage, run.stages[half.job.stage].stage)
+    summary.keep_evaluation(name, half.job.stage)
 
 
-def run_stage(
+def run_group(
     job: Job,
     recorder: RecorderClient,
     progress: Progress,
     summary: Summary,
     half: RolloutGroup | None = None,
 ) -> None:
-    """Run one stage's learner group while this thread shows progress, watches for stalls and takes
-    an interrupt.
+    """Run the learner group of a job's stages while this thread shows progress, watches for stalls
+    and takes an interrupt.
 
     Ctrl-C asks the ranks to stop at their next step; they leave a checkpoint. A second one ends the
     driver at once.
     """
-    stage = job.run.stages[job.stage]
     failures: list[BaseException] = []
     # Not `thread.join` and `is_alive`: an interrupt inside join makes Python 3.11 take a running
     # thread for an ended one.
@@ -277,16 +275,15 @@ def run_stage(
 
     def fit() -> None:
         try:
-            launch(definition_of(stage).loop, job)
+            launch(run_stages, job)
         except BaseException as error:  # noqa: BLE001 - carried to the driver's own thread and raised there
             failures.append(error)
         finally:
             ended.set()
 
-    thread = threading.Thread(target=fit, name=f"fit-{stage.stage}", daemon=True)
-    progress.stage(stage.stage, stage.total_steps)
+    thread = threading.Thread(target=fit, name="fit", daemon=True)
     thread.start()
-    stopping, watch = False, StageWatch(job, recorder, progress, summary, half)
+    stopping, watch = False, GroupWatch(job, recorder, progress, summary, half)
     with counted() as interrupts:
         while not ended.wait(POLL_SECONDS):
             if interrupts.count and not stopping:
@@ -296,20 +293,22 @@ def run_stage(
                 if half is not None:
                     half.stop_waiting()
             watch.look()
-    report = recorder.report()
-    show(report, stage.stage, progress)
+    report = watch.show()
     if report.failure is not None or failures:
         job.directory.require_lease()  # if it is lost, that is why they failed
     if report.failure is not None:
         raise rebuilt(report.failure)
     if failures:
         raise failures[0]
-    if interrupts.count and (not stopping or is_finished(newest(job.directory), job.stage, stage)):
-        raise KeyboardInterrupt  # the stage is over: what would come after it must not begin
+    last = job.stage + job.following
+    finished = is_finished(newest(job.directory), last, job.run.stages[last])
+    if interrupts.count and (not stopping or finished):
+        raise KeyboardInterrupt  # the group is done: what would come after it must not begin
 
 
-class StageWatch:
-    """Looks after a stage that is running: its lease, its summary, its progress, and stalls."""
+class GroupWatch:
+    """Looks after a learner group that is running: its run's lease and summary, its progress, and
+    stalls."""
 
     def __init__(
         self,
@@ -322,6 +321,8 @@ class StageWatch:
         self._job, self._recorder, self._progress = job, recorder, progress
         self._summary, self._half = summary, half
         self._warned, self._kept, self._held = 0.0, time.monotonic(), time.monotonic()
+        self._stage = -1
+        self._begin(job.stage)
 
     def look(self) -> None:
         """Do what is due. Raises LeaseLost where the run is another driver's now."""
@@ -332,8 +333,7 @@ class StageWatch:
         if now - self._kept > KEEP_SECONDS:
             self._kept = now
             self._summary.write("running")
-        report = self._recorder.report()
-        show(report, self._job.run.stages[self._job.stage].stage, self._progress)
+        report = self.show()
         if report.idle_seconds > STALL_SECONDS and time.monotonic() - self._warned > STALL_SECONDS:
             self._warned = time.monotonic()
             metrics = Metrics()
@@ -342,16 +342,28 @@ class StageWatch:
             seconds, phases = report.idle_seconds, describe(report, self._half)
             log.warning("nothing was reported for %.0f s; %s", seconds, phases)
 
+    def show(self) -> StepReport:
+        """Show what was reported since the last time."""
+        report = self._recorder.report()
+        show_notes(report, self._progress)
+        current = (report.stage, report.done, report.figures)
+        for stage, done, figures in (*report.ended, current):
+            if stage >= self._job.stage:  # not of a group before this one
+                self._begin(stage)
+                self._progress.update(done, **figures)
+        return report
+
+    def _begin(self, stage: int) -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._summary.begin(stage)
+            settings = self._job.run.stages[stage]
+            self._progress.stage(settings.stage, settings.total_steps)
+
 
 def show_notes(report: StepReport, progress: Progress) -> None:
     for note in report.notes:
         progress.note(note)
-
-
-def show(report: StepReport, stage: str, progress: Progress) -> None:
-    show_notes(report, progress)
-    if report.stage == stage:
-        progress.update(report.done, **report.figures)
 
 
 def longest_phase(report: StepReport) -> str:
@@ -379,9 +391,3 @@ def rebuilt(failure: tuple[str, str, str, str]) -> EngramError:
         return Drained(f"{what}; {GOES_ON}")
     log.error("a learner rank failed:\n%s", traceback)
     return DataFailure(f"{kind}: {what}")
-
-
-def is_finished(checkpoint: Checkpoint, index: int, stage: StageSettings) -> bool:
-    """Whether the run had finished stage number `index` when the checkpoint was written."""
-    state = TrainingState.of(checkpoint)
-    return state.stage > index or (state.stage == index and state.done >= stage.total_steps)

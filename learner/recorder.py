@@ -28,17 +28,19 @@ from learner.alerts import Alerts
 ENDPOINT_FILE = "metrics_endpoint"
 CALL_SECONDS = 60.0
 """Deadline of one call to the recorder; it only merges numbers and appends lines."""
-NOT_BEGUN = ("", -1)
+NOT_BEGUN = (-1, -1)
 
 
 @dataclass
 class StepReport:
     """Report to the driver: everything since it last asked."""
 
-    stage: str = ""
-    total: int = 0
+    stage: int = -1
+    """Index of the stage that reports; -1 before the first."""
     done: int = 0
     figures: dict[str, float] = field(default_factory=dict)
+    ended: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
+    """Stage, steps done and figures of the last row, of stages that another one followed."""
     notes: list[str] = field(default_factory=list)
     phases: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Phase of each rank, and for how many seconds."""
@@ -69,14 +71,13 @@ class Recorder:
 
     def begin(
         self,
-        stage: str,
+        stage: int,
         done: int,
-        total: int,
         global_step: int,
         metrics_state: Mapping[str, Any] | None,
     ) -> None:
-        """A stage begins, or a restarted group goes on with it from `done`: what was recorded past
-        `global_step` is taken back."""
+        """Stage number `stage` of the run begins, or a restarted group goes on with it from `done`:
+        what was recorded past `global_step` is taken back."""
         if self._begun == (stage, global_step - done):
             self._observed.record("fleet/restarts", 1, pool="learner")
         self._begun = stage, global_step - done
@@ -87,11 +88,14 @@ class Recorder:
         else:
             self.metrics.load_state_dict(metrics_state)
         self._waiting.clear()
-        self._report = StepReport(stage, total, done, {}, self._report.notes)
+        before = self._report
+        if before.stage not in (-1, stage):
+            before.ended.append((before.stage, before.done, before.figures))
+        self._report = StepReport(stage, done, {}, before.ended, before.notes)
         self._moved = time.monotonic()
 
     def record(
-        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+        self, rank: int, ranks: int, done: int, global_step: int, state: dict[str, Any]
     ) -> None:
         """One rank's observations up to a step; when all ranks have reported it, they become one
         row."""
@@ -105,7 +109,7 @@ class Recorder:
         self.metrics.merge(self._observed.drain())
         steps = sum(each.total_steps for each in self.run.stages)
         self.metrics.record("run/progress", global_step / steps)
-        row = self.metrics.flush(global_step, stage)
+        row = self.metrics.flush(global_step, self.run.stages[self._begun[0]].stage)
         self.writer.write(row)
         self.exporter.publish(self.metrics)
         self._report.notes += self._alerts.sentences(global_step, row)
@@ -177,7 +181,7 @@ class Recorder:
         now = time.monotonic()
         taken = self._report
         self._report = StepReport(
-            taken.stage, taken.total, taken.done, taken.figures, [], {}, 0.0, taken.failure
+            taken.stage, taken.done, taken.figures, [], [], {}, 0.0, taken.failure
         )
         taken.phases = {who: (phase, now - since) for who, (phase, since) in self._phases.items()}
         taken.idle_seconds = now - self._moved
@@ -228,18 +232,17 @@ class RecorderClient:
 
     def begin(
         self,
-        stage: str,
+        stage: int,
         done: int,
-        total: int,
         global_step: int,
         metrics_state: Mapping[str, Any] | None,
     ) -> None:
-        self._call("begin", stage, done, total, global_step, metrics_state)
+        self._call("begin", stage, done, global_step, metrics_state)
 
     def record(
-        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+        self, rank: int, ranks: int, done: int, global_step: int, state: dict[str, Any]
     ) -> None:
-        self._call("record", rank, ranks, stage, done, global_step, state)
+        self._call("record", rank, ranks, done, global_step, state)
 
     def observe(self, state: dict[str, Any]) -> None:
         self._call("observe", state)

@@ -40,20 +40,14 @@ class Reporter:
         group: Group,
         recorder: Recorder | RecorderClient,
         stage: str,
-        total: int,
         position: Position,
         checkpoint: Checkpoint,
     ):
         self.group, self.recorder, self.stage, self.position = group, recorder, stage, position
         self._saving_since = 0.0
         if group.rank == 0:
-            recorder.begin(
-                stage,
-                position.in_stage,
-                total,
-                checkpoint.step,
-                TrainingState.of(checkpoint).metrics,
-            )
+            totals = TrainingState.of(checkpoint).metrics
+            recorder.begin(position.stage, position.in_stage, checkpoint.step, totals)
         # no rank may record before the recorder has taken back what a dead group recorded
         self.barrier()
 
@@ -65,12 +59,7 @@ class Reporter:
         parts."""
         metrics.record("run/stage", self.position.stage)
         self.recorder.record(
-            self.group.rank,
-            self.group.size,
-            self.stage,
-            done,
-            self.position.base + done,
-            metrics.drain(),
+            self.group.rank, self.group.size, done, self.position.base + done, metrics.drain()
         )
 
     def phase(self, phase: str) -> None:

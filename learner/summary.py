@@ -37,10 +37,10 @@ class Summary:
     """
 
     def __init__(self, run: Run, directory: RunDirectory, since: float | None = None):
-        self.directory = directory
+        self.run, self.directory = run, directory
         self._written = time.monotonic() if since is None else since
-        self._current: dict[str, Any] | None = None
-        """The stage that time is spent in."""
+        self._current: int | None = None
+        """Index of the stage that time is spent in."""
         self.value: dict[str, Any] = {
             "name": run.name,
             "status": "running",
@@ -52,26 +52,37 @@ class Summary:
             self.value |= read_summary(directory) | {"status": "running"}
 
     @contextmanager
-    def stage(self, index: int, name: str, steps: int) -> Iterator[None]:
-        """Time inside the block is spent in stage number `index` of the run; a stage that was
-        resumed adds up.
+    def stage(self, index: int) -> Iterator[None]:
+        """Time inside the block is spent in stage number `index` of the run, and then in those that
+        `begin` names; a stage that was resumed adds up.
 
-        However the block ends, the stage's figures up to there are kept.
+        However the block ends, the stages' figures up to there are kept.
         """
-        entry = self._entry(index, name)
-        self.write("running")  # the time up to here is not the stage's
-        self._current = entry
+        self.begin(index)
         try:
             yield
         finally:
-            self.refresh(index, name, steps)
-            self.write("running")
-            self._current = None
+            self._end()
 
-    def refresh(self, index: int, name: str, steps: int) -> None:
+    def begin(self, index: int) -> None:
+        """Time from here is spent in stage number `index`."""
+        if index != self._current:
+            self._end()
+            self._current = index
+
+    def _end(self) -> None:
+        """Write the time up to here, which is of the current stage if there is one, with its
+        figures."""
+        if self._current is not None:
+            self.refresh(self._current)
+        self.write("running")
+        self._current = None
+
+    def refresh(self, index: int) -> None:
         """Read the figures of stage number `index` anew: a driver that was killed has not kept
         them."""
-        self._entry(index, name).update(steps=steps, metrics=stage_metrics(self.directory, index))
+        steps = self.run.stages[index].total_steps
+        self._entry(index).update(steps=steps, metrics=stage_metrics(self.directory, index))
 
     def evaluated(self, name: str, index: int) -> bool:
         """Whether the evaluation `name` ("before_mrl", "after_mrl") was made at stage number
@@ -81,10 +92,10 @@ class Summary:
             for entry in self.value["stages"]
         )
 
-    def keep_evaluation(self, name: str, index: int, stage: str) -> None:
+    def keep_evaluation(self, name: str, index: int) -> None:
         """Note that the evaluation `name` was made at stage number `index`, and write it with all
         that was kept of it."""
-        entry = self._entry(index, stage)
+        entry = self._entry(index)
         entry["evaluated"] = [*entry.get("evaluated", ()), name]
         self.write("running")
 
@@ -96,11 +107,12 @@ class Summary:
             entry["evaluated"] = [each for each in entry["evaluated"] if each != name]
             self.write("running")
 
-    def _entry(self, index: int, name: str) -> dict[str, Any]:
+    def _entry(self, index: int) -> dict[str, Any]:
         stages: list[dict[str, Any]] = self.value["stages"]
         for entry in stages:
             if entry["index"] == index:
                 return entry
+        name = self.run.stages[index].stage
         entry = {"index": index, "name": name, "wall_seconds": 0.0, "steps": 0, "metrics": {}}
         self.value["stages"] = sorted([*stages, entry], key=lambda each: each["index"])
         return entry
@@ -157,7 +169,7 @@ class Summary:
         self.value["status"] = status
         self.value["wall_seconds"] += passed
         if self._current is not None:
-            self._current["wall_seconds"] += passed
+            self._entry(self._current)["wall_seconds"] += passed
         self.directory.write_summary(self.value)
         return self.value
 

@@ -34,14 +34,13 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import read_rows
 from common.weights import PackedWeights, load_into
 from learner.checkpointing import checkpoint_model
-from learner.driver import is_finished
 from learner.episode_source import Shard
 from learner.evaluation.measure import reward_embedding
 from learner.parallel.group import Group, Job, OneRank
 from learner.recorder import Recorder
 from learner.setup import newest, prepare
 from learner.stages.rl import train_on
-from learner.stages.stage import definition_of
+from learner.stages.sequence import is_finished, run_stages, sequences
 from reward_service.compose import score_episodes
 from reward_service.normalization import after, from_json, to_json
 from rollout.iterations import Iterations, RolloutState
@@ -190,9 +189,9 @@ class DyingRecorder(Recorder):
     dies_after = 0
 
     def record(
-        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+        self, rank: int, ranks: int, done: int, global_step: int, state: dict[str, Any]
     ) -> None:
-        super().record(rank, ranks, stage, done, global_step, state)
+        super().record(rank, ranks, done, global_step, state)
         if global_step == self.dies_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -203,9 +202,9 @@ class StoppingRecorder(Recorder):
     stops_after = 0
 
     def record(
-        self, rank: int, ranks: int, stage: str, done: int, global_step: int, state: dict[str, Any]
+        self, rank: int, ranks: int, done: int, global_step: int, state: dict[str, Any]
     ) -> None:
-        super().record(rank, ranks, stage, done, global_step, state)
+        super().record(rank, ranks, done, global_step, state)
         if global_step == self.stops_after:
             self.request_stop()
 
@@ -227,15 +226,17 @@ def run_here(
     directory, sources = prepared(run), []
     recorder = make_recorder(run, directory, newest(directory).step)
     try:
-        for index, stage in enumerate(run.stages):
-            if is_finished(newest(directory), index, stage):
+        for indices in sequences(run.stages):
+            last = newest(directory)
+            left = [i for i in indices if not is_finished(last, i, run.stages[i])]
+            if not left:
                 continue
-            job = Job(run, directory, index, "local")
-            if stage.needs_rollout:
+            job = Job(run, directory, left[0], "local", following=len(left) - 1)
+            if run.stages[job.stage].needs_rollout:
                 sources.append(LocalSource(job))
                 train_on(group or OneRank(), job, recorder, sources[-1])
             else:
-                definition_of(stage).loop(group or OneRank(), job, recorder)
+                run_stages(group or OneRank(), job, recorder)
             if recorder.stop_requested():
                 break
     finally:

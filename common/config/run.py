@@ -29,7 +29,8 @@ class Learner(Section):
     gpus_per_rank: float = Field(0, ge=0)
     """GPUs of each rank; 0: CPU."""
     max_failures: int = Field(3, ge=0)
-    """Restarts of the learner group from the last checkpoint before the run fails."""
+    """Restarts of a learner group from the last checkpoint before the run fails. Supervised stages
+    in a row share a group."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints. One is always written at the end of a stage."""
     keep_checkpoints: int = Field(2, ge=1)

@@ -15,8 +15,8 @@ import pickle
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -114,6 +114,13 @@ class Job:
     """Index in run.stages."""
     namespace: str
     """Where the run's named actors live."""
+    following: int = 0
+    """Stages after it that the same ranks go on with."""
+
+    def parts(self) -> Iterator[Job]:
+        """A job for each of its stages."""
+        for stage in range(self.stage, self.stage + self.following + 1):
+            yield replace(self, stage=stage, following=0)
 
 
 Loop = Callable[[Group, Job, Any], None]
@@ -134,6 +141,7 @@ def launch(loop: Loop, job: Job) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     learner = job.run.learner
+    stages = [job.run.stages[part.stage].stage for part in job.parts()]
     trainer = TorchTrainer(
         _rank_main,
         # As bytes: Ray Train's controller, through which this goes, would import all that a rank
@@ -151,7 +159,7 @@ def launch(loop: Loop, job: Job) -> None:
         run_config=ray.train.RunConfig(
             # A name of its own each time: what a stage resumes from is our checkpoint, which holds
             # the whole run, not Ray Train's.
-            name=f"{job.run.stages[job.stage].stage}-{uuid.uuid4().hex[:8]}",
+            name=f"{stages[0]}-{uuid.uuid4().hex[:8]}",
             storage_path=job.directory.path("ray_train"),
             failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
         ),
@@ -160,7 +168,7 @@ def launch(loop: Loop, job: Job) -> None:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise InfraFailure(
-            f"the learner group failed {learner.max_failures + 1} times in stage {job.stage}: "
+            f"the learner group failed {learner.max_failures + 1} times in {', '.join(stages)}: "
             f"{error}"
         ) from error
 

@@ -112,13 +112,11 @@ class RLTraining:
         self.curriculum, self.metrics = Curriculum(self.settings.curriculum), Metrics()
         self._opened = open_policy(checkpoint)
         nn.Module.to(self._opened.module, group.device)
-        total = self.curriculum.total
-        self.update = build_update(job, self._opened, total, group, self.metrics)
+        self.update = build_update(job, self._opened, self.curriculum.total, group, self.metrics)
         begun = self._resume(checkpoint) if self.position.in_stage else RolloutState()
         if group.rank == 0:
             source.load_state(begun)
-        stage = self.settings.stage
-        self.reporter = Reporter(group, recorder, stage, total, self.position, checkpoint)
+        self.reporter = Reporter(group, recorder, self.settings.stage, self.position, checkpoint)
         self.known = words_of_values(training_values(job.directory))
         """Values of the training data, as the metrics of recall take them."""
 

@@ -104,9 +104,7 @@ class SupervisedTraining:
                 resume_training(folder, {"optimizer": self.trainer}, self._extras)
             else:
                 take_over(folder, self._extras)
-        self.reporter = Reporter(
-            group, recorder, self.stage.stage, self.stage.steps, self.position, checkpoint
-        )
+        self.reporter = Reporter(group, recorder, self.stage.stage, self.position, checkpoint)
         self.metrics, self.pace = Metrics(), Pace()
 
     def step(self, step: int) -> None:

@@ -20,7 +20,7 @@ def test_a_recorder_that_is_gone_is_no_bug_of_the_rank_that_reports_to_it(tmp_pa
     rank = RecorderClient.connect("asking")
     assert rank.failed() is False
     with pytest.raises(DataFailure, match="the recorder to record: ValueError: no metric"):
-        rank.record(0, 1, "nothing", 1, 1, {"no/such": (1.0,)})
+        rank.record(0, 1, 1, 1, {"no/such": (1.0,)})
     recorder.close()
     with pytest.raises(InfraFailure, match="the recorder to stop requested"):
         rank.stop_requested()

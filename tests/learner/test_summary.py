@@ -13,7 +13,7 @@ from common.storage.checkpoint import Checkpoint
 from common.storage.lease import hold
 from common.telemetry.progress import QuietProgress
 from deploy.cli import tell_of_run
-from learner.driver import owes_evaluation
+from learner.driver import is_left
 from learner.evaluation.evaluate import figures_of
 from learner.evaluation.figures import Evaluation, Figure
 from learner.summary import Summary
@@ -27,14 +27,14 @@ def test_two_stages_of_one_kind_have_figures_of_their_own_and_a_resumed_one_adds
     run = tiny_run(tmp_path, "sft", STAGES["sft"] | {"steps": 3})
     directory, _ = run_here(run)
     summary = Summary(run, directory, since=time.monotonic() - 8)
-    with summary.stage(0, "sft", 6):
+    with summary.stage(0):
         pass
-    with pytest.raises(KeyboardInterrupt), summary.stage(1, "sft", 3):  # noqa: PT012 - what is spent before an interrupt counts
+    with pytest.raises(KeyboardInterrupt), summary.stage(1):  # noqa: PT012 - what is spent before an interrupt counts
         time.sleep(0.3)
         raise KeyboardInterrupt
     summary.write("stopped")
     resumed = Summary(run, directory)
-    with resumed.stage(1, "sft", 3):
+    with resumed.stage(1):
         time.sleep(0.2)
         during = json.loads(directory.read_text("summary.json"))
     assert during["status"] == "running"
@@ -60,7 +60,7 @@ def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -
     half = Figure({"all": np.array([1, 0])}, {"all": np.array([1, 1])})
     summary.keep_figures("after_mrl", Evaluation(dict.fromkeys(figures_of([]), half), {}, []))
     assert not Summary(run, directory).evaluated("after_mrl", 1)
-    summary.keep_evaluation("after_mrl", 1, "mrl")
+    summary.keep_evaluation("after_mrl", 1)
     again = Summary(run, directory)
     assert again.evaluated("after_mrl", 1)
     assert not again.evaluated("before_mrl", 1)
@@ -77,7 +77,7 @@ def test_an_evaluation_counts_for_its_stage_once_it_is_written(tmp_path: Path) -
     assert match["intervals"]["f1"]["after_mrl"] == {"all": [0.0, 1.0]}
     assert again.value["scores"]["after_mrl"] == {"all": 0.5}
     assert again.value["scores"]["counts"]["after_mrl"] == {"all": 2}
-    again.refresh(1, "mrl", 6)
+    again.refresh(1)
     assert again.evaluated("after_mrl", 1)
 
 
@@ -91,16 +91,12 @@ def test_an_evaluation_is_owed_where_the_run_stands_right_after_a_stage_that_has
     def owed(stage: int) -> list[int]:
         state = TrainingState(stage, run.stages[stage].stage, 6, None)
         checkpoint = Checkpoint("", {"state": state.to_json()})
-        return [
-            index
-            for index, each in enumerate(run.stages)
-            if owes_evaluation(checkpoint, index, each, summary)
-        ]
+        return [index for index in range(stage + 1) if is_left(checkpoint, index, run, summary)]
 
     assert [owed(stage) for stage in range(4)] == [[], [1], [], [3]]
-    summary.keep_evaluation("after_mrl", 1, "mrl")
+    summary.keep_evaluation("after_mrl", 1)
     assert [owed(stage) for stage in range(4)] == [[], [], [], [3]]
-    summary.keep_evaluation("before_mrl", 3, "mrl")
+    summary.keep_evaluation("before_mrl", 3)
     assert owed(3) == [3]
     summary.discard_evaluation("after_mrl", 1)  # it was given more iterations
     assert owed(1) == [1]
