@@ -50,7 +50,8 @@ def stage_seconds(
     """Seconds that a stage may take on this machine; None where it runs on GPUs.
 
     tokens: that it reads or plays. rate: operations per second of one core. starts:
-    False for a further step of a curriculum, for which nothing is started.
+    False where nothing is started for it: the stage follows another one on the same ranks, or
+    this is a further step of its curriculum.
     """
     if run.learner.gpus_per_rank or run.rollout.gpus_per_worker:
         return None

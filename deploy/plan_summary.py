@@ -16,6 +16,7 @@ from deploy.layout import table
 from deploy.plan import learner_bytes, mebibytes, model_shape, rollout_bytes, stage_plans
 from deploy.progress import duration
 from learner.amounts import few_data_warnings
+from learner.stages.planning import stages_by_group
 from learner.summary import run_status
 from reward_service.components.table import parts
 
@@ -88,15 +89,17 @@ def _data(run: Run, corpus: Corpus, shape: Shape) -> str:
 def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
     """Every stage over its data, with a time where one can be told."""
     rate = operations_per_second() if shape is not None else 0.0
-    rows, seconds, begun = [], 0.0, set()
+    rows, seconds = [], 0.0
+    # Of the stages that ranks are started for; a curriculum starts them once.
+    started = {id(run.stages[indices[0]]) for indices in stages_by_group(run.stages)}
     for work in found:
         tokens: float | None = None
         took: float | None = None
         if shape is not None and work.examples:
             measured, config = shape
             tokens = work.batch * work.steps * measured.of_example(work.part, work.examples)
-            took = stage_seconds(run, work.stage, config, tokens, rate, id(work.stage) not in begun)
-        begun.add(id(work.stage))
+            took = stage_seconds(run, work.stage, config, tokens, rate, id(work.stage) in started)
+            started.discard(id(work.stage))
         seconds += took or 0.0
         rows.append(
             [

@@ -41,7 +41,8 @@ from learner.reporter import Position
 from learner.resume import with_pinned_models
 from learner.rollout_group import RolloutGroup
 from learner.setup import newest, prepare
-from learner.stages.sequence import is_finished, run_stages, sequences
+from learner.stages.planning import stages_by_group
+from learner.stages.sequence import is_finished, run_stages
 from learner.summary import Summary, last_status
 from learner.training_state import TrainingState
 
@@ -138,7 +139,7 @@ def train_or_resume(ready: Ready, progress: Progress, interrupts: Interrupts) ->
     status = "failed"
     try:
         summary.write("running")
-        for indices in sequences(run.stages):
+        for indices in stages_by_group(run.stages):
             left = [index for index in indices if is_left(checkpoint, index, run, summary)]
             for index in indices[: len(indices) - len(left)]:
                 summary.refresh(index)

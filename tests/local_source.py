@@ -39,8 +39,9 @@ from learner.evaluation.measure import reward_embedding
 from learner.parallel.group import Group, Job, OneRank
 from learner.recorder import Recorder
 from learner.setup import newest, prepare
+from learner.stages.planning import stages_by_group
 from learner.stages.rl import train_on
-from learner.stages.sequence import is_finished, run_stages, sequences
+from learner.stages.sequence import is_finished, run_stages
 from reward_service.compose import score_episodes
 from reward_service.normalization import after, from_json, to_json
 from rollout.iterations import Iterations, RolloutState
@@ -226,7 +227,7 @@ def run_here(
     directory, sources = prepared(run), []
     recorder = make_recorder(run, directory, newest(directory).step)
     try:
-        for indices in sequences(run.stages):
+        for indices in stages_by_group(run.stages):
             last = newest(directory)
             left = [i for i in indices if not is_finished(last, i, run.stages[i])]
             if not left:

@@ -7,10 +7,12 @@ are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from common.config.run import Run
-from common.config.stages import MRL, RewardModelStage, SupervisedStage
+from common.config.stages import MRL, RewardModelStage, StageSettings, SupervisedStage
 from common.models.reactive.config import RxTConfig
 
 FLOAT_BYTES = 4
@@ -110,6 +112,16 @@ def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
         critic = critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
         memory["critic, gradients and optimiser"] = critic
     return StagePlan(batches, memory=memory)
+
+
+def stages_by_group(stages: Sequence[StageSettings]) -> list[list[int]]:
+    """Indices of the stages by the group of ranks that runs them: supervised stages in a row
+    together, each stage with rollouts by itself."""
+
+    def group_of(index: int) -> int:
+        return index if stages[index].needs_rollout else -1
+
+    return [list(indices) for _, indices in groupby(range(len(stages)), group_of)]
 
 
 def longest_conversation(run: Run) -> int | None:

@@ -7,9 +7,6 @@ the checkpoint that the one before it left, as it would in a group of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
-
 import torch
 
 from common.config.stages import StageSettings
@@ -18,16 +15,6 @@ from learner.parallel.group import Group, Job
 from learner.recorder import Recorder, RecorderClient
 from learner.stages.stage import definition_of
 from learner.training_state import TrainingState
-
-
-def sequences(stages: Sequence[StageSettings]) -> list[list[int]]:
-    """Indices of the stages by the group of ranks that runs them: supervised stages in a row
-    together, each stage with rollouts by itself."""
-
-    def group_of(index: int) -> int:
-        return index if stages[index].needs_rollout else -1
-
-    return [list(indices) for _, indices in groupby(range(len(stages)), group_of)]
 
 
 def run_stages(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:

@@ -10,7 +10,8 @@ from learner.driver import GroupWatch
 from learner.parallel.group import Job, OneRank
 from learner.recorder import Recorder
 from learner.setup import newest
-from learner.stages.sequence import run_stages, sequences
+from learner.stages.planning import stages_by_group
+from learner.stages.sequence import run_stages
 from learner.summary import Summary
 from tests.local_source import STAGES, StoppingRecorder, comparable_rows, prepared, tiny_run
 
@@ -45,7 +46,7 @@ def run_together(job: Job, recorder: Recorder) -> None:
 
 def test_only_supervised_stages_that_follow_one_another_share_ranks(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "joint_lm", "sft", "mrl", "mrl", "sft", "memory_aware")
-    assert sequences(run.stages) == [[0, 1], [2], [3], [4, 5]]
+    assert stages_by_group(run.stages) == [[0, 1], [2], [3], [4, 5]]
 
 
 def test_stages_of_one_group_learn_what_stages_of_several_groups_learn(tmp_path: Path) -> None:
