@@ -25,7 +25,7 @@ def front_page(readme: str, results: Results) -> str:
 
 
 def demo_table(results: Results) -> str:
-    """Recall by distance with its controls."""
+    """Recall by distance with its controls, and how many questions it is of."""
     seeds = sorted(int(name.partition("-")[2]) for name in results if name.startswith("demo-"))
     retention: Any = results[f"demo-{seeds[0]}"]["retention"]
     distances = list(retention["after_mrl"])
@@ -35,4 +35,6 @@ def demo_table(results: Results) -> str:
     ]
     spans = retention["intervals"]["after_mrl"]
     rows.insert(1, ["95 % interval", *(interval(*spans[distance]) for distance in distances)])
+    counts = retention["counts"]["after_mrl"]
+    rows.append(["questions", *(f"{counts[distance]:,}" for distance in distances)])
     return table(["turns since it was said", *distances], rows)
