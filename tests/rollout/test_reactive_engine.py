@@ -68,6 +68,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "gate_activation": "tanh",
         "residual_gate": "linear",
     },
+    "a gate per number": {
+        "memory_attention": "simple",
+        "residual_gate": "per_number",
+        "gate_initial": -1.0,
+        "gate_stretch": 0.1,
+    },
     "learned initial memory": {"initial_memory": "learned", "initial_memory_std": 1.0},
 }
 
