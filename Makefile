@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FAST := $(BIN)/pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
+PARALLEL := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 PACKAGES := common rollout reward_service learner deploy
 
 .PHONY: demo test test-fast mutants check format clean-venv
@@ -12,14 +12,14 @@ PACKAGES := common rollout reward_service learner deploy
 demo: $(VENV)/.runtime
 	$(BIN)/engram demo
 
-# Fast tests on all cores; slow ones one after the other, since two clusters on few cores run into
-# each other's deadlines. Coverage is of both.
+# Tests that start Ray run one after the other: two clusters on few cores run into each other's
+# deadlines. The rest runs on all cores. Coverage is of both.
 test: check
-	$(FAST) --cov --cov-report= --cov-fail-under=0
-	$(BIN)/pytest -m slow --cov --cov-append --cov-report=term:skip-covered
+	$(PARALLEL) -m "not cluster" --cov --cov-report= --cov-fail-under=0
+	$(BIN)/pytest -m cluster --cov --cov-append --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.dev
-	$(FAST)
+	$(PARALLEL) -m "not cluster and not slow"
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutate

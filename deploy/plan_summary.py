@@ -106,7 +106,7 @@ def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
                 work.name,
                 f"{len(work.examples):,} {_NAMES[work.part]}" if work.examples else "environment",
                 f"{work.batch:,}",
-                f"{work.steps:,}",
+                f"{'≤ ' * work.stage.may_end_early}{work.steps:,}",
                 "-" if work.passes is None else f"{work.passes:.3g}",
                 "-" if tokens is None else _rounded(tokens),
                 "-" if took is None else duration(took),

@@ -1,5 +1,5 @@
-"""Sentences on what goes wrong in a run's rewards, once when it begins: for a terminal, where a log
-file is not read."""
+"""Sentences on what goes wrong in a run, once when it begins: for a terminal, where a log file is
+not read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,42 @@ from collections.abc import Mapping
 
 from common.telemetry.series import parse_key
 
-FAILED, ALARMS = "reward/failed_turns", "reward/alarms"
+FAILED, ALARMS, GROWTH = "reward/failed_turns", "reward/alarms", "memory/growth"
+LARGEST_GROWTH = 0.25
+"""Doublings of memory per write from which on it grows without bound: a factor of 16 in 16 turns,
+65,000 in 64."""
+GROWING_ROWS = 3
+"""So many rows in a row, or it is chance."""
 
 
 class Alerts:
-    """Reads the rows of metrics as they come. Both metrics are counters: totals since the run
+    """Reads the rows of metrics as they come. Those of rewards are counters: totals since the run
     began."""
 
     def __init__(self) -> None:
         self._before: dict[str, float] = {}
         self._lasting: set[str] = set()
+        self._growing = 0
 
     def sentences(self, step: int, row: Mapping[str, float]) -> list[str]:
         """An alarm is told when it begins. Failed turns are told by reason: the first ones, and
         whenever there are ten times as many as when they were told last."""
+        return [*self._of_rewards(step, row), *self._of_memory(step, row)]
+
+    def _of_memory(self, step: int, row: Mapping[str, float]) -> list[str]:
+        growth = row.get(GROWTH)
+        if growth is None:
+            return []
+        self._growing = self._growing + 1 if growth > LARGEST_GROWTH else 0
+        if self._growing != GROWING_ROWS:
+            return []
+        return [
+            f"step {step}: memory alarm: each write makes memory {2**growth:.2g} times as large, "
+            "so what it held fades and long conversations overflow; model.gate_activation=sigmoid "
+            "bounds it"
+        ]
+
+    def _of_rewards(self, step: int, row: Mapping[str, float]) -> list[str]:
         told = []
         rising: set[str] = set()
         for key, total in row.items():

@@ -117,7 +117,7 @@ def take_over(folder: Path, modules: dict[str, nn.Module]) -> None:
     tensors = load_file(folder / TRAINING)
     for name, module in modules.items():
         held = _under(tensors, f"module/{name}/")
-        if held:
+        if held.keys() == module.state_dict().keys():
             module.load_state_dict(held)
 
 
@@ -132,7 +132,8 @@ SHAPE_KEYS = (
     "cross_kv_heads", "memory_query_heads",
     "memory_kv_heads", "decoder_ff", "encoder_ff", "experts", "experts_per_token", "slots",
     "max_tokens", "memory_attention",
-    "residual_gate", "gate_activation", "gate_per_slot", "initial_memory",
+    "residual_gate", "gate_activation", "gate_per_slot", "gate_stretch",
+    "initial_memory",
 )  # fmt: skip
 """Settings that two checkpoints must share to hold each other's weights."""
 

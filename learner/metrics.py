@@ -79,26 +79,15 @@ def record_position(kl: AdaptiveKL, curriculum: Curriculum, metrics: Metrics) ->
 
 def record_evaluation(found: Evaluation, metrics: Metrics) -> None:
     """The figures of one evaluation."""
+    record_figures_of_facts(found.figures, metrics)
+    record_recall(found.erased, "erased", metrics)
     seen = {"kept": found.figures, "erased": found.erased}
     for memory, figures in seen.items():
-        for distance, share, count in _shares(figures["recall"]):
-            metrics.record("eval/recall", share, weight=count, memory=memory, distance=distance)
         for name in MATCH:
             # Over all turns: a label for each turn of a long conversation would be too many.
             for turn, share, count in _shares(figures[name]):
                 if turn == "all":
                     metrics.record(f"eval/{name}", share, weight=count, memory=memory)
-    by_distance = {
-        "eval/exact": "exact",
-        "eval/precision": "precision",
-        "eval/changed": "changed",
-        "eval/outdated": "outdated",
-    }
-    for metric, name in by_distance.items():
-        for distance, share, count in _shares(found.figures[name]):
-            metrics.record(metric, share, weight=count, distance=distance)
-    for order, share, count in _shares(found.figures["by_order"]):
-        metrics.record("eval/by_order", share, weight=count, order=order)
     for component, mean, count in _shares(found.figures["scores"]):
         if component == "total":
             metrics.record("eval/scores", mean, weight=count)
@@ -106,6 +95,22 @@ def record_evaluation(found: Evaluation, metrics: Metrics) -> None:
             metrics.record("eval/reward", mean, weight=count, component=component)
     for component, mean, count in _shares(found.erased["scores"]):
         metrics.record("eval/reward_erased", mean, weight=count, component=component)
+
+
+def record_figures_of_facts(figures: Mapping[str, Figure], metrics: Metrics) -> None:
+    """Recall, with memory kept, and the other figures of facts."""
+    record_recall(figures, "kept", metrics)
+    for name in ("exact", "precision", "changed", "outdated"):
+        for distance, share, count in _shares(figures[name]):
+            metrics.record(f"eval/{name}", share, weight=count, distance=distance)
+    for order, share, count in _shares(figures["by_order"]):
+        metrics.record("eval/by_order", share, weight=count, order=order)
+
+
+def record_recall(figures: Mapping[str, Figure], memory: str, metrics: Metrics) -> None:
+    """Recall by distance. memory: "kept" or "erased"."""
+    for distance, share, count in _shares(figures["recall"]):
+        metrics.record("eval/recall", share, weight=count, memory=memory, distance=distance)
 
 
 def record_training(figures: Mapping[str, Figure], metrics: Metrics) -> None:

@@ -62,6 +62,10 @@ class Reporter:
             self.group.rank, self.group.size, done, self.position.base + done, metrics.drain()
         )
 
+    def note(self, text: str) -> None:
+        """A line for the terminal."""
+        self.recorder.note(text)
+
     def phase(self, phase: str) -> None:
         self.recorder.phase(f"learner[{self.group.rank}]", phase)
 

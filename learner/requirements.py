@@ -82,6 +82,10 @@ def require_data(run: Run, corpus: Corpus) -> None:
                 raise InputError(
                     run.stage_key(index), f"learns from {part!r}, and the data have none"
                 )
+        try:
+            definition_of(stage).require_data(stage, corpus)
+        except InputError as nothing:
+            raise InputError(run.stage_key(index), nothing.what) from None
         for step in stage.curriculum_steps if plays_rows(run) else ():
             try:
                 fitting(corpus.train, step.name, step.max_steps, step.strategy)

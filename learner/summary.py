@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,8 +81,10 @@ class Summary:
     def refresh(self, index: int) -> None:
         """Read the figures of stage number `index` anew: a driver that was killed has not kept
         them."""
-        steps = self.run.stages[index].total_steps
-        self._entry(index).update(steps=steps, metrics=stage_metrics(self.directory, index))
+        rows = read_rows(self.directory)
+        self._entry(index).update(
+            steps=steps_of_stage(rows, index), metrics=stage_metrics(rows, index)
+        )
 
     def evaluated(self, name: str, index: int) -> bool:
         """Whether the evaluation `name` ("before_mrl", "after_mrl") was made at stage number
@@ -229,11 +231,18 @@ def last_status(directory: RunDirectory) -> str:
     return "killed" if status == "running" else status
 
 
-def stage_metrics(directory: RunDirectory, stage: int) -> dict[str, dict[str, float]]:
+def steps_of_stage(rows: Sequence[Mapping[str, Any]], stage: int) -> int:
+    """Steps that stage number `stage` has done, by the rows of metrics.jsonl."""
+    own = [row["step"] for row in rows if row.get("run/stage") == stage]
+    before = [row["step"] for row in rows if row.get("run/stage", stage) < stage]
+    return max(own) - max(before, default=0) if own else 0
+
+
+def stage_metrics(rows: Sequence[Mapping[str, Any]], stage: int) -> dict[str, dict[str, float]]:
     """First, best and last value of each metric over the rows of a stage, by index; counters and
     what has no better end have no best."""
     figures: dict[str, dict[str, float]] = {}
-    for row in read_rows(directory):
+    for row in rows:
         if row.get("run/stage") != stage:
             continue
         for key, value in row.items():

@@ -14,6 +14,7 @@ from typing import Any, Self
 from common.failures import InputError
 from common.storage.checkpoint import MANIFEST, Checkpoint
 from learner.curriculum import CurriculumState
+from learner.stages.until import UntilState
 from rollout.iterations import RolloutState
 
 
@@ -57,6 +58,14 @@ class TrainingState:
     """Totals of the metrics; None before the first step."""
     rl: RLState | None = None
     """None in a supervised stage."""
+    until: UntilState | None = None
+    """None in a stage without `until`."""
+    ended: bool = False
+    """Whether the stage is over, whatever number of steps its settings have."""
+
+    def until_in(self, stage: int) -> UntilState | None:
+        """State of the condition of stage number `stage`; None where the stage has not begun."""
+        return self.until if self.stage == stage else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -65,17 +74,21 @@ class TrainingState:
             "done": self.done,
             "metrics": self.metrics,
             "rl": None if self.rl is None else self.rl.to_json(),
+            "until": None if self.until is None else self.until.to_json(),
+            "ended": self.ended,
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        rl = record["rl"]
+        rl, until = record["rl"], record["until"]
         return cls(
             int(record["stage"]),
             record["stage_name"],
             int(record["done"]),
             record["metrics"],
             None if rl is None else RLState.from_json(rl),
+            None if until is None else UntilState.from_json(until),
+            bool(record["ended"]),
         )
 
     @classmethod

@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test on a Ray cluster is slow, also where nobody says so."""
+    """Mark what uses the local Ray."""
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(scope="session")

@@ -186,7 +186,9 @@ class PlainModel:
         if kind == "none":
             return old + new
         status = (old + new).mean(-1)
-        if kind == "static":
+        if kind == "per_number":
+            pre = self.linear(f"{at}.linear", np.concatenate([old, new], -1))
+        elif kind == "static":
             pre = self.weights[f"{at}.weight"]
         elif kind == "linear":
             pre = self.linear(f"{at}.linear", status)
@@ -194,10 +196,13 @@ class PlainModel:
             pre = self.weights[f"{at}.weight"] * (
                 status if self.config.gate_per_slot else status.mean()
             )
+        if kind != "per_number":
+            pre = pre[:, None]
         if self.config.gate_activation == "tanh":
-            share = np.tanh(pre)[:, None]
+            share = np.tanh(pre)
             return (1 + share) * new + (1 - share) * old
-        share = sigmoid(pre)[:, None]
+        reach = self.config.gate_stretch
+        share = np.clip((1 + 2 * reach) * sigmoid(pre) - reach, 0, 1)
         return share * new + (1 - share) * old
 
 

@@ -62,6 +62,7 @@ def test_the_update_needs_neither_numba_nor_ray_nor_transformers() -> None:
 
 
 @pytest.mark.parametrize("package", ["common", "learner", "reward_service"])
+@pytest.mark.slow
 def test_numba_is_for_one_backend_and_for_matching_n_grams(package: str) -> None:
     assert "numba" not in loaded(package, NGRAMS)
 

@@ -90,6 +90,27 @@ def test_algorithms_are_compared_over_their_seeds() -> None:
     )
 
 
+def test_babi_is_a_row_by_seed_and_one_by_part_that_is_left_out() -> None:
+    exact = {"1": 1.0, "2": 0.5, "3": 0.25, "all": 0.75}
+    bounds = {distance: [share - 0.1, share] for distance, share in exact.items()}
+    retention = {"exact": exact, "intervals": {"exact": bounds}, "erased": {"all": 0.1}}
+    one = {
+        "retention": retention | {"most_frequent": {"all": 0.2}},
+        "wall_seconds": 300,
+        "environment": {"git_commit": "1234567890"},
+    }
+    runs: Any = {
+        "babi-10": one,
+        "babi-9": one,
+        "babi_without_reading-9": one | {"without": "reading"},
+    }
+    others = {name: each for name, each in MEASURED.items() if not name.startswith("babi-")}
+    lines = PAGES["results.md"]({**others, **runs}).splitlines()
+    rows = [line for line in lines if line.startswith(("| 9 ", "| 10 ", "| reading "))]
+    figures = "1.000 (0.90–1.00) | 0.500 (0.40–0.50) | 0.250 (0.15–0.25) | 0.750 (0.65–0.75)"
+    assert rows == [f"| {name} | {figures} | 0.100 | 0.200 | 5 |" for name in (9, 10, "reading")]
+
+
 def test_the_game_is_told_of_over_its_seeds() -> None:
     runs: Any = {"game-1": {"first": 0.2, "last": 0.6}, "game-2": {"first": 0.4, "last": 0.8}}
     others = {name: found for name, found in MEASURED.items() if not name.startswith("game-")}

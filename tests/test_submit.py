@@ -69,7 +69,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_the_drivers_own_exit_code_comes_back_with_its_output(
     job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +103,7 @@ TINY = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
     job_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +168,7 @@ def scrape(directory: RunDirectory) -> str:
         return ""
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_without_following_submit_returns_at_once_and_says_how_to_go_on(
     job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +190,7 @@ def test_without_following_submit_returns_at_once_and_says_how_to_go_on(
         logs("lefd", job_server)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_job_that_is_gone_is_one_sentence(job_server: str) -> None:
     server = JobServer(job_server)
     for ask in (server.job, server.output, server.stop):
@@ -198,7 +198,7 @@ def test_a_job_that_is_gone_is_one_sentence(job_server: str) -> None:
             ask("gone-7")
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("mode", ["unset", "token"])
 def test_a_token_that_is_not_the_heads_is_one_sentence(
     head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str
@@ -217,7 +217,7 @@ def test_a_token_that_is_not_the_heads_is_one_sentence(
     assert JobServer(head.address).jobs() is not None, "the address that was given counts"
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_following_and_not_the_job(
     job_server: str, project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

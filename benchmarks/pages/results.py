@@ -70,7 +70,7 @@ def page(results: Results) -> str:
         *_demo(demos),
         *_algorithms(results),
         *_game(results),
-        *_babi(results["babi"], results["babi_six"]),
+        *_babi(results),
         *_sgd(results["sgd"]),
     )
 
@@ -182,24 +182,68 @@ def _over_seeds(runs: Sequence[Mapping[str, Any]], figure: str) -> str:
 # --- public data sets -----------------------------------------------------------------------------
 
 
-def _babi(one: Mapping[str, Any], six: Mapping[str, Any]) -> list[str]:
-    distances = ("1", "3", "5", "all")
-    rows = [
-        (
-            task["name"],
-            *_distances(task["retention"]["memory"], distances),
-            *(share(task["retention"][control]["all"]) for control in ("erased", "most_frequent")),
-        )
-        for task in ({"name": "1, a model of its own", **one}, *six["tasks"])
-    ]
+def _babi(results: Results) -> list[str]:
+    distances = ("1", "2", "3", "all")
+    six = results["babi_six"]
     return [
         "## bAbI",
-        prose(f"""{origin(one)} {origin(six)} Recall on the test files by distance, 1,000
-            questions a task. Most frequent is the commonest answer of the task's training file.
-            One model of a million parameters is not trained out on six tasks after 5,000 steps.
-            Publications on bAbI report exact answers; these figures are recall."""),
-        table(("task", *distances, "erased", "most frequent"), rows),
+        *_babi_seeds(_by_seed(results, "babi-"), distances),
+        *_babi_parts(results, distances),
+        prose(f"""{origin(six)} Recall on the test files of six tasks in one model, by code from
+            before `neighbours`, `reading` and gates per number; not trained out."""),
+        table(
+            ("task", *distances, "erased", "most frequent"),
+            [(task["name"], *_recall_row(task["retention"], distances)) for task in six["tasks"]],
+        ),
     ]
+
+
+def _babi_seeds(seeds: Mapping[int, Mapping[str, Any]], distances: Sequence[str]) -> list[str]:
+    """Task 1 by itself; nothing where it was not measured."""
+    if not seeds:
+        return []
+    rows = [_babi_row(f"{seed}", one, distances) for seed, one in seeds.items()]
+    return [
+        prose(f"""`python -m benchmarks.babi SEED FOLDER`, commit {_commits(seeds)}: task 1 from
+            nothing, `configs/babi.yaml`. Exact answers to the 1,000 questions of the test file by
+            distance, with intervals; most frequent is the commonest answer of the training
+            file."""),
+        table(("seed", *distances, "erased", "most frequent", "minutes"), rows),
+    ]
+
+
+def _babi_row(name: str, one: Mapping[str, Any], distances: Sequence[str]) -> list[str]:
+    retention = one["retention"]
+    bounds = retention["intervals"]["exact"]
+    exact = [f"{share(retention['exact'][d])} ({interval(*bounds[d])})" for d in distances]
+    controls = [share(retention[name]["all"]) for name in ("erased", "most_frequent")]
+    return [name, *exact, *controls, f"{one['wall_seconds'] / 60:.0f}"]
+
+
+def _babi_parts(results: Results, distances: Sequence[str]) -> list[str]:
+    """What is lost without a part; nothing where it was not measured."""
+    found = [one for name, one in results.items() if name.startswith("babi_without_")]
+    if not found:
+        return []
+    rows = [_babi_row(one["without"].replace("_", " "), one, distances) for one in found]
+    return [
+        prose("The same with one part left out (`--without PART`), one seed each:"),
+        table(("without", *distances, "erased", "most frequent", "minutes"), rows),
+    ]
+
+
+def _recall_row(retention: Mapping[str, Any], distances: Sequence[str]) -> list[str]:
+    controls = [share(retention[control]["all"]) for control in ("erased", "most_frequent")]
+    return [*_distances(retention["memory"], distances), *controls]
+
+
+def _by_seed(results: Results, prefix: str) -> dict[int, Mapping[str, Any]]:
+    found = {name: one for name, one in results.items() if name.startswith(prefix)}
+    return dict(sorted((int(name.removeprefix(prefix)), one) for name, one in found.items()))
+
+
+def _commits(seeds: Mapping[int, Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(map(commit, seeds.values())))
 
 
 def _sgd(result: Mapping[str, Any]) -> list[str]:

@@ -30,6 +30,14 @@ class Model(Section):
     `heads` is sparse query attention."""
     kv_heads: int | None = Field(None, ge=1)
     """Key and value heads of these attentions. They divide the query heads."""
+    cross_query_heads: int | None = Field(None, ge=1)
+    """Query heads of memory cross-attention; null: as `query_heads`."""
+    cross_kv_heads: int | None = Field(None, ge=1)
+    """Key and value heads of memory cross-attention; null: as `kv_heads`."""
+    memory_query_heads: int | None = Field(None, ge=1)
+    """Query heads of memory attention; null: as `query_heads`."""
+    memory_kv_heads: int | None = Field(None, ge=1)
+    """Key and value heads of memory attention; null: as `kv_heads`."""
     slots: int | None = Field(None, ge=1)
     """Slots of short-term memory per layer."""
     max_tokens: int | None = Field(None, ge=8)
@@ -47,13 +55,27 @@ class Model(Section):
     """Targets of the attention that slots compute before they read the interaction: none (simple),
     the slots of their layer (self), the mean over layers (interlayer), or a gated mixture of
     both."""
-    residual_gate: Literal["none", "static", "elementwise", "linear"] | None = None
+    residual_gate: Literal["none", "static", "elementwise", "linear", "per_number"] | None = None
     """How old and new memory are combined: their sum (none), or by a gate that is a parameter
-    (static), a parameter times the slot's status (elementwise), or a linear map of all slots'
-    statuses (linear). The status of a slot is the mean of old plus new memory over its width."""
+    (static), a parameter times the slot's status (elementwise), a linear map of all slots'
+    statuses (linear), or a linear map of a slot's old and new contents, one for each of its numbers
+    (per_number). The status of a slot is the mean of old plus new memory over its width. The
+    articles have the first four; per_number overwrites less of what is to be kept."""
     gate_activation: Literal["sigmoid", "tanh"] | None = None
     """sigmoid gives g·new + (1-g)·old, tanh gives (1+g)·new + (1-g)·old."""
+    gate_per_slot: bool | None = None
+    """Whether each slot has a gate of its own; else one is shared. Not for per_number."""
+    gate_initial: float | None = None
+    """Pre-activation of the gates of a new model; below 0 they begin by keeping."""
+    gate_stretch: float | None = Field(None, ge=0, le=1)
+    """s: a sigmoid gate is (1 + 2s)·g - s, cut off at 0 and 1, so that it can be shut."""
     initial_memory: Literal["normal", "learned"] | None = None
     """normal: drawn from the episode's seed; learned: a trained parameter."""
     initial_memory_std: float | None = Field(None, ge=0)
     """Standard deviation of initial memory, or of the first value of the trained parameter."""
+    rope_base: float | None = Field(None, gt=1)
+    """Base of the rotary position embedding."""
+    norm_eps: float | None = Field(None, gt=0)
+    """Added to the mean square in RMS norms."""
+    initializer_range: float | None = Field(None, gt=0)
+    """Standard deviation of a new model's weights."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.config.algorithms import PPO, PolicyGradient, Reinforce
 from common.config.locations import ModelSource
 from common.config.section import Section
+from common.episode import Interaction
+from common.failures import nearest
 
 
 class Optimizer(Section):
@@ -75,12 +77,26 @@ class StageSettings(Section):
         """The model that it trains in place of the run's own; None: the run's."""
         return None
 
+    @property
+    def may_end_early(self) -> bool:
+        """Whether `total_steps` is a bound: what is measured may end the stage before."""
+        return False
+
 
 class SupervisedStage(StageSettings):
     batch_key = "batch_size"
+    measures: ClassVar[tuple[str, ...]] = ()
+    """Metrics of the stage that `until` can name: accuracies, cosines and losses."""
 
     steps: int = Field(200, ge=1)
-    """Optimiser steps."""
+    """Optimiser steps; with `until`, at most."""
+    until: dict[str, float] = Field(default_factory=dict)
+    """Metrics of the stage and values to reach, such as {train/accuracy_lm: 0.98}: accuracies and
+    cosines at least so high, losses at most, as means over 20 steps. The learning rate stays at its
+    peak until all are reached; then it decays over `decay_steps`, and the stage ends. Where `steps`
+    are over before that, terminal and summary say so."""
+    decay_steps: int = Field(0, ge=0)
+    """Steps of a stage with `until` after its values are reached."""
     batch_size: int = Field(32, ge=1)
     """Sequences, or conversations, per step over all ranks."""
     optimizer: Optimizer = Optimizer()
@@ -90,10 +106,45 @@ class SupervisedStage(StageSettings):
     def total_steps(self) -> int:
         return self.steps
 
+    @property
+    def may_end_early(self) -> bool:
+        return bool(self.until)
+
+    def meets(self, name: str, value: float) -> bool:
+        """Whether a value of a metric that `until` names is good enough."""
+        wanted = self.until[name]
+        return value <= wanted if _falls(name) else value >= wanted
+
+    @field_validator("until")
+    @classmethod
+    def _can_be_reached(cls, until: dict[str, float]) -> dict[str, float]:
+        for name, value in until.items():
+            if name not in cls.measures:
+                raise ValueError(f"{name!r} is not measured here; {nearest(name, cls.measures)}")
+            if value <= 0 or (value > 1 and not _falls(name)):
+                raise ValueError(
+                    f"{name} is never {value:g}; give a value above 0"
+                    + ("" if _falls(name) else " and up to 1")
+                )
+        return until
+
+
+def _falls(metric: str) -> bool:
+    return metric.startswith("train/loss")
+
 
 class JointLM(SupervisedStage):
     """Stage 1: masked LM on the encoder, next-token LM on the decoder that reads the encoder's
     states."""
+
+    measures = (
+        "train/accuracy_lm",
+        "train/accuracy_masked_lm",
+        "train/accuracy_neighbours",
+        "train/loss_lm",
+        "train/loss_masked_lm",
+        "train/loss_neighbours",
+    )
 
     stage: Literal["joint_lm"]
     """Which stage this is."""
@@ -108,6 +159,17 @@ class JointLM(SupervisedStage):
     blind_fraction: float = Field(0.0, ge=0, le=1)
     """Share of sequences whose decoder reads initial memory instead: trains self-attention where
     the encoder would give the text away."""
+    neighbours: int = Field(0, ge=0)
+    """n: the last layer of the encoder also has to tell the tokens up to n positions before and
+    after each token, through a head that is thrown away. It teaches the encoder to bind what stands
+    together, such as a name and its value, which masked LM does not. 0: off."""
+
+    @model_validator(mode="after")
+    def _measures_neighbours(self) -> Self:
+        for name in self.until:
+            if name.endswith("_neighbours") and not self.neighbours:
+                raise ValueError(f"until waits for {name}, and neighbours is 0")
+        return self
 
 
 class SFT(JointLM):
@@ -121,6 +183,8 @@ class SFT(JointLM):
 class MemoryPretrain(SupervisedStage):
     """Stage 3: the memory attention learns to hold the old and take in the new, by cosine to a
     mixture of both."""
+
+    measures = ("train/memory_cosine",)
 
     stage: Literal["memory_pretrain"]
     """Which stage this is."""
@@ -136,8 +200,40 @@ class MemoryPretrain(SupervisedStage):
     """Std of normal noise on the encoded interaction that is written; the label has none."""
 
 
+class Reading(SupervisedStage):
+    """Before stage 4: answers predicted from the encoding of the turn before, in the place of
+    memory. Teaches the encoder what memory will have to hold; memory attention has no part in
+    it."""
+
+    measures = ("train/accuracy_lm", "train/loss_lm")
+
+    stage: Literal["reading"]
+    """Which stage this is."""
+    router_loss: float = Field(0.01, ge=0)
+    """Coefficient of the load-balancing loss of mixture-of-experts layers."""
+
+
+class TurnWeights(Section):
+    """Weights of the loss by what a turn is. An answer of weight 0 is not computed."""
+
+    recall: float = Field(1.0, ge=0)
+    """Weight of answers that name facts."""
+    told: float = Field(1.0, ge=0)
+    """Weight of replies to what is to be remembered. At 0, a model writes rubbish in reply to it,
+    and into memory."""
+    other: float = Field(1.0, ge=0)
+    """Weight of all other answers."""
+
+    def of(self, turn: Interaction) -> float:
+        if turn.facts or turn.role == "recall":
+            return self.recall
+        return self.told if turn.role == "remember" else self.other
+
+
 class MemoryAware(SupervisedStage):
     """Stage 4: answers predicted from memory over whole conversations, teacher forced."""
+
+    measures = ("train/accuracy_lm", "train/loss_lm")
 
     stage: Literal["memory_aware"]
     """Which stage this is."""
@@ -157,6 +253,18 @@ class MemoryAware(SupervisedStage):
     """Whether the encoder is trained."""
     train_memory: bool = True
     """Whether the memory attention is trained."""
+    weights: TurnWeights = TurnWeights()
+    """Weights of answers in the loss."""
+    evaluate_every: int = Field(0, ge=0)
+    """Steps between measurements of recall on held-out conversations, which rank 0 plays while
+    the others wait. 0: none."""
+    evaluate_conversations: int = Field(100, ge=1)
+    """Held-out conversations of such a measurement."""
+    gate_penalty: float = Field(0.0, ge=0)
+    """Coefficient of the mean share of memory that a write replaces: asks gates to keep what is not
+    overwritten, which carries facts further than the trained length."""
+    gate_penalty_from: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps before the penalty begins."""
 
 
 class Lora(Section):
@@ -178,6 +286,7 @@ class RewardModelStage(SupervisedStage):
     of transformers. It is the last stage of its run, and the run's checkpoints are reward models
     from there on."""
 
+    measures = ("train/accuracy_preference", "train/loss_preference")
     needs_data = "preferences"
     leaves_policy = False
     fixed = frozenset({"stage", "backbone", "levels", "lora"})
@@ -281,6 +390,6 @@ class MRL(StageSettings):
 
 
 Stage = Annotated[
-    JointLM | SFT | MemoryPretrain | MemoryAware | RewardModelStage | MRL,
+    JointLM | SFT | MemoryPretrain | Reading | MemoryAware | RewardModelStage | MRL,
     Field(discriminator="stage"),
 ]

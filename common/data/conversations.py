@@ -118,6 +118,17 @@ def load_texts(source: str | Path, columns: Columns = NO_COLUMNS) -> list[str]:
     return [record["text"] for record in checked_records(source, text_faults, layout=layout)]
 
 
+def pairs_to_read(row: Row) -> list[tuple[Interaction, Interaction]]:
+    """Turns that can be answered from the turn before alone, with it: those that ask only for what
+    it says."""
+    turns = row.turns
+    return [
+        (turns[i - 1], turn)
+        for i, turn in enumerate(turns)
+        if turn.facts and all(fact.said_in == i - 1 for fact in turn.facts)
+    ]
+
+
 def value_counts(rows: Iterable[Row]) -> dict[str, int]:
     """How often the questions of conversations ask for each value; values in their order."""
     asked = Counter(fact.value for row in rows for turn in row.interactions for fact in turn.facts)

@@ -103,10 +103,15 @@ class Trainer:
             fused=group.device.type == "cuda" or None,
         )
 
-    def update(self, loss: Tensor, step: int) -> tuple[float, float]:
+    def update(
+        self, loss: Tensor, step: int, rate_factor: float | None = None
+    ) -> tuple[float, float]:
         """Backward, sum over ranks, clip, step; returns (gradient norm before clipping, common
-        learning rate)."""
-        factor = learning_rate_factor(self.settings, step, self.steps)
+        learning rate). rate_factor: share of the peak rate; None: what the schedule has at
+        `step`."""
+        factor = rate_factor
+        if factor is None:
+            factor = learning_rate_factor(self.settings, step, self.steps)
         for held in self.adamw.param_groups:
             held["lr"] = held["peak"] * factor
         self.adamw.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ from common.data.corpus import Corpus
 from common.data.padding import pad
 from common.data.special_tokens import MASK, SPECIAL_TOKENS
 from common.models.layers.feed_forward import Routing
-from common.models.reactive.encoder import MaskedLMHead
+from common.models.reactive.encoder import MaskedLMHead, NeighbourHead
 from common.models.reactive.memory import as_memory
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
@@ -36,6 +36,10 @@ from learner.stages.supervised import Objective
 SPECIAL = torch.arange(len(SPECIAL_TOKENS))
 """Never masked: the template can be told from the rest of it, and [T] decides whether an answer
 comes next."""
+
+OFFSETS_PER_STEP = 4
+"""Offsets of `neighbours` that a step draws: all of them would cost more than the rest of the
+step."""
 
 
 class JointLMObjective(Objective):
@@ -58,6 +62,10 @@ class JointLMObjective(Objective):
         )
         self.head = MaskedLMHead(model.config)
         self.modules: dict[str, nn.Module] = {"model": model, "masked_lm_head": self.head}
+        self.neighbours: NeighbourHead | None = None
+        if settings.neighbours:
+            self.neighbours = NeighbourHead(model.config, settings.neighbours)
+            self.modules["neighbour_head"] = self.neighbours
 
     @property
     def examples(self) -> int:
@@ -111,7 +119,39 @@ class JointLMObjective(Objective):
                 targets.numel(),
                 coefficient=0.0,
             ),
+            *self._neighbour_terms(encoded[:, -1], tokens, mask & ~hidden_from_encoder, step),
             *router_terms(routings, mask[:, 1:], self.settings.router_loss, group),
+        ]
+
+    def _neighbour_terms(
+        self, hidden: Tensor, tokens: Tensor, seen: Tensor, step: int
+    ) -> list[LossTerm]:
+        """Loss of the tokens around each token, at some of the offsets.
+
+        hidden [batch, tokens, width]; seen: bool [batch, tokens], tokens that the encoder read. A
+        token that it had to guess cannot be told and is not asked for.
+        """
+        head = self.neighbours
+        if head is None:
+            return []
+        draw = np.random.default_rng(derive(self.seed, self.settings.stage, "offsets", step))
+        chosen = draw.permutation(len(head.offsets))[:OFFSETS_PER_STEP]
+        logits = [hidden.new_zeros(0, self.model.config.vocab_size)]
+        targets = [tokens.new_zeros(0)]
+        for offset in (head.offsets[i] for i in chosen):
+            if abs(offset) >= tokens.shape[1]:
+                continue
+            here = slice(max(0, -offset), tokens.shape[1] - max(0, offset))
+            there = slice(max(0, offset), tokens.shape[1] - max(0, -offset))
+            asked = seen[:, here] & seen[:, there]
+            logits.append(head(hidden[:, here][asked], offset))
+            targets.append(tokens[:, there][asked])
+        guesses, truth = torch.cat(logits), torch.cat(targets)
+        right = (guesses.argmax(-1) == truth).sum().float()
+        loss = F.cross_entropy(guesses, truth, reduction="sum")
+        return [
+            LossTerm("train/loss_neighbours", loss, truth.numel()),
+            LossTerm("train/accuracy_neighbours", right, truth.numel(), coefficient=0.0),
         ]
 
     def _memory(self, encoded: Tensor, mask: Tensor, keys: list[int], tokens: Tensor) -> Tensor:

@@ -9,23 +9,29 @@ turns later.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config.stages import MemoryAware
 from common.data.corpus import Corpus
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.model import ReactiveTransformer
-from common.models.reactive.unroll import TurnTokens, answer_logits, collate, memories
+from common.models.reactive.unroll import TurnTokens, answer_logits, collate, growth, memories
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.metrics import Metrics
 from learner.checkpointing import checkpoint_model
+from learner.evaluation.held_out import HeldOut
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
+from learner.policies.table import CheckpointPolicy
 from learner.rl.load_balance import router_terms
 from learner.stages.stage import WriteTokenizer
-from learner.stages.supervised import Objective, row_tokens
+from learner.stages.supervised import Objective, turn_tokens
 
 
 class MemoryAwareObjective(Objective):
@@ -35,7 +41,10 @@ class MemoryAwareObjective(Objective):
         model: ReactiveTransformer,
         conversations: Sequence[Sequence[TurnTokens]],
         seed: int,
+        held_out: HeldOut | None = None,
     ):
+        """held_out: what `evaluate_every` measures on."""
+        self.held_out = held_out
         self.settings, self.model, self.conversations, self.seed = (
             settings,
             model,
@@ -63,33 +72,69 @@ class MemoryAwareObjective(Objective):
         return True
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
-        turns = turns_at(self.settings, self.longest, step)
-        batch = collate([self.conversations[i][:turns] for i in indices]).to(group.device)
+        settings, turns = self.settings, turns_at(self.settings, self.longest, step)
+        cut = [up_to_last_needed(self.conversations[i][:turns]) for i in indices]
+        batch = collate(cut).to(group.device)
         initial = self.model.initial_memory(
             [derive(self.seed, self.settings.stage, step, i) for i in indices]
         )
+        shares: list[Tensor] = []
         memory = memories(
-            self.model, batch, initial, self.settings.bptt_turns, self.settings.train_encoder
+            self.model, batch, initial, settings.bptt_turns, settings.train_encoder, shares
         )
         routings: list[Routing] = []
+        needed, mask = batch.weight > 0, batch.answer_mask()
         logits, targets = answer_logits(
-            self.model, batch.tokens, memory, batch.answer_mask(), routings
+            self.model, batch.tokens[needed], memory[needed], mask[needed], routings
         )
-        real = (
-            batch.tokens.new_ones(batch.tokens.shape[1] - 1).cumsum(0) <= batch.length[:, None] - 1
-        )
+        weights = batch.weight[needed].repeat_interleave(mask[needed].sum(1))
+        right = (logits.argmax(-1) == targets).float()
+        losses = F.cross_entropy(logits, targets, reduction="none")
         return [
-            LossTerm(
-                "train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
-            ),
-            LossTerm(
-                "train/accuracy_lm",
-                (logits.argmax(-1) == targets).sum().float(),
-                targets.numel(),
-                coefficient=0.0,
-            ),
-            *router_terms(routings, real, self.settings.router_loss, group),
+            LossTerm("train/loss_lm", (weights * losses).sum(), weights.sum()),
+            LossTerm("train/accuracy_lm", (weights * right).sum(), weights.sum(), coefficient=0.0),
+            growth_term(memory, batch.active),
+            gate_term(shares, self._gate_penalty(step), group.device),
+            *router_terms(routings, batch.real()[needed], settings.router_loss, group),
         ]
+
+    def after_step(
+        self, done: int, group: Group, metrics: Metrics, directory: RunDirectory
+    ) -> None:
+        settings = self.settings
+        due = settings.evaluate_every and done % settings.evaluate_every == 0
+        if due and group.rank == 0 and self.held_out is not None:
+            self.held_out.measure(directory.run(), settings.evaluate_conversations, metrics)
+
+    def _gate_penalty(self, step: int) -> float:
+        settings = self.settings
+        begins = settings.gate_penalty_from * settings.steps
+        return settings.gate_penalty if step >= begins else 0.0
+
+
+def up_to_last_needed(turns: Sequence[TurnTokens]) -> Sequence[TurnTokens]:
+    """A conversation without the turns at its end whose answers have no weight; at least one
+    turn."""
+    needed = [i for i, turn in enumerate(turns) if turn.weight > 0]
+    return turns[: needed[-1] + 1] if needed else turns[:1]
+
+
+def growth_term(memory: Tensor, active: Sequence[int]) -> LossTerm:
+    """Measured only: how memory's size changes by a write."""
+    found = growth(memory, active)
+    return LossTerm("memory/growth", found.sum(), len(found), coefficient=0.0)
+
+
+def gate_term(shares: Sequence[Tensor], coefficient: float, device: torch.device) -> LossTerm:
+    """The mean share of memory that a write replaces, over writes, slots and width.
+
+    shares: [batch, slots, width] of each write and layer, as `MemoryAttention.forward` collects
+    them.
+    """
+    total = torch.zeros((), device=device)
+    for share in shares:
+        total = total + share.mean(dim=(1, 2)).sum()
+    return LossTerm("memory/replaced", total, sum(map(len, shares)), coefficient)
 
 
 def turns_at(settings: MemoryAware, longest: int, step: int) -> int:
@@ -108,5 +153,12 @@ def conversation_objective(
 ) -> tuple[MemoryAwareObjective, WriteTokenizer]:
     """Stage 4, on the training conversations."""
     model, tokenizer = checkpoint_model(checkpoint)
-    conversations = [row_tokens(row, tokenizer) for row in corpus.train]
-    return MemoryAwareObjective(settings, model, conversations, seed), tokenizer.save
+    conversations = [
+        [
+            replace(turn_tokens(turn, tokenizer), weight=settings.weights.of(turn))
+            for turn in row.turns
+        ]
+        for row in corpus.train
+    ]
+    held_out = HeldOut(CheckpointPolicy(model, tokenizer), corpus.eval, corpus.train)
+    return MemoryAwareObjective(settings, model, conversations, seed, held_out), tokenizer.save

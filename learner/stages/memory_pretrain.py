@@ -26,6 +26,7 @@ from common.storage.checkpoint import Checkpoint
 from learner.checkpointing import checkpoint_model
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
+from learner.stages.memory_aware import growth_term
 from learner.stages.stage import WriteTokenizer
 from learner.stages.supervised import Objective, row_tokens
 
@@ -43,7 +44,7 @@ def input_noise(batch: ConversationBatch, seeds: Sequence[int], encoded: Tensor)
     """Normal noise [rows, layers, tokens, width] that a turn gets whatever batch it is in; 0 at
     padding."""
     noise = torch.zeros(encoded.shape)
-    lengths = batch.written_mask.sum(1).tolist()
+    lengths = batch.written_mask.sum(1)[batch.written_by].tolist()
     for row, (conversation, turn, length) in enumerate(
         zip(batch.conversations.tolist(), batch.turns.tolist(), lengths, strict=True)
     ):
@@ -85,8 +86,9 @@ class MemoryPretrainObjective(Objective):
         seeds = [derive(self.seed, self.settings.stage, step, i) for i in indices]
         memory = self.model.initial_memory([seeds[i] for i in batch.order])
         with torch.no_grad():
-            encoded = self.model.encode(batch.written, batch.written_mask)
-            fresh = as_memory(encoded, batch.written_mask, self.model.config.slots)
+            encoded = self.model.encode(batch.written, batch.written_mask)[batch.written_by]
+            mask = batch.written_mask[batch.written_by]
+            fresh = as_memory(encoded, mask, self.model.config.slots)
         seen = encoded
         if self.settings.input_noise:
             seen = encoded + self.settings.input_noise * input_noise(batch, seeds, encoded)
@@ -95,11 +97,13 @@ class MemoryPretrainObjective(Objective):
             torch.zeros((), device=group.device),
             0,
         )
+        states = [memory]
         for write, n in enumerate(batch.active):
             rows = slice(start, start + n)
             start += n
             old = memory[:n] if write == 0 else memory[:n].detach()
-            memory = self.model.remember(old, seen[rows], batch.written_mask[rows])
+            memory = self.model.remember(old, seen[rows], mask[rows])
+            states.append(memory.detach())
             weight = new_weight(self.settings, write)
             label = (1 - weight) * old.detach() + weight * fresh[rows]
             cosine = cosine + F.cosine_similarity(memory, label, dim=-1).mean(dim=(1, 2)).sum()
@@ -107,6 +111,7 @@ class MemoryPretrainObjective(Objective):
         return [
             LossTerm("train/memory_cosine", cosine, start, coefficient=-1.0),
             LossTerm("memory/change", change, start, coefficient=0.0),
+            growth_term(torch.cat(states), [batch.active[0], *batch.active]),
         ]
 
 

@@ -4,7 +4,9 @@ anything starts."""
 from __future__ import annotations
 
 from common.config.run import Run
-from common.config.stages import MRL
+from common.config.stages import MRL, Reading
+from common.data.conversations import pairs_to_read
+from common.data.corpus import Corpus
 from common.failures import InputError
 
 
@@ -24,3 +26,13 @@ def require_learnable(stage: MRL, run: Run) -> None:
                 f"rollout.sampling.{key}",
                 f"must be {off} in MRL, so that what is learnt from is what was sampled",
             )
+
+
+def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:
+    """Raises InputError where no turn can be answered from the one before."""
+    if not any(map(pairs_to_read, corpus.train)):
+        raise InputError(
+            "",
+            "learns from turns that ask for a fact which the turn before says, and the training "
+            "conversations have none; leave the stage out, or add such conversations",
+        )

@@ -31,7 +31,8 @@ def run_stages(group: Group, job: Job, recorder: Recorder | RecorderClient) -> N
 def is_finished(checkpoint: Checkpoint, index: int, stage: StageSettings) -> bool:
     """Whether the run had finished stage number `index` when the checkpoint was written."""
     state = TrainingState.of(checkpoint)
-    return state.stage > index or (state.stage == index and state.done >= stage.total_steps)
+    done = state.ended or state.done >= stage.total_steps
+    return state.stage > index or (state.stage == index and done)
 
 
 def _newest(job: Job) -> Checkpoint:

@@ -22,6 +22,7 @@ from common.config.stages import (
     JointLM,
     MemoryAware,
     MemoryPretrain,
+    Reading,
     RewardModelStage,
     StageSettings,
 )
@@ -29,7 +30,7 @@ from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
 from learner.stages import planning
 from learner.stages.planning import StagePlan
-from learner.stages.possible import require_learnable
+from learner.stages.possible import require_learnable, require_pairs_to_read
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +52,10 @@ MakeObjective = Callable[
 
 def _no_requirement(settings: Any, policy: ReactiveTransformer) -> None:
     """Any policy will do."""
+
+
+def _any_data(settings: Any, corpus: Corpus) -> None:
+    """Whatever there is."""
 
 
 def _always_possible(settings: Any, run: Run) -> None:
@@ -77,6 +82,8 @@ class StageDefinition:
     require_possible: Callable[[Any, Run], None] = _always_possible
     """Raises InputError where the settings and the rest of the configuration rule each other
     out."""
+    require_data: Callable[[Any, Corpus], None] = _any_data
+    """Raises InputError where the data have nothing that the stage learns from, beside `data`."""
     require_fit: Callable[[Any, ReactiveTransformer], None] = _no_requirement
     """Raises InputError where the settings do not fit the policy that the run begins with."""
     require_resumable: Callable[[Any, TrainingState], None] = _always_resumable
@@ -125,6 +132,12 @@ def _memory_pretrain(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
     return write_objective(*arguments)
 
 
+def _reading(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.reading import reading_objective
+
+    return reading_objective(*arguments)
+
+
 def _memory_aware(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
     from learner.stages.memory_aware import conversation_objective
 
@@ -162,6 +175,14 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
         StageDefinition(SFT, _supervised, ("pairs",), planning.sequences, _sft),
         StageDefinition(
             MemoryPretrain, _supervised, ("train",), planning.sequences, _memory_pretrain
+        ),
+        StageDefinition(
+            Reading,
+            _supervised,
+            ("train",),
+            planning.sequences,
+            _reading,
+            require_data=require_pairs_to_read,
         ),
         StageDefinition(
             MemoryAware, _supervised, ("train",), planning.conversations, _memory_aware

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from common.config.stages import SupervisedStage
 from common.data.tokenizer import ConversationTokenizer
-from common.episode import Row
+from common.episode import Interaction, Row
 from common.models.reactive.unroll import TurnTokens
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint
@@ -28,6 +29,8 @@ from learner.recorder import Recorder, RecorderClient
 from learner.reporter import Position, Reporter
 from learner.resume import run_corpus
 from learner.stages.stage import definition_of
+from learner.stages.until import Until
+from learner.training_state import TrainingState
 
 
 class Objective(Protocol):
@@ -59,13 +62,13 @@ class Objective(Protocol):
 def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:
     """Stage `job.stage` of the run from the last checkpoint to its end, or to a requested stop."""
     training = SupervisedTraining(group, job, recorder)
-    learner, steps = job.run.learner, training.stage.steps
-    for step in range(training.position.in_stage, steps):
-        training.step(step)
-        done = step + 1
+    learner, done, until = job.run.learner, training.position.in_stage, training.until
+    while not until.has_ended(done):
+        training.step(done)
+        done += 1
         training.objective.after_step(done, group, training.metrics, job.directory)
         log, save = (
-            done % every == 0 or done == steps
+            done % every == 0 or until.has_ended(done)
             for every in (learner.log_every, learner.checkpoint_every)
         )
         # A row never spans a checkpoint: a run that resumes there could only write the half of it
@@ -98,6 +101,7 @@ class SupervisedTraining:
         self.trainer = Trainer(
             modules, self.stage.optimizer, self.stage.steps, group, self.objective.trainable
         )
+        self.until = Until(self.stage, TrainingState.of(checkpoint).until_in(job.stage))
         self._extras = {name: module for name, module in modules.items() if name != "model"}
         with checkpoint.folder() as folder:
             if self.position.in_stage:
@@ -115,7 +119,8 @@ class SupervisedTraining:
         )
         indices = batch[group.rank :: group.size]
         loss, sums = combine(self.objective.terms(indices, step, group), group)
-        norm, rate = self.trainer.update(loss, step)
+        norm, rate = self.trainer.update(loss, step, self.until.rate_factor(step))
+        self.until.observe(step + 1, sums, group)
         for name, (total, count) in sums.items():
             if count:
                 metrics.record(name, total / count, weight=count)
@@ -128,18 +133,22 @@ class SupervisedTraining:
         self.pace.count(tokens, seconds, metrics)
         if group.rank == 0:
             metrics.record("train/steps", 1)
+            told = self.until.sentence(step + 1)
+            if told is not None:
+                self.reporter.note(told)
         metrics.record("train/sequences", len(indices))
 
     def save(self, done: int) -> None:
         """A checkpoint after `done` steps of the stage; every rank calls it."""
         state = self.reporter.state(done)
         if self.group.rank == 0:
+            until, ended = self.until.state(), self.until.has_ended(done)
             save_training(
                 self.job.directory,
                 self.position.base + done,
                 self.objective.model,
                 self._write_tokenizer,
-                state,
+                replace(state, until=until, ended=ended),
                 self.job.run.learner.keep_checkpoints,
                 {"optimizer": self.trainer},
                 self._extras,
@@ -168,14 +177,14 @@ def build_objective(
 
 def row_tokens(row: Row, tokenizer: ConversationTokenizer) -> list[TurnTokens]:
     """A conversation as the data set has it, every turn teacher forced."""
-    turns = []
-    for turn in row.turns:
-        query, answer = (
-            tokenizer.prompt(turn.query, turn.think is not None),
-            tokenizer.answer(turn.answer, turn.think),
-        )
-        turns.append(TurnTokens(query, answer, [*query, *answer]))
-    return turns
+    return [turn_tokens(turn, tokenizer) for turn in row.turns]
+
+
+def turn_tokens(turn: Interaction, tokenizer: ConversationTokenizer) -> TurnTokens:
+    """A turn as the data set has it; memory is written with its answer."""
+    query = tokenizer.prompt(turn.query, turn.think is not None)
+    answer = tokenizer.answer(turn.answer, turn.think)
+    return TurnTokens(query, answer, [*query, *answer])
 
 
 def batch_indices(seed: int, purpose: str, examples: int, batch_size: int, step: int) -> list[int]:

@@ -135,7 +135,7 @@ def test_a_second_interrupt_while_modules_are_imported_ends_with_75_too() -> Non
     assert done.stderr == "engram: stopped; the same command goes on from there\n"
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 2.0), (signal.SIGTERM, 4.5)]
 )

@@ -78,7 +78,7 @@ def small_run(folder: Path, **learner: int) -> Run:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_laptops_cluster_admits_all_actors_keeps_their_words_and_stops_in_order(
     tmp_path: Path,
 ) -> None:

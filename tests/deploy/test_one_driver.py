@@ -79,7 +79,7 @@ def assert_books_add_up(directory: RunDirectory) -> None:
     assert journal.counts.in_flight == 0
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(420)
 @pytest.mark.usefixtures("ray_local")
 def test_one_driver_at_a_time_whatever_becomes_of_it(tmp_path: Path) -> None:

@@ -75,6 +75,13 @@ def test_stages_pass_over_what_takes_part_and_say_what_sits_out(tmp_path: Path) 
     assert (len(changing.examples), changing.left_out) == (2, "10 of another strategy")
 
 
+def test_steps_are_a_bound_where_a_measurement_may_end_the_stage(tmp_path: Path) -> None:
+    stage = {"stage": "sft", "steps": 6, "batch_size": 8}
+    waiting = stage | {"until": {"train/accuracy_lm": 0.9}}
+    assert "≤ 6" in summary(run(tmp_path, stages=[waiting]))
+    assert "≤" not in summary(run(tmp_path, stages=[stage]))
+
+
 def test_a_curriculum_step_that_no_conversation_fits_is_refused(tmp_path: Path) -> None:
     step = {"name": "none", "iterations": 1, "max_steps": 2, "strategy": "single"}
     stages = [{"stage": "mrl", "curriculum": [step]}]

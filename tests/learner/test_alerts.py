@@ -26,3 +26,12 @@ def test_failed_turns_are_told_at_the_first_and_at_every_tenfold() -> None:
     ]
     assert [bool(each) for each in told] == [False, True, False, False, True, False, True]
     assert told[4] == ["step 4: 30 turns failed so far: judge"]
+
+
+def test_memory_that_grows_at_each_write_is_told_once() -> None:
+    alerts = Alerts()
+    rates = (0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.0)
+    told = [alerts.sentences(step, {"memory/growth": rate}) for step, rate in enumerate(rates)]
+    assert [bool(each) for each in told] == [False] * 4 + [True] + [False] * 2
+    assert "each write makes memory 1.9 times as large" in told[4][0]
+    assert "model.gate_activation=sigmoid" in told[4][0]

@@ -29,7 +29,7 @@ from rollout.journal.journal import outcomes
 from rollout.journal.reader import find_episode
 from tests.local_source import STAGES, at_step, tiny_run
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(420)]
 
 WORKERS: dict[str, Any] = {
     "learner": {"ranks": 2, "checkpoint_every": 2, "log_every": 1},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -141,3 +142,24 @@ def test_a_scratch_folder_too_long_for_rays_sockets_names_the_variable_that_help
     assert caught.value.where == variable
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     assert settle() == "local"
+
+
+READING = "stages=[{stage: reading, steps: 2}]"
+
+
+def told_and_asked(turns_between: int) -> dict[str, object]:
+    """A conversation that tells a name and asks for it so many turns later."""
+    small_talk = [{"query": f"hello {i}", "answer": "hi"} for i in range(turns_between)]
+    asked = {"query": "my name?", "answer": "it is Ann", "facts": [{"value": "Ann", "said_in": 0}]}
+    return {"query": "I am Ann", "answer": "okay", "interactions": [*small_talk, asked]}
+
+
+def test_reading_needs_questions_that_the_turn_before_answers(base: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    data = f"data={{kind: rows, train: [{rows}], eval: [{rows}]}}"
+    rows.write_text(json.dumps(told_and_asked(turns_between=0)) + "\n")
+    require_all(base, READING, data)
+    rows.write_text(json.dumps(told_and_asked(turns_between=1)) + "\n")
+    refused = refusal(base, READING, data)
+    assert refused.where == "stages.reading"
+    assert "leave the stage out" in refused.what

@@ -7,7 +7,9 @@ over their weights and counts to the gradients that the optimiser sees.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.config.stages import SFT, JointLM, MemoryAware, MemoryPretrain, Optimizer
+from common.config.stages import (
+    SFT,
+    JointLM,
+    MemoryAware,
+    MemoryPretrain,
+    Optimizer,
+    Reading,
+)
+from common.data.conversations import pairs_to_read
+from common.episode import Fact, Interaction, Row
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
@@ -26,6 +37,7 @@ from learner.parallel.optimizer import Trainer, combine
 from learner.stages.joint_lm import JointLMObjective
 from learner.stages.memory_aware import MemoryAwareObjective
 from learner.stages.memory_pretrain import MemoryPretrainObjective
+from learner.stages.reading import ReadingObjective
 from learner.stages.supervised import Objective
 from tests.plain_memory import (
     distributions,
@@ -165,6 +177,55 @@ def plain_joint_lm(settings: JointLM, sequences: list[list[int]], prompts: list[
     return plain
 
 
+def plain_neighbours(settings: JointLM, sequences: list[list[int]], prompts: list[int]) -> Plain:
+    """As `plain_joint_lm`, with the tokens around each token told from its encoding."""
+    rest = plain_joint_lm(settings, sequences, prompts)
+    offsets = [-2, -1, 1, 2, 3, -3]
+    offsets = sorted(offset for offset in offsets if abs(offset) <= settings.neighbours)
+    order = np.random.default_rng(derive(SEED, settings.stage, "offsets", STEP)).permutation(
+        len(offsets)
+    )
+
+    def plain(modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, float]]:
+        loss, figures = rest(modules)
+        model, head = modules["model"], modules["neighbour_head"]
+        told, count, right = torch.zeros((), dtype=torch.float64), 0, 0
+        for i in CHOSEN:
+            key, sequence = derive(SEED, settings.stage, STEP, i), sequences[i]
+            streams = np.full(len(sequence), derive(key, "mask"))
+            drawn = uniforms(streams, np.arange(len(sequence))) < settings.mask_probability
+            guessed = [p for p, token in enumerate(sequence) if drawn[p] and token >= SPECIAL]
+            encoded, _ = encode(
+                model, [MASK if p in guessed else token for p, token in enumerate(sequence)]
+            )
+            for which in order[:4]:
+                for here in range(len(sequence)):
+                    there = here + offsets[which]
+                    if not 0 <= there < len(sequence) or {here, there} & {*guessed}:
+                        continue
+                    scores = head.head(head.maps[int(which)](encoded[0, -1, here]))
+                    nats, hit = negative_log_prob([scores.log_softmax(0)], [sequence[there]])
+                    told, count, right = told + nats, count + 1, right + hit
+        figures["train/loss_neighbours"] = float(told.detach()) / count
+        figures["train/accuracy_neighbours"] = right / count
+        return loss + told / count, figures
+
+    return plain
+
+
+@pytest.mark.parametrize("reach", [1, 3])
+@pytest.mark.parametrize("kind", ["joint_lm", "sft"])
+def test_neighbours_are_told_from_the_encoding_of_tokens_that_were_seen(
+    kind: str, reach: int, conversations: list[list[TurnTokens]]
+) -> None:
+    sequences = [list(turns[-1].remembered) for turns in conversations]
+    settings = (SFT if kind == "sft" else JointLM).model_validate(
+        {"stage": kind, "mask_probability": 0.3, "neighbours": reach}
+    )
+    objective = JointLMObjective(settings, make_model(), sequences, [0] * 4, SEED)
+    assert_same(objective, plain_neighbours(settings, sequences, [0] * 4))
+
+
 NOISY = {"mask_probability": 0.4, "hide_probability": 0.3, "noise": 0.5, "blind_fraction": 0.5}
 
 
@@ -294,6 +355,131 @@ def test_memory_aware_training_predicts_every_answer_from_its_memory(
     assert_same(objective, plain_memory_aware(settings, turns, conversations))
 
 
+def plain_weighted(settings: MemoryAware, conversations: list[list[TurnTokens]]) -> Plain:
+    """Stage 4 with weights of turns and a price on what writes replace; gradients of all turns."""
+
+    def plain(modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, float]]:
+        model: Any = modules["model"]
+        loss, weights, right = torch.zeros((), dtype=torch.float64), 0.0, 0.0
+        shares: list[Tensor] = []
+        for i in CHOSEN:
+            memory = model.initial_memory([derive(SEED, "memory_aware", STEP, i)])
+            needed = max((k for k, turn in enumerate(conversations[i]) if turn.weight), default=0)
+            for index, turn in enumerate(conversations[i][: needed + 1]):
+                if turn.weight:
+                    found = distributions(model, turn.query, turn.answer, memory, 1.0, [])
+                    nats, hits = negative_log_prob(found, list(turn.answer))
+                    loss, right = loss + turn.weight * nats, right + turn.weight * hits
+                    weights += turn.weight * len(found)
+                if index < needed:
+                    encoded, mask = encode(model, turn.remembered)
+                    memory = model.remember(memory, encoded, mask, shares)
+        replaced = torch.stack([share.mean() for share in shares]).mean()
+        figures = {
+            "train/loss_lm": float(loss.detach()) / weights,
+            "train/accuracy_lm": right / weights,
+            "memory/replaced": float(replaced.detach()),
+        }
+        return loss / weights + settings.gate_penalty * replaced, figures
+
+    return plain
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"residual_gate": "per_number", "gate_stretch": 0.1},
+        {"residual_gate": "static"},
+        {"residual_gate": "linear", "gate_activation": "tanh"},
+    ],
+    ids=str,
+)
+def test_answers_count_by_their_weights_and_writes_pay_for_what_they_replace(
+    gate: dict[str, Any], conversations: list[list[TurnTokens]]
+) -> None:
+    weights = [1.0, 0.0, 0.25, 2.0, 0.0, 1.0, 0.5, 1.0, 1.0, 0.0]
+    parts = iter(weights)
+    told = [[replace(turn, weight=next(parts)) for turn in turns] for turns in conversations]
+    settings = MemoryAware(stage="memory_aware", gate_penalty=0.3)
+    assert_same(
+        MemoryAwareObjective(settings, make_model(memory_attention="self", **gate), told, SEED),
+        plain_weighted(settings, told),
+    )
+
+
+def test_a_gate_penalty_begins_where_it_is_told_to(conversations: list[list[TurnTokens]]) -> None:
+    settings = MemoryAware(stage="memory_aware", steps=10, gate_penalty=0.3, gate_penalty_from=0.5)
+    objective = MemoryAwareObjective(settings, make_model(), conversations, SEED)
+
+    def coefficient(step: int) -> float:
+        terms = {term.name: term for term in objective.terms(CHOSEN, step, OneRank())}
+        return terms["memory/replaced"].coefficient
+
+    assert [coefficient(step) for step in (0, 4, 5, 9)] == [0.0, 0.0, 0.3, 0.3]
+
+
+def test_an_interaction_that_stands_several_times_is_encoded_once(
+    conversations: list[list[TurnTokens]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, other = conversations[2][0], conversations[2][1]
+    told = [[same, other, same], [same, same, other]]
+    model, encoded = make_model(), []
+    encode_all = model.encode
+
+    def counted(tokens: Tensor, mask: Tensor) -> Tensor:
+        encoded.append(len(tokens))
+        return encode_all(tokens, mask)
+
+    monkeypatch.setattr(model, "encode", counted)
+    objective = MemoryAwareObjective(MemoryAware(stage="memory_aware"), model, told, SEED)
+    objective.terms([0, 1], STEP, OneRank())
+    assert encoded == [2]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def plain_reading(pairs: list[tuple[TurnTokens, TurnTokens]]) -> Plain:
+    def plain(modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, float]]:
+        model: Any = modules["model"]
+        loss, tokens, right = torch.zeros((), dtype=torch.float64), 0, 0
+        for before, asked in (pairs[i] for i in CHOSEN):
+            encoded, _ = encode(model, before.remembered)
+            memory = in_shape_of_memory(encoded, model.config.slots)
+            found = distributions(model, asked.query, asked.answer, memory, 1.0, [])
+            nats, hits = negative_log_prob(found, list(asked.answer))
+            loss, tokens, right = loss + nats, tokens + len(found), right + hits
+        return loss / tokens, {
+            "train/loss_lm": float(loss.detach()) / tokens,
+            "train/accuracy_lm": right / tokens,
+        }
+
+    return plain
+
+
+def test_reading_predicts_an_answer_from_the_encoding_of_the_turn_before(
+    conversations: list[list[TurnTokens]],
+) -> None:
+    """With a gradient into the encoder, and none into memory attention."""
+    turns = [turn for told in conversations for turn in told]
+    pairs = list(itertools.pairwise(turns))
+    assert_same(
+        ReadingObjective(Reading(stage="reading"), make_model(), pairs), plain_reading(pairs)
+    )
+
+
+def test_turns_that_ask_only_for_what_the_turn_before_says_are_read() -> None:
+    def turn(query: str, *said_in: int) -> Interaction:
+        return Interaction(query, "a", facts=tuple(Fact(f"v{k}", k) for k in said_in))
+
+    told = (turn("one"), turn("two", 1), turn("three", 1), turn("four", 3, 2), turn("five", 4))
+    row = Row("opening", "a", told)
+    assert [(before.query, asked.query) for before, asked in pairs_to_read(row)] == [
+        ("one", "two"),
+        ("four", "five"),
+    ]
+
+
 # --- what is trained ------------------------------------------------------------------------------
 
 
@@ -302,12 +488,13 @@ def test_memory_aware_training_predicts_every_answer_from_its_memory(
     [
         ("joint_lm", {"embedding", "encoder", "decoder", "masked_lm_head"}),
         ("memory_pretrain", {"memory_attention", "first_memory"}),
+        ("reading", {"embedding", "encoder", "decoder"}),
         (
             "memory_aware",
             {"embedding", "encoder", "decoder", "memory_attention", "first_memory"},
         ),
     ],
-    ids=["joint_lm", "memory_pretrain", "memory_aware"],
+    ids=["joint_lm", "memory_pretrain", "reading", "memory_aware"],
 )
 def test_a_stage_changes_its_own_parts_and_no_others(
     kind: str, trained: set[str], conversations: list[list[TurnTokens]]
@@ -323,6 +510,9 @@ def test_a_stage_changes_its_own_parts_and_no_others(
         case "memory_pretrain":
             pretrain = MemoryPretrain(stage="memory_pretrain")
             objective = MemoryPretrainObjective(pretrain, model, conversations, SEED)
+        case "reading":
+            pairs = [(turns[0], turns[-1]) for turns in conversations]
+            objective = ReadingObjective(Reading(stage="reading"), model, pairs)
         case _:
             aware = MemoryAware(stage="memory_aware")
             objective = MemoryAwareObjective(aware, model, conversations, SEED)

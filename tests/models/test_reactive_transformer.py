@@ -57,6 +57,10 @@ VARIANTS = [{**HEADS["sqa"], **memory} for memory in MEMORY] + [
     {"experts": 3, "experts_per_token": 2},
     {"experts": 3, "experts_per_token": 1},
     {"initial_memory": "learned"},
+    {"residual_gate": "per_number", "memory_attention": "gated_self_interlayer"},
+    {"residual_gate": "per_number", "memory_attention": "self", "gate_activation": "tanh"},
+    {"residual_gate": "per_number", "memory_attention": "simple", "gate_stretch": 0.4},
+    {"residual_gate": "linear", "memory_attention": "self", "gate_stretch": 0.4},
 ]
 
 

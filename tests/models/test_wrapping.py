@@ -42,6 +42,7 @@ def one_turn(model: ReactiveTransformer) -> Tensor:
 
 
 @pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.slow
 def test_decoding_compiles_to_one_graph(gradients: bool) -> None:
     model = make_model()
     tokens, _, memory = inputs(model)
@@ -54,6 +55,7 @@ def test_decoding_compiles_to_one_graph(gradients: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["simple", "self", "interlayer", "gated_self_interlayer"])
+@pytest.mark.slow
 def test_writing_memory_compiles_to_one_graph(kind: str) -> None:
     model = make_model(memory_attention=kind)
     tokens, mask, memory = inputs(model)

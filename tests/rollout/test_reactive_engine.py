@@ -68,6 +68,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "gate_activation": "tanh",
         "residual_gate": "linear",
     },
+    "a gate per number": {
+        "memory_attention": "simple",
+        "residual_gate": "per_number",
+        "gate_initial": -1.0,
+        "gate_stretch": 0.1,
+    },
     "learned initial memory": {"initial_memory": "learned", "initial_memory_std": 1.0},
 }
 
@@ -178,6 +184,7 @@ def memory_of(episode: Episode) -> torch.Tensor:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.slow
 def test_an_episode_equals_plain_decoding_without_cache(
     shape: dict[str, Any], greedy: bool, backend: BackendName
 ) -> None:
@@ -233,6 +240,7 @@ def test_recorded_log_probs_are_those_of_the_filtered_distribution() -> None:
     [({}, 64), (SHAPES["gqa"], 20), (SHAPES["mixture of experts"], 20)],
     ids=["sqa", "gqa", "experts"],
 )
+@pytest.mark.slow
 def test_an_episode_does_not_depend_on_slots_batch_or_order(
     shape: dict[str, Any], count: int, backend: BackendName
 ) -> None:

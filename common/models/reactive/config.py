@@ -44,11 +44,13 @@ class RxTConfig:
     """Longest interaction."""
     memory_attention: str = "gated_self_interlayer"
     residual_gate: str = "linear"
-    """How old and new memory mix: none (sum), static, elementwise or linear."""
+    """How old and new memory mix: none (sum), static, elementwise, linear or per_number."""
     gate_activation: str = "sigmoid"
     gate_per_slot: bool = True
     gate_initial: float = 0.0
     """First pre-activation of the gates."""
+    gate_stretch: float = 0.0
+    """How far a sigmoid gate reaches past 0 and 1 before it is cut off there."""
     initial_memory: str = "normal"
     """normal: drawn from the episode's seed; learned: a parameter."""
     initial_memory_std: float = 0.02
@@ -124,12 +126,18 @@ class RxTConfig:
         )
         for key, valid in (
             ("memory_attention", ("simple", "self", "interlayer", "gated_self_interlayer")),
-            ("residual_gate", ("none", "static", "elementwise", "linear")),
+            ("residual_gate", ("none", "static", "elementwise", "linear", "per_number")),
             ("gate_activation", ("sigmoid", "tanh")),
             ("initial_memory", ("normal", "learned")),
         ):
             value = getattr(self, key)
             require(value in valid, key, f"{value!r} is not a kind; {nearest(str(value), valid)}")
+
+        require(
+            self.gate_stretch == 0 or self.gate_activation == "sigmoid",
+            "gate_stretch",
+            f"only sigmoid gates are stretched, gate_activation is {self.gate_activation}",
+        )
 
     def parameters(self) -> dict[str, int]:
         """Parameters by part: embedding, decoder, encoder, memory (attention), head, and their
@@ -157,6 +165,7 @@ class RxTConfig:
             "static": self._gates,
             "elementwise": self._gates,
             "linear": self.slots * self._gates + self._gates,
+            "per_number": 2 * self.width**2 + self.width,
         }[self.residual_gate]
         extra = self.memory_attention != "simple"
         memory_layer = memory_heads + 2 * self.width + gate

@@ -179,3 +179,20 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.layers(hidden)
+
+
+class NeighbourHead(nn.Module):
+    """Predicts the tokens around each token from the encoder's last layer: a linear map for each
+    offset, then one head for all. Needed in stages 1 and 2 only, as `MaskedLMHead`."""
+
+    def __init__(self, config: RxTConfig, reach: int):
+        """reach: offsets are -reach … -1 and 1 … reach."""
+        super().__init__()
+        self.offsets = [offset for offset in range(-reach, reach + 1) if offset]
+        self.maps = nn.ModuleList(nn.Linear(config.width, config.width) for _ in self.offsets)
+        self.head = MaskedLMHead(config)
+
+    def forward(self, hidden: Tensor, offset: int) -> Tensor:
+        """Logits [..., vocabulary] of the tokens `offset` positions after those of hidden
+        [..., width]."""
+        return self.head(self.maps[self.offsets.index(offset)](hidden))

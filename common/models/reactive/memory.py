@@ -24,6 +24,13 @@ class ResidualGate(nn.Module):
     none: old + new. Otherwise g = activation(pre) and sigmoid: g·new + (1-g)·old; tanh: (1+g)·new +
     (1-g)·old. pre is a parameter (static), a parameter times the slot's status (elementwise), or a
     linear map of all slots' statuses (linear); status is the mean over width of old + new.
+
+    per_number is no gate of the paper: pre is a linear map of a slot's old and new contents
+    together, one for each number of the slot. A mean over width hides what is written from a gate,
+    which then keeps about half of everything.
+
+    stretch s makes a sigmoid g = clamp((1 + 2s)·sigmoid(pre) - s, 0, 1), so that a gate can be shut
+    (hard concrete gates: Louizos et al. 2018, arXiv 1712.01312).
     """
 
     def __init__(self, config: RxTConfig):
@@ -34,28 +41,49 @@ class ResidualGate(nn.Module):
             config.gate_initial,
         )
         gates = config.slots if config.gate_per_slot else 1
-        self.per_slot, self.slots = config.gate_per_slot, config.slots
+        self.per_slot, self.slots, self.stretch = (
+            config.gate_per_slot,
+            config.slots,
+            config.gate_stretch,
+        )
         if self.kind in ("static", "elementwise"):
             self.weight = nn.Parameter(torch.empty(gates))
         elif self.kind == "linear":
             self.linear = NarrowLinear(config.slots, gates)
+        elif self.kind == "per_number":
+            self.linear = NarrowLinear(2 * config.width, config.width)
 
-    def forward(self, old: Tensor, new: Tensor) -> Tensor:
-        """old, new: [batch, slots, width]."""
+    def forward(self, old: Tensor, new: Tensor, shares: list[Tensor] | None = None) -> Tensor:
+        """old, new: [batch, slots, width]. shares, where given, collects the share of what is new,
+        in the shape of old."""
         if self.kind == "none":
             return old + new
-        if self.kind == "static":
-            pre: Tensor = self.weight
-        else:
-            status = (old + new).mean(-1)
-            if self.kind == "linear":
-                pre = self.linear(status)
-            else:
-                pre = self.weight * (status if self.per_slot else status.mean(-1, keepdim=True))
-        gate = by_rows(torch.tanh if self.activation == "tanh" else torch.sigmoid, pre)
+        gate = by_rows(
+            torch.tanh if self.activation == "tanh" else torch.sigmoid, self._before(old, new)
+        )
         if self.activation == "tanh":
-            return 2 * torch.lerp(old, new, ((1 + gate) / 2).unsqueeze(-1))
-        return torch.lerp(old, new, gate.unsqueeze(-1))
+            share = (1 + gate) / 2
+        elif self.stretch:
+            share = torch.clamp((1 + 2 * self.stretch) * gate - self.stretch, 0, 1)
+        else:
+            share = gate
+        if self.kind != "per_number":
+            share = share.unsqueeze(-1)
+        if shares is not None:
+            shares.append(share.expand_as(old))
+        mixed = torch.lerp(old, new, share)
+        return 2 * mixed if self.activation == "tanh" else mixed
+
+    def _before(self, old: Tensor, new: Tensor) -> Tensor:
+        """The pre-activation: [batch, slots, width] per number, else without width."""
+        if self.kind == "per_number":
+            return self.linear(torch.cat([old, new], -1).flatten(0, 1)).view_as(old)
+        if self.kind == "static":
+            return self.weight
+        status = (old + new).mean(-1)
+        if self.kind == "linear":
+            return self.linear(status)
+        return self.weight * (status if self.per_slot else status.mean(-1, keepdim=True))
 
 
 class MemoryLayer(nn.Module):
@@ -84,9 +112,10 @@ class MemoryLayer(nn.Module):
         encoded: Tensor,
         rope: Tensor,
         unseen: Tensor,
+        shares: list[Tensor] | None = None,
     ) -> Tensor:
         """slots [batch, slots, width], encoded [batch, tokens, width], unseen: as `look` takes a
-        mask → new slots."""
+        mask → new slots. shares: as `ResidualGate.forward` has it, of what tokens write."""
         if self.kind != "simple":
             normed = self.slot_norm(slots)
             if self.kind == "self":
@@ -101,6 +130,7 @@ class MemoryLayer(nn.Module):
             self.attention.between(
                 self.memory_norm(slots), self.encoded_norm(encoded), unseen, rope
             ),
+            shares,
         )
 
 
@@ -113,9 +143,16 @@ class MemoryAttention(nn.Module):
         if self.reads_mean:
             self.mean_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        memory: Tensor,
+        encoded: Tensor,
+        mask: Tensor,
+        shares: list[Tensor] | None = None,
+    ) -> Tensor:
         """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool
-        [batch, tokens], right-padded → new memory."""
+        [batch, tokens], right-padded → new memory. shares, where given, collects of each layer the
+        share of memory that the interaction replaces, [batch, slots, width]."""
         rope = rope_table(
             self.config.positions, self.config.head_dim, self.config.rope_base, memory.device
         )[: encoded.shape[2]]
@@ -123,7 +160,7 @@ class MemoryAttention(nn.Module):
         mean = self.mean_norm(memory.mean(1)) if self.reads_mean else None
         return torch.stack(
             [
-                layer(memory[:, i], mean, encoded[:, i], rope, unseen)
+                layer(memory[:, i], mean, encoded[:, i], rope, unseen, shares)
                 for i, layer in enumerate(self.layers)
             ],
             dim=1,

@@ -46,7 +46,7 @@ class ReactiveTransformer(RxTModule):
             for bias in (module.up_bias, module.down_bias):
                 nn.init.zeros_(bias)
         elif isinstance(module, ResidualGate):
-            if module.kind == "linear":
+            if module.kind in ("linear", "per_number"):
                 nn.init.constant_(module.linear.bias, module.initial)
             elif module.kind != "none":
                 nn.init.constant_(module.weight, module.initial)
@@ -74,9 +74,16 @@ class ReactiveTransformer(RxTModule):
         tokens, width]."""
         return self.encoder(self.embedding(tokens), mask)
 
-    def remember(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
-        """Memory after reading one encoded interaction; shapes as in `MemoryAttention.forward`."""
-        return self.memory_attention(memory, encoded, mask)
+    def remember(
+        self,
+        memory: Tensor,
+        encoded: Tensor,
+        mask: Tensor,
+        shares: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Memory after reading one encoded interaction; shapes, and what `shares` collects, as in
+        `MemoryAttention.forward`."""
+        return self.memory_attention(memory, encoded, mask, shares)
 
     def decode(
         self, tokens: Tensor, memory: Tensor, routings: list[Routing] | None = None

@@ -35,6 +35,8 @@ class TurnTokens:
     query: Sequence[int]
     answer: Sequence[int]
     remembered: Sequence[int]
+    weight: float = 1.0
+    """Weight of its answer in the loss; at 0 the answer need not be computed."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,14 @@ class ConversationBatch:
     """[rows]: index of the first answer token."""
     length: Tensor
     """[rows]: real tokens."""
+    weight: Tensor
+    """[rows]: `TurnTokens.weight`."""
     written: Tensor
-    """int64 [rows, tokens]: what memory was written with after each turn."""
+    """int64 [interactions, tokens]: what memory is written with, each different one once, in the
+    order of the rows."""
     written_mask: Tensor
+    written_by: Tensor
+    """[rows]: the interaction that memory is written with after each turn."""
     active: tuple[int, ...]
     order: tuple[int, ...]
     """Position in the input of each conversation, in the order of this batch."""
@@ -70,10 +77,16 @@ class ConversationBatch:
         target = torch.arange(1, self.tokens.shape[1], device=self.tokens.device)
         return (target >= self.answer_start[:, None]) & (target < self.length[:, None])
 
+    def real(self) -> Tensor:
+        """bool [rows, tokens - 1]: True at positions that predict a real token."""
+        target = torch.arange(1, self.tokens.shape[1], device=self.tokens.device)
+        return target < self.length[:, None]
+
     def to(self, device: torch.device) -> ConversationBatch:
         moved = {
             name: getattr(self, name).to(device)
-            for name in ("tokens", "answer_start", "length", "written", "written_mask")
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
         return ConversationBatch(**moved, active=self.active, order=self.order)
 
@@ -86,10 +99,19 @@ def collate(conversations: Sequence[Sequence[TurnTokens]]) -> ConversationBatch:
     )
     rows = [conversations[i][k] for k, n in enumerate(active) for i in order[:n]]
     tokens, mask = pad([[*row.query, *row.answer] for row in rows])
-    written, written_mask = pad([list(row.remembered) for row in rows])
-    starts = torch.tensor([len(row.query) for row in rows])
+    seen: dict[tuple[int, ...], int] = {}
+    written_by = [seen.setdefault(tuple(row.remembered), len(seen)) for row in rows]
+    written, written_mask = pad([list(interaction) for interaction in seen])
     return ConversationBatch(
-        tokens, starts, mask.sum(-1), written, written_mask, active, tuple(order)
+        tokens,
+        torch.tensor([len(row.query) for row in rows]),
+        mask.sum(-1),
+        torch.tensor([row.weight for row in rows]),
+        written,
+        written_mask,
+        torch.tensor(written_by),
+        active,
+        tuple(order),
     )
 
 
@@ -99,15 +121,57 @@ def memories(
     initial: Tensor,
     bptt_turns: int | Literal["all"],
     train_encoder: bool = True,
+    shares: list[Tensor] | None = None,
 ) -> Tensor:
     """The memory that each row's answer was given with: [rows, layers, slots, width].
 
     initial: [conversations, layers, slots, width], in the order of the conversations handed to
     `collate`. bptt_turns: the gradient of an answer flows back through so many writes before it,
     whichever turn it is; 1 is the truncation of the articles, "all" lets a write learn from an
-    answer many turns later.
+    answer many turns later. shares: as `MemoryAttention.forward` collects them, of writes that a
+    gradient flows through.
     """
-    return memories_and_before(model, batch, initial, bptt_turns, train_encoder)[0]
+    return memories_and_before(model, batch, initial, bptt_turns, train_encoder, shares)[0]
+
+
+class _Writes:
+    """The writes of a batch. Each different interaction is encoded once."""
+
+    def __init__(
+        self,
+        model: ReactiveTransformer,
+        batch: ConversationBatch,
+        train_encoder: bool,
+        shares: list[Tensor] | None,
+    ):
+        self._model, self._batch, self._shares = model, batch, shares
+        # What the last turn leaves in memory is read by none.
+        written = batch.written_by[: sum(batch.active[:-1])]
+        different = int(written.max()) + 1 if len(written) else 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
+            self._encoded = (
+                model.encode(batch.written[:different], batch.written_mask[:different])
+                if different
+                else None
+            )
+        self.starts = [0, *itertools.accumulate(batch.active)]
+        """First row of each turn."""
+        lengths = batch.written_mask.sum(-1)[batch.written_by]
+        self.widths = [int(part.max()) for part in lengths.split(batch.active)]
+        """Longest interaction of each turn, in tokens; none is read wider."""
+
+    def rows(self, memory: Tensor, rows: slice | Tensor, width: int) -> Tensor:
+        """Memory after the turns in `rows`, of at most `width` tokens."""
+        assert self._encoded is not None
+        by = self._batch.written_by[rows]
+        mask = self._batch.written_mask[by, :width]
+        shares = self._shares if torch.is_grad_enabled() else None
+        return self._model.remember(memory, self._encoded[by, :, :width], mask, shares)
+
+    def turn(self, memory: Tensor, turn: int) -> Tensor:
+        """Memory of the first conversations after a turn."""
+        start = self.starts[turn]
+        return self.rows(memory, slice(start, start + len(memory)), self.widths[turn])
 
 
 def memories_and_before(
@@ -116,40 +180,27 @@ def memories_and_before(
     initial: Tensor,
     bptt_turns: int | Literal["all"],
     train_encoder: bool = True,
+    shares: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `memories`; and for each row but those of turn 0 the memory before its last write, one
     write less of gradient behind it."""
     last = len(batch.active) - 1
-    written = sum(batch.active[:last])
-    with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
-        encoded = (
-            model.encode(batch.written[:written], batch.written_mask[:written]) if written else None
-        )
-    starts = [0, *itertools.accumulate(batch.active)]
-    # No turn is read wider than its longest interaction.
-    widths = [int(part.any(0).sum()) for part in batch.written_mask.split(batch.active)]
-
-    def write(memory: Tensor, rows: slice | Tensor, width: int) -> Tensor:
-        assert encoded is not None
-        return model.remember(memory, encoded[rows, :, :width], batch.written_mask[rows, :width])
-
-    def write_turn(memory: Tensor, turn: int) -> Tensor:
-        return write(memory, slice(starts[turn], starts[turn] + len(memory)), widths[turn])
-
+    writes = _Writes(model, batch, train_encoder, shares)
+    starts, widths = writes.starts, writes.widths
     depth = last + 1 if bptt_turns == "all" else bptt_turns
     states: list[Tensor] = [initial[list(batch.order)]]
     before: list[Tensor] = []
     for turn in range(last if depth == 1 else min(last, depth - 1)):
         old = states[-1][: batch.active[turn + 1]]
         before.append(old.detach() if depth == 1 else old)
-        states.append(write_turn(before[-1], turn))
+        states.append(writes.turn(before[-1], turn))
     if 1 < depth <= last:
         # Each later answer has a window of its own: its last `depth` writes, from a memory without
         # gradient. All windows go side by side.
         past = [state.detach() for state in states]
         with torch.no_grad():
             while len(past) <= last - depth:
-                past.append(write_turn(past[-1][: batch.active[len(past)]], len(past) - 1))
+                past.append(writes.turn(past[-1][: batch.active[len(past)]], len(past) - 1))
         sizes = list(batch.active[depth:])
         memory = old = torch.cat([state[:n] for state, n in zip(past, sizes, strict=False)])
         for step in range(depth):
@@ -161,11 +212,25 @@ def memories_and_before(
             )
             old, memory = (
                 memory,
-                write(memory, rows.to(memory.device), max(widths[step : step + len(sizes)])),
+                writes.rows(memory, rows.to(memory.device), max(widths[step : step + len(sizes)])),
             )
         states += memory.split(sizes)
         before += old.split(sizes)
     return torch.cat(states), torch.cat(before) if before else states[0][:0]
+
+
+@torch.no_grad()
+def growth(memory: Tensor, active: Sequence[int]) -> Tensor:
+    """log2 of memory's root mean square after each write over that before it: [writes after the
+    first of each conversation].
+
+    memory: [rows, layers, slots, width], before each turn, in turn-major order. active: as in
+    `ConversationBatch`.
+    """
+    size = memory.square().mean(dim=(1, 2, 3)).clamp(min=1e-30).log2() / 2
+    turns = size.split(list(active))
+    writes = [after - before[: len(after)] for before, after in itertools.pairwise(turns[1:])]
+    return torch.cat(writes) if writes else size[:0]
 
 
 def answer_logits(

@@ -20,6 +20,20 @@ TRAIN: list[Metric] = [
         better="lower",
     ),
     mean(
+        "train/loss_neighbours",
+        "nats",
+        "tokens told",
+        "Loss of the tokens around a token, told from its encoding",
+        better="lower",
+    ),
+    mean(
+        "train/accuracy_neighbours",
+        "fraction",
+        "tokens told",
+        "Share of the tokens around a token that its encoding ranks first",
+        better="higher",
+    ),
+    mean(
         "train/loss_router",
         "1",
         "optimiser steps",
@@ -222,6 +236,18 @@ RL: list[Metric] = [
 
 MEMORY: list[Metric] = [
     mean("memory/change", "1", "memory writes", "Mean squared change of memory by a write"),
+    mean(
+        "memory/growth",
+        "doublings",
+        "memory writes after the first",
+        "Logarithm (base 2) of memory's root mean square after a write over that before",
+    ),
+    mean(
+        "memory/replaced",
+        "fraction",
+        "memory writes of a layer",
+        "Share of memory that a write replaces: how far its gate is open",
+    ),
     mean(
         "ppo/loss_memory_change",
         "1",

@@ -17,7 +17,9 @@ from rollout.policies.reactive.cpu.memory import CompiledMemory
 LENGTHS = (1, 5, 33, 64)
 GATES = list(
     itertools.product(
-        ("none", "static", "elementwise", "linear"), ("sigmoid", "tanh"), (True, False)
+        ("none", "static", "elementwise", "linear", "per_number"),
+        ("sigmoid", "tanh"),
+        (True, False),
     )
 )
 
@@ -26,7 +28,12 @@ def make(seed: int = 0, **shape: Any) -> tuple[ReactiveTransformer, CompiledMemo
     torch.manual_seed(seed)
     model = ReactiveTransformer(
         RxTConfig(
-            vocab_size=100, width=48, layers=2, slots=10, max_tokens=64, gate_initial=0.3, **shape
+            vocab_size=100,
+            width=48,
+            layers=2,
+            slots=10,
+            max_tokens=64,
+            **{"gate_initial": 0.3} | shape,
         )
     ).eval()
     with torch.no_grad():
@@ -84,6 +91,20 @@ def test_every_variant_writes_what_its_modules_do(kind: str, heads: tuple[int, i
         )
 
 
+@pytest.mark.parametrize("gate", ["static", "linear", "per_number"])
+def test_a_stretched_gate_can_be_shut_and_wide_open(gate: str) -> None:
+    for initial in (0.3, -4.0, 4.0):
+        model, compiled = make(
+            memory_attention="self", residual_gate=gate, gate_stretch=0.4, gate_initial=initial
+        )
+        interactions, memories = interactions_and_memories(model)
+        written = compiled.write(memories, interactions)
+        exact = written_plainly(model.double(), memories, interactions)
+        torch.testing.assert_close(written.double(), exact, atol=3e-5, rtol=1e-5)
+        if initial == -4.0 and gate == "static":
+            assert torch.equal(written, memories), "every gate is shut"
+
+
 def test_a_large_epsilon() -> None:
     """Where a norm does not hide the size of what it is given, a mean over layers has to be one."""
     model, compiled = make(norm_eps=1.0)
@@ -97,7 +118,7 @@ def test_a_large_epsilon() -> None:
     )
 
 
-@pytest.mark.parametrize("gate", ["none", "elementwise", "linear"])
+@pytest.mark.parametrize("gate", ["none", "elementwise", "linear", "per_number"])
 @pytest.mark.parametrize("kind", ["simple", "gated_self_interlayer"])
 def test_a_memory_is_written_alike_in_any_company_bit_for_bit(kind: str, gate: str) -> None:
     model, compiled = make(memory_attention=kind, residual_gate=gate, query_heads=8, kv_heads=2)

@@ -146,14 +146,19 @@ class SequenceWeights(NamedTuple):
 
 
 class GateWeights(NamedTuple):
-    """A residual gate: `most` · sigmoid(`most` · (weight · status + bias)) of what is new, and the
-    rest of `most` of what was."""
+    """A residual gate: `most` · sigmoid(`most` · before) of what is new, and the rest of `most` of
+    what was. `before` is weight · status + bias, or, where that has features, a map of old and new
+    contents."""
 
     weight: np.ndarray
     """[1 or slots, slots], or [1 or slots, 0] where the share depends on no status."""
     bias: np.ndarray
     """[1 or slots]."""
+    contents: Packed
+    """[2 · width → width], or of no features."""
     most: np.float32
+    stretch: np.float32
+    """s: a share is (1 + 2s) · itself - s, cut off at 0 and `most`."""
 
 
 @kernel
@@ -183,9 +188,42 @@ def encode(
 
 
 @kernel
+def _share(before: np.float32, most: np.float32, stretch: np.float32) -> np.float32:
+    share = most / (ONE + exp(-most * before))
+    if stretch == ZERO:
+        return share
+    share = (ONE + stretch + stretch) * share - stretch
+    # Written so that what is not a number stays so.
+    if share < ZERO:
+        return ZERO
+    if share > most:
+        return most
+    return share
+
+
+@kernel
+def _gate_numbers(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray) -> None:
+    """As `gate`, by the contents of slots."""
+    slots, width = old.shape
+    contents = np.zeros((-(-slots // 4) * 4, 2 * width), np.float32)
+    for s in range(slots):
+        for i in range(width):
+            contents[s, i] = old[s, i]
+            contents[s, width + i] = new[s, i]
+    before = linear_of(contents, weights.contents)
+    for s in range(slots):
+        for i in range(width):
+            share = _share(before[s, i], weights.most, weights.stretch)
+            out[s, i] = share * new[s, i] + (weights.most - share) * old[s, i]
+
+
+@kernel
 def gate(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray) -> None:
     """Old and new slots [slots, width] mixed; new and out may have more rows, out may be old. Where
     a share depends on statuses, a slot that is not finite makes all of its memory so."""
+    if weights.contents.panels.shape[1]:
+        _gate_numbers(old, new, weights, out)
+        return
     slots, width = old.shape
     gates, statuses = weights.weight.shape
     status = np.empty(statuses, np.float32)
@@ -197,7 +235,7 @@ def gate(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray
             before = weights.bias[s]
             for other in range(statuses):
                 before += weights.weight[s, other] * status[other]
-            share = weights.most / (ONE + exp(-weights.most * before))
+            share = _share(before, weights.most, weights.stretch)
         kept = weights.most - share
         for i in range(width):
             out[s, i] = share * new[s, i] + kept * old[s, i]

@@ -20,6 +20,7 @@ from rollout.policies.reactive.cpu.layers import (
     MemoryWeights,
     SequenceWeights,
 )
+from rollout.policies.reactive.cpu.products import pack
 from rollout.policies.reactive.cpu.sequences import Heads, Spans
 from rollout.policies.reactive.cpu.weights import (
     copy_of,
@@ -157,9 +158,10 @@ def _heads(attention: Attention) -> Heads:
 
 
 def _gate(gate: ResidualGate) -> GateWeights:
-    """Every kind is a linear map of the statuses, or of none of them, and no gate is one that is
-    always half open, times two."""
+    """Every kind but the one per number is a linear map of the statuses, or of none of them, and no
+    gate is one that is always half open, times two."""
     slots = gate.slots
+    contents = pack(np.zeros((0, 0), np.float32))
     if gate.kind == "linear":
         weight, bias = copy_of(gate.linear.weight), copy_of(gate.linear.bias)
     elif gate.kind == "elementwise":
@@ -173,12 +175,15 @@ def _gate(gate: ResidualGate) -> GateWeights:
         bias = np.zeros_like(own)
     else:
         bias = np.zeros(1, np.float32)
+        if gate.kind == "per_number":
+            contents = pack_linear(gate.linear)
         if gate.kind == "static":
             assert isinstance(gate.weight, Tensor)
             bias = copy_of(gate.weight)
         weight = np.zeros((len(bias), 0), np.float32)
     doubled = gate.kind == "none" or gate.activation == "tanh"
-    return GateWeights(weight, bias, np.float32(2 if doubled else 1))
+    most = np.float32(2 if doubled else 1)
+    return GateWeights(weight, bias, contents, most, np.float32(gate.stretch))
 
 
 def _spans(lengths: Sequence[int]) -> Spans:

@@ -1,0 +1,45 @@
+"""Held-out recall while a supervised stage trains: rank 0 plays conversations with an engine of its
+own, as they are played in use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from common.config.run import Run
+from common.data.conversations import value_counts
+from common.episode import Row
+from common.telemetry.metrics import Metrics
+from learner.evaluation.evaluate import evaluation_rows, evaluation_tasks, figures_of
+from learner.metrics import record_figures_of_facts
+from learner.policies.table import CheckpointPolicy
+from rollout.policies.play import play
+from rollout.protocols import Policy
+
+LARGEST_BATCH = 64
+
+
+class HeldOut:
+    """Some held-out conversations, and what plays them."""
+
+    def __init__(self, trained: CheckpointPolicy, rows: Sequence[Row], train: Sequence[Row]):
+        """rows: all that are held out. train: training conversations, whose values count as known
+        ones."""
+        self._trained, self._rows, self._values = trained, rows, list(value_counts(train))
+        self._policy: Policy | None = None
+
+    def measure(self, run: Run, conversations: int, metrics: Metrics) -> None:
+        """Record the figures of facts with the weights as they are now, and the time it took. The
+        model's own answers go to memory."""
+        started = time.perf_counter()
+        rows = evaluation_rows(self._rows, conversations)
+        if self._policy is None:
+            slots = min(LARGEST_BATCH, len(rows))
+            rollout = run.rollout.model_copy(update={"slots": slots, "dtype": "float32"})
+            self._policy = self._trained.playing(rollout)
+        else:
+            self._policy.load(self._trained.weights(self._policy.version + 1))
+        episodes = play(self._policy, evaluation_tasks(rows, run.seed, erase=False))
+        record_figures_of_facts(figures_of(episodes, self._values), metrics)
+        seconds = time.perf_counter() - started
+        metrics.record("time/phase_seconds", seconds, phase="evaluate", role="learner")
