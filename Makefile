@@ -36,12 +36,14 @@ format: $(VENV)/.dev
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing engram with PyTorch and Ray into $(VENV): 2.4 GB, one to six minutes."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
 # Development extras include the runtime, so that one installation serves both stamps.
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing engram and its tools into $(VENV): 2.4 GB, one to six minutes."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(VENV)/.runtime $@
 

@@ -21,6 +21,7 @@ from common.config.names import BackendName
 from common.data.decoding import BOM
 from common.failures import InputError, nearest
 from common.text.printable import printable
+from deploy.output import tell
 
 if TYPE_CHECKING:
     # Torch takes seconds to import, and the reader is told first what takes a while.
@@ -75,12 +76,14 @@ def open_session(
     session = trained.playing(rollout).session(seed)
     if memory is not None:
         session.load(memory)
+    if directory is not None and opened.step == 0:
+        tell(f"{checkpoint} has not been trained yet: it answers at random")
     return session, read_examples(directory) if directory else []
 
 
 def introduction(examples: Sequence[Interactions]) -> str:
     """The lines that show what the model knows about: conversations that it was trained on."""
-    lines = ["trained on conversations such as these:"]
+    lines = ["its training data hold conversations such as these:"]
     for number, turns in enumerate(examples):
         lines += [""] if number else []
         lines += [f"  > {printable(query)}\n  {printable(answer)}" for query, answer in turns]

@@ -150,7 +150,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="MRL rows, or preferences for a reward model; without it, what the run held out."
+            help="Conversations, or preferences for a reward model; without it, what the run "
+            "held out."
         ),
     ] = None,
     as_json: Annotated[
@@ -158,7 +159,7 @@ def evaluate(
     ] = False,
     backend: BackendOption = None,
 ) -> None:
-    """Retention by distance and rewards by component; of a reward model, how often and how surely
+    """Recall by distance and rewards by component; of a reward model, how often and how surely
     it is right."""
     from deploy.progress import open_progress
     from deploy.tables import evaluation_tables, preference_tables

@@ -29,6 +29,8 @@ from common.storage.run_directory import RunDirectory
 from deploy.ray_access import find_token, token_wanted
 from learner.interrupts import counted
 
+log = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -140,15 +142,7 @@ def start_ray(run: Run, where: str) -> str:
     hint = _hint(where)
     try:
         if where == "local":
-            context: Any = ray.init(
-                address="local",
-                namespace=namespace(run),
-                num_cpus=local_cpus(run),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            context: Any = _start_here(run)
         else:
             context = ray.init(
                 address=where,
@@ -165,7 +159,8 @@ def start_ray(run: Run, where: str) -> str:
                 f"Ray cannot keep its files in {folder}: {error.strerror or error}; set "
                 "RAY_TMPDIR to a folder of yours with a short path",
             ) from error
-        raise InfraFailure(f"Ray did not start at {where}: {error}{hint}") from error
+        place = "on this machine" if where == "local" else f"at {where}"
+        raise InfraFailure(f"Ray did not start {place}: {str(error).rstrip('.')}{hint}") from error
     except SystemExit as ended:
         # How Ray's own handler of SIGTERM, which it sets while it starts, ends a process.
         raise KeyboardInterrupt from ended
@@ -175,10 +170,33 @@ def start_ray(run: Run, where: str) -> str:
     return str(context.address_info["session_dir"])
 
 
+def _start_here(run: Run) -> Any:
+    """A cluster on this machine, and a second try where the first takes longer than Ray waits for
+    it, as on a busy machine."""
+    import ray
+
+    for tries_left in (1, 0):
+        try:
+            return ray.init(
+                address="local",
+                namespace=namespace(run),
+                num_cpus=local_cpus(run),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:
+            if not tries_left or "timed out" not in str(error):
+                raise
+            log.warning("Ray did not start in its time; once more: %s", error)
+    raise AssertionError("the last try returns or raises")
+
+
 def _hint(where: str) -> str:
     """Why a cluster that answers may refuse, as the end of a sentence."""
     if where == "local":
-        return ""
+        return "; on a machine that is busy, try again later"
     token = find_token()
     if token is None:
         return f"; perhaps it {token_wanted()}"

@@ -141,7 +141,8 @@ def validate(
         ]
         told = [text for text in noticed if not text.startswith("0 ")]
         verdict = f"no faults, {', '.join(told)}" if told else "all well"
-        echo(f"{name}: {len(found.rows)} conversations, {verdict}")
+        count = len(found.rows)
+        echo(f"{name}: {count} conversation{'s' if count != 1 else ''}, {verdict}")
     few = too_few(len(checked[0].rows), "conversations")
     if few is not None:
         tell(f"warning: {few}")
@@ -196,7 +197,7 @@ def counts_table(rows: Sequence[Row]) -> Table:
     facts = [fact for row in rows for turn in row.interactions for fact in turn.facts]
     lines += [("facts asked for", "all", len(facts))]
     lines += [("facts asked for", "changed before", sum(bool(fact.outdated) for fact in facts))]
-    return _table("Counts", ("of", "which", "number"), lines)
+    return _table("Counts", ("rows by", "value", "number"), lines)
 
 
 def distances_table(rows: Sequence[Row]) -> Table:

@@ -27,7 +27,8 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
     """The summary. Raises InputError where the data do not fit the configuration."""
     directory = RunDirectory(run.runs, run.name)
     status = run_status(directory)
-    state = "a new run" if status == "new" else f"{status}; the same command goes on with it"
+    states = {"new": "a new run", "running": "running: another process drives it"}
+    state = states.get(status, f"{status}; the same command goes on with it")
     head = f"run {run.name} in {directory.path()} ({state})"
     found = works(run, corpus)
     if run.stages[-1].own_model is not None:  # lengths and shape are another model's
@@ -86,6 +87,10 @@ def _data(run: Run, corpus: Corpus, shape: Shape) -> str:
     return "\n".join(lines)
 
 
+def _count(passes: float) -> str:
+    return f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"
+
+
 def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
     """Every stage over its data, with a time where one can be told."""
     rate = operations_per_second() if shape is not None else 0.0
@@ -107,7 +112,7 @@ def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
                 f"{len(work.examples):,} {_NAMES[work.part]}" if work.examples else "environment",
                 f"{work.batch:,}",
                 f"{'≤ ' * work.stage.may_end_early}{work.steps:,}",
-                "-" if work.passes is None else f"{work.passes:.3g}",
+                "-" if work.passes is None else _count(work.passes),
                 "-" if tokens is None else _rounded(tokens),
                 "-" if took is None else duration(took),
             ]
@@ -172,7 +177,8 @@ def _needs(run: Run, config: RxTConfig) -> str:
         [
             "Needs",
             f"  model: {config.parameters()['total']:,} parameters (vocabulary at its upper bound)",
-            f"  actors: {roles}; {total_cpus(run):g} CPUs, {total_gpus(run):g} GPUs in all",
+            f"  actors: {roles}; on a cluster they claim {total_cpus(run):g} CPUs and "
+            f"{total_gpus(run):g} GPUs, here they share what there is",
             f"  memory: {memory}",
         ]
     )

@@ -8,6 +8,14 @@ from collections.abc import Mapping
 from common.telemetry.series import parse_key
 
 FAILED, ALARMS, GROWTH = "reward/failed_turns", "reward/alarms", "memory/growth"
+MEANING = {
+    "constant": "it is the same for all answers and teaches nothing; normal where all are right",
+    "saturated_low": "nearly all answers are at the low end of its range",
+    "saturated_high": "nearly all answers are at the high end of its range; normal at the end of a "
+    "run that has learnt",
+    "copies_pay": "copying an earlier interaction earns more than the right answer",
+}
+"""Sentences on the kinds of alarm of `reward_service/monitor.py`."""
 LARGEST_GROWTH = 0.25
 """Doublings of memory per write from which on it grows without bound: a factor of 16 in 16 turns,
 65,000 in 64."""
@@ -55,7 +63,8 @@ class Alerts:
                 rising.add(key)
                 if key not in self._lasting:
                     told.append(
-                        f"step {step}: reward alarm: {labels['component']} {labels['kind']}"
+                        f"step {step}: reward alarm: {labels['component']} {labels['kind']}: "
+                        f"{MEANING[labels['kind']]}"
                     )
             if name == FAILED and (before == 0 < total or 0 < 10 * before <= total):
                 told.append(f"step {step}: {total:g} turns failed so far: {labels['reason']}")

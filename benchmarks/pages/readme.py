@@ -8,6 +8,7 @@ from benchmarks.pages.text import Results, interval, share, table
 
 BEGIN, END = "<!-- demo table -->\n", "<!-- end of demo table -->\n"
 ROWS = {
+    "before_mrl": "`before mrl`",
     "after_mrl": "`after mrl`",
     "erased": "`erased`",
     "most_frequent": "`most frequent`",
@@ -34,7 +35,7 @@ def demo_table(results: Results) -> str:
         for name, label in ROWS.items()
     ]
     spans = retention["intervals"]["after_mrl"]
-    rows.insert(1, ["95 % interval", *(interval(*spans[distance]) for distance in distances)])
+    rows.insert(2, ["95 % interval", *(interval(*spans[distance]) for distance in distances)])
     counts = retention["counts"]["after_mrl"]
     rows.append(["questions", *(f"{counts[distance]:,}" for distance in distances)])
     return table(["turns since it was said", *distances], rows)

@@ -11,6 +11,7 @@ setting by name: what is valid is read from `run.py`.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,7 +83,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(str(path), "there is no such file") from None
+        siblings = [each.name for each in path.parent.glob("*")]
+        close = difflib.get_close_matches(path.name, siblings, n=1)
+        near = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
+        raise InputError(str(path), f"there is no such file{near}") from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise InputError(str(path), f"cannot be read as a text file: {unreadable}") from None
     settings = parse_yaml(text, str(path))

@@ -66,9 +66,8 @@ def parse_json(text: str) -> Any:
             parse_int=_whole,
         )
     except json.JSONDecodeError as broken:
-        raise ValueError(
-            f"broken JSON: {broken.msg[:1].lower()}{broken.msg[1:]} at column {broken.colno}"
-        ) from None
+        what = f"{broken.msg[:1].lower()}{broken.msg[1:]}".removesuffix(" at")
+        raise ValueError(f"broken JSON: {what} at column {broken.colno}") from None
     except RecursionError:
         raise ValueError("is nested too deep to be read") from None
     if _ESCAPED_HALF.search(text):

@@ -77,6 +77,7 @@ def test_a_damaged_gzip_file_is_refused_by_name_whoever_reads_it(
         (r'{"a": "\ude00\ud83d"}', r"a holds half of a character (\ude00)"),
         (r'{"\udfff": 1}', r"the record holds half of a character (\udfff)"),
         ('{"a": tru}', "broken JSON: expecting value at column 7"),
+        ('{"a": "b', "broken JSON: unterminated string starting at column 7"),
     ],
 )
 def test_what_json_cannot_mean_is_refused_with_the_line_that_says_it(

@@ -88,7 +88,7 @@ def test_what_the_model_was_trained_on_is_shown_harmless() -> None:
         [[("my dog is Rex", "hello Rex"), ("my dog?", "\x1b[2JRex")], [("a", "b")]]
     )
     assert shown.splitlines() == [
-        "trained on conversations such as these:",
+        "its training data hold conversations such as these:",
         "  > my dog is Rex",
         "  hello Rex",
         "  > my dog?",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,8 +112,8 @@ def test_an_address_without_a_port_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raised", "kind", "says"),
     [
-        (Exception("the node timed out"), InfraFailure, "Ray did not start at local: the node"),
-        (ConnectionError("nobody there"), InfraFailure, "did not start at local: nobody"),
+        (Exception("the node timed out"), InfraFailure, "not start on this machine: the node"),
+        (ConnectionError("nobody there"), InfraFailure, "machine: nobody there; on a machine that"),
         (OSError(28, "No space left on device"), InputError, "No space left on device; set RAY_T"),
     ],
 )
@@ -129,6 +130,21 @@ def test_whatever_ray_raises_at_its_start_is_one_sentence(
     monkeypatch.setattr("ray.init", fail)
     with pytest.raises(kind, match=says):
         start_ray(small_run(tmp_path), "local")
+
+
+def test_a_node_that_is_late_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter([Exception("The current node timed out during startup."), None])
+
+    def start(**_: object) -> SimpleNamespace:
+        late = next(tries)
+        if late is not None:
+            raise late
+        return SimpleNamespace(address_info={"session_dir": "here"})
+
+    monkeypatch.setattr("ray.init", start)
+    assert start_ray(small_run(tmp_path), "local") == "here"
 
 
 def test_only_words_that_actors_really_said_are_kept(tmp_path: Path) -> None:

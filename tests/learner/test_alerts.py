@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from learner.alerts import Alerts
+from typing import get_args
+
+from learner.alerts import MEANING, Alerts
+from reward_service.monitor import Kind
 
 FAILED = "reward/failed_turns{reason=judge}"
 ALARM = "reward/alarms{component=bleu,kind=constant}"
@@ -15,7 +18,11 @@ def test_an_alarm_is_told_when_it_begins_and_again_only_after_it_had_stopped() -
         for step, total in enumerate((0, 1, 2, 2, 3))
     ]
     assert told == [False, True, False, False, True]
-    assert Alerts().sentences(7, {ALARM: 1}) == ["step 7: reward alarm: bleu constant"]
+    assert Alerts().sentences(7, {ALARM: 1}) == [
+        "step 7: reward alarm: bleu constant: it is the same for all answers and teaches nothing; "
+        "normal where all are right"
+    ]
+    assert MEANING.keys() == {*get_args(Kind)}
 
 
 def test_failed_turns_are_told_at_the_first_and_at_every_tenfold() -> None:
