@@ -53,6 +53,7 @@ PLAIN_TEXTS = {
     "targets",
     "arguments",
     "label",
+    "until",
     *RowColumns.model_fields,
     *PreferenceColumns.model_fields,
 }

@@ -146,7 +146,7 @@ def test_validate_refuses_an_outdated_value_and_warns_of_one_in_its_own_question
         in shown.err
     )
     assert "warning: and 2 more\nwarning: few data: 1 conversations." in shown.err
-    assert shown.out == f"{path}: 1 conversations, no faults, 22 warnings\n"
+    assert shown.out == f"{path}: 1 conversation, no faults, 22 warnings\n"
 
 
 def test_validate_measures_answers_with_a_tokenizer(

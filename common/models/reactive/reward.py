@@ -112,8 +112,14 @@ class RxTRewardModel(RxTModule):
     def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return self.encoder(self.embedding(tokens), mask)
 
-    def remember(self, memory: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
-        return self.memory_attention(memory, encoded, mask)
+    def remember(
+        self,
+        memory: Tensor,
+        encoded: Tensor,
+        mask: Tensor,
+        shares: list[Tensor] | None = None,
+    ) -> Tensor:
+        return self.memory_attention(memory, encoded, mask, shares)
 
     # --- the reader -------------------------------------------------------------------------------
 
