@@ -180,7 +180,7 @@ def credit(case: Case, answers: list[list[Answer]]) -> dict[str, float]:
     figures = {
         "objective/advantage": mean,
         "objective/advantage_std": std,
-        "ppo/explained_variance": 1 - sum(errors) / len(errors) / float(np.var(targets)),
+        "critic/explained_variance": 1 - sum(errors) / len(errors) / float(np.var(targets)),
     }
     for answer in scored:
         if ppo.doubt:
@@ -302,8 +302,8 @@ def critic_objective(
             targets.append(answer.target)
     turns = len(values)
     return loss / turns, {
-        "ppo/loss_value": float(loss.detach()) / turns,
+        "critic/loss": float(loss.detach()) / turns,
         "ppo/value_clip_fraction": clipped / turns,
-        "ppo/values": sum(values) / turns,
-        "ppo/returns": sum(targets) / turns,
+        "critic/values": sum(values) / turns,
+        "critic/returns": sum(targets) / turns,
     }

@@ -45,10 +45,22 @@ class PolicyGradient(Section):
     reward model gave one: less is learnt from what it is unsure of."""
 
 
-class PPO(PolicyGradient):
-    """Token-level ratio with one advantage per interaction (Schulman et al. 2017)."""
+class ActorCritic(PolicyGradient):
+    """Settings of algorithms with a critic."""
 
     has_critic = True
+
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """Lambda of generalised advantage estimation, per turn."""
+    critic_warmup: int = Field(0, ge=0)
+    """Iterations in which only the critic learns. Its first values are 0, so without it the first
+    advantages are whole returns, and a policy that starts good is first of all shaken."""
+    critic_learning_rate: float = Field(1e-3, gt=0)
+    """Constant rate of the critic's own optimiser."""
+
+
+class PPO(ActorCritic):
+    """Token-level ratio with one advantage per interaction (Schulman et al. 2017)."""
 
     clip: float = Field(0.2, gt=0)
     """The ratio of new to old probability counts no further than 1 ± this."""
@@ -57,13 +69,17 @@ class PPO(PolicyGradient):
     that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A
     clipped component is as wide as its clip, a normalised one counts as one standard deviation, one
     of yours without a clip as 1."""
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    """Lambda of generalised advantage estimation, per turn."""
-    critic_warmup: int = Field(0, ge=0)
-    """Iterations in which only the critic learns. Its first values are 0, so without it the first
-    advantages are whole returns, and a policy that starts good is first of all shaken."""
-    critic_learning_rate: float = Field(1e-3, gt=0)
-    """Constant rate of the critic's own optimiser."""
+
+
+class A2C(ActorCritic):
+    """Advantage actor-critic, synchronous (Mnih et al. 2016): no ratio and no clip, so a batch is
+    used once by default."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over each batch. Passes after the first are on samples of older weights, which nothing
+    corrects."""
+    minibatches: int = Field(1, ge=1)
+    """Optimiser steps per pass, each on as large a share of the batch."""
 
 
 class Reinforce(PolicyGradient):

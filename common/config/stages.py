@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config.algorithms import PPO, PolicyGradient, Reinforce
+from common.config.algorithms import A2C, PPO, PolicyGradient, Reinforce
 from common.config.locations import ModelSource
 from common.config.section import Section
 from common.episode import Interaction
@@ -346,10 +346,12 @@ class MRL(StageSettings):
     """Episodes per iteration over all ranks."""
     curriculum: tuple[CurriculumStep, ...] = Field(min_length=1)
     """Steps in order, each with a name of its own."""
-    algorithm: Literal["ppo", "reinforce"] = "ppo"
+    algorithm: Literal["ppo", "a2c", "reinforce"] = "ppo"
     """Algorithm that trains on the episodes; its settings are in the section of its name."""
     ppo: PPO = PPO()
     """Settings of PPO."""
+    a2c: A2C = A2C()
+    """Settings of A2C."""
     reinforce: Reinforce = Reinforce()
     """Settings of REINFORCE."""
     optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)

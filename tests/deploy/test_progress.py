@@ -116,7 +116,7 @@ def test_of_many_metrics_only_headlines_are_shown_and_every_one_is_a_real_metric
         "train/loss_lm": 1.23456,
         "train/tokens": 9.0,
         "objective/scores": 0.5,
-        "ppo/loss_value": 7.0,
+        "critic/loss": 7.0,
     }
     assert describe(figures) == "reward 0.5  loss 1.235  kl 0.1"
     assert {name for names in HEADLINES.values() for name in names} <= REGISTRY.keys()

@@ -34,14 +34,15 @@ class Bandit:
         policy = ReactiveTransformer(config).eval()
         policy.decoder.head.bias.data[GOOD] = 2.0
         section = {"kl": 0.0, "minibatches": 1, "epochs": 2} | update
-        if algorithm == "ppo":
+        has_critic = algorithm in ("ppo", "a2c")
+        if has_critic:
             section |= {"critic_learning_rate": 1e-2}
         stage = mrl(
             algorithm=algorithm,
             optimizer={"learning_rate": 1e-2, "warmup_fraction": 0.0, "final_fraction": 1.0},
             **{algorithm: section},
         )
-        critic = Critic.from_policy(policy) if algorithm == "ppo" else None
+        critic = Critic.from_policy(policy) if has_critic else None
         self.learner = LocalLearner(policy, critic, copy.deepcopy(policy), stage, steps=UPDATES)
 
     def distribution(self, opening: list[int] = OPENING) -> torch.Tensor:

@@ -98,7 +98,7 @@ def test_the_case_shows_what_a_wrong_sign_or_mask_would_change() -> None:
     assert 0.2 < expected.terms["ppo/clip_fraction"] < 0.8
     assert 0 < expected.terms["ppo/value_clip_fraction"] < 1
     assert expected.terms["ppo/loss_kl"] > 0.01
-    assert abs(expected.terms["ppo/explained_variance"]) > 0.01
+    assert abs(expected.terms["critic/explained_variance"]) > 0.01
     for alone in ("kl", "entropy", "memory_change"):
         other = plain_update(make_case({alone: 0.0}))
         moved = max(

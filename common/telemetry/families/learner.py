@@ -159,7 +159,7 @@ RL: list[Metric] = [
         "Spread of advantages before whitening",
     ),
     mean("ppo/loss_policy", "reward", "generated tokens", "Clipped policy loss"),
-    mean("ppo/loss_value", "reward^2", "turns", "Clipped value loss", better="lower"),
+    mean("critic/loss", "reward^2", "turns", "Value loss, clipped in PPO", better="lower"),
     mean(
         "ppo/loss_kl", "nats", "generated tokens", "KL loss before its coefficient", better="lower"
     ),
@@ -201,17 +201,23 @@ RL: list[Metric] = [
         better="lower",
     ),
     gauge(
-        "ppo/explained_variance",
+        "critic/explained_variance",
         "fraction",
         "last",
         "turns of the whole batch",
         "What the critic explains of returns",
         better="higher",
     ),
-    mean("ppo/values", "reward", "turns", "Value that the critic expected"),
-    mean("ppo/returns", "reward", "turns", "Return that the critic is taught"),
+    mean("critic/values", "reward", "turns", "Value that the critic expected"),
+    mean("critic/returns", "reward", "turns", "Return that the critic is taught"),
     gauge(
         "ppo/kl_coefficient", "1", "last", "this moment", "Weight of the KL to the reference policy"
+    ),
+    mean(
+        "a2c/loss_policy",
+        "reward",
+        "generated tokens",
+        "Policy loss of A2C: -advantage times log-probability",
     ),
     mean(
         "reinforce/loss_policy",

@@ -8,17 +8,23 @@ in `table.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from common.config.algorithms import PolicyGradient
+from common.config.algorithms import ActorCritic, PolicyGradient
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
-from learner.rl.advantages import doubted, mean_and_variance, whiten
+from learner.rl.advantages import (
+    doubted,
+    explained_variance,
+    generalized_advantages,
+    mean_and_variance,
+    whiten,
+)
 from learner.rl.experience import Experience
 from learner.rl.kl import kl_estimate
 
@@ -77,6 +83,35 @@ def finish_advantages(
     if settings.whiten:
         advantages = whiten(advantages, scored, reduce=group.sum)
     return advantages, figures
+
+
+def critic_credit(experience: Experience, settings: ActorCritic, group: Group) -> Experience:
+    """Advantages and returns by generalised advantage estimation over the critic's values."""
+    scored = experience.scored
+    advantages, returns = generalized_advantages(
+        experience.rewards,
+        experience.values,
+        experience.bootstrap,
+        settings.discount,
+        settings.gae_lambda,
+        scored,
+    )
+    advantages, figures = finish_advantages(advantages, experience, settings, group)
+    explained = explained_variance(experience.values, returns, scored, group.sum)
+    if explained is not None:
+        figures["critic/explained_variance"] = explained
+    return replace(experience, advantages=advantages, returns=returns, figures=figures)
+
+
+def value_figures(values: Tensor, experience: Experience) -> list[LossTerm]:
+    """Mean value and mean return, measured only. values: [answered turns], episode by episode."""
+    returns, scored = (x[experience.present] for x in (experience.returns, experience.scored))
+    turns = float(scored.sum())
+    seen = torch.where(scored, values.detach(), 0.0).sum()
+    return [
+        LossTerm("critic/values", seen, turns, 0.0),
+        LossTerm("critic/returns", torch.where(scored, returns, 0.0).sum(), turns, 0.0),
+    ]
 
 
 def penalty_terms(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from common.config.algorithms import PPO
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
-from learner.rl.advantages import explained_variance, generalized_advantages
-from learner.rl.algorithms.algorithm import Needs, finish_advantages, penalty_terms
+from learner.rl.algorithms.algorithm import Needs, critic_credit, penalty_terms, value_figures
 from learner.rl.experience import Experience
 from learner.rl.losses import policy_loss, value_loss
 
@@ -27,20 +24,7 @@ class ProximalPolicyOptimization:
         self._settings, self._reward_width = settings, reward_width
 
     def credit(self, experience: Experience, places: list[int], group: Group) -> Experience:
-        settings, scored = self._settings, experience.scored
-        advantages, returns = generalized_advantages(
-            experience.rewards,
-            experience.values,
-            experience.bootstrap,
-            settings.discount,
-            settings.gae_lambda,
-            scored,
-        )
-        advantages, figures = finish_advantages(advantages, experience, settings, group)
-        explained = explained_variance(experience.values, returns, scored, group.sum)
-        if explained is not None:
-            figures["ppo/explained_variance"] = explained
-        return replace(experience, advantages=advantages, returns=returns, figures=figures)
+        return critic_credit(experience, self._settings, group)
 
     def terms(
         self, batch: TokenBatch, experience: Experience, kl_coefficient: float
@@ -63,12 +47,10 @@ class ProximalPolicyOptimization:
         clip = self._settings.value_clip * self._reward_width
         loss = value_loss(values, old, returns, scored, clip)
         turns = float(loss.turns)
-        seen = torch.where(scored, values.detach(), 0.0).sum()
         return [
-            LossTerm("ppo/loss_value", loss.loss, turns),
+            LossTerm("critic/loss", loss.loss, turns),
             LossTerm("ppo/value_clip_fraction", loss.clipped.float(), turns, 0.0),
-            LossTerm("ppo/values", seen, turns, 0.0),
-            LossTerm("ppo/returns", torch.where(scored, returns, 0.0).sum(), turns, 0.0),
+            *value_figures(values, experience),
         ]
 
     def state(self) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import Any
 
 from common.config.rewards import Rewards
 from common.config.stages import MRL
+from learner.rl.algorithms.a2c import AdvantageActorCritic
 from learner.rl.algorithms.algorithm import Algorithm
 from learner.rl.algorithms.ppo import ProximalPolicyOptimization
 from learner.rl.algorithms.reinforce import MovingBaseline
 
 ALGORITHMS: dict[str, Callable[[Any, float], Algorithm]] = {
+    "a2c": AdvantageActorCritic,
     "ppo": ProximalPolicyOptimization,
     "reinforce": MovingBaseline,
 }
