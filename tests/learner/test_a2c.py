@@ -58,4 +58,7 @@ def test_answers_without_a_score_count_for_nothing() -> None:
     lived = bandit.learner.credit(bandit.play(0, lambda answer: answer / 10, OPENING))
     unscored = dataclasses.replace(lived, scored=torch.zeros_like(lived.scored))
     terms = {term.name: term for term in bandit.learner.parts.policy_terms(unscored)}
-    assert (float(terms["a2c/loss_policy"].sum), terms["a2c/loss_policy"].count) == (0.0, 0.0)
+    assert (float(terms["a2c/loss_policy"].sum.detach()), terms["a2c/loss_policy"].count) == (
+        0.0,
+        0.0,
+    )
