@@ -64,6 +64,10 @@ class PPO(ActorCritic):
 
     clip: float = Field(0.2, gt=0)
     """The ratio of new to old probability counts no further than 1 ± this."""
+    stop_kl: float | None = Field(None, gt=0)
+    """Nats per token (`ppo/approx_kl_k3`) that the policy may have moved from the one that sampled
+    a batch: where a minibatch finds more, the policy takes no further step on that batch. None: it
+    takes them all."""
     value_clip: float = Field(0.2, gt=0)
     """The value counts no further than this from the old one, as a share of the width of the range
     that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.stages import Optimizer
+from common.failures import DataFailure
 from learner.parallel.group import Group, sum_gradients
 
 
@@ -107,8 +108,11 @@ class Trainer:
         self, loss: Tensor, step: int, rate_factor: float | None = None
     ) -> tuple[float, float]:
         """Backward, sum over ranks, clip, step; returns (gradient norm before clipping, common
-        learning rate). rate_factor: share of the peak rate; None: what the schedule has at
-        `step`."""
+        learning rate).
+
+        rate_factor: share of the peak rate; None: what the schedule has at `step`. Raises
+        DataFailure, and takes no step, where a gradient is not finite.
+        """
         factor = rate_factor
         if factor is None:
             factor = learning_rate_factor(self.settings, step, self.steps)
@@ -120,8 +124,26 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(
             list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False
         )
+        if not math.isfinite(float(norm)):
+            raise DataFailure(
+                f"step {step + 1}: {self._first_not_finite()}; nothing was learnt of it"
+            )
         self.adamw.step()
         return float(norm), self.settings.learning_rate * factor
+
+    def _first_not_finite(self) -> str:
+        """A sentence on the first tensor that is not finite."""
+        # Weights first: one that is no number spoils the gradients of others.
+        weights = [(f"weight {name}", parameter.data) for name, parameter in self.named.items()]
+        gradients = [
+            (f"gradient of {name}", parameter.grad)
+            for name, parameter in self.named.items()
+            if parameter.grad is not None
+        ]
+        for what, tensor in (*weights, *gradients):
+            if not torch.isfinite(tensor).all():
+                return f"the {what} is not finite"
+        return "the gradients together are too large for a number"
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts by parameter name, for safetensors."""

@@ -102,21 +102,38 @@ class Update:
             for chosen in minibatches(places, total, self.settings.minibatches, seed):
                 part = experience.select(chosen)
                 if learns:
-                    self.step_policy(part, iteration, first)
+                    learns = self.step_policy(part, iteration, first)
                     first = False
                 if self.critic is not None:
                     self.step_critic(part, iteration)
                 if self.group.rank == 0:
                     self.metrics.record("train/steps", 1)
 
-    def step_policy(self, part: Experience, iteration: int, first: bool) -> None:
-        """One step of the policy on the experience of some episodes, of none on some ranks."""
+    def step_policy(self, part: Experience, iteration: int, first: bool) -> bool:
+        """One step of the policy on the experience of some episodes, of none on some ranks; False,
+        and no step, where it has moved too far since it sampled them."""
         terms = self.policy_terms(part, first)
+        if self._has_moved_too_far(terms):
+            return False
         norm, rate = self._step(self.policy_trainer, terms, iteration)
         self.metrics.record("train/gradient_norm", norm)
         self.metrics.record("train/learning_rate", rate)
         clipped = norm > self.policy_trainer.settings.max_grad_norm
         self.metrics.record("train/gradient_clipped", clipped)
+        return True
+
+    def _has_moved_too_far(self, terms: list[LossTerm]) -> bool:
+        limit = self.algorithm.needs.stop_kl
+        if limit is None:
+            return False
+        (moved,) = (term for term in terms if term.name == "ppo/approx_kl_k3")
+        total, tokens = self.group.sum(
+            torch.tensor([float(moved.sum), float(moved.count)], dtype=torch.float64)
+        ).tolist()
+        too_far = total > limit * max(tokens, 1.0)
+        if self.group.rank == 0:
+            self.metrics.record("ppo/passes_stopped", too_far)
+        return bool(too_far)
 
     def policy_terms(self, part: Experience, first: bool = False) -> list[LossTerm]:
         """The losses of the policy. first: whether no step was taken since sampling."""

@@ -164,6 +164,18 @@ RL: list[Metric] = [
         "ppo/loss_kl", "nats", "generated tokens", "KL loss before its coefficient", better="lower"
     ),
     mean(
+        "objective/without_signal",
+        "fraction",
+        "batches",
+        "Share whose rewards are all alike, so that advantages are 0",
+    ),
+    mean(
+        "ppo/passes_stopped",
+        "fraction",
+        "minibatches",
+        "Share that the policy had moved too far for (stop_kl); it takes no further step then",
+    ),
+    mean(
         "ppo/clip_fraction",
         "fraction",
         "generated tokens",

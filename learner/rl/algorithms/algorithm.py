@@ -28,6 +28,9 @@ from learner.rl.advantages import (
 from learner.rl.experience import Experience
 from learner.rl.kl import kl_estimate
 
+SMALLEST_VARIANCE = 1e-12
+"""Least variance of rewards that differ: less is rounding."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -38,6 +41,9 @@ class Needs:
     critic_warmup: int = 0
     """Iterations in which only the critic learns."""
     reference: bool = True
+    stop_kl: float | None = None
+    """Nats per token by which the policy may have moved from the one that sampled, or its passes
+    over a batch stop; None: they do not."""
 
 
 class Algorithm(Protocol):
@@ -71,12 +77,21 @@ class Algorithm(Protocol):
 def finish_advantages(
     advantages: Tensor, experience: Experience, settings: PolicyGradient, group: Group
 ) -> tuple[Tensor, dict[str, float]]:
-    """Advantages with doubt and whitening as the settings say, and their statistics before it."""
+    """Advantages with doubt and whitening as the settings say, and their statistics before it.
+
+    Where all rewards of the batch are alike, no answer was better than another, advantages are the
+    baseline's errors, and they are 0 here.
+    """
     scored = experience.scored
+    count, _, spread = mean_and_variance(experience.rewards, scored, reduce=group.sum)
+    without_signal = float(count) > 1 and float(spread) <= SMALLEST_VARIANCE
+    if without_signal:
+        advantages = torch.zeros_like(advantages)
     _, mean, variance = mean_and_variance(advantages, scored, reduce=group.sum)
     figures = {
         "objective/advantage": float(mean),
         "objective/advantage_std": float(variance.sqrt()),
+        "objective/without_signal": float(without_signal),
     }
     if settings.doubt:
         advantages = doubted(advantages, experience.reward_stds)

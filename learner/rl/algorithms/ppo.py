@@ -20,7 +20,9 @@ class ProximalPolicyOptimization:
     """reward_width: of the range that rewards lie in; values are clipped to a share of it."""
 
     def __init__(self, settings: PPO, reward_width: float = 1.0):
-        self.needs = Needs(settings.critic_learning_rate, settings.critic_warmup)
+        self.needs = Needs(
+            settings.critic_learning_rate, settings.critic_warmup, stop_kl=settings.stop_kl
+        )
         self._settings, self._reward_width = settings, reward_width
 
     def credit(self, experience: Experience, places: list[int], group: Group) -> Experience:
