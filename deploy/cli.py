@@ -110,23 +110,29 @@ def plan(
 ) -> None:
     """Show what a run would do with its data, and what it needs; starts nothing but reward
     functions and an environment of yours, to try them."""
-    from common.config.loader import load_run
     from deploy.progress import doing
 
-    run = load_run(*split(words))
-    with doing(f"looking at the data of {run.name}"):
+    with doing("reading the configuration"):
+        from common.config.loader import load_run
+
+        run = load_run(*split(words))
+    with doing(f"reading the data of {run.name}"):
         from common.data.datasets.table import load_corpus
-        from deploy.plan import plan_text
-        from deploy.plan_summary import plan_summary
         from learner.requirements import require_data, require_possible
-        from reward_service.preflight import require_tried
-        from rollout.environments.table import require_environment
 
         require_possible(run)
         corpus = load_corpus(run.data, run.seed)
         require_data(run, corpus)
+    with doing("trying rewards and environment"):
+        from reward_service.preflight import require_tried
+        from rollout.environments.table import require_environment
+
         require_tried(run.rewards, corpus.train)
         require_environment(run.environment)
+    with doing("measuring the data in tokens, and this machine"):
+        from deploy.plan import plan_text
+        from deploy.plan_summary import plan_summary
+
         summary = plan_summary(run, corpus)
     echo(f"{plan_text(run)}\n\n{summary}" if full else summary)
 

@@ -27,9 +27,10 @@ def train(configs: list[str], overrides: list[str], address: str | None, take_ov
 def _train_and_show(
     configs: list[str], overrides: list[str], address: str | None, take_over: bool
 ) -> None:
-    from common.config.loader import load_run
+    with doing("reading the configuration"):
+        from common.config.loader import load_run
 
-    run = load_run(configs, overrides)
+        run = load_run(configs, overrides)
     with doing(f"checking the settings of {run.name}"):
         from deploy.cluster import connect, settle
 
