@@ -80,7 +80,8 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        rl, until = record["rl"], record["until"]
+        # Checkpoints from before `until` lack it, and `ended` with it.
+        rl, until = record["rl"], record.get("until")
         return cls(
             int(record["stage"]),
             record["stage_name"],
@@ -88,7 +89,7 @@ class TrainingState:
             record["metrics"],
             None if rl is None else RLState.from_json(rl),
             None if until is None else UntilState.from_json(until),
-            bool(record["ended"]),
+            bool(record.get("ended", False)),
         )
 
     @classmethod

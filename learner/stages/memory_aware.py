@@ -84,6 +84,7 @@ class MemoryAwareObjective(Objective):
         )
         routings: list[Routing] = []
         needed, mask = batch.weight > 0, batch.answer_mask()
+        needed[0] |= not needed.any()  # a rank without any takes part in the step all the same
         logits, targets = answer_logits(
             self.model, batch.tokens[needed], memory[needed], mask[needed], routings
         )
@@ -132,8 +133,9 @@ def gate_term(shares: Sequence[Tensor], coefficient: float, device: torch.device
     them.
     """
     total = torch.zeros((), device=device)
-    for share in shares:
-        total = total + share.mean(dim=(1, 2)).sum()
+    with torch.set_grad_enabled(coefficient > 0):
+        for share in shares:
+            total = total + share.mean(dim=(1, 2)).sum()
     return LossTerm("memory/replaced", total, sum(map(len, shares)), coefficient)
 
 

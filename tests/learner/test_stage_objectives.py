@@ -407,6 +407,13 @@ def test_answers_count_by_their_weights_and_writes_pay_for_what_they_replace(
     )
 
 
+def test_a_batch_in_which_nothing_counts_has_no_loss(conversations: list[list[TurnTokens]]) -> None:
+    told = [[replace(turn, weight=0.0) for turn in turns] for turns in conversations]
+    objective = MemoryAwareObjective(MemoryAware(stage="memory_aware"), make_model(), told, SEED)
+    terms = {term.name: term for term in objective.terms(CHOSEN, STEP, OneRank())}
+    assert (float(terms["train/loss_lm"].sum.detach()), terms["train/loss_lm"].count) == (0.0, 0.0)
+
+
 def test_a_gate_penalty_begins_where_it_is_told_to(conversations: list[list[TurnTokens]]) -> None:
     settings = MemoryAware(stage="memory_aware", steps=10, gate_penalty=0.3, gate_penalty_from=0.5)
     objective = MemoryAwareObjective(settings, make_model(), conversations, SEED)
