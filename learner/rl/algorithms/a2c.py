@@ -13,7 +13,13 @@ from common.config.algorithms import A2C
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
-from learner.rl.algorithms.algorithm import Needs, critic_credit, penalty_terms, value_figures
+from learner.rl.algorithms.algorithm import (
+    Needs,
+    critic_credit,
+    penalty_terms,
+    score_function_term,
+    value_figures,
+)
 from learner.rl.experience import Experience
 
 
@@ -30,10 +36,8 @@ class AdvantageActorCritic:
     def terms(
         self, batch: TokenBatch, experience: Experience, kl_coefficient: float
     ) -> list[LossTerm]:
-        advantages, scored = batch.spread(experience.advantages), batch.spread(experience.scored)
-        loss = torch.where(scored, -advantages * batch.log_probs, 0.0).sum()
         return [
-            LossTerm("a2c/loss_policy", loss, float(scored.sum())),
+            score_function_term("a2c/loss_policy", batch, experience),
             *penalty_terms(batch, experience, self._settings, kl_coefficient),
         ]
 

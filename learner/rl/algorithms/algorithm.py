@@ -129,6 +129,14 @@ def value_figures(values: Tensor, experience: Experience) -> list[LossTerm]:
     ]
 
 
+def score_function_term(name: str, batch: TokenBatch, experience: Experience) -> LossTerm:
+    """Minus the advantage times the log-probability (Williams 1992), over the tokens of scored
+    answers."""
+    advantages, scored = batch.spread(experience.advantages), batch.spread(experience.scored)
+    loss = torch.where(scored, -advantages * batch.log_probs, 0.0).sum()
+    return LossTerm(name, loss, float(scored.sum()))
+
+
 def penalty_terms(
     batch: TokenBatch, experience: Experience, settings: PolicyGradient, kl_coefficient: float
 ) -> list[LossTerm]:

@@ -14,7 +14,12 @@ from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
 from learner.rl.advantages import generalized_advantages
-from learner.rl.algorithms.algorithm import Needs, finish_advantages, penalty_terms
+from learner.rl.algorithms.algorithm import (
+    Needs,
+    finish_advantages,
+    penalty_terms,
+    score_function_term,
+)
 from learner.rl.experience import Experience
 
 
@@ -55,10 +60,8 @@ class MovingBaseline:
     def terms(
         self, batch: TokenBatch, experience: Experience, kl_coefficient: float
     ) -> list[LossTerm]:
-        advantages, scored = batch.spread(experience.advantages), batch.spread(experience.scored)
-        loss = torch.where(scored, -advantages * batch.log_probs, 0.0).sum()
         return [
-            LossTerm("reinforce/loss_policy", loss, float(scored.sum())),
+            score_function_term("reinforce/loss_policy", batch, experience),
             *penalty_terms(batch, experience, self._settings, kl_coefficient),
         ]
 
