@@ -112,6 +112,7 @@ def test_two_ranks_compute_what_one_computes_on_the_whole_batch(
     for name, expected in alone[case].items():
         first, second = (rank[case][name] for rank in together)
         assert torch.equal(first, second), f"{name}: the ranks have parted"
-        assert expected.norm() > 0, f"{name}: nothing to compare"
+        nothing = name == "objective/without_signal"  # 0 where rewards differ
+        assert nothing or expected.norm() > 0, f"{name}: nothing to compare"
         tolerance = 1e-4 if case in PPO and name.startswith("change of") else 1e-5
-        assert float((first - expected).norm() / expected.norm()) <= tolerance, name
+        assert float((first - expected).norm()) <= tolerance * float(expected.norm()), name
