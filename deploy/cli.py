@@ -145,7 +145,10 @@ def submit(
     take_over: TakeOver = False,
 ) -> None:
     """The same run on a cluster, through Ray Jobs."""
-    from deploy.submit import submit as submit_run
+    from deploy.progress import doing
+
+    with doing("reading the configuration"):
+        from deploy.submit import submit as submit_run
 
     raise typer.Exit(submit_run(*split(words), address, take_over=take_over, follow=follow))
 
