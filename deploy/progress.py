@@ -55,8 +55,8 @@ words, says only what the mistake is."""
 @contextmanager
 def doing(what: str, stream: TextIO | None = None) -> Iterator[None]:
     """Say what the block does ("opening runs/demo") while it lasts: a spinner on a terminal, which
-    goes when the block is over; elsewhere a line, `SOON` after its begin. The default stream is
-    standard error."""
+    goes when the block is over; elsewhere a line that ends in "...", `SOON` after its begin. The
+    default stream is standard error."""
     console = Console(file=stream or sys.stderr)
     if console.is_terminal:
         with console.status(escape(f"{what} …")):
@@ -64,7 +64,7 @@ def doing(what: str, stream: TextIO | None = None) -> Iterator[None]:
         return
 
     def say() -> None:
-        console.file.write(f"engram: {what}\n")
+        console.file.write(f"engram: {what} ...\n")
         console.file.flush()
 
     timer = threading.Timer(SOON, say)

@@ -52,7 +52,7 @@ def submit(
     folder, out, places = Path.cwd(), stream or sys.stdout, dict[str, str]()
     run = load_run(list(configs), list(overrides), places)
     require_possible(run)
-    tell(f"engram: submitting {run.name} to {address}")
+    tell(f"engram: submitting {run.name} to {address} ...")
     places = {written: place for written, place in places.items() if place != run.runs}
     if Path(run.runs).is_relative_to(folder):
         raise InputError(

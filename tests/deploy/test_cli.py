@@ -15,6 +15,7 @@ import yaml
 
 from common.failures import DeadlineExceeded, Drained, InputError
 from deploy import cli
+from tests.terminal import sentences
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -68,7 +69,7 @@ def test_help_lists_every_command_without_importing_torch_or_ray() -> None:
 def test_absent_config_ends_with_2_and_one_sentence(words: list[str]) -> None:
     done = engram(*words)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    assert len(sentences(done.stderr)) == 1
     assert "absent.yaml" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -82,7 +83,7 @@ def test_unknown_key_is_answered_at_once_with_the_nearest_one(
     error = capsys.readouterr().err
     assert "learner.rank" in error
     assert "ranks" in error
-    assert error.count("\n") == 1
+    assert len(sentences(error)) == 1
 
 
 def test_a_command_line_without_a_config_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +118,7 @@ def test_what_interrupts_the_end_of_a_command_gives_it_no_other_exit_code(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
+    assert len(sentences(done.stderr)) == 1
 
 
 def test_a_second_interrupt_while_modules_are_imported_ends_with_75_too() -> None:

@@ -137,7 +137,7 @@ def test_what_takes_a_while_is_said_while_it_lasts_and_what_is_quick_says_nothin
         deadline = time.monotonic() + 30
         while not shown.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert shown.getvalue() == "engram: opening [runs/demo]\n"
+        assert shown.getvalue() == "engram: opening [runs/demo] ...\n"
     quick = io.StringIO()
     with pytest.raises(InputError), doing("opening", quick):
         raise InputError("opening", "cannot be done")

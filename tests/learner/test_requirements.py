@@ -15,6 +15,7 @@ from common.telemetry.prometheus import PrometheusExporter, require_port
 from deploy.cli import run_command
 from deploy.cluster import settle
 from learner.requirements import require_data, require_possible
+from tests.terminal import sentences
 
 BASE = """
 name: demo
@@ -105,7 +106,7 @@ def test_plan_and_train_refuse_alike_and_leave_nothing_behind(
 ) -> None:
     assert run_command([command, str(base), override]) == EXIT_BAD_INPUT
     said = capsys.readouterr()
-    assert said.err.count("\n") == 1
+    assert len(sentences(said.err)) == 1
     assert said.out == ""
     assert not (tmp_path / "runs").exists()
 
