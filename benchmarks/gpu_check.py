@@ -23,10 +23,10 @@ from torch import nn
 
 from benchmarks.rollout_gpu import peak_bandwidth, rate
 from benchmarks.workload import NEW_TOKENS, QUERY_TOKENS, make_tasks, make_tokenizer
+from common.config.mrl import MRL, CurriculumStep
 from common.config.names import BackendName
 from common.config.rewards import Rewards
 from common.config.rollout import Sampling
-from common.config.stages import MRL, CurriculumStep
 from common.episode import Episode, RewardTerm, Verdict
 from common.models.reactive.config import named_config
 from common.models.reactive.model import ReactiveTransformer

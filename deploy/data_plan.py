@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import Any
 
+from common.config.mrl import CurriculumStep
 from common.config.run import Run
-from common.config.stages import CurriculumStep, StageSettings
+from common.config.stages import StageSettings
 from common.data.corpus import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row

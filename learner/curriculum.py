@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from common.config.stages import CurriculumStep
+from common.config.mrl import CurriculumStep
 from common.failures import InputError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.config.stages import MRL
+from common.config.mrl import MRL
 from common.episode import Episode
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer

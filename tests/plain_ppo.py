@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.config.stages import MRL
+from common.config.mrl import MRL
 from common.episode import Episode, Turn
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.critic import Critic

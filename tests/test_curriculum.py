@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from common.config.stages import CurriculumStep
+from common.config.mrl import CurriculumStep
 from common.failures import InputError
 from learner.curriculum import Curriculum, CurriculumState
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from common.config.data import SynthData
+from common.config.mrl import MRL, CurriculumStep
 from common.config.run import Run
-from common.config.stages import MRL, CurriculumStep
 from common.failures import InputError
 from common.storage.run_directory import RunDirectory, write_atomically
 

@@ -14,8 +14,8 @@ import pytest
 
 import common.config
 from common.config.data import Data
+from common.config.run import Stage
 from common.config.section import Section
-from common.config.stages import Stage
 from common.data.corpus import Corpus
 from common.data.datasets.table import DATASETS
 from common.failures import InputError

@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from common.config.mrl import MRL
 from common.config.run import Run
-from common.config.stages import MRL, Optimizer
+from common.config.stages import Optimizer
 from common.episode import Episode
 from common.failures import Unavailable
 from common.models.reactive.critic import Critic

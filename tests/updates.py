@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from common.config.mrl import MRL, CurriculumStep
 from common.config.rewards import Rewards
-from common.config.stages import MRL, CurriculumStep
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
 from common.telemetry.metrics import Metrics

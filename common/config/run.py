@@ -6,7 +6,7 @@ with a default of its own. Each file here belongs to the part of the program tha
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,11 +14,24 @@ from common.config.data import Data, Tokenizer
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.locations import Location
 from common.config.model import Model
+from common.config.mrl import MRL
 from common.config.rewards import Rewards
 from common.config.rollout import Rollout
 from common.config.section import Section
-from common.config.stages import Stage
+from common.config.stages import (
+    SFT,
+    JointLM,
+    MemoryAware,
+    MemoryPretrain,
+    Reading,
+    RewardModelStage,
+)
 from common.storage.formats import CONFIG
+
+Stage = Annotated[
+    JointLM | SFT | MemoryPretrain | Reading | MemoryAware | RewardModelStage | MRL,
+    Field(discriminator="stage"),
+]
 
 
 class Learner(Section):

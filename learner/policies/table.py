@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config.environment import CONVERSATION, EnvironmentSettings
+from common.config.mrl import MRL
 from common.config.rollout import Rollout
-from common.config.stages import MRL
 from common.data.tokenizer import ConversationTokenizer
 from common.storage.checkpoint import Checkpoint
 from common.weights import PackedWeights, pack

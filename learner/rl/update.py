@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.config.stages import MRL, Optimizer
+from common.config.mrl import MRL
+from common.config.stages import Optimizer
 from common.episode import Episode
 from common.seeding import derive
 from common.telemetry.metrics import Metrics

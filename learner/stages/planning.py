@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from common.config.mrl import MRL
 from common.config.run import Run
-from common.config.stages import MRL, RewardModelStage, StageSettings, SupervisedStage
+from common.config.stages import RewardModelStage, StageSettings, SupervisedStage
 from common.models.reactive.config import RxTConfig
 
 FLOAT_BYTES = 4

@@ -3,8 +3,9 @@ anything starts."""
 
 from __future__ import annotations
 
+from common.config.mrl import MRL
 from common.config.run import Run
-from common.config.stages import MRL, Reading
+from common.config.stages import Reading
 from common.data.conversations import pairs_to_read
 from common.data.corpus import Corpus
 from common.failures import InputError

@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from common.config.stages import MRL, CurriculumStep
+from common.config.mrl import MRL, CurriculumStep
 from common.failures import Drained, Unavailable
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint

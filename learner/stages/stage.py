@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.config.mrl import MRL
 from common.config.run import Run
 from common.config.stages import (
-    MRL,
     SFT,
     JointLM,
     MemoryAware,

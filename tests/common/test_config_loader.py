@@ -8,7 +8,7 @@ import pytest
 
 from common.config.data import BabiData, SynthData
 from common.config.loader import dump_run, load_run
-from common.config.stages import MRL
+from common.config.mrl import MRL
 from common.failures import InputError
 
 BASE = """

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from common.config.components import FunctionReward, ModelReward
+from common.config.mrl import MRL
 from common.config.rewards import RewardMix, Rewards
-from common.config.stages import MRL
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode
 from common.models.reactive.critic import Critic

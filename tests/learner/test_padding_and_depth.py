@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from common.config.stages import MRL, SFT, CurriculumStep, JointLM, MemoryAware, MemoryPretrain
+from common.config.mrl import MRL, CurriculumStep
+from common.config.stages import SFT, JointLM, MemoryAware, MemoryPretrain
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.models.reactive.critic import Critic
 from common.models.reactive.memory import as_memory

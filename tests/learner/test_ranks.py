@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from common.config.stages import MRL
+from common.config.mrl import MRL
 from common.data.tokenizer import train_tokenizer
 from tests.local_preferences import preference_run
 from tests.local_source import (

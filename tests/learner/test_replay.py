@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from common.config.stages import MRL, CurriculumStep
+from common.config.mrl import MRL, CurriculumStep
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode
 from common.models.reactive.model import ReactiveTransformer

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.config.stages import SFT, JointLM, MemoryAware, MemoryPretrain, Optimizer
+from common.config.stages import (
+    SFT,
+    JointLM,
+    MemoryAware,
+    MemoryPretrain,
+    Optimizer,
+)
 from common.data.tokenizer import EOS, PAD, SPECIAL_TOKENS, ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row
 from common.failures import InputError

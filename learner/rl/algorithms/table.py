@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from common.config.mrl import MRL
 from common.config.rewards import Rewards
-from common.config.stages import MRL
 from learner.rl.algorithms.a2c import AdvantageActorCritic
 from learner.rl.algorithms.algorithm import Algorithm
 from learner.rl.algorithms.ppo import ProximalPolicyOptimization
