@@ -19,6 +19,7 @@ from common.models.reactive.config import RxTConfig
 from common.storage.checkpoint import open_checkpoint
 from learner.stages.stage import definition_of
 from rollout.environments.table import ENVIRONMENTS
+from rollout.tasks import fitting, fitting_any, own_selections
 
 CHARACTERS = 20_000_000
 """Characters of text that a tokenizer is trained on here: a few seconds. Of more text, a sample."""
@@ -146,20 +147,21 @@ def works(run: Run, corpus: Corpus) -> list[Work]:
 
 def _taking_part(step: CurriculumStep, rows: Sequence[Row]) -> tuple[list[Row], str]:
     """The conversations of a curriculum step, and why the others sit out."""
-    of_strategy = [row for row in rows if step.strategy in (None, row.strategy)]
-    taken = [row for row in of_strategy if len(row.interactions) <= step.max_steps]
-    why = []
-    if len(taken) < len(of_strategy):
-        why.append(f"{len(of_strategy) - len(taken):,} with more than {step.max_steps} follow-ups")
-    if len(of_strategy) < len(rows):
-        why.append(f"{len(rows) - len(of_strategy):,} of another strategy")
-    if not taken:
-        of = f" of strategy {step.strategy!r}" if step.strategy else ""
-        raise InputError(
-            f"curriculum step {step.name!r}",
-            f"none of {len(rows)} rows{of} has at most {step.max_steps} follow-ups",
-        )
-    return taken, ", ".join(why)
+    wanted = step.strategies
+    of_strategy = [row for row in rows if None in wanted or row.strategy in wanted]
+    for selection in own_selections(step):
+        fitting(rows, step.name, selection)
+    taken = fitting_any(rows, [step])
+    reasons = {
+        f"with more than {step.max_steps} follow-ups": sum(
+            len(row.interactions) > step.max_steps for row in of_strategy
+        ),
+        f"with fewer than {step.min_steps} follow-ups": sum(
+            len(row.interactions) < step.min_steps for row in of_strategy
+        ),
+        "of another strategy": len(rows) - len(of_strategy),
+    }
+    return taken, ", ".join(f"{count:,} {why}" for why, count in reasons.items() if count)
 
 
 def require_lengths(found: Lengths, corpus: Corpus, config: RxTConfig) -> str | None:

@@ -17,7 +17,7 @@ from common.models.reactive.config import named_config
 from common.storage.run_directory import require_folder_name
 from learner.stages.stage import definition_of
 from rollout.environments.table import ENVIRONMENTS
-from rollout.tasks import fitting
+from rollout.tasks import fitting, own_selections
 
 LONGEST_PART = 255
 """Bytes of one part of a path on the file systems that there are."""
@@ -85,10 +85,12 @@ def require_data(run: Run, corpus: Corpus) -> None:
         try:
             definition_of(stage).require_data(stage, corpus)
         except InputError as nothing:
-            raise InputError(run.stage_key(index), nothing.what) from None
+            where = ".".join(filter(None, (run.stage_key(index), nothing.where)))
+            raise InputError(where, nothing.what) from None
         for step in stage.curriculum_steps if plays_rows(run) else ():
             try:
-                fitting(corpus.train, step.name, step.max_steps, step.strategy)
+                for selection in own_selections(step):
+                    fitting(corpus.train, step.name, selection)
             except InputError as none:
                 where = f"{run.stage_key(index)}.curriculum.{step.name}"
                 raise InputError(where, none.what) from None

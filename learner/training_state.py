@@ -19,6 +19,16 @@ from rollout.iterations import RolloutState
 
 
 @dataclass(frozen=True, slots=True)
+class Best:
+    """The best weights of a stage so far."""
+
+    exact: float
+    """Share of exact answers to questions of held-out conversations."""
+    step: int
+    """Steps of the run when they were saved; `checkpoints/best` names that checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
 class RLState:
     """Inside a stage with rollouts."""
 
@@ -26,6 +36,8 @@ class RLState:
     algorithm: Mapping[str, Any]
     curriculum: CurriculumState
     rollout: RolloutState
+    best: Best | None = None
+    """None where nothing was measured."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -33,15 +45,18 @@ class RLState:
             "algorithm": dict(self.algorithm),
             "curriculum": self.curriculum.to_json(),
             "rollout": self.rollout.to_json(),
+            "best": None if self.best is None else [self.best.exact, self.best.step],
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
+        best = record.get("best")
         return cls(
             float(record["kl_coefficient"]),
             record["algorithm"],
             CurriculumState.from_json(record["curriculum"]),
             RolloutState.from_json(record["rollout"]),
+            None if best is None else Best(*best),
         )
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from common.config.mrl import CurriculumStep
 from common.episode import Memory, Row, Strategy, Task
 from common.failures import InputError
 from common.seeding import derive, uniforms
@@ -23,23 +24,79 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Rows that take part in a curriculum step."""
+
+    max_steps: int
+    """Follow-ups of the longest."""
+    min_steps: int = 1
+    """Follow-ups of the shortest."""
+    strategy: Strategy | None = None
+    """Only rows of this strategy; None: all."""
+    weight: float = 1.0
+    """Share of the step's tasks."""
+
+    def admits(self, row: Row) -> bool:
+        fits = self.min_steps <= len(row.interactions) <= self.max_steps
+        return fits and self.strategy in (None, row.strategy)
+
+    @property
+    def lengths(self) -> str:
+        """For messages: "at most 4 follow-ups"."""
+        many = f"{self.min_steps} to {self.max_steps}"
+        if self.min_steps == self.max_steps:
+            many = f"exactly {self.max_steps}"
+        elif self.min_steps == 1:
+            many = f"at most {self.max_steps}"
+        return f"{many} follow-ups"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Episodes that the learner asks for in one iteration; its curriculum decides, the conductor
     deals."""
 
     step: str
     """Name of the curriculum step."""
-    max_steps: int
-    """Rows with at most this many follow-ups take part; an environment that plays no rows is cut
-    off after so many answers."""
+    selections: tuple[Selection, ...]
+    """Rows to draw from; an environment that plays no rows is cut off after `longest` answers."""
     episodes: int
     """Tasks of the iteration, over all ranks."""
-    strategy: Strategy | None = None
-    """Only rows of this strategy; None: all."""
     reset_probability: float = 1.0
     """Probability of fresh memory; otherwise a task goes on from the memory that the task of the
     same index in the last batch left."""
     teacher_forcing: bool = False
+
+    @property
+    def longest(self) -> int:
+        return max(selection.max_steps for selection in self.selections)
+
+
+def plan_of(steps: Sequence[CurriculumStep], index: int, episodes: int) -> Plan:
+    """An iteration of `episodes` tasks in step number `index` of a curriculum."""
+    step = steps[index]
+    chosen = selections_of(steps, index)
+    return Plan(step.name, chosen, episodes, step.reset_probability, step.teacher_forcing)
+
+
+def selections_of(steps: Sequence[CurriculumStep], index: int) -> tuple[Selection, ...]:
+    """Rows of step number `index`: its own, and those of the steps before it for its share
+    `earlier`. Weights sum to 1."""
+    step, before = steps[index], steps[:index]
+    again = step.earlier if before else 0.0
+    own = own_selections(step, 1.0 - again)
+    if not again:
+        return own
+    earlier = (own_selections(each, again / len(before)) for each in before)
+    return (*own, *(selection for each in earlier for selection in each))
+
+
+def own_selections(step: CurriculumStep, weight: float = 1.0) -> tuple[Selection, ...]:
+    """Rows of a step itself, one selection for each of its strategies."""
+    return tuple(
+        Selection(step.max_steps, step.min_steps, strategy, share * weight)
+        for strategy, share in step.strategies.items()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +122,7 @@ class Dealer:
         self._rows, self._seed, self._stage = rows, derive(seed, "stage", stage), stage
         self._environment = environment
         self._plays_rows = ENVIRONMENTS[environment].plays_rows
-        self._eligible: dict[tuple[int, Strategy | None], list[int]] = {}
+        self._eligible: dict[Selection, list[int]] = {}
 
     def deal(self, plan: Plan, iteration: int, memories: Memories | None = None) -> list[Task]:
         """Tasks of an iteration (0 is the first of the stage), in the order of the batch.
@@ -96,7 +153,7 @@ class Dealer:
                     initial_memory=None if fresh[index] else held.get(index),
                     return_memory=continues and bool(leaves[index]),
                     environment=self._environment,
-                    max_turns=None if self._plays_rows else plan.max_steps,
+                    max_turns=None if self._plays_rows else plan.longest,
                     iteration=iteration,
                     batch_index=index,
                 )
@@ -111,36 +168,51 @@ class Dealer:
 
     def _row(self, plan: Plan, number: int) -> Row | None:
         """The row of the step's task `number`, counted over all its iterations; None where the
-        environment plays no rows."""
+        environment plays no rows.
+
+        With several selections each task draws one of them. A task's number decides its place in
+        the order of the rows all the same, so that none of them comes twice in a pass.
+        """
         if not self._plays_rows:
             return None
-        eligible = self._fitting(plan)
+        eligible = self._fitting(plan.step, self._selection(plan, number))
         lap, position = divmod(number, len(eligible))
         order = _order(derive(self._seed, "order", plan.step, lap), len(eligible))
         return self._rows[eligible[order[position]]]
 
-    def _fitting(self, plan: Plan) -> list[int]:
-        key = (plan.max_steps, plan.strategy)
-        if key not in self._eligible:
-            self._eligible[key] = fitting(self._rows, plan.step, plan.max_steps, plan.strategy)
-        return self._eligible[key]
+    def _selection(self, plan: Plan, number: int) -> Selection:
+        if len(plan.selections) == 1:
+            return plan.selections[0]
+        seed = derive(self._seed, "selection", plan.step)
+        drawn = float(uniforms(np.array([seed]), np.array([number]))[0])
+        for selection in plan.selections:
+            drawn -= selection.weight
+            if drawn < 0:
+                return selection
+        return plan.selections[-1]
+
+    def _fitting(self, step: str, selection: Selection) -> list[int]:
+        if selection not in self._eligible:
+            self._eligible[selection] = fitting(self._rows, step, selection)
+        return self._eligible[selection]
 
 
-def fitting(rows: Sequence[Row], step: str, max_steps: int, strategy: Strategy | None) -> list[int]:
+def fitting(rows: Sequence[Row], step: str, selection: Selection) -> list[int]:
     """Indices of the rows that take part in a curriculum step. Raises InputError where none
     does."""
-    found = [
-        i
-        for i, row in enumerate(rows)
-        if len(row.interactions) <= max_steps and strategy in (None, row.strategy)
-    ]
+    found = [i for i, row in enumerate(rows) if selection.admits(row)]
     if not found:
-        of = f" of strategy {strategy!r}" if strategy else ""
+        of = f" of strategy {selection.strategy!r}" if selection.strategy else ""
         raise InputError(
-            f"curriculum step {step!r}",
-            f"none of {len(rows)} rows{of} has at most {max_steps} follow-ups",
+            f"curriculum step {step!r}", f"none of {len(rows)} rows{of} has {selection.lengths}"
         )
     return found
+
+
+def fitting_any(rows: Sequence[Row], steps: Sequence[CurriculumStep]) -> list[Row]:
+    """The rows that fit one of the steps."""
+    chosen = [selection for step in steps for selection in own_selections(step)]
+    return [row for row in rows if any(selection.admits(row) for selection in chosen)]
 
 
 def groups(tasks: Sequence[T], workers: int, slots: int) -> list[Sequence[T]]:

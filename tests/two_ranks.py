@@ -30,7 +30,7 @@ from learner.parallel.optimizer import Trainer, combine
 from learner.setup import newest
 from learner.stages.rl import collect
 from learner.stages.supervised import batch_indices, build_objective
-from rollout.tasks import Plan, shards
+from rollout.tasks import Plan, Selection, shards
 from tests.local_source import prepared
 from tests.updates import make_update
 
@@ -183,7 +183,7 @@ def outage_main(rank: int, ranks: int, folder: Path) -> None:
     """One of several ranks: what it makes of an outage that only rank 1 is told of."""
     with joined(rank, ranks, folder) as group:
         source: Any = AwayForOne()
-        shard, away = collect(source, 0, 0, Plan("all", 2, 4), group)
+        shard, away = collect(source, 0, 0, Plan("all", (Selection(2),), 4), group)
         (folder / f"outage-{rank}").write_text(f"{shard}; {away}")
 
 

@@ -2,10 +2,10 @@
 rename, `latest` after that.
 
 Invariants: a folder without a manifest that matches its files byte for byte is no checkpoint; the
-newest whole one is always found, whatever moment a kill -9 came at; the one that `latest` names is
-never deleted. One process writes a run's checkpoints (rank 0 of the learner). "Newest" is by the
-manifest's serial number, not by step: a run that went back to an earlier step and took another
-course must not resume from its abandoned future.
+newest whole one is always found, whatever moment a kill -9 came at; those that `latest` and `best`
+name are never deleted. One process writes a run's checkpoints (rank 0 of the learner). "Newest" is
+by the manifest's serial number, not by step: a run that went back to an earlier step and took
+another course must not resume from its abandoned future.
 
 Nothing is pickled: state is JSON, tensors are what `write` makes of them (safetensors). There is no
 state of random number generators: every draw is a function of its purpose (`common/seeding.py`).
@@ -35,7 +35,7 @@ from common.storage.run_directory import RunDirectory, package_versions, sync
 
 log = logging.getLogger(__name__)
 
-FOLDER, MANIFEST, LATEST = "checkpoints", "manifest.json", "latest"
+FOLDER, MANIFEST, LATEST, BEST = "checkpoints", "manifest.json", "latest", "best"
 _UNFINISHED = ".unfinished-"
 _STEP_FOLDER = re.compile(r"step_\d{8,}")
 _CHUNK = 1 << 20
@@ -129,7 +129,7 @@ def save_checkpoint(
     json.dumps(
         state, allow_nan=False
     )  # what cannot be saved must fail before minutes go into writing tensors
-    name = f"step_{step:08d}"
+    name = checkpoint_name(step)
     run.require_lease()
     with _workshop(run) as workshop:
         folder = workshop / f"{_UNFINISHED}{name}"
@@ -159,6 +159,16 @@ def save_checkpoint(
     run.write_text(f"{FOLDER}/{LATEST}", name + "\n")
     _prune(run, name, keep)
     return run.path(f"{FOLDER}/{name}")
+
+
+def mark_best(run: RunDirectory, checkpoint: str) -> None:
+    """Let `best` name the checkpoint (the name of its folder), which keeps it."""
+    run.write_text(f"{FOLDER}/{BEST}", checkpoint + "\n")
+
+
+def best_checkpoint(run: RunDirectory) -> Checkpoint:
+    """The checkpoint that `best` names. InputError where there is none, or it is broken."""
+    return open_checkpoint(run.path(f"{FOLDER}/{BEST}"))
 
 
 def latest_checkpoint(run: RunDirectory) -> Checkpoint | None:
@@ -196,6 +206,11 @@ def damage_after(run: RunDirectory, checkpoint: Checkpoint | None) -> list[Input
     return [broken for _, broken in sorted(found, key=lambda each: -each[0])]
 
 
+def checkpoint_name(step: int) -> str:
+    """Name of the folder of a checkpoint."""
+    return f"step_{step:08d}"
+
+
 def step_of(name: str) -> int:
     """The step in the name of a checkpoint's folder."""
     return int(name.rpartition("_")[2])
@@ -204,14 +219,21 @@ def step_of(name: str) -> int:
 def has_saved(run: RunDirectory) -> bool:
     """Whether a checkpoint after the first step was ever saved, whatever became of it: there is a
     folder of one, or `latest` names one."""
-    named = _latest(run.path(FOLDER))
+    named = _named(run.path(FOLDER), LATEST)
     names = [*_step_folders(run.path(FOLDER)), *([named] if _STEP_FOLDER.fullmatch(named) else [])]
     return any(step_of(name) > 0 for name in names)
 
 
 def open_checkpoint(where: str) -> Checkpoint:
     """The checkpoint that a user named: its folder, or a run directory for its latest, also by its
-    `checkpoints` or `checkpoints/latest`. InputError where it is neither, or broken."""
+    `checkpoints` or `checkpoints/latest`, or `checkpoints/best`. InputError where it is none of
+    these, or broken."""
+    in_run, asked, _ = where.rstrip("/").partition(f"/{FOLDER}/{BEST}")
+    if asked:
+        best = _named(f"{in_run}/{FOLDER}", BEST)
+        if not best:
+            raise InputError(where, "no best checkpoint was chosen: stages.mrl.evaluate_every is 0")
+        where = f"{in_run}/{FOLDER}/{best}"
     where = re.sub(rf"/{FOLDER}(/{LATEST})?/?$", "", where)
     files, inner = fsspec.core.url_to_fs(where)
     where = inner if isinstance(files, LocalFileSystem) else where.rstrip("/")
@@ -291,14 +313,14 @@ def _all(folder: str) -> list[Checkpoint]:
 
 
 def _newest_whole(folder: str) -> Checkpoint | None:
-    named = _latest(folder)
+    named = _named(folder, LATEST)
     return next(_whole(sorted(_all(folder), key=lambda checkpoint: checkpoint.name != named)), None)
 
 
-def _latest(folder: str) -> str:
-    """The text of the file `latest`; empty where there is no file."""
-    files, latest = fsspec.core.url_to_fs(f"{folder}/{LATEST}")
-    return files.cat_file(latest).decode(errors="replace").strip() if files.exists(latest) else ""
+def _named(folder: str, file: str) -> str:
+    """The text of `latest` or `best`; empty where there is no file."""
+    files, inner = fsspec.core.url_to_fs(f"{folder}/{file}")
+    return files.cat_file(inner).decode(errors="replace").strip() if files.exists(inner) else ""
 
 
 def _whole(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
@@ -358,9 +380,11 @@ def _upload(folder: Path, run: RunDirectory, name: str, paths: list[str]) -> Non
 
 def _prune(run: RunDirectory, latest: str, keep: int) -> None:
     """Remove all but the newest `keep`, and folders that never became checkpoints. Whatever
-    `latest` names stays."""
-    kept = {latest, *(checkpoint.name for checkpoint in _all(run.path(FOLDER))[:keep])}
-    for name in _step_folders(run.path(FOLDER)):
+    `latest` and `best` name stays."""
+    folder = run.path(FOLDER)
+    newest = {checkpoint.name for checkpoint in _all(folder)[:keep]}
+    kept = newest | {latest, _named(folder, BEST)}
+    for name in _step_folders(folder):
         if name not in kept:
             run.remove(f"{FOLDER}/{name}")
 

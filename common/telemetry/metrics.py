@@ -59,6 +59,15 @@ class Metrics:
         if weight > 0:
             self._add(self._window, series, observation(metric, value, weight))
 
+    def mean_of(self, name: str) -> tuple[float, float]:
+        """(sum, weight) of a metric without labels, of the observations since the last flush or
+        drain; zeros where there are none. Raises ValueError for one that is not a mean."""
+        metric = metric_of(name)
+        if metric.reduction != "mean" and metric.type != "histogram":
+            raise ValueError(f"{name} is not a mean")
+        cell = self._window.get(series_of(metric, {}))
+        return (0.0, 0.0) if cell is None else (cell.total, cell.weight)
+
     def record_all(self, name: str, values: np.ndarray, **labels: str | int) -> None:
         """Note many observations [n] of a histogram, as `record` would one by one, at the cost of
         one."""

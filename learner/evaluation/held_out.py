@@ -1,5 +1,5 @@
-"""Held-out recall while a supervised stage trains: rank 0 plays conversations with an engine of its
-own, as they are played in use."""
+"""Held-out recall while a stage trains: rank 0 plays conversations with an engine of its own, as
+they are played in use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from common.data.conversations import value_counts
 from common.episode import Row
 from common.telemetry.metrics import Metrics
 from learner.evaluation.evaluate import evaluation_rows, evaluation_tasks, figures_of
+from learner.evaluation.figures import Figure
 from learner.metrics import record_figures_of_facts
 from learner.policies.table import CheckpointPolicy
 from rollout.policies.play import play
@@ -25,14 +26,20 @@ class HeldOut:
     def __init__(self, trained: CheckpointPolicy, rows: Sequence[Row], train: Sequence[Row]):
         """rows: all that are held out. train: training conversations, whose values count as known
         ones."""
-        self._trained, self._rows, self._values = trained, rows, list(value_counts(train))
+        self._trained, self.rows, self._values = trained, rows, list(value_counts(train))
         self._policy: Policy | None = None
 
     def measure(self, run: Run, conversations: int, metrics: Metrics) -> None:
         """Record the figures of facts with the weights as they are now, and the time it took. The
         model's own answers go to memory."""
         started = time.perf_counter()
-        rows = evaluation_rows(self._rows, conversations)
+        rows = evaluation_rows(self.rows, conversations)
+        record_figures_of_facts(self.figures(run, rows), metrics)
+        seconds = time.perf_counter() - started
+        metrics.record("time/phase_seconds", seconds, phase="evaluate", role="learner")
+
+    def figures(self, run: Run, rows: Sequence[Row]) -> dict[str, Figure]:
+        """Figures of some conversations with the weights as they are now."""
         if self._policy is None:
             slots = min(LARGEST_BATCH, len(rows))
             rollout = run.rollout.model_copy(update={"slots": slots, "dtype": "float32"})
@@ -40,6 +47,4 @@ class HeldOut:
         else:
             self._policy.load(self._trained.weights(self._policy.version + 1))
         episodes = play(self._policy, evaluation_tasks(rows, run.seed, erase=False))
-        record_figures_of_facts(figures_of(episodes, self._values), metrics)
-        seconds = time.perf_counter() - started
-        metrics.record("time/phase_seconds", seconds, phase="evaluate", role="learner")
+        return figures_of(episodes, self._values)

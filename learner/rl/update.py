@@ -20,7 +20,7 @@ from common.episode import Episode
 from common.seeding import derive
 from common.telemetry.metrics import Metrics
 from learner.parallel.group import Group
-from learner.parallel.optimizer import LossTerm, Trainer, combine
+from learner.parallel.optimizer import LossTerm, Trainer, combine, learning_rate_factor
 from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
 from learner.rl.algorithms.algorithm import Algorithm
 from learner.rl.experience import Experience, gather_experience
@@ -53,6 +53,8 @@ class Update:
         self.kl = AdaptiveKL(self.settings.kl, self.settings.kl_target, self.settings.kl_horizon)
         needs = algorithm.needs
         self.reference = policy.frozen_copy() if needs.reference else None
+        self.rate = 1.0
+        """Factor of the policy's learning rate."""
         self.policy_trainer = Trainer(
             {"model": policy.module},
             settings.optimizer,
@@ -116,10 +118,12 @@ class Update:
         terms = self.policy_terms(part, first)
         if self._has_moved_too_far(terms):
             return False
-        norm, rate = self._step(self.policy_trainer, terms, iteration)
+        trainer = self.policy_trainer
+        factor = self.rate * learning_rate_factor(trainer.settings, iteration, trainer.steps)
+        norm, rate = self._step(trainer, terms, iteration, factor)
         self.metrics.record("train/gradient_norm", norm)
         self.metrics.record("train/learning_rate", rate)
-        clipped = norm > self.policy_trainer.settings.max_grad_norm
+        clipped = norm > trainer.settings.max_grad_norm
         self.metrics.record("train/gradient_clipped", clipped)
         return True
 
@@ -156,10 +160,16 @@ class Update:
         assert self.critic is not None
         return self.algorithm.critic_terms(self.critic.evaluate(part.episodes), part)
 
-    def _step(self, trainer: Trainer, terms: list[LossTerm], iteration: int) -> tuple[float, float]:
+    def _step(
+        self,
+        trainer: Trainer,
+        terms: list[LossTerm],
+        iteration: int,
+        factor: float | None = None,
+    ) -> tuple[float, float]:
         """Gradient norm before clipping, and learning rate."""
         loss, sums = combine(terms, self.group)
-        norm, rate = trainer.update(loss, iteration)
+        norm, rate = trainer.update(loss, iteration, factor)
         for name, (total, count) in sums.items():
             if count:
                 self.metrics.record(name, total / count, weight=count)

@@ -3,12 +3,20 @@ anything starts."""
 
 from __future__ import annotations
 
-from common.config.mrl import MRL
+from collections.abc import Mapping, Sequence
+from math import inf
+
+from common.config.components import Component
+from common.config.mrl import HELD_OUT, MRL, CurriculumStep
+from common.config.rewards import Rewards
 from common.config.run import Run
 from common.config.stages import Reading
 from common.data.conversations import pairs_to_read
 from common.data.corpus import Corpus
 from common.failures import InputError
+from reward_service.components.table import range_of
+from rollout.environments.table import ENVIRONMENTS
+from rollout.tasks import fitting_any
 
 
 def require_learnable(stage: MRL, run: Run) -> None:
@@ -27,6 +35,46 @@ def require_learnable(stage: MRL, run: Run) -> None:
                 f"rollout.sampling.{key}",
                 f"must be {off} in MRL, so that what is learnt from is what was sampled",
             )
+    require_measurable(stage, run)
+
+
+def require_measurable(stage: MRL, run: Run) -> None:
+    """Raises InputError where a rule of the curriculum could never hold, or nothing could be
+    measured."""
+    key = run.stage_key(run.stages.index(stage))
+    if stage.evaluate_every and not ENVIRONMENTS[run.environment.kind].plays_rows:
+        raise InputError(
+            f"{key}.evaluate_every",
+            f"plays held-out conversations, and environment {run.environment.kind} plays none",
+        )
+    highest = highest_reward(run.rewards)
+    for step in stage.curriculum:
+        wanted = step.until.get("objective/scores")
+        if wanted is not None and wanted > highest:
+            raise InputError(
+                f"{key}.curriculum.{step.name}.until",
+                f"objective/scores is never {wanted:g}: no mix of `rewards` pays more than "
+                f"{highest:g}",
+            )
+
+
+def highest_reward(rewards: Rewards) -> float:
+    """No answer earns more than this; infinity where a component of yours has no clip, or one is
+    normalised."""
+    found = []
+    for mix in rewards.mixes().values():
+        parts = mix.components()
+        weight = sum(part.weight for part in parts.values())
+        best = sum(
+            _highest(name, part) * part.weight for name, part in parts.items() if part.weight
+        )
+        found.append(best / weight)
+    return max(found) * rewards.scale
+
+
+def _highest(name: str, part: Component) -> float:
+    known = part.clip or range_of(name)
+    return inf if part.normalise or known is None else known[1]
 
 
 def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:
@@ -37,3 +85,24 @@ def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:
             "learns from turns that ask for a fact which the turn before says, and the training "
             "conversations have none; leave the stage out, or add such conversations",
         )
+
+
+def require_held_out(stage: MRL, corpus: Corpus) -> None:
+    """Raises InputError where the measurements of a curriculum have no question: in all of it, or
+    in a step that waits for one."""
+    if not stage.evaluate_every:
+        return
+    waiting = [step for step in stage.curriculum if not step.until.keys().isdisjoint(HELD_OUT)]
+    parts: Mapping[str, Sequence[CurriculumStep]] = {
+        "evaluate_every": stage.curriculum,
+        **{f"curriculum.{step.name}.until": [step] for step in waiting},
+    }
+    for where, steps in parts.items():
+        fitting = fitting_any(corpus.eval, steps)
+        if not any(turn.facts for row in fitting for turn in row.interactions):
+            what = f"none of {len(fitting)} of them asks for a fact"
+            raise InputError(
+                where,
+                "measures recall on held-out conversations that fit, and "
+                + (what if fitting else f"none of {len(corpus.eval)} does"),
+            )

@@ -18,27 +18,36 @@ from typing import cast
 import torch
 from torch import nn
 
-from common.config.mrl import MRL, CurriculumStep
+from common.config.mrl import MRL, TRAINED
 from common.failures import Drained, Unavailable
 from common.seeding import derive
-from common.storage.checkpoint import Checkpoint, latest_checkpoint
+from common.storage.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    checkpoint_name,
+    latest_checkpoint,
+    mark_best,
+)
 from common.telemetry.metrics import Metrics
 from common.weights import pack
 from learner.checkpointing import resume_training, save_training
 from learner.curriculum import Curriculum
 from learner.episode_source import ConductorSource, EpisodeSource, Shard
+from learner.evaluation.curriculum import WHOLE, HeldOutCurriculum
+from learner.evaluation.held_out import HeldOut
 from learner.evaluation.measure import training_values
 from learner.metrics import record_episodes, record_kl, record_position
 from learner.parallel.group import Group, Job
 from learner.policies.table import CheckpointPolicy, open_policy
 from learner.recorder import Recorder, RecorderClient
 from learner.reporter import Position, Reporter
+from learner.resume import run_corpus
 from learner.rl.algorithms.table import make_algorithm
 from learner.rl.update import Update
-from learner.training_state import RLState, TrainingState
+from learner.training_state import Best, RLState, TrainingState
 from reward_service.components.recall import words_of_values
 from rollout.iterations import RolloutState
-from rollout.tasks import Plan
+from rollout.tasks import Plan, plan_of
 
 
 def mrl_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:
@@ -56,15 +65,17 @@ def train_on(
     """
     training = RLTraining(group, job, recorder, source)
     curriculum, position, metrics = training.curriculum, training.position, training.metrics
-    update, reporter, saved = training.update, training.reporter, training.position.in_stage
-    for iteration in range(position.in_stage, curriculum.total):
+    update, reporter, saved = training.update, training.reporter, position.in_stage
+    training.measure_first()
+    while not curriculum.finished:
+        iteration = curriculum.done
         version = position.base + iteration
         with training.phase("publish"):
             if group.rank == 0:
                 publish(update, source, version, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
         with training.phase("collect"):
-            plan = plan_of(curriculum.step, training.settings.episodes)
+            plan = plan_of(curriculum.steps, curriculum.index, training.settings.episodes)
             batch, away = collect(source, iteration, version, plan, group)
         if batch is None:
             if saved < iteration:
@@ -75,19 +86,22 @@ def train_on(
         with training.phase("evaluate"):
             experience = update.evaluate(batch.episodes, batch.indices)
             record_episodes(experience, training.known, metrics)
+            figures = trained_figures(metrics, group)
         with training.phase("update"):
             update.kl.update(record_kl(experience, group, metrics), batch.total)
+            update.rate = curriculum.step.learning_rate
             update.run(experience, batch.indices, batch.total, iteration)
         if group.rank == 0:
             source.trained(iteration, version + 1)
             record_position(update.kl, curriculum, metrics)
             metrics.merge(source.metrics())
-        curriculum.advance()
 
         done = iteration + 1
+        is_best = training.advance(done, figures)
         reporter.record(done, metrics)
         stop = reporter.stop_requested()
-        if done % job.run.learner.checkpoint_every == 0 or curriculum.finished or stop:
+        due = done % job.run.learner.checkpoint_every == 0
+        if due or curriculum.finished or stop or is_best:
             training.save(done)
             saved = done
         if stop:
@@ -113,12 +127,14 @@ class RLTraining:
         self._opened = open_policy(checkpoint)
         nn.Module.to(self._opened.module, group.device)
         self.update = build_update(job, self._opened, self.curriculum.total, group, self.metrics)
+        self.best: Best | None = None
         begun = self._resume(checkpoint) if self.position.in_stage else RolloutState()
         if group.rank == 0:
             source.load_state(begun)
         self.reporter = Reporter(group, recorder, self.settings.stage, self.position, checkpoint)
         self.known = words_of_values(training_values(job.directory))
         """Values of the training data, as the metrics of recall take them."""
+        self.held_out = self._held_out() if self.settings.evaluate_every else None
 
     def _resume(self, checkpoint: Checkpoint) -> RolloutState:
         """Take over what the stage saved; the state of the rollout is the source's."""
@@ -128,8 +144,61 @@ class RLTraining:
         assert held is not None, "a checkpoint inside the stage has what the stage saved"
         self.update.kl.coefficient = held.kl_coefficient
         self.update.algorithm.load_state(held.algorithm)
+        self.best = held.best
         self.curriculum.load(held.curriculum)
         return held.rollout
+
+    def _held_out(self) -> HeldOutCurriculum:
+        """What measures the policy; the data are read on rank 0 alone, which plays them."""
+        held_out = None
+        if self.group.rank == 0:
+            corpus = run_corpus(self.job.run, self.job.directory)
+            held_out = HeldOut(self._opened, corpus.eval, corpus.train)
+        return HeldOutCurriculum(self.job.run, self.settings, held_out, self.group)
+
+    def measure_first(self) -> None:
+        """Measure the weights that the stage begins with: they are the best so far."""
+        if self.held_out is None or self.best is not None:
+            return
+        with self.phase("measure"):
+            found = self.held_out.measure(self.curriculum.step, self.metrics)
+        step = self.position.base + self.position.in_stage
+        self.best = Best(found[WHOLE], step)
+        if self.group.rank == 0:
+            mark_best(self.job.directory, checkpoint_name(step))
+
+    def advance(self, done: int, figures: dict[str, float]) -> bool:
+        """Measure where that is due, and let the curriculum count an iteration; whether its weights
+        are the best so far. figures: of the episodes that it learnt from."""
+        measured: dict[str, float] = {}
+        last = done == self.curriculum.total
+        if self.held_out is not None and (last or done % self.settings.evaluate_every == 0):
+            with self.phase("measure"):
+                measured = self.held_out.measure(self.curriculum.step, self.metrics)
+        told = self.curriculum.advance(figures | measured)
+        if told is not None and self.group.rank == 0:
+            self.reporter.note(told)
+        if self.held_out is not None and self.curriculum.finished and not measured:
+            with self.phase("measure"):
+                measured = self.held_out.measure(None, self.metrics)
+        if not measured or (self.best is not None and measured[WHOLE] <= self.best.exact):
+            return False
+        self.best = Best(measured[WHOLE], self.position.base + done)
+        return True
+
+    def _take_best(self, done: int) -> None:
+        """At the end of the stage: the weights that were measured to be the best, on every
+        rank."""
+        best, step = self.best, self.position.base + done
+        if best is None or best.step == step:
+            return
+        checkpoint = best_checkpoint(self.job.directory)
+        self._opened.module.load_state_dict(open_policy(checkpoint).module.state_dict())
+        if self.group.rank == 0:
+            self.reporter.note(
+                f"{self.settings.stage} ends with the weights of step {best.step}: exact "
+                f"{best.exact:.4g} on held-out conversations"
+            )
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -142,24 +211,46 @@ class RLTraining:
 
     def save(self, done: int) -> None:
         """A checkpoint after `done` iterations; every rank calls it."""
-        update = self.update
+        update, step = self.update, self.position.base + done
         with self.phase("checkpoint"):
+            if self.curriculum.finished:
+                self._take_best(done)
             state = self.reporter.state(done)
             if self.group.rank == 0:
-                algorithm, rollout = update.algorithm.state(), self.source.state()
-                coefficient = update.kl.coefficient
-                rl = RLState(coefficient, algorithm, self.curriculum.state(), rollout)
+                rl = RLState(
+                    update.kl.coefficient,
+                    update.algorithm.state(),
+                    self.curriculum.state(),
+                    self.source.state(),
+                    self.best,
+                )
+                ended = self.curriculum.finished and self.settings.may_end_early
                 save_training(
                     self.job.directory,
-                    self.position.base + done,
+                    step,
                     self._opened.module,
                     self._opened.tokenizer.save,
-                    replace(state, rl=rl),
+                    replace(state, rl=rl, ended=ended),
                     self.job.run.learner.keep_checkpoints,
                     update.trainers,
                     update.modules,
                 )
+                if self.best is not None and self.best.step == step:
+                    mark_best(self.job.directory, checkpoint_name(step))
             self.reporter.saved()
+
+
+def trained_figures(metrics: Metrics, group: Group) -> dict[str, float]:
+    """Figures of an iteration's episodes over all ranks, by the names that a rule of the curriculum
+    knows; without those that nothing counts for."""
+    cells = [metrics.mean_of(name) for name in TRAINED]
+    own = torch.tensor(cells, dtype=torch.float64, device=group.device)
+    everywhere = group.sum(own).tolist()
+    return {
+        name: total / weight
+        for name, (total, weight) in zip(TRAINED, everywhere, strict=True)
+        if weight
+    }
 
 
 def collect(
@@ -208,14 +299,3 @@ def publish(update: Update, source: EpisodeSource, version: int, metrics: Metric
     metrics.record("sync/seconds", time.perf_counter() - started)
     metrics.record("sync/bytes", sum(array.nbytes for array in weights.tensors.values()))
     metrics.record("sync/version", version)
-
-
-def plan_of(step: CurriculumStep, episodes: int) -> Plan:
-    return Plan(
-        step.name,
-        step.max_steps,
-        episodes,
-        step.strategy,
-        step.reset_probability,
-        step.teacher_forcing,
-    )

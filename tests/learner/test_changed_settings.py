@@ -17,7 +17,7 @@ from common.failures import InputError
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import QuietProgress
-from learner.curriculum import CurriculumState
+from learner.curriculum import CurriculumState, Ended
 from learner.setup import newest, prepare
 from learner.training_state import RLState, TrainingState
 from rollout.iterations import RolloutState
@@ -45,7 +45,7 @@ def started(tmp_path: Path) -> RunDirectory:
     directory, _ = run_here(tiny_run(tmp_path, "sft"))
     run = tiny_run(tmp_path, "sft", "mrl")
     directory.write_config(run)
-    curriculum = CurriculumState(3, (("short", 2), ("held", 4)))
+    curriculum = CurriculumState((Ended("short", 2, "iterations"),), 1)
     rl = RLState(0.02, {}, curriculum, RolloutState(3))
     state = TrainingState(1, "mrl", 3, TrainingState.of(newest(directory)).metrics, rl)
     save_checkpoint(directory, 9, lambda folder: None, state.to_json())

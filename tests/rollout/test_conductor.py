@@ -31,7 +31,7 @@ from common.weights import PackedWeights, WeightsCorrupt, pack, unpack
 from rollout.conductor import Batch, Conductor, launch
 from rollout.iterations import RolloutState
 from rollout.journal.journal import outcomes
-from rollout.tasks import Plan
+from rollout.tasks import Plan, Selection
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 STAGES = [{"stage": "joint_lm", "steps": 1, "batch_size": 1}]
-PLAN = Plan(step="warm", max_steps=2, episodes=12)
+PLAN = Plan("warm", (Selection(2),), episodes=12)
 
 
 @ray.remote(num_cpus=0.1, max_restarts=-1, max_task_retries=0)

@@ -38,7 +38,7 @@ from rollout.policies.play import play
 from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.policies.table import PolicyShape, make_policy
 from rollout.protocols import Observation, Outcome, Start
-from rollout.tasks import Dealer, Plan
+from rollout.tasks import Dealer, Plan, Selection
 from tests.local_source import lively_model, tiny_corpus
 from tests.rollout.test_reactive_engine import TOKENIZER, make_model
 
@@ -256,7 +256,7 @@ def test_the_game_tells_higher_from_lower_and_ends_when_it_is_won() -> None:
 
 
 def test_rows_and_seeds_are_dealt_to_environments_that_play_them() -> None:
-    plan = Plan("game", max_steps=3, episodes=5)
+    plan = Plan("game", (Selection(3),), episodes=5)
     dealt = Dealer([], 1, environment="custom").deal(plan, 0)
     assert {(task.row, task.max_turns, task.environment) for task in dealt} == {(None, 3, "custom")}
     assert len({task.seed for task in dealt}) == 5

@@ -11,10 +11,10 @@ import pytest
 from common.episode import Episode, Interaction, Memory, Row, Task
 from common.failures import InputError
 from rollout.iterations import Iterations, RolloutState
-from rollout.tasks import Dealer, Plan
+from rollout.tasks import Dealer, Plan, Selection
 
 ROWS = [Row(f"q{i}", "a", (Interaction("q", "a"),)) for i in range(5)]
-PLAN = Plan("all", max_steps=1, episodes=8, reset_probability=0.5)
+PLAN = Plan("all", (Selection(1),), episodes=8, reset_probability=0.5)
 
 
 def count(state: Mapping[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:

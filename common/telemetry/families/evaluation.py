@@ -119,6 +119,21 @@ EVAL: list[Metric] = [
         "higher",
     ),
     mean(
+        "curriculum/recall",
+        "fraction",
+        "facts asked for in held-out conversations of the current curriculum step",
+        "Share named in the answers, measured for the rule of the step",
+        better="higher",
+    ),
+    mean(
+        "curriculum/exact",
+        "fraction",
+        "questions of held-out conversations of the current curriculum step",
+        "Share whose answer names every value asked for and no wrong one, measured for the rule of "
+        "the step",
+        better="higher",
+    ),
+    mean(
         "eval/precision",
         "fraction",
         "right and wrong values that answers to held-out questions name",
