@@ -11,6 +11,7 @@ from typing import Any
 from common.config.mrl import CurriculumStep
 from common.config.run import Run
 from common.config.stages import StageSettings
+from common.data.conversations import up_to
 from common.data.corpus import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row
@@ -117,6 +118,8 @@ class Work:
     """How many conversations sit out, and why; empty where none does."""
     batch: int
     steps: int
+    rule: str = ""
+    """When a curriculum step is over before its steps are done; empty: never."""
 
     @property
     def passes(self) -> float | None:
@@ -134,15 +137,39 @@ def works(run: Run, corpus: Corpus) -> list[Work]:
         if not examples:
             raise InputError(run.stage_key(index), f"learns from {part!r}, and the data have none")
         if not stage.curriculum_steps:
+            why = ""
+            if part == "train" and stage.longest is not None:
+                taken = up_to(examples, stage.longest)
+                if len(taken) < len(examples):
+                    why = (
+                        f"{len(examples) - len(taken):,} with more than {stage.longest} follow-ups"
+                    )
+                examples = taken
             found.append(
-                Work(stage.stage, stage, part, examples, "", stage.batch, stage.total_steps)
+                Work(stage.stage, stage, part, examples, why, stage.batch, stage.total_steps)
             )
             continue
         for step in stage.curriculum_steps:
             rows, why = _taking_part(step, examples) if plays_rows else ([], "")
             name = f"{stage.stage}: {step.name}"
-            found.append(Work(name, stage, part, rows, why, stage.batch, step.iterations))
+            found.append(
+                Work(name, stage, part, rows, why, stage.batch, step.iterations, _rule(step))
+            )
     return found
+
+
+def _rule(step: CurriculumStep) -> str:
+    """The rule of a curriculum step: "until rollout/recall is 0.9, twice in a row"."""
+    if not step.until:
+        return ""
+    wanted = " and ".join(f"{name} is {value:g}" for name, value in step.until.items())
+    times = "" if step.times == 1 else f", {step.times} times in a row"
+    patience = (
+        ""
+        if step.patience is None
+        else f"; given up after {step.patience} measurements without a new best"
+    )
+    return f"until {wanted}{times}{patience}"
 
 
 def _taking_part(step: CurriculumStep, rows: Sequence[Row]) -> tuple[list[Row], str]:

@@ -124,6 +124,7 @@ def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
         for work in found
         if work.left_out
     ]
+    lines += [f"  {work.name}: {work.rule}" for work in found if work.rule]
     if seconds:
         lines.append(
             f"  in all about {duration(seconds)} on a machine like this one, without evaluations\n"

@@ -244,6 +244,8 @@ class MemoryAware(SupervisedStage):
     bptt_turns: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many writes before it the gradient of an answer flows back through: 1 as in the articles,
     or all of the episode. k writes for every answer cost up to k times the writing."""
+    max_follow_ups: int | None = Field(None, ge=1)
+    """Longer conversations are left out. None: all take part."""
     first_follow_ups: int | None = Field(None, ge=1)
     """Conversations are cut to so many follow-ups at first: remembering over one turn is learnt
     before ten. None: whole from the start."""
@@ -267,6 +269,10 @@ class MemoryAware(SupervisedStage):
     overwritten, which carries facts further than the trained length."""
     gate_penalty_from: float = Field(0.0, ge=0, lt=1)
     """Share of the steps before the penalty begins."""
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_follow_ups
 
 
 class Lora(Section):

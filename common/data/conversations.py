@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ _TEMPLATE = re.compile(
     r"\s*(?:\[BOS\])?\s*\[Q\](?P<query>.*?)(?:\[T\](?P<think>.*?))?\[A\](?P<answer>.*?)(?:\[EOS\])?\s*",
     re.DOTALL,
 )
+
+
+def up_to(rows: Sequence[Row], follow_ups: int | None) -> list[Row]:
+    """The conversations with at most so many follow-ups; None: all."""
+    return [row for row in rows if follow_ups is None or len(row.interactions) <= follow_ups]
 
 
 def load_rows(source: str | Path, columns: Columns = NO_COLUMNS) -> list[Row]:

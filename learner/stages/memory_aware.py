@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config.stages import MemoryAware
+from common.data.conversations import up_to
 from common.data.corpus import Corpus
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.model import ReactiveTransformer
@@ -160,7 +161,7 @@ def conversation_objective(
             replace(turn_tokens(turn, tokenizer), weight=settings.weights.of(turn))
             for turn in row.turns
         ]
-        for row in corpus.train
+        for row in up_to(corpus.train, settings.max_follow_ups)
     ]
     held_out = HeldOut(CheckpointPolicy(model, tokenizer), corpus.eval, corpus.train)
     return MemoryAwareObjective(settings, model, conversations, seed, held_out), tokenizer.save

@@ -60,9 +60,8 @@ def sequences(stage: SupervisedStage, run: Run, config: RxTConfig) -> StagePlan:
 
 def conversations(stage: SupervisedStage, run: Run, config: RxTConfig) -> StagePlan:
     """Whole conversations: the opening and its follow-ups."""
-    return StagePlan(
-        [_supervised(stage, run, config.max_tokens, 1 + (longest_conversation(run) or 0))]
-    )
+    longest = stage.longest or longest_conversation(run) or 0
+    return StagePlan([_supervised(stage, run, config.max_tokens, 1 + longest)])
 
 
 def reward_model(stage: RewardModelStage, run: Run, config: RxTConfig) -> StagePlan:

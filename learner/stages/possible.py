@@ -10,8 +10,8 @@ from common.config.components import Component
 from common.config.mrl import HELD_OUT, MRL, CurriculumStep
 from common.config.rewards import Rewards
 from common.config.run import Run
-from common.config.stages import Reading
-from common.data.conversations import pairs_to_read
+from common.config.stages import MemoryAware, Reading
+from common.data.conversations import pairs_to_read, up_to
 from common.data.corpus import Corpus
 from common.failures import InputError
 from reward_service.components.table import range_of
@@ -75,6 +75,16 @@ def highest_reward(rewards: Rewards) -> float:
 def _highest(name: str, part: Component) -> float:
     known = part.clip or range_of(name)
     return inf if part.normalise or known is None else known[1]
+
+
+def require_short_enough(stage: MemoryAware, corpus: Corpus) -> None:
+    """Raises InputError where every conversation is longer than the stage takes."""
+    if not up_to(corpus.train, stage.max_follow_ups):
+        raise InputError(
+            "max_follow_ups",
+            f"is {stage.max_follow_ups}, and none of {len(corpus.train)} training conversations "
+            "has so few",
+        )
 
 
 def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:

@@ -34,6 +34,7 @@ from learner.stages.possible import (
     require_held_out,
     require_learnable,
     require_pairs_to_read,
+    require_short_enough,
 )
 
 if TYPE_CHECKING:
@@ -189,7 +190,12 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_data=require_pairs_to_read,
         ),
         StageDefinition(
-            MemoryAware, _supervised, ("train",), planning.conversations, _memory_aware
+            MemoryAware,
+            _supervised,
+            ("train",),
+            planning.conversations,
+            _memory_aware,
+            require_data=require_short_enough,
         ),
         StageDefinition(
             RewardModelStage,

@@ -182,3 +182,22 @@ def test_the_command_shows_all_settings_only_where_they_are_asked_for_and_leaves
     assert "router_loss" in full
     assert full.endswith(out[out.index("Rewards") :])  # times before it are measured
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_rules_of_a_curriculum_and_stages_of_short_conversations_are_shown(tmp_path: Path) -> None:
+    ruled = CURRICULUM[0] | {"until": {"rollout/recall": 0.9}, "times": 2, "patience": 4}
+    stages = [
+        {"stage": "memory_aware", "steps": 6, "batch_size": 8, "max_follow_ups": 3},
+        {"stage": "mrl", "episodes": 16, "curriculum": [ruled, CURRICULUM[1]]},
+    ]
+    planned = run(tmp_path, stages=stages)
+    memory_aware, short, _ = works(planned, load_corpus(planned.data, 0))
+    assert (len(memory_aware.examples), memory_aware.left_out) == (
+        9,
+        "3 with more than 3 follow-ups",
+    )
+    assert short.rule == (
+        "until rollout/recall is 0.9, 2 times in a row; given up after 4 measurements without a "
+        "new best"
+    )
+    assert f"mrl: short: {short.rule}" in summary(planned)

@@ -164,3 +164,11 @@ def test_reading_needs_questions_that_the_turn_before_answers(base: Path, tmp_pa
     refused = refusal(base, READING, data)
     assert refused.where == "stages.reading"
     assert "leave the stage out" in refused.what
+
+
+def test_a_stage_that_every_conversation_is_too_long_for_is_refused(base: Path) -> None:
+    stage = "stages=[{stage: memory_aware, steps: 2, max_follow_ups: 1}]"
+    with pytest.raises(
+        InputError, match=r"stages\.memory_aware\.max_follow_ups: is 1, and none of"
+    ):
+        require_all(base, stage)
