@@ -3,7 +3,8 @@
 The strategy of an episode decides. Turn 0 is the opening interaction; it is never rewarded.
 
     single       every turn, STANDARD: saved = the opening
-    cumulative   every turn, STANDARD: saved = the interaction before; mean over those before
+    cumulative   every turn, STANDARD: saved = the interaction before, or the one `turns_back`
+                 turns before; mean over those before that
     long_term    first, TOPIC CHANGE: saved = the opening, to be unlike it; not in the running mean
                  middle, STANDARD as in cumulative
                  last, LONG RANGE: saved = the opening again, unlike the running mean between
@@ -47,14 +48,17 @@ class Comparison(NamedTuple):
     yet."""
 
 
-def comparisons(strategy: Strategy, turns: int, first: int = 0) -> list[Comparison]:
+def comparisons(
+    strategy: Strategy, turns: int, first: int = 0, turns_back: int = 1
+) -> list[Comparison]:
     """The comparison of each answered turn of an episode of `turns` turns whose opening is number
-    `first`."""
+    `first`. turns_back: how far before an answer its saved interaction stands; at the opening where
+    there are fewer."""
     last = turns - 1
     plan = []
     for turn in range(1, turns):
         form: Form = "standard"
-        saved, mean_from = turn - 1, 0
+        saved, mean_from = max(0, turn - turns_back), 0
         if strategy == "single":
             saved, mean_from = 0, turn
         elif strategy == "long_term":
@@ -63,7 +67,7 @@ def comparisons(strategy: Strategy, turns: int, first: int = 0) -> list[Comparis
                 form = "topic_change"
             elif 1 < turn == last:
                 form, saved = "long_range", 0
-        mean_to = max(mean_from, turn - 1)
+        mean_to = max(mean_from, turn - turns_back)
         plan.append(
             Comparison(first + turn, form, first + saved, first + mean_from, first + mean_to)
         )

@@ -75,7 +75,8 @@ def judge(
     route = {key: groups[mix] for key, mix in mixes.items()}
     for episode in episodes:
         if episode.status not in HELD:
-            for comparison in comparisons(episode.strategy, len(episode.turns), first=len(turns)):
+            length, back = len(episode.turns), rewards.turns_back
+            for comparison in comparisons(episode.strategy, length, len(turns), back):
                 route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(
                     comparison
                 )
@@ -97,9 +98,11 @@ def judge(
     out, first = [], 0
     for episode in episodes:
         judged = verdicts[first + 1 : first + len(episode.turns)]
-        out.append(
-            judged if episode.status not in HELD else [_held_by(turn) for turn in episode.answered]
-        )
+        if episode.status in HELD:
+            judged = [_held_by(turn) for turn in episode.answered]
+        elif episode.strategy in rewards.delayed:
+            judged = [*map(_delayed, judged[:-1]), *judged[-1:]]
+        out.append(judged)
         first += len(episode.turns)
     return out
 
@@ -110,6 +113,13 @@ _HELD = Verdict({}, {}, None)
 
 def _held_by(turn: Turn) -> Verdict:
     return Verdict(turn.rewards, turn.terms, turn.reward, turn.reward_std, turn.failure)
+
+
+def _delayed(verdict: Verdict) -> Verdict:
+    """The verdict on an answer before the one that earns: what is below 0 stays, all else waits."""
+    if verdict.reward is None or verdict.reward < 0:
+        return verdict
+    return verdict._replace(terms={}, reward=0.0)
 
 
 def unscored(episode: Episode, reason: str) -> list[Verdict]:

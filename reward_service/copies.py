@@ -45,10 +45,11 @@ def right_answer(turn: Turn) -> Turn:
     return replace(turn, answer=turn.reference, answer_ids=turn.reference_ids)
 
 
-def copies(episode: Episode, turn: int) -> tuple[Turn, Turn]:
+def copies(episode: Episode, turn: int, turns_back: int = 1) -> tuple[Turn, Turn]:
     """The turn with the answer of the saved interaction in place of its own, and with all of
-    that."""
-    saved = spoken(episode.turns[comparisons(episode.strategy, len(episode.turns))[turn - 1].saved])
+    that. turns_back: as in `comparisons`."""
+    compared = comparisons(episode.strategy, len(episode.turns), turns_back=turns_back)
+    saved = spoken(episode.turns[compared[turn - 1].saved])
     own = spoken(episode.turns[turn])
     answer = saved.reference if saved.teacher_forced else saved.answer
     ids = saved.reference_ids if saved.teacher_forced else saved.answer_ids
@@ -93,7 +94,8 @@ def copy_gains(
     gains = []
     for (strategy, form), places in _samples(episodes).items():
         kinds = [
-            (right_answer(episode.turns[turn]), *copies(episode, turn)) for episode, turn in places
+            (right_answer(episode.turns[turn]), *copies(episode, turn, rewards.turns_back))
+            for episode, turn in places
         ]
         got = np.array(
             [

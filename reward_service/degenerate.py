@@ -113,7 +113,9 @@ def earnings(rewards: Rewards, embedding: np.ndarray | None = None) -> list[Earn
         for comparison in comparisons(row.strategy, len(episode.turns)):
             turn, asks = comparison.turn, bool(episode.turns[comparison.turn].facts)
             column = columns.setdefault(_place(row.strategy, turn, comparison.form, asks), {})
-            for name, answer in degenerate_answers(episode, turn, tokenizer).items():
+            for name, answer in degenerate_answers(
+                episode, turn, tokenizer, rewards.turns_back
+            ).items():
                 column.setdefault(name, []).append(len(places))
                 places.append((episode, turn))
                 answers.append(answer)
@@ -179,9 +181,10 @@ def said(turn: Turn, text: str, tokenizer: ConversationTokenizer) -> Turn:
 
 
 def degenerate_answers(
-    episode: Episode, turn: int, tokenizer: ConversationTokenizer
+    episode: Episode, turn: int, tokenizer: ConversationTokenizer, turns_back: int = 1
 ) -> dict[str, Turn]:
-    """Answers to a turn, by what they are. Those with a value only where the turn asks for one."""
+    """Answers to a turn, by what they are. Those with a value only where the turn asks for one.
+    turns_back: as in `comparisons`."""
     own, before, opening = episode.turns[turn], episode.turns[turn - 1], episode.turns[0]
     texts = {
         "empty": "",
@@ -205,7 +208,7 @@ def degenerate_answers(
         texts = {
             name: _in_place_of(right, value, own.reference) for name, value in forms.items()
         } | texts
-    saved_answer, saved = copies(episode, turn)
+    saved_answer, saved = copies(episode, turn, turns_back)
     return {
         RIGHT: right_answer(own),
         **{name: said(own, text, tokenizer) for name, text in texts.items()},

@@ -171,6 +171,11 @@ class Repetition(Component):
     """Length of n-grams. The reward is the share of distinct ones."""
 
 
+class Leak(Component):
+    weight: float = Field(0.3, ge=0)
+    """Share of the total, of answers that ask for no fact."""
+
+
 class Format(Component):
     weight: float = Field(0.1, ge=0)
     """Share of the total."""

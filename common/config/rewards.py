@@ -16,6 +16,7 @@ from common.config.components import (
     ExactMatch,
     Format,
     FunctionReward,
+    Leak,
     Length,
     ModelReward,
     Recall,
@@ -23,6 +24,7 @@ from common.config.components import (
     Thought,
 )
 from common.config.section import Section
+from common.episode import Strategy
 
 
 class RewardMix(Section):
@@ -37,6 +39,9 @@ class RewardMix(Section):
     """Whether the answer is about as long as it should be."""
     recall: Recall | None = Recall()
     """Whether the facts asked for stand in the answer."""
+    leak: Leak | None = None
+    """Whether an answer that asks for no fact keeps those of the conversation to itself: 1, or -1
+    where it names a value of an earlier topic."""
     repetition: Repetition | None = None
     """Whether the answer does not repeat itself."""
     format: Format | None = None
@@ -108,6 +113,14 @@ class Rewards(Section):
     strategy."""
     topic_change: RewardMix | None = None
     """Mix for the first answered turn of the strategy long_term. None: that of the strategy."""
+    turns_back: int = Field(1, ge=1)
+    """Answers of cumulative conversations, and of the middle of long-term ones, are compared with
+    the interaction so many turns before them; the opening where there are fewer. 1: the one
+    before."""
+    delayed: tuple[Strategy, ...] = ()
+    """Strategies in which only the last answer earns: an answer before it has reward 0, or what it
+    has below 0. Credit reaches those answers through discount and GAE, so the discount must be
+    above 0."""
     scale: float = Field(1.0, gt=0)
     """Factor of the total."""
     symmetric: bool = False

@@ -35,6 +35,12 @@ def require_learnable(stage: MRL, run: Run) -> None:
                 f"rollout.sampling.{key}",
                 f"must be {off} in MRL, so that what is learnt from is what was sampled",
             )
+    if run.rewards.delayed and stage.algorithm_settings.discount == 0:
+        raise InputError(
+            f"{run.stage_key(run.stages.index(stage))}.{stage.algorithm}.discount",
+            "is 0, so a reward that `rewards.delayed` leaves to the last answer reaches none of "
+            "those before it",
+        )
     require_measurable(stage, run)
 
 

@@ -148,12 +148,16 @@ def words_of_values(values: Iterable[str]) -> frozenset[Words]:
 def _known(batch: TurnBatch) -> list[Collection[Words]]:
     """For each turn of a batch, the values that could stand in its answer."""
     everywhere = words_of_values(batch.known_values)
-    known: list[Collection[Words]] = []
+    return [own | everywhere if own else everywhere for own in batch.once(values_of_episodes)]
+
+
+def values_of_episodes(batch: TurnBatch) -> list[frozenset[Words]]:
+    """For each turn of a batch, the values of its conversation."""
+    values: list[frozenset[Words]] = []
     for _, episode in groupby(zip(batch.began, batch.turns, strict=True), key=itemgetter(0)):
         turns = [turn for _, turn in episode]
-        values = conversation_values(turns)
-        known += [words_of_values(values) | everywhere if values else everywhere] * len(turns)
-    return known
+        values += [words_of_values(conversation_values(turns))] * len(turns)
+    return values
 
 
 def _score(section: Recall, compared: Compared) -> np.ndarray:
