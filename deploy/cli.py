@@ -167,6 +167,10 @@ def evaluate(
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
     ] = False,
     backend: BackendOption = None,
+    carried: Annotated[
+        bool,
+        typer.Option(help="Also play each conversation from the memory that another one left."),
+    ] = False,
 ) -> None:
     """Recall by distance and rewards by component; of a reward model, how often and how surely
     it is right."""
@@ -185,7 +189,7 @@ def evaluate(
             result = evaluate_reward_model(checkpoint, data)
             text = preference_tables(result["preferences"])
         else:
-            result = evaluate_checkpoint(checkpoint, data, backend, progress)
+            result = evaluate_checkpoint(checkpoint, data, backend, progress, carried)
             text = evaluation_tables(result)
     finally:
         progress.close()

@@ -17,7 +17,7 @@ MOST_COLUMNS = 12
 LAST = ("all", "total")
 """Keys that are over all others."""
 
-RECALLS = ("before_mrl", "after_mrl", "memory", "training", "erased", "most_frequent")
+RECALLS = ("before_mrl", "after_mrl", "memory", "carried", "training", "erased", "most_frequent")
 """Rows of a table with one row per evaluation or control, those that there are."""
 FACTS = {
     "exact": ("exact answers", "questions"),

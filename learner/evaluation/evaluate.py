@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -99,6 +100,21 @@ def evaluate(
     )
 
 
+def carried_figures(
+    player: Player, rows: Sequence[Row], seed: int, known_values: Collection[str]
+) -> dict[str, Figure]:
+    """`figures_of` rows that each begin with the memory which the conversation before it left; the
+    first one with that of the last. Those conversations began with fresh memory."""
+    tasks = evaluation_tasks(rows, seed, erase=False)
+    left = [
+        episode.final_memory
+        for episode in player([replace(task, return_memory=True) for task in tasks])
+    ]
+    carried = zip(tasks, [*left[-1:], *left[:-1]], strict=True)
+    episodes = player([replace(task, initial_memory=memory) for task, memory in carried])
+    return figures_of(episodes, known_values)
+
+
 def figures_of(
     episodes: Sequence[Episode], known_values: Collection[str] = ()
 ) -> dict[str, Figure]:
@@ -128,12 +144,14 @@ def evaluate_checkpoint(
     data: str | None = None,
     backend: BackendName | None = None,
     progress: Progress | None = None,
+    carried: bool = False,
 ) -> dict[str, Any]:
     """`engram eval`: every figure of a checkpoint (or of a run's latest) on MRL rows, as `to_json`
     gives it.
 
     data: None takes the held-out conversations of the checkpoint's run, and a sample of its
-    training conversations beside them. backend: None takes that of the run. Rewards are what the
+    training conversations beside them. backend: None takes that of the run. carried: also play
+    each conversation from the memory that another one left. Rewards are what the
     run's MRL pays: its mix, the values its training data know, the token embedding that its MRL
     compares with. `progress` is told how many conversations were played.
     Raises InputError where `where` is no model checkpoint or `data` holds no valid rows.
@@ -152,14 +170,18 @@ def evaluate_checkpoint(
     seed = run.seed if run else 0
     told = progress or QuietProgress()
     sample = min(len(corpus.train), TRAINING_ROWS) if corpus else 0
-    told.stage("evaluation", 2 * len(rows) + sample, "conversations")
+    told.stage("evaluation", (4 if carried else 2) * len(rows) + sample, "conversations")
     player = ScoringPlayer(checkpoint, run, backend, list(values), len(rows), told)
     try:
         found = evaluate(player, rows, seed, values)
-        training = training_figures(player, corpus.train, seed, values) if corpus else None
+        beside = {}
+        if carried:
+            beside["carried"] = carried_figures(player, rows, seed, values)
+        if corpus:
+            beside["training"] = training_figures(player, corpus.train, seed, values)
     except DataFailure as misfit:
         raise InputError(source, str(misfit)) from misfit
-    return to_json(found, most_frequent_figure(values, rows), training)
+    return to_json(found, most_frequent_figure(values, rows), beside)
 
 
 class ScoringPlayer:
@@ -211,23 +233,22 @@ class ScoringPlayer:
 
 
 def to_json(
-    found: Evaluation, most_frequent: Figure, training: dict[str, Figure] | None
+    found: Evaluation, most_frequent: Figure, beside: Mapping[str, dict[str, Figure]]
 ) -> dict[str, Any]:
     """Return the object that `engram eval --json` prints.
 
     retention: recall and its controls, and the other figures of facts. match: agreement with the
     references. scores: mean rewards by component. Each of the three has the intervals and counts of
-    all its shares beside them. training: figures of a sample of training conversations.
+    all its shares beside them. beside: figures of the same questions from memory that was carried
+    over ("carried"), and of a sample of training conversations ("training").
     """
-    seen = {"memory": found.figures, "erased": found.erased}
-    if training is not None:
-        seen["training"] = training
+    seen = {"memory": found.figures, "erased": found.erased, **beside}
     recall = {name: figures["recall"] for name, figures in seen.items()}
     recall["most_frequent"] = most_frequent
     others = {name: found.figures[name] for name in FIGURES if name != "recall"}
     match = {name: {who: figures[name] for who, figures in seen.items()} for name in MATCH}
     scores = figures_json({who: figures["scores"] for who, figures in seen.items()})
-    warning = memorised(training, found) if training is not None else None
+    warning = memorised(beside["training"], found) if "training" in beside else None
     return {
         "retention": figures_json(recall | others),
         "match": figures_json(match),

@@ -21,6 +21,7 @@ from deploy.progress import LineProgress
 from learner.checkpointing import checkpoint_model
 from learner.evaluation.evaluate import (
     TRAINING_ROWS,
+    carried_figures,
     evaluate,
     evaluate_checkpoint,
     evaluation_rows,
@@ -90,6 +91,27 @@ def test_evaluation_plays_the_same_rows_with_and_without_memory(
     assert found.figures.keys() == found.erased.keys() == figures_of([]).keys()
     assert found.figures["recall"].totals() == found.erased["recall"].totals() == found.counts
     assert len(found.episodes) == len(rows)
+
+
+def test_carried_conversations_begin_with_the_memory_that_the_one_before_left(
+    tokenizer: ConversationTokenizer,
+) -> None:
+    model, rows = lively_model(tokenizer), tiny_corpus().eval
+    calls: list[tuple[list[Task], list[Episode]]] = []
+
+    def play(tasks: list[Task]) -> list[Episode]:
+        calls.append((tasks, played(model, tokenizer, tasks)))
+        return calls[-1][1]
+
+    found = carried_figures(play, rows, 1, value_counts(tiny_corpus().train))
+    (_, first), (tasks, episodes) = calls
+    assert [task.row for task in tasks] == list(rows)
+    left = [episode.final_memory for episode in first]
+    assert [task.initial_memory for task in tasks] == [left[-1], *left[:-1]]
+    assert len(set(left)) == len(left), "memories differ, so their order matters"
+    fresh = [episode.memory_hash for episode in first]
+    assert all(mine.memory_hash != other for mine, other in zip(episodes, fresh, strict=True))
+    assert found["recall"].totals() == figures_of(first)["recall"].totals()
 
 
 def test_evaluation_rows_are_spread_over_sources_strategies_and_lengths() -> None:
