@@ -181,7 +181,8 @@ class RLTraining:
         if self.held_out is not None and self.curriculum.finished and not measured:
             with self.phase("measure"):
                 measured = self.held_out.measure(None, self.metrics)
-        if not measured or (self.best is not None and measured[WHOLE] <= self.best.exact):
+        # Of equals the later one: it has learnt from more.
+        if not measured or (self.best is not None and measured[WHOLE] < self.best.exact):
             return False
         self.best = Best(measured[WHOLE], self.position.base + done)
         return True
