@@ -39,7 +39,9 @@ SECONDS = 3600.0
 LENGTHS = (8, 16, 32, 64)
 STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)
 CONVERSATIONS = 200
-"""Held-out conversations of each length."""
+"""Test conversations of each length."""
+SHORTEST = 25
+"""The same of one follow-up, of which the world has few that differ."""
 TIMED = 40
 """Steps that tell how long a step of memory-aware training on whole conversations takes."""
 
@@ -96,9 +98,8 @@ def conversations(settings: Run, follow_ups: int) -> list[Row]:
     """Test conversations of one length, of the same world as those of the run."""
     data = settings.data
     assert isinstance(data, SynthData)
-    own = data.model_copy(
-        update={"steps": (follow_ups,), "train": 1, "eval": CONVERSATIONS, "patterns": 0}
-    )
+    count = CONVERSATIONS if follow_ups > 1 else SHORTEST
+    own = data.model_copy(update={"steps": (follow_ups,), "train": 1, "eval": count, "patterns": 0})
     return generate(own, derive(settings.seed, "length", follow_ups))["test"]
 
 
