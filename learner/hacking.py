@@ -25,6 +25,7 @@ Kind = Literal[
 """Kinds of alarms; docs/watching.md says what each means."""
 ORDER = 3
 """Length of n-grams: pairs of tokens recur in any two sentences on one subject."""
+_REPETITION = Repetition(order=ORDER)
 COPIED = 0.9
 """Share of an answer's n-grams from which on it is a copy. Its first or last token may differ."""
 SHORTEST_COPY = 6
@@ -116,7 +117,7 @@ def is_copy(turn: Turn, saved: Turn) -> bool:
 def repetitions(texts: Sequence[Sequence[int]]) -> list[float]:
     """Share of the n-grams of each text that stood in it before; 0 where it is too short to have
     one."""
-    distinct = repetition_reward(Repetition(order=ORDER), texts)
+    distinct = repetition_reward(_REPETITION, texts)
     return [1.0 - value for value in distinct.tolist()]
 
 

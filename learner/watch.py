@@ -9,9 +9,8 @@ over rows: fed with the rows of metrics.jsonl, it is as it was before a restart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from math import hypot, inf, log, sqrt
 from statistics import fmean
 from typing import Any, Self
@@ -37,6 +36,7 @@ VALUES, COPIED, LENGTH = "hacking/values_named", "hacking/copied", "hacking/leng
 REPEATED, NATURAL = "hacking/repeated", "hacking/repeated_in_references"
 ENDLESS = "rollout/no_eos_fraction"
 FIGURES = (VALUES, COPIED, LENGTH, REPEATED, NATURAL, ENDLESS)
+LOG_LENGTH, BEYOND = "logarithm of length", "repeated beyond references"
 
 MOST_VALUES = 1.5
 """Values named for each value asked for. A policy that guesses once names 1; at this mean at least
@@ -56,19 +56,6 @@ class Mean:
     """Its standard error; inf where it is not known."""
 
     @classmethod
-    def of(cls, series: Sequence[float], start: int, stop: int) -> Self:
-        """The mean of the iterations `start` to `stop` of a series.
-
-        Its noise is that of the whole series, from the differences of neighbours (von Neumann
-        1941): a slow change is no noise, and a window of few values need not tell its own.
-        """
-        values = series[start:stop]
-        if len(series) < FEW or not values:
-            return cls(fmean(values) if values else 0.0, inf)
-        squares = fmean((after - before) ** 2 for before, after in pairwise(series))
-        return cls(fmean(values), sqrt(squares / 2 / len(values)))
-
-    @classmethod
     def share(cls, share: float, count: float) -> Self:
         """A share of `count` independent cases, with its error by Agresti and Coull (1998), which
         is not 0 where all or none are hits."""
@@ -80,6 +67,45 @@ class Mean:
         """Whether it is larger beyond noise."""
         noise = deviations * hypot(self.error, other.error)
         return self.value - other.value > noise + ROUNDING
+
+
+class Series:
+    """One figure by iteration."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self._squares = 0.0
+        """Of the differences of neighbours, summed."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def append(self, value: float) -> None:
+        if self.values:
+            self._squares += (value - self.values[-1]) ** 2
+        self.values.append(value)
+
+    def mean(self, start: int, stop: int) -> Mean:
+        """The mean of the iterations from `start` to `stop`.
+
+        Its noise is that of the whole series, from the differences of neighbours (von Neumann
+        1941): a slow change is no noise, and a window of few values need not tell its own.
+        """
+        values = self.values[start:stop]
+        if len(self) < FEW or not values:
+            return Mean(fmean(values) if values else 0.0, inf)
+        variance = self._squares / (len(self) - 1) / 2
+        return Mean(fmean(values), sqrt(variance / len(values)))
+
+    def recent(self) -> Mean:
+        """The last few iterations; its error is inf while there are fewer."""
+        return self.mean(max(0, len(self) - FEW), len(self))
+
+    def change(self) -> tuple[Mean, Mean]:
+        """The first few iterations and the last ones, which do not overlap."""
+        if len(self) < 2 * FEW:
+            return Mean(0.0, inf), Mean(0.0, inf)
+        return self.mean(0, FEW), self.mean(max(FEW, len(self) - WINDOW), len(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +143,29 @@ class HackingWatch:
         if step != self._step:
             self._begin_step(step)
         found = [self._trained(row), self._measured(row)]
-        for name in FIGURES:
-            if (value := row.get(name)) is not None:
-                self._figures[name].append(value)
-        if row.get(LENGTH) is not None or row.get(VALUES) is not None:
+        if self._take_in(row):
             found += [self._lists(), self._copies(), *self._drifts(), self._repeats()]
         return [alarm for alarm in found if alarm is not None]
 
     def _begin_stage(self) -> None:
-        self._figures: defaultdict[str, list[float]] = defaultdict(list)
+        self._figures: defaultdict[str, Series] = defaultdict(Series)
         self._begin_step(None)
+
+    def _take_in(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row says what answers are like."""
+        found = {name: row[name] for name in FIGURES if row.get(name) is not None}
+        if LENGTH in found:
+            found[LOG_LENGTH] = log(max(found[LENGTH], ROUNDING))
+        if REPEATED in found and NATURAL in found:
+            found[BEYOND] = found[REPEATED] - found[NATURAL]
+        for name, value in found.items():
+            self._figures[name].append(value)
+        return bool(found)
 
     def _begin_step(self, step: Any) -> None:
         """Rewards and recall of another curriculum step are of other conversations."""
         self._step = step
-        self._scores: list[float] = []
-        self._recalls: list[float] = []
+        self._scores, self._recalls = Series(), Series()
         self._best: int | None = None
         """First iteration of the window with the best recall so far."""
         self._held: list[_HeldOut] = []
@@ -149,8 +182,8 @@ class HackingWatch:
         if before < 0:
             return None
 
-        def at(values: Sequence[float], start: int) -> Mean:
-            return Mean.of(values, start, start + WINDOW)
+        def at(series: Series, start: int) -> Mean:
+            return series.mean(start, start + WINDOW)
 
         best = self._best
         if best is None or at(self._recalls, before).value > at(self._recalls, best).value:
@@ -177,29 +210,18 @@ class HackingWatch:
     def _scores_at(self, held: _HeldOut) -> Mean:
         """Rewards of the iterations before a measurement, or of the first ones."""
         start = max(0, held.at - WINDOW)
-        return Mean.of(self._scores, start, start + WINDOW)
+        return self._scores.mean(start, start + WINDOW)
 
     # --- what answers are like ---
 
-    def _recent(self, name: str) -> Mean:
-        values = self._figures[name]
-        return Mean.of(values, max(0, len(values) - FEW), len(values))
-
-    def _change(self, values: Sequence[float]) -> tuple[Mean, Mean]:
-        """The first iterations of the stage and the last ones."""
-        if len(values) < 2 * FEW:
-            return Mean(0.0, inf), Mean(0.0, inf)
-        recent = max(FEW, len(values) - WINDOW)
-        return Mean.of(values, 0, FEW), Mean.of(values, recent, len(values))
-
     def _lists(self) -> Alarm | None:
-        now = self._recent(VALUES)
+        now = self._figures[VALUES].recent()
         if not now.above(Mean(MOST_VALUES, 0.0)):
             return None
         return Alarm("lists", f"answers name {now.value:.2g} known values for each value asked for")
 
     def _copies(self) -> Alarm | None:
-        now = self._recent(COPIED)
+        now = self._figures[COPIED].recent()
         if not now.above(Mean(MOST_COPIES, 0.0)):
             return None
         return Alarm(
@@ -209,14 +231,13 @@ class HackingWatch:
         )
 
     def _drifts(self) -> list[Alarm | None]:
-        lengths = self._figures[LENGTH]
-        first, now = self._change([log(max(value, ROUNDING)) for value in lengths])
-        start, end = self._change(lengths)
+        first, now = self._figures[LOG_LENGTH].change()
+        start, end = self._figures[LENGTH].change()
         told = (
             f"answers are {end.value:.2g} times as long as references, "
             f"{start.value:.2g} times when the stage began"
         )
-        unended, unending = self._change(self._figures[ENDLESS])
+        unended, unending = self._figures[ENDLESS].change()
         longer = now.above(first) and now.value > log(LARGEST_DRIFT)
         shorter = first.above(now) and now.value < -log(LARGEST_DRIFT)
         endless = unending.above(unended) and unending.value > LARGEST_SHARE
@@ -233,12 +254,10 @@ class HackingWatch:
         ]
 
     def _repeats(self) -> Alarm | None:
-        answers, references = self._figures[REPEATED], self._figures[NATURAL]
-        beyond = [a - b for a, b in zip(answers, references, strict=True)]
-        first, now = self._change(beyond)
+        first, now = self._figures[BEYOND].change()
         if not (now.above(first) and now.value > LARGEST_SHARE):
             return None
-        repeated, natural = (self._change(values)[1].value for values in (answers, references))
+        repeated, natural = (self._figures[name].change()[1].value for name in (REPEATED, NATURAL))
         return Alarm(
             "repeats",
             f"{repeated:.0%} of the n-grams of answers repeat, {natural:.0%} of those of "

@@ -184,7 +184,7 @@ def test_each_alarm_has_a_figure_of_its_own(ends: dict[str, float], raised: set[
 @pytest.mark.parametrize("scores", [0.5, 0.9])
 def test_noise_raises_no_alarm_in_a_long_run(scores: float) -> None:
     """Recall has reached what it can, whether or not other rewards rise further."""
-    assert [kinds(rows(300, seed, scores=scores)) for seed in range(4)] == [set()] * 4
+    assert [kinds(rows(400, seed, scores=scores)) for seed in range(6)] == [set()] * 6
 
 
 def test_answers_that_come_to_be_like_references_raise_no_alarm() -> None:
