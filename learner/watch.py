@@ -75,7 +75,7 @@ class Series:
     def __init__(self) -> None:
         self.values: list[float] = []
         self._squares = 0.0
-        """Of the differences of neighbours, summed."""
+        """Sum, over neighbours, of the squared difference."""
 
     def __len__(self) -> int:
         return len(self.values)

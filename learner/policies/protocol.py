@@ -97,7 +97,7 @@ class TrainablePolicy(Protocol):
 
     def observe(self, episodes: Sequence[Episode], metrics: Metrics) -> None:
         """Record what the present weights do to the policy's own state, over a sample of the
-        episodes: one at least."""
+        batch: where `episodes`, this rank's share, has none of it, nothing is recorded."""
         ...
 
     def frozen_copy(self) -> TrainablePolicy:

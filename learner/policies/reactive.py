@@ -41,8 +41,9 @@ from rollout.policies.reactive.memory_files import unpacked
 EVALUATION_ROWS = 256
 """Conversations in one forward pass without gradients; bounds its memory."""
 OBSERVED = 8
-"""Episodes of a rank's share that figures of memory are taken from. They cost a pass of encoder and
-memory attention, and the singular values of a few memories."""
+"""Episodes that figures of memory are taken from: the first ones of the whole batch, so the number
+of ranks does not matter. They cost a pass of encoder and memory attention, and the singular values
+of a few memories."""
 
 
 class ReactivePolicy:
@@ -138,7 +139,9 @@ class ReactivePolicy:
         return found
 
     def observe(self, episodes: Sequence[Episode], metrics: Metrics) -> None:
-        part = episodes[:OBSERVED]
+        part = [episode for episode in episodes if episode.batch_index < OBSERVED]
+        if not part:
+            return
         batch = collate([conversation(episode) for episode in part]).to(self._group.device)
         record_memory(self.module, batch, starting_memory(self.module, part), metrics)
 

@@ -78,6 +78,7 @@ def test_figures_of_memory_are_those_of_writes_done_one_by_one(
         model.memory_attention.layers[1].gate.weight += 1.0
     episodes = some_episodes(model, tokenizer, OBSERVED + 3)
     row = observed(model, episodes)
+    assert observed(model, episodes[OBSERVED:]) == {}, "another rank has the sample"
     norms: dict[int, list[float]] = {}
     with torch.no_grad():
         for episode in episodes[:OBSERVED]:
