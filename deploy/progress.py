@@ -34,7 +34,11 @@ HEADLINES = {
 """Figures that the terminal shows, in this order, and the metrics that they are taken from: the
 first that there is, or one of that very name. The other metrics of a run are in metrics.jsonl."""
 
-TROUBLES = {"reward/failed_turns": "failed turns", "reward/alarms": "alarms"}
+TROUBLES = {
+    "reward/failed_turns": "failed turns",
+    "reward/alarms": "alarms",
+    "hacking/alarms": "hacking alarms",
+}
 """Counters that a reader must not miss, summed over their labels, where they are not 0."""
 
 _Figure = TypeVar("_Figure")

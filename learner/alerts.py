@@ -3,9 +3,11 @@ not read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from common.telemetry.series import parse_key
+from learner.hacking import SampleTexts
+from learner.watch import Alarm
 
 FAILED, ALARMS, GROWTH = "reward/failed_turns", "reward/alarms", "memory/growth"
 MEANING = {
@@ -21,6 +23,8 @@ LARGEST_GROWTH = 0.25
 65,000 in 64."""
 GROWING_ROWS = 3
 """So many rows in a row, or it is chance."""
+SAMPLED_AS = {"held_out_falls": "recall_falls"}
+"""Kinds of alarms that take the sample of another kind: held-out answers are not at hand."""
 
 
 class Alerts:
@@ -30,12 +34,27 @@ class Alerts:
     def __init__(self) -> None:
         self._before: dict[str, float] = {}
         self._lasting: set[str] = set()
+        self._hacking: set[str] = set()
         self._growing = 0
 
     def sentences(self, step: int, row: Mapping[str, float]) -> list[str]:
         """An alarm is told when it begins. Failed turns are told by reason: the first ones, and
         whenever there are ten times as many as when they were told last."""
         return [*self._of_rewards(step, row), *self._of_memory(step, row)]
+
+    def hacking(self, step: int, alarms: Sequence[Alarm], samples: SampleTexts) -> list[str]:
+        """Sentences on the alarms of a row, each with an answer that shows what is meant, when they
+        begin."""
+        begun = [alarm for alarm in alarms if alarm.kind not in self._hacking]
+        self._hacking = {alarm.kind for alarm in alarms}
+        told = []
+        for alarm in begun:
+            _, text = samples.get(SAMPLED_AS.get(alarm.kind, alarm.kind), (0.0, ""))
+            told.append(
+                f"step {step}: hacking alarm: {alarm.kind}: {alarm.sentence}"
+                + (f"; such as {text}" if text else "")
+            )
+        return told
 
     def _of_memory(self, step: int, row: Mapping[str, float]) -> list[str]:
         growth = row.get(GROWTH)

@@ -33,6 +33,7 @@ from common.telemetry.prometheus import require_port
 from learner.evaluation.evaluate import evaluate, evaluation_rows, training_figures
 from learner.evaluation.memorisation import memorised
 from learner.evaluation.retention import most_frequent_figure
+from learner.evaluation.transcripts import transcripts
 from learner.interrupts import Interrupts, counted
 from learner.metrics import record_evaluation, record_training
 from learner.parallel.group import Job, launch
@@ -237,6 +238,7 @@ def evaluate_stage(
 
     found = evaluate(play, rows, run.seed, values)
     record_evaluation(found, metrics)
+    recorder.keep(f"{name}: {transcripts(found.episodes, values)}")
     summary.keep_figures(name, found)
     if name == "before_mrl":
         recorder.observe(metrics.drain())
@@ -253,6 +255,7 @@ def evaluate_stage(
         summary.keep_warnings([warning] if warning else [])
         if warning:
             progress.note(warning)
+        show_notes(recorder.report(), progress)
     summary.keep_evaluation(name, half.job.stage)
 
 

@@ -12,6 +12,7 @@ from common.telemetry.metrics import Metrics
 from learner.curriculum import Curriculum
 from learner.evaluation.figures import Evaluation, Figure
 from learner.evaluation.match import MATCH
+from learner.hacking import Samples, record_answers, record_questions
 from learner.parallel.group import Group
 from learner.rl.experience import Experience
 from learner.rl.kl import AdaptiveKL
@@ -40,8 +41,10 @@ def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
     return float(everywhere[0] / everywhere[1])
 
 
-def record_episodes(experience: Experience, known: Collection[Words], metrics: Metrics) -> None:
-    """This rank's episodes, all of which are trained on. known: values of the training data."""
+def record_episodes(experience: Experience, known: Collection[Words], metrics: Metrics) -> Samples:
+    """Record this rank's episodes, all of which are trained on; returns the answers that alarms on
+    reward hacking show. known: values of the training data."""
+    samples = Samples()
     for name, value in experience.figures.items():
         metrics.record(name, value)
     for episode in experience.episodes:
@@ -58,6 +61,7 @@ def record_episodes(experience: Experience, known: Collection[Words], metrics: M
             metrics.record("rollout/no_eos_fraction", turn.answer_ids[-1] != EOS)
             if turn.facts:
                 named = named_values(turn, values)
+                record_questions(turn, named, metrics, samples)
                 metrics.record("rollout/recall", named.recall, weight=named.asked)
                 metrics.record("rollout/exact", named.exact)
                 if named.precision is not None:
@@ -68,6 +72,8 @@ def record_episodes(experience: Experience, known: Collection[Words], metrics: M
                 metrics.record("objective/scores", turn.reward)
                 for component, value in turn.rewards.items():
                     metrics.record("reward/component", value, component=component, cohort="trained")
+        record_answers(episode, metrics, samples)
+    return samples
 
 
 def record_position(kl: AdaptiveKL, curriculum: Curriculum, metrics: Metrics) -> None:
@@ -110,6 +116,8 @@ def record_figures_of_facts(figures: Mapping[str, Figure], metrics: Metrics) -> 
 def record_recall(figures: Mapping[str, Figure], memory: str, metrics: Metrics) -> None:
     """Recall by distance. memory: "kept" or "erased"."""
     for distance, share, count in _shares(figures["recall"]):
+        if (distance, memory) == ("all", "kept"):
+            metrics.record("eval/facts", count)
         metrics.record("eval/recall", share, weight=count, memory=memory, distance=distance)
 
 

@@ -8,6 +8,7 @@ other).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +21,15 @@ from common.config.run import Run
 from common.failures import EngramError, InputError
 from common.storage.lease import register_writer
 from common.storage.run_directory import RunDirectory
-from common.telemetry.jsonl import MetricsWriter
+from common.telemetry.jsonl import MetricsWriter, read_rows
+from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.telemetry.prometheus import PrometheusExporter
 from learner.alerts import Alerts
+from learner.hacking import SampleTexts
+from learner.watch import HackingWatch
+
+log = logging.getLogger(__name__)
 
 ENDPOINT_FILE = "metrics_endpoint"
 CALL_SECONDS = 60.0
@@ -66,6 +72,9 @@ class Recorder:
         self._moved = time.monotonic()
         self._stop = False
         self._alerts = Alerts()
+        self._watch = HackingWatch(read_rows(directory))
+        self._samples: dict[str, tuple[float, str]] = {}
+        """For alarms on reward hacking, of the row that comes next."""
 
     # --- from ranks ---
 
@@ -83,6 +92,7 @@ class Recorder:
         self._begun = stage, global_step - done
         if self.writer.last_step > global_step:
             self.writer = MetricsWriter(self.directory, global_step)
+            self._watch = HackingWatch(read_rows(self.directory))
         if metrics_state is None:
             self.metrics = Metrics()
         else:
@@ -109,10 +119,19 @@ class Recorder:
         self.metrics.merge(self._observed.drain())
         steps = sum(each.total_steps for each in self.run.stages)
         self.metrics.record("run/progress", global_step / steps)
-        row = self.metrics.flush(global_step, self.run.stages[self._begun[0]].stage)
+        stage = self.run.stages[self._begun[0]].stage
+        row = self.metrics.flush(global_step, stage)
+        alarms = self._watch.look(row)
+        for alarm in alarms:
+            self.metrics.record("hacking/alarms", 1, kind=alarm.kind)
+        if alarms:
+            row |= self.metrics.flush(global_step, stage)
         self.writer.write(row)
         self.exporter.publish(self.metrics)
-        self._report.notes += self._alerts.sentences(global_step, row)
+        told = self._alerts.sentences(global_step, row)
+        told += self._alerts.hacking(global_step, alarms, self._samples)
+        self._warn(told)
+        self._samples = {}
         self._report.done = done
         self._report.figures = {
             key: value
@@ -141,9 +160,18 @@ class Recorder:
             self.metrics.load_state_dict(metrics_state)
         found = Metrics()
         found.merge(state)
-        self.writer.add(found.flush(global_step, stage))
+        row = found.flush(global_step, stage)
+        self.writer.add(row)
+        self._warn(self._alerts.hacking(global_step, self._watch.look(row), {}))
         self.metrics.merge(state)  # to be shown; a next stage begins with what the checkpoint holds
         self.exporter.publish(self.metrics)
+
+    def samples(self, samples: SampleTexts) -> None:
+        """Take answers of one rank's episodes for the alarms of the next row; of each kind, the one
+        that goes farthest is told."""
+        for kind, (figure, text) in samples.items():
+            if kind not in self._samples or figure > self._samples[kind][0]:
+                self._samples[kind] = figure, text
 
     def metrics_state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -155,6 +183,16 @@ class Recorder:
 
     def note(self, text: str) -> None:
         self._report.notes.append(text)
+
+    def keep(self, text: str) -> None:
+        """Write a text to the recorder's log, and not to the terminal."""
+        log.info("%s", text)
+
+    def _warn(self, sentences: list[str]) -> None:
+        """Sentences for the terminal that the log holds too."""
+        self._report.notes += sentences
+        for sentence in sentences:
+            log.warning("%s", sentence)
 
     def stop_requested(self) -> bool:
         return self._stop
@@ -170,6 +208,10 @@ class Recorder:
         return self._report.failure is not None
 
     # --- from the driver ---
+
+    def open_log(self) -> None:
+        """Have this process log to the run's folder, where the recorder is one of its own."""
+        setup_logging("recorder", self.directory)
 
     def request_stop(self) -> None:
         self._stop = True
@@ -224,6 +266,7 @@ class RecorderClient:
         )
         client = cls(actor.remote(run, directory, resumed_step))
         client.url()
+        client._call("open_log")
         return client
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -265,6 +308,13 @@ class RecorderClient:
     def note(self, text: str) -> None:
         """Not waited for: it may come from an event loop."""
         self._handle.note.remote(text)
+
+    def samples(self, samples: SampleTexts) -> None:
+        """Not waited for: calls of one rank arrive in order, and its row comes after."""
+        self._handle.samples.remote(samples)
+
+    def keep(self, text: str) -> None:
+        self._handle.keep.remote(text)
 
     def stop_requested(self) -> bool:
         return self._call("stop_requested")

@@ -9,6 +9,7 @@ import torch
 
 from common.storage.checkpoint import Checkpoint
 from common.telemetry.metrics import Metrics
+from learner.hacking import Samples
 from learner.parallel.group import Group
 from learner.recorder import Recorder, RecorderClient
 from learner.training_state import TrainingState
@@ -65,6 +66,10 @@ class Reporter:
     def note(self, text: str) -> None:
         """A line for the terminal."""
         self.recorder.note(text)
+
+    def show(self, samples: Samples) -> None:
+        """Answers for the alarms of the row that comes next."""
+        self.recorder.samples(samples.texts())
 
     def phase(self, phase: str) -> None:
         self.recorder.phase(f"learner[{self.group.rank}]", phase)

@@ -41,7 +41,7 @@ class RewardWorker(PooledActor):
         self._rewards = rewards
         self._embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         self._special_ids, self._known_values = frozenset(special_ids), frozenset(known_values)
-        self._metrics = Metrics()
+        self._metrics, self._idle_since = Metrics(), time.perf_counter()
         # What is here now stays: without this, each call's new records have the collector walk
         # through all of torch and Ray. A call brings tens of thousands of them, which live until it
         # ends: at the usual 700, looking for garbage is a tenth of its time.
@@ -60,6 +60,7 @@ class RewardWorker(PooledActor):
     def judge(self, episodes: list[Episode], statistics: Statistics) -> list[list[Verdict]]:
         """A verdict on each answered turn of each episode, in order."""
         began = time.perf_counter()
+        self._metrics.record("time/idle_fraction", 1, began - self._idle_since, role="rewards")
         verdicts = judge(
             episodes,
             self._rewards,
@@ -68,7 +69,9 @@ class RewardWorker(PooledActor):
             self._known_values,
             statistics,
         )
-        self._metrics.record("reward/batch_seconds", time.perf_counter() - began)
+        self._idle_since = time.perf_counter()
+        self._metrics.record("reward/batch_seconds", self._idle_since - began)
+        self._metrics.record("time/idle_fraction", 0, self._idle_since - began, role="rewards")
         self._metrics.record("reward/batch_turns", sum(map(len, verdicts)))
         record_rewards(self._metrics, verdicts)
         return verdicts

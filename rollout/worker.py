@@ -28,6 +28,8 @@ from rollout.policies.play import play
 from rollout.policies.table import PolicyShape, make_policy
 
 SECONDS = "seconds/"
+WAITING = f"{SECONDS}wait"
+NOT_PLAYING = (WAITING, f"{SECONDS}load_weights")
 
 
 class RolloutWorker(PooledActor):
@@ -154,6 +156,10 @@ class RolloutWorker(PooledActor):
                 metrics.record(
                     "time/phase_seconds", value, phase=name.removeprefix(SECONDS), role="rollout"
                 )
+        seconds = busy + sum(grown.get(phase, 0.0) for phase in NOT_PLAYING)
+        if seconds > 0:
+            idle = grown.get(WAITING, 0.0) / seconds
+            metrics.record("time/idle_fraction", idle, seconds, role="rollout")
         if busy > 0:
             metrics.record("rollout/tokens_per_second", grown["tokens"] / busy)
         if grown["slot_steps"]:
@@ -173,7 +179,8 @@ class RolloutWorker(PooledActor):
 
 def _busy(figures: dict[str, float]) -> float:
     """Seconds of playing."""
-    idle = (f"{SECONDS}wait", f"{SECONDS}load_weights")
     return sum(
-        value for name, value in figures.items() if name.startswith(SECONDS) and name not in idle
+        value
+        for name, value in figures.items()
+        if name.startswith(SECONDS) and name not in NOT_PLAYING
     )

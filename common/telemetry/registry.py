@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.telemetry.families import evaluation, learner, operations, rewards, rollout
+from common.telemetry.families import evaluation, learner, operations, rewards, rollout, watching
 from common.telemetry.metric import Metric
 
 
@@ -36,5 +36,6 @@ REGISTRY: dict[str, Metric] = _table(
         *rewards.REWARD,
         *rollout.ROLLOUT,
         *operations.OPERATIONS,
+        *watching.WATCHING,
     ]
 )

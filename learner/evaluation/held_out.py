@@ -3,6 +3,7 @@ they are played in use."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -12,12 +13,15 @@ from common.episode import Row
 from common.telemetry.metrics import Metrics
 from learner.evaluation.evaluate import evaluation_rows, evaluation_tasks, figures_of
 from learner.evaluation.figures import Figure
+from learner.evaluation.transcripts import transcripts
 from learner.metrics import record_figures_of_facts
 from learner.policies.table import CheckpointPolicy
 from rollout.policies.play import play
 from rollout.protocols import Policy
 
 LARGEST_BATCH = 64
+
+log = logging.getLogger(__name__)
 
 
 class HeldOut:
@@ -47,4 +51,5 @@ class HeldOut:
         else:
             self._policy.load(self._trained.weights(self._policy.version + 1))
         episodes = play(self._policy, evaluation_tasks(rows, run.seed, erase=False))
+        log.info("%s", transcripts(episodes, self._values))
         return figures_of(episodes, self._values)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.episode import Episode
+from common.telemetry.metrics import Metrics
 from learner.parallel.optimizer import LossTerm
 
 
@@ -92,6 +93,11 @@ class TrainablePolicy(Protocol):
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
         """Log-probabilities of each answer's tokens, by episode and answered turn; without
         gradient."""
+        ...
+
+    def observe(self, episodes: Sequence[Episode], metrics: Metrics) -> None:
+        """Record what the present weights do to the policy's own state, over a sample of the
+        batch: where `episodes`, this rank's share, has none of it, nothing is recorded."""
         ...
 
     def frozen_copy(self) -> TrainablePolicy:

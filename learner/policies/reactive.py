@@ -29,8 +29,10 @@ from common.models.reactive.unroll import (
     memories,
     memories_and_before,
 )
+from common.telemetry.metrics import Metrics
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
+from learner.policies.memory_figures import record_memory
 from learner.policies.protocol import TokenBatch
 from learner.rl.load_balance import no_router_terms, router_terms
 from learner.rl.losses import memory_change_penalty, token_entropy, token_log_probs
@@ -38,6 +40,10 @@ from rollout.policies.reactive.memory_files import unpacked
 
 EVALUATION_ROWS = 256
 """Conversations in one forward pass without gradients; bounds its memory."""
+OBSERVED = 8
+"""Episodes that figures of memory are taken from: the first ones of the whole batch, so the number
+of ranks does not matter. They cost a pass of encoder and memory attention, and the singular values
+of a few memories."""
 
 
 class ReactivePolicy:
@@ -131,6 +137,13 @@ class ReactivePolicy:
             ):
                 found[start + i][turn] = values
         return found
+
+    def observe(self, episodes: Sequence[Episode], metrics: Metrics) -> None:
+        part = [episode for episode in episodes if episode.batch_index < OBSERVED]
+        if not part:
+            return
+        batch = collate([conversation(episode) for episode in part]).to(self._group.device)
+        record_memory(self.module, batch, starting_memory(self.module, part), metrics)
 
     def frozen_copy(self) -> ReactivePolicy:
         return ReactivePolicy(copy.deepcopy(self.module).requires_grad_(False), self._group)

@@ -86,6 +86,7 @@ class Update:
     def evaluate(self, episodes: list[Episode], places: list[int]) -> Experience:
         """The experience of this rank's episodes, credited. places: position of each in the whole
         batch."""
+        self.policy.observe(episodes, self.metrics)
         experience = gather_experience(
             episodes, self.reference, self.critic, self.temperature, self.group.device
         )

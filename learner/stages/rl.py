@@ -85,7 +85,7 @@ def train_on(
             return
         with training.phase("evaluate"):
             experience = update.evaluate(batch.episodes, batch.indices)
-            record_episodes(experience, training.known, metrics)
+            reporter.show(record_episodes(experience, training.known, metrics))
             figures = trained_figures(metrics, group)
         with training.phase("update"):
             update.kl.update(record_kl(experience, group, metrics), batch.total)
@@ -209,6 +209,7 @@ class RLTraining:
         yield
         seconds = time.perf_counter() - started
         self.metrics.record("time/phase_seconds", seconds, phase=name, role="learner")
+        self.metrics.record("time/idle_fraction", name == "collect", seconds, role="learner")
 
     def save(self, done: int) -> None:
         """A checkpoint after `done` iterations; every rank calls it."""

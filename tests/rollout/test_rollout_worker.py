@@ -133,6 +133,13 @@ def test_metrics_for_the_recorder_count_what_is_new(weights: PackedWeights) -> N
     assert all(row["rollout/tokens_per_second"] > 0 for row in rows[:2])
     assert all(0 < row["rollout/slot_occupancy"] <= 1 for row in rows[:2])
     assert "rollout/slot_occupancy" not in rows[2]
+    idle = [row.get("time/idle_fraction{role=rollout}") for row in rows]
+    assert idle[0] is not None
+    assert 0 < idle[0] < 1
+    assert idle[2] is None, "nothing is known of a worker that had no call"
+    waited = "time/phase_seconds{phase=wait,role=rollout}"
+    first = {key: rows[0][key] for key in rows[0] if key.startswith("time/phase_seconds")}
+    assert idle[0] == pytest.approx(first[waited] / sum(first.values()))
     decode = "time/phase_seconds{phase=decode,role=rollout}"
     assert rows[0][decode] > 0
     assert rows[2][decode] == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.telemetry.metric import Metric, mean
+from common.telemetry.metric import Metric, gauge, mean
 
 EVAL: list[Metric] = [
     mean(
@@ -109,6 +109,13 @@ EVAL: list[Metric] = [
         "Share recalled; memory is kept, or erased before the question; see also summary.json",
         ("memory", "distance"),
         "higher",
+    ),
+    gauge(
+        "eval/facts",
+        "facts",
+        "last",
+        "held-out conversations",
+        "Facts asked for, at all distances: the amount that `eval/recall` is a share of",
     ),
     mean(
         "eval/exact",

@@ -273,4 +273,33 @@ MEMORY: list[Metric] = [
         "Mean squared change of memory by a write, times sqrt(turn)",
     ),
     mean("memory/resets", "fraction", "episodes", "Share started from fresh memory"),
+    mean(
+        "memory/openness",
+        "fraction",
+        "memory writes of the layer, in a sample of episodes",
+        "Share of memory that a write replaces; absent where memory has no gates",
+        ("layer",),
+    ),
+    mean(
+        "memory/slots_kept",
+        "fraction",
+        "slots of all layers times memory writes, in a sample of episodes",
+        "Share of slots that a write changes by less than a thousandth of their norm",
+    ),
+    mean(
+        "memory/norm",
+        "1",
+        "layers of memories after so many writes, in a sample of episodes",
+        "Frobenius norm of a layer's memory; writes are 1, 2, 4, 8 …, the opening included",
+        ("writes",),
+    ),
+    mean(
+        "memory/effective_rank",
+        "dimensions",
+        "layers of memories after so many writes, in a sample of episodes",
+        "Exponential of the entropy of a layer's normalised singular values (Roy & Vetterli 2007): "
+        "1 where all slots say the same, at most the number of slots",
+        ("writes",),
+        "higher",
+    ),
 ]
