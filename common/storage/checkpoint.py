@@ -126,9 +126,8 @@ def save_checkpoint(
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
-    json.dumps(
-        state, allow_nan=False
-    )  # what cannot be saved must fail before minutes go into writing tensors
+    # What cannot be saved must fail before minutes go into writing tensors.
+    json.dumps(state, allow_nan=False)
     name = checkpoint_name(step)
     run.require_lease()
     with _workshop(run) as workshop:
@@ -141,8 +140,7 @@ def save_checkpoint(
         manifest = {
             "format": CHECKPOINT,
             "step": step,
-            "serial": 1
-            + max((checkpoint.serial for checkpoint in _all(run.path(FOLDER))), default=0),
+            "serial": 1 + max((each.serial for each in _all(run.path(FOLDER))), default=0),
             "saved_at": time.time(),
             "state": state,
             "versions": package_versions(),
@@ -164,11 +162,6 @@ def save_checkpoint(
 def mark_best(run: RunDirectory, checkpoint: str) -> None:
     """Let `best` name the checkpoint (the name of its folder), which keeps it."""
     run.write_text(f"{FOLDER}/{BEST}", checkpoint + "\n")
-
-
-def best_checkpoint(run: RunDirectory) -> Checkpoint:
-    """The checkpoint that `best` names. InputError where there is none, or it is broken."""
-    return open_checkpoint(run.path(f"{FOLDER}/{BEST}"))
 
 
 def latest_checkpoint(run: RunDirectory) -> Checkpoint | None:

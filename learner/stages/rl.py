@@ -22,11 +22,13 @@ from common.config.mrl import MRL, TRAINED
 from common.failures import Drained, Unavailable
 from common.seeding import derive
 from common.storage.checkpoint import (
+    BEST,
+    FOLDER,
     Checkpoint,
-    best_checkpoint,
     checkpoint_name,
     latest_checkpoint,
     mark_best,
+    open_checkpoint,
 )
 from common.telemetry.metrics import Metrics
 from common.weights import pack
@@ -149,7 +151,7 @@ class RLTraining:
         return held.rollout
 
     def _held_out(self) -> HeldOutCurriculum:
-        """What measures the policy; the data are read on rank 0 alone, which plays them."""
+        """The measurements of the policy; data are read on rank 0 alone, which plays them."""
         held_out = None
         if self.group.rank == 0:
             corpus = run_corpus(self.job.run, self.job.directory)
@@ -193,7 +195,7 @@ class RLTraining:
         best, step = self.best, self.position.base + done
         if best is None or best.step == step:
             return
-        checkpoint = best_checkpoint(self.job.directory)
+        checkpoint = open_checkpoint(self.job.directory.path(f"{FOLDER}/{BEST}"))
         self._opened.module.load_state_dict(open_policy(checkpoint).module.state_dict())
         if self.group.rank == 0:
             self.reporter.note(
