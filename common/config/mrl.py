@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from common.config.algorithms import A2C, PPO, PolicyGradient, Reinforce
 from common.config.section import Section
 from common.config.stages import Optimizer, StageSettings
+from common.config.unfreeze import Phase, require_order
 
 
 class CurriculumStep(Section):
@@ -33,6 +34,7 @@ class MRL(StageSettings):
 
     batch_key = "episodes"
     needs_rollout = True
+    replaced: ClassVar[dict[str, str]] = {"freeze_encoder": "unfreeze"}
 
     stage: Literal["mrl"]
     """Which stage this is."""
@@ -50,8 +52,9 @@ class MRL(StageSettings):
     """Settings of REINFORCE."""
     optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
     """Optimiser for the policy."""
-    freeze_encoder: bool = False
-    """Whether the encoder stays as it is."""
+    unfreeze: tuple[Phase, ...] = ()
+    """Phases in order, each of which adds parts of the policy to those that learn; a part that none
+    names stays as it is. Empty: all learn from the start."""
     router_loss: float = Field(0.01, ge=0)
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
 
@@ -71,6 +74,16 @@ class MRL(StageSettings):
                 f"has two steps named {twice!r}; metrics and episodes are told apart by that name"
             )
         return steps
+
+    @field_validator("unfreeze")
+    @classmethod
+    def _in_order(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        require_order(phases)
+        return phases
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.unfreeze
 
     @property
     def total_steps(self) -> int:

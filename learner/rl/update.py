@@ -16,9 +16,11 @@ from torch import nn
 
 from common.config.mrl import MRL
 from common.config.stages import Optimizer
+from common.config.unfreeze import Phase
 from common.episode import Episode
 from common.seeding import derive
 from common.telemetry.metrics import Metrics
+from learner.metrics import mean_score, record_parts
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine
 from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
@@ -26,6 +28,7 @@ from learner.rl.algorithms.algorithm import Algorithm
 from learner.rl.experience import Experience, gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.losses import MAX_LOG_RATIO
+from learner.unfreezing import Unfreezing
 
 
 class Update:
@@ -53,12 +56,9 @@ class Update:
         self.kl = AdaptiveKL(self.settings.kl, self.settings.kl_target, self.settings.kl_horizon)
         needs = algorithm.needs
         self.reference = policy.frozen_copy() if needs.reference else None
+        self.unfreezing = Unfreezing(settings.unfreeze, policy.part_of)
         self.policy_trainer = Trainer(
-            {"model": policy.module},
-            settings.optimizer,
-            steps,
-            group,
-            lambda name: policy.trainable(name.removeprefix("model.")),
+            {"model": policy.module}, settings.optimizer, steps, group, self.unfreezing.scale
         )
         self.critic: ValueFunction | None = None
         self.critic_trainer: Trainer | None = None
@@ -89,6 +89,22 @@ class Update:
         )
         with torch.no_grad():
             return self.algorithm.credit(experience, places, self.group)
+
+    def unfreeze(self, done: int, experience: Experience) -> tuple[Phase, ...]:
+        """Let parts begin to learn that are due after `done` iterations, the last of which gave
+        `experience`; returns their phases, the same on all ranks."""
+        reward = None
+        if self.unfreezing.awaits_reward:
+            reward = mean_score(experience, self.group)
+        begun = self.unfreezing.advance(done, reward)
+        if begun:
+            self.policy_trainer.select()
+        return begun
+
+    def resume_phases(self, begun: int, done: int) -> None:
+        """Train what was trained after `done` iterations, when `begun` phases had begun."""
+        self.unfreezing.load(begun, done)
+        self.policy_trainer.select()
 
     def run(self, experience: Experience, places: list[int], total: int, iteration: int) -> None:
         """All epochs and minibatches over one batch.
@@ -121,6 +137,7 @@ class Update:
         self.metrics.record("train/learning_rate", rate)
         clipped = norm > self.policy_trainer.settings.max_grad_norm
         self.metrics.record("train/gradient_clipped", clipped)
+        record_parts(self.policy_trainer, self.unfreezing, self.metrics)
         return True
 
     def _has_moved_too_far(self, terms: list[LossTerm]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from common.config.mrl import MRL
 from common.config.run import Run
-from common.config.stages import Reading
+from common.config.stages import Reading, StageSettings
 from common.data.conversations import pairs_to_read
 from common.data.corpus import Corpus
 from common.failures import InputError
@@ -26,6 +26,19 @@ def require_learnable(stage: MRL, run: Run) -> None:
             raise InputError(
                 f"rollout.sampling.{key}",
                 f"must be {off} in MRL, so that what is learnt from is what was sampled",
+            )
+    require_phases(stage, run)
+
+
+def require_phases(stage: StageSettings, run: Run) -> None:
+    """Raises InputError for a phase of training that begins when the stage is over."""
+    for number, phase in enumerate(stage.phases):
+        if phase.after is not None and phase.after >= stage.total_steps:
+            key = run.stage_key(run.stages.index(stage))
+            raise InputError(
+                f"{key}.unfreeze.{number}.after",
+                f"is {phase.after}, and the stage is over after {stage.total_steps}: the phase "
+                "never begins",
             )
 
 

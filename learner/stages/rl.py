@@ -36,6 +36,7 @@ from learner.reporter import Position, Reporter
 from learner.rl.algorithms.table import make_algorithm
 from learner.rl.update import Update
 from learner.training_state import RLState, TrainingState
+from learner.unfreezing import told
 from reward_service.components.recall import words_of_values
 from rollout.iterations import RolloutState
 from rollout.tasks import Plan
@@ -85,6 +86,9 @@ def train_on(
         curriculum.advance()
 
         done = iteration + 1
+        begun = update.unfreeze(done, experience)
+        if begun and group.rank == 0:
+            reporter.note(told(training.settings.stage, done, begun))
         reporter.record(done, metrics)
         stop = reporter.stop_requested()
         if done % job.run.learner.checkpoint_every == 0 or curriculum.finished or stop:
@@ -122,9 +126,11 @@ class RLTraining:
 
     def _resume(self, checkpoint: Checkpoint) -> RolloutState:
         """Take over what the stage saved; the state of the rollout is the source's."""
+        state = TrainingState.of(checkpoint)
+        self.update.resume_phases(state.phases, state.done)  # first: frozen parts have no moments
         with checkpoint.folder() as folder:
             resume_training(folder, self.update.trainers, self.update.modules)
-        held = TrainingState.of(checkpoint).rl
+        held = state.rl
         assert held is not None, "a checkpoint inside the stage has what the stage saved"
         self.update.kl.coefficient = held.kl_coefficient
         self.update.algorithm.load_state(held.algorithm)
@@ -154,7 +160,7 @@ class RLTraining:
                     self.position.base + done,
                     self._opened.module,
                     self._opened.tokenizer.save,
-                    replace(state, rl=rl),
+                    replace(state, rl=rl, phases=update.unfreezing.begun),
                     self.job.run.learner.keep_checkpoints,
                     update.trainers,
                     update.modules,

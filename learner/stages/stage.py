@@ -30,7 +30,8 @@ from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
 from learner.stages import planning
 from learner.stages.planning import StagePlan
-from learner.stages.possible import require_learnable, require_pairs_to_read
+from learner.stages.possible import require_learnable, require_pairs_to_read, require_phases
+from learner.unfreezing import require_begun
 
 if TYPE_CHECKING:
     from torch import nn
@@ -162,8 +163,15 @@ def _backbone(settings: RewardModelStage, seed: int) -> tuple[nn.Module, WriteTo
     return backbone(settings, seed)
 
 
-def _require_same_curriculum(settings: MRL, state: TrainingState) -> None:
-    """Steps of a curriculum that have begun cannot move."""
+def _require_phases_left(settings: MemoryAware, state: TrainingState) -> None:
+    """Phases that have begun cannot be taken back."""
+    require_begun(settings.phases, state.phases)
+
+
+def _require_same_position(settings: MRL, state: TrainingState) -> None:
+    """Steps of a curriculum that have begun cannot move, nor phases that have begun be taken
+    back."""
+    require_begun(settings.phases, state.phases)
     if state.rl is not None:
         Curriculum(settings.curriculum).load(state.rl.curriculum)
 
@@ -185,7 +193,13 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_data=require_pairs_to_read,
         ),
         StageDefinition(
-            MemoryAware, _supervised, ("train",), planning.conversations, _memory_aware
+            MemoryAware,
+            _supervised,
+            ("train",),
+            planning.conversations,
+            _memory_aware,
+            require_possible=require_phases,
+            require_resumable=_require_phases_left,
         ),
         StageDefinition(
             RewardModelStage,
@@ -203,7 +217,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             ("train",),
             planning.mrl,
             require_possible=require_learnable,
-            require_resumable=_require_same_curriculum,
+            require_resumable=_require_same_position,
         ),
     )
 }
