@@ -25,9 +25,8 @@ class Unfreezing:
 
     @property
     def awaits_reward(self) -> bool:
-        """Whether the next phase begins by what is earned."""
-        waiting = self.phases[self.begun : self.begun + 1]
-        return any(phase.reward is not None for phase in waiting)
+        """Whether a phase may yet begin by what is earned."""
+        return any(phase.reward is not None for phase in self.phases[self.begun :])
 
     def advance(self, done: int, reward: float | None = None) -> tuple[Phase, ...]:
         """Begin what is due after `done` steps of the stage, and return it. reward: the mean of the

@@ -14,8 +14,8 @@ from common.models.reactive.parts import PARTS, Part
 
 
 class Phase(Section):
-    """Parts of the model that begin to learn together. From then on they learn to the end of the
-    stage."""
+    """Parts of the model that begin to learn together, and learn from then on. A phase begins no
+    earlier than those above it in the list."""
 
     train: tuple[Part, ...] = Field(min_length=1)
     """Parts: memory_attention (a learned initial memory included), memory_cross_attention (that of

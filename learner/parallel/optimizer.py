@@ -142,7 +142,7 @@ class Trainer:
         for held in self.adamw.param_groups:
             held["lr"] = held["peak"] * factor
         self.adamw.zero_grad(set_to_none=True)
-        # With most parts frozen a batch may reach none that is trained: there is a gradient, of 0.
+        # A batch may reach none of the few parts that are trained; its gradient is 0.
         if loss.requires_grad:
             loss.backward()
         sum_gradients(self.named.values(), self.group)

@@ -30,9 +30,10 @@ from learner.parallel.optimizer import Trainer, combine
 from learner.setup import newest
 from learner.stages.memory_aware import MemoryAwareObjective
 from learner.training_state import TrainingState
-from learner.unfreezing import Unfreezing
+from learner.unfreezing import Unfreezing, told
+from tests.hand_made import make_case
 from tests.local_source import STAGES, StoppingRecorder, comparable_rows, run_here, tiny_run
-from tests.updates import mrl
+from tests.updates import make_update, mrl
 
 MEMORY = ["memory_attention", "memory_cross_attention"]
 REST = ["encoder", "decoder", "embedding"]
@@ -57,7 +58,11 @@ def unfreezing(*schedule: Phase) -> Unfreezing:
 def test_a_phase_begins_after_its_steps_and_says_so_once() -> None:
     schedule = unfreezing(*two(after=2, learning_rate=0.3))
     assert schedule.scales() == dict.fromkeys(MEMORY, 1.0) | dict.fromkeys(REST, 0.0)
-    assert [len(schedule.advance(done)) for done in (1, 2, 3)] == [0, 1, 0]
+    found = [schedule.advance(done) for done in (1, 2, 3)]
+    assert [len(begun) for begun in found] == [0, 1, 0]
+    assert (
+        told("mrl", 2, found[1]) == "mrl: after 2 steps encoder, decoder, embedding begin to learn"
+    )
     assert schedule.scales() == dict.fromkeys(MEMORY, 1.0) | dict.fromkeys(REST, 0.3)
     assert schedule.scale("model.encoder.layers.0.attention.query.weight") == 0.3
 
@@ -84,6 +89,15 @@ def test_phases_begin_in_their_order() -> None:
     )
     assert not schedule.advance(4, 0.5)
     assert [phase.train for phase in schedule.advance(5, 0.7)] == [("encoder",), ("decoder",)]
+    both = unfreezing(
+        *phases(
+            {"after": 0, "train": MEMORY},
+            {"after": 3, "train": ["encoder"]},
+            {"reward": 0.6, "train": ["decoder"]},
+        )
+    )
+    assert both.awaits_reward
+    assert len(both.advance(3, 0.7)) == 2
     together = unfreezing(
         *phases({"after": 0, "train": ["encoder"]}, {"after": 0, "train": ["decoder"]})
     )
@@ -175,6 +189,10 @@ def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[st
     return {part_of(name) for name in before if not torch.equal(before[name], after[name])}
 
 
+def trained(trainer: Trainer) -> set[str]:
+    return {part_of(name.removeprefix("model.")) for name in trainer.named}
+
+
 def test_parts_thaw_without_moments_and_those_before_keep_theirs() -> None:
     model, schedule = small_model(), unfreezing(*two(after=3, learning_rate=0.25))
     rates = Optimizer(learning_rate=0.01, warmup_fraction=0.0, weight_decay=0.1)
@@ -182,7 +200,7 @@ def test_parts_thaw_without_moments_and_those_before_keep_theirs() -> None:
     before = weights(model)
     stepped(trainer, model, range(3))
     assert changed(before, weights(model)) == set(MEMORY)
-    assert {part_of(name.removeprefix("model.")) for name in trainer.named} == set(MEMORY)
+    assert trained(trainer) == set(MEMORY)
     assert all(p.grad is None for n, p in model.named_parameters() if part_of(n) in REST)
     kept = trainer.state()
 
@@ -230,6 +248,20 @@ def test_a_batch_that_reaches_no_trained_part_is_a_step_without_gradient() -> No
     norm, _ = trainer.update(loss, 0)
     assert norm == 0.0
     assert math.isfinite(float(loss))
+
+
+def test_an_update_thaws_by_the_rewards_of_its_experience_and_resumes_so() -> None:
+    """Scores of the case: 0.9, -0.4, 0.3, 0.2 and 1.1, whose mean is 0.42."""
+    case = make_case()
+    for threshold, thaws in ((0.41, True), (0.43, False)):
+        schedule = [FIRST, {"reward": threshold, "train": REST}]
+        update = make_update(copy.deepcopy(case.policy), mrl(unfreeze=schedule))
+        begun = update.unfreeze(1, update.evaluate(case.episodes, [0, 1]))
+        assert bool(begun) == thaws
+        assert trained(update.policy_trainer) == set(PARTS if thaws else MEMORY)
+    resumed = make_update(copy.deepcopy(case.policy), mrl(unfreeze=schedule))
+    resumed.resume_phases(2, 1)
+    assert trained(resumed.policy_trainer) == set(PARTS)
 
 
 # --- whole stages ---------------------------------------------------------------------------------
