@@ -95,9 +95,8 @@ def make_update(model: ReactiveTransformer, device: torch.device) -> Update:
     )
     section, group = settings.algorithm_settings, OneRank(device)
     policy = ReactivePolicy(
-        model.to(device), group, section.bptt_turns, not settings.freeze_encoder,
-        section.memory_change, settings.router_loss,
-    )  # fmt: skip
+        model.to(device), group, section.bptt_turns, section.memory_change, settings.router_loss
+    )
     algorithm = ALGORITHMS[settings.algorithm](section, Rewards().width())
     return Update(policy, algorithm, settings, 10, 1.0, 0, group, Metrics())
 

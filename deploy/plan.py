@@ -16,6 +16,7 @@ import yaml
 from common.actors.resources import claims, total_cpus, total_gpus
 from common.config.run import Run
 from common.models.reactive.config import RxTConfig, named_config
+from common.models.reactive.parts import PARTS
 from common.storage.checkpoint import open_checkpoint
 from deploy.layout import table
 from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan
@@ -98,12 +99,36 @@ def plan_text(run: Run) -> str:
     rows = [[name, f"{count:,}"] for name, count in counts.items()]
     parts += [
         _batches(run, plans),
+        *phase_tables(run),
         table("Parameters (vocabulary at its upper bound)", ["part", "count"], rows),
         _memory("Memory of a learner rank", learner_bytes(plans, config)),
     ]
     if run.needs_rollout:
         parts.append(_memory("Memory of a rollout worker", rollout_bytes(run, config)))
     return "\n\n".join(parts)
+
+
+def phase_tables(run: Run) -> list[str]:
+    """When which parts of the model begin to learn, a table for each stage that has phases."""
+    shown = []
+    for index, stage in enumerate(run.stages):
+        rows = []
+        for phase in stage.phases:
+            begins = (
+                []
+                if phase.after is None
+                else [f"after {phase.after:,}" if phase.after else "start"]
+            )
+            begins += [] if phase.reward is None else [f"at reward {phase.reward:g}"]
+            rows.append([" or ".join(begins), ", ".join(phase.train), f"{phase.learning_rate:g}"])
+        named = {part for phase in stage.phases for part in phase.train}
+        left = ", ".join(part for part in PARTS if part not in named)
+        if rows and left:
+            rows.append(["never", left, "-"])
+        if rows:
+            title = f"Phases of {run.stage_key(index)}"
+            shown.append(table(title, ["begins", "parts that learn from then on", "rate ×"], rows))
+    return shown
 
 
 def _actors(run: Run) -> str:

@@ -13,7 +13,14 @@ from common.storage.run_directory import RunDirectory
 from deploy.data_plan import Lengths, Work, lengths, require_lengths, works
 from deploy.estimate import operations_per_second, stage_seconds
 from deploy.layout import table
-from deploy.plan import learner_bytes, mebibytes, model_shape, rollout_bytes, stage_plans
+from deploy.plan import (
+    learner_bytes,
+    mebibytes,
+    model_shape,
+    phase_tables,
+    rollout_bytes,
+    stage_plans,
+)
 from deploy.progress import duration
 from learner.amounts import few_data_warnings
 from learner.stages.planning import stages_by_group
@@ -48,6 +55,7 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
         head,
         _data(run, corpus, (measured, config)),
         _stages(run, found, (measured, config)),
+        *phase_tables(run),
         *([_rewards(run, corpus)] if run.needs_rollout else []),
         _needs(run, config),
         *(f"warning: {each}" for each in warnings),

@@ -14,8 +14,10 @@ from learner.evaluation.figures import Evaluation, Figure
 from learner.evaluation.match import MATCH
 from learner.hacking import Samples, record_answers, record_questions
 from learner.parallel.group import Group
+from learner.parallel.optimizer import Trainer
 from learner.rl.experience import Experience
 from learner.rl.kl import AdaptiveKL
+from learner.unfreezing import Unfreezing
 from reward_service.components.recall import (
     Words,
     conversation_values,
@@ -39,6 +41,18 @@ def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
         torch.tensor([total, float(answers)], dtype=torch.float64, device=group.device)
     )
     return float(everywhere[0] / everywhere[1])
+
+
+def record_parts(trainer: Trainer, unfreezing: Unfreezing, metrics: Metrics) -> None:
+    """The size of what is trained and, where parts begin to learn one after another, the rate of
+    each."""
+    trained = sum(parameter.numel() for parameter in trainer.named.values())
+    metrics.record("train/trainable_parameters", trained)
+    if not unfreezing.phases:
+        return
+    rates = {unfreezing.part(name): rate for name, rate in trainer.rates().items()}
+    for part in unfreezing.scales():
+        metrics.record("train/part_learning_rate", rates.get(part, 0.0), part=part)
 
 
 def record_episodes(experience: Experience, known: Collection[Words], metrics: Metrics) -> Samples:

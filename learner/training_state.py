@@ -77,10 +77,16 @@ class TrainingState:
     """None in a stage without `until`."""
     ended: bool = False
     """Whether the stage is over, whatever number of steps its settings have."""
+    phases: int = 0
+    """Phases of `unfreeze` that have begun in the stage."""
 
     def until_in(self, stage: int) -> UntilState | None:
         """State of the condition of stage number `stage`; None where the stage has not begun."""
         return self.until if self.stage == stage else None
+
+    def phases_in(self, stage: int) -> int:
+        """Phases that have begun in stage number `stage`; 0 where it has not."""
+        return self.phases if self.stage == stage else 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -91,11 +97,12 @@ class TrainingState:
             "rl": None if self.rl is None else self.rl.to_json(),
             "until": None if self.until is None else self.until.to_json(),
             "ended": self.ended,
+            "phases": self.phases,
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        # Checkpoints from before `until` lack it, and `ended` with it.
+        # Checkpoints from before `until` lack it, and `ended` with it; `phases` came later still.
         rl, until = record["rl"], record.get("until")
         return cls(
             int(record["stage"]),
@@ -105,6 +112,7 @@ class TrainingState:
             None if rl is None else RLState.from_json(rl),
             None if until is None else UntilState.from_json(until),
             bool(record.get("ended", False)),
+            int(record.get("phases", 0)),
         )
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -85,9 +86,8 @@ def episodes(policy: ReactiveTransformer) -> list[Episode]:
     return sampled
 
 
-def make_case(
-    ppo: dict[str, Any] | None = None, freeze_encoder: bool = False, **shape: Any
-) -> Case:
+def make_case(ppo: dict[str, Any] | None = None, trained: Sequence[str] = (), **shape: Any) -> Case:
+    """trained: the parts that are trained; empty: all."""
     torch.manual_seed(3)
     sizes = {"vocab_size": 40, "width": 16, "layers": 2, "heads": 2, "slots": 3, "max_tokens": 16}
     sizes |= {"query_heads": 2, "kv_heads": 1, "decoder_ff": 12, "encoder_ff": 12}
@@ -96,7 +96,7 @@ def make_case(
     old_critic = shaken(Critic.from_policy(old_policy), 2, 0.3)
     stage = mrl(
         ppo=COEFFICIENTS | (ppo or {}) | {"epochs": 1, "minibatches": 1, "value_clip": 0.1},
-        freeze_encoder=freeze_encoder,
+        unfreeze=[{"after": 0, "train": trained}] if trained else [],
         router_loss=0.5,
         optimizer={"max_grad_norm": 1e9},
     )

@@ -27,7 +27,6 @@ def memory_around_write(
     initial: Tensor,
     written: Sequence[Sequence[int]],
     depth: int | str,
-    train_encoder: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Memory before and after the last of some writes, [1, layers, slots, width]; gradients reach
     back `depth` writes."""
@@ -36,8 +35,6 @@ def memory_around_write(
         if depth != "all" and index == len(written) - int(depth):
             memory = memory.detach()
         encoded, mask = encode(model, tokens)
-        if not train_encoder:
-            encoded = encoded.detach()
         old, memory = memory, model.remember(memory, encoded, mask)
     return old, memory
 

@@ -78,11 +78,21 @@ def plain_update(case: Case) -> Outcome:
         for prefix, module in (("policy", policy), ("critic", critic))
         for name, p in module.named_parameters()
     }
-    if case.settings.freeze_encoder:
-        for name, gradient in gradients.items():
-            if name.startswith("policy.encoder."):
-                gradient.zero_()
+    for name, gradient in gradients.items():
+        if name.startswith("policy.") and not learns(case, name):
+            gradient.zero_()
     return Outcome(terms | figures | value_figures, gradients)
+
+
+def learns(case: Case, name: str) -> bool:
+    """Whether a parameter of the policy is trained in the first iteration. Parts are told by the
+    modules that they are, cross-attention and its norms by their names."""
+    phases = case.settings.unfreeze
+    module = name.split(".")[1]
+    if "cross" in name or (module == "decoder" and "memory" in name):
+        module = "memory_cross_attention"
+    part = {"first_memory": "memory_attention"}.get(module, module)
+    return not phases or part in phases[0].train
 
 
 # --- what memory is written with, and what is then said -------------------------------------------
@@ -103,15 +113,11 @@ def start(model: ReactiveTransformer, episode: Episode) -> Tensor:
 
 
 def memory_for(
-    model: ReactiveTransformer,
-    episode: Episode,
-    turn: int,
-    depth: int | str,
-    train_encoder: bool = True,
+    model: ReactiveTransformer, episode: Episode, turn: int, depth: int | str
 ) -> tuple[Tensor, Tensor]:
     """Memory before and after the last write that `turn` reads."""
     earlier = [written(before) for before in episode.turns[:turn]]
-    return memory_around_write(model, start(model, episode), earlier, depth, train_encoder)
+    return memory_around_write(model, start(model, episode), earlier, depth)
 
 
 @torch.no_grad()
@@ -230,13 +236,7 @@ def policy_objective(
     half_square = k3 = change = largest_ratio = largest_difference = 0.0
     for episode, its_answers in zip(case.episodes, answers, strict=True):
         for answer in its_answers:
-            old, memory = memory_for(
-                policy,
-                episode,
-                answer.number + 1,
-                ppo.bptt_turns,
-                not case.settings.freeze_encoder,
-            )
+            old, memory = memory_for(policy, episode, answer.number + 1, ppo.bptt_turns)
             moved = (memory - old).square().mean()
             penalty = penalty + math.sqrt(answer.number + 1) * moved
             change += float(moved.detach())

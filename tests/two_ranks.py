@@ -23,13 +23,15 @@ from common.episode import Episode
 from common.failures import Unavailable
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.parts import part_of
 from learner.episode_source import Shard
-from learner.metrics import record_kl
+from learner.metrics import record_episodes, record_kl
 from learner.parallel.group import DistributedGroup, Group, Job, OneRank
 from learner.parallel.optimizer import Trainer, combine
 from learner.setup import newest
-from learner.stages.rl import collect
+from learner.stages.rl import collect, trained_figures
 from learner.stages.supervised import batch_indices, build_objective
+from learner.unfreezing import Unfreezing
 from rollout.tasks import Plan, Selection, shards
 from tests.local_source import prepared
 from tests.updates import make_update
@@ -45,9 +47,12 @@ def supervised_outcome(run: Run, group: Group) -> Outcome:
     directory = prepared(run)
     objective, _ = build_objective(Job(run, directory, 0, "local"), newest(directory), 0)
     stage: Any = run.stages[0]
-    trainer = plain(
-        Trainer(objective.modules, stage.optimizer, stage.steps, group, objective.trainable)
-    )
+    phases = Unfreezing(stage.phases, part_of)
+
+    def scale(name: str) -> float:
+        return objective.trainable(name) * phases.scale(name)
+
+    trainer = plain(Trainer(objective.modules, stage.optimizer, stage.steps, group, scale))
     before = weights(objective.modules)
     outcome: Outcome = {}
     for step in range(2):
@@ -61,6 +66,9 @@ def supervised_outcome(run: Run, group: Group) -> Outcome:
             outcome[f"{name} {step}"] = both
         if step == 0:
             outcome |= gradients(trainer)
+        if phases.advance(step + 1):
+            trainer.select()
+            plain(trainer)
     return outcome | changes(objective.modules, before)
 
 
@@ -91,6 +99,9 @@ def ppo_outcome(
     coefficient = update.kl.update(record_kl(experience, group, update.metrics), len(episodes))
     update.run(experience, places, len(episodes), 1)
     figures = {name: torch.tensor(value) for name, value in experience.figures.items()}
+    record_episodes(experience, (), update.metrics)
+    earned = trained_figures(update.metrics, group)["objective/scores"]
+    figures["objective/scores"] = torch.tensor(earned)
     return figures | {"kl coefficient": torch.tensor(coefficient)} | changes(modules, before)
 
 

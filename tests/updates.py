@@ -41,7 +41,6 @@ def make_update(
         model,
         group,
         section.bptt_turns,
-        not settings.freeze_encoder,
         section.memory_change,
         settings.router_loss,
     )

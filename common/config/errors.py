@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from common.config.section import Section
 from common.failures import InputError, nearest
 
 Place = tuple[str | int, ...]
@@ -120,15 +121,16 @@ def _over(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {**default, **given, **{key: _over(default[key], given[key]) for key in both}}
 
 
-def locate(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[Place, Choice, list[str]]:
-    """Place of a pydantic location, what it may hold, and the valid keys at its level.
+def locate(
+    root: type[BaseModel], loc: tuple[int | str, ...]
+) -> tuple[Place, Choice, type[BaseModel]]:
+    """Place of a pydantic location, what it may hold, and the section whose key it is.
 
     Pydantic's locations also name the tag of a union between the keys, and the member it tried at
     the end; a place has neither.
     """
     place: Place = ()
-    choice = Choice((root,))
-    valid: list[str] = []
+    choice, around = Choice((root,)), root
     for part in loc:
         if choice.item is not None:
             place, choice = (*place, part), choice_of(choice.item)
@@ -140,9 +142,15 @@ def locate(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[Place, Ch
         section = choice.section(None)
         if section is None:
             break
-        place, valid = (*place, part), list(section.model_fields)
+        place, around = (*place, part), section
         choice = choices(section).get(str(part), Choice())
-    return place, choice, valid
+    return place, choice, around
+
+
+def _unknown(key: str, section: type[BaseModel]) -> str:
+    """The key that took the place of one that a section does not have, or the nearest."""
+    now = section.replaced.get(key) if issubclass(section, Section) else None
+    return f"{now} took its place" if now else nearest(key, section.model_fields)
 
 
 def sentence(
@@ -157,10 +165,10 @@ def sentence(
         invalid.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden"
     )
     fault = faults[0]
-    place, choice, valid = locate(root, fault["loc"])
+    place, choice, section = locate(root, fault["loc"])
     match fault["type"]:
         case "extra_forbidden":
-            what = f"unknown key {dotted(place)}; {nearest(str(place[-1]), valid)}"
+            what = f"unknown key {dotted(place)}; {_unknown(str(place[-1]), section)}"
         case "missing":
             what = f"{dotted(place)} is missing"
         case "union_tag_not_found":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from common.config.algorithms import A2C, PPO, PolicyGradient, Reinforce
 from common.config.section import Section
 from common.config.stages import Optimizer, StageSettings
+from common.config.unfreeze import Phase, require_order
 from common.episode import Strategy
 from common.failures import nearest
 
@@ -95,6 +96,7 @@ class MRL(StageSettings):
 
     batch_key = "episodes"
     needs_rollout = True
+    replaced: ClassVar[dict[str, str]] = {"freeze_encoder": "unfreeze"}
 
     stage: Literal["mrl"]
     """Which stage this is."""
@@ -115,8 +117,9 @@ class MRL(StageSettings):
     """Settings of REINFORCE."""
     optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
     """Optimiser for the policy."""
-    freeze_encoder: bool = False
-    """Whether the encoder stays as it is."""
+    unfreeze: tuple[Phase, ...] = ()
+    """Phases in order, each of which adds parts of the policy to those that learn; a part that none
+    names stays as it is. Empty: all learn from the start."""
     router_loss: float = Field(0.01, ge=0)
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
     evaluate_every: int = Field(0, ge=0)
@@ -160,6 +163,16 @@ class MRL(StageSettings):
                     "never be measured"
                 )
         return self
+
+    @field_validator("unfreeze")
+    @classmethod
+    def _in_order(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        require_order(phases)
+        return phases
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.unfreeze
 
     @property
     def total_steps(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, LiteralString, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, LiteralString, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -15,6 +15,10 @@ LARGEST_NUMBER = 2**63 - 1
 
 
 class Section(BaseModel):
+    replaced: ClassVar[dict[str, str]] = {}
+    """Settings of earlier versions, with the one that took the place of each: named to whoever
+    still gives them."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from common.config.locations import ModelSource
 from common.config.section import Section
+from common.config.unfreeze import Phase, require_order
 from common.episode import Interaction
 from common.failures import nearest
 
@@ -72,6 +73,11 @@ class StageSettings(Section):
     @property
     def curriculum_steps(self) -> tuple[CurriculumStep, ...]:
         """Steps of its curriculum; empty: it has none, and takes all of its data."""
+        return ()
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Phases of training, by parts of the model; empty: it trains what it trains throughout."""
         return ()
 
     @property
@@ -236,6 +242,9 @@ class MemoryAware(SupervisedStage):
     """Stage 4: answers predicted from memory over whole conversations, teacher forced."""
 
     measures = ("train/accuracy_lm", "train/loss_lm")
+    replaced: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("train_encoder", "train_memory"), "unfreeze"
+    )
 
     stage: Literal["memory_aware"]
     """Which stage this is."""
@@ -253,10 +262,9 @@ class MemoryAware(SupervisedStage):
     """Share of the steps before they begin to grow."""
     grow_fraction: float = Field(0.5, gt=0, le=1)
     """Share of the steps by which they have grown, evenly, to their whole length."""
-    train_encoder: bool = True
-    """Whether the encoder is trained."""
-    train_memory: bool = True
-    """Whether the memory attention is trained."""
+    unfreeze: tuple[Phase, ...] = ()
+    """Phases in order, each of which adds parts of the model to those that learn; a part that none
+    names stays as it is. Empty: all learn from the start."""
     weights: TurnWeights = TurnWeights()
     """Weights of answers in the loss."""
     evaluate_every: int = Field(0, ge=0)
@@ -273,6 +281,18 @@ class MemoryAware(SupervisedStage):
     @property
     def longest(self) -> int | None:
         return self.max_follow_ups
+
+    @field_validator("unfreeze")
+    @classmethod
+    def _in_order(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        require_order(phases)
+        if any(phase.reward is not None for phase in phases):
+            raise ValueError("only MRL has a reward; give after")
+        return phases
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.unfreeze
 
 
 class Lora(Section):

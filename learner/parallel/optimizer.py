@@ -76,33 +76,56 @@ class Trainer:
         settings: Optimizer,
         steps: int,
         group: Group,
-        trainable: Callable[[str], bool] = lambda name: True,
+        scale: Callable[[str], float] = lambda name: 1.0,
     ):
-        """`trainable` takes names such as "model.memory_attention.layers.0.gate.weight"."""
+        """scale: share of its peak rate that a parameter is trained at, 0 where it is frozen; takes
+        names such as "model.memory_attention.layers.0.gate.weight"."""
         self.settings, self.steps, self.group = settings, steps, group
+        self._modules, self._scale = modules, scale
         self.named: dict[str, nn.Parameter] = {}
-        for prefix, module in modules.items():
-            for name, parameter in module.named_parameters():
-                full = f"{prefix}.{name}"
-                parameter.requires_grad_(trainable(full))
-                if parameter.requires_grad:
-                    self.named[full] = parameter
+        """Parameters that are trained. Those that are frozen are no part of the optimiser: it would
+        decay them, and begin their moments."""
+        self.adamw = self._optimizer()
+
+    def select(self) -> None:
+        """Ask `scale` anew which parameters are trained. Those that were trained before keep their
+        moments, those that are new begin without."""
+        before = self.adamw.state
+        self.adamw = self._optimizer()
+        for parameter in self.named.values():
+            if parameter in before:
+                self.adamw.state[parameter] = before[parameter]
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """AdamW without moments for the parameters that are trained, which it collects. Their order
+        is that of the modules, whenever each began: the norm of all gradients is a sum in it."""
+        settings, self.named = self.settings, {}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named.items():
-            of_memory = ".memory_attention." in name
-            rate = settings.memory_learning_rate if of_memory else None
-            decay = settings.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((settings.learning_rate if rate is None else rate, decay), []).append(
-                parameter
-            )
-        self.adamw = torch.optim.AdamW(
+        for prefix, module in self._modules.items():
+            for short, parameter in module.named_parameters():
+                name = f"{prefix}.{short}"
+                scale = self._scale(name)
+                parameter.requires_grad_(scale > 0)
+                if not scale:
+                    continue
+                self.named[name] = parameter
+                own = settings.memory_learning_rate if ".memory_attention." in name else None
+                rate = scale * (settings.learning_rate if own is None else own)
+                decay = settings.weight_decay if parameter.dim() > 1 else 0.0
+                groups.setdefault((rate, decay), []).append(parameter)
+        return torch.optim.AdamW(
             [
                 {"params": held, "lr": rate, "peak": rate, "weight_decay": decay}
                 for (rate, decay), held in groups.items()
             ],
             betas=(settings.beta1, settings.beta2),
-            fused=group.device.type == "cuda" or None,
+            fused=self.group.device.type == "cuda" or None,
         )
+
+    def rates(self) -> dict[str, float]:
+        """The rate of the last step, by name of the parameter."""
+        rate_of = {id(p): held["lr"] for held in self.adamw.param_groups for p in held["params"]}
+        return {name: rate_of[id(parameter)] for name, parameter in self.named.items()}
 
     def update(
         self, loss: Tensor, step: int, rate_factor: float | None = None
@@ -119,7 +142,9 @@ class Trainer:
         for held in self.adamw.param_groups:
             held["lr"] = held["peak"] * factor
         self.adamw.zero_grad(set_to_none=True)
-        loss.backward()
+        # A batch may reach none of the few parts that are trained; its gradient is 0.
+        if loss.requires_grad:
+            loss.backward()
         sum_gradients(self.named.values(), self.group)
         norm = nn.utils.clip_grad_norm_(
             list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False

@@ -82,8 +82,9 @@ class TrainablePolicy(Protocol):
         """The module that is published to rollout workers and saved."""
         ...
 
-    def trainable(self, name: str) -> bool:
-        """Whether the parameter `name` of the module is trained."""
+    def part_of(self, name: str) -> str:
+        """The part of the module that its parameter `name` belongs to; phases of training name
+        parts."""
         ...
 
     def evaluate(self, episodes: Sequence[Episode], temperature: float) -> TokenBatch:

@@ -21,6 +21,7 @@ from common.episode import Episode
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.parts import part_of
 from common.models.reactive.unroll import (
     ConversationBatch,
     TurnTokens,
@@ -56,16 +57,15 @@ class ReactivePolicy:
         module: ReactiveTransformer,
         group: Group,
         bptt_turns: int | Literal["all"] = "all",
-        train_encoder: bool = True,
         memory_change: float = 0.0,
         router_loss: float = 0.0,
     ):
         self.module, self._group = module, group
-        self._bptt_turns, self._train_encoder = bptt_turns, train_encoder
+        self._bptt_turns = bptt_turns
         self._memory_change, self._router_loss = memory_change, router_loss
 
-    def trainable(self, name: str) -> bool:
-        return self._train_encoder or not name.startswith("encoder.")
+    def part_of(self, name: str) -> str:
+        return part_of(name)
 
     def evaluate(self, episodes: Sequence[Episode], temperature: float) -> TokenBatch:
         if not episodes:
@@ -73,11 +73,7 @@ class ReactivePolicy:
         model, device = self.module, self._group.device
         batch = collate([conversation(episode) for episode in episodes]).to(device)
         memory, before = memories_and_before(
-            model,
-            batch,
-            starting_memory(model, episodes),
-            self._bptt_turns,
-            self._train_encoder,
+            model, batch, starting_memory(model, episodes), self._bptt_turns
         )
         start = batch.active[0]
         mask = batch.answer_mask()[start:]

@@ -45,7 +45,6 @@ class CheckpointPolicy:
             self.module,
             group,
             settings.algorithm_settings.bptt_turns,
-            not settings.freeze_encoder,
             settings.algorithm_settings.memory_change,
             settings.router_loss,
         )

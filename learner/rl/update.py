@@ -16,9 +16,11 @@ from torch import nn
 
 from common.config.mrl import MRL
 from common.config.stages import Optimizer
+from common.config.unfreeze import Phase
 from common.episode import Episode
 from common.seeding import derive
 from common.telemetry.metrics import Metrics
+from learner.metrics import record_parts
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine, learning_rate_factor
 from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
@@ -26,6 +28,7 @@ from learner.rl.algorithms.algorithm import Algorithm
 from learner.rl.experience import Experience, gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.losses import MAX_LOG_RATIO
+from learner.unfreezing import Unfreezing
 
 
 class Update:
@@ -55,12 +58,9 @@ class Update:
         self.reference = policy.frozen_copy() if needs.reference else None
         self.rate = 1.0
         """Factor of the policy's learning rate."""
+        self.unfreezing = Unfreezing(settings.unfreeze, policy.part_of)
         self.policy_trainer = Trainer(
-            {"model": policy.module},
-            settings.optimizer,
-            steps,
-            group,
-            lambda name: policy.trainable(name.removeprefix("model.")),
+            {"model": policy.module}, settings.optimizer, steps, group, self.unfreezing.scale
         )
         self.critic: ValueFunction | None = None
         self.critic_trainer: Trainer | None = None
@@ -92,6 +92,19 @@ class Update:
         )
         with torch.no_grad():
             return self.algorithm.credit(experience, places, self.group)
+
+    def unfreeze(self, done: int, reward: float | None) -> tuple[Phase, ...]:
+        """Let parts begin to learn that are due after `done` iterations; returns their phases.
+        reward: mean of the last of them over all ranks; None where none was scored."""
+        begun = self.unfreezing.advance(done, reward)
+        if begun:
+            self.policy_trainer.select()
+        return begun
+
+    def resume_phases(self, begun: int, done: int) -> None:
+        """Train what was trained after `done` iterations, when `begun` phases had begun."""
+        self.unfreezing.load(begun, done)
+        self.policy_trainer.select()
 
     def run(self, experience: Experience, places: list[int], total: int, iteration: int) -> None:
         """All epochs and minibatches over one batch.
@@ -126,6 +139,7 @@ class Update:
         self.metrics.record("train/learning_rate", rate)
         clipped = norm > trainer.settings.max_grad_norm
         self.metrics.record("train/gradient_clipped", clipped)
+        record_parts(self.policy_trainer, self.unfreezing, self.metrics)
         return True
 
     def _has_moved_too_far(self, terms: list[LossTerm]) -> bool:

@@ -66,10 +66,6 @@ class MemoryAwareObjective(Objective):
         )
 
     def trainable(self, name: str) -> bool:
-        if name.startswith("model.encoder."):
-            return self.settings.train_encoder
-        if name.startswith(("model.memory_attention.", "model.first_memory")):
-            return self.settings.train_memory
         return True
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
@@ -80,9 +76,7 @@ class MemoryAwareObjective(Objective):
             [derive(self.seed, self.settings.stage, step, i) for i in indices]
         )
         shares: list[Tensor] = []
-        memory = memories(
-            self.model, batch, initial, settings.bptt_turns, settings.train_encoder, shares
-        )
+        memory = memories(self.model, batch, initial, settings.bptt_turns, shares)
         routings: list[Routing] = []
         needed, mask = batch.weight > 0, batch.answer_mask()
         needed[0] |= not needed.any()  # a rank without any takes part in the step all the same

@@ -10,7 +10,7 @@ from common.config.components import Component
 from common.config.mrl import HELD_OUT, MRL, CurriculumStep
 from common.config.rewards import Rewards
 from common.config.run import Run
-from common.config.stages import MemoryAware, Reading
+from common.config.stages import MemoryAware, Reading, StageSettings
 from common.data.conversations import pairs_to_read, up_to
 from common.data.corpus import Corpus
 from common.failures import InputError
@@ -42,6 +42,7 @@ def require_learnable(stage: MRL, run: Run) -> None:
             "those before it",
         )
     require_measurable(stage, run)
+    require_phases(stage, run)
 
 
 def require_measurable(stage: MRL, run: Run) -> None:
@@ -91,6 +92,18 @@ def require_short_enough(stage: MemoryAware, corpus: Corpus) -> None:
             f"is {stage.max_follow_ups}, and none of {len(corpus.train)} training conversations "
             "has so few",
         )
+
+
+def require_phases(stage: StageSettings, run: Run) -> None:
+    """Raises InputError for a phase of training that begins when the stage is over."""
+    for number, phase in enumerate(stage.phases):
+        if phase.after is not None and phase.after >= stage.total_steps:
+            key = run.stage_key(run.stages.index(stage))
+            raise InputError(
+                f"{key}.unfreeze.{number}.after",
+                f"is {phase.after}, and the stage is over after {stage.total_steps}: the phase "
+                "never begins",
+            )
 
 
 def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:

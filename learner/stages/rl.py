@@ -47,6 +47,7 @@ from learner.resume import run_corpus
 from learner.rl.algorithms.table import make_algorithm
 from learner.rl.update import Update
 from learner.training_state import Best, RLState, TrainingState
+from learner.unfreezing import told
 from reward_service.components.recall import words_of_values
 from rollout.iterations import RolloutState
 from rollout.tasks import Plan, plan_of
@@ -100,6 +101,9 @@ def train_on(
 
         done = iteration + 1
         is_best = training.advance(done, figures)
+        begun = update.unfreeze(done, figures.get("objective/scores"))
+        if begun and group.rank == 0:
+            reporter.note(told(training.settings.stage, done, begun))
         reporter.record(done, metrics)
         stop = reporter.stop_requested()
         due = done % job.run.learner.checkpoint_every == 0
@@ -140,9 +144,11 @@ class RLTraining:
 
     def _resume(self, checkpoint: Checkpoint) -> RolloutState:
         """Take over what the stage saved; the state of the rollout is the source's."""
+        state = TrainingState.of(checkpoint)
+        self.update.resume_phases(state.phases, state.done)  # first: frozen parts have no moments
         with checkpoint.folder() as folder:
             resume_training(folder, self.update.trainers, self.update.modules)
-        held = TrainingState.of(checkpoint).rl
+        held = state.rl
         assert held is not None, "a checkpoint inside the stage has what the stage saved"
         self.update.kl.coefficient = held.kl_coefficient
         self.update.algorithm.load_state(held.algorithm)
@@ -234,7 +240,7 @@ class RLTraining:
                     step,
                     self._opened.module,
                     self._opened.tokenizer.save,
-                    replace(state, rl=rl, ended=ended),
+                    replace(state, rl=rl, ended=ended, phases=update.unfreezing.begun),
                     self.job.run.learner.keep_checkpoints,
                     update.trainers,
                     update.modules,

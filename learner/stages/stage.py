@@ -34,8 +34,10 @@ from learner.stages.possible import (
     require_held_out,
     require_learnable,
     require_pairs_to_read,
+    require_phases,
     require_short_enough,
 )
+from learner.unfreezing import require_begun
 
 if TYPE_CHECKING:
     from torch import nn
@@ -167,8 +169,15 @@ def _backbone(settings: RewardModelStage, seed: int) -> tuple[nn.Module, WriteTo
     return backbone(settings, seed)
 
 
-def _require_same_curriculum(settings: MRL, state: TrainingState) -> None:
-    """Steps of a curriculum that have begun cannot move."""
+def _require_phases_left(settings: MemoryAware, state: TrainingState) -> None:
+    """Phases that have begun cannot be taken back."""
+    require_begun(settings.phases, state.phases)
+
+
+def _require_same_position(settings: MRL, state: TrainingState) -> None:
+    """Steps of a curriculum that have begun cannot move, nor phases that have begun be taken
+    back."""
+    require_begun(settings.phases, state.phases)
     if state.rl is not None:
         Curriculum(settings.curriculum).load(state.rl.curriculum)
 
@@ -196,6 +205,8 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             planning.conversations,
             _memory_aware,
             require_data=require_short_enough,
+            require_possible=require_phases,
+            require_resumable=_require_phases_left,
         ),
         StageDefinition(
             RewardModelStage,
@@ -214,7 +225,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             planning.mrl,
             require_possible=require_learnable,
             require_data=require_held_out,
-            require_resumable=_require_same_curriculum,
+            require_resumable=_require_same_position,
         ),
     )
 }

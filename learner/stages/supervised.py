@@ -16,13 +16,14 @@ from torch import nn
 from common.config.stages import SupervisedStage
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Interaction, Row
+from common.models.reactive.parts import part_of
 from common.models.reactive.unroll import TurnTokens
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import resume_training, save_training, take_over
-from learner.metrics import Pace
+from learner.metrics import Pace, record_parts
 from learner.parallel.group import Group, Job
 from learner.parallel.optimizer import LossTerm, Trainer, combine
 from learner.recorder import Recorder, RecorderClient
@@ -31,6 +32,7 @@ from learner.resume import run_corpus
 from learner.stages.stage import definition_of
 from learner.stages.until import Until
 from learner.training_state import TrainingState
+from learner.unfreezing import Unfreezing, told
 
 
 class Objective(Protocol):
@@ -66,6 +68,7 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
     while not until.has_ended(done):
         training.step(done)
         done += 1
+        training.unfreeze(done)
         training.objective.after_step(done, group, training.metrics, job.directory)
         log, save = (
             done % every == 0 or until.has_ended(done)
@@ -98,10 +101,11 @@ class SupervisedTraining:
         modules = self.objective.modules
         for module in modules.values():
             module.to(group.device).train()
-        self.trainer = Trainer(
-            modules, self.stage.optimizer, self.stage.steps, group, self.objective.trainable
-        )
-        self.until = Until(self.stage, TrainingState.of(checkpoint).until_in(job.stage))
+        held = TrainingState.of(checkpoint)
+        self.unfreezing = Unfreezing(self.stage.phases, part_of)
+        self.unfreezing.load(held.phases_in(job.stage), self.position.in_stage)
+        self.trainer = Trainer(modules, self.stage.optimizer, self.stage.steps, group, self._scale)
+        self.until = Until(self.stage, held.until_in(job.stage))
         self._extras = {name: module for name, module in modules.items() if name != "model"}
         with checkpoint.folder() as folder:
             if self.position.in_stage:
@@ -110,6 +114,17 @@ class SupervisedTraining:
                 take_over(folder, self._extras)
         self.reporter = Reporter(group, recorder, self.stage.stage, self.position, checkpoint)
         self.metrics, self.pace = Metrics(), Pace()
+
+    def _scale(self, name: str) -> float:
+        return self.objective.trainable(name) * self.unfreezing.scale(name)
+
+    def unfreeze(self, done: int) -> None:
+        """Let parts begin to learn that are due after `done` steps of the stage."""
+        begun = self.unfreezing.advance(done)
+        if begun:
+            self.trainer.select()
+            if self.group.rank == 0:
+                self.reporter.note(told(self.stage.stage, done, begun))
 
     def step(self, step: int) -> None:
         """One optimiser step on this rank's share of a batch."""
@@ -127,6 +142,7 @@ class SupervisedTraining:
         metrics.record("train/gradient_norm", norm)
         metrics.record("train/learning_rate", rate)
         metrics.record("train/gradient_clipped", norm > stage.optimizer.max_grad_norm)
+        record_parts(self.trainer, self.unfreezing, metrics)
         seconds = time.perf_counter() - started
         metrics.record("time/phase_seconds", seconds, phase="train", role="learner")
         tokens = sum(self.objective.tokens(index, step) for index in indices)
@@ -148,7 +164,7 @@ class SupervisedTraining:
                 self.position.base + done,
                 self.objective.model,
                 self._write_tokenizer,
-                replace(state, until=until, ended=ended),
+                replace(state, until=until, ended=ended, phases=self.unfreezing.begun),
                 self.job.run.learner.keep_checkpoints,
                 {"optimizer": self.trainer},
                 self._extras,

@@ -18,6 +18,7 @@ from deploy import data_plan
 from deploy.cli import run_command
 from deploy.data_plan import lengths, require_lengths, works
 from deploy.estimate import START_SECONDS, operations_per_second, stage_seconds
+from deploy.plan import plan_text
 from deploy.plan_summary import plan_summary
 from tests.local_preferences import preference_run, text_model
 
@@ -80,6 +81,23 @@ def test_steps_are_a_bound_where_a_measurement_may_end_the_stage(tmp_path: Path)
     waiting = stage | {"until": {"train/accuracy_lm": 0.9}}
     assert "≤ 6" in summary(run(tmp_path, stages=[waiting]))
     assert "≤" not in summary(run(tmp_path, stages=[stage]))
+
+
+def test_phases_are_shown_with_what_begins_them_and_what_never_learns(tmp_path: Path) -> None:
+    first = {"after": 0, "train": ["memory_attention", "memory_cross_attention"]}
+    later = {"after": 1000, "reward": 0.6, "train": ["decoder"], "learning_rate": 0.3}
+    mrl = run(tmp_path).stages[-1].model_dump() | {"unfreeze": [first, later]}
+    planned = run(tmp_path, stages=[{"stage": "sft"}, mrl])
+    for text in (summary(planned), plan_text(planned)):
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        at = lines.index("Phases of stages.mrl")
+        assert lines[at + 2 : at + 6] == [
+            "start memory_attention, memory_cross_attention 1",
+            "after 1,000 or at reward 0.6 decoder 0.3",
+            "never encoder, embedding -",
+            "",
+        ]
+    assert "Phases" not in summary(run(tmp_path))
 
 
 def test_a_curriculum_step_that_no_conversation_fits_is_refused(tmp_path: Path) -> None:

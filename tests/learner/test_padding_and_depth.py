@@ -15,6 +15,7 @@ from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.models.reactive.critic import Critic
 from common.models.reactive.memory import as_memory
 from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.parts import part_of
 from common.models.reactive.unroll import (
     ConversationBatch,
     TurnTokens,
@@ -243,14 +244,19 @@ def test_gradients_flow_back_through_as_many_writes_as_asked(
         assert [norm > 0 for norm in encoded_gradients(model, turns[:3], 2)] == [True, True]
 
 
-def test_frozen_encoder_gets_no_gradient_but_memory_attention_does(
-    tokenizer: ConversationTokenizer, conversations: list[list[TurnTokens]]
+@pytest.mark.parametrize("frozen", [("encoder", "embedding"), ("encoder",)])
+def test_what_leads_to_frozen_parts_alone_is_computed_without_gradient(
+    frozen: tuple[str, ...],
+    tokenizer: ConversationTokenizer,
+    conversations: list[list[TurnTokens]],
 ) -> None:
+    """An embedding that learns needs the gradient through an encoder that does not."""
     model = lively_model(tokenizer)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) not in frozen)
     batch: ConversationBatch = collate(conversations)
-    memory = memories(
-        model, batch, model.initial_memory(list(range(6))), "all", train_encoder=False
-    )
-    memory.square().sum().backward()
-    assert all(parameter.grad is None for parameter in model.encoder.parameters())
-    assert any(parameter.grad is not None for parameter in model.memory_attention.parameters())
+    encoded = model.encode(batch.written, batch.written_mask)
+    assert encoded.requires_grad == ("embedding" not in frozen)
+    memories(model, batch, model.initial_memory(list(range(6))), "all").square().sum().backward()
+    reached = {part_of(n) for n, p in model.named_parameters() if p.grad is not None}
+    assert reached == {"memory_attention", "embedding"} - set(frozen)

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from common.models.reactive.parts import PARTS
 from tests.hand_made import make_case
 from tests.local_learner import LocalLearner
 from tests.plain_ppo import Case, Outcome, plain_update
+
+MEMORY = ("memory_attention", "memory_cross_attention")
 
 
 def product_update(case: Case) -> Outcome:
@@ -54,15 +57,23 @@ def assert_same(case: Case) -> Outcome:
 
 
 @pytest.mark.parametrize("initial_memory", ["learned", "normal"])
-@pytest.mark.parametrize("freeze_encoder", [False, True], ids=["free", "frozen"])
+@pytest.mark.parametrize("trained", [(), MEMORY], ids=["free", "frozen"])
 @pytest.mark.parametrize("bptt_turns", [1, 2, "all"])
 def test_terms_and_gradients_are_those_of_plain_ppo(
-    bptt_turns: int | str, freeze_encoder: bool, initial_memory: str
+    bptt_turns: int | str, trained: tuple[str, ...], initial_memory: str
 ) -> None:
-    case = make_case({"bptt_turns": bptt_turns}, freeze_encoder, initial_memory=initial_memory)
+    case = make_case({"bptt_turns": bptt_turns}, trained, initial_memory=initial_memory)
     expected = assert_same(case)
-    frozen = [g for name, g in expected.gradients.items() if name.startswith("policy.encoder.")]
-    assert any(gradient.any() for gradient in frozen) != freeze_encoder
+    others = ("policy.encoder.", "policy.embedding.", "policy.decoder.head.")
+    frozen = [g for name, g in expected.gradients.items() if name.startswith(others)]
+    assert any(gradient.any() for gradient in frozen) == (not trained)
+
+
+@pytest.mark.parametrize("left", PARTS)
+def test_what_is_frozen_does_not_change_the_gradients_of_the_rest(left: str) -> None:
+    """The embedding learns through a frozen encoder, and the encoder through frozen memory."""
+    assert_same(make_case({"bptt_turns": 2}, [part for part in PARTS if part != left]))
+    assert_same(make_case({"bptt_turns": 2}, [left]))
 
 
 @pytest.mark.parametrize(

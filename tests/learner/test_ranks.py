@@ -47,6 +47,16 @@ SUPERVISED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"initial_memory": "learned"},
     ),
     "memory_aware": ({"stage": "memory_aware", **ROUTED}, MIXTURE),
+    "memory_aware_in_phases": (
+        {
+            "stage": "memory_aware",
+            "unfreeze": [
+                {"after": 0, "train": ["memory_attention", "memory_cross_attention"]},
+                {"after": 1, "train": ["encoder", "embedding"], "learning_rate": 0.5},
+            ],
+        },
+        {},
+    ),
     "memory_aware_one_turn_each": (
         {"stage": "memory_aware", "bptt_turns": 1, "batch_size": 2},
         {"initial_memory": "learned"},

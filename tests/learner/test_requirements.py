@@ -57,6 +57,15 @@ def refusal(base: Path, *overrides: str) -> InputError:
         ("stages.mrl.curriculum.first.max_steps=2", "stages.mrl.curriculum.first.max_steps"),
         ("stages.mrl.curriculum.first.strategy=long_term", "stages.mrl.curriculum.first"),
         ("learner.ranks=17", "stages.mrl.episodes"),
+        (
+            "stages.mrl.unfreeze=[{after: 0, train: [encoder]}, {after: 2, train: [decoder]}]",
+            "stages.mrl.unfreeze.1.after",
+        ),
+        (
+            "stages=[{stage: memory_aware, steps: 9, unfreeze: [{after: 0, train: [encoder]}, "
+            "{after: 9, train: [decoder]}]}]",
+            "stages.memory_aware.unfreeze.1.after",
+        ),
         ("model.width=102", "model.width"),
         ("model={heads: 3, width: 66}", "model.query_heads"),
         ("model.kv_heads=3", "model.kv_heads"),

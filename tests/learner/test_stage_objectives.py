@@ -312,9 +312,7 @@ def plain_memory_aware(
             initial = model.initial_memory([derive(SEED, "memory_aware", STEP, i)])
             for index, turn in enumerate(told):
                 earlier = [before.remembered for before in told[:index]]
-                _, memory = memory_around_write(
-                    model, initial, earlier, settings.bptt_turns, settings.train_encoder
-                )
+                _, memory = memory_around_write(model, initial, earlier, settings.bptt_turns)
                 routed.append([])
                 found = distributions(model, turn.query, turn.answer, memory, 1.0, routed[-1])
                 nats, hits = negative_log_prob(found, list(turn.answer))
@@ -337,8 +335,6 @@ def plain_memory_aware(
         ({"bptt_turns": 1}, 4, {}),
         ({"bptt_turns": 2}, 4, {"initial_memory": "learned"}),
         ({"bptt_turns": "all"}, 4, {"initial_memory": "learned"}),
-        ({"train_encoder": False}, 4, {"initial_memory": "learned"}),
-        ({"train_memory": False}, 4, {"initial_memory": "learned"}),
         ({"steps": 20, "first_follow_ups": 1}, 3, {}),
         ({"router_loss": 0.5}, 4, {"experts": 3, "experts_per_token": 2}),
     ],

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from common.episode import Episode
+from common.models.reactive.parts import PARTS, part_of
 from learner.parallel.group import OneRank
 from learner.policies.protocol import TokenBatch
 from learner.policies.reactive import ReactivePolicy
@@ -67,19 +68,16 @@ def test_only_the_critic_learns_while_it_warms_up(iteration: int) -> None:
     assert changed(learner.critic, critic_before)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_a_frozen_encoder_stays_as_it_is(frozen: bool) -> None:
+@pytest.mark.parametrize("trained", [(), ("decoder",), ("memory_attention", "encoder")])
+def test_parts_that_are_frozen_stay_as_they_are(trained: tuple[str, ...]) -> None:
     """Decay of weights, which a gradient of zero does not stop, included."""
-    case = make_case(freeze_encoder=frozen)
+    case = make_case(trained=trained)
     learner = LocalLearner(
         copy.deepcopy(case.policy), case.critic, case.reference, case.settings, steps=4
     )
     before = weights(learner.policy)
     learner.update(learner.credit(case.episodes))
-    moved = {name.split(".")[0] for name in changed(learner.policy, before)}
-    assert moved == {"embedding", "decoder", "memory_attention"} | (
-        set() if frozen else {"encoder"}
-    )
+    assert {part_of(name) for name in changed(learner.policy, before)} == set(trained or PARTS)
 
 
 def test_the_learning_rate_follows_the_iteration() -> None:

@@ -120,7 +120,6 @@ def memories(
     batch: ConversationBatch,
     initial: Tensor,
     bptt_turns: int | Literal["all"],
-    train_encoder: bool = True,
     shares: list[Tensor] | None = None,
 ) -> Tensor:
     """The memory that each row's answer was given with: [rows, layers, slots, width].
@@ -131,7 +130,7 @@ def memories(
     answer many turns later. shares: as `MemoryAttention.forward` collects them, of writes that a
     gradient flows through.
     """
-    return memories_and_before(model, batch, initial, bptt_turns, train_encoder, shares)[0]
+    return memories_and_before(model, batch, initial, bptt_turns, shares)[0]
 
 
 class _Writes:
@@ -141,19 +140,17 @@ class _Writes:
         self,
         model: ReactiveTransformer,
         batch: ConversationBatch,
-        train_encoder: bool,
         shares: list[Tensor] | None,
     ):
         self._model, self._batch, self._shares = model, batch, shares
         # What the last turn leaves in memory is read by none.
         written = batch.written_by[: sum(batch.active[:-1])]
         different = int(written.max()) + 1 if len(written) else 0
-        with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
-            self._encoded = (
-                model.encode(batch.written[:different], batch.written_mask[:different])
-                if different
-                else None
-            )
+        self._encoded = (
+            model.encode(batch.written[:different], batch.written_mask[:different])
+            if different
+            else None
+        )
         self.starts = [0, *itertools.accumulate(batch.active)]
         """First row of each turn."""
         lengths = batch.written_mask.sum(-1)[batch.written_by]
@@ -179,13 +176,12 @@ def memories_and_before(
     batch: ConversationBatch,
     initial: Tensor,
     bptt_turns: int | Literal["all"],
-    train_encoder: bool = True,
     shares: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `memories`; and for each row but those of turn 0 the memory before its last write, one
     write less of gradient behind it."""
     last = len(batch.active) - 1
-    writes = _Writes(model, batch, train_encoder, shares)
+    writes = _Writes(model, batch, shares)
     starts, widths = writes.starts, writes.widths
     depth = last + 1 if bptt_turns == "all" else bptt_turns
     states: list[Tensor] = [initial[list(batch.order)]]

@@ -104,6 +104,21 @@ TRAIN: list[Metric] = [
         "Learning rate of the decoder, and of what has none of its own",
     ),
     gauge("train/learning_rate_critic", "1", "last", "this moment", "Learning rate of the critic"),
+    gauge(
+        "train/trainable_parameters",
+        "parameters",
+        "last",
+        "this moment",
+        "Parameters that are trained; those of the policy in MRL",
+    ),
+    gauge(
+        "train/part_learning_rate",
+        "1",
+        "last",
+        "this moment",
+        "Learning rate of a part of the model in a stage with unfreeze; 0: it is frozen",
+        ("part",),
+    ),
     counter(
         "train/tokens", "tokens", "one token trained on, padding left out", "Tokens trained on"
     ),

@@ -1,0 +1,76 @@
+"""Which parts of a model a stage trains by now, and at which share of the rate.
+
+A pure state machine over `unfreeze`: no torch, no clock. Phases begin in order and never end, so
+the number of phases that have begun is all there is to its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from common.config.unfreeze import Phase
+from common.failures import InputError
+
+
+class Unfreezing:
+    """The phases of a stage; the first one has begun. part_of: the part that a parameter of the
+    stage's model belongs to, by its name in the model. Without phases every parameter is trained,
+    whatever its name."""
+
+    def __init__(self, phases: Sequence[Phase], part_of: Callable[[str], str]):
+        self.phases, self._part_of = tuple(phases), part_of
+        self.begun = 0
+        """Phases that have begun."""
+        self.advance(0)
+
+    def advance(self, done: int, reward: float | None = None) -> tuple[Phase, ...]:
+        """Begin what is due after `done` steps of the stage, and return it. reward: the mean of the
+        last iteration over all ranks; None where nothing was scored."""
+        before = self.begun
+        for phase in self.phases[before:]:
+            in_time = phase.after is not None and done >= phase.after
+            earned = phase.reward is not None and reward is not None and reward >= phase.reward
+            # The phases behind it wait, too: what is first in the list learns first.
+            if not (in_time or earned):
+                break
+            self.begun += 1
+        return self.phases[before : self.begun]
+
+    def load(self, begun: int, done: int) -> None:
+        """Resume after `done` steps, with `begun` phases begun. Raises as `require_begun`."""
+        require_begun(self.phases, begun)
+        self.begun = begun if self.phases else 0
+        self.advance(done)
+
+    def part(self, name: str) -> str:
+        """The part of a parameter. name: as `Trainer` has it, such as "model.encoder.…"."""
+        return self._part_of(name.removeprefix("model."))
+
+    def scale(self, name: str) -> float:
+        """Share of its peak rate that a parameter learns at, 0 where it is frozen. name: as in
+        `part`."""
+        return self.scales().get(self.part(name), 0.0) if self.phases else 1.0
+
+    def scales(self) -> dict[str, float]:
+        """The same by part, of all parts that the phases name; empty without phases."""
+        return {
+            part: phase.learning_rate if number < self.begun else 0.0
+            for number, phase in enumerate(self.phases)
+            for part in phase.train
+        }
+
+
+def require_begun(phases: Sequence[Phase], begun: int) -> None:
+    """Raises InputError where phases of a stage have begun that its settings do not have any more.
+    Without any phases all parts learn, which takes none of them back."""
+    if begun > len(phases) > 0:
+        raise InputError(
+            "unfreeze",
+            f"has {len(phases)} phases, and {begun} have begun; put back those that are missing",
+        )
+
+
+def told(stage: str, done: int, phases: Sequence[Phase]) -> str:
+    """A line for the terminal: parts that begin to learn after `done` steps."""
+    parts = ", ".join(part for phase in phases for part in phase.train)
+    return f"{stage}: after {done} steps {parts} begin to learn"
