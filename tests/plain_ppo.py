@@ -55,6 +55,8 @@ class Answer:
     number: int
     """0 for the first answered turn."""
     critic_row: list[int]
+    critic_memory: Tensor | None
+    """What the critic reads of memory: what the weights that sampled made of the turns before."""
     old_value: float
     reference: list[float]
     advantage: float = 0.0
@@ -132,12 +134,14 @@ def answers_of(case: Case, episode: Episode) -> list[Answer]:
     answers = []
     for index in range(1, len(episode.turns)):
         row = written(episode.turns[index - 1]) + list(episode.turns[index].query_ids)
+        memory = critic_memory(case, episode, index)
         answers.append(
             Answer(
                 episode.turns[index],
                 index - 1,
                 row,
-                float(value_of(old_critic, row).detach()),
+                memory,
+                float(value_of(old_critic, row, memory).detach()),
                 answer_log_probs(reference, episode, index, case.temperature),
             )
         )
@@ -150,12 +154,21 @@ def value_beyond(case: Case, episode: Episode) -> float:
     if not episode.next_query_ids:
         return 0.0
     row = written(episode.turns[-1]) + list(episode.next_query_ids)
-    return float(value_of(copy.deepcopy(case.old_critic).double(), row))
+    memory = critic_memory(case, episode, len(episode.turns))
+    return float(value_of(copy.deepcopy(case.old_critic).double(), row, memory))
 
 
-def value_of(critic: Critic, row: Sequence[int]) -> Tensor:
+@torch.no_grad()
+def critic_memory(case: Case, episode: Episode, turn: int) -> Tensor | None:
+    """Memory that the query of `turn` is read with; None for a critic that reads none."""
+    if not case.settings.ppo.critic.memory:
+        return None
+    return memory_for(copy.deepcopy(case.old_policy).double(), episode, turn, "all")[1]
+
+
+def value_of(critic: Critic, row: Sequence[int], memory: Tensor | None) -> Tensor:
     tokens = torch.tensor([row])
-    return critic(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
+    return critic(tokens, torch.ones_like(tokens, dtype=torch.bool), memory)[0]
 
 
 def credit(case: Case, answers: list[list[Answer]]) -> dict[str, float]:
@@ -293,7 +306,7 @@ def critic_objective(
         for answer in episode:
             if answer.turn.reward is None:
                 continue
-            value = value_of(critic, answer.critic_row)
+            value = value_of(critic, answer.critic_row, answer.critic_memory)
             held = value.clamp(answer.old_value - clip, answer.old_value + clip)
             error, held_error = (value - answer.target) ** 2, (held - answer.target) ** 2
             loss = loss + torch.maximum(error, held_error) / 2

@@ -3,18 +3,35 @@ them."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from common.config.section import Section
 
 
+class CriticInput(Section):
+    """Input of the critic: the query, an interaction before it, and memory if it is wanted."""
+
+    memory: bool = False
+    """Whether it also reads the memory that the query is answered with, by attention of its own:
+    where rewards are for what was said several turns ago, a critic without memory cannot tell who
+    still knows it. Memories are those of the weights that sampled, and no gradient of the critic
+    reaches the policy."""
+    opening: bool = False
+    """Whether, before the last query of a long-term episode, it reads the opening interaction in
+    place of the one before: the one that the reward of that answer asks for."""
+    max_tokens: int | None = Field(None, ge=8)
+    """Longest input: of a longer one the last tokens count, so that the query stays. None: twice
+    the longest interaction of the model, which cuts nothing."""
+
+
+PREVIOUS_INTERACTION = CriticInput()
+"""Input of a critic that is told nothing else."""
+
+
 class PolicyGradient(Section):
     """Settings that every algorithm has."""
-
-    has_critic: ClassVar[bool] = False
-    """Whether a critic is trained beside the policy."""
 
     discount: float = Field(0.9, ge=0, le=1)
     """Discount of rewards, per turn."""
@@ -44,11 +61,14 @@ class PolicyGradient(Section):
     """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete
     reward model gave one: less is learnt from what it is unsure of."""
 
+    @property
+    def critic_input(self) -> CriticInput | None:
+        """What the critic reads; None where there is none."""
+        return None
+
 
 class ActorCritic(PolicyGradient):
     """Settings of algorithms with a critic."""
-
-    has_critic = True
 
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """Lambda of generalised advantage estimation, per turn."""
@@ -57,6 +77,12 @@ class ActorCritic(PolicyGradient):
     advantages are whole returns, and a policy that starts good is first of all shaken."""
     critic_learning_rate: float = Field(1e-3, gt=0)
     """Constant rate of the critic's own optimiser."""
+    critic: CriticInput = PREVIOUS_INTERACTION
+    """What the critic reads."""
+
+    @property
+    def critic_input(self) -> CriticInput | None:
+        return self.critic
 
 
 class PPO(ActorCritic):

@@ -33,6 +33,7 @@ class MRL(StageSettings):
 
     batch_key = "episodes"
     needs_rollout = True
+    fixed = frozenset({"stage", "ppo.critic.memory", "a2c.critic.memory"})
 
     stage: Literal["mrl"]
     """Which stage this is."""

@@ -63,7 +63,7 @@ class Update:
         self.critic: ValueFunction | None = None
         self.critic_trainer: Trainer | None = None
         if needs.critic_learning_rate is not None:
-            self.critic = policy.value_function()
+            self.critic = policy.value_function(needs.critic)
             rates = Optimizer(
                 learning_rate=needs.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0
             )
@@ -154,7 +154,8 @@ class Update:
     def critic_terms(self, part: Experience) -> list[LossTerm]:
         """The losses of the critic."""
         assert self.critic is not None
-        return self.algorithm.critic_terms(self.critic.evaluate(part.episodes), part)
+        values = self.critic.evaluate(part.episodes, part.memories)
+        return self.algorithm.critic_terms(values, part)
 
     def _step(self, trainer: Trainer, terms: list[LossTerm], iteration: int) -> tuple[float, float]:
         """Gradient norm before clipping, and learning rate."""

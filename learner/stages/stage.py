@@ -30,7 +30,11 @@ from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
 from learner.stages import planning
 from learner.stages.planning import StagePlan
-from learner.stages.possible import require_learnable, require_pairs_to_read
+from learner.stages.possible import (
+    require_learnable,
+    require_pairs_to_read,
+    require_readable_by_critic,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -203,6 +207,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             ("train",),
             planning.mrl,
             require_possible=require_learnable,
+            require_fit=require_readable_by_critic,
             require_resumable=_require_same_curriculum,
         ),
     )

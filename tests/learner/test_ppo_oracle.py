@@ -14,7 +14,7 @@ import torch
 
 from tests.hand_made import make_case
 from tests.local_learner import LocalLearner
-from tests.plain_ppo import Case, Outcome, plain_update
+from tests.plain_ppo import Case, Outcome, answers_of, plain_update, value_beyond
 
 
 def product_update(case: Case) -> Outcome:
@@ -77,12 +77,27 @@ def test_terms_and_gradients_are_those_of_plain_ppo(
         {"doubt": True},
         {"discount": 0.0},
         {"kl": 1.0, "kl_target": 0.01},
+        {"critic": {"memory": True}},
     ],
     ids=str,
 )
 def test_each_term_has_the_weight_and_the_gradient_of_its_own(alone: dict[str, Any]) -> None:
     off = {"kl": 0.0, "kl_target": None, "entropy": 0.0, "memory_change": 0.0}
     assert_same(make_case(off | alone))
+
+
+def test_a_critic_that_reads_memory_has_another_value_for_every_query() -> None:
+    """And of the query that would have come next, where an episode was cut off."""
+    case = make_case({"critic": {"memory": True}})
+    deaf = make_case({"critic": {"memory": True}})
+    for look in deaf.old_critic.looks:
+        torch.nn.init.zeros_(look.cross_attention.output.weight)
+    values, without = (
+        [answer.old_value for episode in each.episodes for answer in answers_of(each, episode)]
+        + [value_beyond(each, each.episodes[0])]
+        for each in (case, deaf)
+    )
+    assert all(abs(value - other) > 1e-2 for value, other in zip(values, without, strict=True))
 
 
 def test_experts_are_balanced_over_what_was_decoded() -> None:

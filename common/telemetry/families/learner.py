@@ -220,6 +220,15 @@ RL: list[Metric] = [
         "What the critic explains of returns",
         better="higher",
     ),
+    gauge(
+        "critic/explained_variance_by_turn",
+        "fraction",
+        "last",
+        "such turns of the whole batch",
+        "The same by answered turn, from 1; later than the eighth in groups (9-16, 17-32, …)",
+        ("turn",),
+        better="higher",
+    ),
     mean("critic/values", "reward", "turns", "Value that the critic expected"),
     mean("critic/returns", "reward", "turns", "Return that the critic is taught"),
     gauge(

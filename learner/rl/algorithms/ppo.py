@@ -21,7 +21,10 @@ class ProximalPolicyOptimization:
 
     def __init__(self, settings: PPO, reward_width: float = 1.0):
         self.needs = Needs(
-            settings.critic_learning_rate, settings.critic_warmup, stop_kl=settings.stop_kl
+            settings.critic_learning_rate,
+            settings.critic_warmup,
+            settings.critic,
+            stop_kl=settings.stop_kl,
         )
         self._settings, self._reward_width = settings, reward_width
 
