@@ -240,7 +240,7 @@ def policy_objective(
     surrogate = kl = entropy = penalty = zero
     tokens = turns = clipped = 0
     routed: list[list[Routing]] = []
-    half_square = k3 = change = largest_ratio = largest_difference = 0.0
+    half_square = log_ratio = k3 = change = largest_ratio = largest_difference = 0.0
     for episode, its_answers in zip(case.episodes, answers, strict=True):
         for answer in its_answers:
             old, memory = memory_for(
@@ -273,6 +273,7 @@ def policy_objective(
                 kl = kl + (apart**2 / 2 if ppo.kl_estimator == "k2" else (-apart).exp() - 1 + apart)
                 entropy = entropy - (log_probs.exp() * log_probs).sum()
                 half_square += float(difference.detach()) ** 2 / 2
+                log_ratio += abs(float(difference.detach()))
                 k3 += float((ratio - 1 - difference).detach())
                 largest_ratio = max(largest_ratio, abs(float(ratio.detach()) - 1))
                 tokens += 1
@@ -291,6 +292,7 @@ def policy_objective(
         "ppo/clip_fraction": clipped / tokens,
         "ppo/approx_kl": half_square / tokens,
         "ppo/approx_kl_k3": k3 / tokens,
+        "ppo/log_ratio": log_ratio / tokens,
         "ppo/ratio_max_deviation_first": largest_ratio,
         "ppo/log_prob_max_difference": largest_difference,
         "memory/change": change / turns,

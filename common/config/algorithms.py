@@ -61,6 +61,11 @@ class PolicyGradient(Section):
     """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete
     reward model gave one: less is learnt from what it is unsure of."""
 
+    skip_without_signal: bool = False
+    """Whether the policy takes no step on a minibatch in which no answer was better than another,
+    so that all advantages are 0: only KL, entropy and weight decay would move it. The critic takes
+    its step."""
+
     @property
     def critic_input(self) -> CriticInput | None:
         """What the critic reads; None where there is none."""
@@ -94,6 +99,11 @@ class PPO(ActorCritic):
     """Nats per token (`ppo/approx_kl_k3`) that the policy may have moved from the one that sampled
     a batch: where a minibatch finds more, the policy takes no further step on that batch. None: it
     takes them all."""
+    skip_log_ratio: float | None = Field(None, gt=0)
+    """Mean |log ratio| per token (`ppo/log_ratio`) above which the policy takes no step on a
+    minibatch; it goes on with the next one, and the critic learns from all. For ratios that explode
+    on some episodes: the clip bounds what a token adds, not what many clipped ones leave to KL and
+    entropy. None: it takes every step."""
     value_clip: float = Field(0.2, gt=0)
     """The value counts no further than this from the old one, as a share of the width of the range
     that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A

@@ -176,6 +176,19 @@ RL: list[Metric] = [
         "Share that the policy had moved too far for (stop_kl); it takes no further step then",
     ),
     mean(
+        "ppo/minibatches_skipped",
+        "fraction",
+        "minibatches",
+        "Share whose ratios had exploded (skip_log_ratio); the policy takes no step on them",
+    ),
+    mean(
+        "objective/minibatches_without_signal",
+        "fraction",
+        "minibatches",
+        "Share whose advantages are all 0 (skip_without_signal); the policy takes no step on them",
+    ),
+    mean("ppo/log_ratio", "nats", "generated tokens", "|log ratio| of new and sampling policy"),
+    mean(
         "ppo/clip_fraction",
         "fraction",
         "generated tokens",

@@ -52,6 +52,8 @@ class Needs:
     stop_kl: float | None = None
     """Nats per token by which the policy may have moved from the one that sampled, or its passes
     over a batch stop; None: they do not."""
+    skip_log_ratio: float | None = None
+    """Mean |log ratio| per token from which on a minibatch is passed over; None: none is."""
 
 
 class Algorithm(Protocol):
