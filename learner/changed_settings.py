@@ -30,7 +30,11 @@ def is_fixed(change: Change, run: Run) -> bool:
     if change.place[0] in FIXED:
         return True
     index = _stage(change)
-    return index is not None and change.place[2] in run.stages[index].fixed
+    if index is None:
+        return False
+    place = change.place[2:]
+    parents = {".".join(map(str, place[:depth])) for depth in range(1, len(place) + 1)}
+    return not parents.isdisjoint(run.stages[index].fixed)
 
 
 def _stage(change: Change) -> int | None:

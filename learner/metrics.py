@@ -9,6 +9,7 @@ import torch
 
 from common.data.special_tokens import EOS
 from common.telemetry.metrics import Metrics
+from common.telemetry.series import parse_key
 from learner.curriculum import Curriculum
 from learner.evaluation.figures import Evaluation, Figure
 from learner.evaluation.match import MATCH
@@ -59,8 +60,9 @@ def record_episodes(experience: Experience, known: Collection[Words], metrics: M
     """Record this rank's episodes, all of which are trained on; returns the answers that alarms on
     reward hacking show. known: values of the training data."""
     samples = Samples()
-    for name, value in experience.figures.items():
-        metrics.record(name, value)
+    for key, value in experience.figures.items():
+        name, labels, _ = parse_key(key)
+        metrics.record(name, value, 1, **labels)
     for episode in experience.episodes:
         metrics.record("rollout/episode_turns", len(episode.answered))
         metrics.record("memory/resets", episode.initial_memory is None)

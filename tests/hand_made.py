@@ -93,7 +93,8 @@ def make_case(ppo: dict[str, Any] | None = None, trained: Sequence[str] = (), **
     sizes |= {"query_heads": 2, "kv_heads": 1, "decoder_ff": 12, "encoder_ff": 12}
     config = RxTConfig(**sizes | {"initializer_range": 0.3, "initial_memory_std": 1.0} | shape)
     old_policy = shaken(ReactiveTransformer(config).eval(), 1, 0.1)
-    old_critic = shaken(Critic.from_policy(old_policy), 2, 0.3)
+    reads_memory = (ppo or {}).get("critic", {}).get("memory", False)
+    old_critic = shaken(Critic.from_policy(old_policy, reads_memory), 2, 0.3)
     stage = mrl(
         ppo=COEFFICIENTS | (ppo or {}) | {"epochs": 1, "minibatches": 1, "value_clip": 0.1},
         unfreeze=[{"after": 0, "train": trained}] if trained else [],

@@ -87,9 +87,21 @@ class PlainModel:
             )
         return self.linear("decoder.head", self.rms_norm("decoder.head_norm", x))
 
-    def value(self, tokens: list[int]) -> float:
-        """Of a critic: from the mean over tokens of what its encoder's last layer says."""
-        value, gate = np.split(self.linear("hidden", self.encode(tokens)[-1].mean(0)), 2)
+    def value(self, tokens: list[int], memory: Array | None = None) -> float:
+        """Of a critic: from the mean over tokens of what its encoder's last layer says, and of what
+        the tokens of each layer find in that layer of memory."""
+        config, states = self.config, self.encode(tokens)
+        seen = states[-1]
+        heads = (config.cross_query_heads or 0, config.cross_kv_heads or 0)
+        for i, slots in enumerate([] if memory is None else memory):
+            seen = seen + self.attention(
+                f"looks.{i}.cross_attention",
+                self.rms_norm(f"looks.{i}.cross_norm", states[i]),
+                self.rms_norm(f"looks.{i}.memory_norm", slots),
+                heads,
+                query_positions=np.arange(len(tokens)),
+            )
+        value, gate = np.split(self.linear("hidden", seen.mean(0)), 2)
         x = value * gate * sigmoid(gate)
         x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
         x = x * self.weights["norm.weight"] + self.weights["norm.bias"]

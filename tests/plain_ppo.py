@@ -55,6 +55,8 @@ class Answer:
     number: int
     """0 for the first answered turn."""
     critic_row: list[int]
+    critic_memory: Tensor | None
+    """What the critic reads of memory: what the weights that sampled made of the turns before."""
     old_value: float
     reference: list[float]
     advantage: float = 0.0
@@ -138,12 +140,14 @@ def answers_of(case: Case, episode: Episode) -> list[Answer]:
     answers = []
     for index in range(1, len(episode.turns)):
         row = written(episode.turns[index - 1]) + list(episode.turns[index].query_ids)
+        memory = critic_memory(case, episode, index)
         answers.append(
             Answer(
                 episode.turns[index],
                 index - 1,
                 row,
-                float(value_of(old_critic, row).detach()),
+                memory,
+                float(value_of(old_critic, row, memory).detach()),
                 answer_log_probs(reference, episode, index, case.temperature),
             )
         )
@@ -156,12 +160,21 @@ def value_beyond(case: Case, episode: Episode) -> float:
     if not episode.next_query_ids:
         return 0.0
     row = written(episode.turns[-1]) + list(episode.next_query_ids)
-    return float(value_of(copy.deepcopy(case.old_critic).double(), row))
+    memory = critic_memory(case, episode, len(episode.turns))
+    return float(value_of(copy.deepcopy(case.old_critic).double(), row, memory))
 
 
-def value_of(critic: Critic, row: Sequence[int]) -> Tensor:
+@torch.no_grad()
+def critic_memory(case: Case, episode: Episode, turn: int) -> Tensor | None:
+    """Memory that the query of `turn` is read with; None for a critic that reads none."""
+    if not case.settings.ppo.critic.memory:
+        return None
+    return memory_for(copy.deepcopy(case.old_policy).double(), episode, turn, "all")[1]
+
+
+def value_of(critic: Critic, row: Sequence[int], memory: Tensor | None) -> Tensor:
     tokens = torch.tensor([row])
-    return critic(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
+    return critic(tokens, torch.ones_like(tokens, dtype=torch.bool), memory)[0]
 
 
 def credit(case: Case, answers: list[list[Answer]]) -> dict[str, float]:
@@ -233,7 +246,7 @@ def policy_objective(
     surrogate = kl = entropy = penalty = zero
     tokens = turns = clipped = 0
     routed: list[list[Routing]] = []
-    half_square = k3 = change = largest_ratio = largest_difference = 0.0
+    half_square = log_ratio = k3 = change = largest_ratio = largest_difference = 0.0
     for episode, its_answers in zip(case.episodes, answers, strict=True):
         for answer in its_answers:
             old, memory = memory_for(policy, episode, answer.number + 1, ppo.bptt_turns)
@@ -260,6 +273,7 @@ def policy_objective(
                 kl = kl + (apart**2 / 2 if ppo.kl_estimator == "k2" else (-apart).exp() - 1 + apart)
                 entropy = entropy - (log_probs.exp() * log_probs).sum()
                 half_square += float(difference.detach()) ** 2 / 2
+                log_ratio += abs(float(difference.detach()))
                 k3 += float((ratio - 1 - difference).detach())
                 largest_ratio = max(largest_ratio, abs(float(ratio.detach()) - 1))
                 tokens += 1
@@ -278,6 +292,7 @@ def policy_objective(
         "ppo/clip_fraction": clipped / tokens,
         "ppo/approx_kl": half_square / tokens,
         "ppo/approx_kl_k3": k3 / tokens,
+        "ppo/log_ratio": log_ratio / tokens,
         "ppo/ratio_max_deviation_first": largest_ratio,
         "ppo/log_prob_max_difference": largest_difference,
         "memory/change": change / turns,
@@ -293,7 +308,7 @@ def critic_objective(
         for answer in episode:
             if answer.turn.reward is None:
                 continue
-            value = value_of(critic, answer.critic_row)
+            value = value_of(critic, answer.critic_row, answer.critic_memory)
             held = value.clamp(answer.old_value - clip, answer.old_value + clip)
             error, held_error = (value - answer.target) ** 2, (held - answer.target) ** 2
             loss = loss + torch.maximum(error, held_error) / 2

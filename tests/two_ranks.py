@@ -78,7 +78,8 @@ def ppo_outcome(
     """One PPO update of policy and critic on this rank's share of `episodes`."""
     torch.manual_seed(3)
     model = copy.deepcopy(model)
-    reference, critic = copy.deepcopy(model), Critic.from_policy(model)
+    reference = copy.deepcopy(model)
+    critic = Critic.from_policy(model, settings.ppo.critic.memory)
     nn.init.normal_(critic.value.weight, std=0.3)
     with torch.no_grad():
         for parameter in reference.parameters():  # or the KL to the reference would be 0

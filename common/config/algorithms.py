@@ -3,18 +3,35 @@ them."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from common.config.section import Section
 
 
+class CriticInput(Section):
+    """Input of the critic: the query, an interaction before it, and memory if it is wanted."""
+
+    memory: bool = False
+    """Whether it also reads the memory that the query is answered with, by attention of its own:
+    where rewards are for what was said several turns ago, a critic without memory cannot tell who
+    still knows it. Memories are those of the weights that sampled, and no gradient of the critic
+    reaches the policy."""
+    opening: bool = False
+    """Whether, before the last query of a long-term episode, it reads the opening interaction in
+    place of the one before: the one that the reward of that answer asks for."""
+    max_tokens: int | None = Field(None, ge=8)
+    """Longest input: of a longer one the last tokens count, so that the query stays. None: twice
+    the longest interaction of the model, which cuts nothing."""
+
+
+PREVIOUS_INTERACTION = CriticInput()
+"""Input of a critic that is told nothing else."""
+
+
 class PolicyGradient(Section):
     """Settings that every algorithm has."""
-
-    has_critic: ClassVar[bool] = False
-    """Whether a critic is trained beside the policy."""
 
     discount: float = Field(0.9, ge=0, le=1)
     """Discount of rewards, per turn."""
@@ -44,11 +61,19 @@ class PolicyGradient(Section):
     """Divide each advantage by 1 + the standard deviation of its score, in levels, where a discrete
     reward model gave one: less is learnt from what it is unsure of."""
 
+    skip_without_signal: bool = False
+    """Whether the policy takes no step on a minibatch in which no answer was better than another,
+    so that all advantages are 0: only KL, entropy and weight decay would move it. The critic takes
+    its step."""
+
+    @property
+    def critic_input(self) -> CriticInput | None:
+        """What the critic reads; None where there is none."""
+        return None
+
 
 class ActorCritic(PolicyGradient):
     """Settings of algorithms with a critic."""
-
-    has_critic = True
 
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """Lambda of generalised advantage estimation, per turn."""
@@ -57,6 +82,12 @@ class ActorCritic(PolicyGradient):
     advantages are whole returns, and a policy that starts good is first of all shaken."""
     critic_learning_rate: float = Field(1e-3, gt=0)
     """Constant rate of the critic's own optimiser."""
+    critic: CriticInput = PREVIOUS_INTERACTION
+    """What the critic reads."""
+
+    @property
+    def critic_input(self) -> CriticInput | None:
+        return self.critic
 
 
 class PPO(ActorCritic):
@@ -68,6 +99,11 @@ class PPO(ActorCritic):
     """Nats per token (`ppo/approx_kl_k3`) that the policy may have moved from the one that sampled
     a batch: where a minibatch finds more, the policy takes no further step on that batch. None: it
     takes them all."""
+    skip_log_ratio: float | None = Field(None, gt=0)
+    """Mean |log ratio| per token (`ppo/log_ratio`) above which the policy takes no step on a
+    minibatch; it goes on with the next one, and the critic learns from all. For ratios that explode
+    on some episodes: the clip bounds what a token adds, not what many clipped ones leave to KL and
+    entropy. None: it takes every step."""
     value_clip: float = Field(0.2, gt=0)
     """The value counts no further than this from the old one, as a share of the width of the range
     that rewards lie in: `rewards.scale` where they are in [0, 1], twice that where symmetric. A

@@ -50,7 +50,8 @@ class StageSettings(Section):
     leaves_policy: ClassVar[bool] = True
     """Whether another stage can go on with the weights that it leaves."""
     fixed: ClassVar[frozenset[str]] = frozenset({"stage"})
-    """Settings that a run must keep once it has begun."""
+    """Settings that a run must keep once it has begun; those inside a section as
+    "section.setting"."""
 
     stage: str
     """Which stage this is."""

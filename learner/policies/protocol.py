@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from common.config.algorithms import CriticInput
 from common.episode import Episode
 from common.telemetry.metrics import Metrics
 from learner.parallel.optimizer import LossTerm
@@ -64,11 +65,26 @@ class ValueFunction(Protocol):
     @property
     def module(self) -> nn.Module: ...
 
-    def evaluate(self, episodes: Sequence[Episode]) -> Tensor:
-        """[answered turns], episode by episode; with gradient where gradients are on."""
+    def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
+        """Memory that each query of each episode was answered with, by the policy's present
+        weights, without gradient: [answered turns, …], one more where the episode was cut off. None
+        for a critic that reads none.
+
+        Asked for once per batch, before the policy learns from it: values of one batch must not
+        move because memories do.
+        """
         ...
 
-    def beyond(self, episodes: Sequence[Episode]) -> Tensor:
+    def evaluate(
+        self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """[answered turns], episode by episode; with gradient where gradients are on. memories:
+        those of the episodes, as above."""
+        ...
+
+    def beyond(
+        self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """[episodes], all of which were cut off: the value of the query that would have come
         next."""
         ...
@@ -105,6 +121,6 @@ class TrainablePolicy(Protocol):
         """A policy of the same weights that is never trained: a reference."""
         ...
 
-    def value_function(self) -> ValueFunction:
+    def value_function(self, reads: CriticInput) -> ValueFunction:
         """A critic that starts from this policy's weights. Draws from torch's random state."""
         ...

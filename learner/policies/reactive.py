@@ -9,15 +9,15 @@ sampling; afterwards encoder and memory attention are trained by what later answ
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from common.config.algorithms import PREVIOUS_INTERACTION, CriticInput
 from common.data.padding import pad
-from common.episode import Episode
+from common.episode import Episode, Turn
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
@@ -144,29 +144,73 @@ class ReactivePolicy:
     def frozen_copy(self) -> ReactivePolicy:
         return ReactivePolicy(copy.deepcopy(self.module).requires_grad_(False), self._group)
 
-    def value_function(self) -> ReactiveCritic:
-        critic = Critic.from_policy(self.module)
-        return ReactiveCritic(critic.to(self._group.device), self._group)
+    def value_function(self, reads: CriticInput) -> ReactiveCritic:
+        critic = Critic.from_policy(self.module, reads.memory)
+        return ReactiveCritic(critic.to(self._group.device), self._group, reads, self.module)
 
 
 class ReactiveCritic:
-    """Reads the interaction before each query, and the query."""
+    """Reads the interaction before each query, the query, and memory if it is to. policy: writes
+    the memories that are read."""
 
-    def __init__(self, module: Critic, group: Group):
-        self.module, self._group = module, group
+    def __init__(
+        self,
+        module: Critic,
+        group: Group,
+        reads: CriticInput = PREVIOUS_INTERACTION,
+        policy: ReactiveTransformer | None = None,
+    ):
+        self.module, self._group, self._reads, self._policy = module, group, reads, policy
 
-    def evaluate(self, episodes: Sequence[Episode]) -> Tensor:
+    @torch.no_grad()
+    def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
+        if not self._reads.memory:
+            return None
+        assert self._policy is not None, "memories are the policy's"
+        found: list[Tensor] = []
+        for start in range(0, len(episodes), EVALUATION_ROWS):
+            part = episodes[start : start + EVALUATION_ROWS]
+            batch = collate([[*conversation(e), *_beyond(e)] for e in part])
+            initial = starting_memory(self._policy, part)
+            memory = memories(self._policy, batch.to(self._group.device), initial, "all")
+            for i in range(len(part)):
+                rows = (batch.conversations == i).nonzero().squeeze(1)[1:]  # without the opening
+                found.append(memory[rows.to(memory.device)])
+        return found
+
+    def evaluate(
+        self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
+    ) -> Tensor:
         if not episodes:
             return (torch.stack([p.sum() for p in self.module.parameters()]).sum() * 0.0).expand(0)
-        pairs = (pair for episode in episodes for pair in itertools.pairwise(episode.turns))
-        return self._values([[*before.remembered_ids, *turn.query_ids] for before, turn in pairs])
+        rows = [
+            [*self._saved(episode, number).remembered_ids, *turn.query_ids]
+            for episode in episodes
+            for number, turn in enumerate(episode.answered, 1)
+        ]
+        if memories is None:
+            return self._values(rows, None)
+        pairs = zip(memories, episodes, strict=True)
+        return self._values(rows, torch.cat([each[: len(e.answered)] for each, e in pairs]))
 
-    def beyond(self, episodes: Sequence[Episode]) -> Tensor:
-        return self._values([[*e.turns[-1].remembered_ids, *e.next_query_ids] for e in episodes])
+    def beyond(
+        self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        rows = [[*e.turns[-1].remembered_ids, *e.next_query_ids] for e in episodes]
+        last = None if memories is None else torch.stack([each[-1] for each in memories])
+        return self._values(rows, last)
 
-    def _values(self, rows: list[list[int]]) -> Tensor:
-        tokens, mask = pad(rows)
-        return self.module(tokens.to(self._group.device), mask.to(self._group.device))
+    def _saved(self, episode: Episode, number: int) -> Turn:
+        """The interaction that is read before the query of turn `number`."""
+        last = number == len(episode.turns) - 1 and not episode.truncated
+        asks_far = self._reads.opening and episode.strategy == "long_term" and last
+        return episode.turns[0 if asks_far else number - 1]
+
+    def _values(self, rows: list[list[int]], memory: Tensor | None) -> Tensor:
+        limit, device = self._reads.max_tokens, self._group.device
+        tokens, mask = pad(rows if limit is None else [row[-limit:] for row in rows])
+        # A critic is any function of tokens and mask; one that reads memory takes it too.
+        return self.module(tokens.to(device), mask.to(device), *[] if memory is None else [memory])
 
 
 def conversation(episode: Episode) -> list[TurnTokens]:
@@ -174,6 +218,14 @@ def conversation(episode: Episode) -> list[TurnTokens]:
     return [
         TurnTokens(turn.query_ids, turn.answer_ids, turn.remembered_ids) for turn in episode.turns
     ]
+
+
+def _beyond(episode: Episode) -> list[TurnTokens]:
+    """The turn that would have come next, where the episode was cut off. Nobody answered it, and
+    what it would have left in memory is not looked at."""
+    if not episode.truncated:
+        return []
+    return [TurnTokens(episode.next_query_ids, [], episode.turns[-1].remembered_ids)]
 
 
 def starting_memory(model: ReactiveTransformer, episodes: Sequence[Episode]) -> Tensor:

@@ -118,6 +118,53 @@ def explained_variance(
     return None if variance <= (SAME * mean) ** 2 else 1.0 - (mean_error / variance).item()
 
 
+EXACT_TURNS = 8
+"""Turns that have a figure of their own; later ones share one with the others up to the next power
+of two."""
+TURN_GROUPS = 40
+"""More than there are groups of turns. Every rank sums as many, however long its episodes are."""
+
+
+def turn_group(turn: int) -> int:
+    """Number of the group that the answered turn `turn`, from 1, belongs to."""
+    if turn <= EXACT_TURNS:
+        return turn - 1
+    return EXACT_TURNS + (turn - 1).bit_length() - EXACT_TURNS.bit_length()
+
+
+def turn_label(group: int) -> str:
+    """Name of a group of turns: "1" … "8", "9-16", "17-32", …"""
+    if group < EXACT_TURNS:
+        return str(group + 1)
+    first = EXACT_TURNS << (group - EXACT_TURNS)
+    return f"{first + 1}-{2 * first}"
+
+
+def explained_variance_by_turn(
+    values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = one_rank
+) -> dict[str, float]:
+    """`explained_variance` of each group of turns whose returns vary, over all ranks, by its label.
+    values, returns, mask: [episodes, answered turns]."""
+    group = torch.tensor(
+        [turn_group(turn) for turn in range(1, values.shape[1] + 1)], device=values.device
+    )
+
+    def sums(*parts: Tensor) -> Tensor:
+        """Over ranks and the turns of a group: [parts, TURN_GROUPS]."""
+        by_turn = torch.stack([torch.where(mask, part, 0.0).sum(0) for part in parts])
+        return reduce(by_turn.new_zeros(len(parts), TURN_GROUPS).index_add(1, group, by_turn))
+
+    exact, target = values.detach().double(), returns.double()
+    counts, totals = sums(torch.ones_like(target), target)
+    means = totals / counts.clamp(min=1)
+    errors, spreads = sums((exact - target).square(), (target - means[group]).square())
+    varies = spreads > counts * (SAME * means).square()
+    return {
+        turn_label(place): 1.0 - float(errors[place] / spreads[place])
+        for place in varies.nonzero().flatten().tolist()
+    }
+
+
 def doubted(advantages: Tensor, stds: Tensor) -> Tensor:
     """advantages / (1 + σ), same shapes: less is learnt from a score that its reward model is
     unsure of.

@@ -38,12 +38,15 @@ class Experience:
     reference: list[list[Tensor]]
     """Log-probs of each answer's tokens under the reference policy, by episode and answered
     turn; those recorded while sampling where the algorithm needs no reference."""
+    memories: list[Tensor] | None = None
+    """Memories that the critic reads, of each episode (`ValueFunction.memories`): those of the
+    weights that sampled, in all passes over the batch. None where it reads none."""
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     """Set by the algorithm's `credit`."""
     returns: Tensor = field(default_factory=lambda: torch.empty(0))
     """Set by the algorithm's `credit`: what the critic learns."""
     figures: dict[str, float] = field(default_factory=dict)
-    """Statistics over all ranks, by metric name."""
+    """Statistics over all ranks, by key of a metric's series."""
 
     def select(self, chosen: Sequence[int]) -> Experience:
         """The experience of some of the episodes."""
@@ -58,6 +61,7 @@ class Experience:
             values=self.values[index],
             bootstrap=self.bootstrap[index],
             reference=[self.reference[i] for i in chosen],
+            memories=None if self.memories is None else [self.memories[i] for i in chosen],
             advantages=self.advantages[index],
             returns=self.returns[index],
         )
@@ -85,11 +89,15 @@ def gather_experience(
                 scored[i, k], rewards[i, k], stds[i, k] = True, turn.reward, turn.reward_std
     values = torch.zeros(present.shape, device=device)
     bootstrap = torch.zeros(len(episodes), device=device)
+    memories = None if critic is None else critic.memories(episodes)
     if critic is not None:
-        values[present] = critic.evaluate(episodes)
+        values[present] = critic.evaluate(episodes, memories)
         cut_off = [i for i, episode in enumerate(episodes) if episode.truncated]
         if cut_off:
-            bootstrap[cut_off] = critic.beyond([episodes[i] for i in cut_off])
+            bootstrap[cut_off] = critic.beyond(
+                [episodes[i] for i in cut_off],
+                None if memories is None else [memories[i] for i in cut_off],
+            )
     if reference is None:
         log_probs = [
             [torch.tensor(turn.log_probs, device=device) for turn in episode.answered]
@@ -98,4 +106,6 @@ def gather_experience(
     else:
         log_probs = reference.log_probs(episodes, temperature)
     scored, rewards, stds = (x.to(device) for x in (scored, rewards, stds))
-    return Experience(episodes, present, scored, rewards, stds, values, bootstrap, log_probs)
+    return Experience(
+        episodes, present, scored, rewards, stds, values, bootstrap, log_probs, memories
+    )

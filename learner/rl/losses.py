@@ -30,6 +30,8 @@ class PolicyLoss:
     """Sum of (new - old)² / 2."""
     approx_kl_k3: Tensor
     """Sum of ratio - 1 - (new - old), never negative: KL(old || new) from samples of old."""
+    log_ratio: Tensor
+    """Sum of |new - old|."""
     max_ratio_deviation: Tensor
     """Largest |ratio - 1|. Not a sum: combine ranks by max. Rounding noise at the first update,
     else rollout and learner disagree."""
@@ -83,6 +85,7 @@ def policy_loss(
         clipped=(clipped.detach() > plain.detach()).sum(),
         approx_kl=0.5 * step.square().sum(),
         approx_kl_k3=(ratio.detach() - 1 - step).sum(),
+        log_ratio=step.abs().sum(),
         max_ratio_deviation=(ratio.detach() - 1).abs().max()
         if ratio.numel()
         else ratio.new_zeros(()),

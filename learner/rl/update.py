@@ -65,7 +65,7 @@ class Update:
         self.critic: ValueFunction | None = None
         self.critic_trainer: Trainer | None = None
         if needs.critic_learning_rate is not None:
-            self.critic = policy.value_function()
+            self.critic = policy.value_function(needs.critic)
             rates = Optimizer(
                 learning_rate=needs.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0
             )
@@ -118,7 +118,7 @@ class Update:
             seed = derive(self.seed, "minibatches", iteration, epoch)
             for chosen in minibatches(places, total, self.settings.minibatches, seed):
                 part = experience.select(chosen)
-                if learns:
+                if learns and self._has_signal(part):
                     learns = self.step_policy(part, iteration, first)
                     first = False
                 if self.critic is not None:
@@ -127,11 +127,14 @@ class Update:
                     self.metrics.record("train/steps", 1)
 
     def step_policy(self, part: Experience, iteration: int, first: bool) -> bool:
-        """One step of the policy on the experience of some episodes, of none on some ranks; False,
-        and no step, where it has moved too far since it sampled them."""
+        """One step of the policy on the experience of some episodes, of none on some ranks. No step
+        where ratios have exploded; False, and no step, where the policy has moved too far since it
+        sampled them."""
         terms = self.policy_terms(part, first)
         if self._has_moved_too_far(terms):
             return False
+        if self._has_exploded(terms):
+            return True
         trainer = self.policy_trainer
         factor = self.rate * learning_rate_factor(trainer.settings, iteration, trainer.steps)
         norm, rate = self._step(trainer, terms, iteration, factor)
@@ -144,16 +147,39 @@ class Update:
 
     def _has_moved_too_far(self, terms: list[LossTerm]) -> bool:
         limit = self.algorithm.needs.stop_kl
-        if limit is None:
-            return False
-        (moved,) = (term for term in terms if term.name == "ppo/approx_kl_k3")
-        total, tokens = self.group.sum(
-            torch.tensor([float(moved.sum), float(moved.count)], dtype=torch.float64)
+        return limit is not None and self._found(
+            "ppo/passes_stopped", self._exceeds(terms, "ppo/approx_kl_k3", limit)
+        )
+
+    def _has_exploded(self, terms: list[LossTerm]) -> bool:
+        limit = self.algorithm.needs.skip_log_ratio
+        return limit is not None and self._found(
+            "ppo/minibatches_skipped", self._exceeds(terms, "ppo/log_ratio", limit)
+        )
+
+    def _has_signal(self, part: Experience) -> bool:
+        """Whether an advantage of the minibatch, on any rank, is not 0; True where that is not
+        asked for."""
+        if not self.settings.skip_without_signal:
+            return True
+        some = self.group.sum(part.advantages.count_nonzero().double()) > 0
+        return not self._found("objective/minibatches_without_signal", not some)
+
+    def _exceeds(self, terms: list[LossTerm], name: str, limit: float) -> bool:
+        """Whether the mean of a term over all ranks is above a limit."""
+        (term,) = (term for term in terms if term.name == name)
+        total, count = self.group.sum(
+            torch.tensor(
+                [float(term.sum), float(term.count)], dtype=torch.float64, device=self.group.device
+            )
         ).tolist()
-        too_far = total > limit * max(tokens, 1.0)
+        return bool(total > limit * max(count, 1.0))
+
+    def _found(self, name: str, holds: bool) -> bool:
+        """What all ranks found of a minibatch, after it is noted as a metric of their whole."""
         if self.group.rank == 0:
-            self.metrics.record("ppo/passes_stopped", too_far)
-        return bool(too_far)
+            self.metrics.record(name, holds)
+        return holds
 
     def policy_terms(self, part: Experience, first: bool = False) -> list[LossTerm]:
         """The losses of the policy. first: whether no step was taken since sampling."""
@@ -173,7 +199,8 @@ class Update:
     def critic_terms(self, part: Experience) -> list[LossTerm]:
         """The losses of the critic."""
         assert self.critic is not None
-        return self.algorithm.critic_terms(self.critic.evaluate(part.episodes), part)
+        values = self.critic.evaluate(part.episodes, part.memories)
+        return self.algorithm.critic_terms(values, part)
 
     def _step(
         self,

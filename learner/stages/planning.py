@@ -108,9 +108,14 @@ def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
             )
         )
     memory = {"reference policy": config.parameters()["total"] * FLOAT_BYTES}
-    if update.has_critic:
-        critic = critic_parameters(config) * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
-        memory["critic, gradients and optimiser"] = critic
+    reads = update.critic_input
+    if reads is not None:
+        critic = critic_parameters(config, reads.memory)
+        memory["critic, gradients and optimiser"] = critic * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
+    if reads is not None and reads.memory:
+        turns = max(batch.per_rank * (batch.turns + 1) for batch in batches)
+        one = config.layers * config.slots * config.width * FLOAT_BYTES
+        memory["memories that the critic reads"] = turns * one
     return StagePlan(batches, memory=memory)
 
 
@@ -132,34 +137,38 @@ def longest_conversation(run: Run) -> int | None:
     return max((stage.longest for stage in run.stages if stage.longest is not None), default=None)
 
 
-def critic_parameters(config: RxTConfig) -> int:
+def critic_parameters(config: RxTConfig, reads_memory: bool = False) -> int:
     """Number of parameters of `common.models.reactive.critic`: embedding and encoder as the
-    policy's, and a gated layer, a norm and one value on top."""
+    policy's, an attention to memory per layer where it reads that, and a gated layer, a norm and
+    one value on top."""
     parts, width = config.parameters(), config.width
-    return parts["embedding"] + parts["encoder"] + 2 * width * (width + 1) + 2 * width + width + 1
+    looks = config.layers * _look_parameters(config) if reads_memory else 0
+    head = 2 * width * (width + 1) + 2 * width + width + 1
+    return parts["embedding"] + parts["encoder"] + looks + head
 
 
 def reward_parameters(config: RxTConfig, levels: int) -> int:
     """Number of parameters of `common.models.reactive.reward`: two encoders with an embedding each,
     memory attention, an attention to memory per layer, a norm and the head."""
     parts, width = config.parameters(), config.width
-    query, kv = (
-        config.cross_query_heads or config.query_heads,
-        config.cross_kv_heads or config.kv_heads,
-    )
-    look = (
-        width * config.head_dim * (query + 2 * kv)
-        + config.head_dim * query * width
-        + width
-        + 2 * width
-    )
     return (
         2 * (parts["embedding"] + parts["encoder"])
         + parts["memory"]
-        + config.layers * look
+        + config.layers * _look_parameters(config)
         + width
         + levels * (width + 1)
     )
+
+
+def _look_parameters(config: RxTConfig) -> int:
+    """Number of parameters of a `MemoryLook`."""
+    width, query, kv = (
+        config.width,
+        config.cross_query_heads or config.query_heads,
+        config.cross_kv_heads or config.kv_heads,
+    )
+    projections = width * config.head_dim * (query + 2 * kv) + config.head_dim * query * width
+    return projections + width + 2 * width
 
 
 def _supervised(stage: SupervisedStage, run: Run, max_tokens: int, turns: int) -> Batches:

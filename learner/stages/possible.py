@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
+from typing import TYPE_CHECKING
 
 from common.config.components import Component
 from common.config.mrl import HELD_OUT, MRL, CurriculumStep
@@ -18,11 +19,21 @@ from reward_service.components.table import range_of
 from rollout.environments.table import ENVIRONMENTS
 from rollout.tasks import fitting_any
 
+if TYPE_CHECKING:
+    from common.models.reactive.model import ReactiveTransformer
+
 
 def require_learnable(stage: MRL, run: Run) -> None:
     """Raises InputError for sampling that MRL cannot learn from: it learns from the very
     distribution it samples, and a filter would make the recorded log-probs those of another
-    one."""
+    one. And for a critic that is to read what no episode has."""
+    reads = stage.algorithm_settings.critic_input
+    if reads is not None and reads.opening and not _has_long_term(stage, run):
+        raise InputError(
+            f"{run.stage_key(run.stages.index(stage))}.{stage.algorithm}.critic.opening",
+            "is for the last turn of long_term conversations, and no step of the curriculum plays "
+            "any",
+        )
     sampling = run.rollout.sampling
     if sampling.temperature == 0:
         raise InputError(
@@ -104,6 +115,25 @@ def require_phases(stage: StageSettings, run: Run) -> None:
                 f"is {phase.after}, and the stage is over after {stage.total_steps}: the phase "
                 "never begins",
             )
+
+
+def _has_long_term(stage: MRL, run: Run) -> bool:
+    """Whether a step of the curriculum may play long-term conversations."""
+    strategies = {strategy for step in stage.curriculum for strategy in step.strategies}
+    return ENVIRONMENTS[run.environment.kind].plays_rows and not strategies.isdisjoint(
+        {None, "long_term"}
+    )
+
+
+def require_readable_by_critic(stage: MRL, policy: ReactiveTransformer) -> None:
+    """Raises InputError for an input of the critic that is longer than any there is."""
+    reads, longest = stage.algorithm_settings.critic_input, 2 * policy.config.max_tokens
+    if reads is not None and reads.max_tokens is not None and reads.max_tokens > longest:
+        raise InputError(
+            f"stages.{stage.stage}.{stage.algorithm}.critic.max_tokens",
+            f"is {reads.max_tokens}: an interaction and a query have at most {longest} tokens, "
+            "twice model.max_tokens",
+        )
 
 
 def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:

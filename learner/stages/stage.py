@@ -35,6 +35,7 @@ from learner.stages.possible import (
     require_learnable,
     require_pairs_to_read,
     require_phases,
+    require_readable_by_critic,
     require_short_enough,
 )
 from learner.unfreezing import require_begun
@@ -226,6 +227,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_possible=require_learnable,
             require_data=require_held_out,
             require_resumable=_require_same_position,
+            require_fit=require_readable_by_critic,
         ),
     )
 }

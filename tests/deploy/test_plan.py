@@ -122,11 +122,26 @@ def test_learner_holds_a_reference_only_where_there_is_mrl_and_less_per_rank_wit
     assert alone["optimiser"] == 2 * alone["weights"]
 
 
-def test_critic_is_counted_as_it_is_built() -> None:
+@pytest.mark.parametrize("reads_memory", [False, True])
+def test_critic_is_counted_as_it_is_built(reads_memory: bool) -> None:
     config = named_config("tiny")
-    assert critic_parameters(config) == sum(
-        parameter.numel() for parameter in Critic(config).parameters()
+    assert critic_parameters(config, reads_memory) == sum(
+        parameter.numel() for parameter in Critic(config, reads_memory).parameters()
     )
+
+
+def test_a_critic_that_reads_memory_is_planned_with_the_memories_of_its_episodes() -> None:
+    """One per answer, and one for the query after an episode that was cut off."""
+    config, steps = named_config("tiny"), [{"name": "all", "iterations": 1, "max_steps": 5}]
+    stage = {"stage": "mrl", "episodes": 10, "curriculum": steps}
+    reading = run(stages=[stage | {"ppo": {"critic": {"memory": True}}}], learner={"ranks": 3})
+    parts = learner_bytes(stage_plans(reading, config), config)
+    one = config.layers * config.slots * config.width * 4
+    assert parts["memories that the critic reads"] == 4 * (5 + 1) * one
+    without = learner_bytes(stage_plans(run(stages=[stage]), config), config)
+    assert not any("memories" in name for name in without)
+    critic = "critic, gradients and optimiser"
+    assert parts[critic] > without[critic]
 
 
 @pytest.mark.parametrize(

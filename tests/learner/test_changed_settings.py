@@ -148,6 +148,11 @@ def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written
             r'data\.kind: is "rows", .* with "synth"',
         ),
         (
+            ("sft", mrl(ppo=STAGES["mrl"]["ppo"] | {"critic": {"memory": True}})),
+            {},
+            r"stages\.mrl\.ppo\.critic\.memory: is true, .* with false",
+        ),
+        (
             ("joint_lm", "mrl"),
             {},
             r'stages\.0\.stage: is "joint_lm", the run in .* was started with "sft"',
@@ -155,7 +160,7 @@ def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written
     ],
 )
 def test_what_may_not_change_is_refused_with_the_old_value_and_the_new(
-    started: RunDirectory, stages: tuple[str, ...], sections: dict[str, Any], refused: str
+    started: RunDirectory, stages: tuple[Any, ...], sections: dict[str, Any], refused: str
 ) -> None:
     corpus = load_corpus(tiny_run("x").data, 5)
     run = tiny_run(started.root, *stages, **sections)

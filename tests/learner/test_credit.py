@@ -3,7 +3,9 @@ have."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,11 @@ from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
 from common.telemetry.jsonl import read_rows
 from learner.parallel.optimizer import LossTerm
-from learner.rl.advantages import explained_variance, generalized_advantages
+from learner.rl.advantages import (
+    explained_variance,
+    explained_variance_by_turn,
+    generalized_advantages,
+)
 from learner.rl.experience import Experience
 from tests.local_source import lively_model, played, run_here, tiny_corpus, tiny_run, tiny_tasks
 from tests.updates import make_update, mrl
@@ -217,6 +223,50 @@ def test_a_run_clips_values_on_the_scale_of_its_rewards(
         if "ppo/value_clip_fraction" in row
     ]
     assert (fraction > 0) == clipped
+
+
+def test_turns_are_explained_one_by_one_and_late_ones_in_groups() -> None:
+    """Each figure is that of its turns alone. Turns that no episode has, and one whose returns are
+    all alike, have none."""
+    torch.manual_seed(4)
+    returns = torch.randn(30, 20)
+    returns[:, 2] = 0.7
+    values, scored = returns + 0.5 * torch.randn(30, 20), torch.rand(30, 20) < 0.7
+    found = explained_variance_by_turn(values, returns, scored)
+    groups = {str(turn): slice(turn - 1, turn) for turn in range(1, 9) if turn != 3}
+    groups |= {"9-16": slice(8, 16), "17-32": slice(16, 20)}
+    assert found.keys() == groups.keys()
+    for label, turns in groups.items():
+        parts = (each[:, turns] for each in (values, returns, scored))
+        assert found[label] == pytest.approx(explained_variance(*parts), abs=1e-6)
+    assert len(set(found.values())) == len(found)
+
+
+def test_ranks_explain_turns_as_one_does_however_long_their_episodes_are() -> None:
+    """One has up to twelve turns, the other three; both take part in every sum."""
+    torch.manual_seed(4)
+    returns, scored = torch.randn(10, 12), torch.ones(10, 12, dtype=torch.bool)
+    values = returns + 0.5 * torch.randn(10, 12)
+    scored[6:, 3:] = False
+    whole = explained_variance_by_turn(values, returns, scored)
+    assert whole.keys() == {*map(str, range(1, 9)), "9-16"}
+    places = [(slice(0, 6), slice(0, 12)), (slice(6, 10), slice(0, 3))]
+    both, parts = threading.Barrier(2, timeout=20), [torch.empty(0)] * 2
+
+    def explained_by(rank: int) -> dict[str, float]:
+        def over_ranks(part: torch.Tensor) -> torch.Tensor:
+            parts[rank] = part
+            both.wait()
+            total = parts[0] + parts[1]
+            both.wait()
+            return total
+
+        mine = (each[places[rank]] for each in (values, returns, scored))
+        return explained_variance_by_turn(*mine, over_ranks)
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(explained_by, range(2)):
+            assert found == pytest.approx(whole, abs=1e-12)
 
 
 def test_returns_that_differ_by_rounding_alone_have_nothing_to_explain() -> None:

@@ -15,7 +15,7 @@ import torch
 from common.models.reactive.parts import PARTS
 from tests.hand_made import make_case
 from tests.local_learner import LocalLearner
-from tests.plain_ppo import Case, Outcome, plain_update
+from tests.plain_ppo import Case, Outcome, answers_of, plain_update, value_beyond
 
 MEMORY = ("memory_attention", "memory_cross_attention")
 
@@ -88,12 +88,27 @@ def test_what_is_frozen_does_not_change_the_gradients_of_the_rest(left: str) -> 
         {"doubt": True},
         {"discount": 0.0},
         {"kl": 1.0, "kl_target": 0.01},
+        {"critic": {"memory": True}},
     ],
     ids=str,
 )
 def test_each_term_has_the_weight_and_the_gradient_of_its_own(alone: dict[str, Any]) -> None:
     off = {"kl": 0.0, "kl_target": None, "entropy": 0.0, "memory_change": 0.0}
     assert_same(make_case(off | alone))
+
+
+def test_a_critic_that_reads_memory_has_another_value_for_every_query() -> None:
+    """And of the query that would have come next, where an episode was cut off."""
+    case = make_case({"critic": {"memory": True}})
+    deaf = make_case({"critic": {"memory": True}})
+    for look in deaf.old_critic.looks:
+        torch.nn.init.zeros_(look.cross_attention.output.weight)
+    values, without = (
+        [answer.old_value for episode in each.episodes for answer in answers_of(each, episode)]
+        + [value_beyond(each, each.episodes[0])]
+        for each in (case, deaf)
+    )
+    assert all(abs(value - other) > 1e-2 for value, other in zip(values, without, strict=True))
 
 
 def test_experts_are_balanced_over_what_was_decoded() -> None:

@@ -71,6 +71,11 @@ PPO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # Seven episodes in five minibatches: in most of them a rank has nothing to do, and must take
     # part all the same.
     "ppo-mixture": ({"minibatches": 5, "epochs": 1, "bptt_turns": 1}, MIXTURE),
+    # In most minibatches a rank has no memory to read.
+    "ppo-critic-with-memory": (
+        {"minibatches": 5, "epochs": 1, "critic": {"memory": True}},
+        {"initial_memory": "learned"},
+    ),
     "ppo-raw-advantages": (
         {"minibatches": 1, "epochs": 1, "whiten": False, "kl_estimator": "k3"},
         {},

@@ -91,6 +91,16 @@ def test_sampling_is_free_where_nothing_learns_from_it(base: Path) -> None:
     require_possible(load_run([base], []))
 
 
+def test_a_critic_that_reads_openings_needs_conversations_that_ask_for_them(base: Path) -> None:
+    opening = "stages.mrl.ppo.critic.opening=true"
+    require_possible(load_run([base], [opening]))
+    cumulative = "stages.mrl.curriculum.first.strategy=cumulative"
+    assert refusal(base, opening, cumulative).where == "stages.mrl.ppo.critic.opening"
+    require_possible(load_run([base], [opening, cumulative, "stages.mrl.algorithm=a2c"]))
+    custom = "environment={kind: custom, path: rollout.environments.guess_number:GuessNumber}"
+    assert refusal(base, opening, custom).where == "stages.mrl.ppo.critic.opening"
+
+
 def test_a_place_below_a_file_is_refused_and_one_that_is_not_there_yet_is_not(
     base: Path, tmp_path: Path
 ) -> None:

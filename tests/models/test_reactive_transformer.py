@@ -146,6 +146,13 @@ def test_models_compute_what_the_plain_computation_does(shape: dict[str, Any]) -
     np.testing.assert_allclose(logits[0], plain.decode(sequence, remembered), rtol=1e-4, atol=1e-4)
     value = float(critic(tokens, mask).detach())
     assert value == pytest.approx(plain_critic.value(sequence), rel=1e-4, abs=1e-5)
+    reader = shaken(Critic.from_policy(model, reads_memory=True))
+    read, without = (float(reader(tokens, mask, seen).detach()) for seen in (memory, None))
+    expected_value = PlainModel(reader, model.config).value(
+        sequence, memory[0].detach().double().numpy()
+    )
+    assert read == pytest.approx(expected_value, rel=1e-4, abs=1e-5)
+    assert abs(read - without) > 1e-4
 
 
 @pytest.mark.parametrize("shape", VARIANTS, ids=str)

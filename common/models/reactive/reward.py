@@ -18,11 +18,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from common.models.layers.attention import CrossAttention, rope_table
+from common.models.layers.attention import rope_table
 from common.models.reactive.config import RxTConfig
-from common.models.reactive.decoder import DecoderLayer
 from common.models.reactive.encoder import Encoder, Packing
 from common.models.reactive.memory import MemoryAttention
+from common.models.reactive.memory_look import MemoryLook, start_as_decoder
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.module import RxTModule
 
@@ -33,27 +33,6 @@ class RxTRewardConfig(RxTConfig):
 
     levels: int = 1
     """1: a scalar; K > 1: logits of the levels 1…K."""
-
-
-class MemoryLook(nn.Module):
-    """Attention of a layer of the reader to the same layer of memory."""
-
-    def __init__(self, config: RxTConfig):
-        super().__init__()
-        heads = (
-            config.cross_query_heads or config.query_heads,
-            config.cross_kv_heads or config.kv_heads,
-        )
-        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_attention = CrossAttention(config.width, config.head_dim, *heads)
-
-    def forward(self, x: Tensor, rope: Tensor, memory: Tensor) -> Tensor:
-        """x [batch, tokens, width], memory [batch, slots, width] → what to add to x."""
-        keys, values = self.cross_attention.keys_values(self.memory_norm(memory))
-        return self.cross_attention.attend(
-            self.cross_attention.queries(self.cross_norm(x), rope), keys, values
-        )
 
 
 class RxTRewardModel(RxTModule):
@@ -86,11 +65,7 @@ class RxTRewardModel(RxTModule):
             (model.reader_embedding, policy.embedding), (model.reader, policy.encoder),
         ):  # fmt: skip
             own.load_state_dict(given.state_dict())
-        for look, layer in zip(model.looks, policy.decoder.layers, strict=True):
-            assert isinstance(look, MemoryLook)
-            assert isinstance(layer, DecoderLayer)
-            for name in ("memory_norm", "cross_norm", "cross_attention"):
-                getattr(look, name).load_state_dict(getattr(layer, name).state_dict())
+        start_as_decoder(model.looks, policy)
         if policy.config.initial_memory == "learned":
             model.first_memory.data.copy_(policy.first_memory.data)
         nn.init.normal_(

@@ -27,7 +27,7 @@ class AdvantageActorCritic:
     """The gradient of an answer's log-probability, times its advantage."""
 
     def __init__(self, settings: A2C, reward_width: float = 1.0):
-        self.needs = Needs(settings.critic_learning_rate, settings.critic_warmup)
+        self.needs = Needs(settings.critic_learning_rate, settings.critic_warmup, settings.critic)
         self._settings = settings
 
     def credit(self, experience: Experience, places: list[int], group: Group) -> Experience:

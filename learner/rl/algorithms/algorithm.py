@@ -14,13 +14,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from common.config.algorithms import ActorCritic, PolicyGradient
+from common.config.algorithms import (
+    PREVIOUS_INTERACTION,
+    ActorCritic,
+    CriticInput,
+    PolicyGradient,
+)
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
 from learner.rl.advantages import (
     doubted,
     explained_variance,
+    explained_variance_by_turn,
     generalized_advantages,
     mean_and_variance,
     whiten,
@@ -40,10 +46,14 @@ class Needs:
     """None: no critic is built and no value computed."""
     critic_warmup: int = 0
     """Iterations in which only the critic learns."""
+    critic: CriticInput = PREVIOUS_INTERACTION
+    """What the critic reads."""
     reference: bool = True
     stop_kl: float | None = None
     """Nats per token by which the policy may have moved from the one that sampled, or its passes
     over a batch stop; None: they do not."""
+    skip_log_ratio: float | None = None
+    """Mean |log ratio| per token from which on a minibatch is passed over; None: none is."""
 
 
 class Algorithm(Protocol):
@@ -115,6 +125,9 @@ def critic_credit(experience: Experience, settings: ActorCritic, group: Group) -
     explained = explained_variance(experience.values, returns, scored, group.sum)
     if explained is not None:
         figures["critic/explained_variance"] = explained
+    by_turn = explained_variance_by_turn(experience.values, returns, scored, group.sum)
+    for turn, share in by_turn.items():
+        figures[f"critic/explained_variance_by_turn{{turn={turn}}}"] = share
     return replace(experience, advantages=advantages, returns=returns, figures=figures)
 
 

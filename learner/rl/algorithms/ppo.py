@@ -21,7 +21,11 @@ class ProximalPolicyOptimization:
 
     def __init__(self, settings: PPO, reward_width: float = 1.0):
         self.needs = Needs(
-            settings.critic_learning_rate, settings.critic_warmup, stop_kl=settings.stop_kl
+            settings.critic_learning_rate,
+            settings.critic_warmup,
+            settings.critic,
+            stop_kl=settings.stop_kl,
+            skip_log_ratio=settings.skip_log_ratio,
         )
         self._settings, self._reward_width = settings, reward_width
 
@@ -39,6 +43,7 @@ class ProximalPolicyOptimization:
             LossTerm("ppo/loss_policy", loss.loss, tokens),
             *penalty_terms(batch, experience, self._settings, kl_coefficient),
             LossTerm("ppo/clip_fraction", loss.clipped.float(), tokens, 0.0),
+            LossTerm("ppo/log_ratio", loss.log_ratio, tokens, 0.0),
             LossTerm("ppo/approx_kl", loss.approx_kl, tokens, 0.0),
             LossTerm("ppo/approx_kl_k3", loss.approx_kl_k3, tokens, 0.0),
         ]
