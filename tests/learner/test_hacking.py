@@ -25,7 +25,7 @@ from common.telemetry.metrics import Metrics
 from learner.hacking import SHORTEST_COPY, Samples, record_answers, record_questions, sample
 from learner.metrics import record_episodes
 from learner.recorder import Recorder
-from learner.watch import FEW, WINDOW, HackingWatch
+from learner.watch import WINDOW, HackingWatch
 from reward_service.components.recall import named_values, words_of_values
 from reward_service.compose import score_episodes
 from reward_service.degenerate import conversation, said
@@ -184,7 +184,7 @@ def test_each_alarm_has_a_figure_of_its_own(ends: dict[str, float], raised: set[
 @pytest.mark.parametrize("scores", [0.5, 0.9])
 def test_noise_raises_no_alarm_in_a_long_run(scores: float) -> None:
     """Recall has reached what it can, whether or not other rewards rise further."""
-    assert [kinds(rows(400, seed, scores=scores)) for seed in range(6)] == [set()] * 6
+    assert [kinds(rows(400, seed, scores=scores)) for seed in range(3)] == [set()] * 3
 
 
 def test_answers_that_come_to_be_like_references_raise_no_alarm() -> None:
@@ -201,8 +201,8 @@ def test_answers_that_come_to_be_like_references_raise_no_alarm() -> None:
 
 def test_copies_are_told_in_the_first_iterations() -> None:
     watch = HackingWatch()
-    raised = [[a.kind for a in watch.look(row | {"hacking/copied": 0.6})] for row in rows(FEW + 1)]
-    assert raised == [[]] * (FEW - 1) + [["copies"]] * 2
+    raised = [[a.kind for a in watch.look(row | {"hacking/copied": 0.6})] for row in rows(5)]
+    assert raised == [[], [], [], ["copies"], ["copies"]]
 
 
 def test_another_curriculum_step_is_no_fall_of_recall() -> None:
