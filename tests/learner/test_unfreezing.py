@@ -307,6 +307,7 @@ def test_a_frozen_part_changes_in_no_bit_and_a_thaw_changes_no_loss(
         [row[f"train/part_learning_rate{{part={part}}}"] for row in comparable_rows(thawed)]
         for part in ("encoder", "memory_attention")
     )
+    assert min(memory) > 0
     assert rates == pytest.approx([0.0] * 3 + [0.3 * rate for rate in memory[3:]])
 
 
