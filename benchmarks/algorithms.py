@@ -45,6 +45,7 @@ def run(algorithm: str, seed: int, out: Path) -> dict[str, Any]:
         "learner.log_every=1",
         f"stages.memory_aware.steps={SUPERVISED_STEPS}",
         f"stages.mrl.algorithm={algorithm}",
+        "stages.mrl.evaluate_every=0",
         f"stages.mrl.{algorithm}={json.dumps(SETTINGS[algorithm])}",
         f"stages.mrl.curriculum=[{{name: all, iterations: {ITERATIONS}, max_steps: 6}}]",
         "stages.mrl.optimizer.learning_rate=3.0e-4",

@@ -2,8 +2,9 @@
 
     python -m benchmarks.same_losses REVISION
 
-A few steps of every stage of `configs/demo.yaml` are run once from REVISION, in a worktree of its
-own, and once from the files in this checkout. Every row of `metrics.jsonl` is compared, time aside.
+A few steps of every stage on the data of `configs/demo.yaml` are run once from REVISION, in a
+worktree of its own, and once from the files in this checkout. Every row of `metrics.jsonl` is
+compared, time aside.
 Bits depend on the processor, so nothing is kept in the repository; what REVISION gave stays in
 `runs/same_losses/` and is not run again. Exits with 1 where a row differs.
 """
@@ -23,11 +24,13 @@ SECONDS = 900.0
 WORDS = (
     *("name=short", "data.train=300", "data.eval=40", "evaluation.episodes=40"),
     *("learner.log_every=1", "learner.checkpoint_every=3", "rollout.workers=2"),
-    *(f"stages.{stage}.steps={4 + stage}" for stage in range(4)),
-    *("stages.4.episodes=24", "stages.4.ppo.critic_warmup=1"),
-    "stages.4.curriculum=[{name: all, iterations: 3, max_steps: 6, reset_probability: 0.5}]",
+    "stages=[{stage: joint_lm, steps: 4}, {stage: sft, steps: 5, blind_fraction: 0.3}, "
+    "{stage: memory_pretrain, steps: 6}, {stage: memory_aware, steps: 7}, "
+    "{stage: mrl, episodes: 24, ppo: {critic_warmup: 1}, "
+    "curriculum: [{name: all, iterations: 3, max_steps: 6, reset_probability: 0.5}]}]",
 )
-"""From the shipped demo to one of two minutes. Memory is carried over: every path is taken."""
+"""From the shipped demo to a run of two minutes that has every stage of the articles. Memory is
+carried over: every path is taken."""
 OF_TIME = (
     *("time", "seconds", "per_second", "memory_bytes", "object_store"),
     *("queue", "fleet/", "watchdog"),

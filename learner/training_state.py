@@ -22,8 +22,8 @@ from rollout.iterations import RolloutState
 class Best:
     """The best weights of a stage so far."""
 
-    exact: float
-    """Share of exact answers to questions of held-out conversations."""
+    quality: float
+    """On held-out conversations (`QUALITY` of learner/evaluation/curriculum.py)."""
     step: int
     """Steps of the run when they were saved; `checkpoints/best` names that checkpoint."""
 
@@ -45,7 +45,7 @@ class RLState:
             "algorithm": dict(self.algorithm),
             "curriculum": self.curriculum.to_json(),
             "rollout": self.rollout.to_json(),
-            "best": None if self.best is None else [self.best.exact, self.best.step],
+            "best": None if self.best is None else [self.best.quality, self.best.step],
         }
 
     @classmethod

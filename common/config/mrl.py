@@ -126,8 +126,9 @@ class MRL(StageSettings):
     evaluate_every: int = Field(0, ge=0)
     """Iterations between measurements on held-out conversations, which rank 0 plays while the
     others wait; one is made before the first. The stage then ends with the weights that had the
-    highest share of exact answers, the last of several, which `checkpoints/best` names. 0: none,
-    and it ends with the last weights."""
+    highest share of exact answers, the last of several, which `checkpoints/best` names; word F1
+    with the references counts where no conversation asks for a fact. 0: none, and it ends with the
+    last weights."""
     evaluate_conversations: int = Field(100, ge=1)
     """Held-out conversations of such a measurement, of any length in the curriculum, and as many of
     the present step where a rule of it asks for them."""

@@ -123,14 +123,16 @@ def load_texts(source: str | Path, columns: Columns = NO_COLUMNS) -> list[str]:
     return [record["text"] for record in checked_records(source, text_faults, layout=layout)]
 
 
-def pairs_to_read(row: Row) -> list[tuple[Interaction, Interaction]]:
+def pairs_to_read(rows: Sequence[Row]) -> list[tuple[Interaction, Interaction]]:
     """Turns that can be answered from the turn before alone, with it: those that ask only for what
-    it says."""
-    turns = row.turns
+    it says. Where no conversation has facts, nothing tells them apart, and it is every follow-up."""
+    told = any(turn.facts for row in rows for turn in row.interactions)
     return [
-        (turns[i - 1], turn)
-        for i, turn in enumerate(turns)
-        if turn.facts and all(fact.said_in == i - 1 for fact in turn.facts)
+        (row.turns[i - 1], turn)
+        for row in rows
+        for i, turn in enumerate(row.turns)
+        if i > 0
+        and (not told or (turn.facts and all(fact.said_in == i - 1 for fact in turn.facts)))
     ]
 
 

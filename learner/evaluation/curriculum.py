@@ -17,8 +17,9 @@ from learner.metrics import record_figures_of_facts
 from learner.parallel.group import Group
 from rollout.tasks import fitting_any
 
-WHOLE = "eval/exact"
-"""Name of the figure that the best weights are chosen by."""
+QUALITY = "quality"
+"""Name of the figure that the best weights are chosen by: the share of exact answers to questions,
+or where no conversation asks for a fact, the mean word F1 of answers with their references."""
 
 
 class HeldOutCurriculum:
@@ -31,7 +32,7 @@ class HeldOutCurriculum:
     def measure(self, step: CurriculumStep | None, metrics: Metrics) -> dict[str, float]:
         """Figures by name, the same on all ranks, which call it together. step: the present one;
         None at the end of the curriculum."""
-        names = (WHOLE, *HELD_OUT)
+        names = (QUALITY, *HELD_OUT)
         found = dict.fromkeys(names, -1.0)  # stands for none
         if self._held_out is not None:
             started = time.perf_counter()
@@ -49,7 +50,7 @@ class HeldOutCurriculum:
         rows = evaluation_rows(fitting_any(held_out.rows, settings.curriculum), count)
         whole = held_out.figures(self._run, rows)
         record_figures_of_facts(whole, metrics)
-        found = {WHOLE: _all(whole["exact"])}
+        found = {QUALITY: _all(whole["exact"] if whole["exact"].totals() else whole["f1"])}
         if step is not None and not step.until.keys().isdisjoint(HELD_OUT):
             of_step = evaluation_rows(fitting_any(held_out.rows, [step]), count)
             own = whole if of_step == rows else held_out.figures(self._run, of_step)

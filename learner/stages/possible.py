@@ -3,12 +3,11 @@ anything starts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
 from common.config.components import Component
-from common.config.mrl import HELD_OUT, MRL, CurriculumStep
+from common.config.mrl import HELD_OUT, MRL
 from common.config.rewards import Rewards
 from common.config.run import Run
 from common.config.stages import MemoryAware, Reading, StageSettings
@@ -138,7 +137,7 @@ def require_readable_by_critic(stage: MRL, policy: ReactiveTransformer) -> None:
 
 def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:
     """Raises InputError where no turn can be answered from the one before."""
-    if not any(map(pairs_to_read, corpus.train)):
+    if not pairs_to_read(corpus.train):
         raise InputError(
             "",
             "learns from turns that ask for a fact which the turn before says, and the training "
@@ -147,21 +146,22 @@ def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:
 
 
 def require_held_out(stage: MRL, corpus: Corpus) -> None:
-    """Raises InputError where the measurements of a curriculum have no question: in all of it, or
-    in a step that waits for one."""
+    """Raises InputError where no held-out conversation fits the curriculum, or none of a step that
+    waits for recall asks for a fact."""
     if not stage.evaluate_every:
         return
-    waiting = [step for step in stage.curriculum if not step.until.keys().isdisjoint(HELD_OUT)]
-    parts: Mapping[str, Sequence[CurriculumStep]] = {
-        "evaluate_every": stage.curriculum,
-        **{f"curriculum.{step.name}.until": [step] for step in waiting},
-    }
-    for where, steps in parts.items():
-        fitting = fitting_any(corpus.eval, steps)
-        if not any(turn.facts for row in fitting for turn in row.interactions):
-            what = f"none of {len(fitting)} of them asks for a fact"
+    if not fitting_any(corpus.eval, stage.curriculum):
+        raise InputError(
+            "evaluate_every",
+            "measures held-out conversations that fit the curriculum, and none of "
+            f"{len(corpus.eval)} does",
+        )
+    for step in stage.curriculum:
+        rows = fitting_any(corpus.eval, [step])
+        asks = any(turn.facts for row in rows for turn in row.interactions)
+        if not asks and not step.until.keys().isdisjoint(HELD_OUT):
             raise InputError(
-                where,
-                "measures recall on held-out conversations that fit, and "
-                + (what if fitting else f"none of {len(corpus.eval)} does"),
+                f"curriculum.{step.name}.until",
+                f"waits for recall on held-out conversations of the step, and none of {len(rows)} "
+                "asks for a fact",
             )

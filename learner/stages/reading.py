@@ -78,10 +78,10 @@ class ReadingObjective(Objective):
 def reading_objective(
     settings: Reading, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[ReadingObjective, WriteTokenizer]:
-    """The turns of the training conversations that ask for what the turn before says."""
+    """The turns of the training conversations that can be answered from the turn before."""
     model, tokenizer = checkpoint_model(checkpoint)
-    pairs = [pair for row in corpus.train for pair in pairs_to_read(row)]
-    objective = ReadingObjective(settings, model, [_tokens(pair, tokenizer) for pair in pairs])
+    pairs = [_tokens(pair, tokenizer) for pair in pairs_to_read(corpus.train)]
+    objective = ReadingObjective(settings, model, pairs)
     return objective, tokenizer.save
 
 

@@ -35,7 +35,7 @@ from common.weights import pack
 from learner.checkpointing import resume_training, save_training
 from learner.curriculum import Curriculum
 from learner.episode_source import ConductorSource, EpisodeSource, Shard
-from learner.evaluation.curriculum import WHOLE, HeldOutCurriculum
+from learner.evaluation.curriculum import QUALITY, HeldOutCurriculum
 from learner.evaluation.held_out import HeldOut
 from learner.evaluation.measure import training_values
 from learner.metrics import record_episodes, record_kl, record_position
@@ -171,7 +171,7 @@ class RLTraining:
         with self.phase("measure"):
             found = self.held_out.measure(self.curriculum.step, self.metrics)
         step = self.position.base + self.position.in_stage
-        self.best = Best(found[WHOLE], step)
+        self.best = Best(found[QUALITY], step)
         if self.group.rank == 0:
             mark_best(self.job.directory, checkpoint_name(step))
 
@@ -190,9 +190,9 @@ class RLTraining:
             with self.phase("measure"):
                 measured = self.held_out.measure(None, self.metrics)
         # Of equals the later one: it has learnt from more.
-        if not measured or (self.best is not None and measured[WHOLE] < self.best.exact):
+        if not measured or (self.best is not None and measured[QUALITY] < self.best.quality):
             return False
-        self.best = Best(measured[WHOLE], self.position.base + done)
+        self.best = Best(measured[QUALITY], self.position.base + done)
         return True
 
     def _take_best(self, done: int) -> None:
@@ -205,8 +205,8 @@ class RLTraining:
         self._opened.module.load_state_dict(open_policy(checkpoint).module.state_dict())
         if self.group.rank == 0:
             self.reporter.note(
-                f"{self.settings.stage} ends with the weights of step {best.step}: exact "
-                f"{best.exact:.4g} on held-out conversations"
+                f"{self.settings.stage} ends with the weights of step {best.step}, the best on "
+                f"held-out conversations ({best.quality:.4g})"
             )
 
     @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from common.config.mrl import CurriculumStep
+from common.config.mrl import MRL, CurriculumStep
 from common.config.run import Run
 from common.data.datasets.table import load_corpus
 from common.failures import InputError
@@ -16,12 +17,23 @@ from common.storage.checkpoint import Checkpoint, open_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import checkpoint_model
-from learner.evaluation.curriculum import WHOLE, HeldOutCurriculum
+from learner.evaluation.curriculum import QUALITY, HeldOutCurriculum
+from learner.evaluation.evaluate import evaluation_rows
+from learner.evaluation.held_out import HeldOut
+from learner.parallel.group import OneRank
+from learner.policies.table import open_policy
 from learner.recorder import Recorder
 from learner.requirements import require_data, require_possible
 from learner.setup import newest
 from learner.training_state import RLState, TrainingState
-from tests.local_source import STAGES, StoppingRecorder, comparable_rows, run_here, tiny_run
+from tests.local_source import (
+    STAGES,
+    StoppingRecorder,
+    comparable_rows,
+    prepared,
+    run_here,
+    tiny_run,
+)
 
 MEASURED = STAGES["mrl"] | {
     "evaluate_every": 1,
@@ -105,7 +117,7 @@ def test_a_stage_ends_with_the_weights_that_were_measured_to_be_the_best(
     def measure(
         self: HeldOutCurriculum, step: CurriculumStep | None, metrics: Metrics
     ) -> dict[str, float]:
-        return {WHOLE: next(left)}
+        return {QUALITY: next(left)}
 
     monkeypatch.setattr(HeldOutCurriculum, "measure", measure)
     stage = MEASURED | {"curriculum": [{"name": "all", "iterations": 4, "max_steps": 3}]}
@@ -114,7 +126,7 @@ def test_a_stage_ends_with_the_weights_that_were_measured_to_be_the_best(
     ended = newest(directory)
     held = state_of(ended).best
     assert held is not None
-    assert (held.exact, held.step) == (exact[best], best)
+    assert (held.quality, held.step) == (exact[best], best)
     assert ended.step == 4
     named = open_checkpoint(directory.path("checkpoints/best"))
     assert named.step == best
@@ -169,5 +181,22 @@ def test_a_rule_that_no_held_out_conversation_can_measure_is_refused(tmp_path: P
         require_data(run, corpus)
     mixed = [*steps, {"name": "all", "iterations": 1, "max_steps": 2}]
     run = tiny_run(tmp_path, MEASURED | {"curriculum": mixed}, data={"steps": [1, 2]})
-    with pytest.raises(InputError, match=r"stages\.mrl\.curriculum\.none\.until: .* none of 6"):
+    with pytest.raises(InputError, match=r"stages\.mrl\.curriculum\.none\.until: .* none of 0"):
         require_data(run, corpus)
+
+
+def test_without_facts_the_best_weights_have_the_most_words_of_the_references(
+    tmp_path: Path,
+) -> None:
+    run = tiny_run(tmp_path, MEASURED)
+    rows = [
+        replace(row, interactions=tuple(replace(turn, facts=()) for turn in row.interactions))
+        for row in load_corpus(run.data, run.seed).eval
+    ]
+    checkpoint = newest(prepared(run))
+    held_out = HeldOut(open_policy(checkpoint), rows, rows)
+    settings = run.stages[0]
+    assert isinstance(settings, MRL)
+    measured = HeldOutCurriculum(run, settings, held_out, OneRank()).measure(None, Metrics())
+    (figure,) = (held_out.figures(run, evaluation_rows(rows, 4))["f1"],)
+    assert measured == {QUALITY: pytest.approx(figure.share()["all"])}

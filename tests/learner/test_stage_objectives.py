@@ -477,9 +477,17 @@ def test_turns_that_ask_only_for_what_the_turn_before_says_are_read() -> None:
 
     told = (turn("one"), turn("two", 1), turn("three", 1), turn("four", 3, 2), turn("five", 4))
     row = Row("opening", "a", told)
-    assert [(before.query, asked.query) for before, asked in pairs_to_read(row)] == [
+    assert [(before.query, asked.query) for before, asked in pairs_to_read([row])] == [
         ("one", "two"),
         ("four", "five"),
+    ]
+
+
+def test_of_conversations_without_facts_every_follow_up_is_read() -> None:
+    row = Row("opening", "a", (Interaction("one", "a"), Interaction("two", "a")))
+    assert [(before.query, asked.query) for before, asked in pairs_to_read([row])] == [
+        ("opening", "one"),
+        ("one", "two"),
     ]
 
 
