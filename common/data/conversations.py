@@ -125,7 +125,7 @@ def load_texts(source: str | Path, columns: Columns = NO_COLUMNS) -> list[str]:
 
 def pairs_to_read(rows: Sequence[Row]) -> list[tuple[Interaction, Interaction]]:
     """Turns that can be answered from the turn before alone, with it: those that ask only for what
-    it says. Where no conversation has facts, nothing tells them apart, and it is every follow-up."""
+    it says. Where no conversation has facts, nothing tells them apart, and all follow-ups count."""
     told = any(turn.facts for row in rows for turn in row.interactions)
     return [
         (row.turns[i - 1], turn)
