@@ -6,6 +6,8 @@ from typing import Any
 
 from benchmarks.pages.text import Results, interval, share, table
 
+SHOWN = ("1", "2", "3", "4", "5", "6", "8", "10", "12", "16", "all")
+"""Distances that the table has columns for, of those that are asked."""
 BEGIN, END = "<!-- demo table -->\n", "<!-- end of demo table -->\n"
 ROWS = {
     "before_mrl": "`before mrl`",
@@ -29,7 +31,8 @@ def demo_table(results: Results) -> str:
     """Recall by distance with its controls, and how many questions it is of."""
     seeds = sorted(int(name.partition("-")[2]) for name in results if name.startswith("demo-"))
     retention: Any = results[f"demo-{seeds[0]}"]["retention"]
-    distances = list(retention["after_mrl"])
+    measured = retention["after_mrl"]
+    distances = [each for each in SHOWN if each in measured]
     rows = [
         [label, *(share(retention[name][distance]) for distance in distances)]
         for name, label in ROWS.items()

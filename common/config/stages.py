@@ -210,9 +210,9 @@ class MemoryPretrain(SupervisedStage):
 
 
 class Reading(SupervisedStage):
-    """Before stage 4: answers predicted from the encoding of the turn before, in the place of
-    memory. Teaches the encoder what memory will have to hold; memory attention has no part in
-    it."""
+    """Before stage 4: answers predicted from the encoding of the turn that says what they need, in
+    the place of memory. Teaches the encoder what memory will have to hold; memory attention has no
+    part in it."""
 
     measures = ("train/accuracy_lm", "train/loss_lm")
 

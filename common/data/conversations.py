@@ -124,15 +124,16 @@ def load_texts(source: str | Path, columns: Columns = NO_COLUMNS) -> list[str]:
 
 
 def pairs_to_read(rows: Sequence[Row]) -> list[tuple[Interaction, Interaction]]:
-    """Turns that can be answered from the turn before alone, with it: those that ask only for what
-    it says. Where no conversation has facts, nothing tells them apart, and all follow-ups count."""
+    """Each turn that can be answered from one earlier turn alone, after that turn, which says all
+    that it asks for. Where no conversation has facts, nothing tells turns apart: then it is every
+    follow-up, after the turn before it."""
     told = any(turn.facts for row in rows for turn in row.interactions)
     return [
-        (row.turns[i - 1], turn)
+        (row.turns[source], turn)
         for row in rows
-        for i, turn in enumerate(row.turns)
-        if i > 0
-        and (not told or (turn.facts and all(fact.said_in == i - 1 for fact in turn.facts)))
+        for i, turn in enumerate(row.interactions)
+        for source in ({fact.said_in for fact in turn.facts} if told else {i})
+        if len({fact.said_in for fact in turn.facts}) < 2
     ]
 
 

@@ -136,11 +136,11 @@ def require_readable_by_critic(stage: MRL, policy: ReactiveTransformer) -> None:
 
 
 def require_pairs_to_read(stage: Reading, corpus: Corpus) -> None:
-    """Raises InputError where no turn can be answered from the one before."""
+    """Raises InputError where no turn can be answered from one earlier turn."""
     if not pairs_to_read(corpus.train):
         raise InputError(
             "",
-            "learns from turns that ask for a fact which the turn before says, and the training "
+            "learns from turns that ask for what one earlier turn says, and the training "
             "conversations have none; leave the stage out, or add such conversations",
         )
 

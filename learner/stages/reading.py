@@ -1,5 +1,5 @@
-"""Before stage 4: each answer is predicted from its query and the encoding of the turn before, put
-where memory would be (`as_memory`).
+"""Before stage 4: each answer is predicted from its query and the encoding of the turn that says
+what it needs, put where memory would be (`as_memory`).
 
 Nothing before it sends the encoder a gradient that needs to know which value belongs to which name:
 stages 1 and 2 detach it from the decoder's loss, and masked LM cannot guess a value at random. Here
@@ -40,7 +40,7 @@ class ReadingObjective(Objective):
         model: ReactiveTransformer,
         pairs: Sequence[tuple[TurnTokens, TurnTokens]],
     ):
-        """pairs: a turn and the one that follows it."""
+        """pairs: a turn and one that can be answered from it."""
         self.settings, self.model, self.pairs = settings, model, pairs
         self.modules: dict[str, nn.Module] = {"model": model}
 

@@ -471,7 +471,7 @@ def test_reading_predicts_an_answer_from_the_encoding_of_the_turn_before(
     )
 
 
-def test_turns_that_ask_only_for_what_the_turn_before_says_are_read() -> None:
+def test_turns_that_ask_only_for_what_one_turn_says_are_read_with_it() -> None:
     def turn(query: str, *said_in: int) -> Interaction:
         return Interaction(query, "a", facts=tuple(Fact(f"v{k}", k) for k in said_in))
 
@@ -479,6 +479,7 @@ def test_turns_that_ask_only_for_what_the_turn_before_says_are_read() -> None:
     row = Row("opening", "a", told)
     assert [(before.query, asked.query) for before, asked in pairs_to_read([row])] == [
         ("one", "two"),
+        ("one", "three"),
         ("four", "five"),
     ]
 
