@@ -9,6 +9,7 @@ runs this loop on its share.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from common.config.mrl import MRL, TRAINED
-from common.failures import Drained, Unavailable
+from common.failures import Drained, InputError, Unavailable
 from common.seeding import derive
 from common.storage.checkpoint import (
     BEST,
@@ -51,6 +52,8 @@ from learner.unfreezing import told
 from reward_service.components.recall import words_of_values
 from rollout.iterations import RolloutState
 from rollout.tasks import Plan, plan_of
+
+log = logging.getLogger(__name__)
 
 
 def mrl_loop(group: Group, job: Job, recorder: Recorder | RecorderClient) -> None:
@@ -152,9 +155,25 @@ class RLTraining:
         assert held is not None, "a checkpoint inside the stage has what the stage saved"
         self.update.kl.coefficient = held.kl_coefficient
         self.update.algorithm.load_state(held.algorithm)
-        self.best = held.best
+        self.best = self._best_that_is_left(held.best)
         self.curriculum.load(held.curriculum)
         return held.rollout
+
+    def _best_that_is_left(self, best: Best | None) -> Best | None:
+        """The best weights of the checkpoint that the stage resumes from; None where theirs is gone
+        or damaged, so that those it resumes from are measured anew. A run that was killed had
+        perhaps marked another one."""
+        if best is None:
+            return None
+        name = checkpoint_name(best.step)
+        try:
+            open_checkpoint(self.job.directory.path(f"{FOLDER}/{name}"))
+        except InputError as gone:
+            log.warning("the best weights are not there any more: %s", gone)
+            return None
+        if self.group.rank == 0:
+            mark_best(self.job.directory, name)
+        return best
 
     def _held_out(self) -> HeldOutCurriculum:
         """The measurements of the policy; data are read on rank 0 alone, which plays them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ from common.config.mrl import MRL, CurriculumStep
 from common.config.run import Run
 from common.data.datasets.table import load_corpus
 from common.failures import InputError
-from common.storage.checkpoint import Checkpoint, open_checkpoint
+from common.storage.checkpoint import (
+    Checkpoint,
+    checkpoint_name,
+    mark_best,
+    open_checkpoint,
+)
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import checkpoint_model
@@ -200,3 +206,35 @@ def test_without_facts_the_best_weights_have_the_most_words_of_the_references(
     measured = HeldOutCurriculum(run, settings, held_out, OneRank()).measure(None, Metrics())
     (figure,) = (held_out.figures(run, evaluation_rows(rows, 4))["f1"],)
     assert measured == {QUALITY: pytest.approx(figure.share()["all"])}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_that_resumes_marks_the_best_of_its_checkpoint_or_measures_anew(
+    tmp_path: Path, damaged: bool
+) -> None:
+    """As after a kill between a checkpoint and its mark, and where the best one is damaged."""
+    stage = MEASURED | {"curriculum": [{"name": "all", "iterations": 3, "max_steps": 3}]}
+
+    def stopping(run: Run, directory: RunDirectory, step: int) -> Recorder:
+        recorder = StoppingRecorder(run, directory, step)
+        recorder.stops_after = 2
+        return recorder
+
+    run = tiny_run(tmp_path, stage)
+    directory, _ = run_here(run, make_recorder=stopping)
+    best = state_of(newest(directory)).best
+    assert best is not None
+    mark_best(directory, checkpoint_name(0))
+    if damaged:
+        for name in directory.names("checkpoints"):
+            if name.startswith("step_") and name != newest(directory).name:
+                directory.remove(f"checkpoints/{name}")
+        state = newest(directory)
+        manifest = json.loads(directory.read_text(f"checkpoints/{state.name}/manifest.json"))
+        manifest["state"]["rl"]["best"] = [best.quality, 0]
+        directory.write_json(f"checkpoints/{state.name}/manifest.json", manifest)
+    run_here(run)
+    ended = state_of(newest(directory)).best
+    assert ended is not None
+    marked = open_checkpoint(directory.path("checkpoints/best"))
+    assert marked.step == ended.step >= (2 if damaged else best.step)
