@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from common.config.components import Repetition
 from common.data.special_tokens import EOS, SPECIAL_TOKENS, spoken
 from common.episode import Episode, Turn
 from common.telemetry.metrics import Metrics
 from common.text.printable import printable
 from reward_service.comparison import comparisons
 from reward_service.components.recall import Named
-from reward_service.components.repetition import repetition_reward
+from reward_service.components.repetition import distinct_shares
 
 Kind = Literal[
     "recall_falls", "held_out_falls", "lists", "copies", "long", "short", "endless", "repeats"
@@ -25,7 +24,6 @@ Kind = Literal[
 """Kinds of alarms; docs/watching.md says what each means."""
 ORDER = 3
 """Length of n-grams: pairs of tokens recur in any two sentences on one subject."""
-_REPETITION = Repetition(order=ORDER)
 COPIED = 0.9
 """Share of an answer's n-grams from which on it is a copy. Its first or last token may differ."""
 SHORTEST_COPY = 6
@@ -117,8 +115,7 @@ def is_copy(turn: Turn, saved: Turn) -> bool:
 def repetitions(texts: Sequence[Sequence[int]]) -> list[float]:
     """Share of the n-grams of each text that stood in it before; 0 where it is too short to have
     one."""
-    distinct = repetition_reward(_REPETITION, texts)
-    return [1.0 - value for value in distinct.tolist()]
+    return [1.0 - value for value in distinct_shares(ORDER, texts).tolist()]
 
 
 def _words(ids: Sequence[int]) -> list[int]:

@@ -68,7 +68,7 @@ class PolicyGradient(Section):
 
     @property
     def critic_input(self) -> CriticInput | None:
-        """What the critic reads; None where there is none."""
+        """Input of the critic; None where there is none."""
         return None
 
 
@@ -83,7 +83,7 @@ class ActorCritic(PolicyGradient):
     critic_learning_rate: float = Field(1e-3, gt=0)
     """Constant rate of the critic's own optimiser."""
     critic: CriticInput = PREVIOUS_INTERACTION
-    """What the critic reads."""
+    """Input of the critic."""
 
     @property
     def critic_input(self) -> CriticInput | None:

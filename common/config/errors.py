@@ -10,7 +10,6 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from common.config.section import Section
 from common.failures import InputError, nearest
 
 Place = tuple[str | int, ...]
@@ -149,7 +148,7 @@ def locate(
 
 def _unknown(key: str, section: type[BaseModel]) -> str:
     """The key that took the place of one that a section does not have, or the nearest."""
-    now = section.replaced.get(key) if issubclass(section, Section) else None
+    now = getattr(section, "replaced", {}).get(key)
     return f"{now} took its place" if now else nearest(key, section.model_fields)
 
 

@@ -118,6 +118,8 @@ def explained_variance(
     return None if variance <= (SAME * mean) ** 2 else 1.0 - (mean_error / variance).item()
 
 
+LEAST_SHARE = 1e-6
+"""Share of the variance of all returns below which those of a turn count as the same."""
 EXACT_TURNS = 8
 """Turns that have a figure of their own; later ones share one with the others up to the next power
 of two."""
@@ -158,7 +160,11 @@ def explained_variance_by_turn(
     counts, totals = sums(torch.ones_like(target), target)
     means = totals / counts.clamp(min=1)
     errors, spreads = sums((exact - target).square(), (target - means[group]).square())
-    varies = spreads > counts * (SAME * means).square()
+    # Beside the spread of all turns: what varies by rounding alone has nothing to explain.
+    mean = totals.sum() / counts.sum().clamp(min=1)
+    around = counts * (means - mean).square()
+    variance = (spreads + around).sum() / counts.sum().clamp(min=1)
+    varies = spreads > counts * torch.maximum(SAME**2 * means.square(), LEAST_SHARE * variance)
     return {
         turn_label(place): 1.0 - float(errors[place] / spreads[place])
         for place in varies.nonzero().flatten().tolist()

@@ -176,7 +176,7 @@ class Update:
         return bool(total > limit * max(count, 1.0))
 
     def _found(self, name: str, holds: bool) -> bool:
-        """What all ranks found of a minibatch, after it is noted as a metric of their whole."""
+        """`holds`, which all ranks found of a minibatch, after it is noted as a metric."""
         if self.group.rank == 0:
             self.metrics.record(name, holds)
         return holds

@@ -11,10 +11,10 @@ from reward_service.comparison import Compared
 from reward_service.components.component import RewardComponent
 
 
-def repetition_reward(section: Repetition, answers: Sequence[Sequence[int]]) -> np.ndarray:
-    """Distinct n-grams over all n-grams of each answer's tokens: float64 [turns] in (0, 1]; 1 where
-    it is too short to have one."""
-    order, values = section.order, []
+def distinct_shares(order: int, answers: Sequence[Sequence[int]]) -> np.ndarray:
+    """Distinct n-grams of length `order` over all of them, of each answer's tokens: float64 [turns]
+    in (0, 1]; 1 where it is too short to have one."""
+    values = []
     for answer in answers:
         count = len(answer) - order + 1
         values.append(
@@ -28,8 +28,8 @@ def repetition_reward(section: Repetition, answers: Sequence[Sequence[int]]) -> 
 def _score(section: Repetition, compared: Compared) -> np.ndarray:
     answers = compared.texts.answers
     spans = zip(answers.starts.tolist(), answers.lengths.tolist(), strict=True)
-    return repetition_reward(
-        section, [answers.flat[start : start + length].tolist() for start, length in spans]
+    return distinct_shares(
+        section.order, [answers.flat[start : start + length].tolist() for start, length in spans]
     )
 
 

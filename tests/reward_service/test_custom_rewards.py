@@ -19,7 +19,7 @@ from common.failures import InputError
 from reward_service.components.exact_match import exact_match_reward
 from reward_service.components.format import format_reward
 from reward_service.components.function import close_functions, function_rewards, source_file
-from reward_service.components.repetition import repetition_reward
+from reward_service.components.repetition import distinct_shares
 from reward_service.compose import score_episodes
 from reward_service.normalization import version_of
 
@@ -229,8 +229,8 @@ def test_one_late_turn_of_each_function_and_its_loading_are_allowed_for() -> Non
 
 def test_repetition_is_the_share_of_distinct_n_grams() -> None:
     answers = [[1, 2, 3, 4], [1, 2, 1, 2, 1], [7, 7, 7], [5], []]
-    assert repetition_reward(Repetition(order=2), answers).tolist() == [1.0, 2 / 4, 1 / 2, 1.0, 1.0]
-    assert repetition_reward(Repetition(order=1), answers).tolist() == [1.0, 2 / 5, 1 / 3, 1.0, 1.0]
+    assert distinct_shares(2, answers).tolist() == [1.0, 2 / 4, 1 / 2, 1.0, 1.0]
+    assert distinct_shares(1, answers).tolist() == [1.0, 2 / 5, 1 / 3, 1.0, 1.0]
 
 
 def test_format_matches_the_whole_answer() -> None:

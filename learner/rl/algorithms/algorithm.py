@@ -47,7 +47,7 @@ class Needs:
     critic_warmup: int = 0
     """Iterations in which only the critic learns."""
     critic: CriticInput = PREVIOUS_INTERACTION
-    """What the critic reads."""
+    """Its input."""
     reference: bool = True
     stop_kl: float | None = None
     """Nats per token by which the policy may have moved from the one that sampled, or its passes
