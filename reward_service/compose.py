@@ -71,15 +71,16 @@ def judge(
     turns: list[Turn] = []
     began: list[int] = []
     mixes = _mixes(rewards)
-    groups: dict[RewardMix, list[Comparison]] = {mix: [] for mix in mixes.values()}
-    route = {key: groups[mix] for key, mix in mixes.items()}
+    of_step = {name: dict.fromkeys(mixes, mix) for name, mix in rewards.steps.items()}
+    every = (mix for table in (mixes, *of_step.values()) for mix in table.values())
+    groups: dict[RewardMix, list[Comparison]] = {mix: [] for mix in every}
     for episode in episodes:
         if episode.status not in HELD:
             length, back = len(episode.turns), rewards.turns_back
+            table = of_step.get(episode.step, mixes)
             for comparison in comparisons(episode.strategy, length, len(turns), back):
-                route[episode.strategy, comparison.form, comparison.turn == len(turns) + 1].append(
-                    comparison
-                )
+                is_first = comparison.turn == len(turns) + 1
+                groups[table[episode.strategy, comparison.form, is_first]].append(comparison)
         began += [len(turns)] * len(episode.turns)
         turns += episode.turns
 

@@ -136,4 +136,4 @@ def _computed_here(rewards: Rewards) -> Rewards:
         return None if costly else section
 
     mixes = {key: mix.changed(here) for key, mix in rewards.mixes().items()}
-    return rewards.model_copy(update=mixes)
+    return rewards.with_mixes(mixes)

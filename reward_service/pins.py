@@ -39,7 +39,7 @@ def pinned(rewards: Rewards, before: Rewards | None = None) -> Rewards:
             return section.model_copy(update={source.key: found or source.pin(path)})
 
         mixes[key] = mix.changed(pin)
-    return rewards.model_copy(update=mixes)
+    return rewards.with_mixes(mixes)
 
 
 def _kept(source: Source[Component], path: str, before: str) -> str | None:

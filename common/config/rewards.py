@@ -3,7 +3,7 @@ run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from pydantic import Field, model_validator
 
@@ -113,6 +113,9 @@ class Rewards(Section):
     strategy."""
     topic_change: RewardMix | None = None
     """Mix for the first answered turn of the strategy long_term. None: that of the strategy."""
+    steps: dict[str, RewardMix] = Field(default_factory=dict)
+    """Mixes for episodes of single steps of a curriculum, by the name of the step. They take the
+    place of all those above."""
     turns_back: int = Field(1, ge=1)
     """Answers of cumulative conversations, and of the middle of long-term ones, are compared with
     the interaction so many turns before them; the opening where there are fewer. 1: the one
@@ -153,7 +156,15 @@ class Rewards(Section):
             "cumulative": self.cumulative,
             "long_term": self.long_term,
             **{key: mix for key, mix in optional.items() if mix is not None},
+            **{f"steps.{name}": mix for name, mix in self.steps.items()},
         }
+
+    def with_mixes(self, mixes: Mapping[str, RewardMix]) -> Rewards:
+        """The settings with these in place of their mixes, by the keys of `mixes`. Not
+        validated."""
+        steps = {name: mixes[f"steps.{name}"] for name in self.steps}
+        own = {key: mix for key, mix in mixes.items() if not key.startswith("steps.")}
+        return self.model_copy(update=own | {"steps": steps})
 
     def width(self) -> float:
         """How wide the range is that rewards of turns lie in, by the widest mix: `scale`, twice

@@ -13,7 +13,7 @@ from common.config.run import Run
 from common.config.stages import MemoryAware, Reading, StageSettings
 from common.data.conversations import pairs_to_read, up_to
 from common.data.corpus import Corpus
-from common.failures import InputError
+from common.failures import InputError, nearest
 from reward_service.components.table import range_of
 from rollout.environments.table import ENVIRONMENTS
 from rollout.tasks import fitting_any
@@ -51,8 +51,19 @@ def require_learnable(stage: MRL, run: Run) -> None:
             "is 0, so a reward that `rewards.delayed` leaves to the last answer reaches none of "
             "those before it",
         )
+    require_steps_of_rewards(run)
     require_measurable(stage, run)
     require_phases(stage, run)
+
+
+def require_steps_of_rewards(run: Run) -> None:
+    """Raises InputError where a mix is for a step that no curriculum has."""
+    names = [step.name for stage in run.stages for step in stage.curriculum_steps]
+    for name in run.rewards.steps:
+        if name not in names:
+            raise InputError(
+                f"rewards.steps.{name}", f"no curriculum has it; {nearest(name, names)}"
+            )
 
 
 def require_measurable(stage: MRL, run: Run) -> None:

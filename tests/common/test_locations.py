@@ -54,6 +54,7 @@ PLAIN_TEXTS = {
     "arguments",
     "label",
     "until",
+    "steps",
     *RowColumns.model_fields,
     *PreferenceColumns.model_fields,
 }

@@ -163,3 +163,37 @@ def test_a_delayed_reward_without_a_discount_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"stages\.mrl\.ppo\.discount: is 0"):
         require_possible(tiny_run(tmp_path, mrl, rewards=delayed))
     require_possible(tiny_run(tmp_path, mrl | {"ppo": {"discount": 0.5}}, rewards=delayed))
+
+
+# --- mixes of single steps ------------------------------------------------------------------------
+
+
+def test_a_step_of_a_curriculum_may_have_a_mix_of_its_own() -> None:
+    own = RewardMix.model_validate(
+        {"bleu": None, "cosine": None, "length": None, "recall": None, "exact_match": {}}
+    )
+    given = rewards(steps={"last": own})
+    first = replace(dog("cumulative", "yes, sunny", "it is Rex"), step="first")
+    last = replace(first, step="last")
+    both = judge([first, last, first], given, EMBEDDING, ())
+    assert [set(verdicts[1].rewards) for verdicts in both] == [
+        {"length", "recall"},
+        {"exact_match"},
+        {"length", "recall"},
+    ]
+    assert [verdicts[1].reward for verdicts in both] == [1.0, 0.0, 1.0]
+
+
+def test_a_mix_for_a_step_that_no_curriculum_has_is_refused(tmp_path: Path) -> None:
+    mrl = {"stage": "mrl", "curriculum": [{"name": "short", "iterations": 1, "max_steps": 2}]}
+    with pytest.raises(InputError, match=r"rewards\.steps\.shrt: .*'short'"):
+        require_possible(tiny_run(tmp_path, mrl, rewards={"steps": {"shrt": {}}}))
+    require_possible(tiny_run(tmp_path, mrl, rewards={"steps": {"short": {}}}))
+
+
+def test_mixes_of_steps_are_put_back_by_their_keys() -> None:
+    given = rewards(steps={"last": RewardMix()})
+    only = RewardMix.model_validate({"bleu": None, "cosine": None, "length": None})
+    changed = given.with_mixes(dict.fromkeys(given.mixes(), only))
+    assert changed.steps == {"last": only}
+    assert changed.mixes() == dict.fromkeys(given.mixes(), only)
