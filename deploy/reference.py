@@ -147,8 +147,10 @@ def _tag(name: str, field: FieldInfo) -> tuple[Any, ...]:
 
 
 def _merged(places: Sequence[str]) -> str:
-    """One name for several places of equal depth: `*` where they differ."""
-    columns = zip(*(place.split(".") for place in places), strict=True)
+    """One name for several places: those of the least depth, with `*` where they differ."""
+    parts = [place.split(".") for place in places]
+    least = min(map(len, parts))
+    columns = zip(*(each for each in parts if len(each) == least), strict=True)
     return ".".join(column[0] if len(set(column)) == 1 else "*" for column in columns)
 
 

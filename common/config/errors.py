@@ -22,7 +22,7 @@ def dotted(place: Place) -> str:
 
 class Choice(NamedTuple):
     """Values that a setting may hold: sections, the field that tells them apart, and the annotation
-    of its items if it is a list."""
+    of its items if it is a list, or a mapping of sections."""
 
     sections: tuple[type[BaseModel], ...] = ()
     discriminator: str | None = None
@@ -58,6 +58,8 @@ def choice_of(annotation: Any, discriminator: Any = None) -> Choice:
     members = get_args(annotation) if origin in (Union, types.UnionType) else (annotation,)
     if origin in (tuple, list):
         return Choice(item=get_args(annotation)[0])
+    if origin is dict and choice_of(get_args(annotation)[1]).sections:
+        return Choice(item=get_args(annotation)[1])
     return Choice(
         tuple(
             member
@@ -105,6 +107,8 @@ def under_defaults(section: type[BaseModel], settings: dict[str, Any]) -> dict[s
 
 
 def _descend(choice: Choice, value: Any) -> Any:
+    if isinstance(value, dict) and choice.item is not None:
+        return {name: _descend(choice_of(choice.item), item) for name, item in value.items()}
     if isinstance(value, list) and choice.item is not None:
         return [_descend(choice_of(choice.item), item) for item in value]
     below = choice.section(value.get(choice.discriminator)) if isinstance(value, dict) else None
