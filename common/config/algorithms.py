@@ -78,8 +78,9 @@ class ActorCritic(PolicyGradient):
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """Lambda of generalised advantage estimation, per turn."""
     critic_warmup: int = Field(0, ge=0)
-    """Iterations in which only the critic learns. Its first values are 0, so without it the first
-    advantages are whole returns, and a policy that starts good is first of all shaken."""
+    """Iterations in which only the critic learns. It begins with the mean return of the first
+    batch for every query; what it has not learnt yet is noise in advantages, which shakes a policy
+    that starts good."""
     critic_learning_rate: float = Field(1e-3, gt=0)
     """Constant rate of the critic's own optimiser."""
     critic: CriticInput = PREVIOUS_INTERACTION

@@ -82,6 +82,10 @@ class ValueFunction(Protocol):
         those of the episodes, as above."""
         ...
 
+    def begin(self, value: float) -> None:
+        """Give this value to every query. Called before anything is learnt."""
+        ...
+
     def beyond(
         self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
     ) -> Tensor:

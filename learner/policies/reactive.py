@@ -193,6 +193,10 @@ class ReactiveCritic:
         pairs = zip(memories, episodes, strict=True)
         return self._values(rows, torch.cat([each[: len(e.answered)] for each, e in pairs]))
 
+    @torch.no_grad()
+    def begin(self, value: float) -> None:
+        self.module.value.bias.fill_(value)  # its weights are 0 until something is learnt
+
     def beyond(
         self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
     ) -> Tensor:

@@ -24,6 +24,7 @@ from learner.metrics import record_parts
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine, learning_rate_factor
 from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
+from learner.rl.advantages import generalized_advantages, mean_and_variance
 from learner.rl.algorithms.algorithm import Algorithm
 from learner.rl.experience import Experience, gather_experience
 from learner.rl.kl import AdaptiveKL
@@ -92,6 +93,23 @@ class Update:
         )
         with torch.no_grad():
             return self.algorithm.credit(experience, places, self.group)
+
+    @torch.no_grad()
+    def begin_critic(self, episodes: list[Episode]) -> None:
+        """Let a new critic begin with the mean return of a batch, over all ranks. episodes: this
+        rank's.
+
+        From 0 it would need many steps to come near, and until then its error would be most of what
+        advantages hold.
+        """
+        if self.critic is None:
+            return
+        batch = gather_experience(episodes, None, None, self.temperature, self.group.device)
+        returns, _ = generalized_advantages(
+            batch.rewards, batch.values, batch.bootstrap, self.settings.discount, 1.0, batch.scored
+        )
+        _, mean, _ = mean_and_variance(returns, batch.scored, reduce=self.group.sum)
+        self.critic.begin(float(mean))
 
     def unfreeze(self, done: int, reward: float | None) -> tuple[Phase, ...]:
         """Let parts begin to learn that are due after `done` iterations; returns their phases.

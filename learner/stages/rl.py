@@ -90,6 +90,8 @@ def train_on(
                 recorder.fail(Drained(f"{away}; stopped at step {version}"), "")
             return
         with training.phase("evaluate"):
+            if iteration == 0:
+                update.begin_critic(batch.episodes)
             experience = update.evaluate(batch.episodes, batch.indices)
             reporter.show(record_episodes(experience, training.known, metrics))
             figures = trained_figures(metrics, group)

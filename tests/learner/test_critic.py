@@ -20,12 +20,20 @@ from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
 from learner.parallel.group import OneRank
 from learner.policies.reactive import ReactiveCritic
+from learner.rl.advantages import generalized_advantages
 from tests.hand_made import make_case
 from tests.learner.test_resume import assert_same_run
 from tests.local_learner import LocalLearner
-from tests.local_source import STAGES, StoppingRecorder, prepared, run_here, tiny_run
+from tests.local_source import (
+    STAGES,
+    StoppingRecorder,
+    comparable_rows,
+    prepared,
+    run_here,
+    tiny_run,
+)
 from tests.plain_ppo import Case, memory_for
-from tests.updates import mrl
+from tests.updates import make_update, mrl
 
 READING: dict[str, Any] = {"critic": {"memory": True}}
 
@@ -229,3 +237,30 @@ def test_only_a_critic_that_reads_memory_foresees_what_memory_decides() -> None:
     assert plain[at_the_question] < 0.1
     assert reading[at_the_question] > 0.8
     assert reading["critic/explained_variance"] > plain["critic/explained_variance"] + 0.4
+
+
+def test_a_new_critic_begins_with_the_mean_return_and_not_far_from_it() -> None:
+    """Else its error is most of what the first advantages hold."""
+    case = make_case()
+    for discount in (0.0, 0.9):
+        update = make_update(copy.deepcopy(case.policy), mrl(ppo={"discount": discount}))
+        before = update.evaluate(case.episodes, [0, 1])
+        update.begin_critic(case.episodes)
+        after = update.evaluate(case.episodes, [0, 1])
+        scored = after.scored
+        _, returns = generalized_advantages(
+            after.rewards, torch.zeros_like(after.values), 0.0, discount, 1.0, scored
+        )
+        mean = returns[scored].mean()
+        assert after.values[after.present].tolist() == pytest.approx(
+            [float(mean)] * int(after.present.sum()), rel=1e-5
+        )
+        errors = [((each.values - returns)[scored] ** 2).mean() for each in (before, after)]
+        assert errors[1] < errors[0]
+
+
+def test_a_run_begins_its_critic_once(tmp_path: Path) -> None:
+    directory, _ = run_here(tiny_run(tmp_path, "mrl"))
+    rows = comparable_rows(directory)
+    assert rows[0]["critic/values"] == pytest.approx(rows[0]["critic/returns"], abs=0.05)
+    assert len({row["critic/values"] for row in rows}) == len(rows), "it learns from then on"

@@ -38,7 +38,8 @@ class Critic(nn.Module):
         self.looks = nn.ModuleList(
             MemoryLook(config) for _ in range(config.layers if reads_memory else 0)
         )
-        # Zero at first: a random value function would be noise in the first advantages.
+        # The same for all queries at first: a random value function would be noise in the first
+        # advantages.
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
