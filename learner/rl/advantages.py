@@ -118,7 +118,7 @@ def explained_variance(
     return None if variance <= (SAME * mean) ** 2 else 1.0 - (mean_error / variance).item()
 
 
-LEAST_SHARE = 1e-6
+LEAST_SHARE = 1e-4
 """Share of the variance of all returns below which those of a turn count as the same."""
 EXACT_TURNS = 8
 """Turns that have a figure of their own; later ones share one with the others up to the next power

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,19 +168,24 @@ def test_a_scratch_folder_too_long_for_rays_sockets_names_the_variable_that_help
 READING = "stages=[{stage: reading, steps: 2}]"
 
 
-def told_and_asked(turns_between: int) -> dict[str, object]:
+def told_and_asked(turns_between: int) -> dict[str, Any]:
     """A conversation that tells a name and asks for it so many turns later."""
     small_talk = [{"query": f"hello {i}", "answer": "hi"} for i in range(turns_between)]
     asked = {"query": "my name?", "answer": "it is Ann", "facts": [{"value": "Ann", "said_in": 0}]}
     return {"query": "I am Ann", "answer": "okay", "interactions": [*small_talk, asked]}
 
 
-def test_reading_needs_questions_that_the_turn_before_answers(base: Path, tmp_path: Path) -> None:
+def test_reading_needs_questions_that_one_earlier_turn_answers(base: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     data = f"data={{kind: rows, train: [{rows}], eval: [{rows}]}}"
-    rows.write_text(json.dumps(told_and_asked(turns_between=0)) + "\n")
-    require_all(base, READING, data)
-    rows.write_text(json.dumps(told_and_asked(turns_between=1)) + "\n")
+    for between in (0, 1):
+        rows.write_text(json.dumps(told_and_asked(turns_between=between)) + "\n")
+        require_all(base, READING, data)
+    both = told_and_asked(turns_between=1)
+    both["interactions"][0]["query"] = "my dog is called Rex"
+    both["interactions"][-1]["answer"] = "you are Ann, and your dog is Rex"
+    both["interactions"][-1]["facts"].append({"value": "Rex", "said_in": 1})
+    rows.write_text(json.dumps(both) + "\n")
     refused = refusal(base, READING, data)
     assert refused.where == "stages.reading"
     assert "leave the stage out" in refused.what
