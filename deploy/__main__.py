@@ -43,9 +43,13 @@ def run() -> int:
 
 def ignore_interrupts() -> None:
     """Once the command is over, what interrupts the interpreter's end must not give it another exit
-    code."""
+    code, and neither must an earlier interrupt."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    # One that passed through the exec of a text, as happens in imports, makes `python -m` end by
+    # SIGINT, caught or not. It is forgotten where another one is executed (CPython,
+    # _Py_UnhandledKeyboardInterrupt).
+    exec("")
 
 
 if __name__ == "__main__":

@@ -136,6 +136,26 @@ def test_a_second_interrupt_while_modules_are_imported_ends_with_75_too() -> Non
     assert done.stderr == "engram: stopped; the same command goes on from there\n"
 
 
+def test_an_interrupt_of_a_text_that_is_executed_ends_with_75_too(tmp_path: Path) -> None:
+    """As in an import that makes a data class: `python -m` would end by SIGINT, with -2."""
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\n"
+        "from deploy import __main__ as entry\n"
+        "entry.run = lambda: exec('raise KeyboardInterrupt')\n"
+        "sys.argv = ['engram', 'demo']\n"
+        "entry.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 75, done.stderr
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     ("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 2.0), (signal.SIGTERM, 4.5)]
