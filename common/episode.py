@@ -73,8 +73,10 @@ class Row(Record):
     think: str | None = None
     strategy: Strategy = "cumulative"
     source: str = ""
-    """Where it comes from: a file, or a task of a data set. Evaluations draw evenly over
-    sources."""
+    """Where it comes from: a file, or a task of a data set. Evaluations draw evenly over sources,
+    and a curriculum step may take some of them."""
+    strategy_open: bool = False
+    """Whether the data name no strategy: a curriculum step then gives it its own."""
 
     @property
     def opening(self) -> Interaction:

@@ -59,6 +59,12 @@ SOCKET = "/ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"
 """Path of a socket of Ray below its folder, at its longest: the time, and a process id."""
 SOCKET_BYTES = 107
 
+LOCAL_ENVIRONMENT = {
+    # An actor of Ray Train's that asks whether the cloud takes a node away; this machine stays.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""The same for a local cluster only."""
+
 _RAY_HEADERS = (":job_id:", ":actor_name:", ":task_name:")
 """Lines that Ray writes into workers' output to know whose it is."""
 
@@ -69,9 +75,9 @@ def settle(address: str | None = None) -> str:
 
     Raises as `connect` does; for callers that have work to do before a cluster starts.
     """
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
     where = address or os.environ.get("RAY_ADDRESS") or "local"
+    for key, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if where == "local" else {})).items():
+        os.environ.setdefault(key, value)
     if where.startswith(("http://", "https://", "ray://")):
         raise InputError(
             where,

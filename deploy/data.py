@@ -187,7 +187,7 @@ def inspect(file: File, tokenizer: TokenizerFolder = None) -> None:
 
 
 def counts_table(rows: Sequence[Row]) -> Table:
-    strategies = Counter(row.strategy for row in rows)
+    strategies = Counter("not named" if row.strategy_open else row.strategy for row in rows)
     roles = Counter(turn.role for row in rows for turn in row.interactions)
     steps = Counter(len(row.interactions) for row in rows)
     lines = [("conversations", "all", len(rows))]

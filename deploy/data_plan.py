@@ -175,7 +175,10 @@ def _rule(step: CurriculumStep) -> str:
 def _taking_part(step: CurriculumStep, rows: Sequence[Row]) -> tuple[list[Row], str]:
     """The conversations of a curriculum step, and why the others sit out."""
     wanted = step.strategies
-    of_strategy = [row for row in rows if None in wanted or row.strategy in wanted]
+    own = [row for row in rows if not step.sources or row.source in step.sources]
+    of_strategy = [
+        row for row in own if None in wanted or row.strategy_open or row.strategy in wanted
+    ]
     for selection in own_selections(step):
         fitting(rows, step.name, selection)
     taken = fitting_any(rows, [step])
@@ -186,7 +189,8 @@ def _taking_part(step: CurriculumStep, rows: Sequence[Row]) -> tuple[list[Row], 
         f"with fewer than {step.min_steps} follow-ups": sum(
             len(row.interactions) < step.min_steps for row in of_strategy
         ),
-        "of another strategy": len(rows) - len(of_strategy),
+        "of another strategy": len(own) - len(of_strategy),
+        "of other sources": len(rows) - len(own),
     }
     return taken, ", ".join(f"{count:,} {why}" for why, count in reasons.items() if count)
 

@@ -162,7 +162,9 @@ def _rounded(count: float) -> str:
 
 def _rewards(run: Run, corpus: Corpus) -> str:
     """The mixes that the run's conversations are paid by, with what their components read."""
+    steps = [step for stage in run.stages for step in stage.curriculum_steps]
     used = {row.strategy for row in corpus.train} or {"cumulative"}
+    used |= {name for step in steps for name in step.strategies if name is not None}
     rows = []
     for key, mix in run.rewards.mixes().items():
         if key in ("single", "cumulative", "long_term") and key not in used:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.config.mrl import CurriculumStep
 from common.config.run import Run
 from common.data.corpus import Corpus
-from common.failures import InputError
+from common.failures import InputError, nearest
 from common.models.reactive.config import named_config
 from common.storage.run_directory import require_folder_name
 from learner.stages.stage import definition_of
@@ -73,6 +74,15 @@ def require_work_for_every_rank(run: Run) -> None:
             )
 
 
+def require_sources(step: CurriculumStep, corpus: Corpus, where: str) -> None:
+    """Raises InputError where a curriculum step names a source that the data do not have."""
+    known = {row.source for row in (*corpus.train, *corpus.eval)} - {""}
+    for source in step.sources:
+        if source not in known:
+            which = nearest(source, known) if known else "the data have one source alone"
+            raise InputError(f"{where}.sources", f"{source!r} is not in the data; {which}")
+
+
 def require_data(run: Run, corpus: Corpus) -> None:
     """Raises InputError where a stage has nothing to learn from: no data of its kind, or no
     conversation that fits a step of its curriculum."""
@@ -88,6 +98,7 @@ def require_data(run: Run, corpus: Corpus) -> None:
             where = ".".join(filter(None, (run.stage_key(index), nothing.where)))
             raise InputError(where, nothing.what) from None
         for step in stage.curriculum_steps if plays_rows(run) else ():
+            require_sources(step, corpus, f"{run.stage_key(index)}.curriculum.{step.name}")
             try:
                 for selection in own_selections(step):
                     fitting(corpus.train, step.name, selection)

@@ -8,7 +8,7 @@ workers give the episodes of one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -35,10 +35,19 @@ class Selection:
     """Only rows of this strategy; None: all."""
     weight: float = 1.0
     """Share of the step's tasks."""
+    sources: tuple[str, ...] = ()
+    """Only rows of these sources; empty: all."""
 
     def admits(self, row: Row) -> bool:
         fits = self.min_steps <= len(row.interactions) <= self.max_steps
-        return fits and self.strategy in (None, row.strategy)
+        strategy_fits = row.strategy_open or self.strategy in (None, row.strategy)
+        return fits and strategy_fits and (not self.sources or row.source in self.sources)
+
+    def as_played(self, row: Row) -> Row:
+        """An admitted row, with the strategy that it is played by."""
+        if self.strategy is None or not row.strategy_open:
+            return row
+        return replace(row, strategy=self.strategy)
 
     @property
     def lengths(self) -> str:
@@ -94,7 +103,7 @@ def selections_of(steps: Sequence[CurriculumStep], index: int) -> tuple[Selectio
 def own_selections(step: CurriculumStep, weight: float = 1.0) -> tuple[Selection, ...]:
     """Rows of a step itself, one selection for each of its strategies."""
     return tuple(
-        Selection(step.max_steps, step.min_steps, strategy, share * weight)
+        Selection(step.max_steps, step.min_steps, strategy, share * weight, step.sources)
         for strategy, share in step.strategies.items()
     )
 
@@ -175,10 +184,11 @@ class Dealer:
         """
         if not self._plays_rows:
             return None
-        eligible = self._fitting(plan.step, self._selection(plan, number))
+        selection = self._selection(plan, number)
+        eligible = self._fitting(plan.step, selection)
         lap, position = divmod(number, len(eligible))
         order = _order(derive(self._seed, "order", plan.step, lap), len(eligible))
-        return self._rows[eligible[order[position]]]
+        return selection.as_played(self._rows[eligible[order[position]]])
 
     def _selection(self, plan: Plan, number: int) -> Selection:
         if len(plan.selections) == 1:
@@ -203,8 +213,10 @@ def fitting(rows: Sequence[Row], step: str, selection: Selection) -> list[int]:
     found = [i for i, row in enumerate(rows) if selection.admits(row)]
     if not found:
         of = f" of strategy {selection.strategy!r}" if selection.strategy else ""
+        among = f" in {', '.join(selection.sources)}" if selection.sources else ""
         raise InputError(
-            f"curriculum step {step!r}", f"none of {len(rows)} rows{of} has {selection.lengths}"
+            f"curriculum step {step!r}",
+            f"none of {len(rows)} rows{of}{among} has {selection.lengths}",
         )
     return found
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config.algorithms import A2C, PPO, PolicyGradient, Reinforce
+from common.config.locations import DataSource
 from common.config.section import Section
 from common.config.stages import Optimizer, StageSettings
 from common.config.unfreeze import Phase, require_order
@@ -32,7 +33,10 @@ class CurriculumStep(Section):
     """Rows with at least this many follow-ups take part; equal to `max_steps`: exactly so many."""
     strategy: Strategy | dict[Strategy, float] | None = None
     """Only rows of this strategy, or of several, drawn by weight: {cumulative: 0.7, long_term:
-    0.3}. None: all."""
+    0.3}. Rows that name no strategy are played by it too. None: all."""
+    sources: tuple[DataSource, ...] = ()
+    """Only rows of these files or names of `datasets`, which `data.train` and `data.eval` list too,
+    or of these tasks of bAbI, such as `task 2`. Empty: all."""
     earlier: float = Field(0.0, ge=0, lt=1)
     """Share of episodes that rows of earlier steps are drawn for, from each of these alike, so that
     what was learnt there is not forgotten."""

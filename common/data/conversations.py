@@ -84,7 +84,7 @@ def row_to_dict(row: Row) -> dict[str, Any]:
     """The record of a row, without the fields that hold their default."""
     return {
         **_spoken(row.query, row.answer, row.think),
-        "strategy": row.strategy,
+        **({} if row.strategy_open else {"strategy": row.strategy}),
         "interactions": [
             {
                 **_spoken(turn.query, turn.answer, turn.think),
@@ -150,6 +150,7 @@ def _row(record: dict[str, Any]) -> Row:
         interactions=tuple(_interaction(each) for each in record["interactions"]),
         think=record.get("think"),
         strategy=record.get("strategy") or "cumulative",
+        strategy_open=not record.get("strategy"),
     )
 
 

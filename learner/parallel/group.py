@@ -146,7 +146,7 @@ def launch(loop: Loop, job: Job) -> None:
         _rank_main,
         # As bytes: Ray Train's controller, through which this goes, would import all that a rank
         # needs before it starts any.
-        train_loop_config={"loop": pickle.dumps(loop), "job": job},
+        train_loop_config={"loop_and_job": pickle.dumps((loop, job))},
         torch_config=TorchConfig(
             backend="nccl" if learner.gpus_per_rank else "gloo", timeout_s=COLLECTIVE_SECONDS
         ),
@@ -178,7 +178,9 @@ def _rank_main(config: dict[str, Any]) -> None:
 
     from learner.recorder import RecorderClient
 
-    job: Job = config["job"]
+    loop: Loop
+    job: Job
+    loop, job = pickle.loads(config["loop_and_job"])
     context = ray.train.get_context()
     role = f"learner-rank-{context.get_world_rank()}"
     setup_logging(role, job.directory)
@@ -198,7 +200,6 @@ def _rank_main(config: dict[str, Any]) -> None:
     )
     try:
         register_writer(job.directory)
-        loop: Loop = pickle.loads(config["loop"])
         loop(group, job, recorder)
     except InfraFailure:
         raise

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from common.config.loader import load_run
+from common.data.conversations import save_rows
 from common.data.datasets.table import load_corpus
 from common.failures import EXIT_BAD_INPUT, InputError
 from common.telemetry.prometheus import PrometheusExporter, require_port
@@ -197,3 +198,18 @@ def test_a_stage_that_every_conversation_is_too_long_for_is_refused(base: Path) 
         InputError, match=r"stages\.memory_aware\.max_follow_ups: is 1, and none of"
     ):
         require_all(base, stage)
+
+
+def test_a_step_that_names_a_source_which_the_data_lack_is_refused(
+    base: Path, tmp_path: Path
+) -> None:
+    rows = load_corpus(load_run([base]).data, 0).train
+    for name, part in (("short.jsonl", rows[:8]), ("long.jsonl", rows[8:20])):
+        save_rows(part, tmp_path / name)
+    files = [f"{tmp_path}/short.jsonl", f"{tmp_path}/long.jsonl"]
+    data = "data=" + json.dumps({"kind": "rows", "train": files, "eval": files[1:]})
+    step = f"stages.mrl.curriculum.first.sources=[{files[0]}]"
+    require_all(base, data, step)
+    refused = refusal(base, data, step.replace("short", "shrt"))
+    assert refused.where == "stages.mrl.curriculum.first.sources"
+    assert f"did you mean '{files[0]}'?" in str(refused)

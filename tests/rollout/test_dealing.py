@@ -168,3 +168,26 @@ def test_a_mixed_step_deals_the_same_whatever_was_dealt_before() -> None:
     dealer = Dealer(LONG_ROWS, 3)
     dealer.deal(plan, 0)
     assert dealer.deal(plan, 5) == Dealer(LONG_ROWS, 3).deal(plan, 5)
+
+
+def test_a_row_that_names_no_strategy_is_played_by_that_of_its_step() -> None:
+    rows = [replace(row, strategy="cumulative", strategy_open=True) for row in ROWS[:6]] + ROWS[6:]
+    far = replace(PLAN, selections=(Selection(3, strategy="long_term"),), episodes=12)
+    dealt = Dealer(rows, 0).deal(far, 0)
+    assert {task.strategy for task in dealt} == {"long_term"}
+    assert set(names(dealt)) == {row.query for row in ROWS[:6]}
+    # without one, as the data have it
+    assert {task.strategy for task in Dealer(rows, 0).deal(PLAN, 0)} <= {"single", "cumulative"}
+    mixed = tuple(Selection(3, strategy=name, weight=0.5) for name in ("single", "long_term"))
+    both = Dealer(rows, 0).deal(replace(PLAN, selections=mixed, episodes=60), 0)
+    assert {task.strategy for task in both} == {"single", "long_term"}
+
+
+def test_a_step_takes_rows_of_its_own_sources() -> None:
+    rows = [replace(row, source=("near", "far")[i % 2]) for i, row in enumerate(ROWS)]
+    step = CurriculumStep(name="far ones", iterations=1, max_steps=3, sources=("far",))
+    dealt = Dealer(rows, 0).deal(plan_of((step,), 0, 6), 0)
+    assert {task.row.source for task in dealt} == {"far"}
+    only = Selection(1, sources=("nowhere",))
+    with pytest.raises(InputError, match="none of 12 rows in nowhere has exactly 1"):
+        Dealer(rows, 0).deal(replace(PLAN, selections=(only,)), 0)

@@ -14,6 +14,7 @@ from common.data.corpus import Corpus, corpus_of
 from common.data.fingerprint import Source
 from common.data.preferences import Preference, load_preferences, without_answers_to
 from common.data.splits import fraction, text_hash
+from common.episode import Row
 from common.failures import InputError
 
 
@@ -23,8 +24,7 @@ def rows_corpus(data: RowsData, seed: int) -> Corpus:
     held = _read("eval", data.eval, partial(load_rows, columns=columns))
     texts = _read("texts", data.texts, partial(load_texts, columns=columns), "texts")
     pairs = _read("pairs", data.pairs, partial(load_pairs, columns=columns), "pairs")
-    held_rows = [replace(row, source=source.name) for source in held for row in source.records]
-    corpus = corpus_of(_all(train), held_rows, [], _all(texts), _all(pairs))
+    corpus = corpus_of(_named(train), _named(held), [], _all(texts), _all(pairs))
     return replace(corpus, files=(*train, *held, *texts, *pairs))
 
 
@@ -41,6 +41,11 @@ def _read(
 
 def _all(sources: Iterable[Source]) -> list[Any]:
     return [record for source in sources for record in source.records]
+
+
+def _named(sources: Iterable[Source]) -> list[Row]:
+    """Conversations that know which source they are from."""
+    return [replace(row, source=source.name) for source in sources for row in source.records]
 
 
 def preferences_corpus(data: PreferencesData, seed: int) -> Corpus:
