@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from common.episode import Episode, Memory, Task
 from common.failures import InputError
-from rollout.tasks import Dealer, Memories, Plan
+from rollout.tasks import COMPARED, Dealer, Memories, Plan
 
 AfterScoring = Callable[[Mapping[str, Any], Sequence[Episode]], Mapping[str, Any]]
 """The scorer's state after an iteration: from the state it was scored with, and its episodes."""
@@ -76,17 +76,21 @@ class Iterations:
         return self._dealer.deal(plan, iteration, self.state(iteration).memories)
 
     def collected(self, plan: Plan, iteration: int, episodes: Sequence[Episode]) -> list[Episode]:
-        """Take in the scored episodes of an iteration, without their last memories: these stay
-        here, for the next iteration, since the learner recomputes memories."""
+        """Take in the scored episodes of an iteration. Their last memories stay here, for the next
+        iteration, since the learner recomputes memories; it gets a few to compare with."""
+        leaves = self._dealer.leaves(plan, iteration)
         left = {
             episode.batch_index: episode.final_memory
             for episode in episodes
-            if episode.final_memory is not None
+            if episode.final_memory is not None and leaves[episode.batch_index]
         }
         memories = Memories(iteration, plan.step, left) if left else None
         scorer = self._after(self.state(iteration).scorer, episodes)
         self._states[iteration + 1] = RolloutState(iteration + 1, scorer, memories)
-        return [replace(episode, final_memory=None) for episode in episodes]
+        return [
+            episode if episode.batch_index < COMPARED else replace(episode, final_memory=None)
+            for episode in episodes
+        ]
 
     def trained(self, iteration: int) -> None:
         """Count the collected iteration as trained."""

@@ -22,6 +22,10 @@ from rollout.environments.table import ENVIRONMENTS
 
 T = TypeVar("T")
 
+COMPARED = 2
+"""Tasks of each iteration, the first ones, whose last memories go to the learner, which compares
+them with those that it computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -142,8 +146,7 @@ class Dealer:
         Raises InputError where no row fits the plan.
         """
         fresh = self.fresh(plan, iteration)
-        continues = plan.reset_probability < 1
-        leaves = ~self.fresh(plan, iteration + 1)
+        leaves = self.leaves(plan, iteration)
         held = (
             memories.by_index
             if memories is not None
@@ -160,7 +163,7 @@ class Dealer:
                     step=plan.step,
                     teacher_forcing=plan.teacher_forcing,
                     initial_memory=None if fresh[index] else held.get(index),
-                    return_memory=continues and bool(leaves[index]),
+                    return_memory=bool(leaves[index]) or index < COMPARED,
                     environment=self._environment,
                     max_turns=None if self._plays_rows else plan.longest,
                     iteration=iteration,
@@ -169,9 +172,13 @@ class Dealer:
             )
         return tasks
 
+    def leaves(self, plan: Plan, iteration: int) -> np.ndarray:
+        """[episodes] bool: which of the batch leave their memory to the next iteration. Known
+        ahead, so that only memories that will be used are kept."""
+        return ~self.fresh(plan, iteration + 1)
+
     def fresh(self, plan: Plan, iteration: int) -> np.ndarray:
-        """[episodes] bool: which of the batch start from fresh memory in `iteration`. Known one
-        iteration ahead, so that only memories that will be used are brought back."""
+        """[episodes] bool: which of the batch start from fresh memory in `iteration`."""
         keys = np.full(plan.episodes, derive(self._seed, "reset", iteration), dtype=np.int64)
         return uniforms(keys, np.arange(plan.episodes)) < plan.reset_probability
 

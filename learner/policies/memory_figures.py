@@ -19,24 +19,35 @@ KEPT = 1e-3
 @torch.no_grad()
 def record_memory(
     model: ReactiveTransformer, batch: ConversationBatch, initial: Tensor, metrics: Metrics
-) -> None:
+) -> Tensor:
     """Record openness of gates and slots kept over all writes of a batch, and norm and effective
-    rank of memory after 1, 2, 4, 8 … of them.
+    rank of memory after 1, 2, 4, 8 … of them. Returns the memory that each conversation ends with,
+    as `initial`.
 
     initial: [conversations, layers, slots, width], in the order of the conversations handed to
     `collate`. Nothing is decoded.
     """
     encoded = model.encode(batch.written, batch.written_mask)
-    memory = initial[list(batch.order)]
+    order = list(batch.order)
+    memory, last = initial[order], torch.empty_like(initial)
     starts = itertools.accumulate(batch.active, initial=0)
     for writes, (start, active) in enumerate(zip(starts, batch.active, strict=False), start=1):
         by = batch.written_by[start : start + active]
         shares: list[Tensor] = []
         old = memory[:active]
         memory = model.remember(old, encoded[by], batch.written_mask[by], shares)
+        last[order[:active]] = memory
         _record_write(old, memory, shares, metrics)
         if writes & (writes - 1) == 0:
             _record_state(memory, writes, metrics)
+    return last
+
+
+def drift(played: Tensor, computed: Tensor) -> Tensor:
+    """Distance of two memories [..., layers, slots, width], relative to the norm of the first:
+    [...]."""
+    distance = (played - computed).flatten(-3).norm(dim=-1)
+    return distance / played.flatten(-3).norm(dim=-1)
 
 
 def effective_rank(matrices: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from common.models.reactive.unroll import (
 from common.telemetry.metrics import Metrics
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
-from learner.policies.memory_figures import record_memory
+from learner.policies.memory_figures import drift, record_memory
 from learner.policies.protocol import TokenBatch
 from learner.rl.load_balance import no_router_terms, router_terms
 from learner.rl.losses import memory_change_penalty, token_entropy, token_log_probs
@@ -139,7 +139,11 @@ class ReactivePolicy:
         if not part:
             return
         batch = collate([conversation(episode) for episode in part]).to(self._group.device)
-        record_memory(self.module, batch, starting_memory(self.module, part), metrics)
+        last = record_memory(self.module, batch, starting_memory(self.module, part), metrics)
+        for episode, computed in zip(part, last, strict=True):
+            if episode.final_memory is not None:
+                played = unpacked(episode.final_memory, self.module.config).to(computed)
+                metrics.record("memory/drift", drift(played, computed).item())
 
     def frozen_copy(self) -> ReactivePolicy:
         return ReactivePolicy(copy.deepcopy(self.module).requires_grad_(False), self._group)

@@ -54,7 +54,7 @@ def assert_truthful(row: Row) -> None:
                     told.setdefault(KIND_OF[word], []).append(word)
         assert (interaction.role == "recall") == bool(interaction.facts)
         assert len(words(interaction.query)) <= 9
-        assert len(words(interaction.answer)) <= 6
+        assert len(words(interaction.answer)) <= 6 * max(1, len(interaction.facts))
 
 
 def test_expected_values_are_the_newest_and_said_in_is_where_they_were_last_said() -> None:
@@ -306,3 +306,21 @@ def test_subjects_and_values_bound_the_world() -> None:
 def test_texts_and_pairs_are_the_interactions_of_training() -> None:
     assert CORPUS.pairs == [turn for row in CORPUS.train for turn in row.turns]
     assert CORPUS.texts[:2] == [CORPUS.train[0].query, CORPUS.train[0].answer]
+
+
+def test_the_last_question_of_cumulative_talk_may_ask_for_everything_that_was_told() -> None:
+    config = EVERYTHING.model_copy(update={"final_question": "all"})
+    long = [row for row in generate(config, 3)["train"] if len(row.interactions) > 1]
+    asked_for_several = 0
+    for row in long:
+        assert_truthful(row)
+        last = row.interactions[-1]
+        said = words(" ".join(turn.query for turn in row.turns if turn.role == "remember"))
+        told = {KIND_OF[word] for word in said if word in KIND_OF}
+        asked = [KIND_OF[fact.value.lower()] for fact in last.facts]
+        if row.strategy == "cumulative":
+            assert sorted(asked) == sorted(told)
+            asked_for_several += len(asked) > 1
+        else:
+            assert len(asked) == 1
+    assert asked_for_several > 20

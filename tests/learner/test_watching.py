@@ -26,6 +26,7 @@ from learner.policies.reactive import OBSERVED, ReactivePolicy
 from learner.policies.table import CheckpointPolicy
 from learner.recorder import Recorder
 from reward_service.worker import RewardWorker
+from rollout.policies.reactive.memory_files import unpacked
 from tests.local_source import lively_model, played, run_here, tiny_corpus, tiny_run
 
 
@@ -119,6 +120,24 @@ def test_a_shut_gate_keeps_all_slots_and_memory_without_gates_has_no_openness(
     assert row["memory/slots_kept"] == 0.0
 
 
+def test_drift_is_the_distance_from_the_memory_that_was_played(
+    tokenizer: ConversationTokenizer,
+) -> None:
+    model = lively_model(tokenizer)
+    tasks = evaluation_tasks(tiny_corpus().train[:2], 3, erase=False)
+    tasks = [replace(task, return_memory=True) for task in tasks]
+    one, other = played(model, tokenizer, tasks)
+    assert observed(model, [one, other])["memory/drift"] < 1e-6
+    assert one.final_memory is not None
+    assert other.final_memory is not None
+    mine, wrong = (unpacked(each.final_memory, model.config) for each in (one, other))
+    expected = float((wrong - mine).norm() / wrong.norm())
+    assert expected > 1e-3
+    mixed_up = replace(one, final_memory=other.final_memory)
+    assert observed(model, [mixed_up])["memory/drift"] == pytest.approx(expected, rel=1e-4)
+    assert "memory/drift" not in observed(model, [replace(one, final_memory=None)])
+
+
 # --- a run ----------------------------------------------------------------------------------------
 
 
@@ -131,6 +150,7 @@ def test_a_run_of_mrl_has_every_figure_in_every_row(tmp_path: Path) -> None:
             assert row[f"hacking/{name}"] >= 0
         assert 0 <= row["memory/slots_kept"] <= 1
         assert row["memory/norm{writes=1}"] > 0
+        assert 0 <= row["memory/drift"] < 1e-5
         assert 0 < row["time/idle_fraction{role=learner}"] < 1
     assert rows[0]["time/idle_fraction{role=learner}"] == pytest.approx(
         collecting(rows[0]), rel=1e-6

@@ -66,10 +66,12 @@ def test_tasks_go_on_from_the_memory_left_at_their_index_and_only_needed_ones_ar
     dealer = Dealer(ROWS, 1)
     plan = replace(PLAN, reset_probability=0.5, episodes=64)
     first = dealer.deal(plan, 3)
+    leaves = dealer.leaves(plan, 3)
     brought = {
-        task.batch_index: f"memory {task.id}".encode() for task in first if task.return_memory
+        task.batch_index: f"memory {task.id}".encode() for task in first if leaves[task.batch_index]
     }
     assert 16 < len(brought) < 48
+    assert {task.batch_index for task in first if task.return_memory} == {*brought, 0, 1}
     second = dealer.deal(plan, 4, Memories(3, "warm", brought))
     assert {
         task.batch_index: task.initial_memory for task in second if task.initial_memory is not None
@@ -83,8 +85,9 @@ def test_tasks_go_on_from_the_memory_left_at_their_index_and_only_needed_ones_ar
     )
 
 
-def test_without_carry_over_no_memory_is_brought_back() -> None:
-    assert not any(task.return_memory for task in Dealer(ROWS, 1).deal(PLAN, 0))
+def test_without_carry_over_a_few_memories_come_back_to_be_compared() -> None:
+    dealt = Dealer(ROWS, 1).deal(PLAN, 0)
+    assert [task.batch_index for task in dealt if task.return_memory] == [0, 1]
 
 
 def test_groups_keep_order_and_fill_slots_or_share_among_workers() -> None:

@@ -44,7 +44,7 @@ def go(course: Iterations, iteration: int) -> list[Task]:
     """One iteration, of which the first episode is lost."""
     tasks = course.deal(PLAN, iteration)
     kept = course.collected(PLAN, iteration, [play(task) for task in tasks[1:]])
-    assert all(episode.final_memory is None for episode in kept)
+    assert [episode.batch_index for episode in kept if episode.final_memory is not None] == [1]
     course.trained(iteration)
     return tasks
 
@@ -53,7 +53,8 @@ def test_tasks_go_on_from_what_their_index_left_an_iteration_before() -> None:
     course = iterations()
     first, second = go(course, 0), go(course, 1)
     assert [task.batch_index for task in second] == list(range(8))
-    left = {task.batch_index for task in first[1:] if task.return_memory}
+    leaves = Dealer(ROWS, seed=3).leaves(PLAN, 0)
+    left = {task.batch_index for task in first[1:] if leaves[task.batch_index]}
     assert 0 < len(left) < 7
     assert {task.batch_index for task in second if task.initial_memory is not None} == left
     for index in left:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from common.config.data import SynthData
 from common.data.corpus import Corpus, corpus_of
-from common.data.datasets.world import KINDS, SMALL_TALK, kind_values
+from common.data.datasets.world import ASK_ALL, KINDS, SMALL_TALK, kind_values
 from common.data.splits import conversation_hash, fraction
 from common.episode import Fact, Interaction, Row, Strategy
 from common.failures import InputError
@@ -224,6 +224,8 @@ class _Conversation:
         turns before, which is the distance asked least so far, and in `long_term` for what the
         opening is about."""
         self.steps = steps
+        if strategy == "cumulative" and self.config.final_question == "all":
+            return self._talk_of_all(steps)
         last_said, change = self._aim(strategy, steps)
         first_change = self._first_change(last_said) if change else None
         opened = self._tell()
@@ -241,6 +243,18 @@ class _Conversation:
         assert self.target is not None
         self._ask(self.target)
         return self._row(strategy)
+
+    def _talk_of_all(self, steps: int) -> Row:
+        """A cumulative conversation whose last follow-up asks for everything that was told."""
+        self._tell()
+        for _ in range(1, steps):
+            self._say_something("cumulative", may_change=True)
+        facts = tuple(self._asked(kind) for kind in self.things)
+        answer = ", ".join(
+            KINDS[kind].answer.format(v=thing.value) for kind, thing in self.things.items()
+        )
+        self.turns.append(Interaction(self.rng.choice(ASK_ALL), answer, role="recall", facts=facts))
+        return self._row("cumulative")
 
     def follow(self, pattern: tuple[str, ...], most: int) -> Row:
         """A conversation that ends with a pattern. Up to two turns stand before it, `most` in
@@ -357,14 +371,19 @@ class _Conversation:
         self._add(self.rng.choice(KINDS[kind].change).format(v=value), ACKNOWLEDGE, 0)
 
     def _ask(self, kind: int) -> None:
-        thing = self.things[kind]
-        fact = Fact(thing.value, thing.said_in, tuple(thing.replaced))
-        thing.said_in = len(self.turns)
+        fact = self._asked(kind)
         answer = KINDS[kind].answer.format(v=fact.value)
         self.turns.append(
             Interaction(self.rng.choice(KINDS[kind].ask), answer, role="recall", facts=(fact,))
         )
         self.chats_since_change = None
+
+    def _asked(self, kind: int) -> Fact:
+        """What the next turn asks for, which its answer says again."""
+        thing = self.things[kind]
+        fact = Fact(thing.value, thing.said_in, tuple(thing.replaced))
+        thing.said_in = len(self.turns)
+        return fact
 
     def _add(self, query: str, answer: str, chats_since_change: int | None) -> None:
         self.turns.append(Interaction(query, answer, role="remember"))

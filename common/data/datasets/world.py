@@ -51,6 +51,8 @@ def _doing(verb: str, question: str, values: str) -> Kind:
     )
 
 
+ASK_ALL = ("what do you know about me?", "tell me all that you know about me")
+
 KINDS: tuple[Kind, ...] = (
     _called("dog", "Rex Max Bella Buddy Rocky Daisy Luna Charlie Bruno Toby Coco Rusty"),
     _doing(

@@ -331,6 +331,14 @@ MEMORY: list[Metric] = [
         ("writes",),
     ),
     mean(
+        "memory/drift",
+        "1",
+        "episodes whose last memory came with them",
+        "Distance of the memory at the end of a conversation, as the rollout worker wrote it, from "
+        "what the learner computes of the same tokens, relative to its norm",
+        better="lower",
+    ),
+    mean(
         "memory/effective_rank",
         "dimensions",
         "layers of memories after so many writes, in a sample of episodes",
