@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 PACKAGES := common rollout reward_service learner deploy
 
-.PHONY: demo test test-fast mutants check format clean-venv
+.PHONY: demo test test-fast test-long mutants check format clean-venv
 
 demo: $(VENV)/.runtime
 	$(BIN)/engram demo
@@ -16,7 +16,10 @@ demo: $(VENV)/.runtime
 # deadlines. The rest runs on all cores. Coverage is of both.
 test: check
 	$(PARALLEL) -m "not cluster" --cov --cov-report= --cov-fail-under=0
-	$(BIN)/pytest -m cluster --cov --cov-append --cov-report=term:skip-covered
+	$(BIN)/pytest -m "cluster and not long" --cov --cov-append --cov-report=term:skip-covered
+
+test-long: $(VENV)/.dev
+	$(BIN)/pytest -m long
 
 test-fast: $(VENV)/.dev
 	$(PARALLEL) -m "not cluster and not slow"
