@@ -20,6 +20,31 @@ def dotted(place: Place) -> str:
     return ".".join(str(part) for part in place)
 
 
+def names_of(item: Any, tags: frozenset[str]) -> list[str]:
+    """Names by which a setting of a list can be called: its tag, and its `name`."""
+    keys = (*sorted(tags), "name")
+    return [str(item[key]) for key in keys if key in item] if isinstance(item, dict) else []
+
+
+def named(place: Place, tree: Any, tags: frozenset[str]) -> Place:
+    """The place with names for numbers, as a user writes it, where no other item has the name."""
+    found: Place = ()
+    for part in place:
+        called: str | int = part
+        if isinstance(tree, (list, tuple)) and isinstance(part, int):
+            known = [names_of(item, tags) for item in tree]
+            unique = [name for name in known[part] if sum(name in each for each in known) == 1]
+            called = unique[0] if unique else part
+        found, tree = (*found, called), _below(tree, part)
+    return found
+
+
+def _below(tree: Any, part: str | int) -> Any:
+    if isinstance(tree, dict):
+        return tree.get(part)
+    return tree[part] if isinstance(tree, (list, tuple)) and isinstance(part, int) else None
+
+
 class Choice(NamedTuple):
     """Values that a setting may hold: sections, the field that tells them apart, and the annotation
     of its items if it is a list, or a mapping of sections."""
@@ -157,34 +182,36 @@ def _unknown(key: str, section: type[BaseModel]) -> str:
 
 
 def sentence(
-    root: type[BaseModel], invalid: ValidationError, origins: Mapping[Place, str], everywhere: str
+    root: type[BaseModel],
+    invalid: ValidationError,
+    tree: Mapping[str, Any],
+    origins: Mapping[Place, str],
+    everywhere: str,
 ) -> InputError:
     """The first fault as one sentence; unknown keys come first, since a misspelt key often makes
     another one missing.
 
-    origins: which file or override gave the setting at a place; `everywhere` stands for them all.
+    tree: the settings that were validated. origins: which file or override gave the setting at a
+    place; `everywhere` stands for them all.
     """
     faults = sorted(
         invalid.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden"
     )
     fault = faults[0]
     place, choice, section = locate(root, fault["loc"])
+    where = dotted(named(place, tree, discriminators(root)))
     match fault["type"]:
         case "extra_forbidden":
-            what = f"unknown key {dotted(place)}; {_unknown(str(place[-1]), section)}"
+            what = f"unknown key {where}; {_unknown(str(place[-1]), section)}"
         case "missing":
-            what = f"{dotted(place)} is missing"
+            what = f"{where} is missing"
         case "union_tag_not_found":
             what = (
-                f"{dotted(place)}.{choice.discriminator} is missing; valid are "
-                f"{', '.join(choice.tags())}"
+                f"{where}.{choice.discriminator} is missing; valid are {', '.join(choice.tags())}"
             )
         case "union_tag_invalid":
             tag = fault["ctx"]["tag"]
-            what = (
-                f"{dotted(place)}.{choice.discriminator} is {tag!r}; "
-                f"{nearest(str(tag), choice.tags())}"
-            )
+            what = f"{dotted(place)}.{choice.discriminator} is {tag!r}; {nearest(str(tag), choice.tags())}"
         case _:
             message = (
                 fault["msg"]
@@ -193,10 +220,7 @@ def sentence(
                 .replace("tuple", "list")
                 .replace("dictionary", "mapping")
             )
-            what = (
-                f"{dotted(place)} is {shown(fault['input'])}, but "
-                f"{message[:1].lower()}{message[1:]}"
-            )
+            what = f"{where} is {shown(fault['input'])}, but {message[:1].lower()}{message[1:]}"
             if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
                 what += "; put it in quotes"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

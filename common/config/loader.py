@@ -19,7 +19,15 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from common.config.errors import Place, discriminators, dotted, sentence, shown, under_defaults
+from common.config.errors import (
+    Place,
+    discriminators,
+    dotted,
+    names_of,
+    sentence,
+    shown,
+    under_defaults,
+)
 from common.config.locations import here
 from common.config.run import Run
 from common.config.yaml_values import parse_yaml
@@ -69,9 +77,8 @@ def load_section(
     try:
         return section.model_validate(under_defaults(section, tree), context=here(places))
     except ValidationError as invalid:
-        raise sentence(
-            section, invalid, origins, ", ".join(str(path) for path in paths) or "configuration"
-        ) from None
+        everywhere = ", ".join(str(path) for path in paths) or "configuration"
+        raise sentence(section, invalid, tree, origins, everywhere) from None
 
 
 def dump_run(run: Run) -> str:
@@ -151,11 +158,7 @@ def _index(items: list[Any], part: str, place: Place, source: str) -> int:
     """Index of the item that `part` names: by number, or by the tag or `name` that only it has."""
     if part.isdecimal() and int(part) < len(items):
         return int(part)
-    keys = [*sorted(_TAGS), "name"]
-    named = [
-        {str(item[key]) for key in keys if key in item} if isinstance(item, dict) else set()
-        for item in items
-    ]
+    named = [names_of(item, _TAGS) for item in items]
     found = [index for index, names in enumerate(named) if part in names]
     if len(found) == 1:
         return found[0]
@@ -164,6 +167,6 @@ def _index(items: list[Any], part: str, place: Place, source: str) -> int:
         what = f"{dotted(place)} holds {len(found)} items named {part!r}: write {numbers}"
     else:
         what = f"{dotted(place)} holds {len(items)} items and none is {part!r}"
-        names = sorted(set[str]().union(*named))
+        names = sorted({name for each in named for name in each})
         what += f"; {nearest(part, names)}" if names else f": write a number below {len(items)}"
     raise InputError(source, what)

@@ -114,7 +114,8 @@ class RunDirectory:
         try:
             return Run.model_validate(settings)
         except ValidationError as invalid:
-            raise sentence(Run, invalid, {}, where) from None
+            tree = settings if isinstance(settings, dict) else {}
+            raise sentence(Run, invalid, tree, {}, where) from None
 
     # --- places -----------------------------------------------------------------------------------
 

@@ -126,14 +126,17 @@ def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> Non
     [
         ("learner.learning_rat=1", ["unknown key learner.learning_rat"]),
         ("learner.rank=1", ["unknown key learner.rank", "did you mean 'ranks'"]),
-        ("stages.1.ppo.clp=1", ["unknown key stages.1.ppo.clp", "did you mean 'clip'"]),
+        ("stages.1.ppo.clp=1", ["unknown key stages.mrl.ppo.clp", "did you mean 'clip'"]),
         (
             "stages.0.optimizer.learning_rat=1",
-            ["stages.0.optimizer.learning_rat", "'learning_rate'"],
+            ["stages.joint_lm.optimizer.learning_rat", "'learning_rate'"],
         ),
         ("data.trian=5", ["unknown key data.trian", "'train'"]),
         ("rewards.single.bleu.wight=1", ["rewards.single.bleu.wight", "'weight'"]),
-        ("stages.1.curriculum.0.iteration=1", ["stages.1.curriculum.0.iteration", "'iterations'"]),
+        (
+            "stages.1.curriculum.0.iteration=1",
+            ["stages.mrl.curriculum.first.iteration", "'iterations'"],
+        ),
         ("lerner.ranks=1", ["unknown key lerner", "'learner'"]),
         ("data.kind=snyth", ["data.kind is 'snyth'", "did you mean 'synth'"]),
         ("stages.1.stage=mlr", ["stages.1.stage is 'mlr'", "'mrl'"]),
@@ -141,20 +144,20 @@ def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> Non
         ("learner.ranks=0", ["learner.ranks is 0", "greater than or equal to 1"]),
         ("data.steps=3", ["data.steps is 3", "list"]),
         ("data.steps.1=x", ["data.steps.1 is 'x'"]),
-        ("stages.1.ppo.bptt_turns=some", ["stages.1.ppo.bptt_turns is 'some'"]),
+        ("stages.1.ppo.bptt_turns=some", ["stages.mrl.ppo.bptt_turns is 'some'"]),
         ("stages.7.steps=3", ["stages holds 2 items", "'7'", "valid are joint_lm, mrl"]),
         ("stages.mlr.ppo.kl=1", ["stages holds 2 items", "'mlr'", "did you mean 'mrl'"]),
-        ("stages.mrl.ppo.clp=1", ["unknown key stages.1.ppo.clp", "did you mean 'clip'"]),
-        ("stages.mrl.curriculum=[]", ["stages.1.curriculum is []", "at least 1 item"]),
+        ("stages.mrl.ppo.clp=1", ["unknown key stages.mrl.ppo.clp", "did you mean 'clip'"]),
+        ("stages.mrl.curriculum=[]", ["stages.mrl.curriculum is []", "at least 1 item"]),
         (
             "stages.mrl.curriculum=[{name: a, iterations: 1, max_steps: 1}, "
             "{name: a, iterations: 1, max_steps: 2}]",
-            ["stages.1.curriculum is", "has two steps named 'a'"],
+            ["stages.mrl.curriculum is", "has two steps named 'a'"],
         ),
         ("name.first=x", ["name is 'demo'", "'first'"]),
         ("name", ["key=value"]),
         ("name=[1", ["broken YAML"]),
-        ("stages.1.ppo=null", ["stages.1.ppo is None"]),
+        ("stages.1.ppo=null", ["stages.mrl.ppo is None"]),
     ],
 )
 def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(
@@ -178,7 +181,7 @@ def test_a_wrong_override_is_named_with_its_key_and_the_nearest_valid_one(
         ("name: a\ndata: {kind: synth, steps: [0]}\nstages: []\n", ["data.steps.0 is 0"]),
         (
             "name: a\ndata: {kind: synth}\nstages: [{stage: mrl}]\n",
-            ["stages.0.curriculum is missing"],
+            ["stages.mrl.curriculum is missing"],
         ),
         ("name: a\ndata: {kind: synth}\nstages: [3]\n", ["stages.0 is 3"]),
         ("name: a\ndata: 5\nstages: []\n", ["data is 5"]),

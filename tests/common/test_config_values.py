@@ -45,10 +45,10 @@ def fault(paths: list[Path], *overrides: str) -> InputError:
         ("stages.mrl.ppo.bptt_turns=true", "should be a number"),
         (
             "stages.mrl.ppo.whiten=1",
-            "stages.1.ppo.whiten is 1, but should be true or false",
+            "stages.mrl.ppo.whiten is 1, but should be true or false",
         ),
         ("rewards.symmetric=0.0", "should be true or false"),
-        ("stages.mrl.freeze_encoder=true", "unknown key stages.1.freeze_encoder; unfreeze took"),
+        ("stages.mrl.freeze_encoder=true", "unknown key stages.mrl.freeze_encoder; unfreeze took"),
         ("stages.mrl.unfreeze=[{after: 0, train: encoder}]", "should be a valid list"),
         ("stages.mrl.unfreeze=[{after: 0, trian: [encoder]}]", "did you mean 'train'?"),
         ("stages.joint_lm.optimizer.learning_rate=.nan", "should be a finite number"),
