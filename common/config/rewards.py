@@ -27,6 +27,10 @@ from common.config.section import Section
 from common.episode import Strategy
 
 
+TOTAL = "total"
+"""Name of the weighted mean beside those of the components."""
+
+
 class RewardMix(Section):
     """Components of one strategy; a component that is absent is not computed."""
 
@@ -98,6 +102,8 @@ class RewardMix(Section):
         for name in names:
             if names.count(name) > 1 or name in type(self).model_fields:
                 raise ValueError(f"two components are named {name!r}")
+            if name == TOTAL:
+                raise ValueError(f"a component is named {name!r}, which is the name of their mean")
         return self
 
 

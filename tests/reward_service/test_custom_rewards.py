@@ -206,6 +206,8 @@ def test_names_of_components_must_differ() -> None:
         RewardMix(functions=(function, function))
     with pytest.raises(ValidationError, match="two components are named 'bleu'"):
         RewardMix(functions=(FunctionReward(name="bleu", path="math:sqrt"),))
+    with pytest.raises(ValidationError, match="named 'total', which is the name of their mean"):
+        RewardMix(functions=(FunctionReward(name="total", path="math:sqrt"),))
 
 
 def test_one_late_turn_of_each_function_and_its_loading_are_allowed_for() -> None:
