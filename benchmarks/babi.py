@@ -1,11 +1,11 @@
 """bAbI task 1 with one seed, from nothing, evaluated once on its test file.
 
-    python -m benchmarks.babi SEED FOLDER [OUT] [--without PART]
+    python -m benchmarks.babi SEED FOLDER [OUT] [--change CHANGE]
 
 trains `configs/babi.yaml` on FOLDER (en-10k) in OUT (default: `runs`) and answers the 1,000
-questions of the test file. Writes benchmarks/results/babi-SEED.json. PART leaves one thing out, for
-the table of what each contributes; the result is then babi_without_PART-SEED.json. Started again,
-it goes on from where it was.
+questions of the test file. Writes benchmarks/results/babi-SEED.json. CHANGE leaves one part out or
+adds one, for the table of what each contributes, such as without_reading; the result is then
+babi_CHANGE-SEED.json. Started again, it goes on from where it was.
 """
 
 from __future__ import annotations
@@ -26,31 +26,36 @@ from learner.evaluation.evaluate import evaluate_checkpoint
 CONFIG = Path(__file__).parent.parent / "configs" / "babi.yaml"
 SECONDS = 3600.0
 STRETCH_OFF = ("model.gate_stretch=0.0", "stages.memory_aware.gate_penalty=0.0")
-PARTS: dict[str, tuple[str, ...]] = {
-    "neighbours": ("stages.joint_lm.neighbours=0", "stages.joint_lm.until={}"),
-    "reading": (),
-    "gate_per_number": ("model.residual_gate=linear", "model.gate_initial=0.0"),
-    "stretch_and_penalty": STRETCH_OFF,
+MEMORY_PRETRAIN = {"stage": "memory_pretrain", "steps": 400, "batch_size": 64}
+CHANGES: dict[str, tuple[str, ...]] = {
+    "without_neighbours": ("stages.joint_lm.neighbours=0", "stages.joint_lm.until={}"),
+    "without_gate_per_number": ("model.residual_gate=linear", "model.gate_initial=0.0"),
+    "without_stretch_and_penalty": STRETCH_OFF,
 }
-"""Settings without a part. Each stage then has all of its steps."""
+"""Settings of a change that leaves the stages as they are. Each stage then has all of its steps."""
+STAGE_CHANGES = ("without_reading", "with_memory_pretrain")
 
 
-def words(seed: int, folder: str, out: Path, without: str | None) -> list[str]:
+def words(seed: int, folder: str, out: Path, change: str | None) -> list[str]:
     """Overrides of the configuration."""
-    name = f"babi-{seed}" if without is None else f"babi-without-{without}-{seed}"
+    name = f"babi-{seed}" if change is None else f"babi-{change}-{seed}"
     common = [f"seed={seed}", f"name={name}", f"runs={out}", f"data.folder={folder}"]
-    if without is None:
+    if change is None:
         return common
-    if without == "reading":
-        stages = load_run([str(CONFIG)], common).model_dump(mode="json")["stages"]
-        left = [stage for stage in stages if stage["stage"] != "reading"]
-        return [*common, f"stages={json.dumps(left)}"]
-    return [*common, *PARTS[without]]
+    if change not in STAGE_CHANGES:
+        return [*common, *CHANGES[change]]
+    stages = load_run([str(CONFIG)], common).model_dump(mode="json")["stages"]
+    at = next(i for i, stage in enumerate(stages) if stage["stage"] == "reading")
+    if change == "without_reading":
+        del stages[at]
+    else:
+        stages.insert(at + 1, MEMORY_PRETRAIN)
+    return [*common, f"stages={json.dumps(stages)}"]
 
 
-def run(seed: int, folder: str, out: Path, without: str | None) -> dict[str, Any]:
+def run(seed: int, folder: str, out: Path, change: str | None) -> dict[str, Any]:
     """Summary of the run and retention on the test file, as in `engram eval --json`."""
-    overrides = words(seed, folder, out, without)
+    overrides = words(seed, folder, out, change)
     command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *overrides]
     subprocess.run(command, check=True, timeout=SECONDS)
     settings = load_run([str(CONFIG)], overrides)
@@ -60,7 +65,7 @@ def run(seed: int, folder: str, out: Path, without: str | None) -> dict[str, Any
     save_rows(load_corpus(settings.data, settings.seed).test, questions)
     return {
         "seed": seed,
-        "without": without,
+        "change": change,
         "environment": json.loads((where / "environment.json").read_text()),
         "wall_seconds": summary["wall_seconds"],
         "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
@@ -75,11 +80,12 @@ if __name__ == "__main__":
     parser.add_argument("seed", type=int)
     parser.add_argument("folder")
     parser.add_argument("out", type=Path, nargs="?", default=Path("runs"))
-    parser.add_argument("--without", choices=PARTS)
+    parser.add_argument("--change", choices=[*CHANGES, *STAGE_CHANGES])
     given = parser.parse_args()
-    result = run(given.seed, given.folder, given.out.resolve(), given.without)
-    part = f" --without {given.without}" if given.without else ""
-    named = f"babi_without_{given.without}" if given.without else "babi"
-    record(f"{named}-{given.seed}", f"python -m benchmarks.babi {given.seed} FOLDER{part}", result)
+    result = run(given.seed, given.folder, given.out.resolve(), given.change)
+    change = f" --change {given.change}" if given.change else ""
+    named = f"babi_{given.change}" if given.change else "babi"
+    command = f"python -m benchmarks.babi {given.seed} FOLDER{change}"
+    record(f"{named}-{given.seed}", command, result)
     retention = result["retention"]
     print({key: retention[key] for key in ("exact", "memory", "erased")}, result["wall_seconds"])

@@ -243,14 +243,14 @@ def _babi_row(name: str, one: Mapping[str, Any], distances: Sequence[str]) -> li
 
 
 def _babi_parts(results: Results, distances: Sequence[str]) -> list[str]:
-    """What is lost without a part; nothing where it was not measured."""
-    found = [one for name, one in results.items() if name.startswith("babi_without_")]
+    """What each part contributes; nothing where it was not measured."""
+    found = [one for name, one in results.items() if name.startswith("babi_with")]
     if not found:
         return []
-    rows = [_babi_row(one["without"].replace("_", " "), one, distances) for one in found]
+    rows = [_babi_row(one["change"].replace("_", " "), one, distances) for one in found]
     return [
-        prose("The same with one part left out (`--without PART`), one seed each:"),
-        table(("without", *distances, "erased, most frequent"), rows),
+        prose("The same with one part left out or added (`--change CHANGE`), one seed each:"),
+        table(("change", *distances, "erased, most frequent"), rows),
     ]
 
 
