@@ -211,7 +211,8 @@ def sentence(
             )
         case "union_tag_invalid":
             tag = fault["ctx"]["tag"]
-            what = f"{dotted(place)}.{choice.discriminator} is {tag!r}; {nearest(str(tag), choice.tags())}"
+            known = nearest(str(tag), choice.tags())
+            what = f"{dotted(place)}.{choice.discriminator} is {tag!r}; {known}"
         case _:
             message = (
                 fault["msg"]

@@ -26,7 +26,6 @@ from common.config.components import (
 from common.config.section import Section
 from common.episode import Strategy
 
-
 TOTAL = "total"
 """Name of the weighted mean beside those of the components."""
 
