@@ -16,6 +16,8 @@ import numpy as np
 from common.episode import Episode
 from learner.evaluation.intervals import bootstrap, wilson
 
+FEW = 10
+"""Conversations below which draws of them alone say too little."""
 Share = dict[str, float]
 """A share or mean by key (a distance, an order, a turn, a component), "all" over all of them."""
 Interval = tuple[float, float]
@@ -59,8 +61,9 @@ class Figure:
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals of `share`, over conversations (learner/evaluation/intervals.py).
 
-        Draws of nothing but hits, or misses, all look alike: there the score interval of as many
-        conversations as ask says how little few of them tell.
+        Draws of nothing but hits, or misses, all look alike, and so may those of a few
+        conversations: there the score interval of as many conversations as ask says how little
+        they tell.
         """
         keys = list(self.totals())
         if not keys:
@@ -70,8 +73,10 @@ class Figure:
         for key, low, high in zip(keys, *bootstrap(hits, counts), strict=True):
             share = self.hits[key].sum() / self.counts[key].sum()
             asking = int(np.count_nonzero(self.counts[key]))
-            all_alike = self.bounded and share in (0, 1)
-            found[key] = wilson(int(share), asking) if all_alike else (low, high)
+            if self.bounded and (share in (0, 1) or asking < FEW):
+                few = wilson(float(share), asking)
+                low, high = few if share in (0, 1) else (min(low, few[0]), max(high, few[1]))
+            found[key] = (low, high)
         return found
 
 

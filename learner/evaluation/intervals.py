@@ -5,6 +5,7 @@ Turns of a conversation, or pairs of a prompt, are not independent; conversation
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import numpy as np
@@ -32,8 +33,11 @@ def bootstrap(
     return low.tolist(), high.tolist()
 
 
-def wilson(share: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval (Wilson 1927) of a share that is 0 or 1 in all of `trials`."""
+def wilson(share: float, trials: int) -> tuple[float, float]:
+    """The 95 % score interval (Wilson 1927) of a share of `trials`."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    far = z * z / (trials + z * z)
-    return (1 - far, 1.0) if share else (0.0, far)
+    middle, spread = share + z * z / (2 * trials), share * (1 - share) / trials
+    half = z * math.sqrt(spread + z * z / (4 * trials * trials))
+    low, high = (middle - half), (middle + half)
+    scale = 1 + z * z / trials
+    return (0.0 if share == 0 else low / scale, 1.0 if share == 1 else high / scale)

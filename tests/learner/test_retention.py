@@ -216,6 +216,17 @@ def test_a_share_of_all_or_nothing_is_as_sure_as_its_conversations_are_many() ->
     assert interval(1, 1)[0] < 0.25
 
 
+def test_a_few_conversations_that_look_alike_leave_much_open() -> None:
+    # 3 of 4 answers in each of two conversations: all draws of them come to 0.75
+    low, high = Figure({"all": np.array([3.0, 3.0])}, {"all": np.array([4, 4])}).intervals()["all"]
+    # by hand, p = 0.75 of 2 trials, z = 1.96
+    z = 1.959964
+    half = z * (0.75 * 0.25 / 2 + z * z / 16) ** 0.5
+    expected = [(0.75 + z * z / 4 + sign * half) / (1 + z * z / 2) for sign in (-1, 1)]
+    assert [low, high] == pytest.approx(expected, abs=1e-6)
+    assert low < 0.3 < 0.95 < high
+
+
 def test_interval_of_a_rare_key_leaves_out_the_draws_without_it() -> None:
     hits, counts = np.zeros((1, 50)), np.zeros((1, 50))
     hits[0, :2], counts[0, :3] = 1, 1
