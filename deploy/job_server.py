@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 import urllib.error
@@ -33,6 +34,9 @@ from common.failures import (
 )
 from common.text.printable import printable
 from deploy.ray_access import ADDRESS_VARIABLES, DEFAULT_ADDRESS, find_token, token_wanted
+
+# Ray's client tells of each connection that ends as it should; its module sets its own level.
+logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
 
 ANSWER_SECONDS = 15.0
 """How long a job server may take to say that it is one."""
