@@ -153,6 +153,14 @@ class MRL(StageSettings):
         settings: PolicyGradient = getattr(self, self.algorithm)
         return settings
 
+    @property
+    def learns_by(self) -> str:
+        settings = self.algorithm_settings
+        if settings.samples == 1:
+            return f"{self.algorithm}, one sample of each task"
+        tasks = self.episodes // settings.samples
+        return f"{self.algorithm}, {settings.samples} samples of each of {tasks:,} tasks a batch"
+
     @field_validator("curriculum", mode="before")
     @classmethod
     def _written_out(cls, curriculum: Any) -> Any:

@@ -16,7 +16,7 @@ from tests.updates import mrl
 
 BETA = 0.5
 REWARDS = torch.tensor([0.0, 0.9, 0.3, 0.6, -0.4, 0.1], dtype=torch.float64)
-COPIES = 600
+COPIES = 200
 
 
 def distribution(module: TinyModel) -> Tensor:
@@ -80,4 +80,4 @@ def test_the_policy_comes_to_the_reference_times_the_exponential_of_the_reward(
         made = enumerated(distribution(module))
         update.run(update.evaluate(made, places), places, COPIES, 0)
     # Counts are whole numbers: a token's share is off by up to half of one.
-    torch.testing.assert_close(distribution(module), best, rtol=0, atol=0.01)
+    torch.testing.assert_close(distribution(module), best, rtol=0, atol=0.02)

@@ -64,7 +64,10 @@ def test_a_plan_has_the_samples_of_the_algorithm() -> None:
     ("stage", "message"),
     [
         ({"algorithm": "rloo", "episodes": 10}, "10 is no multiple of the 4 samples.*8 or 12"),
-        ({"algorithm": "ppo", "episodes": 3, "ppo": {"samples": 4}}, "take 4$"),
+        (
+            {"algorithm": "ppo", "episodes": 3, "ppo": {"samples": 4}},
+            "samples of each task .ppo.samples.; take 4 ",
+        ),
         ({"algorithm": "ppo", "ppo": {"kl_estimator": "k1"}}, "k1 in the loss has no gradient"),
         ({"rejection": {"keep_of": "task"}}, "samples above 1"),
         ({"rejection": {"keep_of": "task", "samples": 4, "keep": 4}}, "leaves none out"),
