@@ -102,7 +102,7 @@ class PolicyGradient(Section):
     whiten: bool = True
     """Whether advantages are whitened over the whole batch."""
     whiten_over: Literal["batch", "minibatch"] = "batch"
-    """What whitening is over, on all ranks together: the whole batch, or each minibatch of a
+    """Extent of whitening, on all ranks together: the whole batch, or each minibatch of a
     pass."""
     population_variance: bool = False
     """Whether whitening divides the sum of squared deviations by their count (Ziegler et al. 2019)
@@ -220,10 +220,10 @@ class Compared(PolicyGradient):
     minibatches: int = Field(1, ge=1)
     """Optimiser steps per pass, each on as large a share of the batch."""
     compare: Literal["turn", "episode"] = "turn"
-    """What is compared. turn: the return from a turn on with those of the same turn of the others.
-    episode: the return of the whole episode, which all of its turns are credited with."""
+    """Return that is compared. turn: that from a turn on, with those of the same turn of the others.
+    episode: that of the whole episode, which all of its turns are credited with."""
     incomplete: Literal["fewer", "leave_out"] = "fewer"
-    """What becomes of a task of which an episode failed or has a turn without a score. fewer: those
+    """Rule for a task of which an episode failed or has a turn without a score. fewer: those
     that are left are compared. leave_out: none of it is learnt from. A turn that has nothing to be
     compared with is never learnt from."""
     clip: float = Field(0.2, gt=0)
@@ -282,7 +282,7 @@ class Rejection(PolicyGradient):
     keep_of: Literal["batch", "task"] = "batch"
     """Whether the best of the whole batch are kept, or the best of each task."""
     compare: Literal["turn", "episode"] = "turn"
-    """What is kept. turn: single answers, by the return from their turn on. episode: whole
+    """Unit that is kept. turn: single answers, by the return from their turn on. episode: whole
     episodes, by their return."""
     learn_queries: bool = False
     """Whether the cross-entropy is over queries and answers, or answers alone."""
