@@ -220,7 +220,7 @@ class Compared(PolicyGradient):
     minibatches: int = Field(1, ge=1)
     """Optimiser steps per pass, each on as large a share of the batch."""
     compare: Literal["turn", "episode"] = "turn"
-    """Return that is compared. turn: that from a turn on, with those of the same turn of the others.
+    """Return that is compared. turn: that from a turn on, with that turn of the others.
     episode: that of the whole episode, which all of its turns are credited with."""
     incomplete: Literal["fewer", "leave_out"] = "fewer"
     """Rule for a task of which an episode failed or has a turn without a score. fewer: those
