@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from common.seeding import derive
+
 Role = Literal["remember", "distract", "recall", "act"]
 Strategy = Literal["single", "cumulative", "long_term"]
 Status = Literal["generated", "scored", "unscored", "failed"]
@@ -136,10 +138,18 @@ class Task(Record):
     batch_index: int = 0
     """Which task of its batch it is. An episode may go on from the memory that the same index left
     an iteration before."""
+    sample: int = 0
+    """Which of the episodes that start alike it is: those of a group differ in their draws of
+    answers alone."""
 
     @property
     def strategy(self) -> Strategy:
         return "cumulative" if self.row is None else self.row.strategy
+
+    def answer_seed(self, turn: int) -> int:
+        """Seed of the draws of an answer: of turn `turn`, 1 for the first answered one."""
+        own = ("sample", self.sample) if self.sample else ()
+        return derive(self.seed, *own, turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +286,8 @@ class Episode(Record):
     """Iteration of its stage (`Task.iteration`)."""
     batch_index: int = 0
     """Which task of its batch it was."""
+    sample: int = 0
+    """Which of the episodes that started alike it was (`Task.sample`)."""
     backend: str = ""
     """How the policy computed it (`rollout.backend`)."""
 

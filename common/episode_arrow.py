@@ -86,6 +86,7 @@ SCHEMA = pa.schema(
         ("next_query_ids", _ids),
         ("iteration", pa.int64()),
         ("batch_index", pa.int64()),
+        ("sample", pa.int64()),
         ("backend", pa.string()),
     ],
     metadata={FORMAT_KEY: str(EPISODES)},

@@ -99,6 +99,7 @@ def plan_text(run: Run) -> str:
     rows = [[name, f"{count:,}"] for name, count in counts.items()]
     parts += [
         _batches(run, plans),
+        *_algorithms(run),
         *phase_tables(run),
         table("Parameters (vocabulary at its upper bound)", ["part", "count"], rows),
         _memory("Memory of a learner rank", learner_bytes(plans, config)),
@@ -106,6 +107,16 @@ def plan_text(run: Run) -> str:
     if run.needs_rollout:
         parts.append(_memory("Memory of a rollout worker", rollout_bytes(run, config)))
     return "\n\n".join(parts)
+
+
+def _algorithms(run: Run) -> list[str]:
+    """The algorithm of each stage with rollouts, a table; none where no stage has any."""
+    rows = [
+        [run.stage_key(index), stage.learns_by]
+        for index, stage in enumerate(run.stages)
+        if stage.learns_by
+    ]
+    return [table("Algorithms", ["stage", "learns by"], rows)] if rows else []
 
 
 def phase_tables(run: Run) -> list[str]:

@@ -133,6 +133,11 @@ def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
         if work.left_out
     ]
     lines += [f"  {work.name}: {work.rule}" for work in found if work.rule]
+    lines += [
+        f"  {run.stage_key(index)}: {stage.learns_by}"
+        for index, stage in enumerate(run.stages)
+        if stage.learns_by
+    ]
     if seconds:
         lines.append(
             f"  in all about {duration(seconds)} on a machine like this one, without evaluations\n"

@@ -75,6 +75,8 @@ class Plan:
     """Rows to draw from; an environment that plays no rows is cut off after `longest` answers."""
     episodes: int
     """Tasks of the iteration, over all ranks."""
+    samples: int = 1
+    """Tasks that start alike, side by side in the batch; divides `episodes`."""
     reset_probability: float = 1.0
     """Probability of fresh memory; otherwise a task goes on from the memory that the task of the
     same index in the last batch left."""
@@ -85,11 +87,12 @@ class Plan:
         return max(selection.max_steps for selection in self.selections)
 
 
-def plan_of(steps: Sequence[CurriculumStep], index: int, episodes: int) -> Plan:
-    """An iteration of `episodes` tasks in step number `index` of a curriculum."""
+def plan_of(steps: Sequence[CurriculumStep], index: int, episodes: int, samples: int = 1) -> Plan:
+    """An iteration of `episodes` tasks, `samples` of each start, in step number `index` of a
+    curriculum."""
     step = steps[index]
     chosen = selections_of(steps, index)
-    return Plan(step.name, chosen, episodes, step.reset_probability, step.teacher_forcing)
+    return Plan(step.name, chosen, episodes, samples, step.reset_probability, step.teacher_forcing)
 
 
 def selections_of(steps: Sequence[CurriculumStep], index: int) -> tuple[Selection, ...]:
@@ -141,6 +144,8 @@ class Dealer:
         """Tasks of an iteration (0 is the first of the stage), in the order of the batch.
 
         Rows come without repetition until all were dealt, in an order of their own in every pass.
+        Each is dealt `plan.samples` times in a row: with the same seed, memory and environment, and
+        answers drawn apart.
         memories: of the iteration before; a change of step starts afresh, since what a memory holds
         then was said under other rules.
         Raises InputError where no row fits the plan.
@@ -153,29 +158,34 @@ class Dealer:
             and (memories.iteration, memories.step) == (iteration - 1, plan.step)
             else {}
         )
-        tasks = []
+        tasks, starts = [], plan.episodes // plan.samples
         for index in range(plan.episodes):
+            start, sample = divmod(index, plan.samples)
+            first = index - sample
             tasks.append(
                 Task(
                     id=f"{self._stage}-{iteration:06d}-{index:05d}",
-                    row=self._row(plan, iteration * plan.episodes + index),
-                    seed=derive(self._seed, "task", plan.step, iteration, index),
+                    row=self._row(plan, iteration * starts + start),
+                    seed=derive(self._seed, "task", plan.step, iteration, first),
                     step=plan.step,
                     teacher_forcing=plan.teacher_forcing,
-                    initial_memory=None if fresh[index] else held.get(index),
+                    initial_memory=None if fresh[first] else held.get(first),
                     return_memory=bool(leaves[index]) or index < COMPARED,
                     environment=self._environment,
                     max_turns=None if self._plays_rows else plan.longest,
                     iteration=iteration,
                     batch_index=index,
+                    sample=sample,
                 )
             )
         return tasks
 
     def leaves(self, plan: Plan, iteration: int) -> np.ndarray:
-        """[episodes] bool: which of the batch leave their memory to the next iteration. Known
-        ahead, so that only memories that will be used are kept."""
-        return ~self.fresh(plan, iteration + 1)
+        """[episodes] bool: which of the batch leave their memory to the next iteration: of the
+        samples of a task the first. Known ahead, so that only memories that will be used are
+        kept."""
+        first = np.arange(plan.episodes) % plan.samples == 0
+        return first & ~self.fresh(plan, iteration + 1)
 
     def fresh(self, plan: Plan, iteration: int) -> np.ndarray:
         """[episodes] bool: which of the batch start from fresh memory in `iteration`."""

@@ -91,7 +91,7 @@ def test_episodes_say_their_format_in_memory_in_a_segment_and_in_parquet(
     assert find_episode(directory, "e").episode == EPISODE
     part = journal.seal()
     assert part is not None
-    assert pq.read_schema(part).metadata[b"engram.format"] == b"1"
+    assert pq.read_schema(part).metadata[b"engram.format"] == b"2"
     assert find_episode(directory, "e").episode == EPISODE
     require_whole(directory.local)
 
@@ -105,12 +105,12 @@ def test_episodes_of_another_format_are_refused(
 ) -> None:
     assert directory.local is not None
     older = to_table([EPISODE]).replace_schema_metadata(metadata)
-    with pytest.raises(InputError, match=refused("the table of episodes", written, 1)):
+    with pytest.raises(InputError, match=refused("the table of episodes", written, 2)):
         from_table(older)
     Journal(directory.local).close()
     part = directory.local / "episodes" / "part-00000000.parquet"
     pq.write_table(older.drop_columns(["batch_index"]), part)
-    sentence = refused(r"part-00000000\.parquet", written, 1)
+    sentence = refused(r"part-00000000\.parquet", written, 2)
     with pytest.raises(InputError, match=sentence):
         find_episode(directory, "e")
     with pytest.raises(InputError, match=sentence):
@@ -131,7 +131,7 @@ def test_an_open_segment_of_another_format_is_refused_before_a_resume_seals_it(
     payload = sink.getvalue().to_pybytes()
     header = struct.pack("<4sII", b"EGE1", len(payload), zlib.crc32(payload))
     (directory.local / "episodes" / "_open-00000000.log").write_bytes(header + payload)
-    sentence = refused(r"_open-00000000\.log", "without a format number", 1)
+    sentence = refused(r"_open-00000000\.log", "without a format number", 2)
     with pytest.raises(InputError, match=sentence):
         require_whole(directory.local)
     with pytest.raises(InputError, match=sentence):

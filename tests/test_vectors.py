@@ -30,6 +30,7 @@ from learner.rl.kl import (
 )
 from learner.rl.losses import (
     memory_change_penalty,
+    policy_distance,
     policy_loss,
     token_entropy,
     token_log_probs,
@@ -191,8 +192,9 @@ def test_ppo_losses_and_gradients_agree_with_vectors(vectors: dict[str, Any]) ->
         assert_close((pg + given_["vf_coef"] * vf).detach(), out["total"])
         assert_close(policy.clipped / policy.tokens.double(), out["pg_clipfrac"])
         assert_close(critic.clipped / critic.turns.double(), out["vf_clipfrac"])
-        assert_close(policy.approx_kl / policy.tokens, out["approx_kl_half_sq"])
-        assert_close(policy.approx_kl_k3 / policy.tokens, out["approx_kl_k3"])
+        moved = policy_distance(log_probs, double(given_["old_logprob"]), mask)
+        assert_close(moved.approx_kl / policy.tokens, out["approx_kl_half_sq"])
+        assert_close(moved.approx_kl_k3 / policy.tokens, out["approx_kl_k3"])
         (pg + vf).backward()
         assert_close(log_probs.grad, cases["gradients"]["outputs"]["d_pg_d_logprob"])
         assert_close(values.grad, cases["gradients"]["outputs"]["d_vf_d_vpred"])
@@ -351,8 +353,9 @@ def test_first_update_has_ratio_one_and_the_policy_gradient_of_reinforce() -> No
     loss.loss.backward()
     assert_close(log_probs.grad, [[-3.0, -3.0]])
     assert loss.clipped == 0
-    assert loss.max_ratio_deviation == 0
-    assert loss.approx_kl == 0
+    moved = policy_distance(log_probs, log_probs.detach(), torch.ones(1, 2))
+    assert moved.max_ratio_deviation == 0
+    assert moved.approx_kl == 0
 
 
 def test_one_broken_token_cannot_make_the_gradient_nan() -> None:

@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config.algorithms import A2C, PPO, PolicyGradient, Reinforce
+from common.config.algorithms import (
+    A2C,
+    GRPO,
+    PPO,
+    RLOO,
+    PolicyGradient,
+    Reinforce,
+    Rejection,
+)
 from common.config.locations import DataSource
 from common.config.section import Section
 from common.config.stages import Optimizer, StageSettings
@@ -112,7 +120,7 @@ class MRL(StageSettings):
     lengths and what all of them share, as in {steps: exponential(16), iterations: 10}: `steps` is
     linear(N), for 1, 2, 3 to N follow-ups, exponential(N), for 1, 2, 4 to N, or a list of numbers.
     Their names are "up to N", or "exactly N" with `exactly: true`."""
-    algorithm: Literal["ppo", "a2c", "reinforce"] = "ppo"
+    algorithm: Literal["ppo", "a2c", "reinforce", "rloo", "grpo", "rejection"] = "ppo"
     """Algorithm that trains on the episodes; its settings are in the section of its name."""
     ppo: PPO = PPO()
     """Settings of PPO."""
@@ -120,6 +128,12 @@ class MRL(StageSettings):
     """Settings of A2C."""
     reinforce: Reinforce = Reinforce()
     """Settings of REINFORCE."""
+    rloo: RLOO = RLOO()
+    """Settings of REINFORCE leave-one-out."""
+    grpo: GRPO = GRPO()
+    """Settings of GRPO."""
+    rejection: Rejection = Rejection()
+    """Settings of rejection sampling."""
     optimizer: Optimizer = Optimizer(learning_rate=3e-4, warmup_fraction=0.0, final_fraction=1.0)
     """Optimiser for the policy."""
     unfreeze: tuple[Phase, ...] = ()
@@ -143,6 +157,14 @@ class MRL(StageSettings):
         settings: PolicyGradient = getattr(self, self.algorithm)
         return settings
 
+    @property
+    def learns_by(self) -> str:
+        settings = self.algorithm_settings
+        if settings.samples == 1:
+            return f"{self.algorithm}, one sample of each task"
+        tasks = self.episodes // settings.samples
+        return f"{self.algorithm}, {settings.samples} samples of each of {tasks:,} tasks a batch"
+
     @field_validator("curriculum", mode="before")
     @classmethod
     def _written_out(cls, curriculum: Any) -> Any:
@@ -158,6 +180,18 @@ class MRL(StageSettings):
                 f"has two steps named {twice!r}; metrics and episodes are told apart by that name"
             )
         return steps
+
+    @model_validator(mode="after")
+    def _has_whole_groups(self) -> MRL:
+        samples = self.algorithm_settings.samples
+        if self.episodes % samples:
+            below = self.episodes - self.episodes % samples
+            nearest_ones = f"{below} or {below + samples}" if below else f"{samples}"
+            raise ValueError(
+                f"episodes: {self.episodes} is no multiple of the {samples} samples of each task "
+                f"({self.algorithm}.samples); take {nearest_ones}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _measures(self) -> MRL:

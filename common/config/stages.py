@@ -82,6 +82,12 @@ class StageSettings(Section):
         return ()
 
     @property
+    def learns_by(self) -> str | None:
+        """The algorithm of a stage with rollouts and its samples of each task, as a plan says it;
+        None for a stage without."""
+        return None
+
+    @property
     def own_model(self) -> str | None:
         """The model that it trains in place of the run's own; None: the run's."""
         return None

@@ -14,7 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.telemetry.families import evaluation, learner, operations, rewards, rollout, watching
+from common.telemetry.families import (
+    algorithms,
+    evaluation,
+    learner,
+    operations,
+    rewards,
+    rollout,
+    watching,
+)
 from common.telemetry.metric import Metric
 
 
@@ -31,7 +39,7 @@ REGISTRY: dict[str, Metric] = _table(
     [
         *learner.TRAIN,
         *evaluation.EVAL,
-        *learner.RL,
+        *algorithms.RL,
         *learner.MEMORY,
         *rewards.REWARD,
         *rollout.ROLLOUT,

@@ -142,6 +142,7 @@ def task_of(episode: Episode, tokenizer: ConversationTokenizer) -> Task:
         initial_memory=episode.initial_memory,
         environment=episode.environment,
         max_turns=len(episode.answered),
+        sample=episode.sample,
     )
     if not ENVIRONMENTS[episode.environment].plays_rows:
         return task

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.algorithms import CriticInput
-from common.episode import Episode
+from common.episode import Episode, Turn
 from common.telemetry.metrics import Metrics
 from learner.parallel.optimizer import LossTerm
 
@@ -39,6 +39,11 @@ class TokenBatch:
     """Losses of the policy's own: of its memory, of its router."""
     read: int = 0
     """Tokens that were decoded, queries included."""
+    queries: Tensor | None = None
+    """[answers]: log-probability of each answer's query, but for its first token, with gradient;
+    None where it was not asked for."""
+    query_lengths: Tensor | None = None
+    """int64 [answers]: tokens of each that `queries` counts."""
 
     def spread(self, per_turn: Tensor) -> Tensor:
         """per_turn: [episodes, answered turns] → [tokens], each token that of its turn."""
@@ -48,6 +53,13 @@ class TokenBatch:
         """per_turn: [episodes, answered turns] → [answers]."""
         at = torch.tensor(self.answers, dtype=torch.long, device=per_turn.device).view(-1, 2)
         return per_turn[at[:, 0], at[:, 1]]
+
+    def totals(self, per_token: Tensor) -> Tensor:
+        """per_token: [tokens] → [answers], their sums."""
+        answer = torch.repeat_interleave(
+            torch.arange(len(self.answers), device=self.lengths.device), self.lengths
+        )
+        return per_token.new_zeros(len(self.answers)).index_add(0, answer, per_token)
 
     def flat(self, per_answer: Sequence[Sequence[Sequence[float] | Tensor]]) -> Tensor:
         """Figures of tokens, by episode and answered turn → [tokens]."""
@@ -107,8 +119,16 @@ class TrainablePolicy(Protocol):
         parts."""
         ...
 
-    def evaluate(self, episodes: Sequence[Episode], temperature: float) -> TokenBatch:
-        """All answers of the episodes, by the present weights."""
+    def evaluate(
+        self, episodes: Sequence[Episode], temperature: float, queries: bool = False
+    ) -> TokenBatch:
+        """All answers of the episodes, by the present weights. queries: whether the batch is to
+        have the log-probabilities of the queries, too."""
+        ...
+
+    def ended(self, turn: Turn) -> bool:
+        """Whether the policy ended the answer of a turn itself, by its end token, rather than its
+        length limit."""
         ...
 
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from common.config.algorithms import PREVIOUS_INTERACTION, CriticInput
 from common.data.padding import pad
+from common.data.special_tokens import EOS
 from common.episode import Episode, Turn
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.critic import Critic
@@ -67,31 +69,45 @@ class ReactivePolicy:
     def part_of(self, name: str) -> str:
         return part_of(name)
 
-    def evaluate(self, episodes: Sequence[Episode], temperature: float) -> TokenBatch:
+    def evaluate(
+        self, episodes: Sequence[Episode], temperature: float, queries: bool = False
+    ) -> TokenBatch:
         if not episodes:
-            return self._nothing()
+            return self._nothing(queries)
         model, device = self.module, self._group.device
         batch = collate([conversation(episode) for episode in episodes]).to(device)
         memory, before = memories_and_before(
             model, batch, starting_memory(model, episodes), self._bptt_turns
         )
         start = batch.active[0]
-        mask = batch.answer_mask()[start:]
+        answered = batch.answer_mask()[start:]
+        real = batch.real()[start:]
+        mask = real if queries else answered
         routings: list[Routing] = []
         logits, targets = answer_logits(model, batch.tokens[start:], memory[start:], mask, routings)
-        positions = torch.arange(1, batch.tokens.shape[1], device=device)
-        real = positions <= batch.length[start:, None] - 1
-        return TokenBatch(
-            token_log_probs(logits, targets, temperature),
-            token_entropy(logits, temperature),
+        in_answer = answered[mask] if queries else slice(None)
+        log_probs = token_log_probs(logits, targets, temperature)
+        found = TokenBatch(
+            log_probs[in_answer],
+            token_entropy(logits[in_answer], temperature),
             list(_answers(batch)),
-            mask.sum(1),
+            answered.sum(1),
             [
                 *self._memory_terms(before, memory[start:], batch.turns[start:].to(device) - 1),
                 *router_terms(routings, real, self._router_loss, self._group),
             ],
             int(batch.length[start:].sum()),
         )
+        if not queries:
+            return found
+        asked = mask & ~answered
+        sums = log_probs.new_zeros(len(mask)).index_add(
+            0, asked.nonzero()[:, 0], log_probs[asked[mask]]
+        )
+        return replace(found, queries=sums, query_lengths=asked.sum(1))
+
+    def ended(self, turn: Turn) -> bool:
+        return turn.answer_ids[-1] == EOS
 
     def _memory_terms(self, before: Tensor, after: Tensor, turns: Tensor) -> list[LossTerm]:
         """turns: [rows], that of the write between `before` and `after`; 0 is the opening."""
@@ -103,7 +119,7 @@ class ReactivePolicy:
             LossTerm("memory/change", change, turns.numel(), 0.0),
         ]
 
-    def _nothing(self) -> TokenBatch:
+    def _nothing(self, queries: bool) -> TokenBatch:
         config, device = self.module.config, self._group.device
         nothing = torch.stack([p.sum() for p in self.module.parameters()]).sum() * 0.0
         empty = nothing.expand(0)
@@ -113,7 +129,15 @@ class ReactivePolicy:
             *no_router_terms(config.layers, config.experts, self._router_loss, self._group),
         ]
         lengths = torch.empty(0, dtype=torch.long, device=device)
-        return TokenBatch(empty, empty, [], lengths, terms)
+        return TokenBatch(
+            empty,
+            empty,
+            [],
+            lengths,
+            terms,
+            queries=empty if queries else None,
+            query_lengths=lengths if queries else None,
+        )
 
     @torch.no_grad()
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:

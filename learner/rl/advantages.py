@@ -19,6 +19,8 @@ Reduce = Callable[[Tensor], Tensor]
 often."""
 
 
+SMALLEST_VARIANCE = 1e-12
+"""Least variance of rewards that differ: less is rounding."""
 SAME = 1e-6
 """Numbers that differ by no more than this share of them are the same: advantages and returns are
 sums in float32."""

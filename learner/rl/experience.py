@@ -38,6 +38,12 @@ class Experience:
     reference: list[list[Tensor]]
     """Log-probs of each answer's tokens under the reference policy, by episode and answered
     turn; those recorded while sampling where the algorithm needs no reference."""
+    recomputed: list[list[Tensor]] | None = None
+    """Log-probs of each answer's tokens by the learner's own policy before the update, which ratios
+    are against; None: those recorded while sampling are."""
+    weights: list[list[Tensor]] | None = None
+    """Factors of the policy loss of each token, for what was sampled by another distribution than
+    the learner's; None: all 1."""
     memories: list[Tensor] | None = None
     """Memories that the critic reads, of each episode (`ValueFunction.memories`): those of the
     weights that sampled, in all passes over the batch. None where it reads none."""
@@ -47,6 +53,13 @@ class Experience:
     """Set by the algorithm's `credit`: what the critic learns."""
     figures: dict[str, float] = field(default_factory=dict)
     """Statistics over all ranks, by key of a metric's series."""
+
+    @property
+    def old(self) -> Sequence[Sequence[Sequence[float] | Tensor]]:
+        """Log-probs of each answer's tokens before the update, by episode and answered turn."""
+        if self.recomputed is not None:
+            return self.recomputed
+        return [[turn.log_probs for turn in episode.answered] for episode in self.episodes]
 
     def select(self, chosen: Sequence[int]) -> Experience:
         """The experience of some of the episodes."""
@@ -61,6 +74,8 @@ class Experience:
             values=self.values[index],
             bootstrap=self.bootstrap[index],
             reference=[self.reference[i] for i in chosen],
+            recomputed=None if self.recomputed is None else [self.recomputed[i] for i in chosen],
+            weights=None if self.weights is None else [self.weights[i] for i in chosen],
             memories=None if self.memories is None else [self.memories[i] for i in chosen],
             advantages=self.advantages[index],
             returns=self.returns[index],
@@ -107,5 +122,5 @@ def gather_experience(
         log_probs = reference.log_probs(episodes, temperature)
     scored, rewards, stds = (x.to(device) for x in (scored, rewards, stds))
     return Experience(
-        episodes, present, scored, rewards, stds, values, bootstrap, log_probs, memories
+        episodes, present, scored, rewards, stds, values, bootstrap, log_probs, memories=memories
     )

@@ -1,15 +1,20 @@
-"""Distance to the reference policy as a loss, and the controller of its weight.
+"""Distance to the reference policy, as a loss or in rewards, and the controller of its weight.
 
 With samples from the policy and d = log policy - log reference (Schulman 2020, "Approximating KL
 divergence"):
 
 | estimator | value | as a loss, its gradient is that of |
 |---|---|---|
+| k1 = d | unbiased, high variance | nothing: it is 0 on average |
 | k2 = d² / 2 | biased, low variance | KL(policy, reference) exactly |
 | k3 = exp(-d) - 1 + d | unbiased, never negative | KL(reference, policy) |
 
-The estimate k1 = d is unbiased and measures (`objective/kl`); its gradient is zero on average. All
-of this holds for tokens that the current policy sampled.
+All of this holds for tokens that the current policy sampled. Of tokens that an older one sampled
+each is weighted by the ratio of the two: for k2 and k3 by its value, for k1 by the ratio itself, so
+that ratio · d has the exact gradient of KL(policy, reference). Only the sampled token is corrected,
+not the ones before it.
+
+k1 also measures (`objective/kl`), and is what is taken off rewards.
 """
 
 from __future__ import annotations
@@ -22,12 +27,23 @@ from torch import Tensor
 
 from learner.rl.losses import MAX_LOG_RATIO
 
-Estimator = Literal["k2", "k3"]
+Estimator = Literal["k1", "k2", "k3"]
 
 
-def kl_estimate(log_probs: Tensor, reference: Tensor, estimator: Estimator) -> Tensor:
-    """Estimate of KL(policy, reference) at each sampled token, in nats; any shape."""
+def kl_estimate(
+    log_probs: Tensor, reference: Tensor, estimator: Estimator, old: Tensor | None = None
+) -> Tensor:
+    """Estimate of KL(policy, reference) at each sampled token, in nats; any shape.
+
+    old: log-probs of the policy that sampled, for the weights above; None: without weights.
+    """
+    if old is not None:
+        ratio = (log_probs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        weight = ratio if estimator == "k1" else ratio.detach()
+        return weight * kl_estimate(log_probs, reference, estimator)
     d = log_probs - reference
+    if estimator == "k1":
+        return d
     if estimator == "k2":
         return 0.5 * d.square()
     return torch.expm1((-d).clamp(max=MAX_LOG_RATIO)) + d

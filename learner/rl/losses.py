@@ -26,6 +26,13 @@ class PolicyLoss:
     tokens: Tensor
     clipped: Tensor
     """Tokens whose clipped branch is the larger loss: they give no gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far a policy is from the one that sampled: sums over unmasked tokens, without
+    gradient."""
+
     approx_kl: Tensor
     """Sum of (new - old)² / 2."""
     approx_kl_k3: Tensor
@@ -65,30 +72,44 @@ def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def policy_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float,
+    clip_high: float | None = None,
+    weights: Tensor | None = None,
 ) -> PolicyLoss:
-    """Clipped surrogate of PPO (Schulman et al. 2017, eq. 7) with one ratio per token.
+    """Clipped surrogate of PPO (Schulman et al. 2017, eq. 7) with one ratio per token, or per
+    answer where answers are given in place of tokens.
 
     log_probs, old_log_probs, mask: [..., tokens]; advantages broadcast against them: [..., 1] gives
     every token of an answer the advantage of its turn. Old log-probs are those of the weights that
-    sampled.
+    sampled. clip_high: another clip above 1. weights: factor of the loss of each token.
     """
-    present = mask.bool()
+    present, high = mask.bool(), clip if clip_high is None else clip_high
     difference = torch.where(present, log_probs, 0.0) - torch.where(present, old_log_probs, 0.0)
     advantages = torch.where(present, advantages, 0.0)
     ratio = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    step = difference.detach()
+    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + high)
+    larger = torch.maximum(plain, clipped)
     return PolicyLoss(
-        loss=torch.maximum(plain, clipped).sum(),
+        loss=(larger if weights is None else larger * torch.where(present, weights, 0.0)).sum(),
         tokens=present.sum(),
         clipped=(clipped.detach() > plain.detach()).sum(),
+    )
+
+
+def policy_distance(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Moved:
+    """How far the policy has moved from the weights that sampled. All inputs: [..., tokens]."""
+    present, new = mask.bool(), log_probs.detach()
+    step = torch.where(present, new, 0.0) - torch.where(present, old_log_probs, 0.0)
+    ratio = step.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return Moved(
         approx_kl=0.5 * step.square().sum(),
-        approx_kl_k3=(ratio.detach() - 1 - step).sum(),
+        approx_kl_k3=(ratio - 1 - step).sum(),
         log_ratio=step.abs().sum(),
-        max_ratio_deviation=(ratio.detach() - 1).abs().max()
-        if ratio.numel()
-        else ratio.new_zeros(()),
+        max_ratio_deviation=(ratio - 1).abs().max() if ratio.numel() else ratio.new_zeros(()),
     )
 
 

@@ -9,6 +9,7 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,10 +26,12 @@ from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine, learning_rate_factor
 from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
 from learner.rl.advantages import generalized_advantages, mean_and_variance
-from learner.rl.algorithms.algorithm import Algorithm
+from learner.rl.algorithms.algorithm import Algorithm, whitened
 from learner.rl.experience import Experience, gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.losses import MAX_LOG_RATIO
+from learner.rl.mismatch import corrected
+from learner.rl.rewards import shaped_rewards
 from learner.unfreezing import Unfreezing
 
 
@@ -92,7 +95,17 @@ class Update:
             episodes, self.reference, self.critic, self.temperature, self.group.device
         )
         with torch.no_grad():
-            return self.algorithm.credit(experience, places, self.group)
+            if self.settings.mismatch.correct != "none":
+                own = self.policy.log_probs(episodes, self.temperature)
+                experience = corrected(experience, own, self.settings.mismatch, self.group)
+            experience = self._shaped(experience, self.kl.coefficient)
+            credited = self.algorithm.credit(experience, places, self.group)
+        return replace(credited, figures=experience.figures | credited.figures)
+
+    def _shaped(self, experience: Experience, kl_coefficient: float) -> Experience:
+        return shaped_rewards(
+            experience, self.settings, kl_coefficient, self.policy.ended, self.group
+        )
 
     @torch.no_grad()
     def begin_critic(self, episodes: list[Episode]) -> None:
@@ -105,6 +118,8 @@ class Update:
         if self.critic is None:
             return
         batch = gather_experience(episodes, None, None, self.temperature, self.group.device)
+        # The policy is still the reference: there is no KL to take off.
+        batch = self._shaped(batch, 0.0)
         returns, _ = generalized_advantages(
             batch.rewards, batch.values, batch.bootstrap, self.settings.discount, 1.0, batch.scored
         )
@@ -148,6 +163,10 @@ class Update:
         """One step of the policy on the experience of some episodes, of none on some ranks. No step
         where ratios have exploded; False, and no step, where the policy has moved too far since it
         sampled them."""
+        settings = self.settings
+        if settings.whiten and settings.whiten_over == "minibatch":
+            fresh = whitened(part.advantages, part.scored, settings, self.group)
+            part = replace(part, advantages=fresh)
         terms = self.policy_terms(part, first)
         if self._has_moved_too_far(terms):
             return False
@@ -164,13 +183,13 @@ class Update:
         return True
 
     def _has_moved_too_far(self, terms: list[LossTerm]) -> bool:
-        limit = self.algorithm.needs.stop_kl
+        limit = self.settings.stop_kl
         return limit is not None and self._found(
             "ppo/passes_stopped", self._exceeds(terms, "ppo/approx_kl_k3", limit)
         )
 
     def _has_exploded(self, terms: list[LossTerm]) -> bool:
-        limit = self.algorithm.needs.skip_log_ratio
+        limit = self.settings.skip_log_ratio
         return limit is not None and self._found(
             "ppo/minibatches_skipped", self._exceeds(terms, "ppo/log_ratio", limit)
         )
@@ -201,11 +220,13 @@ class Update:
 
     def policy_terms(self, part: Experience, first: bool = False) -> list[LossTerm]:
         """The losses of the policy. first: whether no step was taken since sampling."""
-        batch = self.policy.evaluate(part.episodes, self.temperature)
+        queries = self.algorithm.needs.queries
+        batch = self.policy.evaluate(part.episodes, self.temperature, queries)
         self.metrics.record("train/tokens", batch.read)
         if first and part.episodes:
             self._record_parity(batch, part)
-        return [*self.algorithm.terms(batch, part, self.kl.coefficient), *batch.terms]
+        weight = self.kl.coefficient if self.settings.kl_in == "loss" else 0.0
+        return [*self.algorithm.terms(batch, part, weight), *batch.terms]
 
     def step_critic(self, part: Experience, iteration: int) -> None:
         """One step of the critic, by an optimiser of its own."""
@@ -243,6 +264,13 @@ class Update:
         held = torch.where(batch.spread(part.scored), difference, 0.0)
         ratio = held.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         self.metrics.record("ppo/ratio_max_deviation_first", float((ratio - 1).abs().max()))
+        answers = batch.spread(part.scored)
+        tokens = float(answers.sum())
+        if tokens:
+            self.metrics.record(
+                "mismatch/log_prob_difference", float(held.abs().sum()) / tokens, tokens
+            )
+            self.metrics.record("mismatch/kl", float((ratio - 1 - held).sum()) / tokens, tokens)
 
 
 def minibatches(places: list[int], episodes: int, count: int, seed: int) -> Iterator[list[int]]:

@@ -81,7 +81,8 @@ def train_on(
                 publish(update, source, version, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
         with training.phase("collect"):
-            plan = plan_of(curriculum.steps, curriculum.index, training.settings.episodes)
+            episodes, samples = training.settings.episodes, update.algorithm.needs.samples
+            plan = plan_of(curriculum.steps, curriculum.index, episodes, samples)
             batch, away = collect(source, iteration, version, plan, group)
         if batch is None:
             if saved < iteration:

@@ -14,12 +14,11 @@ from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
 from learner.rl.algorithms.algorithm import (
-    Needs,
     critic_credit,
-    penalty_terms,
-    score_function_term,
+    critic_needs,
     value_figures,
 )
+from learner.rl.algorithms.terms import penalty_terms, score_function_term
 from learner.rl.experience import Experience
 
 
@@ -27,7 +26,7 @@ class AdvantageActorCritic:
     """The gradient of an answer's log-probability, times its advantage."""
 
     def __init__(self, settings: A2C, reward_width: float = 1.0):
-        self.needs = Needs(settings.critic_learning_rate, settings.critic_warmup, settings.critic)
+        self.needs = critic_needs(settings)
         self._settings = settings
 
     def credit(self, experience: Experience, places: list[int], group: Group) -> Experience:
@@ -37,7 +36,7 @@ class AdvantageActorCritic:
         self, batch: TokenBatch, experience: Experience, kl_coefficient: float
     ) -> list[LossTerm]:
         return [
-            score_function_term("a2c/loss_policy", batch, experience),
+            score_function_term("a2c/loss_policy", batch, experience, self._settings),
             *penalty_terms(batch, experience, self._settings, kl_coefficient),
         ]
 

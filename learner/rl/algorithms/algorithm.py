@@ -24,6 +24,7 @@ from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
 from learner.rl.advantages import (
+    SMALLEST_VARIANCE,
     doubted,
     explained_variance,
     explained_variance_by_turn,
@@ -32,16 +33,14 @@ from learner.rl.advantages import (
     whiten,
 )
 from learner.rl.experience import Experience
-from learner.rl.kl import kl_estimate
-
-SMALLEST_VARIANCE = 1e-12
-"""Least variance of rewards that differ: less is rounding."""
 
 
 @dataclass(frozen=True)
 class Needs:
     """Requirements of an algorithm."""
 
+    samples: int = 1
+    """Episodes of each task."""
     critic_learning_rate: float | None = None
     """None: no critic is built and no value computed."""
     critic_warmup: int = 0
@@ -49,11 +48,8 @@ class Needs:
     critic: CriticInput = PREVIOUS_INTERACTION
     """Its input."""
     reference: bool = True
-    stop_kl: float | None = None
-    """Nats per token by which the policy may have moved from the one that sampled, or its passes
-    over a batch stop; None: they do not."""
-    skip_log_ratio: float | None = None
-    """Mean |log ratio| per token from which on a minibatch is passed over; None: none is."""
+    queries: bool = False
+    """Whether `terms` needs the log-probabilities of queries (`TokenBatch.queries`)."""
 
 
 class Algorithm(Protocol):
@@ -105,9 +101,22 @@ def finish_advantages(
     }
     if settings.doubt:
         advantages = doubted(advantages, experience.reward_stds)
-    if settings.whiten:
-        advantages = whiten(advantages, scored, reduce=group.sum)
+    if settings.whiten and settings.whiten_over == "batch":
+        advantages = whitened(advantages, scored, settings, group)
     return advantages, figures
+
+
+def whitened(advantages: Tensor, scored: Tensor, settings: PolicyGradient, group: Group) -> Tensor:
+    """Advantages of the scored turns of all ranks, whitened. All ranks call it together."""
+    ddof = 0 if settings.population_variance else 1
+    return whiten(advantages, scored, ddof, reduce=group.sum)
+
+
+def critic_needs(settings: ActorCritic) -> Needs:
+    """Requirements of an algorithm with a critic."""
+    return Needs(
+        settings.samples, settings.critic_learning_rate, settings.critic_warmup, settings.critic
+    )
 
 
 def critic_credit(experience: Experience, settings: ActorCritic, group: Group) -> Experience:
@@ -139,31 +148,4 @@ def value_figures(values: Tensor, experience: Experience) -> list[LossTerm]:
     return [
         LossTerm("critic/values", seen, turns, 0.0),
         LossTerm("critic/returns", torch.where(scored, returns, 0.0).sum(), turns, 0.0),
-    ]
-
-
-def score_function_term(name: str, batch: TokenBatch, experience: Experience) -> LossTerm:
-    """Minus the advantage times the log-probability (Williams 1992), over the tokens of scored
-    answers."""
-    advantages, scored = batch.spread(experience.advantages), batch.spread(experience.scored)
-    loss = torch.where(scored, -advantages * batch.log_probs, 0.0).sum()
-    return LossTerm(name, loss, float(scored.sum()))
-
-
-def penalty_terms(
-    batch: TokenBatch, experience: Experience, settings: PolicyGradient, kl_coefficient: float
-) -> list[LossTerm]:
-    """KL to the reference and entropy, over the tokens of scored answers."""
-    scored = batch.spread(experience.scored)
-    reference = batch.flat(experience.reference)
-    distance = kl_estimate(batch.log_probs, reference, settings.kl_estimator)
-    tokens = float(scored.sum())
-    return [
-        LossTerm("ppo/loss_kl", torch.where(scored, distance, 0.0).sum(), tokens, kl_coefficient),
-        LossTerm(
-            "objective/entropy",
-            torch.where(scored, batch.entropy, 0.0).sum(),
-            tokens,
-            -settings.entropy,
-        ),
     ]

@@ -17,9 +17,8 @@ from learner.rl.advantages import generalized_advantages
 from learner.rl.algorithms.algorithm import (
     Needs,
     finish_advantages,
-    penalty_terms,
-    score_function_term,
 )
+from learner.rl.algorithms.terms import penalty_terms, score_function_term
 from learner.rl.experience import Experience
 
 
@@ -27,7 +26,7 @@ class MovingBaseline:
     """The baseline is the average of the returns of all turns so far, over all ranks."""
 
     def __init__(self, settings: Reinforce, reward_width: float = 1.0):
-        self.needs = Needs()
+        self.needs = Needs(settings.samples)
         self._settings = settings
         self._baseline, self._seen = 0.0, 0.0
 
@@ -61,7 +60,7 @@ class MovingBaseline:
         self, batch: TokenBatch, experience: Experience, kl_coefficient: float
     ) -> list[LossTerm]:
         return [
-            score_function_term("reinforce/loss_policy", batch, experience),
+            score_function_term("reinforce/loss_policy", batch, experience, self._settings),
             *penalty_terms(batch, experience, self._settings, kl_coefficient),
         ]
 

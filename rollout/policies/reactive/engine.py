@@ -25,7 +25,6 @@ from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Task
 from common.failures import DataFailure
 from common.models.reactive.model import ReactiveTransformer
-from common.seeding import derive
 from common.telemetry.timing import PhaseTimer
 from rollout.environments.table import ENVIRONMENTS
 from rollout.policies.reactive.episode_state import (
@@ -293,7 +292,7 @@ class ReactiveEngine:
         self._slots.ask(
             rows,
             [playing.prompt for playing in asked],
-            [derive(playing.task.seed, playing.turn) for playing in asked],
+            [playing.task.answer_seed(playing.turn) for playing in asked],
             [self._room(playing) for playing in asked],
             [playing.task.greedy for playing in asked],
         )

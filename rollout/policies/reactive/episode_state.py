@@ -90,6 +90,7 @@ def episode_of(
         next_query_ids=playing.next_query,
         iteration=task.iteration,
         batch_index=task.batch_index,
+        sample=task.sample,
     )
 
 

@@ -1,0 +1,69 @@
+"""Rewards of turns before an algorithm credits them. In this order: answers without an end, clip,
+KL, whitening."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from common.config.algorithms import PolicyGradient
+from common.episode import Turn
+from learner.parallel.group import Group
+from learner.rl.advantages import SMALLEST_VARIANCE, mean_and_variance, whiten
+from learner.rl.experience import Experience
+
+
+def shaped_rewards(
+    experience: Experience,
+    settings: PolicyGradient,
+    kl_coefficient: float,
+    ended: Callable[[Turn], bool],
+    group: Group,
+) -> Experience:
+    """The experience with rewards as the settings say. kl_coefficient: what a nat of KL costs.
+    ended: whether the policy ended an answer itself. All ranks call it together."""
+    rewards, scored = experience.rewards, experience.scored
+    if settings.no_end_reward is not None or settings.no_end_penalty:
+        cut = _unended(experience, ended)
+        if settings.no_end_reward is not None:
+            rewards = torch.where(cut & scored, settings.no_end_reward, rewards)
+        rewards = torch.where(cut & scored, rewards - settings.no_end_penalty, rewards)
+    if settings.reward_clip is not None:
+        rewards = rewards.clamp(-settings.reward_clip, settings.reward_clip)
+    if settings.kl_in == "reward":
+        rewards = torch.where(scored, rewards - kl_coefficient * sampled_kl(experience), rewards)
+    if settings.whiten_rewards:
+        ddof = 0 if settings.population_variance else 1
+        _, _, variance = mean_and_variance(rewards, scored, ddof, group.sum)
+        if float(variance) > SMALLEST_VARIANCE:  # rounding must not become a signal
+            rewards = whiten(rewards, scored, ddof, shift_mean=False, reduce=group.sum)
+    return replace(experience, rewards=rewards)
+
+
+def token_kl_rewards(log_probs: Tensor, reference: Tensor, coefficient: float) -> Tensor:
+    """Reward of each sampled token for its KL to the reference (k1), any shape: positive where the
+    reference gives it the greater probability (Ziegler et al. 2019, section 2.2)."""
+    return -coefficient * (log_probs - reference)
+
+
+def sampled_kl(experience: Experience) -> Tensor:
+    """Sum of log policy - log reference (k1) over the tokens of each answer, by the weights that
+    sampled it: [episodes, answered turns]."""
+    found = torch.zeros_like(experience.rewards)
+    for i, (old, reference) in enumerate(zip(experience.old, experience.reference, strict=True)):
+        for turn, (log_probs, others) in enumerate(zip(old, reference, strict=True)):
+            sampled = torch.as_tensor(log_probs, dtype=torch.float64, device=others.device)
+            found[i, turn] = -token_kl_rewards(sampled, others.double(), 1.0).sum()
+    return found
+
+
+def _unended(experience: Experience, ended: Callable[[Turn], bool]) -> Tensor:
+    """Where an answer was ended by its length limit: [episodes, answered turns]."""
+    cut = torch.zeros_like(experience.scored)
+    for i, episode in enumerate(experience.episodes):
+        for k, turn in enumerate(episode.answered):
+            cut[i, k] = not ended(turn)
+    return cut
