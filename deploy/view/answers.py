@@ -117,7 +117,8 @@ def places(text: str, value: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     at = 0
     while needle and (standing := place(whole, needle, at)) is not None:
-        start, end = (_unfolded(text, whole, edge, last) for edge, last in zip(standing, (0, 1), strict=True))
+        start = _unfolded(text, whole, standing[0], 0)
+        end = _unfolded(text, whole, standing[1], 1)
         if contains_value(text[start:end], value):
             found.append((start, end))
         at = standing[1]

@@ -22,8 +22,8 @@ from deploy.view.watched import WatchedRun
 from rollout.journal.journal import outcomes
 
 MEMORY_CHANGE = "memory_change"
-"""Field of a turn with the change of each slot by its write, [layers][slots]: norm of the difference
-over the norm before. Files of runs that did not record it lack it."""
+"""Field of a turn with the change of each slot by its write, [layers][slots]: norm of the
+difference over the norm before. Files of runs that did not record it lack it."""
 
 
 def conversation(watched: WatchedRun, episode_id: str) -> dict[str, Any] | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from common.telemetry.registry import REGISTRY
 from common.telemetry.series import parse_key
 from deploy.view.watched import WatchedRun
 
-NO_METRICS = ("step", "stage", "time")
 MOST_POINTS = 600
 """Points of one curve; of a longer one the lowest and highest of each piece are kept."""
 FIRST = (
@@ -27,14 +26,15 @@ FIRST = (
 
 def catalogue(runs: Sequence[WatchedRun]) -> list[dict[str, Any]]:
     """Every metric that one of the runs has: name, family, meaning, unit, denominator, better, and
-    how many points each run has of it. Those that the registry does not know (an older run's) come
-    last."""
+    how many points each run has of it, in its longest curve. Those that the registry does not know
+    (an older run's) come last."""
     points: dict[str, list[int]] = {}
     for index, run in enumerate(runs):
-        for row in run.rows:
-            for key in _keys(row):
-                points.setdefault(_name(key), [0] * len(runs))[index] += 1
-    order = {name: place for place, name in enumerate((*FIRST, *REGISTRY))}
+        for key, (steps, _) in list(run.columns.items()):
+            counts = points.setdefault(parse_key(key).name, [0] * len(runs))
+            counts[index] = max(counts[index], len(steps))
+    names = dict.fromkeys((*FIRST, *REGISTRY))
+    order = {name: place for place, name in enumerate(names)}
     found = []
     for name in sorted(points, key=lambda name: (order.get(name, len(order)), name)):
         metric = REGISTRY.get(name)
@@ -54,24 +54,22 @@ def catalogue(runs: Sequence[WatchedRun]) -> list[dict[str, Any]]:
     return found
 
 
-def series(runs: Sequence[WatchedRun], names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def series(
+    runs: Sequence[WatchedRun], names: Sequence[str], most: int = MOST_POINTS
+) -> dict[str, list[dict[str, Any]]]:
     """Curves of some metrics, by name: [{"run", "key", "label", "statistic", "steps", "values",
     "points"}], one for each combination of labels and run. points: how many there were before they
-    were thinned."""
+    were thinned to `most`."""
     wanted = set(names)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for index, run in enumerate(runs):
-        curves: dict[str, tuple[list[int], list[float]]] = {}
-        for row in run.rows:
-            for key in _keys(row):
-                if _name(key) in wanted:
-                    steps, values = curves.setdefault(key, ([], []))
-                    steps.append(row["step"])
-                    values.append(row[key])
+        curves = {
+            key: own for key, own in list(run.columns.items()) if parse_key(key).name in wanted
+        }
         for key in sorted(curves, key=_in_order):
             steps, values = curves[key]
             parsed = parse_key(key)
-            kept = thinned(values, MOST_POINTS)
+            kept = thinned(values, most)
             found[parsed.name].append(
                 {
                     "run": index,
@@ -112,21 +110,6 @@ def stages(run: WatchedRun) -> list[dict[str, Any]]:
             before = now
         last = row["step"]
     return found
-
-
-def _keys(row: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in row.items():
-        if key in NO_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        try:
-            parse_key(key)
-        except ValueError:
-            continue
-        yield key
-
-
-def _name(key: str) -> str:
-    return parse_key(key).name
 
 
 def _in_order(key: str) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """What a list of episodes needs of each, as arrays, read from RUN/episodes once and kept.
 
-Sealed files never change, so each is read once; of the open segment only what was added is. Token ids
-and log-probs, nearly all of a file, are read only of the one episode that is opened.
+Sealed files never change, so each is read once; of the open segment only what was added is. Token
+ids and log-probs, nearly all of a file, are read only of the one episode that is opened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.episode import Turn
 from common.episode_arrow import require_episodes
 from common.failures import DataFailure, InputError
 from common.storage.run_directory import RunDirectory
@@ -123,7 +122,9 @@ class EpisodeIndex:
 
     def find(self, episode: str) -> int | None:
         """Index of an episode by its id."""
-        found = np.flatnonzero(self.rows.columns["id"] == episode) if len(self.rows) else []
+        if not len(self.rows):
+            return None
+        found = np.flatnonzero(self.rows.columns["id"] == episode)
         return int(found[0]) if len(found) else None
 
     def whole(self, index: int) -> pa.Table:
@@ -297,6 +298,3 @@ def _sealed_as(segment: str) -> str:
 
 def _line(failure: Exception) -> str:
     return " ".join(str(failure).split())
-
-
-assert set(JUDGED) | set(TEXTS) <= {name for name in Turn.__dataclass_fields__}

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from common.config.section import LARGEST_NUMBER
 from common.episode import Strategy
 from common.failures import InputError, nearest
-from deploy.view.episode_index import EpisodeIndex, Part, Rows
+from deploy.view.answers import recalled_of
+from deploy.view.episode_index import EpisodeIndex, Rows
 
 Order = str
 ORDERS = ("latest", "lowest", "highest")
@@ -42,7 +43,7 @@ class Filter:
 
     @classmethod
     def of(cls, words: dict[str, str]) -> Filter:
-        """From words such as those of a URL. Raises InputError for an unknown one or a bad value."""
+        """From words such as those of a URL. Raises InputError for an unknown or a bad one."""
         kinds = {each.name: str(each.type) for each in fields(cls)}
         values: dict[str, Any] = {}
         for name, word in words.items():
@@ -139,15 +140,10 @@ def _with_text(index: EpisodeIndex, rows: Rows, text: str) -> np.ndarray:
 
 def _page(index: EpisodeIndex, rows: Rows, page: np.ndarray) -> list[dict[str, Any]]:
     columns = rows.columns
+    recalled = _recalled(index, rows, page)
     found = []
     for each in page.tolist():
-        part: Part = rows.parts[rows.part[each]]
-        recalled = part.recalled
-        facts = (
-            None
-            if recalled is None
-            else recalled.named[recalled.episode == rows.row[each]]
-        )
+        facts = recalled.get(each)
         reward = float(columns["reward"][each])
         found.append(
             {
@@ -167,6 +163,18 @@ def _page(index: EpisodeIndex, rows: Rows, page: np.ndarray) -> list[dict[str, A
                 "recalled": None if facts is None else int(facts.sum()),
             }
         )
+    return found
+
+
+def _recalled(index: EpisodeIndex, rows: Rows, page: np.ndarray) -> dict[int, np.ndarray]:
+    """Whether each fact that an episode of the page asks for was named, by the episode's index."""
+    found: dict[int, np.ndarray] = {}
+    for number in np.unique(rows.part[page]).tolist():
+        own = page[rows.part[page] == number]
+        texts = index.texts(rows.parts[number])["turns"].take(pa.array(rows.row[own]))
+        recalled = recalled_of(texts.to_pylist())
+        for place, each in enumerate(own.tolist()):
+            found[each] = recalled.named[recalled.episode == place]
     return found
 
 

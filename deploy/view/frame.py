@@ -1,5 +1,5 @@
-"""The frame of a local web page: its HTML, its token, its headers, its files. Used by `engram view`,
-and made for other pages: a page is a title, scripts, styles and routes.
+"""The frame of a local web page: its HTML, its token, its headers, its files. Used by `engram
+view`, and made for other pages: a page is a title, scripts, styles and routes.
 
 Nothing is fetched from elsewhere: the content security policy forbids it. On an address other than
 loopback every request needs the token, as a cookie (set by the link that is printed) or as
@@ -72,9 +72,7 @@ def page_html(page: Page) -> str:
 
 def whole_html(page: Page, data: dict[str, Any]) -> str:
     """The page as one file, with the data that it would have asked for."""
-    styles = "".join(
-        f"<style>{asset(name)}</style>" for name in (*FRAME_STYLES, *page.styles)
-    )
+    styles = "".join(f"<style>{asset(name)}</style>" for name in (*FRAME_STYLES, *page.styles))
     held = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # "<" alone could end the element, or begin a comment, whatever the data hold.
     scripts = (
@@ -91,7 +89,8 @@ def _document(title: str, policy: str, styles: str, scripts: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_meta(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer"><meta name="color-scheme" content="light dark">'
+        '<meta name="referrer" content="no-referrer">'
+        '<meta name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title>{styles}</head>'
         '<body><a class="skip" href="#main">Skip to the content</a><header id="head"></header>'
         f'<main id="main" tabindex="-1"></main>{scripts}'

@@ -76,7 +76,9 @@ def _over_time(
         return {"iterations": [], "distances": [], "recall": [], "counts": []}
     moments = sorted(set(zip(stage.tolist(), iteration.tolist(), strict=True)))
     place = {moment: index for index, moment in enumerate(moments)}
-    at = np.array([place[moment] for moment in zip(stage.tolist(), iteration.tolist(), strict=True)])
+    at = np.array(
+        [place[moment] for moment in zip(stage.tolist(), iteration.tolist(), strict=True)]
+    )
     joined = -(-len(moments) // MOST_POINTS)
     points = at // joined
     shape = (int(distance.max()) + 1, int(points.max()) + 1)
@@ -84,13 +86,13 @@ def _over_time(
     counts, hits = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     np.add.at(counts, cell, 1)
     np.add.at(hits, cell, named)
-    present = [each for each in range(shape[0]) if counts[each].any()]
+    present = [row for row in range(shape[0]) if counts[row].any()]
     return {
         "iterations": list(range(0, len(moments), joined)),
         "joined": joined,
         "distances": present,
-        "recall": [_shares(hits[each], counts[each]) for each in present],
-        "counts": [counts[each].tolist() for each in present],
+        "recall": [_shares(hits[row], counts[row]) for row in present],
+        "counts": [counts[row].tolist() for row in present],
         "all": _shares(hits.sum(axis=0), counts.sum(axis=0)),
     }
 

@@ -76,9 +76,7 @@ def view_page(runs: Sequence[WatchedRun]) -> Page:
             route("state", of_run(state)),
             route(
                 "log",
-                lambda request: log_tail(
-                    _run(runs, request), request.query_params.get("name", "")
-                ),
+                lambda request: log_tail(_run(runs, request), request.query_params.get("name", "")),
             ),
             Route("/api/events", events),
         ],

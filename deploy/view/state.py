@@ -37,17 +37,19 @@ def state(watched: WatchedRun) -> dict[str, Any]:
     environment, _ = watched.environment()
     rows = watched.rows
     last = _newest(rows)
+    status = watched.status()
+    current = [row for row in rows if row.get("run/stage") == last.get("run/stage")]
     return {
         "label": watched.label,
         "where": watched.directory.path(),
-        "status": watched.status(),
+        "status": status,
         "step": rows[-1]["step"] if rows else 0,
         "updated": rows[-1].get("time") if rows else None,
         "wall_seconds": summary.get("wall_seconds"),
         "progress": last.get("run/progress"),
         "stage": rows[-1].get("stage", "") if rows else "",
-        "headlines": headlines(last),
-        "stages": _stages(run, watched),
+        "headlines": headlines(_newest(current)),
+        "stages": _stages(run, watched, status),
         "curriculum": _curriculum(run, watched, last),
         "failures": _counts(last, FAILURES),
         "alarms": _counts(last, ALARMS),
@@ -72,7 +74,12 @@ def log_tail(watched: WatchedRun, name: str) -> dict[str, Any]:
         tail = file.read(LOG_BYTES)
     if size > LOG_BYTES:
         tail = tail[tail.find(b"\n") + 1 :]
-    return {"name": name, "size": size, "cut": size > LOG_BYTES, "text": tail.decode(errors="replace")}
+    return {
+        "name": name,
+        "size": size,
+        "cut": size > LOG_BYTES,
+        "text": tail.decode(errors="replace"),
+    }
 
 
 def logs(watched: WatchedRun) -> list[str]:
@@ -94,18 +101,18 @@ def alarm_lines(watched: WatchedRun) -> list[str]:
 
 
 def _newest(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The newest value of each metric of the last stage's rows; totals of counters are in each."""
+    """The newest value of each metric."""
     found: dict[str, Any] = {}
     for row in rows:
         found.update((key, value) for key, value in row.items() if value is not None)
     return found
 
 
-def _stages(run: Run | None, watched: WatchedRun) -> list[dict[str, Any]]:
+def _stages(run: Run | None, watched: WatchedRun, status: str) -> list[dict[str, Any]]:
     """Stages of the configuration with the steps that each has done; of a run whose configuration
     cannot be read, those that have rows."""
     done: dict[int, int] = {}
-    before, ended, names = 0, {}, {}
+    before, ended, names = 0, dict[int, int](), dict[int, str]()
     for row in watched.rows:
         index = int(row.get("run/stage", max(done, default=0)))
         if index not in done and done:
@@ -130,7 +137,11 @@ def _stages(run: Run | None, watched: WatchedRun) -> list[dict[str, Any]]:
             "total": total,
             "done": done.get(index, 0),
             "seconds": seconds.get(index),
-            "state": "over" if index < current else "now" if index == current else "to come",
+            "state": "over"
+            if index < current or status == "done"
+            else "now"
+            if index == current
+            else "to come",
         }
         for index, (name, total) in enumerate(stages)
     ]
@@ -150,7 +161,9 @@ def _curriculum(
             continue
         begun = last.get("run/stage", -1)
         for number, step in enumerate(stage.curriculum):
-            ended = held.ended[number] if held and begun == index and number < len(held.ended) else None
+            ended = (
+                held.ended[number] if held and begun == index and number < len(held.ended) else None
+            )
             now = begun == index and int(last.get("run/curriculum_step", -1)) == number
             found.append(
                 {

@@ -1,4 +1,4 @@
-"""Who waits for whom: seconds of each role by phase between two rows of metrics, and idle shares."""
+"""Who waits for whom: seconds of each role by phase between rows of metrics, and idle shares."""
 
 from __future__ import annotations
 

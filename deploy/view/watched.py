@@ -1,7 +1,7 @@
-"""A run directory as readers of the page see it: live, finished, half-written, damaged, old or empty.
+"""A run directory as readers of the page see it: live, finished, half-written, damaged, old, empty.
 
-Reads files only, each byte of a growing file once, and writes nothing. What is missing or damaged is
-said in `problems` instead of raised.
+Reads files only, each byte of a growing file once, and writes nothing. What is missing or damaged
+is said in `problems` instead of raised.
 """
 
 from __future__ import annotations
@@ -11,33 +11,42 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import yaml
 from yaml import YAMLError
 
 from common.config.run import Run
 from common.failures import EngramError, InputError
 from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import METRICS_FILE, RowFollower
+from common.telemetry.series import parse_key
 from deploy.view.episode_index import EpisodeIndex
-from learner.summary import SUMMARY, read_summary, run_status
+from learner.summary import SUMMARY, last_status, read_summary, run_status
 
 MOST_PROBLEMS = 20
 """Sentences of each kind that are shown."""
 
 
+Column = tuple[list[int], list[float]]
+"""Steps and values of one key."""
+NO_METRICS = ("step", "stage", "time")
+
+
 class WatchedRun:
     """One run that is looked at. Several threads may ask at once."""
 
-    def __init__(self, directory: RunDirectory, label: str):
-        self.directory, self.label = directory, label
-        """label: its name, told apart from those of other runs on the page."""
+    def __init__(self, directory: RunDirectory, label: str, over: bool = False):
+        """label: its name, told apart from those of other runs on the page. over: its driver is
+        known to write no more, though it may hold the run's lease yet."""
+        self.directory, self.label, self._over = directory, label, over
         self.rows: list[dict[str, Any]] = []
+        self.columns: dict[str, Column] = {}
+        """Steps and values by key of a row, for curves."""
         self.generation = 0
         """Grows when rows or episodes were added or replaced."""
         self.episodes = EpisodeIndex(directory)
         self._follower = RowFollower(directory)
         self._lock = threading.Lock()
         self._unreadable: str | None = None
+        self._config: tuple[str, Run | None, str | None] = ("", None, "config.yaml is not there")
 
     def refresh(self) -> int:
         """Read what is new; returns `generation`."""
@@ -49,8 +58,10 @@ class WatchedRun:
                 rows, anew = [], False
                 self._unreadable = f"metrics.jsonl cannot be read: {failure}"
             if anew:
-                self.rows = []
-            self.rows = [*self.rows, *rows] if rows else self.rows
+                self.rows, self.columns = [], {}
+            self.rows += rows
+            for row in rows:
+                _spread(row, self.columns)
             changed = self.episodes.refresh()
             if rows or anew or changed:
                 self.generation += 1
@@ -63,19 +74,12 @@ class WatchedRun:
         text, wrong = self._text("config.yaml")
         if wrong is not None:
             return None, text, wrong
-        try:
-            return self.directory.run(), text, None
-        except (EngramError, YAMLError) as failure:
-            return None, text, str(failure)
-
-    def plain_config(self) -> dict[str, Any]:
-        """The settings without their meaning, for a run of another version of engram."""
-        text, _ = self._text("config.yaml")
-        try:
-            found = yaml.safe_load(text)
-        except YAMLError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        if text != self._config[0]:
+            try:
+                self._config = text, self.directory.run(), None
+            except (EngramError, YAMLError, OSError) as failure:
+                self._config = text, None, str(failure)
+        return self._config[1], text, self._config[2]
 
     def summary(self) -> tuple[dict[str, Any], str | None]:
         """summary.json, and what is wrong with it."""
@@ -87,7 +91,7 @@ class WatchedRun:
     def status(self) -> str:
         """As `run_status` says, or "unknown" where summary.json is damaged."""
         try:
-            return run_status(self.directory)
+            return last_status(self.directory) if self._over else run_status(self.directory)
         except (EngramError, OSError):
             return "unknown"
 
@@ -100,9 +104,7 @@ class WatchedRun:
             lines = ", ".join(map(str, self._follower.broken[:MOST_PROBLEMS]))
             found.append(f"metrics.jsonl: no row of metrics can be read from line {lines}")
         if not self.directory.names("episodes"):
-            found.append(
-                "no episodes are recorded yet: memory reinforcement learning records them"
-            )
+            found.append("no episodes are recorded yet: memory reinforcement learning records them")
         found += self.episodes.problems[:MOST_PROBLEMS]
         return [sentence for sentence in found if sentence]
 
@@ -115,7 +117,9 @@ class WatchedRun:
 
         return self._read(read, name)
 
-    def _read(self, read: Callable[[], dict[str, Any]], name: str) -> tuple[dict[str, Any], str | None]:
+    def _read(
+        self, read: Callable[[], dict[str, Any]], name: str
+    ) -> tuple[dict[str, Any], str | None]:
         try:
             return read(), None
         except FileNotFoundError:
@@ -156,3 +160,19 @@ def watched(directories: list[str]) -> list[WatchedRun]:
         same = sum(other.directory.name == run.name for other in found)
         found.append(WatchedRun(run, run.name if not same else f"{run.name} ({same + 1})"))
     return found
+
+
+def _spread(row: dict[str, Any], columns: dict[str, Column]) -> None:
+    """Add a row's figures to their columns; what is no figure of a metric is left out."""
+    for key, value in row.items():
+        if key in NO_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if key not in columns:
+            try:
+                parse_key(key)
+            except ValueError:
+                continue
+            columns[key] = [], []
+        steps, values = columns[key]
+        steps.append(row["step"])
+        values.append(value)

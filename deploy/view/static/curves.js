@@ -129,7 +129,7 @@ view.curves = (() => {
     const where = el("div", { class: "plot", role: "img" });
     const more = all.length > curves.length || card.all
       ? button(card.all ? "Fewer" : `All ${all.length} curves`, () => { card.all = !card.all; draw(card); }) : null;
-    card.body.replaceChildren(where, legend(curves), ...(more ? [more] : []));
+    frame.fill(card.body, where, legend(curves), ...(more ? [more] : []));
     card.chart = curves.length ? plot(where, curves, card.metric.unit) : null;
     card.node.dataset.drawn = "true";
   }
@@ -179,6 +179,11 @@ view.curves = (() => {
     empty.textContent = `${count} of ${cards.size} metrics`;
   }
 
+  function stagesLine() {
+    const lines = found.stages.map((stages) => stages.map((each) => `${each.name} after step ${each.step}`).join(", "));
+    return lines.some(Boolean) ? el("p", { class: "soft small" }, "Dotted lines: a stage begins (", text(lines.join("; ")), ").") : null;
+  }
+
   async function show(main, words, fresh) {
     if (!fresh) return;
     found = await source.metrics();
@@ -192,13 +197,13 @@ view.curves = (() => {
     const list = el("select", { "aria-label": "go to a family", onchange: () => {
       search.value = list.value; search.dispatchEvent(new Event("input"));
     } }, el("option", { value: "" }, "all families"), families.map((name) => el("option", { value: `${name}/` }, name)));
-    main.replaceChildren(
+    frame.fill(main, 
       el("h2", {}, "Curves"),
       found.metrics.length ? el("div", { class: "controls" }, el("label", {}, "Search", search),
         el("label", {}, "Family", list), count)
         : el("p", { class: "note" }, "No step of a run was logged yet. Curves appear here as rows of metrics.jsonl come."),
       view.runs.length > 1 ? el("p", { class: "soft small" }, "The dashes of a curve tell runs apart, colours tell labels apart.") : null,
-      grid);
+      stagesLine(), grid);
     filter(grid, search.value, count);
     watcher = new IntersectionObserver(seen, { rootMargin: "200px" });
     for (const card of cards.values()) watcher.observe(card.node);

@@ -67,14 +67,13 @@ view.episodes = (() => {
     el("td", { class: "mono" }, link, one.failed ? el("span", { class: "chip bad" }, "failed") : null),
     el("td", { class: "number" }, number(one.reward)),
     el("td", { class: "number" }, one.asked === null ? "" : `${one.recalled}/${one.asked}`),
-    el("td", {}, text(one.step || "–")), el("td", { class: "number" }, one.iteration),
-    el("td", { class: "number" }, one.turns), el("td", {}, one.strategy.replace("_", " ")),
-    el("td", { class: "number" }, one.weights_version));
+    el("td", { class: "number" }, one.turns), el("td", {}, text(one.step || "–")),
+    el("td", { class: "number" }, one.iteration));
   }
 
   function table() {
-    const head = ["episode", "reward", "recalled", "step", "iteration", "turns", "strategy", "weights"];
-    const right = ["reward", "recalled", "iteration", "turns", "weights"];
+    const head = ["episode", "reward", "recalled", "turns", "step", "iteration"];
+    const right = ["reward", "recalled", "iteration", "turns"];
     rows = list.episodes.map(row);
     const start = Number(asked.start || 0);
     const end = start + list.episodes.length;
@@ -97,14 +96,14 @@ view.episodes = (() => {
       else each.removeAttribute("aria-selected");
     }
     if (!chosen) {
-      box.replaceChildren(el("p", { class: "soft" }, "Choose an episode: click, or ", el("kbd", {}, "j"), " and ", el("kbd", {}, "k"), "."));
+      frame.fill(box, el("p", { class: "soft" }, "Choose an episode: click, or ", el("kbd", {}, "j"), " and ", el("kbd", {}, "k"), "."));
       return;
     }
     try {
-      box.replaceChildren(...view.conversation.show(await source.episode(run, chosen)).flat(3).filter(Boolean));
+      frame.fill(box, view.conversation.show(await source.episode(run, chosen)));
       box.dataset.id = chosen;
     } catch (failure) {
-      box.replaceChildren(el("p", { class: "note", role: "alert" }, text(failure.message)));
+      frame.fill(box, el("p", { class: "note", role: "alert" }, text(failure.message)));
     }
     if (main) box.scrollTop = 0;
   }
@@ -118,10 +117,9 @@ view.episodes = (() => {
     if (!same) {
       list = await source.episodes(run, { ...asked, count: source.whole ? undefined : PAGE });
       box = el("div", { class: "conversation", id: "conversation", "aria-live": "polite" });
-      main.replaceChildren(el("h2", {}, "Episodes"),
+      frame.fill(main, el("h2", {}, "Episodes"),
         list.total ? null : el("p", { class: "note" }, "No episodes are recorded yet: memory reinforcement learning records them."),
         problems(), controls(), el("div", { class: `split${chosen ? " chosen" : ""}` }, el("div", { class: "left" }, table()), box));
-      for (const each of [...main.childNodes]) if (each.nodeType === Node.TEXT_NODE) each.remove();
     }
     main.querySelector(".split").classList.toggle("chosen", Boolean(chosen));
     await open(true);
@@ -144,7 +142,7 @@ view.episodes = (() => {
       await show(document.getElementById("main"), frame.place().words, true);
       return;
     }
-    document.querySelector(".left")?.replaceChildren(...table());
+    frame.fill(document.querySelector(".left"), table());
     for (const each of rows) if (each.dataset.id === chosen) each.setAttribute("aria-selected", "true");
   }
 

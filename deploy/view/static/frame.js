@@ -30,6 +30,11 @@ const frame = (() => {
     }
   }
 
+  function fill(node, ...children) {
+    node.replaceChildren();
+    add(node, children);
+  }
+
   // A foreign text: its own direction, and marks in place of characters that steer.
   function text(value) {
     const node = el("bdi", { class: "foreign" });
@@ -227,5 +232,5 @@ const frame = (() => {
   }
 
   startTheme(); // before anything is drawn
-  return { add, button, colour, copyButton, duration, el, go, key, number, place, refresh, start, table, text };
+  return { add, button, colour, copyButton, duration, el, fill, go, key, number, place, refresh, start, table, text };
 })();

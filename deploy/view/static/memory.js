@@ -87,7 +87,7 @@ view.memory = (() => {
     const now = JSON.stringify(found);
     if (now === before && main.dataset.shown === "memory") return;
     before = now;
-    main.replaceChildren(el("h2", {}, "Memory"), el("div", { class: "runs" }, found.map((one, index) =>
+    frame.fill(main, el("h2", {}, "Memory"), el("div", { class: "runs" }, found.map((one, index) =>
       el("section", { class: "card", "data-run": index },
         el("h3", {}, text(view.runs[index].label), el("span", { class: "soft small" }, ` · ${number(one.facts)} facts asked for in ${number(one.episodes)} episodes`)),
         overTime(one.over_time), evaluations(one.evaluations), matrix(one.matrix), heldOut(one.held_out, "held-out recall")))));

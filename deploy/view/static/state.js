@@ -4,6 +4,7 @@
 view.state = (() => {
   const { el, text, number, duration, table } = frame;
   const SIGNS = { over: "✓ over", now: "▶ now", "to come": "· to come" };
+  const HOW = { iterations: "its iterations are over", reached: "reached", "given up": "given up" };
   const opened = new Set(); // boxes that stay open over refreshes
 
   function box(name, content) {
@@ -22,7 +23,7 @@ view.state = (() => {
   function curriculum(steps) {
     if (!steps.length) return el("p", { class: "soft" }, "This run has no curriculum.");
     return table(["", "step", "turns", "goes on"], steps.map((step) => [
-      step.ended ? `✓ ${step.ended.how}, ${step.ended.iterations} iterations` : step.now ? "▶ now" : "·",
+      step.ended ? `✓ ${HOW[step.ended.how] || step.ended.how}, after ${step.ended.iterations} iterations` : step.now ? "▶ now" : "·",
       text(step.name), step.turns[0] === step.turns[1] ? String(step.turns[0]) : `${step.turns[0]}–${step.turns[1]}`, rule(step),
     ]), "curriculum");
   }
@@ -35,7 +36,7 @@ view.state = (() => {
 
   async function log(run, name, node) {
     const found = await source.log(run, name);
-    node.replaceChildren(el("p", { class: "soft small" }, found.cut ? `the last part of ${number(found.size)} bytes` : `${number(found.size)} bytes`),
+    frame.fill(node, el("p", { class: "soft small" }, found.cut ? `the last part of ${number(found.size)} bytes` : `${number(found.size)} bytes`),
       el("pre", { tabindex: "0", "aria-label": `log ${name}` }, text(found.text)));
     node.lastChild.scrollTop = node.lastChild.scrollHeight;
   }
@@ -45,7 +46,7 @@ view.state = (() => {
     const node = el("div", { "data-log": run });
     const choice = el("select", { "aria-label": "which log", onchange: () => log(run, choice.value, node) },
       el("option", { value: "" }, "choose a log"), names.map((name) => el("option", { value: name }, name)));
-    choice.addEventListener("change", () => { if (!choice.value) node.replaceChildren(); });
+    choice.addEventListener("change", () => { if (!choice.value) frame.fill(node, ); });
     return el("div", {}, el("p", {}, choice), node);
   }
 
@@ -78,7 +79,7 @@ view.state = (() => {
     const all = await Promise.all(view.runs.map((_, index) => source.state(index)));
     // A log that is being read stays.
     const read = new Map([...main.querySelectorAll("[data-log]")].filter((each) => each.childNodes.length).map((each) => [each.dataset.log, each.parentElement]));
-    main.replaceChildren(el("h2", {}, "State"), el("div", { class: "runs" }, all.map(one)));
+    frame.fill(main, el("h2", {}, "State"), el("div", { class: "runs" }, all.map(one)));
     for (const [run, node] of read) main.querySelector(`[data-log="${run}"]`)?.parentElement.replaceWith(node);
   }
 

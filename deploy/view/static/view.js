@@ -16,7 +16,7 @@
         runs.length > 1 ? el("span", { class: `line l${index}`, "aria-hidden": "true" }) : null,
         text(run.label), ` · ${run.status} · step ${number(run.step)}`));
     const now = source.whole ? "report" : live === false ? "the server does not answer" : live ? "live" : "";
-    document.getElementById("status").replaceChildren(...chips, " ", el("span", { class: "soft small", id: "live" }, now));
+    frame.fill(document.getElementById("status"), chips, " ", el("span", { class: "soft small", id: "live" }, now));
   }
 
   frame.key("/", "search", () => {

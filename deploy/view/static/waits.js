@@ -2,24 +2,26 @@
 "use strict";
 
 view.waits = (() => {
-  const { el, duration, table, text } = frame;
+  const { el, duration, number, table, text } = frame;
   const PATTERNS = 4; // fills that differ without colour, by phase
   const SHOWN = 24; // intervals on the time line
 
   function look(found, role, phase) {
-    const index = found.phases[role].indexOf(phase);
-    return found.waiting.includes(phase) ? "waiting" : `p${index % 7} f${Math.floor(index / 1) % PATTERNS}`;
+    const index = Math.max(0, found.phases[role].indexOf(phase));
+    return found.waiting.includes(phase) ? "waiting" : `p${index % 7} f${index % PATTERNS}`;
   }
 
   // Within an interval the order of phases is not recorded: they are drawn in the order of the metrics.
   function track(found, role, intervals) {
     return el("div", { class: "track", role: "img", "aria-label": `phases of ${role}` },
       intervals.map((each) => {
-        const phases = Object.entries(each.roles[role] || {}).filter(([, seconds]) => seconds > 0);
-        const spent = phases.reduce((all, [, seconds]) => all + seconds, 0);
         const idle = each.idle[role];
+        let phases = Object.entries(each.roles[role] || {}).filter(([, seconds]) => seconds > 0);
+        // Of a role without phases its idle share is known.
+        if (!phases.length && idle !== undefined) phases = [["works", 1 - idle], ["idle", idle]];
+        const spent = phases.reduce((all, [, seconds]) => all + seconds, 0);
         return el("div", { class: "slice", style: { flexGrow: String(Math.max(each.seconds || 0.01, 0.01)) },
-          title: `step ${each.step}: ${phases.map(([phase, seconds]) => `${phase} ${duration(seconds)}`).join(", ")}${idle === undefined ? "" : `; idle ${Math.round(idle * 100)} %`}` },
+          title: `step ${each.step}: ${phases.map(([phase, seconds]) => `${phase} ${each.roles[role] ? duration(seconds) : number(seconds)}`).join(", ")}${idle === undefined ? "" : `; idle ${Math.round(idle * 100)} %`}` },
         phases.map(([phase, seconds]) => el("span", { class: `phase ${look(found, role, phase)}`,
           style: { flexGrow: String(seconds / spent) } })));
       }));
@@ -57,14 +59,14 @@ view.waits = (() => {
       el("h3", {}, text(view.runs[index].label)),
       el("p", { class: "soft small" }, `Steps ${intervals[0].step} to ${intervals.at(-1).step}, left to right; the width of a slice is the time between two rows of metrics, and its parts are the shares of the phases. `,
         "Their order within a slice is not recorded. Hatched: the role waits."),
-      el("div", { class: "lanes" }, found.roles.map((role) => [el("div", { class: "lane" }, role), track(found, role, intervals)])),
+      el("div", { class: "lanes", tabindex: "0", role: "region", "aria-label": "time line" }, found.roles.map((role) => [el("div", { class: "lane" }, role), track(found, role, intervals)])),
       el("div", { class: "columns" }, el("div", {}, el("h3", {}, "Idle shares"), idle(found.intervals, found.roles)),
         el("div", {}, el("h3", {}, "Where time went, whole run"), shares(found))));
   }
 
   async function draw(main) {
     const all = await Promise.all(view.runs.map((_, index) => source.waits(index)));
-    main.replaceChildren(el("h2", {}, "Who waits for whom"), el("div", { class: "runs" }, all.map(one)));
+    frame.fill(main, el("h2", {}, "Who waits for whom"), el("div", { class: "runs" }, all.map(one)));
   }
 
   return { name: "waits", title: "Who waits for whom", show: draw, refresh: () => draw(document.getElementById("main")) };
