@@ -39,7 +39,7 @@ def view(
 
     with doing(f"opening {', '.join(runs)}"):
         from deploy.view.frame import is_loopback, new_token
-        from deploy.view.serving import listen, serve
+        from deploy.view.serving import PageServer, listen
         from deploy.view.watched import watched
 
         found = watched(runs)
@@ -57,7 +57,7 @@ def view(
         import webbrowser
 
         webbrowser.open(link)
-    serve(found, socket, host, taken, token)
+    PageServer(found, host, taken, token).run(sockets=[socket])
 
 
 @app.command()

@@ -117,21 +117,23 @@ def places(text: str, value: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     at = 0
     while needle and (standing := place(whole, needle, at)) is not None:
-        start = _unfolded(text, whole, standing[0], 0)
-        end = _unfolded(text, whole, standing[1], 1)
-        if contains_value(text[start:end], value):
-            found.append((start, end))
+        start = _unfolded(text, whole, standing[0])[-1]
+        # A character that folds to nothing may end the value or come after it.
+        for end in _unfolded(text, whole, standing[1]):
+            if contains_value(text[start:end], value):
+                found.append((start, end))
+                break
         at = standing[1]
     return found
 
 
-def _unfolded(text: str, whole: str, at: int, last: int) -> int:
-    """The place in a text that a place of the folded one comes from. last: 1 for an end."""
+def _unfolded(text: str, whole: str, at: int) -> tuple[int, int]:
+    """The first and the last place in a text that a place of the folded one may come from."""
     if len(text) == len(whole):
-        return at
+        return at, at
 
     def length(end: int) -> int:
         return len(folded(text[:end]))
 
     ends = range(len(text) + 1)
-    return bisect_left(ends, at, key=length) if last else bisect_right(ends, at, key=length) - 1
+    return bisect_left(ends, at, key=length), bisect_right(ends, at, key=length) - 1

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from threading import Event
 from typing import Any
 
 from starlette.requests import Request
@@ -43,9 +44,9 @@ BEAT_SECONDS = 15.0
 Answer = dict[str, Any] | list[Any]
 
 
-def view_page(runs: Sequence[WatchedRun]) -> Page:
-    """The page on some runs."""
-    looks = Looks(runs)
+def view_page(runs: Sequence[WatchedRun], ended: Event | None = None) -> Page:
+    """The page on some runs. ended: set when the server ends, so that live updates end too."""
+    looks = Looks(runs, ended or Event())
     names = ", ".join(run.label for run in runs)
 
     def route(path: str, answer: Callable[[Request], Answer]) -> Route:
@@ -126,8 +127,8 @@ def _episode(run: WatchedRun, request: Request) -> Answer:
 class Looks:
     """Looks at the files of runs, once a second at most, while somebody asks."""
 
-    def __init__(self, runs: Sequence[WatchedRun]):
-        self._runs = runs
+    def __init__(self, runs: Sequence[WatchedRun], ended: Event):
+        self._runs, self._ended = runs, ended
         self._looked = float("-inf")
 
     def look(self) -> list[int]:
@@ -143,7 +144,7 @@ class Looks:
         """An event for each look that found something new."""
         before: Any = None
         beat = time.monotonic()
-        while not await request.is_disconnected():
+        while not self._ended.is_set() and not await request.is_disconnected():
             generations = await asyncio.to_thread(self.look)
             now = [
                 {
@@ -163,5 +164,11 @@ class Looks:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def view_app(runs: Sequence[WatchedRun], host: str, port: int, token: str | None) -> ASGIApp:
-    return frame_app(view_page(runs), host, port, token)
+def view_app(
+    runs: Sequence[WatchedRun],
+    host: str,
+    port: int,
+    token: str | None,
+    ended: Event | None = None,
+) -> ASGIApp:
+    return frame_app(view_page(runs, ended), host, port, token)

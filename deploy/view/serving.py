@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from threading import Event
 
 import uvicorn
 
@@ -11,7 +12,7 @@ from common.failures import InputError
 from deploy.view.server import view_app
 from deploy.view.watched import WatchedRun
 
-CLOSE_SECONDS = 1
+CLOSE_SECONDS = 3
 """That open pages have to go when the server ends."""
 
 
@@ -33,15 +34,20 @@ def listen(host: str, port: int, any_free: bool) -> tuple[socket.socket, int]:
     raise InputError("--port", f"cannot listen on {host}:{port}: {refused.strerror or refused}")
 
 
-def serve(
-    runs: Sequence[WatchedRun], found: socket.socket, host: str, port: int, token: str | None
-) -> None:
-    """Answer until interrupted."""
-    config = uvicorn.Config(
-        view_app(runs, host, port, token),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=CLOSE_SECONDS,
-    )
-    uvicorn.Server(config).run(sockets=[found])
+class PageServer(uvicorn.Server):
+    """A server that ends live updates first when it ends: they would keep it from closing."""
+
+    def __init__(self, runs: Sequence[WatchedRun], host: str, port: int, token: str | None):
+        self._ended = Event()
+        config = uvicorn.Config(
+            view_app(runs, host, port, token, self._ended),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ended.set()
+        await super().shutdown(sockets)
