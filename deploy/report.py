@@ -27,7 +27,7 @@ POINTS = 300
 CHOSEN = {"latest": 40, "lowest": 20, "highest": 10, "failed": 20}
 """Episodes that are told in full, by what they were chosen for."""
 LOG_CHARACTERS = 20_000
-"""Of each log, its last ones."""
+"""The last ones of each log."""
 
 
 def report_html(runs: Sequence[WatchedRun]) -> str:

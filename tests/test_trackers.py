@@ -1,4 +1,4 @@
-"""Rows of metrics in TensorBoard's files, read back by TensorBoard itself, and trackers that fail."""
+"""Rows of metrics in TensorBoard's files, read back by TensorBoard, and trackers that fail."""
 
 from __future__ import annotations
 

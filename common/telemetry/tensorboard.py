@@ -50,10 +50,11 @@ class TensorBoard:
         summary = Summary(value=values)
         self._writer.add_event(Event(wall_time=row["time"], step=row["step"], summary=summary))
         if self._spool is not None and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
+            self._writer.flush()
             self._upload()
 
     def rewind(self, step: int) -> None:
-        """What was written past `step` is void."""
+        """Declare void all that was written past `step`."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         start = SessionLog(status=SessionLog.START)
@@ -68,7 +69,6 @@ class TensorBoard:
     def _upload(self) -> None:
         assert self._spool is not None
         self._uploaded = time.monotonic()
-        self._writer.flush()
         self._directory.require_lease()
         files = self._directory.filesystem
         files.makedirs(self._directory.inner(FOLDER), exist_ok=True)

@@ -29,7 +29,7 @@ class Tracker(Protocol):
     def write(self, row: Mapping[str, Any]) -> None: ...
 
     def rewind(self, step: int) -> None:
-        """What was written past `step` is void."""
+        """Declare void all that was written past `step`."""
 
     def close(self) -> None: ...
 

@@ -182,7 +182,7 @@ def _tokenizer(watched: WatchedRun) -> ConversationTokenizer | None:
 
 
 def _outcome(watched: WatchedRun, episode: Episode, deal: Mapping[str, int]) -> dict[str, Any]:
-    """What became of it, by the journal; empty where that cannot be read."""
+    """Its end by the journal; empty where that cannot be read."""
     folder = watched.directory.local
     if folder is None or not (folder / "episodes" / "_status.log").is_file():
         return {}

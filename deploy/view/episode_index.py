@@ -1,4 +1,4 @@
-"""What a list of episodes needs of each, as arrays, read from RUN/episodes once and kept.
+"""The figures that a list of episodes shows, as arrays, read from RUN/episodes once and kept.
 
 Sealed files never change, so each is read once; of the open segment only what was added is. Token
 ids and log-probs, nearly all of a file, are read only of the one episode that is opened.
@@ -80,7 +80,7 @@ class EpisodeIndex:
         self._sealed: dict[str, Part | None] = {}
         """Files that were read; None for one that is damaged."""
         self._open: dict[str, tuple[int, list[Part]]] = {}
-        """Of each open segment: bytes that were read, and their episodes."""
+        """Bytes that were read of each open segment, and their episodes."""
         self._texts: dict[str, pa.Table] = {}
         self._damage: dict[str, str] = {}
         self.rows = Rows()

@@ -41,7 +41,7 @@ WHOLE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
-"""Of one file that holds all of a page."""
+"""Policy of one file that holds all of a page."""
 
 
 @dataclass(frozen=True)

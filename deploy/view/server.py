@@ -85,7 +85,7 @@ def view_page(runs: Sequence[WatchedRun], ended: Event | None = None) -> Page:
 
 
 def runs_of(runs: Sequence[WatchedRun]) -> list[dict[str, Any]]:
-    """What the head of the page says of each run."""
+    """State of each run for the head of the page."""
     return [
         {
             "label": run.label,

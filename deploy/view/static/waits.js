@@ -57,7 +57,7 @@ view.waits = (() => {
     if (!intervals.length) return el("section", { class: "card" }, el("p", { class: "note" }, "No phases were recorded yet."));
     return el("section", { class: "card", "data-run": index },
       el("h3", {}, text(view.runs[index].label)),
-      el("p", { class: "soft small" }, `Steps ${intervals[0].step} to ${intervals.at(-1).step}, left to right; the width of a slice is the time between two rows of metrics, and its parts are the shares of the phases. `,
+      el("p", { class: "soft small" }, `Steps ${intervals[0].step} to ${intervals.at(-1).step}, left to right; the width of a slice is the time between two rows of metrics (short ones are drawn wider), and its parts are the shares of the phases. `,
         "Their order within a slice is not recorded. Hatched: the role waits."),
       el("div", { class: "lanes", tabindex: "0", role: "region", "aria-label": "time line" }, found.roles.map((role) => [el("div", { class: "lane" }, role), track(found, role, intervals)])),
       el("div", { class: "columns" }, el("div", {}, el("h3", {}, "Idle shares"), idle(found.intervals, found.roles)),
