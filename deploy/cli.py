@@ -31,6 +31,7 @@ from deploy.data import app as data_commands
 from deploy.job_commands import app as job_commands
 from deploy.output import echo, tell, tell_traceback
 from deploy.train import train as train_run
+from deploy.view_commands import app as view_commands
 
 app = typer.Typer(
     name="engram",
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands, name="data")
 app.add_typer(job_commands)
+app.add_typer(view_commands)
 
 DEMO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 

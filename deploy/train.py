@@ -38,6 +38,7 @@ def _train_and_show(
         # After `settle`: torch reads the environment when it is imported.
         from common.storage.lease import hold
         from common.storage.run_directory import RunDirectory
+        from deploy.report import keep_report
         from deploy.tables import summary_tables
         from learner.driver import go, make_ready
         from learner.requirements import require_possible
@@ -54,8 +55,11 @@ def _train_and_show(
                 if where == "local"
                 else f"connecting to Ray at {where}"
             )
-            with connect(run, where):
-                summary = go(ready, progress)
+            try:
+                with connect(run, where):
+                    summary = go(ready, progress)
+            finally:
+                keep_report(directory)
     finally:
         progress.close()
     echo(summary_tables(summary))

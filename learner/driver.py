@@ -30,6 +30,7 @@ from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.telemetry.progress import Progress
 from common.telemetry.prometheus import require_port
+from common.telemetry.trackers import require_trackers
 from learner.evaluation.evaluate import evaluate, evaluation_rows, training_figures
 from learner.evaluation.memorisation import memorised
 from learner.evaluation.retention import most_frequent_figure
@@ -94,6 +95,7 @@ def make_ready(run: Run, directory: RunDirectory, progress: Progress) -> Ready:
     with as_drained() as interrupts, interrupts.at_once():
         setup_logging("driver", directory)
         require_port(run.metrics.host, run.metrics.port)
+        require_trackers(run)
         run = with_pinned_models(run, directory)
         corpus = load_corpus(run.data, run.seed)
         checkpoint = prepare(run, directory, corpus, progress)

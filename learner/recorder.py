@@ -25,6 +25,7 @@ from common.telemetry.jsonl import MetricsWriter, read_rows
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.telemetry.prometheus import PrometheusExporter
+from common.telemetry.trackers import Trackers
 from learner.alerts import Alerts
 from learner.hacking import SampleTexts
 from learner.watch import HackingWatch
@@ -61,6 +62,7 @@ class Recorder:
         self.run, self.directory = run, directory
         self.metrics = Metrics()
         self.writer = MetricsWriter(directory, resumed_step)
+        self.trackers = Trackers(run, directory, resumed_step)
         self.exporter = PrometheusExporter(run.metrics.host, run.metrics.port, run.name)
         directory.write_text(ENDPOINT_FILE, self.exporter.url + "\n")
         self._observed = Metrics()
@@ -92,6 +94,7 @@ class Recorder:
         self._begun = stage, global_step - done
         if self.writer.last_step > global_step:
             self.writer = MetricsWriter(self.directory, global_step)
+            self.trackers.rewind(global_step)
             self._watch = HackingWatch(read_rows(self.directory))
         if metrics_state is None:
             self.metrics = Metrics()
@@ -127,6 +130,7 @@ class Recorder:
         if alarms:
             row |= self.metrics.flush(global_step, stage)
         self.writer.write(row)
+        self.trackers.write(row)
         self.exporter.publish(self.metrics)
         told = self._alerts.sentences(global_step, row)
         told += self._alerts.hacking(global_step, alarms, self._samples)
@@ -162,6 +166,7 @@ class Recorder:
         found.merge(state)
         row = found.flush(global_step, stage)
         self.writer.add(row)
+        self.trackers.write(row)
         self._warn(self._alerts.hacking(global_step, self._watch.look(row), {}))
         self.metrics.merge(state)  # to be shown; a next stage begins with what the checkpoint holds
         self.exporter.publish(self.metrics)
@@ -230,6 +235,7 @@ class Recorder:
         return taken
 
     def close(self) -> None:
+        self.trackers.close()
         self.exporter.close()
 
 

@@ -61,11 +61,33 @@ class Evaluation(Section):
     """Number of held-out conversations."""
 
 
+class WandB(Section):
+    project: str = "engram"
+    """Project that the run is shown in."""
+    entity: str | None = None
+    """User or team that it belongs to; None: the default of whoever is logged in."""
+    mode: Literal["online", "offline"] = "online"
+    """offline: files under RUN/wandb, for `wandb sync`."""
+
+
+class MLflow(Section):
+    uri: str
+    """Tracking server, as http://HOST:5000, or a place that MLflow opens by itself, as
+    sqlite:///FILE."""
+    experiment: str = "engram"
+    """Experiment that the run is shown in."""
+
+
 class Metrics(Section):
     port: int = Field(0, ge=0, le=65535)
     """Port of the run's Prometheus endpoint; 0: a free port, written to RUN/metrics_endpoint."""
     host: str = "127.0.0.1"
     """Address that it listens on; 0.0.0.0 lets Prometheus on another machine scrape it."""
+    wandb: WandB | None = None
+    """Also send metrics to Weights & Biases, with the configuration; needs the extra `wandb`, and
+    WANDB_API_KEY on the driver's machine. None: not."""
+    mlflow: MLflow | None = None
+    """Also send metrics to MLflow, with the configuration; needs the extra `mlflow`. None: not."""
 
 
 class Run(Section):
@@ -98,7 +120,7 @@ class Run(Section):
     evaluation: Evaluation = Evaluation()
     """Evaluation on held-out conversations before and after MRL."""
     metrics: Metrics = Metrics()
-    """Prometheus endpoint."""
+    """Prometheus endpoint, and services that get the metrics too."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Run:

@@ -59,9 +59,7 @@ def read_rows(run: RunDirectory) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise ValueError("no row of metrics, which is a mapping with a step")
+            rows.append(_row(line))
         except ValueError as broken:
             if number == len(lines):
                 break
@@ -69,8 +67,62 @@ def read_rows(run: RunDirectory) -> list[dict[str, Any]]:
                 f"{run.path(METRICS_FILE)}:{number}",
                 f"is not JSON of a row ({broken}); remove or mend the line",
             ) from broken
-        rows.append(row)
     return rows
+
+
+class RowFollower:
+    """Rows of RUN/metrics.jsonl as they come, for those who look at a run: each is read once, and
+    damage is counted rather than raised."""
+
+    def __init__(self, run: RunDirectory):
+        self._run = run
+        self._begin()
+
+    def _begin(self) -> None:
+        self._at, self._last, self._lines = 0, b"", 0
+        """Bytes that were read, the last whole line of them, and how many lines."""
+        self.broken: list[int] = []
+        """Numbers of lines that hold no row."""
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """New rows, and whether all before them are void: a driver that resumes, or corrects its
+        newest row, writes the whole file again."""
+        if not self._run.exists(METRICS_FILE):
+            anew = self._at > 0
+            self._begin()
+            return [], anew
+        before = self._at - len(self._last)
+        new = self._bytes(before)
+        anew = not new.startswith(self._last)
+        if anew:
+            self._begin()
+            new = self._bytes(0)
+        new = new[len(self._last) :]
+        # A line without its end is yet to be written to it.
+        whole = new[: new.rfind(b"\n") + 1].splitlines(keepends=True)
+        rows = []
+        for line in whole:
+            self._lines += 1
+            try:
+                rows.append(_row(line))
+            except ValueError:
+                self.broken.append(self._lines)
+        if whole:
+            self._at, self._last = self._at + sum(map(len, whole)), whole[-1]
+        return rows, anew
+
+    def _bytes(self, start: int) -> bytes:
+        with self._run.filesystem.open(self._run.inner(METRICS_FILE), "rb") as file:
+            file.seek(start)
+            return bytes(file.read())
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """Raises ValueError for a line that holds no row."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise ValueError("no row of metrics, which is a mapping with a step")
+    return row
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -335,9 +335,12 @@ def _status_entries(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         at = end
 
 
-def records(path: Path) -> Iterator[tuple[bytes, int]]:
-    """(payload, byte after it) of each whole record; ends before a torn last one."""
-    data, at = path.read_bytes(), 0
+def records(path: Path, start: int = 0) -> Iterator[tuple[bytes, int]]:
+    """(payload, byte after it, counted from `start`) of each whole record; ends before a torn last
+    one. start: a byte at which a record begins; what lies before it is not read."""
+    with path.open("rb") as file:
+        file.seek(start)
+        data, at = file.read(), 0
     while at < len(data):
         if len(data) - at < _HEADER.size or not data[at:].strip(b"\0"):
             return

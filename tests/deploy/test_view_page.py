@@ -1,0 +1,284 @@
+"""The page and the report of a run in a real browser: at phone and desk width, light and dark."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.common.exceptions import JavascriptException, StaleElementReferenceException
+from selenium.webdriver import Chrome
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from common.storage.run_directory import RunDirectory
+from common.telemetry.jsonl import MetricsWriter
+from common.telemetry.metrics import Metrics
+from deploy.report import report_html
+from deploy.view.answers import known_values
+from deploy.view.serving import PageServer, listen
+from deploy.view.watched import watched
+from reward_service.components.recall import values_named
+from rollout.journal.journal import Journal
+from rollout.journal.reader import find_episode
+from tests.watched_runs import HOSTILE, begin, record_iteration, watched_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+SECTIONS = ("curves", "episodes", "memory", "waits", "state")
+SIZES = {"phone": (390, 844), "desk": (1400, 900)}
+WAIT = 20.0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    """A headless Chromium that logs its console and its requests."""
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no browser: apt-get install chromium chromium-driver")
+        pytest.skip("no browser: apt-get install chromium chromium-driver")
+    options = Options()
+    options.binary_location = binary
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return watched_run(tmp_path_factory.mktemp("runs"))
+
+
+@contextmanager
+def served(*runs: RunDirectory) -> Iterator[str]:
+    """The page's server in a thread; its address."""
+    socket, port = listen("127.0.0.1", 0, False)
+    server = PageServer(watched([run.path() for run in runs]), "127.0.0.1", port, None)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def page(run: RunDirectory) -> Iterator[str]:
+    with served(run) as address:
+        yield address
+
+
+def show(
+    browser: Chrome, address: str, section: str, size: str = "desk", theme: str = "light"
+) -> None:
+    width, height = SIZES[size]
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"},
+    )
+    browser.get("about:blank")
+    browser.get(f"{address}?theme={theme}#{section}")
+    name = section.partition("?")[0]
+    until(lambda: ask(browser, "document.getElementById('main').dataset.shown") == name)
+
+
+def ask(browser: Chrome, expression: str) -> Any:
+    return browser.execute_script(f"return {expression}")
+
+
+def until(condition: Callable[[], Any]) -> None:
+    ends = time.monotonic() + WAIT
+    while time.monotonic() < ends:
+        with suppress(JavascriptException, StaleElementReferenceException):
+            if condition():
+                return
+        time.sleep(0.05)
+    raise AssertionError("the page did not come to it in time")
+
+
+def press(browser: Chrome, key: str) -> None:
+    browser.find_element(By.TAG_NAME, "body").send_keys(key)
+
+
+def count(browser: Chrome, selector: str) -> int:
+    return len(browser.find_elements(By.CSS_SELECTOR, selector))
+
+
+def errors(browser: Chrome) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def requested(browser: Chrome) -> set[str]:
+    """Addresses that the browser asked for since it was last asked."""
+    found = set()
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            found.add(message["params"]["request"]["url"])
+    return found
+
+
+DATA = {
+    "curves": "[data-drawn] .plot canvas",
+    "episodes": "tr[data-id]",
+    "memory": "[data-table='matrix'] .cell",
+    "waits": ".track .phase",
+    "state": "[data-run] table td",
+}
+"""What each section has where it has data."""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_section_has_data_and_fits(browser: Chrome, page: str, size: str, theme: str) -> None:
+    errors(browser), requested(browser)
+    for section in SECTIONS:
+        show(browser, page, section, size, theme)
+        until(lambda section=section: count(browser, DATA[section]))
+        assert ask(browser, "document.documentElement.scrollWidth") <= SIZES[size][0]
+        assert ask(browser, "document.documentElement.dataset.theme") == theme
+        assert "null" not in browser.find_element(By.ID, "main").text.split("\n")
+    assert errors(browser) == []
+    away = {url for url in requested(browser) if not url.startswith((page, "about:", "data:"))}
+    assert away == set(), "a request left the page's own server"
+
+
+def test_marked_facts_agree_with_the_recorded_episode(
+    browser: Chrome, page: str, run: RunDirectory
+) -> None:
+    for name in ("1-000004-2", "1-000004-3"):
+        episode = find_episode(run, name).episode
+        show(browser, page, f"episodes?id={name}")
+        until(
+            lambda name=name: (
+                ask(browser, "document.getElementById('conversation').dataset.id") == name
+            )
+        )
+        for number, turn in enumerate(episode.turns):
+            if not number or not turn.facts:
+                continue
+            right, wrong = values_named(turn, known_values(episode.turns))
+            states = [
+                each.get_attribute("data-state")
+                for each in browser.find_elements(
+                    By.CSS_SELECTOR, f"[data-turn='{number}'] [data-fact]"
+                )
+            ]
+            expected = ["recalled" if right else "missed", *["wrong"] * len(wrong)]
+            assert states == expected
+        assert "Rex" in browser.find_element(By.CSS_SELECTOR, "[data-turn='1'] mark.told").text
+    command = browser.find_element(By.ID, "replay").text
+    assert command == f"engram replay {run.path()} 1-000004-3"
+
+
+def test_text_stays_text(browser: Chrome, page: str) -> None:
+    show(browser, page, "episodes?id=1-000004-1")
+    until(lambda: count(browser, "[data-turn='2']"))
+    assert "engram" in browser.title
+    assert count(browser, "#main img") == 0
+    text = browser.find_element(By.CSS_SELECTOR, "[data-turn='2'] .words").text
+    assert text == HOSTILE.replace("\x1b", "␛").replace("\u202e", "U+202E")
+
+
+def test_the_keyboard_is_enough(browser: Chrome, page: str) -> None:
+    show(browser, page, "curves")
+    press(browser, "2")
+    until(lambda: count(browser, "tr[data-id]"))
+    for key in ("j", "j", "k", "j"):
+        press(browser, key)
+        time.sleep(0.2)
+    second = ask(browser, "document.querySelectorAll('tr[data-id]')[1].dataset.id")
+    until(lambda: ask(browser, "document.getElementById('conversation').dataset.id") == second)
+    press(browser, Keys.ESCAPE)
+    until(lambda: count(browser, "tr[aria-selected]") == 0)
+    press(browser, "?")
+    assert count(browser, "dialog[open]") == 1
+    press(browser, Keys.ESCAPE)
+    until(lambda: count(browser, "dialog[open]") == 0)
+    theme = ask(browser, "document.documentElement.dataset.theme")
+    press(browser, "t")
+    assert ask(browser, "document.documentElement.dataset.theme") != theme
+    press(browser, "1")
+    until(lambda: count(browser, "input[type=search]"))
+    press(browser, "/")
+    browser.switch_to.active_element.send_keys("reward/comp")
+    until(lambda: count(browser, ".metric:not([hidden])") == 1)
+
+
+def test_curves_have_their_meaning(browser: Chrome, page: str) -> None:
+    show(browser, page, "curves?search=objective/scores")
+    until(lambda: count(browser, "[data-metric='objective/scores'][data-drawn]"))
+    text = browser.find_element(By.CSS_SELECTOR, "[data-metric='objective/scores']").text
+    assert "Weighted reward." in text
+    assert "reward, higher is better" in text
+    assert "of: scored turns" in text
+    assert "0.65" in text, "the newest value"
+
+
+def test_live_updates_arrive(browser: Chrome, tmp_path: Path) -> None:
+    _, directory = begin(tmp_path, "live")
+    assert directory.local is not None
+    metrics, writer, journal = Metrics(), MetricsWriter(directory), Journal(directory.local, 1)
+    record_iteration(metrics, writer, journal, 0, count=2)
+    with served(directory) as address:
+        show(browser, address, "episodes")
+        until(lambda: count(browser, "tr[data-id]") == 2)
+        until(lambda: browser.find_element(By.ID, "live").text == "live")
+        record_iteration(metrics, writer, journal, 1, count=2)
+        until(lambda: count(browser, "tr[data-id]") == 4)
+        until(lambda: "step 6" in browser.find_element(By.ID, "status").text)
+        assert errors(browser) == []
+        browser.get("about:blank")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_report_of_two_runs_shows_both_and_asks_for_nothing(
+    browser: Chrome, run: RunDirectory, tmp_path: Path, size: str, theme: str
+) -> None:
+    other = watched_run(tmp_path, "other", iterations=3)
+    file = tmp_path / "report.html"
+    file.write_text(report_html(watched([run.path(), other.path()])), encoding="utf-8")
+    errors(browser), requested(browser)
+    for section in SECTIONS:
+        show(browser, file.as_uri(), section, size, theme)
+        until(lambda section=section: count(browser, DATA[section]))
+        assert ask(browser, "document.documentElement.scrollWidth") <= SIZES[size][0]
+        if section in ("memory", "waits", "state"):
+            assert count(browser, ".runs > [data-run]") == 2
+    show(browser, file.as_uri(), "episodes?run=1&id=1-000002-1", size, theme)
+    until(lambda: count(browser, "[data-state='missed']"))
+    assert count(browser, "#main img") == 0
+    assert errors(browser) == []
+    assert {url for url in requested(browser) if url.startswith("http")} == set()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2) of `#rrggbb`."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_stand_out_from_the_ground(browser: Chrome, page: str, theme: str) -> None:
+    show(browser, page, "state", theme=theme)
+    ground = luminance(ask(browser, "frame.colour('ground')"))
+    wanted = dict.fromkeys(("ink", "soft", "accent", "good", "bad", "told"), 4.5)
+    for name, least in (wanted | {f"c{index}": 3.0 for index in range(7)}).items():
+        own = luminance(ask(browser, f"frame.colour('{name}')"))
+        contrast = (max(own, ground) + 0.05) / (min(own, ground) + 0.05)
+        assert contrast >= least, f"{name}: {contrast:.2f}"
