@@ -75,7 +75,7 @@ def model_shape(run: Run) -> RxTConfig:
     if run.model.checkpoint is not None:
         with open_checkpoint(run.model.checkpoint).folder() as folder:
             return RxTConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
-    overrides = run.model.model_dump(exclude={"size", "checkpoint"})
+    overrides = run.model.dimensions
     return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
 
 

@@ -22,7 +22,6 @@ from common.data.columns import NO_COLUMNS, columns_of
 from common.data.conversations import load_rows, value_counts
 from common.data.corpus import Corpus
 from common.data.splits import conversation_hash, text_hash
-from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError, Unavailable
 from common.seeding import derive
@@ -204,7 +203,9 @@ class ScoringPlayer:
             "dtype": "float32",
             "backend": backend or rollout.backend,
         }
-        self._policy = open_policy(checkpoint).playing(rollout.model_copy(update=settings))
+        opened = open_policy(checkpoint)
+        self._policy = opened.playing(rollout.model_copy(update=settings))
+        self._special = opened.special_ids
         self._rewards = run.rewards if run else Run.model_fields["rewards"].default
         self._embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
         self._known_values = known_values
@@ -214,11 +215,10 @@ class ScoringPlayer:
         before = self._played
         episodes = play(self._policy, tasks, lambda done: self._progress.update(before + done))
         self._played += len(tasks)
-        special = tuple(range(len(SPECIAL_TOKENS)))
         try:
             return (
                 score_episodes(
-                    episodes, self._rewards, self._embedding, special, self._known_values
+                    episodes, self._rewards, self._embedding, self._special, self._known_values
                 )
                 if self._scores
                 else episodes

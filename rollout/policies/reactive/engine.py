@@ -28,7 +28,7 @@ from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
 from common.telemetry.timing import PhaseTimer
 from rollout.environments.table import ENVIRONMENTS
-from rollout.policies.reactive.episode_state import (
+from rollout.policies.episode_state import (
     EngineCounts,
     EpisodeState,
     answer_text,
