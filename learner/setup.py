@@ -26,6 +26,7 @@ from learner.changed_settings import go_on_with, require_resumable, require_same
 from learner.checkpointing import checkpoint_model, save_training
 from learner.evaluation.measure import VALUES, write_training_values
 from learner.examples import write_examples
+from learner.lora import adaptable_layers
 from learner.requirements import require_data, require_possible
 from learner.resume import (
     DATA,
@@ -101,11 +102,12 @@ def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], N
     if run.model.causal is not None:
         from common.models.causal import open_causal
 
-        model, causal_tokenizer = open_causal(run.model.causal)
+        causal, causal_tokenizer = open_causal(run.model.causal)
         require_fit(corpus, causal_tokenizer, causal_tokenizer.window.max_tokens)
-        for stage in run.stages:
-            definition_of(stage).require_fit(stage, model)
-        return model, causal_tokenizer.save
+        if run.model.causal.lora is not None:
+            # refuses names that are not there, before anything is written
+            adaptable_layers(causal, run.model.causal.lora)
+        return causal, causal_tokenizer.save
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
     for stage in run.stages:

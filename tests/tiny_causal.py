@@ -3,6 +3,7 @@ sentences."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from transformers import (
 )
 
 from common.config.causal import CausalModel
+from common.config.rollout import Rollout
 from common.data.causal_tokenizer import CausalTokenizer
+from common.episode import Episode, Interaction, Row, Task
 from common.models.causal import open_causal
+from learner.policies.table import CheckpointPolicy
+from rollout.protocols import Policy
 
 SENTENCES = (
     "the film is a warm and funny story about a dog",
@@ -82,7 +87,7 @@ def write_model(folder: Path, family: str = "gpt2", seed: int = 0, **names: Any)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(configs()[family])
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4.0)
     model.save_pretrained(folder)
@@ -94,3 +99,42 @@ def opened(folder: Path, **settings: Any) -> tuple[Any, CausalTokenizer]:
     """The model and the tokenizer as a run opens them."""
     model, held = open_causal(CausalModel.model_validate({"path": str(folder)} | settings))
     return model, held
+
+
+def policy_of(model: Any, held: CausalTokenizer, slots: int = 4, **rollout: Any) -> Policy:
+    """The policy as a rollout worker has it."""
+    section = Rollout.model_validate({"slots": slots} | rollout)
+    opened_policy = CheckpointPolicy("causal", model, held)
+    return opened_policy.playing(section)
+
+
+def prompt_tasks(count: int, turns: int = 1, **settings: Any) -> list[Task]:
+    """Conversations of different lengths: an opening that is told where there are several turns."""
+    tasks = []
+    for i in range(count):
+        words = SENTENCES[i % len(SENTENCES)].split()
+        asked = tuple(
+            Interaction(" ".join(words[: 1 + (i + k) % 5]), words[-1]) for k in range(turns)
+        )
+        told = ("my dog is called Rex", "good") if turns > 1 else ("", "")
+        task = Task(f"0-000000-{i:05d}", Row(*told, asked), seed=50 + i, batch_index=i)
+        tasks.append(replace(task, **settings))
+    return tasks
+
+
+def scored(episodes: list[Episode]) -> list[Episode]:
+    """Episodes with a reward for every answer that differs from answer to answer."""
+    return [
+        replace(
+            episode,
+            status="scored",
+            turns=(
+                episode.turns[0],
+                *(
+                    replace(turn, reward=float(sum(turn.answer_ids) % 7) / 7, done=True)
+                    for turn in episode.answered
+                ),
+            ),
+        )
+        for episode in episodes
+    ]

@@ -70,7 +70,9 @@ class CausalModel(Section):
     @model_validator(mode="after")
     def _adapters_or_a_whole_copy(self) -> Self:
         if self.lora is not None and self.value_head.body == "own":
-            raise ValueError("value_head.body own trains a whole model; with lora leave it at policy")
+            raise ValueError(
+                "value_head.body own trains a whole model; with lora leave it at policy"
+            )
         return self
 
     @field_validator("lora")

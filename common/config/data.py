@@ -202,7 +202,8 @@ class PromptsData(DataSettings):
 
 
 Data = Annotated[
-    SynthData | BabiData | SgdData | RowsData | PreferencesData | PromptsData, Field(discriminator="kind")
+    SynthData | BabiData | SgdData | RowsData | PreferencesData | PromptsData,
+    Field(discriminator="kind"),
 ]
 
 

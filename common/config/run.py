@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from common.config.data import Data, Tokenizer
 from common.config.environment import CONVERSATION, EnvironmentSettings
-from common.config.locations import Location
 from common.config.lm import LMRL, LMSFT, LMText
+from common.config.locations import Location
 from common.config.model import Model
 from common.config.mrl import MRL
 from common.config.rewards import Rewards
@@ -114,9 +114,11 @@ class Run(Section):
     @classmethod
     def _counted_by_the_model(cls, settings: Any) -> Any:
         """Prompts are counted by the tokenizer of the run's model where no other is named."""
-        data, model = (settings.get(key) for key in ("data", "model")) if isinstance(
-            settings, dict
-        ) else (None, None)
+        data, model = (
+            (settings.get(key) for key in ("data", "model"))
+            if isinstance(settings, dict)
+            else (None, None)
+        )
         if not isinstance(data, dict) or not isinstance(model, dict):
             return settings
         causal = model.get("causal")

@@ -26,7 +26,7 @@ class CausalTokenizer:
     """Text to ids and back. names: special tokens by role (eos_token, bos_token, …), and the chat
     template, as `transformers` saves them. Travels to actors as JSON."""
 
-    def __init__(self, tokenizer: Tokenizer, names: dict[str, Any], dialogue: DialogueFormat):
+    def __init__(self, tokenizer: Any, names: dict[str, Any], dialogue: DialogueFormat):
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer, self._names, self.dialogue = tokenizer, names, dialogue

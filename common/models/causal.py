@@ -103,15 +103,21 @@ def token_counter(where: str) -> Callable[[str], int]:
 
     with model_folder(where) as (name, revision), naming(where):
         given = AutoTokenizer.from_pretrained(name, revision=revision)
-    return lambda text: len(given(text.strip(), add_special_tokens=False, verbose=False)["input_ids"])
+    return lambda text: len(
+        given(text.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+    )
 
 
 def sequence_limit(where: str, config: Any, wanted: int | None) -> int:
     """Tokens of the longest sequence. Raises InputError where more is asked for than the model was
     made for, or nothing says how many."""
-    known = next((getattr(config, key) for key in _LENGTHS if getattr(config, key, None)), None)
+    known: Any = next(
+        (getattr(config, key) for key in _LENGTHS if getattr(config, key, None)), None
+    )
     if known is None and wanted is None:
-        raise InputError(where, "does not say how long a sequence may be; set model.causal.max_tokens")
+        raise InputError(
+            where, "does not say how long a sequence may be; set model.causal.max_tokens"
+        )
     if known is not None and wanted is not None and wanted > known:
         raise InputError(
             "model.causal.max_tokens", f"is {wanted}, and {where} was made for {known} tokens"
@@ -125,7 +131,9 @@ def plain_texts(tokenizer: Any, settings: CausalModel) -> dict[str, str]:
     # What the tokenizer itself puts at the beginning of a text, without what it puts at the end.
     around = [tokenizer.convert_ids_to_tokens(i) for i in tokenizer("")["input_ids"]]
     start = "".join(token for token in around if token != tokenizer.eos_token)
-    piece = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
+    piece = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[
+        0
+    ]
     spaced = piece.startswith(("Ġ", "▁")) or after.endswith((" ", "\n"))
     return {
         "start": start,
@@ -142,7 +150,9 @@ def chat_texts(where: str, tokenizer: Any) -> dict[str, str]:
     Raises InputError where it cannot be applied, or treats a first and a later query
     differently."""
     if not tokenizer.chat_template:
-        raise InputError(where, "its tokenizer has no chat template; set model.causal.template: plain")
+        raise InputError(
+            where, "its tokenizer has no chat template; set model.causal.template: plain"
+        )
     asked = {"role": "user", "content": _QUERY}
     earlier = [{"role": "user", "content": _EARLIER}, {"role": "assistant", "content": _REPLY}]
 
@@ -151,7 +161,7 @@ def chat_texts(where: str, tokenizer: Any) -> dict[str, str]:
             return str(
                 tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             )
-        except Exception as failure:  # noqa: BLE001 - a template is a program of the model's author
+        except Exception as failure:
             raise InputError(
                 where, f"its chat template fails: {type(failure).__name__}: {failure}"
             ) from failure

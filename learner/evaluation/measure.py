@@ -64,7 +64,7 @@ def reward_embedding(checkpoint: Checkpoint, stage: int) -> np.ndarray:
     reference policy's, or a resumed run would be paid by another measure than an uninterrupted one.
     """
     with checkpoint.folder() as folder:
-        in_stage = Position.of(checkpoint, stage).in_stage
+        in_stage = Position.of(checkpoint, stage).in_stage > 0
         if (folder / DIALOGUE).is_file():
             return _causal_embedding(checkpoint.where, folder, in_stage)
         if in_stage:

@@ -25,7 +25,7 @@ from common.data.padding import pad
 from common.episode import Episode
 from common.models.value_head import ValueHead
 from common.telemetry.metrics import Metrics
-from learner.lora import add_lora, adapters_off, has_adapters, is_adapter
+from learner.lora import adapters_off, add_lora, has_adapters, is_adapter
 from learner.parallel.group import Group
 from learner.policies.protocol import TokenBatch
 from learner.rl.losses import token_entropy, token_log_probs
@@ -134,7 +134,9 @@ class CausalPolicy:
         if self._keeps:
             given["logits_to_keep"] = torch.arange(first, width - 1, device=device)
         with self._as_it_is():
-            logits: Tensor = self._model(input_ids=tokens.to(device), use_cache=False, **given).logits
+            logits: Tensor = self._model(
+                input_ids=tokens.to(device), use_cache=False, **given
+            ).logits
         return logits if self._keeps else logits[:, first : width - 1]
 
     def _as_it_is(self) -> AbstractContextManager[None]:

@@ -24,7 +24,6 @@ from rollout.policies.table import PolicyShape, make_policy
 from rollout.protocols import Policy
 
 
-
 def _reactive(policy: CheckpointPolicy, settings: MRL, group: Group) -> TrainablePolicy:
     update = settings.algorithm_settings
     return ReactivePolicy(
@@ -77,7 +76,11 @@ class CheckpointPolicy:
     def shape(self) -> PolicyShape:
         """Description from which rollout workers make the policy. They get its weights later."""
         config = self.module.config
-        model = json.loads(config.to_json_string(use_diff=False)) if self.kind == "causal" else config.to_dict()
+        model = (
+            json.loads(config.to_json_string(use_diff=False))
+            if self.kind == "causal"
+            else config.to_dict()
+        )
         return PolicyShape(self.kind, model, self.tokenizer.to_json())
 
     def trainable(self, settings: MRL, group: Group) -> TrainablePolicy:

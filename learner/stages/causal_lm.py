@@ -77,9 +77,7 @@ def text_objective(
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
     """On all text, in pieces of the longest sequence."""
     model, tokenizer, longest = _opened(checkpoint)
-    pieces = [
-        piece for text in corpus.texts for piece in chunks(tokenizer.text(text), longest)
-    ]
+    pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), longest)]
     return CausalLMObjective(model, pieces, [0] * len(pieces)), tokenizer.save
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from common.config.components import Component
 from common.config.algorithms import PREVIOUS_INTERACTION
+from common.config.components import Component
 from common.config.lm import LMRL
 from common.config.mrl import HELD_OUT, MRL
 from common.config.rewards import Rewards

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-
 class BytesOfTokens(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for."""

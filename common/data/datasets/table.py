@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common.config.data import BabiData, Data, PreferencesData, PromptsData, RowsData, SgdData, SynthData
+from common.config.data import (
+    BabiData,
+    Data,
+    PreferencesData,
+    PromptsData,
+    RowsData,
+    SgdData,
+    SynthData,
+)
 from common.data.corpus import Corpus
 from common.data.datasets.babi import babi_corpus
 from common.data.datasets.files import preferences_corpus, rows_corpus

@@ -67,7 +67,7 @@ class Rows:
         self._model, self._device, self._max_tokens = model, device, max_tokens
         takes = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in takes
-        self._cache = DynamicCache()
+        self._cache: Any = DynamicCache()
         self._lengths: list[int] = []
         """Tokens in the cache, of each row."""
 
@@ -115,7 +115,7 @@ class Rows:
         for group in by_width(widths, CALL_COST):
             # An empty prompt is read as one token that nobody looks at.
             tokens, _ = pad([prompts[i] or [0] for i in group])
-            cache = DynamicCache()
+            cache: Any = DynamicCache()
             self._model.base_model(
                 input_ids=tokens.to(self._device), past_key_values=cache, use_cache=True
             )

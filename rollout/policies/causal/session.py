@@ -68,9 +68,7 @@ class CausalSession:
         return self._respond(prompt, context)
 
     def _respond(self, prompt: list[int], context: list[int]) -> Iterator[Event]:
-        room = min(
-            self._sampling.max_new_tokens, self._tokenizer.window.max_tokens - len(context)
-        )
+        room = min(self._sampling.max_new_tokens, self._tokenizer.window.max_tokens - len(context))
         self._rows.change([], [context])
         answer: list[int] = []
         shown, text, ends = "", "", False
