@@ -76,7 +76,7 @@ def open_session(
     session = trained.playing(rollout).session(seed)
     if memory is not None:
         session.load(memory)
-    if directory is not None and opened.step == 0:
+    if directory is not None and opened.step == 0 and trained.kind == "reactive":
         tell(f"{checkpoint} has not been trained yet: it answers at random")
     return session, read_examples(directory) if directory else []
 

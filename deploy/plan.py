@@ -18,6 +18,7 @@ from common.config.run import Run
 from common.models.reactive.config import RxTConfig, named_config
 from common.models.reactive.parts import PARTS
 from common.storage.checkpoint import open_checkpoint
+from deploy import causal_plan
 from deploy.layout import table
 from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan
 from learner.stages.stage import definition_of
@@ -91,6 +92,8 @@ def plan_text(run: Run) -> str:
         shape = [[key, value] for key, value in plan.model.items()]
         model = table(f"The model, {last.own_model}", ["what", "value"], shape)
         return "\n\n".join([*parts, _batches(run, [plan]), model])
+    if run.model.causal is not None:
+        return "\n\n".join([*parts, *_causal(run)])
     config = model_shape(run)
     plans = stage_plans(run, config)
     counts = config.parameters()
@@ -106,6 +109,23 @@ def plan_text(run: Run) -> str:
     if run.needs_rollout:
         parts.append(_memory("Memory of a rollout worker", rollout_bytes(run, config)))
     return "\n\n".join(parts)
+
+
+def _causal(run: Run) -> list[str]:
+    """Batches, model and memory of a run of a causal language model."""
+    assert run.model.causal is not None
+    shape = causal_plan.causal_shape(run.model.causal)
+    plans = [definition_of(stage).plan(stage, run, shape) for stage in run.stages]
+    shown = [
+        _batches(run, plans),
+        causal_plan.model_table(run, shape),
+        _memory("Memory of a learner rank", causal_plan.learner_bytes(run, shape)),
+    ]
+    if run.needs_rollout:
+        shown.append(
+            _memory("Memory of a rollout worker", causal_plan.rollout_bytes(run, shape))
+        )
+    return shown
 
 
 def phase_tables(run: Run) -> list[str]:

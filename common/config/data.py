@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from common.config.section import Section
 class DataSettings(Section):
     """Settings of one kind of data. What makes a corpus of them is a row of the table in
     `common/data/datasets/table.py`."""
+
+    prompts: ClassVar[bool] = False
+    """Whether rows are single prompts, read from files of prompts."""
 
     @property
     def longest(self) -> int | None:
@@ -170,6 +173,8 @@ class PromptsData(DataSettings):
     """Prompts to answer, for lm_rl: files of {"prompt"} or {"query"}, either with "answer"?, a
     reference that rewards may compare with; .txt files with a prompt on each line; or names of
     `datasets`."""
+
+    prompts = True
 
     kind: Literal["prompts"] = "prompts"
     """Which kind of data this is."""

@@ -249,7 +249,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             LMRL,
             _mrl,
             ("train",),
-            planning.mrl,
+            planning.lm_rl,
             require_possible=require_causal_learnable,
             require_data=require_held_out,
             require_resumable=_require_same_position,

@@ -66,9 +66,13 @@ def _left_out(data: PromptsData, train: int, held: int) -> str:
 
 
 def _prompts(key: str, name: str) -> Source:
+    return Source(f"data.{key}", name, "conversations", load_prompts(name))
+
+
+def load_prompts(name: str) -> list[Row]:
+    """A row for each prompt of a file or a `datasets` name."""
     records = checked_records(name, _faults)
-    rows = [Row("", "", (_asked(record),), source=name) for record in records]
-    return Source(f"data.{key}", name, "conversations", rows)
+    return [Row("", "", (_asked(record),), source=name) for record in records]
 
 
 def _asked(record: dict[str, Any]) -> Interaction:
