@@ -6,8 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from common.actors.resources import claims
 from common.config.causal import CausalModel
 from common.config.run import Run
@@ -39,7 +37,8 @@ class CausalShape:
 
 def causal_shape(settings: CausalModel) -> CausalShape:
     """Raises InputError where there is no such model."""
-    # Here and not at the top: it brings transformers, which takes seconds to import.
+    # Here and not at the top: they take seconds to import.
+    import torch
     from transformers import AutoModelForCausalLM
 
     from common.models.causal import config_of, sequence_limit

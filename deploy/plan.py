@@ -122,9 +122,7 @@ def _causal(run: Run) -> list[str]:
         _memory("Memory of a learner rank", causal_plan.learner_bytes(run, shape)),
     ]
     if run.needs_rollout:
-        shown.append(
-            _memory("Memory of a rollout worker", causal_plan.rollout_bytes(run, shape))
-        )
+        shown.append(_memory("Memory of a rollout worker", causal_plan.rollout_bytes(run, shape)))
     return shown
 
 

@@ -7,7 +7,6 @@ of its dialogues (`common/data/dialogue.py`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from common.config.causal import CausalModel
 from common.config.locations import split_pin
@@ -57,9 +55,11 @@ def open_causal(settings: CausalModel) -> tuple[nn.Module, CausalTokenizer]:
     Raises InputError naming the model where transformers opens nothing there, or where it lacks
     what training needs: an end token, a known length, hidden states, a chat template that works.
     """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
     tokenizer = open_tokenizer(settings)
     transformers_logging.disable_progress_bar()
-    from transformers import AutoModelForCausalLM
 
     with model_folder(settings.path) as (name, revision), naming(settings.path):
         # In float32 whatever it is kept in: small steps on bfloat16 weights round to nothing.
@@ -224,6 +224,7 @@ def require_trainable(where: str, model: Any, tokenizer: CausalTokenizer) -> Non
 def load_causal(where: str, folder: Path) -> tuple[nn.Module, CausalTokenizer]:
     """The policy in a checkpoint's folder."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     with naming(where):
@@ -246,18 +247,3 @@ def config_of(where: str) -> Any:
 
     with model_folder(where) as (name, revision), naming(where):
         return AutoConfig.from_pretrained(name, revision=revision)
-
-
-def parameter_count(config: Any) -> int:
-    """Parameters of a model, tied ones once. No weights are made."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def config_json(model: Any) -> dict[str, Any]:
-    """A model's configuration as JSON-ready values."""
-    record: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
-    return record

@@ -76,9 +76,7 @@ def prompt_figures(
 
 def _distinct(order: int, answers: Sequence[Sequence[int]]) -> float:
     grams = [
-        tuple(answer[i : i + order])
-        for answer in answers
-        for i in range(len(answer) - order + 1)
+        tuple(answer[i : i + order]) for answer in answers for i in range(len(answer) - order + 1)
     ]
     return len(set(grams)) / len(grams) if grams else 0.0
 

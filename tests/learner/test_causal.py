@@ -286,5 +286,3 @@ def test_settings_that_rule_each_other_out_are_refused(change: dict[str, Any], w
 def test_an_adapter_for_a_layer_that_is_not_there_is_refused(models: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"no linear layer is named 'q_prjo'"):
         trainable(models["llama"], lora={"targets": ["q_prjo"]})
-
-

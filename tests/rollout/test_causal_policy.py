@@ -39,9 +39,7 @@ def test_recorded_log_probs_are_those_of_a_plain_forward_pass(
             with torch.no_grad():
                 logits = model(ids).logits[0, len(context) - 1 : -1] / 0.7
             plain = logits.log_softmax(-1).gather(1, ids[0, len(context) :, None])[:, 0]
-            torch.testing.assert_close(
-                torch.tensor(turn.log_probs), plain, rtol=0, atol=1e-4
-            )
+            torch.testing.assert_close(torch.tensor(turn.log_probs), plain, rtol=0, atol=1e-4)
 
 
 def test_an_episode_does_not_depend_on_what_is_played_beside_it(models: dict[str, Path]) -> None:
