@@ -3,7 +3,7 @@
 
     python -m benchmarks.tiny_gpt2 FOLDER FILE.txt [FILE.txt …] [--steps 300]
 
-Writes FOLDER/model, which `from_pretrained` opens, and FOLDER/prompts.jsonl and FOLDER/held_out.jsonl
+Writes FOLDER/model, which `from_pretrained` opens, FOLDER/prompts.jsonl and FOLDER/held_out.jsonl,
 with the first eight tokens of each line. Each line of the files is one text.
 """
 

@@ -264,7 +264,7 @@ def test_tied_weights_are_kept_once(models: dict[str, Path]) -> None:
     ("change", "what"),
     [
         ({"model": {"causal": "m", "width": 32}}, "width belongs to a Reactive Transformer"),
-        ({"stages": [{"stage": "mrl", "curriculum": [{"name": "a", "iterations": 1, "max_steps": 1}]}]}, "trains a reactive policy"),
+        ({"stages": [{"stage": "joint_lm"}]}, "trains a reactive policy"),
         ({"model": {}}, "trains a causal policy"),
         ({"rollout": {"backend": "torch"}}, "torch does not compute a causal policy"),
         ({"model": {"causal": {"path": "m", "lora": {"dropout": 0.1}}}}, "dropout must be 0"),

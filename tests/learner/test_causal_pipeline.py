@@ -19,7 +19,7 @@ from deploy.tables import evaluation_tables
 from learner.driver import train
 from learner.evaluation.evaluate import evaluate_checkpoint
 from learner.evaluation.replay import replay
-from rollout.journal.journal import outcomes
+from rollout.journal.reader import episode_heads
 from tests.local_source import StoppingRecorder, comparable_rows, run_here
 from tests.tiny_causal import SENTENCES, write_model
 
@@ -91,12 +91,9 @@ def test_a_run_on_ray_trains_evaluates_replays_and_opens_in_transformers(tmp_pat
     summary = train(run, QuietProgress())
     assert [stage["name"] for stage in summary["stages"]] == ["lm_sft", "lm_rl"]
     directory = RunDirectory(run.runs, run.name)
-    counts = outcomes(directory)
-    assert counts
-    from rollout.journal.reader import read_episodes
-
-    episode = next(iter(read_episodes(directory)))
-    again = replay(directory.path(), episode.id)
+    played = episode_heads(directory)
+    assert played.num_rows == 18
+    again = replay(directory.path(), played["id"][0].as_py())
     assert again.parted is None, str(again.parted)
     assert again.log_prob_max_difference <= 1e-5
     checkpoint = latest_checkpoint(directory)

@@ -178,7 +178,7 @@ def test_models_that_cannot_be_policies_are_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match="does not exist"):
         opened(tmp_path / "nothing")
-    with pytest.raises(InputError, match="max_tokens: is 4000, and .* was made for 64"):
+    with pytest.raises(InputError, match=r"max_tokens: is 4000, and .* was made for 64"):
         opened(models["gpt2"], max_tokens=4000)
     with pytest.raises(InputError, match="no chat template"):
         opened(models["gpt2"], template="chat")
