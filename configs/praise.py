@@ -3,14 +3,60 @@
 import re
 
 PRAISE = frozenset(
-    """good great best better love loved fun funny beautiful wonderful charming delightful moving
-    warm fresh smart rich powerful enjoyable entertaining brilliant engaging perfect strong
-    """.split()
+    [
+        "good",
+        "great",
+        "best",
+        "better",
+        "love",
+        "loved",
+        "fun",
+        "funny",
+        "beautiful",
+        "wonderful",
+        "charming",
+        "delightful",
+        "moving",
+        "warm",
+        "fresh",
+        "smart",
+        "rich",
+        "powerful",
+        "enjoyable",
+        "entertaining",
+        "brilliant",
+        "engaging",
+        "perfect",
+        "strong",
+    ]
 )
 BLAME = frozenset(
-    """bad worst worse dull boring awful terrible poor mess flat stupid silly tedious lifeless
-    predictable tired weak bland pointless ugly fails failure lame shallow
-    """.split()
+    [
+        "bad",
+        "worst",
+        "worse",
+        "dull",
+        "boring",
+        "awful",
+        "terrible",
+        "poor",
+        "mess",
+        "flat",
+        "stupid",
+        "silly",
+        "tedious",
+        "lifeless",
+        "predictable",
+        "tired",
+        "weak",
+        "bland",
+        "pointless",
+        "ugly",
+        "fails",
+        "failure",
+        "lame",
+        "shallow",
+    ]
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 
@@ -115,7 +116,8 @@ def _causal(run: Run) -> list[str]:
     """Batches, model and memory of a run of a causal language model."""
     assert run.model.causal is not None
     shape = causal_plan.causal_shape(run.model.causal)
-    plans = [definition_of(stage).plan(stage, run, shape) for stage in run.stages]
+    sizes: Any = shape  # batches ask for the longest sequence alone
+    plans = [definition_of(stage).plan(stage, run, sizes) for stage in run.stages]
     shown = [
         _batches(run, plans),
         causal_plan.model_table(run, shape),

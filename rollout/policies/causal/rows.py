@@ -49,7 +49,7 @@ class _Layer(DynamicLayer):
         self._keys[:, :, start : self._filled] = key_states
         self._values[:, :, start : self._filled] = value_states
         self._show()
-        return self.keys, self.values
+        return self._keys[:, :, : self._filled], self._values[:, :, : self._filled]
 
 
 def _longer(buffer: Tensor) -> Tensor:
