@@ -194,8 +194,6 @@ class PromptsData(DataSettings):
     pairs: tuple[DataSource, ...] = ()
     """Files of {"query", "answer"}, for lm_sft, which then trains on answers; empty: the prompts
     with an answer."""
-    preferences: tuple[DataSource, ...] = ()
-    """Preferences, as the kind of that name has them, for the stage reward_model."""
 
     @property
     def longest(self) -> int | None:

@@ -305,8 +305,7 @@ class RewardModelStage(SupervisedStage):
     from there on."""
 
     measures = ("train/accuracy_preference", "train/loss_preference")
-    needs_data = ("preferences", "prompts")
-    policies = frozenset({"reactive", "causal"})
+    needs_data = ("preferences",)
     leaves_policy = False
     fixed = frozenset({"stage", "backbone", "levels", "lora"})
 

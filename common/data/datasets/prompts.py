@@ -10,7 +10,6 @@ from common.data.checks import Fault, shape_faults
 from common.data.conversations import load_pairs, load_texts
 from common.data.corpus import Corpus
 from common.data.fingerprint import Source
-from common.data.preferences import Preference, load_preferences
 from common.data.readers import checked_records
 from common.data.splits import fraction, text_hash
 from common.episode import Interaction, Row
@@ -42,16 +41,13 @@ def prompts_corpus(data: PromptsData, seed: int) -> Corpus:
     pairs = [Source("data.pairs", name, "pairs", load_pairs(name)) for name in data.pairs]
     told = [pair for source in pairs for pair in source.records]
     answered = [row.interactions[0] for row in kept if row.interactions[0].answer]
-    preferences, held_preferences, files = _preferences(data)
     return Corpus(
         kept,
         kept_held,
         [],
         [text for source in texts for text in source.records],
         told or answered,
-        preferences,
-        held_preferences,
-        files=(*train_files, *eval_files, *texts, *pairs, *files),
+        files=(*train_files, *eval_files, *texts, *pairs),
         left_out=_left_out(data, len(train) - len(kept), len(held) - len(kept_held)),
     )
 
@@ -102,18 +98,3 @@ def _counter(data: PromptsData) -> Callable[[Row], bool]:
 
     count = token_counter(data.tokenizer)
     return lambda row: count(row.interactions[0].query) <= limit
-
-
-def _preferences(data: PromptsData) -> tuple[list[Preference], list[Preference], list[Source]]:
-    """Preferences to train on and held out, by hash of their group, and their files."""
-    files = [
-        Source("data.preferences", name, "preferences", load_preferences(name))
-        for name in data.preferences
-    ]
-    told: list[Preference] = [each for file in files for each in file.records]
-    held = [each for each in told if fraction(text_hash(each.group)) < PREFERENCES_HELD]
-    return [each for each in told if each not in held], held, files
-
-
-PREFERENCES_HELD = 0.2
-"""Share of preferences that is held out."""
