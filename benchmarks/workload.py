@@ -22,8 +22,8 @@ from common.episode import Interaction, Row, Task
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
+from rollout.policies.episode_state import EpisodeState
 from rollout.policies.reactive.engine import ReactiveEngine
-from rollout.policies.reactive.episode_state import EpisodeState
 
 QUERY_TOKENS, NEW_TOKENS = 15, 48
 MEDIAN_TOKENS, P95_TOKENS, MOST_TOKENS = 12, 48, 200

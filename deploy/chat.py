@@ -71,12 +71,16 @@ def open_session(
     opened = open_checkpoint(checkpoint)
     trained, directory = open_policy(opened), run_of(opened.where)
     of_run = directory.run().rollout.backend if directory else "auto"
-    sampling = Sampling(temperature=temperature, max_new_tokens=trained.max_tokens)
+    longest = trained.max_tokens
+    if trained.kind == "causal" and directory is not None:
+        # As in training: what is remembered needs its share of the sequence.
+        longest = min(longest, directory.run().rollout.sampling.max_new_tokens)
+    sampling = Sampling(temperature=temperature, max_new_tokens=longest)
     rollout = Rollout(slots=1, sampling=sampling).model_copy(update={"backend": backend or of_run})
     session = trained.playing(rollout).session(seed)
     if memory is not None:
         session.load(memory)
-    if directory is not None and opened.step == 0:
+    if directory is not None and opened.step == 0 and trained.kind == "reactive":
         tell(f"{checkpoint} has not been trained yet: it answers at random")
     return session, read_examples(directory) if directory else []
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 
@@ -18,6 +19,7 @@ from common.config.run import Run
 from common.models.reactive.config import RxTConfig, named_config
 from common.models.reactive.parts import PARTS
 from common.storage.checkpoint import open_checkpoint
+from deploy import causal_plan
 from deploy.layout import table
 from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan
 from learner.stages.stage import definition_of
@@ -75,7 +77,7 @@ def model_shape(run: Run) -> RxTConfig:
     if run.model.checkpoint is not None:
         with open_checkpoint(run.model.checkpoint).folder() as folder:
             return RxTConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
-    overrides = run.model.model_dump(exclude={"size", "checkpoint"})
+    overrides = run.model.dimensions
     return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
 
 
@@ -91,6 +93,8 @@ def plan_text(run: Run) -> str:
         shape = [[key, value] for key, value in plan.model.items()]
         model = table(f"The model, {last.own_model}", ["what", "value"], shape)
         return "\n\n".join([*parts, _batches(run, [plan]), model])
+    if run.model.causal is not None:
+        return "\n\n".join([*parts, *_causal(run)])
     config = model_shape(run)
     plans = stage_plans(run, config)
     counts = config.parameters()
@@ -117,6 +121,22 @@ def _algorithms(run: Run) -> list[str]:
         if stage.learns_by
     ]
     return [table("Algorithms", ["stage", "learns by"], rows)] if rows else []
+
+
+def _causal(run: Run) -> list[str]:
+    """Batches, model and memory of a run of a causal language model."""
+    assert run.model.causal is not None
+    shape = causal_plan.causal_shape(run.model.causal)
+    sizes: Any = shape  # batches ask for the longest sequence alone
+    plans = [definition_of(stage).plan(stage, run, sizes) for stage in run.stages]
+    shown = [
+        _batches(run, plans),
+        causal_plan.model_table(run, shape),
+        _memory("Memory of a learner rank", causal_plan.learner_bytes(run, shape)),
+    ]
+    if run.needs_rollout:
+        shown.append(_memory("Memory of a rollout worker", causal_plan.rollout_bytes(run, shape)))
+    return shown
 
 
 def phase_tables(run: Run) -> list[str]:

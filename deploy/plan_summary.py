@@ -10,6 +10,7 @@ from common.data.corpus import Corpus
 from common.data.overlaps import count_in_both
 from common.models.reactive.config import RxTConfig
 from common.storage.run_directory import RunDirectory
+from deploy import causal_plan
 from deploy.data_plan import Lengths, Work, lengths, require_lengths, works
 from deploy.estimate import operations_per_second, stage_seconds
 from deploy.layout import table
@@ -40,6 +41,8 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
     found = works(run, corpus)
     if run.stages[-1].own_model is not None:  # lengths and shape are another model's
         return "\n\n".join([head, _data(run, corpus, None), _stages(run, found, None), MORE])
+    if run.model.causal is not None:
+        return "\n\n".join([head, *_causal(run, corpus, found), MORE])
     config = model_shape(run)
     measured = lengths(run, corpus)
     warning = require_lengths(measured, corpus, config)
@@ -62,6 +65,24 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
         MORE,
     ]
     return "\n\n".join(shown)
+
+
+def _causal(run: Run, corpus: Corpus, found: Sequence[Work]) -> list[str]:
+    """The parts of the summary for a causal language model."""
+    assert run.model.causal is not None
+    shape = causal_plan.causal_shape(run.model.causal)
+    memory = f"{mebibytes(sum(causal_plan.learner_bytes(run, shape).values()))} MiB a learner rank"
+    if run.needs_rollout:
+        size = sum(causal_plan.rollout_bytes(run, shape).values())
+        memory += f", {mebibytes(size)} MiB a rollout worker"
+    return [
+        _data(run, corpus, None),
+        *([f"  {corpus.left_out}"] if corpus.left_out else []),
+        _stages(run, found, None),
+        *([_rewards(run, corpus)] if run.needs_rollout else []),
+        causal_plan.model_table(run, shape),
+        f"Needs\n  actors: {causal_plan.roles(run)}\n  memory: {memory}",
+    ]
 
 
 Shape = tuple[Lengths, RxTConfig] | None

@@ -229,7 +229,7 @@ def _plain(value: Any) -> str:
 def _named_sizes() -> str:
     """The dimensions behind each `model.size`."""
     shapes = {size: named_config(size) for size in NAMED_SIZES}
-    keys = [name for name in Model.model_fields if name not in ("size", "checkpoint")]
+    keys = [name for name in Model.model_fields if name not in ("size", "checkpoint", "causal")]
     rows = [(f"`{key}`", *(str(getattr(shape, key)) for shape in shapes.values())) for key in keys]
     rows.append(("vocabulary", *(f"{shape.vocab_size:,}" for shape in shapes.values())))
     rows.append(("parameters", *(f"{shape.parameters()['total']:,}" for shape in shapes.values())))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from common.telemetry.series import parse_key
+from common.text.printable import printable
 from deploy.figures import figure_tables
 from deploy.layout import table
 from deploy.progress import TROUBLES, duration, headlines
@@ -163,4 +164,26 @@ def preference_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def evaluation_tables(result: Mapping[str, Any]) -> str:
     """The result of `engram eval`: figures of facts, agreement with references, mean rewards."""
-    return "\n\n".join([*figure_tables(result), *result["warnings"]])
+    prompts = [prompt_tables(result["prompts"])] if "prompts" in result else []
+    return "\n\n".join([*prompts, *figure_tables(result), *result["warnings"]])
+
+
+def prompt_tables(figures: Mapping[str, Any]) -> str:
+    """Figures of sampled answers to prompts, and some of these."""
+    named = {
+        "reward": "mean reward",
+        "length": "tokens of an answer",
+        "ended": "share that ended by itself",
+        "kl": "KL to the reference, nats per answer",
+    }
+    rows = [[what, f"{figures[key]:.4g}"] for key, what in named.items() if key in figures]
+    rows += [
+        [f"distinct {order}-grams, share", f"{share:.3f}"]
+        for order, share in figures["distinct"].items()
+    ]
+    title = f"Sampled answers to {figures['answers']} prompts"
+    lines = [table(title, ["figure", "value"], rows)]
+    for sample in figures["samples"]:
+        reward = "" if sample["reward"] is None else f"  ({sample['reward']:.3g})"
+        lines.append(printable(f"  {sample['prompt']} → {sample['answer']}{reward}"))
+    return "\n".join(lines)

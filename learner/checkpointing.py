@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ def save_training(
         for name, module in (modules or {}).items():
             tensors |= {
                 f"module/{name}/{key}": value.detach().cpu().contiguous()
-                for key, value in module.state_dict().items()
+                for key, value in untied_state(module).items()
             }
         save_file(tensors, folder / TRAINING)
 
@@ -108,7 +109,7 @@ def resume_training(
     for name, trainer in trainers.items():
         trainer.load_state(_under(tensors, f"optimizer/{name}/"))
     for name, module in modules.items():
-        module.load_state_dict(_under(tensors, f"module/{name}/"))
+        _load_untied(module, _under(tensors, f"module/{name}/"))
 
 
 def take_over(folder: Path, modules: dict[str, nn.Module]) -> None:
@@ -117,8 +118,28 @@ def take_over(folder: Path, modules: dict[str, nn.Module]) -> None:
     tensors = load_file(folder / TRAINING)
     for name, module in modules.items():
         held = _under(tensors, f"module/{name}/")
-        if held.keys() == module.state_dict().keys():
-            module.load_state_dict(held)
+        if held.keys() == untied_state(module).keys():
+            _load_untied(module, held)
+
+
+def untied_state(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a module by name, those that several names share by the first of them."""
+    seen: set[tuple[int, torch.Size]] = set()
+    state = {}
+    for name, value in module.state_dict().items():
+        place = (value.data_ptr(), value.shape)
+        if value.numel() and place in seen:
+            continue
+        seen.add(place)
+        state[name] = value
+    return state
+
+
+def _load_untied(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Inverse of `untied_state`; raises RuntimeError for names that do not fit."""
+    own = module.state_dict()
+    tied = own.keys() - untied_state(module).keys()
+    module.load_state_dict({name: own[name] for name in tied} | state, strict=True)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -29,7 +29,9 @@ def write_examples(directory: RunDirectory, train: Sequence[Row]) -> None:
         EXAMPLES,
         {
             "conversations": [
-                [[turn.query, turn.answer] for turn in row.turns] for row in rows[:CONVERSATIONS]
+                # Where nothing was told before the first query, there is no opening to show.
+                [[turn.query, turn.answer] for turn in row.turns if turn.query or turn.answer]
+                for row in rows[:CONVERSATIONS]
             ]
         },
     )

@@ -39,7 +39,9 @@ SampleTexts = Mapping[str, tuple[float, str]]
 class Samples:
     """The answers of one rank's episodes that show each kind of alarm best."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: int = EOS) -> None:
+        self.end = end
+        """The token that ends an answer."""
         self._best: dict[Kind, tuple[float, Turn]] = {}
 
     def offer(self, kind: Kind, figure: float, turn: Turn) -> None:
@@ -91,7 +93,7 @@ def record_answers(episode: Episode, metrics: Metrics, samples: Samples) -> None
         metrics.record("hacking/length", length / expected, weight=expected)
         samples.offer("long", length / expected, turn)
         samples.offer("short", -length / expected, turn)
-        if not length or turn.answer_ids[-1] != EOS:
+        if not length or turn.answer_ids[-1] != samples.end:
             samples.offer("endless", length, turn)
         repeated, natural = repetitions([turn.answer_ids, turn.reference_ids])
         metrics.record("hacking/repeated", repeated)

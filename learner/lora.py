@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.config.stages import Lora
+from common.config.causal import Lora
 from common.failures import InputError, nearest
 
 ADAPTER = "default"
@@ -42,7 +44,9 @@ def adaptable_layers(module: nn.Module, settings: Lora) -> list[str]:
     adaptable = [
         name
         for name, layer in module.named_modules()
-        if _is_linear(layer) and name.split(".")[0] not in (*HEADS, *FROZEN)
+        if _is_linear(layer)
+        and name.split(".")[0] not in (*HEADS, *FROZEN)
+        and layer is not _vocabulary_head(module)
     ]
     known = sorted({name.rpartition(".")[2] for name in adaptable})
     for target in settings.targets:
@@ -57,6 +61,13 @@ def adaptable_layers(module: nn.Module, settings: Lora) -> list[str]:
     ]
 
 
+def _vocabulary_head(module: nn.Module) -> nn.Module | None:
+    """The layer that gives logits of a language model: it often is the embedding, too."""
+    head = getattr(module, "get_output_embeddings", None)
+    found: nn.Module | None = None if head is None else head()
+    return found
+
+
 FROZEN = ("embedding", "encoder", "memory_attention")
 """The writer half of a reward model with memory."""
 
@@ -65,6 +76,51 @@ def is_adapter_or_head(name: str) -> bool:
     """Whether a parameter of a module with adapters is trained. name: without the module's own
     prefix."""
     return ".lora_" in name or name.split(".")[0] in HEADS
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter belongs to an adapter."""
+    return ".lora_" in name
+
+
+def has_adapters(module: nn.Module) -> bool:
+    """Whether `add_lora` put adapters into a module."""
+    return any(is_adapter(name) for name, _ in module.named_parameters())
+
+
+@contextmanager
+def adapters_off(module: nn.Module) -> Iterator[None]:
+    """The model without its adapters, for as long as this lasts. No gradient reaches them then."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    trained = [p for name, p in module.named_parameters() if is_adapter(name) and p.requires_grad]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        # enable_adapters decides what is trained, too; here that is not its business.
+        for name, parameter in module.named_parameters():
+            if is_adapter(name):
+                parameter.requires_grad_(any(parameter is each for each in trained))
+
+
+@torch.no_grad()
+def take_plain(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a module plain weights (`plain_state`); adapters become 0."""
+    if not has_adapters(module):
+        module.load_state_dict(state)
+        return
+    own = module.state_dict()
+    for name, value in own.items():
+        if is_adapter(name):
+            if ".lora_B." in name:
+                value.zero_()
+        else:
+            value.copy_(state[name.replace(".base_layer.", ".")])
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor] | None:

@@ -56,10 +56,12 @@ def record_parts(trainer: Trainer, unfreezing: Unfreezing, metrics: Metrics) -> 
         metrics.record("train/part_learning_rate", rates.get(part, 0.0), part=part)
 
 
-def record_episodes(experience: Experience, known: Collection[Words], metrics: Metrics) -> Samples:
+def record_episodes(
+    experience: Experience, known: Collection[Words], metrics: Metrics, end: int = EOS
+) -> Samples:
     """Record this rank's episodes, all of which are trained on; returns the answers that alarms on
-    reward hacking show. known: values of the training data."""
-    samples = Samples()
+    reward hacking show. known: values of the training data. end: the token that ends an answer."""
+    samples = Samples(end)
     for key, value in experience.figures.items():
         name, labels, _ = parse_key(key)
         metrics.record(name, value, 1, **labels)
@@ -74,7 +76,7 @@ def record_episodes(experience: Experience, known: Collection[Words], metrics: M
             metrics.record("rollout/turns", 1)
             metrics.record("rollout/tokens", len(turn.answer_ids))
             metrics.record("rollout/answer_tokens", len(turn.answer_ids))
-            metrics.record("rollout/no_eos_fraction", turn.answer_ids[-1] != EOS)
+            metrics.record("rollout/no_eos_fraction", turn.answer_ids[-1] != end)
             if turn.facts:
                 named = named_values(turn, values)
                 record_questions(turn, named, metrics, samples)

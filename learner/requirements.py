@@ -40,8 +40,10 @@ def require_possible(run: Run) -> None:
                     f"is {step.max_steps}, and the shortest conversation of the data has "
                     f"{run.data.shortest} follow-ups: none takes part",
                 )
+    if run.model.kind != "reactive":
+        return
     if run.model.checkpoint is None and all(stage.own_model is None for stage in run.stages):
-        shape = run.model.model_dump(exclude={"size", "checkpoint"})
+        shape = run.model.dimensions
         named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **shape)
 
 

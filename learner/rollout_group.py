@@ -14,7 +14,6 @@ from common.actors.ask import ask
 from common.config.run import Run
 from common.data.conversations import value_counts
 from common.data.corpus import Corpus
-from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Task
 from common.failures import InfraFailure
 from common.storage.checkpoint import Checkpoint
@@ -49,9 +48,10 @@ class RolloutGroup:
         self, job: Job, checkpoint: Checkpoint, corpus: Corpus, on_wait: Callable[[], None]
     ):
         run = job.run
-        shape = open_policy(checkpoint).shape()
+        opened = open_policy(checkpoint)
+        shape = opened.shape()
         embedding = reward_embedding(checkpoint, job.stage)
-        special, known = tuple(range(len(SPECIAL_TOKENS))), list(value_counts(corpus.train))
+        special, known = opened.special_ids, list(value_counts(corpus.train))
 
         def make_workers() -> Sequence[ActorHandle]:
             return start_workers(run, shape)

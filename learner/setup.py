@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from learner.changed_settings import go_on_with, require_resumable, require_same
 from learner.checkpointing import checkpoint_model, save_training
 from learner.evaluation.measure import VALUES, write_training_values
 from learner.examples import write_examples
+from learner.lora import adaptable_layers
 from learner.requirements import require_data, require_possible
 from learner.resume import (
     DATA,
@@ -75,6 +77,8 @@ def prepare(
         return checkpoint
     for warning in few_data_warnings(run, corpus):
         told.note(f"warning: {warning}")
+    if corpus.left_out:
+        told.note(corpus.left_out)
     model, write_tokenizer = first_model(run, corpus)
     directory.write_config(run)
     directory.write_environment()
@@ -95,6 +99,15 @@ def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], N
         begin = definition_of(first).first_model
         assert begin is not None, f"{first.stage} takes a model of its own and cannot make it"
         return begin(first, run.seed)
+    if run.model.causal is not None:
+        from common.models.causal import open_causal
+
+        causal, causal_tokenizer = open_causal(run.model.causal)
+        require_fit(corpus, causal_tokenizer, causal_tokenizer.window.max_tokens)
+        if run.model.causal.lora is not None:
+            # refuses names that are not there, before anything is written
+            adaptable_layers(causal, run.model.causal.lora)
+        return causal, causal_tokenizer.save
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
     for stage in run.stages:
@@ -103,7 +116,7 @@ def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], N
 
 
 def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, ConversationTokenizer]:
-    overrides = run.model.model_dump(exclude={"size", "checkpoint"})
+    overrides = run.model.dimensions
     if run.model.checkpoint is not None:
         given = open_checkpoint(run.model.checkpoint)
         model, tokenizer = checkpoint_model(given)
@@ -126,7 +139,7 @@ def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Convers
     return ReactiveTransformer(config), tokenizer
 
 
-def require_fit(corpus: Corpus, tokenizer: ConversationTokenizer, limit: int) -> None:
+def require_fit(corpus: Corpus, tokenizer: Any, limit: int) -> None:
     """Every interaction must fit the model whole: one that is cut loses its end, and with it [EOS].
     Raises InputError naming the first."""
     named = [

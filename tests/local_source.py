@@ -32,11 +32,11 @@ from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import read_rows
-from common.weights import PackedWeights, load_into
-from learner.checkpointing import checkpoint_model
+from common.weights import PackedWeights
 from learner.episode_source import Shard
 from learner.evaluation.measure import reward_embedding
 from learner.parallel.group import Group, Job, OneRank
+from learner.policies.table import open_policy
 from learner.recorder import Recorder
 from learner.setup import newest, prepare
 from learner.stages.planning import stages_by_group
@@ -45,6 +45,7 @@ from learner.stages.sequence import is_finished, run_stages
 from reward_service.compose import score_episodes
 from reward_service.normalization import after, from_json, to_json
 from rollout.iterations import Iterations, RolloutState
+from rollout.policies.play import play
 from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.tasks import Dealer, Plan, shards
 
@@ -130,15 +131,9 @@ class LocalSource:
     def __init__(self, job: Job):
         run, checkpoint = job.run, newest(job.directory)
         self.run = run
-        self.model, self.tokenizer = checkpoint_model(checkpoint)
-        self.model.eval().requires_grad_(False)
-        self.engine = ReactiveEngine(
-            self.model,
-            self.tokenizer,
-            run.rollout.slots,
-            run.rollout.sampling,
-            environment=run.environment,
-        )
+        opened = open_policy(checkpoint)
+        self.tokenizer, self.special = opened.tokenizer, opened.special_ids
+        self.policy = opened.playing(run.rollout, run.environment, -1)
         corpus = load_corpus(run.data, run.seed)
         self.known = list(value_counts(corpus.train))
         self.embedding = reward_embedding(checkpoint, job.stage)
@@ -151,7 +146,7 @@ class LocalSource:
         """Episodes that went on from the memory of an earlier one."""
 
     def publish(self, weights: PackedWeights) -> int:
-        load_into(self.model, weights)
+        self.policy.load(weights)
         self.version = weights.version
         return 1
 
@@ -160,10 +155,10 @@ class LocalSource:
         tasks = self.iterations.deal(plan, iteration)
         self.carried += sum(task.initial_memory is not None for task in tasks)
         scored = score_episodes(
-            self.engine.run(tasks, version=version),
+            play(self.policy, tasks),
             self.run.rewards,
             self.embedding,
-            tuple(range(len(SPECIAL_TOKENS))),
+            self.special,
             self.known,
             from_json(self.iterations.state(iteration).scorer),
         )

@@ -12,9 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_TRANSFORMERS = {
+    "common/data/causal_tokenizer.py",
     "common/data/tokenizer.py",
+    "common/models/causal.py",
     "common/models/reactive/auto.py",
+    "deploy/causal_plan.py",
     "reward_service/reward_models/model.py",
+    "rollout/policies/causal/rows.py",
 }
 """The only files that import it."""
 NGRAMS = "reward_service.components.ngrams"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from common.config.conversion import PreferenceColumns, RowColumns
-from common.config.locations import DataSource, Location
+from common.config.locations import DataSource, Location, ModelSource
 from common.config.section import Section
 
 
 class DataSettings(Section):
     """Settings of one kind of data. What makes a corpus of them is a row of the table in
     `common/data/datasets/table.py`."""
+
+    prompts: ClassVar[bool] = False
+    """Whether rows are single prompts, read from files of prompts."""
 
     @property
     def longest(self) -> int | None:
@@ -169,8 +172,44 @@ class PreferencesData(DataSettings):
         return self.columns
 
 
+class PromptsData(DataSettings):
+    """Prompts to answer, for lm_rl: files of {"prompt"} or {"query"}, either with "answer"?, a
+    reference that rewards may compare with; .txt files with a prompt on each line; or names of
+    `datasets`."""
+
+    prompts = True
+
+    kind: Literal["prompts"] = "prompts"
+    """Which kind of data this is."""
+    train: tuple[DataSource, ...] = Field(min_length=1)
+    """Prompts to train on."""
+    eval: tuple[DataSource, ...] = ()
+    """Prompts held out; empty: a share of `train`."""
+    eval_fraction: float = Field(0.05, gt=0, lt=0.5)
+    """Share of `train` that is held out, by hash, where `eval` is empty."""
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    """Longer prompts are left out and counted. None: none are."""
+    tokenizer: ModelSource | None = None
+    """Model whose tokenizer counts them; None: model.causal.path."""
+    texts: tuple[DataSource, ...] = ()
+    """Files of {"text"}, or .txt files with a text on each line, for lm_sft; empty: there are
+    none."""
+    pairs: tuple[DataSource, ...] = ()
+    """Files of {"query", "answer"}, for lm_sft, which then trains on answers; empty: the prompts
+    with an answer."""
+
+    @property
+    def longest(self) -> int | None:
+        return 1
+
+    @property
+    def shortest(self) -> int | None:
+        return 1
+
+
 Data = Annotated[
-    SynthData | BabiData | SgdData | RowsData | PreferencesData, Field(discriminator="kind")
+    SynthData | BabiData | SgdData | RowsData | PreferencesData | PromptsData,
+    Field(discriminator="kind"),
 ]
 
 

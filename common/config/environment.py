@@ -37,9 +37,18 @@ class CustomEnvironment(Section):
     """Seconds for one call of it. An episode whose environment takes longer fails."""
 
 
+class SingleTurnEnvironment(Section):
+    """One prompt and one answer: of each row of the data its first query, with nothing told
+    before."""
+
+    kind: Literal["single_turn"]
+    """Which kind of environment this is."""
+
+
 CONVERSATION = ConversationEnvironment()
 """The default environment."""
 
 EnvironmentSettings = Annotated[
-    ConversationEnvironment | CustomEnvironment, Field(discriminator="kind")
+    ConversationEnvironment | SingleTurnEnvironment | CustomEnvironment,
+    Field(discriminator="kind"),
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from common.config.causal import CausalModel
 from common.config.locations import Location
 from common.config.section import Section
 
@@ -19,6 +20,9 @@ class Model(Section):
     checkpoint: Location | None = None
     """Checkpoint whose weights the run starts from. Its shape is used, and dimensions set here must
     agree with it."""
+    causal: CausalModel | None = None
+    """A causal language model as the policy, in place of a Reactive Transformer: its settings, or
+    a folder or hub name alone. Nothing else is set beside it."""
     width: int | None = Field(None, ge=1)
     """Width of embeddings, hidden states and memory slots."""
     layers: int | None = Field(None, ge=1)
@@ -79,3 +83,28 @@ class Model(Section):
     """Added to the mean square in RMS norms."""
     initializer_range: float | None = Field(None, gt=0)
     """Standard deviation of a new model's weights."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the policy."""
+        return "reactive" if self.causal is None else "causal"
+
+    @property
+    def dimensions(self) -> dict[str, Any]:
+        """Dimensions of a Reactive Transformer that are set here; None: as the size has them."""
+        return self.model_dump(exclude={"size", "checkpoint", "causal"})
+
+    @field_validator("causal", mode="before")
+    @classmethod
+    def _named_alone(cls, causal: Any) -> Any:
+        return {"path": causal} if isinstance(causal, str) else causal
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        beside = {"checkpoint": self.checkpoint} | self.dimensions
+        named = next((key for key, value in beside.items() if value is not None), None)
+        if self.causal is not None and named is not None:
+            raise ValueError(
+                f"{named} belongs to a Reactive Transformer; beside causal it means nothing"
+            )
+        return self

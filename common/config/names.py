@@ -5,5 +5,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels"]
+BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels", "transformers"]
 """The backend that computes answers; `auto` takes the fastest that fits."""

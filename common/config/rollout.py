@@ -38,7 +38,7 @@ class Rollout(Section):
     device; cuda_graphs: these, recorded and replayed on a GPU; cpu_kernels: loops compiled for
     small models in float32 on CPUs; auto: cuda_graphs on a GPU, else cpu_kernels where they can
     run, else torch. Log and episodes say which it was. With several threads on a large model,
-    choose torch."""
+    choose torch. A causal language model is computed by transformers, which auto takes."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each worker; 0: CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"

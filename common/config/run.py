@@ -6,12 +6,13 @@ with a default of its own. Each file here belongs to the part of the program tha
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from common.config.data import Data, Tokenizer
 from common.config.environment import CONVERSATION, EnvironmentSettings
+from common.config.lm import LMRL, LMSFT, LMText
 from common.config.locations import Location
 from common.config.model import Model
 from common.config.mrl import MRL
@@ -29,7 +30,16 @@ from common.config.stages import (
 from common.storage.formats import CONFIG
 
 Stage = Annotated[
-    JointLM | SFT | MemoryPretrain | Reading | MemoryAware | RewardModelStage | MRL,
+    JointLM
+    | SFT
+    | MemoryPretrain
+    | Reading
+    | MemoryAware
+    | RewardModelStage
+    | MRL
+    | LMText
+    | LMSFT
+    | LMRL,
     Field(discriminator="stage"),
 ]
 
@@ -122,6 +132,33 @@ class Run(Section):
     metrics: Metrics = Metrics()
     """Prometheus endpoint, and services that get the metrics too."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counted_by_the_model(cls, settings: Any) -> Any:
+        """Prompts are counted by the tokenizer of the run's model where no other is named."""
+        data, model = (
+            (settings.get(key) for key in ("data", "model"))
+            if isinstance(settings, dict)
+            else (None, None)
+        )
+        if not isinstance(data, dict) or not isinstance(model, dict):
+            return settings
+        causal = model.get("causal")
+        path = causal.get("path") if isinstance(causal, dict) else causal
+        if path is None or data.get("max_prompt_tokens") is None or data.get("tokenizer"):
+            return settings
+        return settings | {"data": data | {"tokenizer": path}}
+
+    @model_validator(mode="after")
+    def _computed_by_one_that_can(self) -> Run:
+        backend = self.rollout.backend
+        if (backend == "transformers") != (self.model.kind == "causal") and backend != "auto":
+            raise ValueError(
+                f"rollout.backend {backend} does not compute a {self.model.kind} policy; leave it "
+                "at auto"
+            )
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> Run:
         for stage in self.stages[:-1]:
@@ -131,10 +168,15 @@ class Run(Section):
                     "policy"
                 )
         for stage in self.stages:
-            if stage.needs_data not in (None, self.data.kind):
+            if stage.needs_data and self.data.kind not in stage.needs_data:
                 raise ValueError(
-                    f"the stage {stage.stage} learns from data of kind {stage.needs_data}, not "
-                    f"{self.data.kind}"
+                    f"the stage {stage.stage} learns from data of kind "
+                    f"{' or '.join(stage.needs_data)}, not {self.data.kind}"
+                )
+            if self.model.kind not in stage.policies:
+                raise ValueError(
+                    f"the stage {stage.stage} trains a {' or '.join(sorted(stage.policies))} "
+                    f"policy, and model makes a {self.model.kind} one"
                 )
             if stage.own_model is not None and len(self.stages) > 1:
                 raise ValueError(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from common.config.causal import Lora
 from common.config.locations import ModelSource
 from common.config.section import Section
 from common.config.unfreeze import Phase, require_order
@@ -45,13 +46,15 @@ class StageSettings(Section):
     """Name of the setting that says how many examples or episodes a step takes over all ranks."""
     needs_rollout: ClassVar[bool] = False
     """Whether it learns from episodes that rollout workers play."""
-    needs_data: ClassVar[str | None] = None
-    """The only kind of data that it can learn from; None: any."""
+    needs_data: ClassVar[tuple[str, ...]] = ()
+    """The only kinds of data that it can learn from; empty: any."""
     leaves_policy: ClassVar[bool] = True
     """Whether another stage can go on with the weights that it leaves."""
     fixed: ClassVar[frozenset[str]] = frozenset({"stage"})
     """Settings that a run must keep once it has begun; those inside a section as
     "section.setting"."""
+    policies: ClassVar[frozenset[str]] = frozenset({"reactive"})
+    """Kinds of policies that it trains, or starts from: reactive, causal."""
 
     stage: str
     """Which stage this is."""
@@ -302,27 +305,13 @@ class MemoryAware(SupervisedStage):
         return self.unfreeze
 
 
-class Lora(Section):
-    """Low-rank adaptation (Hu 2021), by peft. Checkpoints hold the merged weights."""
-
-    rank: int = Field(16, ge=1)
-    """Rank of each update."""
-    alpha: int = Field(32, gt=0)
-    """Updates are scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout probability for the input of each update."""
-    targets: tuple[str, ...] = ()
-    """Last parts of the names of the linear layers to adapt, such as q_proj; empty: all but the
-    head."""
-
-
 class RewardModelStage(SupervisedStage):
     """A reward model from preferences: of the run's RxT, which then reads memory, or of any model
     of transformers. It is the last stage of its run, and the run's checkpoints are reward models
     from there on."""
 
     measures = ("train/accuracy_preference", "train/loss_preference")
-    needs_data = "preferences"
+    needs_data = ("preferences",)
     leaves_policy = False
     fixed = frozenset({"stage", "backbone", "levels", "lora"})
 

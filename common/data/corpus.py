@@ -34,6 +34,8 @@ class Corpus:
     held_preferences: list[Preference] = field(default_factory=list)
     patterns: dict[str, list[Row]] = field(default_factory=dict)
     """Splits of one pattern of change each (common/data/datasets/synth.py)."""
+    left_out: str = ""
+    """A sentence on examples that are not among these, with their number; empty where none is."""
     files: tuple[Source, ...] = ()
     """Where the data came from, one by one, if the configuration names them so."""
 

@@ -16,8 +16,10 @@ PAD, UNK, BOS, EOS, MASK, QUERY, ANSWER, THINK = range(len(SPECIAL_TOKENS))
 
 
 def thinks(prompt: Sequence[int]) -> bool:
-    """Whether a prompt asks for a thought before the answer: it ends with [T] in place of [A]."""
-    return len(prompt) > 0 and prompt[-1] == THINK
+    """Whether a prompt asks for a thought before the answer: it ends with [T] in place of [A]. In
+    the vocabulary of a causal language model these ids are other tokens; its prompts do not have
+    the template's beginning."""
+    return list(prompt[:2]) == [BOS, QUERY] and prompt[-1] == THINK
 
 
 def answer_start(prompt: Sequence[int], ids: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ special token: "[EOS]" in a query is five bytes. Every text is read as if a spac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES = _byte_alphabet()
+_HEX_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def token_piece_bytes(piece: str) -> bytes:
+    """Bytes of a token by its name in the vocabulary: of byte-level BPE, or of SentencePiece, where
+    ▁ is a space and <0x0A> a byte."""
+    if all(character in _BYTES for character in piece):
+        return bytes(_BYTES[character] for character in piece)
+    byte = _HEX_BYTE.fullmatch(piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
 
 
 class ConversationTokenizer:

@@ -21,8 +21,8 @@ from common.config.run import Run
 from common.data.columns import NO_COLUMNS, columns_of
 from common.data.conversations import load_rows, value_counts
 from common.data.corpus import Corpus
+from common.data.datasets.prompts import load_prompts
 from common.data.splits import conversation_hash, text_hash
-from common.data.tokenizer import SPECIAL_TOKENS
 from common.episode import Episode, Row, Task
 from common.failures import DataFailure, InputError, Unavailable
 from common.seeding import derive
@@ -164,24 +164,35 @@ def evaluate_checkpoint(
         rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
     else:
         assert data is not None, "without data there is a run"
-        rows = load_rows(data, columns_of(run.data.row_columns) if run else NO_COLUMNS)
+        rows = _rows_in(data, run)
     source = data if data is not None else f"the held-out conversations of {checkpoint.where}"
     values = training_values(directory) if directory else value_counts(rows)
     seed = run.seed if run else 0
     told = progress or QuietProgress()
     sample = min(len(corpus.train), TRAINING_ROWS) if corpus else 0
-    told.stage("evaluation", (4 if carried else 2) * len(rows) + sample, "conversations")
+    passes = (4 if carried else 2) + are_prompts(rows)
+    told.stage("evaluation", passes * len(rows) + sample, "conversations")
     player = ScoringPlayer(checkpoint, run, backend, list(values), len(rows), told)
+    prompts: dict[str, Any] = {}
     try:
         found = evaluate(player, rows, seed, values)
         beside = {}
+        if are_prompts(rows):
+            prompts = player.prompts(rows, seed)
         if carried:
             beside["carried"] = carried_figures(player, rows, seed, values)
         if corpus:
             beside["training"] = training_figures(player, corpus.train, seed, values)
     except DataFailure as misfit:
         raise InputError(source, str(misfit)) from misfit
-    return to_json(found, most_frequent_figure(values, rows), beside)
+    result = to_json(found, most_frequent_figure(values, rows), beside)
+    return result | ({"prompts": prompts} if prompts else {})
+
+
+def _rows_in(data: str, run: Run | None) -> list[Row]:
+    if run is not None and run.data.prompts:
+        return load_prompts(data)
+    return load_rows(data, columns_of(run.data.row_columns) if run else NO_COLUMNS)
 
 
 class ScoringPlayer:
@@ -204,21 +215,34 @@ class ScoringPlayer:
             "dtype": "float32",
             "backend": backend or rollout.backend,
         }
-        self._policy = open_policy(checkpoint).playing(rollout.model_copy(update=settings))
+        self._opened = opened = open_policy(checkpoint)
+        self._checkpoint, self._run, self._sampling = checkpoint, run, rollout.sampling
+        self._policy = opened.playing(rollout.model_copy(update=settings))
+        self._special = opened.special_ids
         self._rewards = run.rewards if run else Run.model_fields["rewards"].default
         self._embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
         self._known_values = known_values
         self._scores = True
 
+    def prompts(self, rows: Sequence[Row], seed: int) -> dict[str, Any]:
+        """Figures of sampled answers; none of a Reactive Transformer, whose reference is not
+        opened here."""
+        if self._opened.kind != "causal":
+            return {}
+        from learner.evaluation.prompts import prompt_figures, prompt_tasks, reference_of
+
+        reference = reference_of(self._checkpoint, self._opened, self._run)
+        end, temperature = self._opened.tokenizer.eos_id, self._sampling.temperature or 1.0
+        return prompt_figures(self(prompt_tasks(rows, seed)), end, reference, temperature)
+
     def __call__(self, tasks: list[Task]) -> list[Episode]:
         before = self._played
         episodes = play(self._policy, tasks, lambda done: self._progress.update(before + done))
         self._played += len(tasks)
-        special = tuple(range(len(SPECIAL_TOKENS)))
         try:
             return (
                 score_episodes(
-                    episodes, self._rewards, self._embedding, special, self._known_values
+                    episodes, self._rewards, self._embedding, self._special, self._known_values
                 )
                 if self._scores
                 else episodes
@@ -230,6 +254,11 @@ class ScoringPlayer:
             self._scores = False
             log.warning("rewards are left out, other figures need none: %s", missing)
             return episodes
+
+
+def are_prompts(rows: Sequence[Row]) -> bool:
+    """Whether the rows are single prompts, before which nothing is told."""
+    return all(not row.query and len(row.interactions) == 1 for row in rows)
 
 
 def to_json(

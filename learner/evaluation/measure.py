@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file
 
+from common.data.causal_tokenizer import DIALOGUE
 from common.data.conversations import value_counts
 from common.episode import Row
 from common.failures import InputError
@@ -61,11 +64,27 @@ def reward_embedding(checkpoint: Checkpoint, stage: int) -> np.ndarray:
     reference policy's, or a resumed run would be paid by another measure than an uninterrupted one.
     """
     with checkpoint.folder() as folder:
-        if Position.of(checkpoint, stage).in_stage:
+        in_stage = Position.of(checkpoint, stage).in_stage > 0
+        if (folder / DIALOGUE).is_file():
+            return _causal_embedding(checkpoint.where, folder, in_stage)
+        if in_stage:
             weight = load_file(folder / TRAINING)["module/reference/embedding.weight"]
         else:
             weight = load_model(checkpoint.where, folder).embedding.weight.detach()
     return weight.numpy()
+
+
+def _causal_embedding(where: str, folder: Path, in_stage: bool) -> np.ndarray:
+    """The same of a causal language model, whose embedding has a name of its own. With adapters it
+    is not trained, so the model's own is that of the reference."""
+    # Here and not at the top: it brings transformers, which takes seconds to import.
+    from common.models.causal import load_causal
+
+    model: Any = load_causal(where, folder)[0]
+    weight = model.get_input_embeddings().weight
+    named = next(name for name, each in model.named_parameters() if each is weight)
+    held = load_file(folder / TRAINING).get(f"module/reference/{named}") if in_stage else None
+    return (weight.detach() if held is None else held).numpy()
 
 
 def run_of(where: str) -> RunDirectory | None:

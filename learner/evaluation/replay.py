@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from common.config.names import BackendName
-from common.data.tokenizer import ANSWER, SPECIAL_TOKENS, ConversationTokenizer
+from common.data.special_tokens import thinks
+from common.data.tokenizer import ANSWER
 from common.episode import Episode, Interaction, Row, Task, Turn
 from common.failures import InputError, Unavailable
 from common.storage.checkpoint import Checkpoint, whole_checkpoints
@@ -102,7 +103,8 @@ def replay(where: str, episode_id: str, backend: BackendName | None = None) -> R
     policy = opened.playing(alone, run.environment, recorded.weights_version)
     played = play(policy, [task_of(recorded, opened.tokenizer)])
     embedding = reward_embedding(checkpoint, found.stage)
-    known, special, unscored = training_values(directory), tuple(range(len(SPECIAL_TOKENS))), None
+    known, special = training_values(directory), opened.special_ids
+    unscored: str | None = None
     try:
         (again,) = score_episodes(
             played, run.rewards, embedding, special, known, statistics.recorded(recorded)
@@ -130,7 +132,7 @@ def checkpoint_of(directory: RunDirectory, episode: Episode) -> Checkpoint:
     )
 
 
-def task_of(episode: Episode, tokenizer: ConversationTokenizer) -> Task:
+def task_of(episode: Episode, tokenizer: Any) -> Task:
     """The task that an episode was dealt as. Raises InputError where its texts are other tokens
     than it recorded."""
     task = Task(
@@ -149,9 +151,10 @@ def task_of(episode: Episode, tokenizer: ConversationTokenizer) -> Task:
     turns = [_interaction(turn, tokenizer) for turn in episode.turns]
     opening, *follow_ups = turns
     for index, (turn, interaction) in enumerate(zip(episode.turns, turns, strict=True)):
-        if tokenizer.prompt(interaction.query, interaction.think is not None) != list(
-            turn.query_ids
-        ):
+        # Where nothing was told, a causal policy's opening has no tokens.
+        if turn.query_ids and tokenizer.prompt(
+            interaction.query, interaction.think is not None
+        ) != list(turn.query_ids):
             raise InputError(
                 episode.id,
                 f"turn {index} was recorded with other tokens than this checkpoint's tokenizer "
@@ -161,9 +164,9 @@ def task_of(episode: Episode, tokenizer: ConversationTokenizer) -> Task:
     return replace(task, row=row)
 
 
-def _interaction(turn: Turn, tokenizer: ConversationTokenizer) -> Interaction:
+def _interaction(turn: Turn, tokenizer: Any) -> Interaction:
     ids, think = list(turn.reference_ids), None
-    if turn.query_ids[-1] == tokenizer.think_id:
+    if thinks(turn.query_ids):
         think = tokenizer.decode(ids[: ids.index(ANSWER)])
     return Interaction(turn.query, turn.reference, think, turn.role, turn.facts)
 

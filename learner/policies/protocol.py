@@ -119,6 +119,16 @@ class TrainablePolicy(Protocol):
         parts."""
         ...
 
+    def trains(self, name: str) -> bool:
+        """Whether a parameter, by its name in the module, is ever trained."""
+        ...
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        """Modules that a checkpoint holds beside the model, by name, because the policy could not
+        go on from the model alone."""
+        ...
+
     def evaluate(
         self, episodes: Sequence[Episode], temperature: float, queries: bool = False
     ) -> TokenBatch:

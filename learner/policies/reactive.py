@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config.algorithms import PREVIOUS_INTERACTION, CriticInput
 from common.data.padding import pad
@@ -68,6 +68,13 @@ class ReactivePolicy:
 
     def part_of(self, name: str) -> str:
         return part_of(name)
+
+    def trains(self, name: str) -> bool:
+        return True
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        return {}
 
     def evaluate(
         self, episodes: Sequence[Episode], temperature: float, queries: bool = False

@@ -64,7 +64,7 @@ class Update:
         """Factor of the policy's learning rate."""
         self.unfreezing = Unfreezing(settings.unfreeze, policy.part_of)
         self.policy_trainer = Trainer(
-            {"model": policy.module}, settings.optimizer, steps, group, self.unfreezing.scale
+            {"model": policy.module}, settings.optimizer, steps, group, self._scale
         )
         self.critic: ValueFunction | None = None
         self.critic_trainer: Trainer | None = None
@@ -74,6 +74,10 @@ class Update:
                 learning_rate=needs.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0
             )
             self.critic_trainer = Trainer({"critic": self.critic.module}, rates, steps, group)
+
+    def _scale(self, name: str) -> float:
+        """Share of its peak rate that a parameter of the policy learns at, by its name there."""
+        return self.policy.trains(name.removeprefix("model.")) * self.unfreezing.scale(name)
 
     @property
     def trainers(self) -> dict[str, Trainer]:

@@ -157,5 +157,5 @@ def conversation_objective(
         ]
         for row in up_to(corpus.train, settings.max_follow_ups)
     ]
-    held_out = HeldOut(CheckpointPolicy(model, tokenizer), corpus.eval, corpus.train)
+    held_out = HeldOut(CheckpointPolicy("reactive", model, tokenizer), corpus.eval, corpus.train)
     return MemoryAwareObjective(settings, model, conversations, seed, held_out), tokenizer.save

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 from common.config.mrl import MRL
 from common.config.run import Run
@@ -90,6 +91,26 @@ def backbone(stage: RewardModelStage, run: Run) -> StagePlan:
 def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
     """Episodes of each curriculum step; a reference policy and, where the algorithm has one, a
     critic beside the policy."""
+    update, batches = stage.algorithm_settings, curriculum_batches(stage, run)
+    memory = {"reference policy": config.parameters()["total"] * FLOAT_BYTES}
+    reads = update.critic_input
+    if reads is not None:
+        critic = critic_parameters(config, reads.memory)
+        memory["critic, gradients and optimiser"] = critic * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
+    if reads is not None and reads.memory:
+        turns = max(batch.per_rank * (batch.turns + 1) for batch in batches)
+        one = config.layers * config.slots * config.width * FLOAT_BYTES
+        memory["memories that the critic reads"] = turns * one
+    return StagePlan(batches, memory=memory)
+
+
+def lm_rl(stage: MRL, run: Run, config: Any) -> StagePlan:
+    """As `mrl`; what a causal language model takes of memory is the plan's of the whole run."""
+    return StagePlan(curriculum_batches(stage, run))
+
+
+def curriculum_batches(stage: MRL, run: Run) -> list[Batches]:
+    """Batches of each curriculum step."""
     ranks, update = run.learner.ranks, stage.algorithm_settings
     shares = ranks * update.minibatches
     batches = []
@@ -107,16 +128,7 @@ def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
                 tokens=interactions * run.rollout.sampling.max_new_tokens,
             )
         )
-    memory = {"reference policy": config.parameters()["total"] * FLOAT_BYTES}
-    reads = update.critic_input
-    if reads is not None:
-        critic = critic_parameters(config, reads.memory)
-        memory["critic, gradients and optimiser"] = critic * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
-    if reads is not None and reads.memory:
-        turns = max(batch.per_rank * (batch.turns + 1) for batch in batches)
-        one = config.layers * config.slots * config.width * FLOAT_BYTES
-        memory["memories that the critic reads"] = turns * one
-    return StagePlan(batches, memory=memory)
+    return batches
 
 
 def stages_by_group(stages: Sequence[StageSettings]) -> list[list[int]]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from common.config.algorithms import PREVIOUS_INTERACTION
 from common.config.components import Component
+from common.config.lm import LMRL
 from common.config.mrl import HELD_OUT, MRL
 from common.config.rewards import Rewards
 from common.config.run import Run
@@ -54,6 +56,24 @@ def require_learnable(stage: MRL, run: Run) -> None:
     require_steps_of_rewards(run)
     require_measurable(stage, run)
     require_phases(stage, run)
+
+
+def require_causal_learnable(stage: LMRL, run: Run) -> None:
+    """As `require_learnable`. Raises InputError, too, for settings that mean parts or memory of a
+    Reactive Transformer."""
+    key = run.stage_key(run.stages.index(stage))
+    reads = stage.algorithm_settings.critic_input
+    if reads is not None and reads != PREVIOUS_INTERACTION:
+        raise InputError(
+            f"{key}.{stage.algorithm}.critic",
+            "is for Reactive Transformers; the value head of a causal language model reads what "
+            "the policy reads (model.causal.value_head)",
+        )
+    if stage.unfreeze:
+        raise InputError(
+            f"{key}.unfreeze", "names parts of a Reactive Transformer; use model.causal.lora"
+        )
+    require_learnable(stage, run)
 
 
 def require_steps_of_rewards(run: Run) -> None:

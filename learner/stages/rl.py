@@ -32,7 +32,7 @@ from common.storage.checkpoint import (
     open_checkpoint,
 )
 from common.telemetry.metrics import Metrics
-from common.weights import pack
+from common.weights import PackedWeights
 from learner.checkpointing import resume_training, save_training
 from learner.curriculum import Curriculum
 from learner.episode_source import ConductorSource, EpisodeSource, Shard
@@ -78,7 +78,7 @@ def train_on(
         version = position.base + iteration
         with training.phase("publish"):
             if group.rank == 0:
-                publish(update, source, version, metrics)
+                publish(training.weights(version), source, metrics)
             reporter.barrier()  # nobody asks for episodes of weights that are not out yet
         with training.phase("collect"):
             episodes, samples = training.settings.episodes, update.algorithm.needs.samples
@@ -94,7 +94,8 @@ def train_on(
             if iteration == 0:
                 update.begin_critic(batch.episodes)
             experience = update.evaluate(batch.episodes, batch.indices)
-            reporter.show(record_episodes(experience, training.known, metrics))
+            end = training.end_token
+            reporter.show(record_episodes(experience, training.known, metrics, end))
             figures = trained_figures(metrics, group)
         with training.phase("update"):
             update.kl.update(record_kl(experience, group, metrics), batch.total)
@@ -136,7 +137,7 @@ class RLTraining:
         assert checkpoint is not None, "the driver writes a checkpoint before the first stage"
         self.position = Position.of(checkpoint, job.stage)
         self.curriculum, self.metrics = Curriculum(self.settings.curriculum), Metrics()
-        self._opened = open_policy(checkpoint)
+        self._opened = open_policy(checkpoint, job.run.model.causal)
         nn.Module.to(self._opened.module, group.device)
         self.update = build_update(job, self._opened, self.curriculum.total, group, self.metrics)
         self.best: Best | None = None
@@ -148,12 +149,17 @@ class RLTraining:
         """Values of the training data, as the metrics of recall take them."""
         self.held_out = self._held_out() if self.settings.evaluate_every else None
 
+    @property
+    def _beside(self) -> dict[str, nn.Module]:
+        """Modules that a checkpoint holds beside the model, by name."""
+        return self.update.modules | self.update.policy.beside
+
     def _resume(self, checkpoint: Checkpoint) -> RolloutState:
         """Take over what the stage saved; the state of the rollout is the source's."""
         state = TrainingState.of(checkpoint)
         self.update.resume_phases(state.phases, state.done)  # first: frozen parts have no moments
         with checkpoint.folder() as folder:
-            resume_training(folder, self.update.trainers, self.update.modules)
+            resume_training(folder, self.update.trainers, self._beside)
         held = state.rl
         assert held is not None, "a checkpoint inside the stage has what the stage saved"
         self.update.kl.coefficient = held.kl_coefficient
@@ -185,6 +191,15 @@ class RLTraining:
             corpus = run_corpus(self.job.run, self.job.directory)
             held_out = HeldOut(self._opened, corpus.eval, corpus.train)
         return HeldOutCurriculum(self.job.run, self.settings, held_out, self.group)
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends an answer."""
+        return int(self._opened.tokenizer.eos_id)
+
+    def weights(self, version: int) -> PackedWeights:
+        """The policy's present weights, for rollout workers."""
+        return self._opened.weights(version)
 
     def measure_first(self) -> None:
         """Measure the weights that the stage begins with: they are the best so far."""
@@ -224,7 +239,7 @@ class RLTraining:
         if best is None or best.step == step:
             return
         checkpoint = open_checkpoint(self.job.directory.path(f"{FOLDER}/{BEST}"))
-        self._opened.module.load_state_dict(open_policy(checkpoint).module.state_dict())
+        self._opened.take(open_policy(checkpoint))
         if self.group.rank == 0:
             self.reporter.note(
                 f"{self.settings.stage} ends with the weights of step {best.step}, the best on "
@@ -265,7 +280,7 @@ class RLTraining:
                     replace(state, rl=rl, ended=ended, phases=update.unfreezing.begun),
                     self.job.run.learner.keep_checkpoints,
                     update.trainers,
-                    update.modules,
+                    self._beside,
                 )
                 if self.best is not None and self.best.step == step:
                     mark_best(self.job.directory, checkpoint_name(step))
@@ -323,11 +338,10 @@ def build_update(
     )
 
 
-def publish(update: Update, source: EpisodeSource, version: int, metrics: Metrics) -> None:
-    """Hand the policy's weights to the rollout workers."""
+def publish(weights: PackedWeights, source: EpisodeSource, metrics: Metrics) -> None:
+    """Hand weights to the rollout workers."""
     started = time.perf_counter()
-    weights = pack(update.policy.module.state_dict(), version)
     source.publish(weights)
     metrics.record("sync/seconds", time.perf_counter() - started)
     metrics.record("sync/bytes", sum(array.nbytes for array in weights.tensors.values()))
-    metrics.record("sync/version", version)
+    metrics.record("sync/version", weights.version)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.config.lm import LMRL, LMSFT, LMText
 from common.config.mrl import MRL
 from common.config.run import Run
 from common.config.stages import (
@@ -31,6 +32,7 @@ from learner.curriculum import Curriculum
 from learner.stages import planning
 from learner.stages.planning import StagePlan
 from learner.stages.possible import (
+    require_causal_learnable,
     require_held_out,
     require_learnable,
     require_pairs_to_read,
@@ -134,6 +136,18 @@ def _sft(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
     return pair_objective(*arguments)
 
 
+def _lm_text(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.causal_lm import text_objective
+
+    return text_objective(*arguments)
+
+
+def _lm_sft(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
+    from learner.stages.causal_lm import answer_objective
+
+    return answer_objective(*arguments)
+
+
 def _memory_pretrain(*arguments: Any) -> tuple[Objective, WriteTokenizer]:
     from learner.stages.memory_pretrain import write_objective
 
@@ -228,6 +242,17 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_data=require_held_out,
             require_resumable=_require_same_position,
             require_fit=require_readable_by_critic,
+        ),
+        StageDefinition(LMText, _supervised, ("texts",), planning.sequences, _lm_text),
+        StageDefinition(LMSFT, _supervised, ("pairs",), planning.sequences, _lm_sft),
+        StageDefinition(
+            LMRL,
+            _mrl,
+            ("train",),
+            planning.lm_rl,
+            require_possible=require_causal_learnable,
+            require_data=require_held_out,
+            require_resumable=_require_same_position,
         ),
     )
 }

@@ -8,9 +8,7 @@ Training (learner/stages/reward_model.py) and serving (serving.py) share both.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,11 +22,10 @@ from common.config.locations import split_pin
 from common.data.padding import pad
 from common.data.tokenizer import PAD, ConversationTokenizer
 from common.failures import DataFailure, InputError
+from common.models.hub import naming, require_nameable
 from common.models.reactive.module import read_model
 from common.models.reactive.reward import RxTRewardModel
 from common.models.reactive.unroll import TurnTokens, collate, memories
-
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Dialogue(NamedTuple):
@@ -256,7 +253,7 @@ def from_folder(
     labels: dict[str, Any] = {} if levels is None else {"num_labels": levels}
     labels |= {"dtype": torch.float32} if training else {}
     name, commit = split_pin(str(folder))
-    with _naming(where):
+    with naming(where):
         module = AutoModelForSequenceClassification.from_pretrained(
             name, ignore_mismatched_sizes=levels is not None, revision=commit or "main", **labels
         )
@@ -276,13 +273,8 @@ def scoring_config(where: str, folder: str | Path, levels: int | None = None) ->
     from common.models.reactive.auto import AutoConfig
 
     name, commit = split_pin(str(folder))
-    if not Path(name).is_dir() and (
-        Path(name).is_absolute() or not HUB_NAME.fullmatch(name) or Path(name).parent.is_dir()
-    ):
-        # A name that only a folder could have: asking the hub for it would take half a minute to
-        # say so.
-        raise InputError(where, "does not exist")
-    with _naming(where):
+    require_nameable(where, name)
+    with naming(where):
         config = AutoConfig.from_pretrained(name, revision=commit or "main")
     if config.model_type == "rxt_reward" and levels not in (None, config.levels):
         raise InputError(where, f"is a reward model of {config.levels} levels, not {levels}")
@@ -300,16 +292,6 @@ def scoring_config(where: str, folder: str | Path, levels: int | None = None) ->
 
 def _scores(config: Any) -> bool:
     return any("SequenceClassification" in name for name in config.architectures or ())
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as unreadable:
-        raise InputError(
-            where, f"is nothing that transformers opens: {' '.join(str(unreadable).split())[:200]}"
-        ) from unreadable
 
 
 def draw_head(module: PreTrainedModel) -> None:

@@ -11,6 +11,7 @@ from common.episode import Task
 from common.failures import DataFailure, InputError
 from rollout.environments.conversation import Conversation
 from rollout.environments.custom import CustomAdapter
+from rollout.environments.single_turn import SingleTurn
 from rollout.protocols import Environment
 
 
@@ -23,6 +24,7 @@ class Kind(NamedTuple):
 
 ENVIRONMENTS = {
     "conversation": Kind(lambda settings: Conversation(), plays_rows=True),
+    "single_turn": Kind(lambda settings: SingleTurn(), plays_rows=True),
     "custom": Kind(CustomAdapter, plays_rows=False),
 }
 """By `Task.environment`."""

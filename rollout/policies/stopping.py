@@ -7,14 +7,19 @@ and end in another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from common.data.tokenizer import ConversationTokenizer
+
+class BytesOfTokens(Protocol):
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for."""
+        ...
 
 
 class StopStrings:
     """For one tokenizer. Falsy where there is nothing to look for."""
 
-    def __init__(self, stop: Sequence[str], tokenizer: ConversationTokenizer):
+    def __init__(self, stop: Sequence[str], tokenizer: BytesOfTokens):
         self._stop, self._tokenizer = tuple(text.encode() for text in stop), tokenizer
         self._longest = max(map(len, self._stop), default=0)
 

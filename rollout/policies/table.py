@@ -10,7 +10,6 @@ import torch
 
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Rollout
-from common.data.tokenizer import ConversationTokenizer
 from rollout.policies.reactive.policy import ReactiveRolloutPolicy
 from rollout.protocols import Policy
 
@@ -20,15 +19,22 @@ class PolicyShape:
     """Description from which any process makes a policy without weights."""
 
     kind: str
-    """Key of `POLICIES`: `model_type` in the config.json of its checkpoints."""
+    """Key of `POLICIES`."""
     model: dict[str, Any]
     """The model's configuration."""
     tokenizer: str
     """The tokenizer as JSON."""
 
 
-POLICIES: dict[str, Callable[..., Policy]] = {"rxt": ReactiveRolloutPolicy}
-"""Each is called as `ReactiveRolloutPolicy` is."""
+def _causal(*arguments: Any) -> Policy:
+    # Here and not at the top: it brings transformers, which takes seconds to import.
+    from rollout.policies.causal.policy import CausalRolloutPolicy
+
+    return CausalRolloutPolicy(*arguments)
+
+
+POLICIES: dict[str, Callable[..., Policy]] = {"reactive": ReactiveRolloutPolicy, "causal": _causal}
+"""By kind (`Model.kind`). Each is called as `ReactiveRolloutPolicy` is."""
 
 
 def make_policy(
@@ -41,7 +47,7 @@ def make_policy(
     weights yet (`load`)."""
     return POLICIES[shape.kind](
         shape.model,
-        ConversationTokenizer.from_json(shape.tokenizer),
+        shape.tokenizer,
         rollout,
         environment,
         torch.device(device),

@@ -224,7 +224,9 @@ def test_an_evaluation_in_training_logs_conversations(
     tokenizer: ConversationTokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus, run = tiny_corpus(), tiny_run(tmp_path, "memory_aware")
-    held = HeldOut(CheckpointPolicy(lively_model(tokenizer), tokenizer), corpus.eval, corpus.train)
+    held = HeldOut(
+        CheckpointPolicy("reactive", lively_model(tokenizer), tokenizer), corpus.eval, corpus.train
+    )
     metrics = Metrics()
     with caplog.at_level(logging.INFO):
         held.measure(run, 4, metrics)

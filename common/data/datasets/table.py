@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common.config.data import BabiData, Data, PreferencesData, RowsData, SgdData, SynthData
+from common.config.data import (
+    BabiData,
+    Data,
+    PreferencesData,
+    PromptsData,
+    RowsData,
+    SgdData,
+    SynthData,
+)
 from common.data.corpus import Corpus
 from common.data.datasets.babi import babi_corpus
 from common.data.datasets.files import preferences_corpus, rows_corpus
+from common.data.datasets.prompts import prompts_corpus
 from common.data.datasets.sgd import sgd_corpus
 from common.data.datasets.synth import synth_corpus
 
@@ -22,6 +31,7 @@ DATASETS: dict[type, Callable[[Any, int], Corpus]] = {
     SgdData: sgd_corpus,
     RowsData: rows_corpus,
     PreferencesData: preferences_corpus,
+    PromptsData: prompts_corpus,
 }
 
 

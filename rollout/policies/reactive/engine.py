@@ -27,7 +27,7 @@ from common.failures import DataFailure
 from common.models.reactive.model import ReactiveTransformer
 from common.telemetry.timing import PhaseTimer
 from rollout.environments.table import ENVIRONMENTS
-from rollout.policies.reactive.episode_state import (
+from rollout.policies.episode_state import (
     EngineCounts,
     EpisodeState,
     answer_text,

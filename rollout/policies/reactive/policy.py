@@ -24,7 +24,7 @@ class ReactiveRolloutPolicy:
     def __init__(
         self,
         model_config: dict[str, Any],
-        tokenizer: ConversationTokenizer,
+        tokenizer: str,
         rollout: Rollout,
         environment: EnvironmentSettings,
         device: torch.device,
@@ -32,10 +32,10 @@ class ReactiveRolloutPolicy:
         self.version = -1
         self._model = ReactiveTransformer(RxTConfig(**model_config)).eval().requires_grad_(False)
         self._model.to(device, getattr(torch, rollout.dtype))
-        self._tokenizer, self._rollout = tokenizer, rollout
+        self._tokenizer, self._rollout = ConversationTokenizer.from_json(tokenizer), rollout
         self._engine = ReactiveEngine(
             self._model,
-            tokenizer,
+            self._tokenizer,
             rollout.slots,
             rollout.sampling,
             device,

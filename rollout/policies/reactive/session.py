@@ -15,7 +15,7 @@ from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
 from common.telemetry.timing import PhaseTimer
-from rollout.policies.reactive.episode_state import answer_text
+from rollout.policies.episode_state import answer_text
 from rollout.policies.reactive.memory_files import (
     KeptMemory,
     list_memories,

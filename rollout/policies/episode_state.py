@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
@@ -12,6 +13,14 @@ from rollout.protocols import Environment, Observation
 
 ENVIRONMENT_REWARD = "environment"
 """Name of the reward component that holds what an environment pays."""
+
+
+class TurnTokenizer(Protocol):
+    """What a turn is made with."""
+
+    def prompt(self, query: str, think: bool = False) -> list[int]: ...
+
+    def answer(self, text: str, think: str | None = None) -> list[int]: ...
 
 
 @dataclass(slots=True)
@@ -120,7 +129,7 @@ def thought_text(
     return tokenizer.decode(answer[: answer_start(prompt, answer)])
 
 
-def opening_turn(tokenizer: ConversationTokenizer, opening: Interaction, silent: bool) -> Turn:
+def opening_turn(tokenizer: TurnTokenizer, opening: Interaction, silent: bool) -> Turn:
     """The turn that memory is written with first. silent: nothing is asked after it."""
     prompt = tokenizer.prompt(opening.query, think=opening.think is not None)
     answer = tokenizer.answer(opening.answer, opening.think)

@@ -1,0 +1,85 @@
+"""Settings of a causal language model as the run's policy."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from common.config.locations import ModelSource
+from common.config.section import Section
+
+
+class Lora(Section):
+    """Low-rank adaptation (Hu 2021), by peft. Checkpoints hold the merged weights."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of each update."""
+    alpha: int = Field(32, gt=0)
+    """Updates are scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout probability for the input of each update."""
+    targets: tuple[str, ...] = ()
+    """Last parts of the names of the linear layers to adapt, such as q_proj; empty: all but the
+    head."""
+
+
+class ValueHeadSettings(Section):
+    """The value head on the policy's hidden states, where the algorithm has a critic."""
+
+    layers: Literal[1, 2] = 2
+    """1: linear. 2: linear to twice the width, ReLU, linear."""
+    body: Literal["policy", "own"] = "policy"
+    """policy: the head reads hidden states of the weights that sampled, which it does not change.
+    own: a copy of the model, which learns with the head and takes as much memory again."""
+
+
+class CausalModel(Section):
+    """A causal language model that transformers opens. It remembers the last interactions of a
+    conversation as tokens."""
+
+    path: ModelSource
+    """Folder, run, or hub name of the model and its tokenizer."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """chat: the tokenizer's chat template around each query. plain: `prompt`. auto: chat where the
+    tokenizer has a template."""
+    prompt: str = "{query}"
+    """Prompt in the plain template; {query} stands for the query."""
+    separator: str = "\n"
+    """Text between two interactions in the plain template."""
+    interactions: int = Field(4, ge=0)
+    """Interactions that are remembered: the last ones before each query."""
+    memory_tokens: int | None = Field(None, ge=1)
+    """Tokens that they may have together; the oldest are forgotten first. None: half of
+    `max_tokens`."""
+    max_tokens: int | None = Field(None, ge=8)
+    """Longest sequence: memory, query and answer. None: what the model was made for."""
+    lora: Lora | None = None
+    """Train low-rank updates only; the reference is then the model without them. None: train all
+    weights, with a frozen copy as the reference."""
+    value_head: ValueHeadSettings = ValueHeadSettings()
+    """Value head of algorithms with a critic."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_query(cls, prompt: str) -> str:
+        if prompt.count("{query}") != 1:
+            raise ValueError(f"{prompt!r} must contain {{query}} once")
+        return prompt
+
+    @model_validator(mode="after")
+    def _adapters_or_a_whole_copy(self) -> Self:
+        if self.lora is not None and self.value_head.body == "own":
+            raise ValueError(
+                "value_head.body own trains a whole model; with lora leave it at policy"
+            )
+        return self
+
+    @field_validator("lora")
+    @classmethod
+    def _without_dropout(cls, lora: Lora | None) -> Lora | None:
+        if lora is not None and lora.dropout:
+            raise ValueError(
+                "dropout must be 0: a policy is trained on the probabilities it sampled with"
+            )
+        return lora

@@ -1,0 +1,292 @@
+"""A causal language model as a trainable policy.
+
+Each answer is computed after the very ids that it was sampled after: the remembered interactions
+and the prompt (`common/data/dialogue.py`). Rows are padded behind, where a causal model sees
+nothing of it. With adapters, the reference is the same model with them switched off.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from common.config.algorithms import CriticInput
+from common.config.causal import CausalModel, ValueHeadSettings
+from common.data.bucketing import by_width
+from common.data.dialogue import Window
+from common.data.padding import pad
+from common.episode import Episode, Turn
+from common.models.value_head import ValueHead
+from common.telemetry.metrics import Metrics
+from learner.lora import adapters_off, add_lora, has_adapters, is_adapter
+from learner.parallel.group import Group
+from learner.policies.protocol import TokenBatch
+from learner.rl.losses import token_entropy, token_log_probs
+
+CALL_COST = 64
+"""Tokens that a forward pass costs beside its tokens."""
+PASS_TOKENS = 4096
+"""Tokens of one forward pass, padding included. A batch of more is computed in several, of which
+the backward pass computes each anew: memory is that of one pass, and the gradient is the same."""
+
+
+class Row(NamedTuple):
+    """One answer and what stands before it."""
+
+    answer: tuple[int, int]
+    """(episode, answered turn)."""
+    ids: list[int]
+    start: int
+    """Where the answer begins in `ids`."""
+
+
+class Answers(NamedTuple):
+    """Of the tokens of the answers of one pass, flat, row after row."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    contexts: Tensor
+    """[rows]: log-probability of what stands before each answer, but for its first token; 0 where
+    it was not asked for."""
+
+
+class CausalPolicy:
+    """module: on the group's device, in evaluation mode, with adapters where it has any. window: as
+    episodes are played with it. plain: whether adapters are switched off, as in a reference."""
+
+    def __init__(
+        self,
+        module: Any,
+        window: Window,
+        group: Group,
+        value_head: ValueHeadSettings,
+        plain: bool = False,
+    ):
+        self._model, self.window, self._group = module, window, group
+        self._value_head, self._plain = value_head, plain
+        # Without adapters a policy that has them is no module of its own: nothing is to be saved.
+        self.module: Any = nn.Module() if plain else module
+        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+
+    def part_of(self, name: str) -> str:
+        return "policy"
+
+    def trains(self, name: str) -> bool:
+        return not has_adapters(self._model) or is_adapter(name)
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        """With adapters, base weights and adapters apart: a checkpoint's model has them merged, and
+        to go on they are needed as they are."""
+        return {"with_adapters": self._model} if has_adapters(self._model) else {}
+
+    def evaluate(
+        self, episodes: Sequence[Episode], temperature: float, queries: bool = False
+    ) -> TokenBatch:
+        """The query of an answer is all that stands before it, remembered interactions
+        included."""
+        rows = self._rows(episodes)
+        if not rows:
+            return self._nothing(queries)
+        passes = list(in_passes([len(row.ids) for row in rows], PASS_TOKENS))
+        again = torch.is_grad_enabled() and sum(len(row.ids) for row in rows) > PASS_TOKENS
+        parts, ordered = [], [rows[i] for chosen in passes for i in chosen]
+        for chosen in passes:
+            some = [rows[i] for i in chosen]
+            parts.append(
+                checkpoint(self._answers, some, temperature, queries, use_reentrant=False)
+                if again
+                else self._answers(some, temperature, queries)
+            )
+        return TokenBatch(
+            torch.cat([part.log_probs for part in parts]),
+            torch.cat([part.entropy for part in parts]),
+            [row.answer for row in ordered],
+            torch.tensor([len(row.ids) - row.start for row in ordered], device=self._group.device),
+            read=sum(len(row.ids) for row in rows),
+            queries=torch.cat([part.contexts for part in parts]) if queries else None,
+            query_lengths=torch.tensor(
+                [max(0, row.start - 1) for row in ordered], device=self._group.device
+            )
+            if queries
+            else None,
+        )
+
+    def ended(self, turn: Turn) -> bool:
+        return turn.answer_ids[-1] == self.window.end
+
+    def _rows(self, episodes: Sequence[Episode]) -> list[Row]:
+        rows = []
+        for i, episode in enumerate(episodes):
+            contexts = self.window.contexts(episode)
+            for k, (turn, context) in enumerate(zip(episode.answered, contexts, strict=False)):
+                rows.append(Row((i, k), [*context, *turn.answer_ids], len(context)))
+        return rows
+
+    def _answers(self, rows: Sequence[Row], temperature: float, queries: bool) -> Answers:
+        """One forward pass."""
+        tokens, mask = pad([row.ids for row in rows])
+        starts = torch.tensor([row.start for row in rows])
+        target = torch.arange(1, tokens.shape[1])
+        answered = (target >= starts[:, None]) & mask[:, 1:]
+        wanted = mask[:, 1:] if queries else answered
+        first = 0 if queries else int(starts.min()) - 1
+        device = self._group.device
+        logits = self._logits(tokens, first)[wanted[:, first:].to(device)]
+        log_probs = token_log_probs(logits, tokens[:, 1:][wanted].to(device), temperature)
+        contexts = log_probs.new_zeros(len(rows))
+        if not queries:
+            return Answers(log_probs, token_entropy(logits, temperature), contexts)
+        asked = (wanted & ~answered).to(device)
+        in_answer = answered[wanted].to(device)
+        contexts = contexts.index_add(0, asked.nonzero()[:, 0], log_probs[~in_answer])
+        return Answers(
+            log_probs[in_answer], token_entropy(logits[in_answer], temperature), contexts
+        )
+
+    def _logits(self, tokens: Tensor, first: int) -> Tensor:
+        """Logits at positions from `first` to the last but one, [rows, positions, vocabulary]."""
+        width, device = tokens.shape[1], self._group.device
+        given: dict[str, Any] = {}
+        if self._keeps:
+            given["logits_to_keep"] = torch.arange(first, width - 1, device=device)
+        with self._as_it_is():
+            logits: Tensor = self._model(
+                input_ids=tokens.to(device), use_cache=False, **given
+            ).logits
+        return logits if self._keeps else logits[:, first : width - 1]
+
+    def _as_it_is(self) -> AbstractContextManager[None]:
+        return adapters_off(self._model) if self._plain else nullcontext()
+
+    def _nothing(self, queries: bool) -> TokenBatch:
+        device = self._group.device
+        trained = [p.sum() for p in self._model.parameters() if p.requires_grad]
+        nothing = torch.stack(trained).sum() * 0.0 if trained else torch.zeros((), device=device)
+        empty = nothing.expand(0)
+        lengths = torch.empty(0, dtype=torch.long, device=device)
+        return TokenBatch(
+            empty,
+            empty,
+            [],
+            lengths,
+            queries=empty if queries else None,
+            query_lengths=lengths if queries else None,
+        )
+
+    @torch.no_grad()
+    def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
+        found: list[list[Tensor]] = [[torch.empty(0)] * len(one.answered) for one in episodes]
+        batch = self.evaluate(episodes, temperature)
+        parts = batch.log_probs.split(batch.lengths.tolist())
+        for (i, turn), values in zip(batch.answers, parts, strict=True):
+            found[i][turn] = values
+        return found
+
+    def observe(self, episodes: Sequence[Episode], metrics: Metrics) -> None:
+        """There is no state but the tokens themselves."""
+
+    def frozen_copy(self) -> CausalPolicy:
+        if has_adapters(self._model):
+            return CausalPolicy(self._model, self.window, self._group, self._value_head, plain=True)
+        frozen = copy.deepcopy(self._model).requires_grad_(False)
+        return CausalPolicy(frozen, self.window, self._group, self._value_head)
+
+    def value_function(self, reads: CriticInput) -> CausalCritic:
+        return CausalCritic(self, self._value_head, self._group)
+
+    @torch.no_grad()
+    def states(self, contexts: Sequence[list[int]]) -> Tensor:
+        """Hidden states of the last layer at the end of each context, [contexts, width]."""
+        return last_states(self._model, contexts, self._group.device)
+
+
+class CausalCritic:
+    """The value of a prompt, from the hidden state at its end.
+
+    body "policy": hidden states are those of the weights that sampled, computed once per batch, so
+    the values of a batch do not move while the policy learns from it; only the head is trained.
+    body "own": a copy of the model that is trained with the head.
+    """
+
+    def __init__(self, policy: CausalPolicy, settings: ValueHeadSettings, group: Group):
+        self._policy, self._group, self.module = policy, group, nn.Module()
+        width = int(policy.module.config.hidden_size)
+        self._head = ValueHead(width, settings.layers).to(group.device)
+        self.module.add_module("head", self._head)
+        self._own: Any = None
+        if settings.body == "own":
+            self._own = copy.deepcopy(policy.module)
+            self.module.add_module("body", self._own)
+
+    @torch.no_grad()
+    def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
+        if self._own is not None:
+            return None
+        contexts = [self._policy.window.contexts(episode) for episode in episodes]
+        states = self._policy.states([context for each in contexts for context in each])
+        return list(states.split([len(each) for each in contexts]))
+
+    def evaluate(
+        self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        if not episodes:
+            trained = [p.sum() for p in self.module.parameters() if p.requires_grad]
+            return (torch.stack(trained).sum() * 0.0).expand(0)
+        if memories is None:
+            return self._values([context for e in episodes for context in self._asked(e)])
+        pairs = zip(memories, episodes, strict=True)
+        return self._head(torch.cat([each[: len(e.answered)] for each, e in pairs]))
+
+    def begin(self, value: float) -> None:
+        self._head.begin(value)
+
+    def beyond(
+        self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        if memories is None:
+            return self._values([self._policy.window.contexts(e)[-1] for e in episodes])
+        return self._head(torch.stack([each[-1] for each in memories]))
+
+    def _asked(self, episode: Episode) -> list[list[int]]:
+        return self._policy.window.contexts(episode)[: len(episode.answered)]
+
+    def _values(self, contexts: Sequence[list[int]]) -> Tensor:
+        return self._head(last_states(self._own, contexts, self._group.device))
+
+
+def last_states(model: Any, contexts: Sequence[list[int]], device: torch.device) -> Tensor:
+    """Hidden states of the last layer at the end of each context, [contexts, width]; with gradient
+    where gradients are on."""
+    found: list[Tensor] = []
+    order: list[int] = []
+    for chosen in in_passes([len(context) for context in contexts], PASS_TOKENS):
+        tokens, _ = pad([contexts[i] for i in chosen])
+        states = model.base_model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
+        ends = torch.tensor([len(contexts[i]) - 1 for i in chosen], device=device)
+        found.append(states[torch.arange(len(chosen), device=device), ends])
+        order += chosen
+    return torch.cat(found)[torch.tensor(order, device=device).argsort()]
+
+
+def in_passes(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Indices of sequences in groups of like length, each of at most `limit` tokens with padding;
+    a longer sequence is a group by itself."""
+    for group in by_width(lengths, CALL_COST):
+        rows = max(1, limit // max(lengths[i] for i in group))
+        for start in range(0, len(group), rows):
+            yield group[start : start + rows]
+
+
+def adapted(module: nn.Module, settings: CausalModel) -> nn.Module:
+    """The model as it is trained: with adapters where the settings ask for them."""
+    if settings.lora is not None:
+        add_lora(module, settings.lora)
+    return module

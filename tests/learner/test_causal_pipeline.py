@@ -1,0 +1,110 @@
+"""Runs of a causal language model: in this process, and on a real local Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.config.run import Run
+from common.storage.checkpoint import latest_checkpoint
+from common.storage.run_directory import RunDirectory
+from common.telemetry.jsonl import read_rows
+from common.telemetry.progress import QuietProgress
+from deploy.plan import plan_text
+from deploy.tables import evaluation_tables
+from learner.driver import train
+from learner.evaluation.evaluate import evaluate_checkpoint
+from learner.evaluation.replay import replay
+from rollout.journal.reader import episode_heads
+from tests.local_source import StoppingRecorder, comparable_rows, run_here
+from tests.tiny_causal import SENTENCES, write_model
+
+
+def causal_run(folder: Path, name: str = "causal", **causal: Any) -> Run:
+    if not (folder / "model").exists():
+        write_model(folder / "model")
+    words = [line.split() for line in SENTENCES]
+    prompts = [{"prompt": " ".join(each[: 2 + k])} for k in range(4) for each in words]
+    prompts.append({"prompt": "film " * 30})
+    pairs = [{"query": " ".join(each[:3]), "answer": " ".join(each[3:])} for each in words]
+    for file, records in (("prompts", prompts), ("pairs", pairs)):
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{file}.jsonl").write_text(text)
+    return Run.model_validate(
+        {
+            "name": name,
+            "runs": str(folder),
+            "seed": 5,
+            "data": {
+                "kind": "prompts",
+                "train": [str(folder / "prompts.jsonl")],
+                "pairs": [str(folder / "pairs.jsonl")],
+                "eval_fraction": 0.3,
+                "max_prompt_tokens": 20,
+            },
+            "model": {"causal": {"path": str(folder / "model")} | causal},
+            "stages": [
+                {"stage": "lm_sft", "steps": 2, "batch_size": 4},
+                {"stage": "lm_rl", "episodes": 6, "iterations": 3},
+            ],
+            "environment": {"kind": "single_turn"},
+            "rollout": {"workers": 1, "slots": 4, "sampling": {"max_new_tokens": 6}},
+            "learner": {"checkpoint_every": 1, "log_every": 1, "keep_checkpoints": 9},
+            "evaluation": {"episodes": 4},
+            "rewards": {
+                "cumulative": {"bleu": None, "cosine": None, "recall": None, "length": None}
+                | {"repetition": {"weight": 1.0}}
+            },
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "lora"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    run = causal_run(tmp_path, "whole", lora=lora)
+    whole, _ = run_here(run)
+    stopped = run.model_copy(update={"name": "stopped"})
+
+    def stopping(run: Run, directory: RunDirectory, step: int) -> StoppingRecorder:
+        recorder = StoppingRecorder(run, directory, step)
+        recorder.stops_after = 3
+        return recorder
+
+    run_here(stopped, make_recorder=stopping)
+    resumed, _ = run_here(stopped)
+    assert comparable_rows(resumed) == comparable_rows(whole)
+    first = next(row for row in read_rows(whole) if row["stage"] == "lm_rl")
+    assert first["ppo/log_prob_max_difference"] <= 1e-4
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_local")
+def test_a_run_on_ray_trains_evaluates_replays_and_opens_in_transformers(tmp_path: Path) -> None:
+    run = causal_run(tmp_path, lora={"rank": 4})
+    summary = train(run, QuietProgress())
+    assert [stage["name"] for stage in summary["stages"]] == ["lm_sft", "lm_rl"]
+    directory = RunDirectory(run.runs, run.name)
+    played = episode_heads(directory)
+    assert played.num_rows == 18
+    again = replay(directory.path(), played["id"][0].as_py())
+    assert again.parted is None, str(again.parted)
+    assert again.log_prob_max_difference <= 1e-5
+    checkpoint = latest_checkpoint(directory)
+    assert checkpoint is not None
+    result = evaluate_checkpoint(directory.path())
+    assert result["prompts"]["kl"] == pytest.approx(0.0, abs=0.1)
+    assert 0 < result["prompts"]["distinct"]["1"] <= 1
+    assert "Sampled answers to" in evaluation_tables(result)
+    assert "adapters of rank 4" in plan_text(run)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.where)
+    ids = AutoTokenizer.from_pretrained(checkpoint.where)("the film")["input_ids"]
+    assert torch.isfinite(model(torch.tensor([ids])).logits).all()
