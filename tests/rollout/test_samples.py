@@ -44,10 +44,11 @@ def test_one_sample_a_task_is_dealt_as_ever() -> None:
 
 def test_all_samples_go_on_from_the_memory_that_the_first_left() -> None:
     dealer, plan = Dealer(ROWS, 1), replace(PLAN, reset_probability=0.5, episodes=60)
+    leaves = dealer.leaves(plan, 3)
     brought = {
         task.batch_index: f"memory {task.id}".encode()
         for task in dealer.deal(plan, 3)
-        if task.return_memory
+        if leaves[task.batch_index]
     }
     assert brought
     assert all(index % 3 == 0 for index in brought)
