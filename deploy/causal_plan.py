@@ -95,8 +95,8 @@ def learner_bytes(run: Run, shape: CausalShape) -> dict[str, int]:
 
 
 def _activations(shape: CausalShape) -> int:
-    """Of one forward pass: per token and layer 16 widths and 3 inner widths, and three copies of
-    the logits. A batch of more tokens is computed pass by pass."""
+    """Bytes of one forward pass: per token and layer 16 widths and 3 inner widths, and three copies
+    of the logits. A batch of more tokens is computed pass by pass."""
     from learner.policies.causal import PASS_TOKENS
 
     per_token = shape.layers * (16 * shape.width + 3 * shape.inner) + 3 * shape.vocabulary

@@ -66,8 +66,8 @@ class SynthData(DataSettings):
     change_probability: float = Field(0.2, ge=0, le=1)
     """Probability that a turn in the middle changes a fact that was told before."""
     final_question: Literal["one", "all"] = "one"
-    """What the last follow-up of a cumulative conversation asks for: one fact, or everything that
-    was told."""
+    """Facts that the last follow-up of a cumulative conversation asks for: one, or all that were
+    told."""
     distractors: float = Field(0.3, ge=0, le=1)
     """Share of turns in the middle that are small talk."""
     patterns: int = Field(0, ge=0)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from common.config.mrl import MRL
 from common.config.run import Run
 from common.failures import EngramError, InputError, nearest
 from common.storage.checkpoint import MANIFEST
@@ -157,10 +156,8 @@ def _curriculum(
     found = []
     held = _curriculum_state(watched)
     for index, stage in enumerate(run.stages):
-        if not isinstance(stage, MRL):
-            continue
         begun = last.get("run/stage", -1)
-        for number, step in enumerate(stage.curriculum):
+        for number, step in enumerate(stage.curriculum_steps):
             ended = (
                 held.ended[number] if held and begun == index and number < len(held.ended) else None
             )

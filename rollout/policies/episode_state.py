@@ -16,7 +16,7 @@ ENVIRONMENT_REWARD = "environment"
 
 
 class TurnTokenizer(Protocol):
-    """What a turn is made with."""
+    """The part of a tokenizer that a turn is made with."""
 
     def prompt(self, query: str, think: bool = False) -> list[int]: ...
 

@@ -379,7 +379,7 @@ class _Conversation:
         self.chats_since_change = None
 
     def _asked(self, kind: int) -> Fact:
-        """What the next turn asks for, which its answer says again."""
+        """The fact that the next turn asks for, which its answer says again."""
         thing = self.things[kind]
         fact = Fact(thing.value, thing.said_in, tuple(thing.replaced))
         thing.said_in = len(self.turns)
