@@ -84,6 +84,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert first["ppo/log_prob_max_difference"] <= 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_local")
 def test_a_run_on_ray_trains_evaluates_replays_and_opens_in_transformers(tmp_path: Path) -> None:
