@@ -108,7 +108,7 @@ class MRL(StageSettings):
 
     batch_key = "episodes"
     needs_rollout = True
-    fixed = frozenset({"stage", "ppo.critic.memory", "a2c.critic.memory"})
+    fixed = frozenset({"stage", "algorithm", "ppo.critic.memory", "a2c.critic.memory"})
     replaced: ClassVar[dict[str, str]] = {"freeze_encoder": "unfreeze"}
 
     stage: Literal["mrl"]

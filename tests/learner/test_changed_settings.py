@@ -153,6 +153,11 @@ def test_curriculum_whose_begun_steps_move_is_refused_before_anything_is_written
             r"stages\.mrl\.ppo\.critic\.memory: is true, .* with false",
         ),
         (
+            ("sft", mrl(algorithm="reinforce")),
+            {},
+            r'stages\.mrl\.algorithm: is "reinforce", .* with "ppo"',
+        ),
+        (
             ("joint_lm", "mrl"),
             {},
             r'stages\.0\.stage: is "joint_lm", the run in .* was started with "sft"',
