@@ -84,7 +84,7 @@ ALERTS = (
         "warning",
         "<objective/kl> > 20",
         "10m",
-        "The policy of run {{ $labels.run }} is {{ $value | humanize }} nats per answer away from "
+        'The policy of run {{ $labels.run }} is {{ printf "%.3g" $value }} nats per answer away from '
         "its reference.",
         "KL too high",
     ),
@@ -93,7 +93,7 @@ ALERTS = (
         "warning",
         "<ppo/approx_kl> > 0.1",
         "10m",
-        "An update of run {{ $labels.run }} moves the policy by {{ $value | humanize }} nats per "
+        'An update of run {{ $labels.run }} moves the policy by {{ printf "%.3g" $value }} nats per '
         "token.",
         "KL too high",
     ),
@@ -110,7 +110,7 @@ ALERTS = (
         "critical",
         "<ppo/log_prob_max_difference> > 0.01",
         "1m",
-        "Learner and rollout workers of run {{ $labels.run }} disagree by {{ $value | humanize }} "
+        'Learner and rollout workers of run {{ $labels.run }} disagree by {{ printf "%.3g" $value }} '
         "nats on a token.",
         "Learner and rollout disagree",
     ),
