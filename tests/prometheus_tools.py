@@ -60,7 +60,9 @@ def serving(folder: Path, config: dict[str, Any]) -> Iterator[str]:
         stderr=log,
     )
     try:
-        yield f"http://{_address(folder / 'prometheus.log', process)}"
+        address = f"http://{_address(folder / 'prometheus.log', process)}"
+        until(lambda: _is_ready(address), "Prometheus to be ready")
+        yield address
     finally:
         process.terminate()
         try:
@@ -80,6 +82,14 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
         return None
 
     return until(listening, "Prometheus to listen")
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/-/ready", timeout=10):
+            return True
+    except OSError:  # refused, or an HTTP error until it has read its storage
+        return False
 
 
 def until(look: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:

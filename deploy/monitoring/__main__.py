@@ -1,4 +1,4 @@
-"""Writes Grafana's dashboards and Prometheus' rules from their description.
+"""Writes Grafana's dashboards, Prometheus' rules, and what `compose.yaml` mounts beside them.
 
     python -m deploy.monitoring [--runbook URL] [FOLDER]
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -18,6 +18,7 @@ import yaml
 from deploy.monitoring.alerts import rules
 from deploy.monitoring.dashboards import DASHBOARDS
 from deploy.monitoring.grafana import dashboard_json
+from deploy.monitoring.provisioning import compose_files
 from deploy.monitoring.runbook import BASE
 
 FOLDER = Path(__file__).resolve().parent
@@ -42,8 +43,12 @@ def files(runbook: str = BASE) -> dict[str, str]:
 
 def write(folder: Path, runbook: str = BASE) -> list[Path]:
     """Write every file below `folder`; their paths."""
+    return _write(folder, files(runbook))
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     paths = []
-    for name, text in files(runbook).items():
+    for name, text in texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -56,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--runbook", default=BASE)
     given = parser.parse_args(words)
-    for path in write(given.folder, given.runbook):
+    for path in _write(given.folder, files(given.runbook) | compose_files()):
         print(path)
 
 

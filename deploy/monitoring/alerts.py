@@ -84,8 +84,8 @@ ALERTS = (
         "warning",
         "<objective/kl> > 20",
         "10m",
-        'The policy of run {{ $labels.run }} is {{ printf "%.3g" $value }} nats per answer away from '
-        "its reference.",
+        'The policy of run {{ $labels.run }} is {{ printf "%.3g" $value }} nats per answer away '
+        "from its reference.",
         "KL too high",
     ),
     Alert(
@@ -93,8 +93,8 @@ ALERTS = (
         "warning",
         "<ppo/approx_kl> > 0.1",
         "10m",
-        'An update of run {{ $labels.run }} moves the policy by {{ printf "%.3g" $value }} nats per '
-        "token.",
+        'An update of run {{ $labels.run }} moves the policy by {{ printf "%.3g" $value }} nats '
+        "per token.",
         "KL too high",
     ),
     Alert(
@@ -110,8 +110,8 @@ ALERTS = (
         "critical",
         "<ppo/log_prob_max_difference> > 0.01",
         "1m",
-        'Learner and rollout workers of run {{ $labels.run }} disagree by {{ printf "%.3g" $value }} '
-        "nats on a token.",
+        "Learner and rollout workers of run {{ $labels.run }} disagree by "
+        '{{ printf "%.3g" $value }} nats on a token.',
         "Learner and rollout disagree",
     ),
     Alert(

@@ -62,13 +62,17 @@ def require_legend(where: str, expression: str, legend: str) -> None:
 
 
 def grown(series: str, window: str, by: str = RUN) -> str:
-    """By how much a counter grew within `window`, also where its series began inside of it.
+    """By how much a counter, as `<name matchers>`, grew within `window`, also where its series
+    began inside of it.
 
     `increase` sees no growth in a series' first value, and a counter with labels begins when it
-    first counts. A counter that a resume took back gives less than 0 for a while.
+    first counts. A resumed run may be another target, so of those with the same labels the largest
+    counts. A counter that a resume took back gives less than 0 for a while.
     """
-    now = f"sum by ({by}) ({series})"
-    before = f"sum by ({by}) (last_over_time({series}[6h] offset {window}))"
+    (metric,) = metrics_of("growth", series)
+    labels = ", ".join((RUN, *metric.labels))
+    now = f"sum by ({by}) (max by ({labels}) ({series}))"
+    before = f"sum by ({by}) (max by ({labels}) (last_over_time({series}[6h] offset {window})))"
     return f"({now} - ({before} or {now} * 0))"
 
 

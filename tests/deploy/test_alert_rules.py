@@ -128,7 +128,13 @@ CASES = {
         {'engram_sync_failures_total{run="a"}': "0+0x29 1+0x60"},
         "32m",
         "1 rollout workers of run a did not confirm new weights.",
-        ({'engram_sync_failures_total{run="a"}': flat(1)},),
+        (
+            {'engram_sync_failures_total{run="a"}': flat(1)},
+            {  # a resumed run, which is another target
+                'engram_sync_failures_total{run="a",instance="b:1"}': "1+0x20 stale",
+                'engram_sync_failures_total{run="a",instance="b:2"}': from_minute(22, 1),
+            },
+        ),
     ),
     "EngramRestarts": Case(
         {RESTARTS: "0+0x70 3+0x60"},
