@@ -67,7 +67,7 @@ def prometheus_config(
 
 
 def compose_files() -> dict[str, str]:
-    """Files that `compose.yaml` mounts, by path below its folder, with paths of containers inside."""
+    """Files that `compose.yaml` mounts, by path below its folder. Paths in them are containers'."""
     config = prometheus_config("/etc/prometheus/targets/*.json", "/etc/prometheus/rules.yml", 15)
     config["scrape_configs"].append(
         {

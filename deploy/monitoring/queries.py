@@ -26,8 +26,6 @@ _SERIES = re.compile(
 )
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _LEGEND = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-PARTS = ("bucket", "sum", "count")
-"""Series of a histogram in Prometheus."""
 RUN = "run"
 """The label that the exporter puts on every series."""
 
@@ -76,12 +74,20 @@ def grown(series: str, window: str, by: str = RUN) -> str:
     return f"({now} - ({before} or {now} * 0))"
 
 
+def parts_of(metric: Metric) -> tuple[str, ...]:
+    """Series of a histogram in Prometheus. The sum of values below 0 is no counter, so the exporter
+    leaves sum and count out where there are buckets for such."""
+    if metric.type != "histogram":
+        return ()
+    return ("bucket",) if min(metric.buckets) < 0 else ("bucket", "sum", "count")
+
+
 def _expanded(where: str, series: re.Match[str], scope: str) -> str:
     metric, part, matchers = REGISTRY[series["name"]], series["part"], series["matchers"] or ""
-    if metric.type == "histogram" and part not in PARTS:
-        raise InputError(
-            where, f"{metric.name} is a histogram: take {metric.name}:bucket, :sum or :count"
-        )
+    parts = parts_of(metric)
+    if parts and part not in parts:
+        choice = " or ".join(f"{metric.name}:{each}" for each in parts)
+        raise InputError(where, f"{metric.name} is a histogram: take {choice}")
     if metric.type != "histogram" and part:
         raise InputError(where, f"{metric.name} is no histogram: it has no :{part}")
     _require_labels(where, [metric], re.findall(r"(\w+)(?:=~|!~|!=|=)\"", matchers))

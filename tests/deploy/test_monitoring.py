@@ -180,6 +180,7 @@ def test_an_expression_gets_prometheus_names_and_the_scope() -> None:
         ("<run/step> and on(pol) <fleet/restarts>", "no label 'pol'; did you mean 'pool'"),
         ("<reward/value>", "is a histogram: take reward/value:bucket"),
         ("<reward/value:sums>", "is a histogram"),
+        ("<reward/value:count>", "reward/value is a histogram: take reward/value:bucket"),
         ("<run/step:sum>", "run/step is no histogram"),
     ],
 )
