@@ -20,7 +20,7 @@ from deploy.monitoring.dashboards import DASHBOARDS
 from deploy.monitoring.grafana import SCOPE
 from deploy.monitoring.panels import Panel, Query
 from deploy.monitoring.provisioning import prometheus_config, targets_text
-from deploy.monitoring.queries import expand
+from deploy.monitoring.queries import expand, parts_of
 from tests.prometheus_tools import ask, serving, until
 
 VALUES = {
@@ -40,6 +40,8 @@ QUERIES = [
     for asked in panel.queries
 ]
 SCRAPE, WINDOW = 1, "10s"
+
+pytestmark = pytest.mark.slow
 
 
 def prometheus_of(folder: Path, endpoints: dict[str, str]) -> Any:
