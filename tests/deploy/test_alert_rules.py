@@ -49,6 +49,8 @@ HACKING = 'engram_hacking_alarms_total{run="a",kind="%s"}'
 STEP, SAVED = 'engram_time_last_step{run="a"}', 'engram_checkpoint_last_saved{run="a"}'
 FAILED = 'engram_reward_failed_turns_total{run="a",reason="bleu"}'
 TURNS = 'engram_reward_turns_total{run="a"}'
+SYNC = 'engram_sync_failures_total{run="a",instance="host:%d"}'
+"""A run that is resumed may be another target."""
 RESTARTS = 'engram_fleet_restarts_total{run="a",pool="rollout"}'
 WORKERS = 'engram_fleet_workers{run="a",pool="rollout",state="%s"}'
 FREE, SHARE = 'engram_host_disk_free_bytes{run="a"}', 'engram_host_disk_free{run="a"}'
@@ -125,15 +127,13 @@ CASES = {
         "Learner and rollout workers of run a disagree by 0.05 nats on a token.",
     ),
     "EngramWeightsNotTaken": Case(
-        {'engram_sync_failures_total{run="a"}': "0+0x29 1+0x60"},
-        "32m",
+        {SYNC % 1: "1+0x20 stale", SYNC % 2: "_x22 1+0x28 2+0x60"},  # resumed, and one more
+        "52m",
         "1 rollout workers of run a did not confirm new weights.",
         (
-            {'engram_sync_failures_total{run="a"}': flat(1)},
-            {  # a resumed run, which is another target
-                'engram_sync_failures_total{run="a",instance="b:1"}': "1+0x20 stale",
-                'engram_sync_failures_total{run="a",instance="b:2"}': from_minute(22, 1),
-            },
+            {SYNC % 1: flat(1)},
+            {SYNC % 1: "1+0x20 stale", SYNC % 2: from_minute(22, 1)},
+            {SYNC % 1: "5+0x30 stale", SYNC % 2: from_minute(48, 5)},  # a gap 15 minutes ago
         ),
     ),
     "EngramRestarts": Case(
