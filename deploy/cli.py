@@ -29,6 +29,7 @@ from common.version import VERSION
 from deploy.command_group import CommandGroup
 from deploy.data import app as data_commands
 from deploy.job_commands import app as job_commands
+from deploy.monitoring.command import app as dashboard_command
 from deploy.output import echo, tell, tell_traceback
 from deploy.train import train as train_run
 from deploy.view_commands import app as view_commands
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.add_typer(data_commands, name="data")
 app.add_typer(job_commands)
 app.add_typer(view_commands)
+app.add_typer(dashboard_command)
 
 DEMO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 

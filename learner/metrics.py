@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
 from common.data.special_tokens import EOS
+from common.episode import Episode
 from common.telemetry.metrics import Metrics
 from common.telemetry.series import parse_key
 from learner.curriculum import Curriculum
@@ -92,6 +93,14 @@ def record_episodes(
                     metrics.record("reward/component", value, component=component, cohort="trained")
         record_answers(episode, metrics, samples)
     return samples
+
+
+def record_staleness(episodes: Sequence[Episode], version: int, metrics: Metrics) -> None:
+    """How many versions the weights that played are behind those that learn, `version`."""
+    behind = [version - episode.weights_version for episode in episodes]
+    if behind:
+        metrics.record("rollout/staleness", sum(behind) / len(behind), weight=len(behind))
+        metrics.record("rollout/staleness_max", max(behind))
 
 
 def record_position(kl: AdaptiveKL, curriculum: Curriculum, metrics: Metrics) -> None:

@@ -9,6 +9,7 @@ other).
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from common.config.run import Run
 from common.failures import EngramError, InputError
 from common.storage.lease import register_writer
 from common.storage.run_directory import RunDirectory
+from common.telemetry.host import record_disk, record_memory
 from common.telemetry.jsonl import MetricsWriter, read_rows
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
@@ -36,6 +38,8 @@ ENDPOINT_FILE = "metrics_endpoint"
 CALL_SECONDS = 60.0
 """Deadline of one call to the recorder; it only merges numbers and appends lines."""
 NOT_BEGUN = (-1, -1)
+SAMPLE_SECONDS = 10.0
+"""Between two looks at the host, while the driver asks for reports."""
 
 
 @dataclass
@@ -65,6 +69,8 @@ class Recorder:
         self.trackers = Trackers(run, directory, resumed_step)
         self.exporter = PrometheusExporter(run.metrics.host, run.metrics.port, run.name)
         directory.write_text(ENDPOINT_FILE, self.exporter.url + "\n")
+        self._last_saved = self._last_step = time.time()
+        self._sampled = -math.inf
         self._observed = Metrics()
         """For the next row, whatever `begin` takes back before it."""
         self._begun = NOT_BEGUN
@@ -120,19 +126,24 @@ class Recorder:
         for _, part in sorted(self._waiting.pop(global_step).items()):
             self.metrics.merge(part)
         self.metrics.merge(self._observed.drain())
+        self._last_step = time.time()
+        self._sample()
         steps = sum(each.total_steps for each in self.run.stages)
         self.metrics.record("run/progress", global_step / steps)
         stage = self.run.stages[self._begun[0]].stage
         row = self.metrics.flush(global_step, stage)
+        lost = [key for key, value in row.items() if value is None]
+        self.metrics.record("run/not_finite", len(lost))
         alarms = self._watch.look(row)
         for alarm in alarms:
             self.metrics.record("hacking/alarms", 1, kind=alarm.kind)
-        if alarms:
-            row |= self.metrics.flush(global_step, stage)
+        row |= self.metrics.flush(global_step, stage)
         self.writer.write(row)
         self.trackers.write(row)
         self.exporter.publish(self.metrics)
         told = self._alerts.sentences(global_step, row)
+        if lost:
+            told.append(f"step {global_step}: not a finite number: {', '.join(lost)}")
         told += self._alerts.hacking(global_step, alarms, self._samples)
         self._warn(told)
         self._samples = {}
@@ -147,6 +158,12 @@ class Recorder:
         """Merge metrics that `Metrics.drain` gave outside a rank's step: they go into the next
         row."""
         self._observed.merge(state)
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint is complete, `seconds` after it was begun."""
+        self._last_saved = time.time()
+        self._observed.record("checkpoint/seconds", seconds)
+        self._show()
 
     def observe_last(
         self,
@@ -177,6 +194,19 @@ class Recorder:
         for kind, (figure, text) in samples.items():
             if kind not in self._samples or figure > self._samples[kind][0]:
                 self._samples[kind] = figure, text
+
+    def _show(self) -> None:
+        """Look at the host, and have Prometheus see it before the next row."""
+        self._sampled = time.monotonic()
+        self._sample()
+        self.exporter.publish(self.metrics)
+
+    def _sample(self) -> None:
+        """Gauges of this moment."""
+        self.metrics.record("time/last_step", self._last_step)
+        self.metrics.record("checkpoint/last_saved", self._last_saved)
+        record_memory(self.metrics, "driver")
+        record_disk(self.metrics, self.directory)
 
     def metrics_state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -226,6 +256,8 @@ class Recorder:
 
     def report(self) -> StepReport:
         now = time.monotonic()
+        if now - self._sampled > SAMPLE_SECONDS:
+            self._show()
         taken = self._report
         self._report = StepReport(
             taken.stage, taken.done, taken.figures, [], [], {}, 0.0, taken.failure
@@ -304,6 +336,9 @@ class RecorderClient:
         metrics_state: Mapping[str, Any] | None,
     ) -> None:
         self._call("observe_last", state, stage, global_step, metrics_state)
+
+    def saved(self, seconds: float) -> None:
+        self._call("saved", seconds)
 
     def metrics_state(self) -> dict[str, Any]:
         return self._call("metrics_state")

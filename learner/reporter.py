@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from common.storage.checkpoint import Checkpoint
+from common.telemetry.host import record_memory
 from common.telemetry.metrics import Metrics
 from learner.hacking import Samples
 from learner.parallel.group import Group
@@ -59,6 +60,7 @@ class Reporter:
         """Send what was recorded since the last call; the recorder makes one row of all ranks'
         parts."""
         metrics.record("run/stage", self.position.stage)
+        record_memory(metrics, "learner")
         self.recorder.record(
             self.group.rank, self.group.size, done, self.position.base + done, metrics.drain()
         )
@@ -84,20 +86,16 @@ class Reporter:
         self.barrier()  # every rank's row is in before its totals are saved
         if self.group.rank == 0:
             self._saving_since = time.perf_counter()
-            self._observe(
-                "checkpoint/saved", 1
-            )  # before it is: the count belongs to the totals that it holds
-        metrics = self.recorder.metrics_state() if self.group.rank == 0 else None
-        return TrainingState(self.position.stage, self.stage, done, metrics)
+            metrics = Metrics()
+            metrics.record("checkpoint/saved", 1)
+            # before it is: the count belongs to the totals that it holds
+            self.recorder.observe(metrics.drain())
+        totals = self.recorder.metrics_state() if self.group.rank == 0 else None
+        return TrainingState(self.position.stage, self.stage, done, totals)
 
     def saved(self) -> None:
         """All ranks wait here until rank 0 has written: one that dies later finds the
         checkpoint."""
         if self.group.rank == 0:
-            self._observe("checkpoint/seconds", time.perf_counter() - self._saving_since)
+            self.recorder.saved(time.perf_counter() - self._saving_since)
         self.barrier()
-
-    def _observe(self, name: str, value: float) -> None:
-        metrics = Metrics()
-        metrics.record(name, value)
-        self.recorder.observe(metrics.drain())

@@ -26,6 +26,7 @@ import numpy as np
 
 from common.episode import Strategy, Turn, TurnInContext
 from common.failures import DataFailure
+from common.telemetry.timing import PhaseTimer
 from reward_service.components.tokens import Ragged
 
 T = TypeVar("T")
@@ -89,6 +90,8 @@ class TurnBatch:
     special_ids: Collection[int]
     known_values: Collection[str]
     """Values that a wrong answer may hold, besides those of the conversation itself."""
+    timer: PhaseTimer = field(default_factory=PhaseTimer, compare=False)
+    """Times each component, under its name."""
     _made: dict[Callable[[TurnBatch], Any], Any] = field(default_factory=dict, compare=False)
 
     def once(self, make: Callable[[TurnBatch], T]) -> T:

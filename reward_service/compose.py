@@ -27,6 +27,7 @@ from common.config.rewards import RewardMix, Rewards
 from common.data.special_tokens import THINK, spoken
 from common.episode import Episode, RewardTerm, Strategy, Turn, Verdict
 from common.failures import DataFailure
+from common.telemetry.timing import PhaseTimer
 from reward_service.comparison import Compared, Comparison, Form, TurnBatch, comparisons
 from reward_service.components.table import Part, parts
 from reward_service.normalization import Statistics, terms_of
@@ -56,6 +57,7 @@ def judge(
     special_ids: Collection[int],
     known_values: Collection[str] = (),
     statistics: Statistics = MappingProxyType({}),
+    timer: PhaseTimer | None = None,
 ) -> list[list[Verdict]]:
     """A verdict on each answered turn of each episode.
 
@@ -67,6 +69,7 @@ def judge(
     (reward_service/components/recall.py).
     statistics: of the components that are normalised (reward_service/normalization.py). The turns
     of an episode that came as "failed" or "unscored" are judged by what they hold already.
+    timer: takes the time of each component.
     """
     turns: list[Turn] = []
     began: list[int] = []
@@ -86,7 +89,8 @@ def judge(
 
     # Only the component `thought` looks at thoughts.
     without = [spoken(turn) for turn in turns] if THINK in special_ids else turns
-    batch = TurnBatch(without, turns, began, embedding, special_ids, known_values)
+    clock = timer or PhaseTimer()
+    batch = TurnBatch(without, turns, began, embedding, special_ids, known_values, clock)
     verdicts: list[Verdict] = [_HELD] * len(turns)
     for mix, group in groups.items():
         if group:
@@ -186,7 +190,7 @@ def _fill_in(
     try:
         part = compared.rows(range(start, stop))
         for name, component, section in mix:
-            with _blaming(name):
+            with compared.batch.timer(name), _blaming(name):
                 found[name] = np.asarray(component.score(section, part))
     except DataFailure as failure:
         if stop - start == 1:
@@ -206,7 +210,8 @@ def _add_by_turn(results: _Results, part: Part, compared: Compared) -> None:
     """A component that says itself which turns fail. Turns that have failed already are not
     sent."""
     sent = [row for row in range(len(compared)) if row not in results.failures]
-    outcomes = part.component.score(part.section, compared.rows(sent))
+    with compared.batch.timer(part.name):
+        outcomes = part.component.score(part.section, compared.rows(sent))
     values = results.raw[part.name] = np.full(len(compared), np.nan)
     for row, outcome in zip(sent, outcomes, strict=True):
         match outcome:

@@ -18,7 +18,9 @@ import numpy as np
 from common.actors.actor import PooledActor
 from common.config.rewards import Rewards
 from common.episode import Episode, Verdict
+from common.telemetry.host import record_memory
 from common.telemetry.metrics import Metrics
+from common.telemetry.timing import PhaseTimer
 from reward_service.compose import judge
 from reward_service.monitor import record_components
 from reward_service.normalization import Statistics
@@ -61,6 +63,7 @@ class RewardWorker(PooledActor):
         """A verdict on each answered turn of each episode, in order."""
         began = time.perf_counter()
         self._metrics.record("time/idle_fraction", 1, began - self._idle_since, role="rewards")
+        timer = PhaseTimer()
         verdicts = judge(
             episodes,
             self._rewards,
@@ -68,16 +71,20 @@ class RewardWorker(PooledActor):
             self._special_ids,
             self._known_values,
             statistics,
+            timer,
         )
         self._idle_since = time.perf_counter()
         self._metrics.record("reward/batch_seconds", self._idle_since - began)
         self._metrics.record("time/idle_fraction", 0, self._idle_since - began, role="rewards")
         self._metrics.record("reward/batch_turns", sum(map(len, verdicts)))
+        for component, seconds in timer.seconds.items():
+            self._metrics.record("reward/component_seconds", seconds, component=component)
         record_rewards(self._metrics, verdicts)
         return verdicts
 
     def metrics(self) -> dict[str, Any]:
         """The metrics since the last call, for `Metrics.merge`."""
+        record_memory(self._metrics, "rewards")
         return self._metrics.drain()
 
 

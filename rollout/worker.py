@@ -21,6 +21,7 @@ from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Rollout
 from common.episode import Episode, Task
 from common.failures import InfraFailure
+from common.telemetry.host import record_memory
 from common.telemetry.metrics import Metrics
 from common.text.printable import print_anything
 from common.weights import PackedWeights
@@ -162,6 +163,11 @@ class RolloutWorker(PooledActor):
             metrics.record("time/idle_fraction", idle, seconds, role="rollout")
         if busy > 0:
             metrics.record("rollout/tokens_per_second", grown["tokens"] / busy)
+        record_memory(metrics, "rollout")
+        if grown.get("answer_seconds", 0.0) > 0:
+            answers = grown["interactions"]
+            seconds = grown["answer_seconds"] / answers
+            metrics.record("rollout/turn_seconds", seconds, weight=answers)
         if grown["slot_steps"]:
             metrics.record(
                 "rollout/slot_occupancy",

@@ -246,7 +246,8 @@ def comparable_rows(directory: RunDirectory) -> list[Mapping[str, Any]]:
         {
             key: value
             for key, value in row.items()
-            if not key.startswith(("time", "sync/", "checkpoint/")) and "per_second" not in key
+            if not key.startswith(("time", "sync/", "checkpoint/", "host/"))
+            and not any(timed in key for timed in ("per_second", "_seconds"))
         }
         for row in read_rows(directory)
     ]

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from common.failures import nearest
@@ -64,6 +65,16 @@ def metric_of(name: str) -> Metric:
 
 
 def series_of(metric: Metric, labels: Mapping[str, str | int]) -> str:
+    """The key of a series; ValueError for labels that the metric does not have, or lacks."""
+    if not labels and not metric.labels:
+        return metric.name
+    return _series_of(metric.name, tuple((label, str(value)) for label, value in labels.items()))
+
+
+@lru_cache(maxsize=4096)
+def _series_of(name: str, given_labels: tuple[tuple[str, str], ...]) -> str:
+    """Remembered, because the few series of a run are named thousands of times."""
+    metric, labels = REGISTRY[name], dict(given_labels)
     given = {"cohort": "all", **labels} if "cohort" in metric.labels else labels
     if unknown := given.keys() - set(metric.labels):
         word = sorted(unknown)[0]
@@ -73,7 +84,7 @@ def series_of(metric: Metric, labels: Mapping[str, str | int]) -> str:
         raise ValueError(f"{metric.name} needs the label {sorted(missing)[0]!r}")
     parts = []
     for label in metric.labels:
-        value = str(given[label])
+        value = given[label]
         if not value or _RESERVED.search(value):
             raise ValueError(f"{metric.name}: label {label} cannot be {value!r}")
         if label == "cohort" and value not in COHORTS:

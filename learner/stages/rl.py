@@ -39,7 +39,7 @@ from learner.episode_source import ConductorSource, EpisodeSource, Shard
 from learner.evaluation.curriculum import QUALITY, HeldOutCurriculum
 from learner.evaluation.held_out import HeldOut
 from learner.evaluation.measure import training_values
-from learner.metrics import record_episodes, record_kl, record_position
+from learner.metrics import record_episodes, record_kl, record_position, record_staleness
 from learner.parallel.group import Group, Job
 from learner.policies.table import CheckpointPolicy, open_policy
 from learner.recorder import Recorder, RecorderClient
@@ -96,6 +96,7 @@ def train_on(
             experience = update.evaluate(batch.episodes, batch.indices)
             end = training.end_token
             reporter.show(record_episodes(experience, training.known, metrics, end))
+            record_staleness(experience.episodes, version, metrics)
             figures = trained_figures(metrics, group)
         with training.phase("update"):
             update.kl.update(record_kl(experience, group, metrics), batch.total)

@@ -45,6 +45,8 @@ class EpisodeState:
     log_probs: list[float] = field(default_factory=list)
     unfiltered: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+    asked_at: float = 0.0
+    """When the current query got its slot, by `time.perf_counter`."""
     complete: bool = False
     """Whether the answer of the current turn is complete."""
     next_query: list[int] = field(default_factory=list)
@@ -66,6 +68,8 @@ class EngineCounts:
     """Failed or cancelled on the way."""
     interactions: int = 0
     """Answers completed."""
+    answer_seconds: float = 0.0
+    """From a query's place in a slot to the end of its answer, summed over interactions."""
     tokens: int = 0
     """Tokens generated."""
     steps: int = 0

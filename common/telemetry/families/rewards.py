@@ -68,6 +68,13 @@ REWARD: list[Metric] = [
     histogram(
         "reward/batch_turns", "turns", TURNS, "scoring calls", "Answered turns of one scoring call"
     ),
+    counter(
+        "reward/component_seconds",
+        "s",
+        "one second that a reward worker spent in the component",
+        "Time by component; the largest rate is the slowest component",
+        ("component",),
+    ),
     histogram(
         "reward/queue_seconds",
         "s",

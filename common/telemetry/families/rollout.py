@@ -53,6 +53,29 @@ ROLLOUT: list[Metric] = [
         "Share of slots that were decoding",
         better="higher",
     ),
+    mean(
+        "rollout/turn_seconds",
+        "s",
+        "answers, as their worker completes them, evaluations included",
+        "From a query's place in a slot to the end of its answer",
+        better="lower",
+    ),
+    mean(
+        "rollout/staleness",
+        "versions",
+        "episodes",
+        "Steps of the run between the weights that played an episode and those that learn from it: "
+        "0 in a synchronous run",
+        better="lower",
+    ),
+    gauge(
+        "rollout/staleness_max",
+        "versions",
+        "max",
+        "episodes",
+        "The same of the oldest episode of the batch",
+        better="lower",
+    ),
     mean("rollout/episode_turns", "turns", "episodes", "Answered interactions of an episode"),
     histogram(
         "sync/seconds",

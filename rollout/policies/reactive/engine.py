@@ -12,6 +12,7 @@ are the same and log-probs agree to the rounding of matrix products of different
 from __future__ import annotations
 
 import math
+import time
 from bisect import insort
 from collections.abc import Sequence
 
@@ -287,7 +288,7 @@ class ReactiveEngine:
                 self._start([playing], memories[i : i + 1])
         for playing in asked:
             playing.answer, playing.log_probs, playing.unfiltered = [], [], []
-            playing.complete = False
+            playing.complete, playing.asked_at = False, time.perf_counter()
         self._slots.start(rows, memories)
         self._slots.ask(
             rows,
@@ -345,6 +346,7 @@ class ReactiveEngine:
         asked = playing.observation
         assert asked is not None, "an answer answers something"
         self.tally.interactions += 1
+        self.tally.answer_seconds += time.perf_counter() - playing.asked_at
         try:
             with self.timer("environment"):
                 outcome = playing.environment.step(text)
