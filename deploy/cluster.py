@@ -26,6 +26,7 @@ from common.actors.resources import growth_cpus, namespace, total_cpus, total_gp
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
+from deploy.local_ray import OBJECT_STORE_BYTES, require_short_paths, scratch
 from deploy.ray_access import find_token, token_wanted
 from learner.interrupts import counted
 
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
-OBJECT_STORE_BYTES = 512 * 2**20
-"""Size of a local cluster's object store: a few versions of a small model's weights and the
-episodes in flight. Pages cost memory only once touched."""
 
 ENVIRONMENT = {
     # Ray Train's controller looks at its workers this often, and every report() waits for a look:
@@ -54,10 +52,6 @@ ENVIRONMENT = {
 }
 """Set where the caller's environment does not say otherwise. Worker processes of a local cluster
 inherit it; a submitted job carries it in its runtime environment."""
-
-SOCKET = "/ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"
-"""Path of a socket of Ray below its folder, at its longest: the time, and a process id."""
-SOCKET_BYTES = 107
 
 LOCAL_ENVIRONMENT = {
     # An actor of Ray Train's that asks whether the cloud takes a node away; this machine stays.
@@ -84,30 +78,10 @@ def settle(address: str | None = None) -> str:
             "a job server or Ray Client address cannot hold a run's driver; use engram submit",
         )
     if where == "local":
-        _require_short_paths()
+        require_short_paths()
     elif ":" in where:
         _require_answer(where)
     return where
-
-
-def _scratch() -> tuple[str, str]:
-    """The folder in which a local Ray keeps its files, as Ray chooses it, and the variable that
-    names it."""
-    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
-    return os.environ.get(name, "/tmp"), name
-
-
-def _require_short_paths() -> None:
-    """Raises InputError where Ray could not make its sockets: the kernel takes SOCKET_BYTES for the
-    path of one."""
-    folder, variable = _scratch()
-    longest = len(os.fsencode(os.path.abspath(folder))) + len(SOCKET)
-    if longest > SOCKET_BYTES:
-        raise InputError(
-            variable,
-            f"{folder} is too long for the sockets of Ray, whose paths below it would have "
-            f"{longest} bytes of {SOCKET_BYTES}; set RAY_TMPDIR to a shorter folder, such as /tmp",
-        )
 
 
 @contextmanager
@@ -159,7 +133,7 @@ def start_ray(run: Run, where: str) -> str:
     # Ray raises even a plain Exception, where its node takes long on a busy machine.
     except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-            folder, variable = _scratch()
+            folder, variable = scratch()
             raise InputError(
                 variable,
                 f"Ray cannot keep its files in {folder}: {error.strerror or error}; set "
