@@ -17,12 +17,12 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.actors.resources import growth_cpus, namespace, total_cpus, total_gpus
+from common.actors.resources import claims, growth_cpus, namespace, total_cpus, total_gpus
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
@@ -238,12 +238,7 @@ def require_room(run: Run, where: str, patience: float) -> None:
 
     deadline = time.monotonic() + patience
     while True:
-        has = ray.cluster_resources()
-        short = [
-            f"{name} {need:g} needed, {has.get(name, 0.0):g} there"
-            for name, need in (("CPU", total_cpus(run)), ("GPU", total_gpus(run)))
-            if need > has.get(name, 0.0)
-        ]
+        short = lacking(run, ray.nodes())
         if not short:
             return
         if time.monotonic() >= deadline:
@@ -251,3 +246,28 @@ def require_room(run: Run, where: str, patience: float) -> None:
                 f"the cluster at {where} is too small for this run: {'; '.join(short)}"
             )
         time.sleep(1.0)
+
+
+def lacking(run: Run, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Claims of `run` that nodes do not meet, in words: in all, and of roles that want nodes with
+    labels. nodes: as `ray.nodes()` gives them."""
+    needs: list[tuple[str, dict[str, str], float, float]] = [
+        ("", {}, total_cpus(run), total_gpus(run))
+    ]
+    for claim in claims(run):
+        if claim.labels:
+            words = ", ".join(f"{key}={value}" for key, value in claim.labels.items())
+            of_role = claim.count * claim.cpus, claim.count * claim.gpus
+            needs.append((f" on nodes with {words} ({claim.role})", dict(claim.labels), *of_role))
+    short = []
+    for where, labels, cpus, gpus in needs:
+        fitting = [
+            node["Resources"]
+            for node in nodes
+            if node["Alive"] and labels.items() <= node["Labels"].items()
+        ]
+        for name, need in (("CPU", cpus), ("GPU", gpus)):
+            has = sum(node.get(name, 0.0) for node in fitting)
+            if need > has:
+                short.append(f"{name} {need:g} needed{where}, {has:g} there")
+    return short

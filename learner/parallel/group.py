@@ -155,6 +155,7 @@ def launch(loop: Loop, job: Job) -> None:
             use_gpu=learner.gpus_per_rank > 0,
             resources_per_worker={"CPU": learner.threads}
             | ({"GPU": learner.gpus_per_rank} if learner.gpus_per_rank else {}),
+            label_selector=learner.node_labels or None,  # type: ignore[call-arg]  # only V1 is typed
         ),
         run_config=ray.train.RunConfig(
             # A name of its own each time: what a stage resumes from is our checkpoint, which holds
