@@ -41,9 +41,9 @@ class Rollout(Section):
     choose torch."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each worker; 0: CPU."""
-    node_labels: dict[str, str] = Field(default_factory=dict)
-    """Labels of the Ray nodes on which workers start, such as {group: rollout}; empty: any node. A local
-    cluster has none."""
+    node_labels: dict[str, str] = Field({})
+    """Labels of the Ray nodes on which workers start, such as {group: rollout}; empty: any node.
+    A local cluster has none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that workers compute in. With bfloat16, the learner's probabilities are the sampled ones
     up to rounding only; ppo/ratio_max_deviation_first measures the difference."""
