@@ -24,7 +24,7 @@ REFUSED = "refused.json"
 
 
 def fingerprint(run: Run, places: Mapping[str, str]) -> str:
-    """Of all that can mend a refusal: the settings, the version, and the files that settings name,
+    """Hash of all that can mend a refusal: settings, version, and the files that settings name,
     by size and time. places: absolute paths of those files and folders."""
     found = hashlib.sha256(f"{VERSION}\n{run.model_dump_json()}".encode())
     for place in sorted(set(places.values())):

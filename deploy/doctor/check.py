@@ -13,7 +13,7 @@ not there, and only some settings or commands ask for it."""
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, its state, what was found there, and the command or setting that mends
+    """The thing looked at, its state, what was found there, and the command or setting that mends
     it: empty where nothing is to be mended."""
 
     name: str
