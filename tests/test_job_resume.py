@@ -41,7 +41,8 @@ TINY: dict[str, Any] = {
     "model": {"size": "tiny", "width": 32, "layers": 1, "heads": 2, "query_heads": 2}
     | {"kv_heads": 2, "decoder_ff": 32, "encoder_ff": 32, "slots": 4, "max_tokens": 48},
     "learner": {"ranks": 1, "checkpoint_every": 2, "log_every": 1},
-    "rollout": {"workers": 1, "slots": 4, "sampling": {"max_new_tokens": 6}}
+    # Kernels would be compiled anew in the package that travels.
+    "rollout": {"workers": 1, "slots": 4, "sampling": {"max_new_tokens": 6}, "backend": "torch"}
     | {"node_labels": {"group": "rollout"}},
     "evaluation": {"episodes": 2},
     "stages": [
