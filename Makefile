@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 PACKAGES := common rollout reward_service learner deploy
 
-.PHONY: demo test test-fast test-long mutants check format clean-venv
+.PHONY: demo test test-fast test-long mutants check format docs manifests clean-venv
 
 demo: $(VENV)/.runtime
 	$(BIN)/engram demo
@@ -37,6 +37,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+# What kustomize makes of deploy/kuberay/overlays, for machines without kubectl.
+manifests: $(VENV)/.dev
+	$(BIN)/python -m deploy.kuberay.render
+
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing engram with PyTorch and Ray into $(VENV): 2.4 GB, one to six minutes."
@@ -49,6 +57,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	@echo "Installing engram and its tools into $(VENV): 2.4 GB, one to six minutes."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(VENV)/.runtime $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
 
 clean-venv:
 	rm -rf $(VENV)

@@ -28,6 +28,7 @@ from common.failures import (
 from common.version import VERSION
 from deploy.command_group import CommandGroup
 from deploy.data import app as data_commands
+from deploy.doctor.command import app as doctor_commands
 from deploy.job_commands import app as job_commands
 from deploy.monitoring.command import app as dashboard_command
 from deploy.output import echo, tell, tell_traceback
@@ -45,6 +46,7 @@ app.add_typer(data_commands, name="data")
 app.add_typer(job_commands)
 app.add_typer(view_commands)
 app.add_typer(dashboard_command)
+app.add_typer(doctor_commands)
 
 DEMO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 

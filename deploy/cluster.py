@@ -17,15 +17,16 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.actors.resources import growth_cpus, namespace, total_cpus, total_gpus
+from common.actors.resources import claims, growth_cpus, namespace, total_cpus, total_gpus
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
+from deploy.local_ray import OBJECT_STORE_BYTES, require_short_paths, scratch
 from deploy.ray_access import find_token, token_wanted
 from learner.interrupts import counted
 
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
-OBJECT_STORE_BYTES = 512 * 2**20
-"""Size of a local cluster's object store: a few versions of a small model's weights and the
-episodes in flight. Pages cost memory only once touched."""
 
 ENVIRONMENT = {
     # Ray Train's controller looks at its workers this often, and every report() waits for a look:
@@ -54,10 +52,6 @@ ENVIRONMENT = {
 }
 """Set where the caller's environment does not say otherwise. Worker processes of a local cluster
 inherit it; a submitted job carries it in its runtime environment."""
-
-SOCKET = "/ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"
-"""Path of a socket of Ray below its folder, at its longest: the time, and a process id."""
-SOCKET_BYTES = 107
 
 LOCAL_ENVIRONMENT = {
     # An actor of Ray Train's that asks whether the cloud takes a node away; this machine stays.
@@ -84,30 +78,10 @@ def settle(address: str | None = None) -> str:
             "a job server or Ray Client address cannot hold a run's driver; use engram submit",
         )
     if where == "local":
-        _require_short_paths()
+        require_short_paths()
     elif ":" in where:
         _require_answer(where)
     return where
-
-
-def _scratch() -> tuple[str, str]:
-    """The folder in which a local Ray keeps its files, as Ray chooses it, and the variable that
-    names it."""
-    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
-    return os.environ.get(name, "/tmp"), name
-
-
-def _require_short_paths() -> None:
-    """Raises InputError where Ray could not make its sockets: the kernel takes SOCKET_BYTES for the
-    path of one."""
-    folder, variable = _scratch()
-    longest = len(os.fsencode(os.path.abspath(folder))) + len(SOCKET)
-    if longest > SOCKET_BYTES:
-        raise InputError(
-            variable,
-            f"{folder} is too long for the sockets of Ray, whose paths below it would have "
-            f"{longest} bytes of {SOCKET_BYTES}; set RAY_TMPDIR to a shorter folder, such as /tmp",
-        )
 
 
 @contextmanager
@@ -159,7 +133,7 @@ def start_ray(run: Run, where: str) -> str:
     # Ray raises even a plain Exception, where its node takes long on a busy machine.
     except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-            folder, variable = _scratch()
+            folder, variable = scratch()
             raise InputError(
                 variable,
                 f"Ray cannot keep its files in {folder}: {error.strerror or error}; set "
@@ -264,12 +238,7 @@ def require_room(run: Run, where: str, patience: float) -> None:
 
     deadline = time.monotonic() + patience
     while True:
-        has = ray.cluster_resources()
-        short = [
-            f"{name} {need:g} needed, {has.get(name, 0.0):g} there"
-            for name, need in (("CPU", total_cpus(run)), ("GPU", total_gpus(run)))
-            if need > has.get(name, 0.0)
-        ]
+        short = lacking(run, ray.nodes())
         if not short:
             return
         if time.monotonic() >= deadline:
@@ -277,3 +246,28 @@ def require_room(run: Run, where: str, patience: float) -> None:
                 f"the cluster at {where} is too small for this run: {'; '.join(short)}"
             )
         time.sleep(1.0)
+
+
+def lacking(run: Run, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Claims of `run` that nodes do not meet, in words: in all, and of roles that want nodes with
+    labels. nodes: as `ray.nodes()` gives them."""
+    needs: list[tuple[str, dict[str, str], float, float]] = [
+        ("", {}, total_cpus(run), total_gpus(run))
+    ]
+    for claim in claims(run):
+        if claim.labels:
+            words = ", ".join(f"{key}={value}" for key, value in claim.labels.items())
+            of_role = claim.count * claim.cpus, claim.count * claim.gpus
+            needs.append((f" on nodes with {words} ({claim.role})", dict(claim.labels), *of_role))
+    short = []
+    for where, labels, cpus, gpus in needs:
+        fitting = [
+            node["Resources"]
+            for node in nodes
+            if node["Alive"] and labels.items() <= node["Labels"].items()
+        ]
+        for name, need in (("CPU", cpus), ("GPU", gpus)):
+            has = sum(node.get(name, 0.0) for node in fitting)
+            if need > has:
+                short.append(f"{name} {need:g} needed{where}, {has:g} there")
+    return short

@@ -68,9 +68,21 @@ class JobServer:
                 f"is no job server's address; it reads http://HOST:PORT, on the head by default "
                 f"{DEFAULT_ADDRESS}",
             )
-        headers = _require_job_server(self.address)
+        headers, self._ray_version = _require_job_server(self.address)
         with _without_variables(), self._answering():
             self.client = _Client(self.address, headers=headers)
+
+    def ray_version(self) -> str:
+        """Version of the cluster's Ray."""
+        return self._ray_version
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The cluster's nodes, as Ray's state API describes them: `state`, `resources_total`."""
+        with self._answering():
+            answer = self.client._do_request("GET", "/api/v0/nodes", params={"limit": 10_000})
+            answer.raise_for_status()
+            nodes: list[dict[str, Any]] = answer.json()["data"]["result"]["result"]
+            return nodes
 
     def jobs(self) -> list[JobDetails]:
         with self._answering():
@@ -221,8 +233,8 @@ def _is_active(job: JobDetails) -> bool:
     return not job.status.is_terminal()
 
 
-def _require_job_server(address: str) -> dict[str, str]:
-    """The headers that the job server at `address` is asked with."""
+def _require_job_server(address: str) -> tuple[dict[str, str], str]:
+    """The headers that the job server at `address` is asked with, and its version of Ray."""
     found = find_token()
     headers = {"Authorization": f"Bearer {found[0]}"} if found else {}
     request = urllib.request.Request(f"{address}/api/version", headers=headers)
@@ -230,7 +242,7 @@ def _require_job_server(address: str) -> dict[str, str]:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             version = json.load(answer)
         if isinstance(version, dict) and "ray_version" in version:
-            return headers
+            return headers, str(version["ray_version"])
         said = "something else"
     except urllib.error.HTTPError as refused:
         if refused.code == 401:

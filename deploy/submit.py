@@ -27,7 +27,12 @@ from deploy.working_directory import inside, megabytes, pack
 from learner.interrupts import counted
 from learner.requirements import require_possible
 
-JOB_ENVIRONMENT = {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS:.0f}"}
+JOB_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS:.0f}",
+    # The learner group then stands on the Train page of Ray's dashboard.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
 
 
 def submit(

@@ -30,7 +30,8 @@ def _train_and_show(
     with doing("reading the configuration"):
         from common.config.loader import load_run
 
-        run = load_run(configs, overrides)
+        places: dict[str, str] = {}
+        run = load_run(configs, overrides, places)
     with doing(f"checking the settings of {run.name}"):
         from deploy.cluster import connect, settle
 
@@ -38,6 +39,7 @@ def _train_and_show(
         # After `settle`: torch reads the environment when it is imported.
         from common.storage.lease import hold
         from common.storage.run_directory import RunDirectory
+        from deploy.refusal import fingerprint, remembered, require_not_refused
         from deploy.report import keep_report
         from deploy.tables import summary_tables
         from learner.driver import go, make_ready
@@ -50,13 +52,15 @@ def _train_and_show(
         # The lease and all that needs no cluster first: a cluster takes seconds to start.
         with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
             ready = make_ready(run, directory, progress)
+            mark = fingerprint(run, places)
+            require_not_refused(directory, mark, progress)
             progress.note(
                 "starting Ray on this machine"
                 if where == "local"
                 else f"connecting to Ray at {where}"
             )
             try:
-                with connect(run, where):
+                with connect(run, where), remembered(directory, mark):
                     summary = go(ready, progress)
             finally:
                 keep_report(directory)

@@ -21,17 +21,18 @@ from common.failures import InputError
 
 EXCLUDES = [
     ".git/",
-    ".venv/",
-    "venv/",
-    "runs/",
-    "data/",
-    "shared/",
+    "/.venv/",
+    "/venv/",
+    "/runs/",
+    "/data/",
+    "/shared/",
     "*.egg-info/",
     "**/__pycache__/",
     ".*_cache/",
     "*.safetensors",
 ]
-"""Files that a job does not need unless its configuration names them, in .gitignore notation."""
+"""Files that a job does not need unless its configuration names them, in .gitignore notation. With
+a leading slash, since `common/data` is code."""
 NAMED_BYTES = 64 * 2**20
 """Size of all files together that travel only because the configuration names them. Ray keeps the
 package in the memory of the head, and refuses one of half a gigabyte."""

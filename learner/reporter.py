@@ -46,7 +46,7 @@ class Reporter:
         checkpoint: Checkpoint,
     ):
         self.group, self.recorder, self.stage, self.position = group, recorder, stage, position
-        self._saving_since = 0.0
+        self._saving_since, self._saving_step = 0.0, 0
         if group.rank == 0:
             totals = TrainingState.of(checkpoint).metrics
             recorder.begin(position.stage, position.in_stage, checkpoint.step, totals)
@@ -84,6 +84,7 @@ class Reporter:
     def state(self, done: int) -> TrainingState:
         """The part of a checkpoint's state that every stage has."""
         self.barrier()  # every rank's row is in before its totals are saved
+        self._saving_step = self.position.base + done
         if self.group.rank == 0:
             self._saving_since = time.perf_counter()
             metrics = Metrics()
@@ -99,3 +100,4 @@ class Reporter:
         if self.group.rank == 0:
             self.recorder.saved(time.perf_counter() - self._saving_since)
         self.barrier()
+        self.group.report({"stage": self.stage, "step": self._saving_step})

@@ -130,6 +130,7 @@ def start_workers(run: Run, shape: PolicyShape) -> list[ActorHandle]:
     make: Any = ray.remote(RolloutWorker).options(
         num_cpus=rollout.threads,
         num_gpus=rollout.gpus_per_worker,
+        label_selector=rollout.node_labels,
         max_restarts=rollout.restarts,
         max_task_retries=0,
     )

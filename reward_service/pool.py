@@ -144,6 +144,7 @@ class RewardPool:
         make: Any = ray.remote(RewardWorker).options(
             num_cpus=REWARD_WORKER_CPUS,
             num_gpus=self._rewards.gpus_per_worker,
+            label_selector=self._rewards.node_labels,
             max_restarts=-1,
             max_task_retries=0,
         )

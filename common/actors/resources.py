@@ -9,7 +9,8 @@ to, so that everything starts and shares the cores there are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from common.config.run import Run
 
@@ -21,19 +22,24 @@ CONDUCTOR_CPUS = 0.25
 
 @dataclass(frozen=True)
 class Claim:
-    """`count` actors of one role, each claiming `cpus` and `gpus`."""
+    """`count` actors of one role, each claiming `cpus` and `gpus` on a node with `labels`."""
 
     role: str
     count: int
     cpus: float
     gpus: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def claims(run: Run) -> tuple[Claim, ...]:
     """Every actor that must stand at the busiest moment of a run. A run without MRL has no rollout
     half."""
     learners = Claim(
-        "learner rank", run.learner.ranks, float(run.learner.threads), run.learner.gpus_per_rank
+        "learner rank",
+        run.learner.ranks,
+        float(run.learner.threads),
+        run.learner.gpus_per_rank,
+        run.learner.node_labels,
     )
     if not run.needs_rollout:
         return (learners,)
@@ -44,9 +50,14 @@ def claims(run: Run) -> tuple[Claim, ...]:
             run.rollout.workers,
             float(run.rollout.threads),
             run.rollout.gpus_per_worker,
+            run.rollout.node_labels,
         ),
         Claim(
-            "reward worker", run.rewards.workers, REWARD_WORKER_CPUS, run.rewards.gpus_per_worker
+            "reward worker",
+            run.rewards.workers,
+            REWARD_WORKER_CPUS,
+            run.rewards.gpus_per_worker,
+            run.rewards.node_labels,
         ),
         learners,
     )

@@ -142,6 +142,9 @@ class Rewards(Section):
     """Seconds that a batch waits for a free worker before another one is started."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each worker, for reward models. A fraction shares a GPU. 0: CPU."""
+    node_labels: dict[str, str] = Field({})
+    """Labels of the Ray nodes on which workers start, such as {group: reward}; empty: any node.
+    A local cluster has none."""
     batch_tokens: int = Field(32768, ge=1)
     """Tokens of queries, answers and references in one scoring call. A longer episode has a call of
     its own."""

@@ -41,6 +41,9 @@ class Rollout(Section):
     choose torch. A causal language model is computed by transformers, which auto takes."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each worker; 0: CPU."""
+    node_labels: dict[str, str] = Field({})
+    """Labels of the Ray nodes on which workers start, such as {group: rollout}; empty: any node.
+    A local cluster has none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that workers compute in. With bfloat16, the learner's probabilities are the sampled ones
     up to rounding only; ppo/ratio_max_deviation_first measures the difference."""

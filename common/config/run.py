@@ -51,6 +51,9 @@ class Learner(Section):
     """Torch threads of each rank on CPU."""
     gpus_per_rank: float = Field(0, ge=0)
     """GPUs of each rank; 0: CPU."""
+    node_labels: dict[str, str] = Field({})
+    """Labels of the Ray nodes on which ranks start, such as {group: learner}; empty: any node.
+    A local cluster has none."""
     max_failures: int = Field(3, ge=0)
     """Restarts of a learner group from the last checkpoint before the run fails. Supervised stages
     in a row share a group."""

@@ -48,14 +48,27 @@ class Group(Protocol):
     def max(self, tensor: Tensor) -> Tensor:
         """The element-wise largest over ranks."""
 
+    def report(self, figures: dict[str, Any]) -> None:
+        """Tell Ray Train, whose page in Ray's dashboard shows it, that a checkpoint was written.
+        All ranks must call it equally often; without Ray Train it does nothing."""
+
+
+def no_report(_figures: dict[str, Any]) -> None:
+    """For a group that Ray Train does not run."""
+
 
 class OneRank:
     """A group of one: no other process is needed."""
 
     rank, size = 0, 1
 
-    def __init__(self, device: torch.device | None = None):
+    def __init__(
+        self,
+        device: torch.device | None = None,
+        report: Callable[[dict[str, Any]], None] = no_report,
+    ):
         self.device = device or torch.device("cpu")
+        self.report = report
 
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -67,8 +80,9 @@ class OneRank:
 class DistributedGroup:
     """The ranks of an initialised torch.distributed process group."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, report: Callable[[dict[str, Any]], None] = no_report):
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.report = report
 
     def sum(self, tensor: Tensor) -> Tensor:
         return self._reduce(tensor, dist.ReduceOp.SUM)
@@ -155,6 +169,7 @@ def launch(loop: Loop, job: Job) -> None:
             use_gpu=learner.gpus_per_rank > 0,
             resources_per_worker={"CPU": learner.threads}
             | ({"GPU": learner.gpus_per_rank} if learner.gpus_per_rank else {}),
+            label_selector=learner.node_labels or None,  # type: ignore[call-arg]  # only V1 is typed
         ),
         run_config=ray.train.RunConfig(
             # A name of its own each time: what a stage resumes from is our checkpoint, which holds
@@ -193,11 +208,8 @@ def _rank_main(config: dict[str, Any]) -> None:
         # The group before this one failed in a way that no restart mends; the driver reads the
         # reason from the recorder.
         return
-    group: Group = (
-        DistributedGroup(ray.train.torch.get_device())
-        if dist.is_initialized()
-        else OneRank(ray.train.torch.get_device())
-    )
+    kind = DistributedGroup if dist.is_initialized() else OneRank
+    group: Group = kind(ray.train.torch.get_device(), ray.train.report)
     try:
         register_writer(job.directory)
         loop(group, job, recorder)

@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
-from deploy.cluster import connect, keep_actor_logs, require_room, start_ray
+from deploy.cluster import connect, keep_actor_logs, lacking, require_room, start_ray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -99,6 +100,21 @@ def test_a_cluster_that_lacks_gpus_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InfraFailure, match="too small for this run: GPU 64 needed"):
         require_room(small_run(tmp_path, gpus_per_rank=64), "local", patience=1)
     assert 1 <= time.monotonic() - start < 10
+
+
+def test_room_is_counted_on_nodes_with_the_labels_that_a_role_wants(tmp_path: Path) -> None:
+    def node(cpus: float, alive: bool = True, **labels: str) -> dict[str, Any]:
+        return {"Alive": alive, "Resources": {"CPU": cpus}, "Labels": labels}
+
+    run = small_run(tmp_path, ranks=2, node_labels={"group": "learner"})
+    nodes = [node(8, group="rollout"), node(2, group="learner")]
+    assert lacking(run, nodes) == []
+    assert lacking(run, [node(8), node(8, alive=False, group="learner")]) == [
+        "CPU 2 needed on nodes with group=learner (learner rank), 0 there"
+    ]
+    assert lacking(run, [node(1, group="learner")])[-1].endswith(
+        "2 needed on nodes with group=learner (learner rank), 1 there"
+    )
 
 
 def test_an_address_without_a_port_is_bad_input(tmp_path: Path) -> None:
