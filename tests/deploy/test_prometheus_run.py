@@ -24,7 +24,39 @@ from tests.prometheus_tools import ask, require, serving
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(420)]
 
-ABSENT: dict[str, str] = {}
+NEEDS = {
+    "a stage reward_model": (
+        "eval/preference_accuracy",
+        "eval/preference_accuracy_high",
+        "eval/preference_accuracy_low",
+        "eval/preference_calibration_error",
+        "eval/preference_loss",
+        "train/accuracy_preference",
+        "train/loss_centering",
+        "train/loss_preference",
+        "train/reward_margin",
+    ),
+    "another algorithm": ("a2c/loss_policy", "reinforce/baseline", "reinforce/loss_policy"),
+    "a curriculum step with a rule on held-out figures": ("curriculum/exact", "curriculum/recall"),
+    "the setting skip_without_signal": ("objective/minibatches_without_signal",),
+    "the setting skip_log_ratio": ("ppo/minibatches_skipped",),
+    "the setting stop_kl": ("ppo/passes_stopped",),
+    "the setting neighbours": ("train/accuracy_neighbours", "train/loss_neighbours"),
+    "a mixture of experts": ("train/loss_router",),
+    "the setting unfreeze": ("train/part_learning_rate",),
+}
+"""What a run of all stages with PPO does not record, by what it lacks."""
+EVENTS = {
+    "conductor/dropped": "a worker was lost",
+    "conductor/failed": "an episode cannot be played",
+    "eval/precision": "an answer names a value",
+    "hacking/alarms": "an alarm is raised",
+    "reward/alarms": "an alarm is raised",
+    "reward/failed_turns": "a turn cannot be scored",
+    "reward/recall_correlation": "recall varies within a batch",
+    "run/watchdog": "nothing moves for two minutes",
+}
+"""What is recorded when it happens, which in so small a run it may."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +72,8 @@ class Watched:
         return {each["__name__"] for each in found}
 
     def ask_over_the_run(self, expression: str) -> Any:
-        window = {"start": str(self.began), "end": str(self.ended), "step": "1"}
+        """In steps shorter than a scrape: the last figures of a run are there for one alone."""
+        window = {"start": str(self.began), "end": str(self.ended), "step": "0.1"}
         return ask(self.address, "query_range", query=expression, **window)["result"]
 
 
@@ -79,7 +112,8 @@ def missing(names: set[str]) -> set[str]:
 
 
 def test_a_run_shows_every_metric_or_it_is_listed_with_what_it_needs(watched: Watched) -> None:
-    assert missing(watched.names()) == set(ABSENT)
+    needing = {name for names in NEEDS.values() for name in names}
+    assert sorted(missing(watched.names()) - EVENTS.keys()) == sorted(needing)
 
 
 def test_every_query_has_data_where_its_metrics_are_there(watched: Watched) -> None:
