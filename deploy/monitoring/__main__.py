@@ -23,6 +23,8 @@ from deploy.monitoring.runbook import BASE
 
 FOLDER = Path(__file__).resolve().parent
 RULES = "prometheus/rules.yml"
+OPERATOR_RULES = "kubernetes/prometheus_rule.yaml"
+"""The same for the Prometheus Operator; `deploy/kuberay/components/monitoring` takes it."""
 DASHBOARD_FOLDER = "grafana/dashboards"
 HEAD = "# Written by `python -m deploy.monitoring` from deploy/monitoring/alerts.py.\n"
 
@@ -37,8 +39,17 @@ def files(runbook: str = BASE) -> dict[str, str]:
         + "\n"
         for each in DASHBOARDS
     }
-    text = yaml.safe_dump(rules(runbook), sort_keys=False, allow_unicode=True, width=100)
-    return written | {RULES: HEAD + text}
+    found = rules(runbook)
+    operator = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "engram", "labels": {"app.kubernetes.io/name": "engram"}},
+        "spec": found,
+    }
+    for name, content in ((RULES, found), (OPERATOR_RULES, operator)):
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+        written[name] = HEAD + text
+    return written
 
 
 def write(folder: Path, runbook: str = BASE) -> list[Path]:
