@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.config.algorithms import ActorCritic
 from common.config.data import Data, Tokenizer
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.lm import LMRL, LMSFT, LMText
@@ -183,6 +184,18 @@ class Run(Section):
                     f"the stages before {stage.stage} train the run's own model, and its backbone "
                     f"is {stage.own_model}; leave one out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _gives_values_of_tokens(self) -> Run:
+        for index, stage in enumerate(self.stages):
+            if isinstance(stage, MRL) and self.model.kind != "causal":
+                settings = stage.algorithm_settings
+                if isinstance(settings, ActorCritic) and settings.credit == "token":
+                    raise ValueError(
+                        f"{self.stage_key(index)}.{stage.algorithm}.credit is token, and a "
+                        f"{self.model.kind} policy gives no values of single tokens; take answer"
+                    )
         return self
 
     @property
