@@ -84,6 +84,32 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert first["ppo/log_prob_max_difference"] <= 1e-4
 
 
+SECTIONS: dict[str, dict[str, Any]] = {
+    "ppo": {"credit": "token", "kl_in": "reward"},
+    "a2c": {"credit": "token"},
+    "reinforce": {"kl_in": "reward"},
+    "rloo": {"samples": 2},
+    "grpo": {"samples": 2, "kl_correction": True},
+    "rejection": {"samples": 2, "keep": 1, "keep_of": "task", "learn_queries": True},
+}
+
+
+@pytest.mark.slow
+def test_every_algorithm_trains_one_after_the_other(tmp_path: Path) -> None:
+    run = causal_run(tmp_path)
+    stages = [
+        {"stage": "lm_rl", "episodes": 6, "iterations": 1, "algorithm": name, name: section}
+        for name, section in SECTIONS.items()
+    ]
+    directory, _ = run_here(Run.model_validate(run.model_dump() | {"stages": stages}))
+    rows = read_rows(directory)
+    assert len(rows) == len(SECTIONS)
+    for name, row in zip(SECTIONS, rows, strict=True):
+        assert row[f"{name}/loss_policy"] is not None
+        assert row["ppo/ratio_max_deviation_first"] <= 1e-3, name
+        assert row["train/gradient_norm"] > 0, name
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_local")
 def test_a_run_on_ray_trains_evaluates_replays_and_opens_in_transformers(tmp_path: Path) -> None:

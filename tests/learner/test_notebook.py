@@ -15,7 +15,6 @@ from common.episode import Episode
 from common.failures import InputError
 from learner.notebook import PolicyTrainer
 from learner.parallel.group import Group
-from learner.policies.table import CheckpointPolicy
 from rollout.policies.play import play
 from rollout.tasks import shards
 from tests.causal_updates import lm_rl, make_update
@@ -95,6 +94,14 @@ def test_log_probs_that_are_not_given_are_those_of_the_present_weights(folder: P
     expected = model(ids).logits[0, :-1].log_softmax(-1)[len(turn.query_ids) - 1 :]
     expected = expected.gather(1, torch.tensor(turn.answer_ids)[:, None])[:, 0]
     assert turn.log_probs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_the_example_of_the_page_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "causal.md").read_text(encoding="utf-8")
+    example = page.partition("```python\n")[2].partition("```")[0]
+    assert len(example.splitlines()) <= 22
+    exec(compile(example.replace('"gpt2"', repr(str(folder))), "causal.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
