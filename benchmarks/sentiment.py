@@ -56,7 +56,8 @@ SHARED = {"kl": 0.02, "kl_in": "reward"}
 def words_of(algorithm: str, seed: int, folder: Path, out: Path) -> list[str]:
     """What is laid over the configuration."""
     section = SHARED | SETTINGS[algorithm]
-    function = {"path": f"{ROOT / 'benchmarks' / 'vader.py'}:score", "weight": 1.0}
+    path = f"{ROOT / 'benchmarks' / 'vader.py'}:score"
+    function = {"name": "mood", "path": path, "weight": 1.0}
     return [
         f"seed={seed}",
         f"name=sentiment_{algorithm}-{seed}",
@@ -69,7 +70,7 @@ def words_of(algorithm: str, seed: int, folder: Path, out: Path) -> list[str]:
         f"stages.lm_rl.algorithm={algorithm}",
         f"stages.lm_rl.{algorithm}={json.dumps(section)}",
         f"stages.lm_rl.optimizer.learning_rate={RATE:.6f}",
-        f"rewards.cumulative.function={json.dumps(function)}",
+        f"rewards.cumulative.functions={json.dumps([function])}",
         "evaluation.episodes=16",
     ]
 

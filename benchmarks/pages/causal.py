@@ -86,7 +86,8 @@ def _answers(runs: list[Mapping[str, Any]]) -> list[str]:
         prompt = runs[0]["before"]["samples"][place]["prompt"]
         rows.append((_cell(prompt), "before", _cell(runs[0]["before"]["samples"][place]["answer"])))
         for run in runs:
-            rows.append(("", f"`{run['algorithm']}`", _cell(run["after"]["samples"][place]["answer"])))
+            answer = run["after"]["samples"][place]["answer"]
+            rows.append(("", f"`{run['algorithm']}`", _cell(answer)))
     return ["## Answers to the same prompts", table(("prompt", "", "answer"), rows)]
 
 
