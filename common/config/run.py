@@ -219,9 +219,9 @@ class Run(Section):
     def _judged_by_another(self) -> Run:
         judge = self.evaluation.judge
         if judge is not None:
-            used = {part.path for part in self.rewards.components() if isinstance(part, _JUDGES)}
-            for part in (*judge.functions, *judge.models):
-                if part.path in used:
+            paths = [part.path for part in judge.functions] + [part.path for part in judge.models]
+            for part in self.rewards.components():
+                if isinstance(part, _JUDGES) and part.path in paths:
                     raise ValueError(
                         f"evaluation.judge names {part.path}, which rewards pay by: what a policy "
                         "was trained on says nothing new about it; name another"

@@ -236,7 +236,7 @@ class CausalCritic:
             return None
         spans = [[*self._answered(e), *self._beyond(e)] for e in episodes]
         states = self._policy.states([span for each in spans for span in each])
-        return list(states.split([sum(span.count for span in each) for each in spans]))
+        return list(states.split([sum(span.last for span in each) for each in spans]))
 
     def evaluate(
         self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
@@ -281,10 +281,10 @@ class CausalCritic:
 
 
 class Span(NamedTuple):
-    """The last `count` positions of a sequence."""
+    """The `last` positions of a sequence."""
 
     ids: list[int]
-    count: int
+    last: int
 
 
 def hidden_states(model: Any, spans: Sequence[Span], device: torch.device) -> Tensor:
@@ -296,7 +296,7 @@ def hidden_states(model: Any, spans: Sequence[Span], device: torch.device) -> Te
         states = model.base_model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
         for row, i in zip(states, chosen, strict=True):
             end = len(spans[i].ids)
-            found[i] = row[end - spans[i].count : end]
+            found[i] = row[end - spans[i].last : end]
     return torch.cat([found[i] for i in range(len(spans))])
 
 
