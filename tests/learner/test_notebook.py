@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config.causal import CausalModel
+from common.data.causal_tokenizer import CausalTokenizer
 from common.episode import Episode
 from common.failures import InputError
 from learner.notebook import PolicyTrainer
@@ -39,10 +40,11 @@ def from_transformers(folder: Path) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
-def distributed(folder: Path, episodes: list[Episode], group: Group) -> dict[str, torch.Tensor]:
+def distributed(
+    model: Any, held: CausalTokenizer, episodes: list[Episode], group: Group
+) -> dict[str, torch.Tensor]:
     """Changes of weights by the update of a learner rank on its share of the episodes."""
-    model, held = opened(folder, **CAUSAL)
-    section = CausalModel.model_validate({"path": str(folder)} | CAUSAL)
+    section = CausalModel.model_validate({"path": "model"} | CAUSAL)
     update = make_update(model, held, section, lm_rl(**SETTINGS), group)
     update.seed = 0
     modules = {"model": update.policy.module, "critic": update.modules["critic"]}
@@ -75,7 +77,11 @@ def test_a_step_is_the_update_of_two_ranks(folder: Path) -> None:
         [turn.log_probs for turn in turns],
     )
     alone = changes(modules, before)
-    for together in on_ranks(2, lambda group: distributed(folder, episodes, group)):
+    # Opened here: transformers cannot open two models in two threads at once.
+    models = [copy.deepcopy(model) for _ in range(2)]
+    for together in on_ranks(
+        2, lambda group: distributed(models[group.rank], held, episodes, group)
+    ):
         for name, change in alone.items():
             assert change.norm() > 0
             assert float((together[name] - change).abs().max()) <= 1e-6, name
@@ -110,7 +116,7 @@ def test_the_example_of_the_page_runs(folder: Path, capsys: pytest.CaptureFixtur
         ({}, (["a"], ["b", "c"], [1.0]), "given were 1, 2 and 1"),
         ({}, ([], [], []), "one at least"),
         ({"algorithm": "rloo"}, (["a"] * 3, ["b"] * 3, [1.0] * 3), "no multiple of the 4 samples"),
-        ({"algorithm": "reinforce"}, (["a"], [[]], [1.0]), "row 0 has an empty query or resp"),
+        ({"algorithm": "reinforce"}, (["a"], [[]], [1.0]), "row 0: has an empty query or resp"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(
