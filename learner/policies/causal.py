@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Of the tokens of the answers of one pass, flat, row after row."""
+    """Figures of the tokens of the answers of one pass, flat, row after row."""
 
     log_probs: Tensor
     entropy: Tensor

@@ -19,7 +19,7 @@ from learner.policies.protocol import TrainablePolicy, ValueFunction
 
 @dataclass(frozen=True)
 class TokenCredit:
-    """What the tokens of answers are credited with, where credit is per token. Tensors are
+    """Credit of the tokens of answers, where credit is per token. Tensors are
     [episodes, answered turns, longest answer], 0 where an answer has no such token."""
 
     present: Tensor

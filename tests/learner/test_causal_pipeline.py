@@ -127,7 +127,14 @@ def test_every_algorithm_trains_one_after_the_other(tmp_path: Path) -> None:
         {"stage": "lm_rl", "episodes": 6, "iterations": 1, "algorithm": name, name: section}
         for name, section in SECTIONS.items()
     ]
-    directory, _ = run_here(Run.model_validate(run.model_dump() | {"stages": stages}))
+    (tmp_path / "reward.py").write_text(
+        "def vowels(turn):\n    return turn.answer.count('a') / 9\n"
+    )
+    settings = run.model_dump() | {"stages": stages}
+    # A reward that differs from answer to answer, so that there is something to learn.
+    reward = {"name": "vowels", "path": f"{tmp_path / 'reward.py'}:vowels", "weight": 1.0}
+    settings["rewards"]["cumulative"]["functions"] = [reward]
+    directory, _ = run_here(Run.model_validate(settings))
     rows = read_rows(directory)
     assert len(rows) == len(SECTIONS)
     for name, row in zip(SECTIONS, rows, strict=True):
