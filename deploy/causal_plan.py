@@ -95,7 +95,7 @@ def learner_bytes(run: Run, shape: CausalShape) -> dict[str, int]:
 
 
 def _activations(shape: CausalShape) -> int:
-    """Bytes of one forward pass: per token and layer 16 widths and 3 inner widths, and three copies of
+    """Bytes of one forward pass: per token and layer 16 widths and 3 inner widths, three copies of
     the logits. A batch of more tokens is computed pass by pass."""
     from learner.policies.causal import PASS_TOKENS
 
