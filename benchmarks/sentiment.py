@@ -39,7 +39,7 @@ from rollout.policies.play import play
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "sentiment_small.yaml"
-ITERATIONS, EPISODES, RATE = 24, 64, 1e-4
+ITERATIONS, EPISODES, RATE = 20, 64, 2e-4
 HELD_OUT = 400
 SECONDS = 3600.0
 ENDS = 3

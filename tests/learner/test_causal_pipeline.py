@@ -128,11 +128,11 @@ def test_every_algorithm_trains_one_after_the_other(tmp_path: Path) -> None:
         for name, section in SECTIONS.items()
     ]
     (tmp_path / "reward.py").write_text(
-        "def vowels(turn):\n    return turn.answer.count('a') / 9\n"
+        "def ending(turn):\n    return sum(turn.answer_ids) % 7 / 7\n"
     )
     settings = run.model_dump() | {"stages": stages}
     # A reward that differs from answer to answer, so that there is something to learn.
-    reward = {"name": "vowels", "path": f"{tmp_path / 'reward.py'}:vowels", "weight": 1.0}
+    reward = {"name": "ending", "path": f"{tmp_path / 'reward.py'}:ending", "weight": 1.0}
     settings["rewards"]["cumulative"]["functions"] = [reward]
     directory, _ = run_here(Run.model_validate(settings))
     rows = read_rows(directory)
