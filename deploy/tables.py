@@ -181,9 +181,16 @@ def prompt_tables(figures: Mapping[str, Any]) -> str:
         [f"distinct {order}-grams, share", f"{share:.3f}"]
         for order, share in figures["distinct"].items()
     ]
+    if "wins" in figures:
+        wins = figures["wins"]
+        share = f"{wins['share']:.3f} ({wins['low']:.3f} to {wins['high']:.3f})"
+        scores = f"{wins['score']:.4g}; {wins['reference_score']:.4g}"
+        rows += [["wins against the reference, share", share], ["the judge's mean; of it", scores]]
     title = f"Sampled answers to {figures['answers']} prompts"
     lines = [table(title, ["figure", "value"], rows)]
     for sample in figures["samples"]:
         reward = "" if sample["reward"] is None else f"  ({sample['reward']:.3g})"
         lines.append(printable(f"  {sample['prompt']} → {sample['answer']}{reward}"))
+        if sample.get("reference") is not None:
+            lines.append(printable(f"    the reference → {sample['reference']}"))
     return "\n".join(lines)

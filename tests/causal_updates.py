@@ -40,10 +40,18 @@ def make_update(
     return Update(policy, algorithm, settings, 10, 1.0, 11, group, Metrics())
 
 
-def outcome(causal: CausalModel, episodes: list[Episode], group: Group) -> dict[str, Tensor]:
+def outcome(
+    causal: CausalModel, episodes: list[Episode], credit: str, group: Group
+) -> dict[str, Tensor]:
     """Changes of weights by one update on this rank's share of the episodes."""
     torch.set_num_threads(1)
-    critic = {"critic_learning_rate": 0.1, "epochs": 2, "minibatches": 5, "kl": 0.1}
+    critic: dict[str, Any] = {
+        "credit": credit,
+        "critic_learning_rate": 0.1,
+        "epochs": 2,
+        "minibatches": 5,
+        "kl": 0.1,
+    }
     optimizer = {"learning_rate": 0.1, "max_grad_norm": 1e6}
     settings = lm_rl(ppo=critic | {"entropy": 0.05}, optimizer=optimizer)
     model, held = open_causal(causal)

@@ -54,6 +54,13 @@ class TinyPolicy:
     def part_of(self, name: str) -> str:
         return "all"
 
+    def trains(self, name: str) -> bool:
+        return True
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        return {}
+
     def evaluate(
         self, episodes: Sequence[Episode], temperature: float, queries: bool = False
     ) -> TokenBatch:
@@ -107,14 +114,16 @@ class TinyPolicy:
     def frozen_copy(self) -> TinyPolicy:
         return TinyPolicy(copy.deepcopy(self.module).requires_grad_(False))
 
-    def value_function(self, reads: CriticInput) -> Any:
-        return TinyCritic()
+    def value_function(self, reads: CriticInput, tokens: bool = False) -> Any:
+        return TinyCritic(tokens)
 
 
 class TinyCritic:
-    """A value for each first token of a query."""
+    """A value for each first token of a query; with `tokens`, one for what stands before each token
+    of an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: bool = False) -> None:
+        self._tokens = tokens
         self.module = nn.Embedding(VOCABULARY, 1)
         nn.init.zeros_(self.module.weight)
 
@@ -122,7 +131,14 @@ class TinyCritic:
         return None
 
     def evaluate(self, episodes: Sequence[Episode], memories: Any = None) -> Tensor:
-        asked = [turn.query_ids[0] for episode in episodes for turn in episode.answered]
+        asked = [
+            token
+            for episode in episodes
+            for turn in episode.answered
+            for token in (
+                [turn.query_ids[-1], *turn.answer_ids[:-1]] if self._tokens else turn.query_ids[:1]
+            )
+        ]
         return self.module(torch.tensor(asked, dtype=torch.long))[:, 0]
 
     @torch.no_grad()
@@ -130,7 +146,8 @@ class TinyCritic:
         self.module.weight.fill_(value)
 
     def beyond(self, episodes: Sequence[Episode], memories: Any = None) -> Tensor:
-        return torch.zeros(len(episodes))
+        last = torch.tensor([episode.next_query_ids[-1] for episode in episodes], dtype=torch.long)
+        return self.module(last)[:, 0]
 
 
 def tiny_update(

@@ -166,7 +166,7 @@ def _algorithms(results: Results) -> list[str]:
     """What each algorithm gained on the demo; nothing where none was measured."""
     runs: dict[str, list[Mapping[str, Any]]] = {}
     for result in results.values():
-        if "algorithm" in result:
+        if "recall_before" in result and "algorithm" in result:
             runs.setdefault(result["algorithm"], []).append(result)
     if not runs:
         return []

@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.config.algorithms import ActorCritic
+from common.config.components import Component, FunctionReward, ModelReward
 from common.config.data import Data, Tokenizer
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.lm import LMRL, LMSFT, LMText
 from common.config.locations import Location
 from common.config.model import Model
 from common.config.mrl import MRL
-from common.config.rewards import Rewards
+from common.config.rewards import RewardMix, Rewards
 from common.config.rollout import Rollout
 from common.config.section import Section
 from common.config.stages import (
@@ -44,6 +46,9 @@ Stage = Annotated[
 ]
 
 
+_JUDGES = (FunctionReward, ModelReward)
+
+
 class Learner(Section):
     ranks: int = Field(1, ge=1)
     """Learner ranks, which are Ray Train workers. Gradients do not depend on their number."""
@@ -69,9 +74,34 @@ class Learner(Section):
     """Seconds that the learner group has to start."""
 
 
+class Judge(Section):
+    """A reward that training never uses. `engram eval` asks it which answer to a prompt is better,
+    the policy's or that of its reference."""
+
+    functions: tuple[FunctionReward, ...] = ()
+    """Functions of yours, as in `rewards`."""
+    models: tuple[ModelReward, ...] = ()
+    """Reward models, as in `rewards`. With several judges the weighted mean counts."""
+
+    @model_validator(mode="after")
+    def _judges(self) -> Judge:
+        if not self.functions and not self.models:
+            raise ValueError("names no judge: give functions or models, or leave it out")
+        return self
+
+    @property
+    def rewards(self) -> Rewards:
+        """The judge as rewards of every kind of conversation."""
+        none = {key: None for key, value in RewardMix() if isinstance(value, Component)}
+        mix = RewardMix.model_validate(none | dict(self))
+        return Rewards(single=mix, cumulative=mix, long_term=mix)
+
+
 class Evaluation(Section):
     episodes: int = Field(200, ge=1)
     """Number of held-out conversations."""
+    judge: Judge | None = None
+    """Judge of answers to prompts, against those of the reference policy; None: there is none."""
 
 
 class WandB(Section):
@@ -186,6 +216,31 @@ class Run(Section):
                     f"the stages before {stage.stage} train the run's own model, and its backbone "
                     f"is {stage.own_model}; leave one out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _judged_by_another(self) -> Run:
+        judge = self.evaluation.judge
+        if judge is not None:
+            paths = [part.path for part in judge.functions] + [part.path for part in judge.models]
+            for part in self.rewards.components():
+                if isinstance(part, _JUDGES) and part.path in paths:
+                    raise ValueError(
+                        f"evaluation.judge names {part.path}, which rewards pay by: what a policy "
+                        "was trained on says nothing new about it; name another"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _gives_values_of_tokens(self) -> Run:
+        for index, stage in enumerate(self.stages):
+            if isinstance(stage, MRL) and self.model.kind != "causal":
+                settings = stage.algorithm_settings
+                if isinstance(settings, ActorCritic) and settings.credit == "token":
+                    raise ValueError(
+                        f"{self.stage_key(index)}.{stage.algorithm}.credit is token, and a "
+                        f"{self.model.kind} policy gives no values of single tokens; take answer"
+                    )
         return self
 
     @property

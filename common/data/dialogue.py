@@ -68,7 +68,7 @@ class Window:
     max_tokens: int
 
     def remember(self, held: Interactions, interaction: Sequence[int]) -> Interactions:
-        """Interactions that are held after one more. An empty one, of an episode that nothing was
+        """The interactions held after one more. An empty one, of an episode that nothing was
         told before, is not held."""
         if not interaction:
             return held

@@ -7,6 +7,7 @@ of its dialogues (`common/data/dialogue.py`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,14 @@ def open_tokenizer(settings: CausalModel) -> CausalTokenizer:
     with model_folder(where) as (name, revision), naming(where):
         config = AutoConfig.from_pretrained(name, revision=revision)
         given = AutoTokenizer.from_pretrained(name, revision=revision)
+    return dialogue_tokenizer(where, given, config, settings)
+
+
+def dialogue_tokenizer(
+    where: str, given: Any, config: Any, settings: CausalModel
+) -> CausalTokenizer:
+    """The same of a tokenizer of `transformers` and the configuration of its model. where: what
+    errors name."""
     if not given.is_fast:
         raise InputError(where, "its tokenizer has no fast version, which policies need")
     if given.eos_token is None:
@@ -93,7 +102,8 @@ def open_tokenizer(settings: CausalModel) -> CausalTokenizer:
     dialogue = DialogueFormat(
         **texts, interactions=settings.interactions, memory_tokens=budget, max_tokens=longest
     )
-    return CausalTokenizer(given.backend_tokenizer, names, dialogue)
+    # A copy: what it is set to here must not change the one that was given.
+    return CausalTokenizer(copy.deepcopy(given.backend_tokenizer), names, dialogue)
 
 
 def token_counter(where: str) -> Callable[[str], int]:

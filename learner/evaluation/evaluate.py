@@ -33,11 +33,12 @@ from learner.evaluation.match import MATCH, match_figures, reward_figure
 from learner.evaluation.measure import reward_embedding, run_of, training_values
 from learner.evaluation.memorisation import memorised
 from learner.evaluation.retention import FIGURES, most_frequent_figure, retention_figures
-from learner.policies.table import open_policy
+from learner.policies.table import CheckpointPolicy, open_policy
 from learner.resume import evaluated_corpus
 from learner.training_state import TrainingState
 from reward_service.compose import score_episodes
 from rollout.policies.play import play
+from rollout.protocols import Policy
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,8 @@ class ScoringPlayer:
         }
         self._opened = opened = open_policy(checkpoint)
         self._checkpoint, self._run, self._sampling = checkpoint, run, rollout.sampling
-        self._policy = opened.playing(rollout.model_copy(update=settings))
+        self._rollout = rollout.model_copy(update=settings)
+        self._policy = opened.playing(self._rollout)
         self._special = opened.special_ids
         self._rewards = run.rewards if run else Run.model_fields["rewards"].default
         self._embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
@@ -233,7 +235,40 @@ class ScoringPlayer:
 
         reference = reference_of(self._checkpoint, self._opened, self._run)
         end, temperature = self._opened.tokenizer.eos_id, self._sampling.temperature or 1.0
-        return prompt_figures(self(prompt_tasks(rows, seed)), end, reference, temperature)
+        played = self(prompt_tasks(rows, seed))
+        figures = prompt_figures(played, end, reference, temperature)
+        if reference is not None:
+            others = play(self._playing(reference.module), prompt_tasks(rows, seed))
+            figures |= self._against(played, others, figures["samples"])
+        return figures
+
+    def _playing(self, module: Any) -> Policy:
+        """Another model of the same shape as this one plays."""
+        return CheckpointPolicy("causal", module, self._opened.tokenizer).playing(self._rollout)
+
+    def _against(
+        self,
+        played: Sequence[Episode],
+        others: Sequence[Episode],
+        samples: Sequence[dict[str, Any]],
+    ) -> dict[str, Any]:
+        """The policy's answers beside the reference's to the same prompts, and how often the judge
+        of the run finds them better."""
+        from learner.evaluation.prompts import win_figures
+
+        answers = {e.answered[0].query: e.answered[0].answer for e in others if e.answered}
+        beside = [sample | {"reference": answers.get(sample["prompt"])} for sample in samples]
+        judge = self._run.evaluation.judge if self._run is not None else None
+        if judge is None:
+            return {"samples": beside}
+        ours, theirs = (
+            [
+                episode.answered[0].reward if episode.answered else None
+                for episode in score_episodes(each, judge.rewards, self._embedding, self._special)
+            ]
+            for each in (played, others)
+        )
+        return {"samples": beside, "wins": win_figures(ours, theirs)}
 
     def __call__(self, tasks: list[Task]) -> list[Episode]:
         before = self._played

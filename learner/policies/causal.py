@@ -199,25 +199,29 @@ class CausalPolicy:
         frozen = copy.deepcopy(self._model).requires_grad_(False)
         return CausalPolicy(frozen, self.window, self._group, self._value_head)
 
-    def value_function(self, reads: CriticInput) -> CausalCritic:
-        return CausalCritic(self, self._value_head, self._group)
+    def value_function(self, reads: CriticInput, tokens: bool = False) -> CausalCritic:
+        return CausalCritic(self, self._value_head, self._group, tokens)
 
     @torch.no_grad()
-    def states(self, contexts: Sequence[list[int]]) -> Tensor:
-        """Hidden states of the last layer at the end of each context, [contexts, width]."""
-        return last_states(self._model, contexts, self._group.device)
+    def states(self, spans: Sequence[Span]) -> Tensor:
+        """Hidden states of the last layer at the positions of each span, [positions, width]."""
+        return hidden_states(self._model, spans, self._group.device)
 
 
 class CausalCritic:
-    """The value of a prompt, from the hidden state at its end.
+    """The value of a prompt, from the hidden state at its end. tokens: a value for each token of an
+    answer, from the hidden state at the position before it; that of the first one is the prompt's.
 
     body "policy": hidden states are those of the weights that sampled, computed once per batch, so
     the values of a batch do not move while the policy learns from it; only the head is trained.
     body "own": a copy of the model that is trained with the head.
     """
 
-    def __init__(self, policy: CausalPolicy, settings: ValueHeadSettings, group: Group):
-        self._policy, self._group, self.module = policy, group, nn.Module()
+    def __init__(
+        self, policy: CausalPolicy, settings: ValueHeadSettings, group: Group, tokens: bool = False
+    ):
+        self._policy, self._group, self._tokens = policy, group, tokens
+        self.module = nn.Module()
         width = int(policy.module.config.hidden_size)
         self._head = ValueHead(width, settings.layers).to(group.device)
         self.module.add_module("head", self._head)
@@ -230,9 +234,9 @@ class CausalCritic:
     def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
         if self._own is not None:
             return None
-        contexts = [self._policy.window.contexts(episode) for episode in episodes]
-        states = self._policy.states([context for each in contexts for context in each])
-        return list(states.split([len(each) for each in contexts]))
+        spans = [[*self._answered(e), *self._beyond(e)] for e in episodes]
+        states = self._policy.states([span for each in spans for span in each])
+        return list(states.split([sum(span.last for span in each) for each in spans]))
 
     def evaluate(
         self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
@@ -241,9 +245,10 @@ class CausalCritic:
             trained = [p.sum() for p in self.module.parameters() if p.requires_grad]
             return (torch.stack(trained).sum() * 0.0).expand(0)
         if memories is None:
-            return self._values([context for e in episodes for context in self._asked(e)])
+            return self._values([span for e in episodes for span in self._answered(e)])
         pairs = zip(memories, episodes, strict=True)
-        return self._head(torch.cat([each[: len(e.answered)] for each, e in pairs]))
+        # Without the state after the last answer of an episode that was cut off.
+        return self._head(torch.cat([each[:-1] if e.truncated else each for each, e in pairs]))
 
     def begin(self, value: float) -> None:
         self._head.begin(value)
@@ -252,28 +257,47 @@ class CausalCritic:
         self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
     ) -> Tensor:
         if memories is None:
-            return self._values([self._policy.window.contexts(e)[-1] for e in episodes])
+            return self._values([span for e in episodes for span in self._beyond(e)])
         return self._head(torch.stack([each[-1] for each in memories]))
 
-    def _asked(self, episode: Episode) -> list[list[int]]:
-        return self._policy.window.contexts(episode)[: len(episode.answered)]
+    def _answered(self, episode: Episode) -> list[Span]:
+        """The positions that values of an episode's answers are read at."""
+        contexts = self._policy.window.contexts(episode)
+        pairs = zip(episode.answered, contexts, strict=False)  # the last context has no answer
+        if not self._tokens:
+            return [Span(context, 1) for _, context in pairs]
+        return [
+            Span([*context, *turn.answer_ids[:-1]], len(turn.answer_ids)) for turn, context in pairs
+        ]
 
-    def _values(self, contexts: Sequence[list[int]]) -> Tensor:
-        return self._head(last_states(self._own, contexts, self._group.device))
+    def _beyond(self, episode: Episode) -> list[Span]:
+        """The position of the prompt that would have come next, where there is one."""
+        if not episode.truncated:
+            return []
+        return [Span(self._policy.window.contexts(episode)[-1], 1)]
+
+    def _values(self, spans: Sequence[Span]) -> Tensor:
+        return self._head(hidden_states(self._own, spans, self._group.device))
 
 
-def last_states(model: Any, contexts: Sequence[list[int]], device: torch.device) -> Tensor:
-    """Hidden states of the last layer at the end of each context, [contexts, width]; with gradient
-    where gradients are on."""
-    found: list[Tensor] = []
-    order: list[int] = []
-    for chosen in in_passes([len(context) for context in contexts], PASS_TOKENS):
-        tokens, _ = pad([contexts[i] for i in chosen])
+class Span(NamedTuple):
+    """The `last` positions of a sequence."""
+
+    ids: list[int]
+    last: int
+
+
+def hidden_states(model: Any, spans: Sequence[Span], device: torch.device) -> Tensor:
+    """Hidden states of the last layer at the positions of each span, [positions, width], span by
+    span; with gradient where gradients are on."""
+    found: dict[int, Tensor] = {}
+    for chosen in in_passes([len(span.ids) for span in spans], PASS_TOKENS):
+        tokens, _ = pad([spans[i].ids for i in chosen])
         states = model.base_model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
-        ends = torch.tensor([len(contexts[i]) - 1 for i in chosen], device=device)
-        found.append(states[torch.arange(len(chosen), device=device), ends])
-        order += chosen
-    return torch.cat(found)[torch.tensor(order, device=device).argsort()]
+        for row, i in zip(states, chosen, strict=True):
+            end = len(spans[i].ids)
+            found[i] = row[end - spans[i].last : end]
+    return torch.cat([found[i] for i in range(len(spans))])
 
 
 def in_passes(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

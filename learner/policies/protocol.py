@@ -49,8 +49,13 @@ class TokenBatch:
         """per_turn: [episodes, answered turns] → [tokens], each token that of its turn."""
         return torch.repeat_interleave(self.per_answer(per_turn), self.lengths)
 
+    def of_tokens(self, per_token: Tensor) -> Tensor:
+        """per_token: [episodes, answered turns, longest answer] → [tokens]."""
+        present = torch.arange(per_token.shape[-1], device=self.lengths.device)
+        return self.per_answer(per_token)[present < self.lengths[:, None]]
+
     def per_answer(self, per_turn: Tensor) -> Tensor:
-        """per_turn: [episodes, answered turns] → [answers]."""
+        """per_turn: [episodes, answered turns, …] → [answers, …]."""
         at = torch.tensor(self.answers, dtype=torch.long, device=per_turn.device).view(-1, 2)
         return per_turn[at[:, 0], at[:, 1]]
 
@@ -72,15 +77,16 @@ class TokenBatch:
 
 
 class ValueFunction(Protocol):
-    """A critic: what reward each query promises."""
+    """A critic: what reward each query promises, or, one of tokens, what each token of an answer
+    promises at the position before it."""
 
     @property
     def module(self) -> nn.Module: ...
 
     def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
         """Memory that each query of each episode was answered with, by the policy's present
-        weights, without gradient: [answered turns, …], one more where the episode was cut off. None
-        for a critic that reads none.
+        weights, without gradient: [answered turns, …], one more where the episode was cut off. Of a
+        critic of tokens, [tokens, …] in the same way. None for a critic that reads none.
 
         Asked for once per batch, before the policy learns from it: values of one batch must not
         move because memories do.
@@ -90,8 +96,8 @@ class ValueFunction(Protocol):
     def evaluate(
         self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """[answered turns], episode by episode; with gradient where gradients are on. memories:
-        those of the episodes, as above."""
+        """[answered turns], or [tokens], episode by episode and turn by turn; with gradient where
+        gradients are on. memories: those of the episodes, as above."""
         ...
 
     def begin(self, value: float) -> None:
@@ -155,6 +161,7 @@ class TrainablePolicy(Protocol):
         """A policy of the same weights that is never trained: a reference."""
         ...
 
-    def value_function(self, reads: CriticInput) -> ValueFunction:
-        """A critic that starts from this policy's weights. Draws from torch's random state."""
+    def value_function(self, reads: CriticInput, tokens: bool = False) -> ValueFunction:
+        """A critic that starts from this policy's weights. Draws from torch's random state. tokens:
+        whether it is one of tokens. Raises InputError where this policy has none."""
         ...

@@ -20,6 +20,7 @@ from common.config.algorithms import PREVIOUS_INTERACTION, CriticInput
 from common.data.padding import pad
 from common.data.special_tokens import EOS
 from common.episode import Episode, Turn
+from common.failures import InputError
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.critic import Critic
 from common.models.reactive.model import ReactiveTransformer
@@ -179,7 +180,11 @@ class ReactivePolicy:
     def frozen_copy(self) -> ReactivePolicy:
         return ReactivePolicy(copy.deepcopy(self.module).requires_grad_(False), self._group)
 
-    def value_function(self, reads: CriticInput) -> ReactiveCritic:
+    def value_function(self, reads: CriticInput, tokens: bool = False) -> ReactiveCritic:
+        if tokens:
+            raise InputError(
+                "credit", "is token, and a reactive policy gives no values of single tokens"
+            )
         critic = Critic.from_policy(self.module, reads.memory)
         return ReactiveCritic(critic.to(self._group.device), self._group, reads, self.module)
 

@@ -65,6 +65,32 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
+def token_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap: Tensor,
+    discounts: tuple[float, float],
+    gae_lambda: float,
+    mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of single tokens; both 0 where the mask is.
+
+    rewards, values, mask: [episodes, turns, tokens]. bootstrap: [episodes], as above. discounts:
+    per turn, per token. Inside an answer they are generalised advantages. After its last token
+    comes, discounted per turn, the value of the next answer's first token: what that answer earned
+    beyond it is not waited for. A turn that could not be scored is stepped over.
+    """
+    per_turn, per_token = discounts
+    scored = mask[..., 0]
+    nexts: list[Tensor] = []
+    following = torch.as_tensor(bootstrap, dtype=values.dtype, device=values.device)
+    for turn in reversed(range(values.shape[1])):
+        nexts.append(per_turn * following)
+        following = torch.where(scored[:, turn], values[:, turn, 0], following)
+    after = torch.stack(nexts[::-1], dim=1) if nexts else values.new_zeros(values.shape[:2])
+    return generalized_advantages(rewards, values, after, per_token, gae_lambda, mask)
+
+
 def mean_and_variance(
     x: Tensor, mask: Tensor | None = None, ddof: int = 1, reduce: Reduce = one_rank
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,13 +8,34 @@ conversation (memory was written with them) and are masked out of every loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from common.episode import Episode
 from learner.policies.protocol import TrainablePolicy, ValueFunction
+
+
+@dataclass(frozen=True)
+class TokenCredit:
+    """Credit of the tokens of answers, where credit is per token. Tensors are
+    [episodes, answered turns, longest answer], 0 where an answer has no such token."""
+
+    present: Tensor
+    """Where an answer has such a token."""
+    values: Tensor
+    """Values of the critic before the update, at the position before each token."""
+    rewards: Tensor
+    """Set by `shaped_rewards`."""
+    advantages: Tensor
+    """Set by the algorithm's `credit`, as `returns`."""
+    returns: Tensor
+
+    def select(self, index: Tensor) -> TokenCredit:
+        """That of some of the episodes."""
+        chosen = {each.name: getattr(self, each.name)[index] for each in fields(self)}
+        return TokenCredit(**chosen)
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,9 @@ class Experience:
     """Set by the algorithm's `credit`."""
     returns: Tensor = field(default_factory=lambda: torch.empty(0))
     """Set by the algorithm's `credit`: what the critic learns."""
+    tokens: TokenCredit | None = None
+    """Where credit is per token: that of each. Values and returns of turns are then those of the
+    first token of each answer, advantages the mean over its tokens."""
     figures: dict[str, float] = field(default_factory=dict)
     """Statistics over all ranks, by key of a metric's series."""
 
@@ -60,6 +84,24 @@ class Experience:
         if self.recomputed is not None:
             return self.recomputed
         return [[turn.log_probs for turn in episode.answered] for episode in self.episodes]
+
+    @property
+    def valued(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Values before the update, returns, and where there is a score, of all that the critic
+        gives a value: [answered turns], or [tokens], episode by episode."""
+        if self.tokens is None:
+            present, kept = self.present, self.scored
+            values, returns = self.values, self.returns
+        else:
+            present, kept = self.tokens.present, self.scored_tokens
+            values, returns = self.tokens.values, self.tokens.returns
+        return values[present], returns[present], kept[present]
+
+    @property
+    def scored_tokens(self) -> Tensor:
+        """Where a token is of an answer with a score, as `TokenCredit`."""
+        assert self.tokens is not None, "credit is per answer"
+        return self.scored[..., None] & self.tokens.present
 
     def select(self, chosen: Sequence[int]) -> Experience:
         """The experience of some of the episodes."""
@@ -79,6 +121,7 @@ class Experience:
             memories=None if self.memories is None else [self.memories[i] for i in chosen],
             advantages=self.advantages[index],
             returns=self.returns[index],
+            tokens=None if self.tokens is None else self.tokens.select(index),
         )
 
 
@@ -89,8 +132,10 @@ def gather_experience(
     critic: ValueFunction | None,
     temperature: float,
     device: torch.device,
+    per_token: bool = False,
 ) -> Experience:
-    """Evaluate a batch of scored episodes, which may be of any size but not empty."""
+    """Evaluate a batch of scored episodes, which may be of any size but not empty. per_token:
+    whether the critic is one of tokens."""
     counts = torch.tensor([len(episode.answered) for episode in episodes])
     present = (torch.arange(int(counts.max())) < counts[:, None]).to(device)
     scored, rewards, stds = (
@@ -105,8 +150,13 @@ def gather_experience(
     values = torch.zeros(present.shape, device=device)
     bootstrap = torch.zeros(len(episodes), device=device)
     memories = None if critic is None else critic.memories(episodes)
+    tokens = None
     if critic is not None:
-        values[present] = critic.evaluate(episodes, memories)
+        found = critic.evaluate(episodes, memories)
+        if per_token:
+            tokens = _token_values(episodes, found, present)
+            found = tokens.values[..., 0][present]
+        values[present] = found
         cut_off = [i for i, episode in enumerate(episodes) if episode.truncated]
         if cut_off:
             bootstrap[cut_off] = critic.beyond(
@@ -122,5 +172,30 @@ def gather_experience(
         log_probs = reference.log_probs(episodes, temperature)
     scored, rewards, stds = (x.to(device) for x in (scored, rewards, stds))
     return Experience(
-        episodes, present, scored, rewards, stds, values, bootstrap, log_probs, memories=memories
+        episodes,
+        present,
+        scored,
+        rewards,
+        stds,
+        values,
+        bootstrap,
+        log_probs,
+        memories=memories,
+        tokens=tokens,
     )
+
+
+def _token_values(episodes: Sequence[Episode], values: Tensor, turns: Tensor) -> TokenCredit:
+    """values: [tokens], episode by episode and turn by turn. turns: where there is an answered
+    turn."""
+    lengths = torch.zeros(turns.shape, dtype=torch.long, device=values.device)
+    lengths[turns] = torch.tensor(
+        [len(turn.answer_ids) for episode in episodes for turn in episode.answered],
+        device=values.device,
+    )
+    longest = torch.arange(int(lengths.max()), device=values.device)
+    present = longest < lengths[..., None]
+    held = values.new_zeros(present.shape)
+    held[present] = values
+    nothing = torch.zeros_like(held)
+    return TokenCredit(present, held, nothing, nothing, nothing)

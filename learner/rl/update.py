@@ -26,7 +26,7 @@ from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine, learning_rate_factor
 from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
 from learner.rl.advantages import generalized_advantages, mean_and_variance
-from learner.rl.algorithms.algorithm import Algorithm, whitened
+from learner.rl.algorithms.algorithm import Algorithm, whitened_experience
 from learner.rl.experience import Experience, gather_experience
 from learner.rl.kl import AdaptiveKL
 from learner.rl.losses import MAX_LOG_RATIO
@@ -69,7 +69,7 @@ class Update:
         self.critic: ValueFunction | None = None
         self.critic_trainer: Trainer | None = None
         if needs.critic_learning_rate is not None:
-            self.critic = policy.value_function(needs.critic)
+            self.critic = policy.value_function(needs.critic, needs.values_of_tokens)
             rates = Optimizer(
                 learning_rate=needs.critic_learning_rate, warmup_fraction=0.0, final_fraction=1.0
             )
@@ -96,7 +96,12 @@ class Update:
         batch."""
         self.policy.observe(episodes, self.metrics)
         experience = gather_experience(
-            episodes, self.reference, self.critic, self.temperature, self.group.device
+            episodes,
+            self.reference,
+            self.critic,
+            self.temperature,
+            self.group.device,
+            self.algorithm.needs.values_of_tokens,
         )
         with torch.no_grad():
             if self.settings.mismatch.correct != "none":
@@ -169,8 +174,7 @@ class Update:
         sampled them."""
         settings = self.settings
         if settings.whiten and settings.whiten_over == "minibatch":
-            fresh = whitened(part.advantages, part.scored, settings, self.group)
-            part = replace(part, advantages=fresh)
+            part = whitened_experience(part, settings, self.group)
         terms = self.policy_terms(part, first)
         if self._has_moved_too_far(terms):
             return False

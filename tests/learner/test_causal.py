@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.config.algorithms import PREVIOUS_INTERACTION
 from common.config.causal import CausalModel
 from common.config.run import Run
 from common.episode import Episode, Fact, Interaction, Row, Turn
@@ -139,11 +140,15 @@ def test_several_passes_give_the_gradient_of_one(
 @pytest.mark.slow
 def test_two_ranks_give_the_update_of_one(models: dict[str, Path], tmp_path: Path) -> None:
     cases = []
-    for settings in ({}, {"lora": LORA}, {"value_head": {"body": "own", "layers": 1}}):
+    for settings, credit in (
+        ({}, "answer"),
+        ({"lora": LORA}, "token"),
+        ({"value_head": {"body": "own", "layers": 1}}, "token"),
+    ):
         model, held = opened(models["gpt2"])
         section = CausalModel.model_validate({"path": str(models["gpt2"])} | settings)
         episodes = episodes_of(CheckpointPolicy("causal", model, held), 7)
-        cases.append((section, episodes))
+        cases.append((section, episodes, credit))
     (tmp_path / "causal.pickle").write_bytes(pickle.dumps(cases))
     ranks = [processes().Process(target=rank_main, args=(r, 2, tmp_path)) for r in range(2)]
     for process in ranks:
@@ -252,6 +257,38 @@ def test_recall_by_distance_shows_where_the_window_ends(models: dict[str, Path])
         recall, asked = recall_by_distance([replace(episode, turns=tuple(turns))])
         assert asked[str(distance)] == 1
         assert recall[str(distance)] == float(distance <= remembered)
+
+
+@pytest.mark.parametrize("body", ["policy", "own"])
+def test_values_of_tokens_are_read_before_them(models: dict[str, Path], body: str) -> None:
+    """Of every answer, wherever it stands in a conversation, from the hidden states of the model
+    on the very ids; the first one is the value of the prompt."""
+    policy, whole = trainable(models["gpt2"], value_head={"body": body})
+    cut_off = {"next_query_ids": whole.tokenizer.prompt("the film")}
+    episodes = [replace(e, **(cut_off if i == 1 else {})) for i, e in enumerate(episodes_of(whole))]
+    torch.manual_seed(3)
+    of_tokens = policy.value_function(PREVIOUS_INTERACTION, tokens=True)
+    of_answers = policy.value_function(PREVIOUS_INTERACTION)
+    torch.nn.init.normal_(of_tokens._head.value.weight)
+    of_answers._head.load_state_dict(of_tokens._head.state_dict())
+    found = of_tokens.evaluate(episodes, of_tokens.memories(episodes))
+    expected, firsts = [], []
+    for episode in episodes:
+        contexts = policy.window.contexts(episode)
+        for turn, context in zip(episode.answered, contexts, strict=False):
+            ids = torch.tensor([[*context, *turn.answer_ids]])
+            states = policy.module.base_model(ids).last_hidden_state[0]
+            firsts.append(len(expected))
+            expected += of_tokens._head(states[len(context) - 1 : -1]).tolist()
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-5)
+    prompts = of_answers.evaluate(episodes, of_answers.memories(episodes))
+    torch.testing.assert_close(found[firsts], prompts, rtol=0, atol=1e-5)
+    beyond = [
+        critic.beyond(episodes[1:2], held and held[1:2])
+        for critic in (of_tokens, of_answers)
+        for held in [critic.memories(episodes)]
+    ]
+    torch.testing.assert_close(beyond[0], beyond[1], rtol=0, atol=1e-5)
 
 
 def test_tied_weights_are_kept_once(models: dict[str, Path]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.config.run import Run
+from common.failures import InputError
 from common.storage.checkpoint import latest_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.jsonl import read_rows
@@ -18,10 +19,17 @@ from deploy.plan import plan_text
 from deploy.tables import evaluation_tables
 from learner.driver import train
 from learner.evaluation.evaluate import evaluate_checkpoint
+from learner.evaluation.prompts import win_figures
 from learner.evaluation.replay import replay
 from rollout.journal.reader import episode_heads
 from tests.local_source import StoppingRecorder, comparable_rows, run_here
 from tests.tiny_causal import SENTENCES, write_model
+
+
+def judge(folder: Path) -> dict[str, str]:
+    """A reward that training does not use: how long an answer is."""
+    (folder / "judge.py").write_text("def words(turn):\n    return len(turn.answer.split()) / 10\n")
+    return {"name": "words", "path": f"{folder / 'judge.py'}:words"}
 
 
 def causal_run(folder: Path, name: str = "causal", **causal: Any) -> Run:
@@ -54,7 +62,7 @@ def causal_run(folder: Path, name: str = "causal", **causal: Any) -> Run:
             "environment": {"kind": "single_turn"},
             "rollout": {"workers": 1, "slots": 4, "sampling": {"max_new_tokens": 6}},
             "learner": {"checkpoint_every": 1, "log_every": 1, "keep_checkpoints": 9},
-            "evaluation": {"episodes": 4},
+            "evaluation": {"episodes": 4, "judge": {"functions": [judge(folder)]}},
             "rewards": {
                 "cumulative": {"bleu": None, "cosine": None, "recall": None, "length": None}
                 | {"repetition": {"weight": 1.0}}
@@ -84,6 +92,57 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert first["ppo/log_prob_max_difference"] <= 1e-4
 
 
+SECTIONS: dict[str, dict[str, Any]] = {
+    "ppo": {"credit": "token", "kl_in": "reward"},
+    "a2c": {"credit": "token"},
+    "reinforce": {"kl_in": "reward"},
+    "rloo": {"samples": 2},
+    "grpo": {"samples": 2, "kl_correction": True},
+    "rejection": {"samples": 2, "keep": 1, "keep_of": "task", "learn_queries": True},
+}
+
+
+def test_the_judge_counts_wins_and_halves_of_what_is_alike() -> None:
+    found = win_figures([1.0, 0.0, 0.5, None, 2.0], [0.0, 1.0, 0.5, 1.0, 1.0])
+    assert (found["share"], found["alike"], found["left_out"]) == (2.5 / 4, 1, 1)
+    assert found["score"] == pytest.approx(3.5 / 4)
+    with pytest.raises(InputError, match="gave no answer a score"):
+        win_figures([None], [1.0])
+
+
+def test_a_judge_that_rewards_pay_by_is_refused(tmp_path: Path) -> None:
+    settings = causal_run(tmp_path).model_dump()
+    settings["rewards"]["cumulative"]["functions"] = [judge(tmp_path)]
+    with pytest.raises(ValueError, match=r"evaluation\.judge names .*words, which rewards pay by"):
+        Run.model_validate(settings)
+    settings["evaluation"]["judge"] = {}
+    with pytest.raises(ValueError, match="names no judge"):
+        Run.model_validate(settings)
+
+
+@pytest.mark.slow
+def test_every_algorithm_trains_one_after_the_other(tmp_path: Path) -> None:
+    run = causal_run(tmp_path)
+    stages = [
+        {"stage": "lm_rl", "episodes": 6, "iterations": 1, "algorithm": name, name: section}
+        for name, section in SECTIONS.items()
+    ]
+    (tmp_path / "reward.py").write_text(
+        "def ending(turn):\n    return sum(turn.answer_ids) % 7 / 7\n"
+    )
+    settings = run.model_dump() | {"stages": stages}
+    # A reward that differs from answer to answer, so that there is something to learn.
+    reward = {"name": "ending", "path": f"{tmp_path / 'reward.py'}:ending", "weight": 1.0}
+    settings["rewards"]["cumulative"]["functions"] = [reward]
+    directory, _ = run_here(Run.model_validate(settings))
+    rows = read_rows(directory)
+    assert len(rows) == len(SECTIONS)
+    for name, row in zip(SECTIONS, rows, strict=True):
+        assert row[f"{name}/loss_policy"] is not None
+        assert row["ppo/ratio_max_deviation_first"] <= 1e-3, name
+        assert row["train/gradient_norm"] > 0, name
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_local")
@@ -102,7 +161,13 @@ def test_a_run_on_ray_trains_evaluates_replays_and_opens_in_transformers(tmp_pat
     result = evaluate_checkpoint(directory.path())
     assert result["prompts"]["kl"] == pytest.approx(0.0, abs=0.1)
     assert 0 < result["prompts"]["distinct"]["1"] <= 1
-    assert "Sampled answers to" in evaluation_tables(result)
+    wins = result["prompts"]["wins"]
+    assert 0 <= wins["low"] <= wins["share"] <= wins["high"] <= 1
+    assert wins["prompts"] == 4
+    tables = evaluation_tables(result)
+    assert "Sampled answers to" in tables
+    assert "wins against the reference, share" in tables
+    assert tables.count("the reference →") == 4
     assert "adapters of rank 4" in plan_text(run)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

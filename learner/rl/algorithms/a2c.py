@@ -42,7 +42,7 @@ class AdvantageActorCritic:
 
     def critic_terms(self, values: Tensor, experience: Experience) -> list[LossTerm]:
         """Half the squared error, as PPO's."""
-        returns, scored = (x[experience.present] for x in (experience.returns, experience.scored))
+        _, returns, scored = experience.valued
         errors = torch.where(scored, 0.5 * (values - returns).square(), 0.0)
         return [
             LossTerm("critic/loss", errors.sum(), float(scored.sum())),

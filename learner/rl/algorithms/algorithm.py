@@ -30,9 +30,10 @@ from learner.rl.advantages import (
     explained_variance_by_turn,
     generalized_advantages,
     mean_and_variance,
+    token_advantages,
     whiten,
 )
-from learner.rl.experience import Experience
+from learner.rl.experience import Experience, TokenCredit
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Needs:
     """Iterations in which only the critic learns."""
     critic: CriticInput = PREVIOUS_INTERACTION
     """Its input."""
+    values_of_tokens: bool = False
+    """Whether the critic is one of tokens."""
     reference: bool = True
     queries: bool = False
     """Whether `terms` needs the log-probabilities of queries (`TokenBatch.queries`)."""
@@ -70,7 +73,7 @@ class Algorithm(Protocol):
         ...
 
     def critic_terms(self, values: Tensor, experience: Experience) -> list[LossTerm]:
-        """Losses of the critic. values: [answered turns], episode by episode."""
+        """Losses of the critic. values: as `Experience.valued` has them."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -88,8 +91,21 @@ def finish_advantages(
     Where all rewards of the batch are alike, no answer was better than another, advantages are the
     baseline's errors, and they are 0 here.
     """
-    scored = experience.scored
-    count, _, spread = mean_and_variance(experience.rewards, scored, reduce=group.sum)
+    return _finished(
+        advantages, experience.scored, experience.reward_stds, experience, settings, group
+    )
+
+
+def _finished(
+    advantages: Tensor,
+    scored: Tensor,
+    stds: Tensor,
+    experience: Experience,
+    settings: PolicyGradient,
+    group: Group,
+) -> tuple[Tensor, dict[str, float]]:
+    """The same for advantages of turns or of tokens. scored, stds: as the advantages."""
+    count, _, spread = mean_and_variance(experience.rewards, experience.scored, reduce=group.sum)
     without_signal = float(count) > 1 and float(spread) <= SMALLEST_VARIANCE
     if without_signal:
         advantages = torch.zeros_like(advantages)
@@ -100,49 +116,103 @@ def finish_advantages(
         "objective/without_signal": float(without_signal),
     }
     if settings.doubt:
-        advantages = doubted(advantages, experience.reward_stds)
+        advantages = doubted(advantages, stds)
     if settings.whiten and settings.whiten_over == "batch":
         advantages = whitened(advantages, scored, settings, group)
     return advantages, figures
 
 
 def whitened(advantages: Tensor, scored: Tensor, settings: PolicyGradient, group: Group) -> Tensor:
-    """Advantages of the scored turns of all ranks, whitened. All ranks call it together."""
+    """Advantages of the scored turns, or tokens, of all ranks, whitened. All ranks call it
+    together."""
     ddof = 0 if settings.population_variance else 1
     return whiten(advantages, scored, ddof, reduce=group.sum)
+
+
+def whitened_experience(
+    experience: Experience, settings: PolicyGradient, group: Group
+) -> Experience:
+    """The experience with its advantages whitened, whichever credit they are of. All ranks call it
+    together."""
+    if experience.tokens is None:
+        fresh = whitened(experience.advantages, experience.scored, settings, group)
+        return replace(experience, advantages=fresh)
+    held = experience.tokens
+    fresh = whitened(held.advantages, experience.scored_tokens, settings, group)
+    return replace(experience, tokens=replace(held, advantages=fresh))
 
 
 def critic_needs(settings: ActorCritic) -> Needs:
     """Requirements of an algorithm with a critic."""
     return Needs(
-        settings.samples, settings.critic_learning_rate, settings.critic_warmup, settings.critic
+        settings.samples,
+        settings.critic_learning_rate,
+        settings.critic_warmup,
+        settings.critic,
+        values_of_tokens=settings.credit == "token",
     )
 
 
 def critic_credit(experience: Experience, settings: ActorCritic, group: Group) -> Experience:
     """Advantages and returns by generalised advantage estimation over the critic's values."""
-    scored = experience.scored
-    advantages, returns = generalized_advantages(
-        experience.rewards,
-        experience.values,
+    if experience.tokens is not None:
+        credited = _token_credit(experience, experience.tokens, settings, group)
+    else:
+        scored = experience.scored
+        advantages, returns = generalized_advantages(
+            experience.rewards,
+            experience.values,
+            experience.bootstrap,
+            settings.discount,
+            settings.gae_lambda,
+            scored,
+        )
+        advantages, figures = finish_advantages(advantages, experience, settings, group)
+        credited = replace(experience, advantages=advantages, returns=returns, figures=figures)
+    return replace(credited, figures=credited.figures | _explained(credited, group))
+
+
+def _token_credit(
+    experience: Experience, held: TokenCredit, settings: ActorCritic, group: Group
+) -> Experience:
+    """Advantages and returns of single tokens (`token_advantages`)."""
+    scored = experience.scored_tokens
+    advantages, returns = token_advantages(
+        held.rewards,
+        held.values,
         experience.bootstrap,
-        settings.discount,
+        (settings.discount, settings.token_discount),
         settings.gae_lambda,
         scored,
     )
-    advantages, figures = finish_advantages(advantages, experience, settings, group)
-    explained = explained_variance(experience.values, returns, scored, group.sum)
+    stds = experience.reward_stds[..., None].expand_as(advantages)
+    advantages, figures = _finished(advantages, scored, stds, experience, settings, group)
+    return replace(
+        experience,
+        advantages=advantages.sum(-1) / held.present.sum(-1).clamp(min=1),
+        returns=returns[..., 0],
+        tokens=replace(held, advantages=advantages, returns=returns),
+        figures=figures,
+    )
+
+
+def _explained(experience: Experience, group: Group) -> dict[str, float]:
+    """How much of the returns the critic explains: of all that it gives a value, and by turn."""
+    figures = {}
+    explained = explained_variance(*experience.valued, group.sum)
     if explained is not None:
         figures["critic/explained_variance"] = explained
-    by_turn = explained_variance_by_turn(experience.values, returns, scored, group.sum)
+    by_turn = explained_variance_by_turn(
+        experience.values, experience.returns, experience.scored, group.sum
+    )
     for turn, share in by_turn.items():
         figures[f"critic/explained_variance_by_turn{{turn={turn}}}"] = share
-    return replace(experience, advantages=advantages, returns=returns, figures=figures)
+    return figures
 
 
 def value_figures(values: Tensor, experience: Experience) -> list[LossTerm]:
-    """Mean value and mean return, measured only. values: [answered turns], episode by episode."""
-    returns, scored = (x[experience.present] for x in (experience.returns, experience.scored))
+    """Mean value and mean return, measured only. values: as `Experience.valued` has them."""
+    _, returns, scored = experience.valued
     turns = float(scored.sum())
     seen = torch.where(scored, values.detach(), 0.0).sum()
     return [

@@ -1,4 +1,4 @@
-"""PPO: a ratio per token, an advantage per interaction, a critic (Schulman et al. 2017)."""
+"""PPO: a ratio per token, an advantage per answer or per token, a critic (Schulman et al. 2017)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ class ProximalPolicyOptimization:
         ]
 
     def critic_terms(self, values: Tensor, experience: Experience) -> list[LossTerm]:
-        turns_of = (experience.values, experience.returns, experience.scored)
-        old, returns, scored = (x[experience.present] for x in turns_of)
+        old, returns, scored = experience.valued
         clip = self._settings.value_clip * self._reward_width
         loss = value_loss(values, old, returns, scored, clip)
         turns = float(loss.turns)

@@ -46,12 +46,19 @@ def corrections(batch: TokenBatch, experience: Experience) -> Tensor:
     return batch.flat(experience.weights).to(batch.log_probs.dtype)
 
 
+def advantages_of(batch: TokenBatch, experience: Experience) -> Tensor:
+    """Advantage of each token, [tokens]: its own, or that of its answer."""
+    if experience.tokens is None:
+        return batch.spread(experience.advantages)
+    return batch.of_tokens(experience.tokens.advantages)
+
+
 def score_function_term(
     name: str, batch: TokenBatch, experience: Experience, settings: PolicyGradient
 ) -> LossTerm:
     """Minus the advantage times the log-probability (Williams 1992), over the tokens of scored
     answers."""
-    advantages, scored = batch.spread(experience.advantages), batch.spread(experience.scored)
+    advantages, scored = advantages_of(batch, experience), batch.spread(experience.scored)
     share, count = token_shares(batch, experience, settings.loss_mean)
     loss = torch.where(scored, -advantages * batch.log_probs, 0.0)
     return LossTerm(name, (loss * share * corrections(batch, experience)).sum(), count)
@@ -75,14 +82,16 @@ def surrogate_terms(
         new = batch.log_probs
         share, count = token_shares(batch, experience, mean)
         weights = weights * share
-        per_item = batch.spread
+        advantages, scored = advantages_of(batch, experience), batch.spread(experience.scored)
     else:
         lengths = batch.lengths.to(batch.log_probs.dtype)
         size = lengths if ratio == "answer_mean" else torch.ones_like(lengths)
         new, old = batch.totals(batch.log_probs) / size, batch.totals(old) / size
-        weights, per_item = batch.totals(weights) / lengths, batch.per_answer
-        count = float(batch.per_answer(experience.scored).sum())
-    advantages, scored = per_item(experience.advantages), per_item(experience.scored)
+        weights = batch.totals(weights) / lengths
+        advantages, scored = (
+            batch.per_answer(each) for each in (experience.advantages, experience.scored)
+        )
+        count = float(scored.sum())
     loss = policy_loss(new, old, advantages, scored, *clip, weights=weights)
     items = float(loss.tokens)
     return [
