@@ -8,7 +8,6 @@ memory.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from common.config.components import ModelReward
 from common.episode import Turn
 from common.failures import DataFailure, InputError
+from common.models.vllm_release import require_vllm as require_release
 from common.storage.checkpoint import open_checkpoint
 from reward_service.components.component import Outcome
 from reward_service.reward_models.labels import label_scores, require_label
@@ -114,12 +114,7 @@ def require_vllm(where: str, reads_memory: bool) -> None:
         raise InputError(
             where, "reads short-term memory, which vLLM cannot: serve it by transformers"
         )
-    if importlib.util.find_spec("vllm") is None:
-        raise InputError(
-            "serve",
-            "is vllm, which is not installed here: pip install 'engram-rl[vllm]', or serve by "
-            "transformers",
-        )
+    require_release("serve")
 
 
 def _serving(model: PreferenceModel, folder: str | Path, serve: str) -> PreferenceModel:
