@@ -59,6 +59,12 @@ class Rollout(Section):
     restarts: int = Field(-1, ge=-1)
     """Restarts of each worker by Ray; -1: no limit."""
 
+    @property
+    def command_backend(self) -> BackendName:
+        """The backend of a command that plays in its own process. vLLM takes long to start and
+        keeps to rollout workers."""
+        return "transformers" if self.backend == "vllm" else self.backend
+
     @model_validator(mode="after")
     def _backend_fits(self) -> Rollout:
         if self.backend == "cuda_graphs" and self.gpus_per_worker == 0:

@@ -19,6 +19,7 @@ from torch import Tensor
 from common.config.components import ModelReward
 from common.episode import Turn
 from common.failures import DataFailure, InputError
+from common.models.vllm_release import beside_numba
 from common.models.vllm_release import require_vllm as require_release
 from common.storage.checkpoint import open_checkpoint
 from reward_service.components.component import Outcome
@@ -130,15 +131,16 @@ class VllmPreferenceModel:
     def __init__(self, model: PreferenceModel, folder: str):
         require_vllm(folder, reads_memory=not isinstance(model, TextPreferenceModel))
         assert isinstance(model, TextPreferenceModel)
-        from vllm import LLM, PoolingParams
-
         self._text, self.levels, self.module = model, model.levels, model.module
         # In the checkpoint's own type: vLLM would halve float32, and rewards would depend on who
         # serves them.
         dtype = str(model.module.dtype).removeprefix("torch.")
-        self._engine: Any = LLM(
-            folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype
-        )
+        with beside_numba():
+            from vllm import LLM, PoolingParams
+
+            self._engine: Any = LLM(
+                folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype
+            )
         # The raw logits: an activation would hide a scalar's size and a level's odds.
         self._parameters = PoolingParams(task="classify", use_activation=False)
 

@@ -7,7 +7,6 @@ answers, and another backend does not.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 
 from common.config.rollout import Rollout
 from common.failures import DeadlineExceeded, InputError
-from common.models.vllm_release import require_vllm
+from common.models.vllm_release import beside_numba, require_vllm
 from common.weights import PackedWeights, WeightsMismatch, unpack
 from rollout.policies.causal.vllm_weights import (
     TRANSFER,
@@ -33,14 +32,6 @@ BACKEND = "vllm"
 """Name of what computes here, as episodes hold it."""
 _BLOCK = 128
 """Tokens of a block of vLLM's cache on CPUs."""
-_SETTINGS = {
-    # One process: weights are handed over as tensors, and an actor that ends leaves none behind.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    # Workers of one machine would all be bound to its first cores.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +54,6 @@ class VllmGenerator:
         self, model: dict[str, Any], max_tokens: int, eos_id: int, rollout: Rollout, device: str
     ):
         require_vllm("rollout.backend")
-        os.environ.update(_SETTINGS)
         self._device, self._deadline = torch.device(device), rollout.deadline
         self._sampling, self._eos_id = rollout.sampling, eos_id
         self._shapes, architecture = _layout(model)
@@ -75,8 +65,6 @@ class VllmGenerator:
         """Requests in flight."""
 
     def _start(self, model: dict[str, Any], max_tokens: int, rollout: Rollout) -> Any:
-        from vllm import LLM
-
         on_gpu = self._device.type == "cuda"
         settings: dict[str, Any] = (
             {
@@ -95,16 +83,19 @@ class VllmGenerator:
             with open(f"{folder}/config.json", "w", encoding="utf-8") as file:
                 json.dump(model, file)
             try:
-                engine = LLM(
-                    folder,
-                    skip_tokenizer_init=True,
-                    load_format="dummy",
-                    dtype=rollout.dtype,
-                    max_model_len=max_tokens,
-                    max_num_seqs=rollout.slots,
-                    logprobs_mode="processed_logprobs",
-                    **settings,
-                )
+                with beside_numba():
+                    from vllm import LLM
+
+                    engine = LLM(
+                        folder,
+                        skip_tokenizer_init=True,
+                        load_format="dummy",
+                        dtype=rollout.dtype,
+                        max_model_len=max_tokens,
+                        max_num_seqs=rollout.slots,
+                        logprobs_mode="processed_logprobs",
+                        **settings,
+                    )
             except (ValueError, NotImplementedError, RuntimeError) as refused:
                 raise InputError(
                     "rollout.backend",
