@@ -36,7 +36,10 @@ SENTENCES = (
 )
 VOCABULARY = 300
 LENGTH = 64
-WIDE = {"gpt2": {"n_embd": 64, "n_head": 2}, "llama": {"hidden_size": 64, "num_attention_heads": 2}}
+WIDE: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 64, "n_head": 2},
+    "llama": {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32},
+}
 """Changes of a configuration that give heads of 32, the smallest that vLLM computes on a CPU."""
 
 CHATML = (

@@ -84,7 +84,7 @@ class VllmGenerator:
                 json.dump(model, file)
             try:
                 with beside_numba():
-                    from vllm import LLM
+                    from vllm import LLM, SamplingParams
 
                     engine = LLM(
                         folder,
@@ -96,6 +96,12 @@ class VllmGenerator:
                         logprobs_mode="processed_logprobs",
                         **settings,
                     )
+                # An operation that is missing shows at the first token only.
+                engine.generate(
+                    {"prompt_token_ids": [self._eos_id]},
+                    SamplingParams(max_tokens=1, detokenize=False),
+                    use_tqdm=False,
+                )
             except (ValueError, NotImplementedError, RuntimeError) as refused:
                 raise InputError(
                     "rollout.backend",
