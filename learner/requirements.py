@@ -15,6 +15,7 @@ from common.config.run import Run
 from common.data.corpus import Corpus
 from common.failures import InputError, nearest
 from common.models.reactive.config import named_config
+from common.models.vllm_release import require_vllm
 from common.storage.run_directory import require_folder_name
 from learner.stages.stage import definition_of
 from rollout.environments.table import ENVIRONMENTS
@@ -31,6 +32,8 @@ def require_possible(run: Run) -> None:
     if not run.stages:
         raise InputError("stages", "is empty: a run has one stage at least")
     require_work_for_every_rank(run)
+    if run.needs_rollout and run.rollout.backend == "vllm":
+        require_vllm("rollout.backend")
     for index, stage in enumerate(run.stages):
         definition_of(stage).require_possible(stage, run)
         for step in stage.curriculum_steps if plays_rows(run) else ():

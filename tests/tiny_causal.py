@@ -36,6 +36,11 @@ SENTENCES = (
 )
 VOCABULARY = 300
 LENGTH = 64
+WIDE: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 64, "n_head": 2},
+    "llama": {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32},
+}
+"""Changes of a configuration that give heads of 32, the smallest that vLLM computes on a CPU."""
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
@@ -81,11 +86,19 @@ def tokenizer(**names: Any) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, **held)
 
 
-def write_model(folder: Path, family: str = "gpt2", seed: int = 0, **names: Any) -> Path:
+def write_model(
+    folder: Path,
+    family: str = "gpt2",
+    seed: int = 0,
+    changes: dict[str, Any] | None = None,
+    **names: Any,
+) -> Path:
     """A model and its tokenizer as `from_pretrained` opens them. Weights are so large that every
-    past token changes what comes next. names: special tokens and chat template."""
+    past token changes what comes next. changes: of the configuration. names: special tokens and
+    chat template."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(configs()[family])
+    config = type(configs()[family])(**(configs()[family].to_dict() | (changes or {})))
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -5,5 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels", "transformers"]
+BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels", "transformers", "vllm"]
 """The backend that computes answers; `auto` takes the fastest that fits."""
+CAUSAL_BACKENDS = ("transformers", "vllm")
+"""Those that compute a causal language model, and nothing else."""

@@ -25,6 +25,11 @@ class Sampling(Section):
     """Strings that end an answer. The answer's text ends before the string. Its tokens, with which
     memory is written, contain it."""
 
+    @property
+    def filtered(self) -> bool:
+        """Whether any token is excluded from being sampled."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
 
 class Rollout(Section):
     workers: int = Field(2, ge=1)
@@ -38,7 +43,8 @@ class Rollout(Section):
     device; cuda_graphs: these, recorded and replayed on a GPU; cpu_kernels: loops compiled for
     small models in float32 on CPUs; auto: cuda_graphs on a GPU, else cpu_kernels where they can
     run, else torch. Log and episodes say which it was. With several threads on a large model,
-    choose torch. A causal language model is computed by transformers, which auto takes."""
+    choose torch. A causal language model is computed by transformers, or by vllm where that is
+    installed: auto takes vllm on a GPU. On a CPU it is no faster."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs of each worker; 0: CPU."""
     node_labels: dict[str, str] = Field({})
@@ -56,10 +62,23 @@ class Rollout(Section):
     restarts: int = Field(-1, ge=-1)
     """Restarts of each worker by Ray; -1: no limit."""
 
+    @property
+    def command_backend(self) -> BackendName:
+        """The backend of a command that plays in its own process. vLLM takes long to start and
+        keeps to rollout workers."""
+        return "transformers" if self.backend == "vllm" else self.backend
+
     @model_validator(mode="after")
     def _backend_fits(self) -> Rollout:
         if self.backend == "cuda_graphs" and self.gpus_per_worker == 0:
             raise ValueError("backend cuda_graphs needs gpus_per_worker above 0")
         if self.backend == "cpu_kernels" and (self.gpus_per_worker or self.dtype != "float32"):
             raise ValueError("backend cpu_kernels needs gpus_per_worker 0 and dtype float32")
+        if self.backend == "vllm" and self.gpus_per_worker > 1:
+            raise ValueError("backend vllm needs gpus_per_worker up to 1")
+        if self.backend == "vllm" and self.sampling.filtered:
+            raise ValueError(
+                "backend vllm needs sampling without top_k, top_p and min_p: it does not tell what "
+                "an answer's log-probs would be without them"
+            )
         return self

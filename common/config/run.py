@@ -18,6 +18,7 @@ from common.config.lm import LMRL, LMSFT, LMText
 from common.config.locations import Location
 from common.config.model import Model
 from common.config.mrl import MRL
+from common.config.names import CAUSAL_BACKENDS
 from common.config.rewards import RewardMix, Rewards
 from common.config.rollout import Rollout
 from common.config.section import Section
@@ -185,7 +186,8 @@ class Run(Section):
     @model_validator(mode="after")
     def _computed_by_one_that_can(self) -> Run:
         backend = self.rollout.backend
-        if (backend == "transformers") != (self.model.kind == "causal") and backend != "auto":
+        causal = backend in CAUSAL_BACKENDS
+        if causal != (self.model.kind == "causal") and backend != "auto":
             raise ValueError(
                 f"rollout.backend {backend} does not compute a {self.model.kind} policy; leave it "
                 "at auto"

@@ -214,7 +214,7 @@ class ScoringPlayer:
         settings = {
             "slots": min(64, slots),
             "dtype": "float32",
-            "backend": backend or rollout.backend,
+            "backend": backend or rollout.command_backend,
         }
         self._opened = opened = open_policy(checkpoint)
         self._checkpoint, self._run, self._sampling = checkpoint, run, rollout.sampling

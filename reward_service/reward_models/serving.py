@@ -8,7 +8,6 @@ memory.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,8 @@ from torch import Tensor
 from common.config.components import ModelReward
 from common.episode import Turn
 from common.failures import DataFailure, InputError
+from common.models.vllm_release import beside_numba
+from common.models.vllm_release import require_vllm as require_release
 from common.storage.checkpoint import open_checkpoint
 from reward_service.components.component import Outcome
 from reward_service.reward_models.labels import label_scores, require_label
@@ -114,12 +115,7 @@ def require_vllm(where: str, reads_memory: bool) -> None:
         raise InputError(
             where, "reads short-term memory, which vLLM cannot: serve it by transformers"
         )
-    if importlib.util.find_spec("vllm") is None:
-        raise InputError(
-            "serve",
-            "is vllm, which is not installed here: pip install 'engram-rl[vllm]', or serve by "
-            "transformers",
-        )
+    require_release("serve")
 
 
 def _serving(model: PreferenceModel, folder: str | Path, serve: str) -> PreferenceModel:
@@ -135,15 +131,16 @@ class VllmPreferenceModel:
     def __init__(self, model: PreferenceModel, folder: str):
         require_vllm(folder, reads_memory=not isinstance(model, TextPreferenceModel))
         assert isinstance(model, TextPreferenceModel)
-        from vllm import LLM, PoolingParams
-
         self._text, self.levels, self.module = model, model.levels, model.module
         # In the checkpoint's own type: vLLM would halve float32, and rewards would depend on who
         # serves them.
         dtype = str(model.module.dtype).removeprefix("torch.")
-        self._engine: Any = LLM(
-            folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype
-        )
+        with beside_numba():
+            from vllm import LLM, PoolingParams
+
+            self._engine: Any = LLM(
+                folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype
+            )
         # The raw logits: an activation would hide a scalar's size and a level's odds.
         self._parameters = PoolingParams(task="classify", use_activation=False)
 

@@ -95,13 +95,6 @@ class Sampled(NamedTuple):
     unfiltered: Tensor | None
 
 
-def filters(sampling: Sampling) -> bool:
-    """Whether any token is excluded from being sampled."""
-    return sampling.temperature > 0 and (
-        sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
-    )
-
-
 def sample(
     logits: Tensor, uniforms: Tensor, sampling: Sampling, greedy: Tensor | None = None
 ) -> Sampled:
@@ -115,7 +108,7 @@ def sample(
     if sampling.temperature == 0:
         return _most_probable(logits)
     tokens, log_probs = _draw(filtered(logits, sampling), uniforms)
-    unfiltered = _log_probs(logits / sampling.temperature, tokens) if filters(sampling) else None
+    unfiltered = _log_probs(logits / sampling.temperature, tokens) if sampling.filtered else None
     if greedy is None:
         return Sampled(tokens, log_probs, unfiltered)
     best = _most_probable(logits)

@@ -28,9 +28,9 @@ class PolicyShape:
 
 def _causal(*arguments: Any) -> Policy:
     # Here and not at the top: it brings transformers, which takes seconds to import.
-    from rollout.policies.causal.policy import CausalRolloutPolicy
+    from rollout.policies.causal.policy import causal_policy
 
-    return CausalRolloutPolicy(*arguments)
+    return causal_policy(*arguments)
 
 
 POLICIES: dict[str, Callable[..., Policy]] = {"reactive": ReactiveRolloutPolicy, "causal": _causal}

@@ -23,7 +23,7 @@ from learner.evaluation.prompts import win_figures
 from learner.evaluation.replay import replay
 from rollout.journal.reader import episode_heads
 from tests.local_source import StoppingRecorder, comparable_rows, run_here
-from tests.tiny_causal import SENTENCES, write_model
+from tests.tiny_causal import SENTENCES, WIDE, write_model
 
 
 def judge(folder: Path) -> dict[str, str]:
@@ -34,7 +34,7 @@ def judge(folder: Path) -> dict[str, str]:
 
 def causal_run(folder: Path, name: str = "causal", **causal: Any) -> Run:
     if not (folder / "model").exists():
-        write_model(folder / "model")
+        write_model(folder / "model", changes=WIDE["gpt2"])
     words = [line.split() for line in SENTENCES]
     prompts = [{"prompt": " ".join(each[: 2 + k])} for k in range(4) for each in words]
     prompts.append({"prompt": "film " * 30})

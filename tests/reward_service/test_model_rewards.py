@@ -18,6 +18,7 @@ from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.module import write_model
 from common.models.reactive.reward import RxTRewardModel
+from common.models.vllm_release import has_vllm
 from reward_service.compose import score_episodes
 from reward_service.pool import RewardPool
 from reward_service.preflight import require_rewards
@@ -296,9 +297,11 @@ def test_workers_of_a_pool_score_with_the_model_too(memory_model: str) -> None:
         )
 
 
+@pytest.mark.vllm
 @pytest.mark.parametrize("levels", [1, 3])
 def test_vllm_gives_the_scores_of_transformers(tmp_path: Path, levels: int) -> None:
-    pytest.importorskip("vllm", reason="vLLM is not installed on this machine")
+    if not has_vllm():
+        pytest.skip("vLLM is not installed here: make test-vllm")
     path = text_model(
         tmp_path / "judge", "bert", levels, width=128
     )  # heads of 32, the smallest that vLLM computes

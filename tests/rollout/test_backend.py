@@ -74,7 +74,8 @@ def test_a_backend_that_cannot_run_here_is_refused() -> None:
         {"backend": "cuda_graphs"},
         {"backend": "cpu_kernels", "gpus_per_worker": 1},
         {"backend": "cpu_kernels", "dtype": "bfloat16"},
-        {"backend": "vllm"},
+        {"backend": "vllm", "gpus_per_worker": 2},
+        {"backend": "vllm", "sampling": {"top_k": 3}},
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(settings: dict[str, object]) -> None:

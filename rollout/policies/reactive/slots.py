@@ -29,7 +29,7 @@ from common.seeding import uniforms
 from common.telemetry.timing import PhaseTimer
 from rollout.policies.reactive.backend import make_backend
 from rollout.policies.reactive.cache import Reach
-from rollout.policies.sampling import filters, sample
+from rollout.policies.sampling import sample
 
 
 class Tokens(NamedTuple):
@@ -91,7 +91,7 @@ class Slots:
             (rows, sampling.max_new_tokens), dtype=torch.float64, device=device
         )
         self._greedy = torch.zeros(rows, dtype=torch.bool, device=device)
-        self._filtered = filters(sampling)
+        self._filtered = sampling.filtered
         # The host's own copies, so that no decision waits for the device.
         self._length, self._room = np.zeros((2, count), np.int64)
         self._is_greedy = np.zeros(count, np.bool_)
