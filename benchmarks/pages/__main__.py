@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.pages import performance, reliability, results, reward_models
+from benchmarks.pages import causal, performance, reliability, results, reward_models
 from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import load_results
 from benchmarks.record import RESULTS
@@ -12,6 +12,7 @@ from benchmarks.record import RESULTS
 ROOT = Path(__file__).resolve().parents[2]
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 PAGES = {
+    "causal_results.md": causal.page,
     "performance.md": performance.page,
     "reliability.md": reliability.page,
     "results.md": results.page,
