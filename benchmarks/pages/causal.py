@@ -36,7 +36,7 @@ def page(results: Results) -> str:
                 "algorithm",
                 "seed",
                 "episodes",
-                "score before",
+                "before",
                 "after",
                 "KL",
                 "distinct",
