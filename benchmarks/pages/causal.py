@@ -19,7 +19,8 @@ def page(results: Results) -> str:
         prose("""What reinforcement learning of a small GPT-2 gains ([causal.md](causal.md)). This
             page is made from `benchmarks/results/` by `python -m benchmarks.pages`.
             `python -m benchmarks.tiny_gpt2 FOLDER FILE.txt … --steps 400 --width 96 --vocabulary
-            2048` trains the model on nine tenths of 10,662 sentences of film reviews (Pang and Lee 2005), and
+            2048` trains the model on nine tenths of 10,662 sentences of film reviews (Pang and Lee
+            2005), and
             `python -m benchmarks.sentiment ALGORITHM SEED` trains it on with
             `configs/sentiment_small.yaml`: it goes on with the first eight tokens of a review, and
             a lexicon that nobody trained for it (VADER) pays for the mood of the whole, from -1
@@ -35,7 +36,7 @@ def page(results: Results) -> str:
                 "algorithm",
                 "seed",
                 "episodes",
-                "score before",
+                "before",
                 "after",
                 "KL",
                 "distinct",
