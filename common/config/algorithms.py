@@ -140,6 +140,11 @@ class PolicyGradient(Section):
             )
         return self
 
+    @property
+    def credits_tokens(self) -> bool:
+        """Whether single tokens get credit, which takes values of tokens."""
+        return False
+
 
 class ActorCritic(PolicyGradient):
     """Settings of algorithms with a critic."""
@@ -166,6 +171,10 @@ class ActorCritic(PolicyGradient):
     @property
     def critic_input(self) -> CriticInput | None:
         return self.critic
+
+    @property
+    def credits_tokens(self) -> bool:
+        return self.credit == "token"
 
 
 class PPO(ActorCritic):

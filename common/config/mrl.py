@@ -223,6 +223,10 @@ class MRL(StageSettings):
         return any(step.until for step in self.curriculum)
 
     @property
+    def credits_tokens(self) -> bool:
+        return self.algorithm_settings.credits_tokens
+
+    @property
     def curriculum_steps(self) -> tuple[CurriculumStep, ...]:
         return self.curriculum
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from common.config.algorithms import ActorCritic
-from common.config.components import Component, FunctionReward, ModelReward
+from common.config.components import FunctionReward, ModelReward
 from common.config.data import Data, Tokenizer
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.lm import LMRL, LMSFT, LMText
@@ -93,8 +92,8 @@ class Judge(Section):
     @property
     def rewards(self) -> Rewards:
         """The judge as rewards of every kind of conversation."""
-        none = {key: None for key, value in RewardMix() if isinstance(value, Component)}
-        mix = RewardMix.model_validate(none | dict(self))
+        nothing = RewardMix().changed(lambda _name, _part: None).model_dump()
+        mix = RewardMix.model_validate(nothing | dict(self))
         return Rewards(single=mix, cumulative=mix, long_term=mix)
 
 
@@ -236,13 +235,11 @@ class Run(Section):
     @model_validator(mode="after")
     def _gives_values_of_tokens(self) -> Run:
         for index, stage in enumerate(self.stages):
-            if isinstance(stage, MRL) and self.model.kind != "causal":
-                settings = stage.algorithm_settings
-                if isinstance(settings, ActorCritic) and settings.credit == "token":
-                    raise ValueError(
-                        f"{self.stage_key(index)}.{stage.algorithm}.credit is token, and a "
-                        f"{self.model.kind} policy gives no values of single tokens; take answer"
-                    )
+            if stage.credits_tokens and self.model.kind != "causal":
+                raise ValueError(
+                    f"{self.stage_key(index)} gives credit to single tokens, of which a "
+                    f"{self.model.kind} policy has no values; set its credit to answer"
+                )
         return self
 
     @property

@@ -100,6 +100,11 @@ class StageSettings(Section):
         """Whether `total_steps` is a bound: what is measured may end the stage before."""
         return False
 
+    @property
+    def credits_tokens(self) -> bool:
+        """Whether single tokens get credit, which takes values of tokens."""
+        return False
+
 
 class SupervisedStage(StageSettings):
     batch_key = "batch_size"

@@ -14,7 +14,7 @@ from deploy.monitoring.queries import expand, require_legend
 from deploy.monitoring.runbook import BASE, is_url, section_url
 
 SCHEMA_VERSION = 41
-"""Of Grafana 12.0; Grafana 11 reads it, and later ones migrate it when they load it."""
+"""The schema of Grafana 12.0; Grafana 11 reads it, later ones migrate it when they load it."""
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SCOPE = 'run=~"$run"'
 COLUMNS = 24
@@ -123,7 +123,7 @@ def _panels(dashboard: Dashboard, runbook: str) -> Iterator[dict[str, Any]]:
 
 
 def _described(where: str, panel: Panel, runbook: str) -> dict[str, Any]:
-    """What is healthy, what to do, and where more is said."""
+    """A description: the healthy state, the remedy, and the section that says more."""
     url = section_url(where, panel.runbook, runbook)
     more = f"[{panel.runbook}]({url})" if is_url(url) else f"{runbook}, “{panel.runbook}”"
     return {

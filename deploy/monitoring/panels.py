@@ -36,7 +36,7 @@ class Panel:
     queries: tuple[Query, ...]
     kind: Kind = "timeseries"
     width: int = 8
-    """Of 24 columns."""
+    """Columns, of 24."""
     height: int = 8
     low: float | None = None
     high: float | None = None

@@ -47,7 +47,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 RETENTION = "60d"
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that the kernel sends a process whose parent has died."""
+"""Option of prctl(2): the signal that the kernel sends a process whose parent has died."""
 INSTALL = (
     "is not installed: `apt-get install prometheus` (Debian, Ubuntu), `brew install prometheus` "
     "(macOS), or deploy/monitoring/compose.yaml where there is Docker"

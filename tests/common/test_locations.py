@@ -55,6 +55,12 @@ PLAIN_TEXTS = {
     "label",
     "until",
     "steps",
+    "node_labels",
+    "project",
+    "entity",
+    "experiment",
+    "uri",  # of MLflow, which gives words such as `databricks` a meaning
+    "separator",
     *RowColumns.model_fields,
     *PreferenceColumns.model_fields,
 }

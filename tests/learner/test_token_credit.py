@@ -249,7 +249,7 @@ def test_credit_of_tokens_is_refused_where_the_policy_has_no_such_values() -> No
         "curriculum": [{"name": "a", "iterations": 1, "max_steps": 1}],
         "ppo": {"credit": "token"},
     }
-    with pytest.raises(ValueError, match=r"stages\.mrl\.ppo\.credit is token, and a reactive pol"):
+    with pytest.raises(ValueError, match=r"stages\.mrl gives credit to single tokens, of which a reac"):
         Run.model_validate({"name": "n", "data": {"kind": "synth"}, "stages": [stage]})
 
 
