@@ -29,7 +29,7 @@ def page(results: Results) -> str:
             numbers before and after, with its standard error. *KL* is to the model at the start,
             in nats an answer. *Distinct* is the share of different pairs of tokens. *Wins* is the
             share of prompts whose answer is better after training than before, half of one where
-            both are alike: by the score, and by the words of `configs/praise.py`, which training
+            both are alike: by the score, and by the *words* of `configs/praise.py`, which training
             never used. Machine: 2 CPU cores, no GPU, beside other work, so seconds say little."""),
         table(
             (
@@ -42,7 +42,7 @@ def page(results: Results) -> str:
                 "distinct",
                 "length",
                 "wins",
-                "by words",
+                "words",
                 "seconds",
             ),
             [_row(run) for run in runs],
