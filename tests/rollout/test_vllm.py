@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,9 @@ SAMPLING = {"max_new_tokens": 6, "temperature": 0.8}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     family, changes = request.param
-    yield write_model(tmp_path / "model", family, changes=WIDE[family] | changes)
+    return write_model(tmp_path / "model", family, changes=WIDE[family] | changes)
 
 
 @pytest.mark.parametrize(
