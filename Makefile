@@ -25,7 +25,8 @@ test-long: $(VENV)/.dev
 
 # vLLM has an environment of its own: its packages would hold back those of the other tests.
 test-vllm: $(VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm
+	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest -m vllm \
+		tests/rollout/test_vllm.py tests/reward_service/test_model_rewards.py
 
 test-fast: $(VENV)/.dev
 	$(PARALLEL) -m "not cluster and not slow and not vllm"

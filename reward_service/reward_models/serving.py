@@ -139,7 +139,12 @@ class VllmPreferenceModel:
             from vllm import LLM, PoolingParams
 
             self._engine: Any = LLM(
-                folder, runner="pooling", max_model_len=model.max_tokens, dtype=dtype
+                folder,
+                runner="pooling",
+                max_model_len=model.max_tokens,
+                dtype=dtype,
+                # Compiling takes half a minute, and on a CPU gains nothing.
+                enforce_eager=not torch.cuda.is_available(),
             )
         # The raw logits: an activation would hide a scalar's size and a level's odds.
         self._parameters = PoolingParams(task="classify", use_activation=False)
