@@ -61,7 +61,7 @@ def causal_policy(
 
 
 class _Playing:
-    """What policies do by their engines."""
+    """The part of a policy that its engine does."""
 
     version: int
     _engine: Conversations
