@@ -1,4 +1,4 @@
-"""What is said where vLLM cannot generate, in an environment without it."""
+"""Refusals where vLLM cannot generate, in an environment without it, and waits for it."""
 
 from __future__ import annotations
 

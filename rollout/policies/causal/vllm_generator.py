@@ -17,6 +17,7 @@ import torch
 
 from common.config.rollout import Rollout
 from common.failures import DeadlineExceeded, InputError
+from common.models.causal import model_from
 from common.models.vllm_release import beside_numba, require_vllm
 from common.weights import PackedWeights, WeightsMismatch, unpack
 from rollout.policies.causal.vllm_weights import (
@@ -56,15 +57,17 @@ class VllmGenerator:
         require_vllm("rollout.backend")
         self._device, self._deadline = torch.device(device), rollout.deadline
         self._sampling, self._eos_id = rollout.sampling, eos_id
-        self._shapes, architecture = _layout(model)
+        with torch.device("meta"):
+            empty = model_from(model)
+        self._shapes = {name: tuple(each.shape) for name, each in empty.state_dict().items()}
         self._broken: str | None = None
         self._update: Update = transfer if self._device.type == "cuda" else reload
-        self._engine = self._start(model | {"architectures": [architecture]}, max_tokens, rollout)
+        self._engine = self._start(empty, max_tokens, rollout)
         self._came = time.monotonic()
         self._asked: set[str] = set()
         """Requests in flight."""
 
-    def _start(self, model: dict[str, Any], max_tokens: int, rollout: Rollout) -> Any:
+    def _start(self, empty: Any, max_tokens: int, rollout: Rollout) -> Any:
         on_gpu = self._device.type == "cuda"
         settings: dict[str, Any] = (
             {
@@ -73,15 +76,17 @@ class VllmGenerator:
             }
             if on_gpu
             else {
-                "kv_cache_memory_bytes": _cache_bytes(model, max_tokens, rollout),
+                "kv_cache_memory_bytes": _cache_bytes(empty.config, max_tokens, rollout),
                 "enforce_eager": True,
             }
         )
         if on_gpu:
             register_transfer()
+        described = json.loads(empty.config.to_json_string(use_diff=False))
+        described |= {"architectures": [type(empty).__name__]}
         with TemporaryDirectory(prefix="engram-vllm-") as folder:
             with open(f"{folder}/config.json", "w", encoding="utf-8") as file:
-                json.dump(model, file)
+                json.dump(described, file)
             try:
                 with beside_numba():
                     from vllm import LLM, SamplingParams
@@ -192,22 +197,8 @@ class VllmGenerator:
             self._engine.llm_engine.abort_request([request])
 
 
-def _layout(model: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], str]:
-    """Shapes of the weights of a configuration by name, and the name of its architecture."""
-    from common.models.causal import model_from
-
-    with torch.device("meta"):
-        empty = model_from(model)
-    shapes = {name: tuple(each.shape) for name, each in empty.state_dict().items()}
-    return shapes, type(empty).__name__
-
-
-def _cache_bytes(model: dict[str, Any], max_tokens: int, rollout: Rollout) -> int:
+def _cache_bytes(config: Any, max_tokens: int, rollout: Rollout) -> int:
     """Memory in which every slot has room for the longest sequence."""
-    from transformers import AutoConfig
-
-    held = dict(model)
-    config = AutoConfig.for_model(held.pop("model_type"), **held)
     heads = config.num_attention_heads
     shared = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
