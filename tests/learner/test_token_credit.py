@@ -249,7 +249,8 @@ def test_credit_of_tokens_is_refused_where_the_policy_has_no_such_values() -> No
         "curriculum": [{"name": "a", "iterations": 1, "max_steps": 1}],
         "ppo": {"credit": "token"},
     }
-    with pytest.raises(ValueError, match=r"stages\.mrl gives credit to single tokens, of which a reac"):
+    refused = r"stages\.mrl gives credit to single tokens, of which a reactive policy"
+    with pytest.raises(ValueError, match=refused):
         Run.model_validate({"name": "n", "data": {"kind": "synth"}, "stages": [stage]})
 
 
