@@ -179,7 +179,7 @@ def inspect(file: File, tokenizer: TokenizerFolder = None) -> None:
     console = Console()
     for table in (
         counts_table(rows),
-        distances_table(rows),
+        *([distances_table(rows)] if any(turn.facts for row in rows for turn in row.turns) else []),
         lengths_table(rows, used, source),
         example_table(rows[0]),
     ):

@@ -160,8 +160,10 @@ def _stages(run: Run, found: Sequence[Work], shape: Shape) -> str:
         if stage.learns_by
     ]
     if seconds:
+        untold = [row[0] for row in rows if row[-1] == "-"]
+        without = " and ".join(["evaluations", *untold])
         lines.append(
-            f"  in all about {duration(seconds)} on a machine like this one, without evaluations\n"
+            f"  in all about {duration(seconds)} on a machine like this one, without {without}\n"
             "  (from the model's arithmetic, rough: `train` shows the time left)"
         )
     else:

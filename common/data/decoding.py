@@ -33,6 +33,8 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
         if compressed:
             content = gzip.decompress(content)
+    except FileNotFoundError:
+        raise InputError(str(path), "there is no such file") from None
     except (OSError, EOFError, zlib.error) as unreadable:
         reason = unreadable.strerror if isinstance(unreadable, OSError) else None
         raise InputError(

@@ -239,11 +239,12 @@ def open_checkpoint(where: str) -> Checkpoint:
         for name in _step_folders(f"{where}/{FOLDER}"):
             _require_known_format(f"{where}/{FOLDER}/{name}")
         _require_known_format(where)
-        what = (
-            f"is not a checkpoint: it has no readable {MANIFEST}"
-            if files.exists(inner)
-            else "does not exist"
-        )
+        what = "does not exist"
+        if files.exists(inner):
+            runs = sorted(files.glob(f"{inner}/*/config.yaml"))[:3]
+            named = ", ".join(f"{where}/{run.split('/')[-2]}" for run in runs)
+            what = f"is not a checkpoint: it has no readable {MANIFEST}"
+            what += f"; it holds runs, such as {named}" if runs else ""
         raise InputError(where, what)
     return found
 

@@ -143,7 +143,7 @@ def test_good_and_bad_actions_of_one_context_make_pairs(tmp_path: Path) -> None:
 def test_files_that_are_not_there_or_something_else_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no tm"):
         load_taskmaster(tmp_path)
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="there is no such file"):
         load_instructions(tmp_path)
     (tmp_path / "instruction-data-with-preference.json").write_text(
         '[{"instruction": "a", "input": ""}]'

@@ -81,6 +81,8 @@ def load_memory(path: str | Path) -> KeptMemory:
                     f"{_FORMAT!r})",
                 )
             return KeptMemory(file.get_tensor("memory"), **json.loads(metadata["session"]))
+    except FileNotFoundError:
+        raise InputError(str(path), "there is no such file") from None
     except (OSError, SafetensorError) as error:
         raise InputError(str(path), f"cannot be read as a safetensors file: {error}") from error
 
