@@ -20,6 +20,7 @@ from deploy.monitoring.dashboards import DASHBOARDS
 from deploy.monitoring.grafana import dashboard_json
 from deploy.monitoring.provisioning import compose_files
 from deploy.monitoring.runbook import BASE
+from deploy.output import echo
 
 FOLDER = Path(__file__).resolve().parent
 RULES = "prometheus/rules.yml"
@@ -73,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--runbook", default=BASE)
     given = parser.parse_args(words)
     for path in _write(given.folder, files(given.runbook) | compose_files()):
-        print(path)
+        echo(str(path))
 
 
 if __name__ == "__main__":

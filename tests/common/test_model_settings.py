@@ -13,4 +13,4 @@ GIVEN = {"vocab_size"}
 
 def test_every_field_of_a_model_is_a_setting() -> None:
     shape = {field.name for field in fields(RxTConfig) if not field.name.endswith("_token_id")}
-    assert Model.model_fields.keys() - {"size", "checkpoint"} == shape - GIVEN
+    assert Model.model_fields.keys() - {"size", "checkpoint", "causal"} == shape - GIVEN

@@ -130,8 +130,11 @@ def test_own_rows_come_from_their_files(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"query": "a", "answer": "b"}\n')
     data = RowsData(train=(str(tmp_path / "train.jsonl"),), eval=(str(tmp_path / "eval.jsonl"),))
     corpus = load_corpus(data, 0)
-    held = [replace(row, source=str(tmp_path / "eval.jsonl")) for row in rows["eval"]]
-    assert (corpus.train, corpus.eval, corpus.test) == (rows["train"], held, [])
+    train, held = (
+        [replace(row, source=str(tmp_path / f"{split}.jsonl")) for row in rows[split]]
+        for split in ("train", "eval")
+    )
+    assert (corpus.train, corpus.eval, corpus.test) == (train, held, [])
     assert corpus.pairs == [turn for row in rows["train"] for turn in row.turns]
     given = data.model_copy(
         update={

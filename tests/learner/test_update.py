@@ -42,9 +42,11 @@ def test_every_epoch_draws_minibatches_of_its_own() -> None:
     trained: list[list[str]] = []
 
     class Noting(ReactivePolicy):
-        def evaluate(self, episodes: Sequence[Episode], temperature: float) -> TokenBatch:
+        def evaluate(
+            self, episodes: Sequence[Episode], temperature: float, queries: bool = False
+        ) -> TokenBatch:
             trained.append([episode.id for episode in episodes])
-            return super().evaluate(episodes, temperature)
+            return super().evaluate(episodes, temperature, queries)
 
     case = make_case()
     update = make_update(copy.deepcopy(case.policy), mrl(ppo={"epochs": 12, "minibatches": 2}))

@@ -22,11 +22,13 @@ COPYING_PAYS = {"bleu_and_cosine", "bleu_and_cosine_0_to_10", "bleu_and_cosine_s
 @cache
 def shipped() -> dict[str, Rewards]:
     """The mixes of all files under configs/, by the file that holds them, and the one of a run
-    without `rewards`. A game pays by what happens in it, not by what an answer says."""
+    without `rewards`. An environment pays for something else than facts, and a file
+    without a name is laid over another."""
     found = {"default": Rewards()}
     for file in sorted(CONFIGS.glob("*.yaml")):
         lines = file.read_text().splitlines()
-        if "rewards:" in lines and "environment:" not in lines:
+        keys = {line.partition(":")[0] for line in lines}
+        if {"name", "rewards"} <= keys and "environment" not in keys:
             found[file.stem] = load_run([file]).rewards
     for file in sorted((CONFIGS / "rewards").glob("*.yaml")):
         found[file.stem] = load_run([CONFIGS / "demo.yaml", file]).rewards

@@ -266,7 +266,7 @@ def test_rows_and_seeds_are_dealt_to_environments_that_play_them() -> None:
 
 def test_a_policy_plays_games_and_conversations_alike(echo: Path) -> None:
     model = make_model()
-    shape = PolicyShape("rxt", model.config.to_dict(), TOKENIZER.to_json())
+    shape = PolicyShape("reactive", model.config.to_dict(), TOKENIZER.to_json())
     policy = make_policy(shape, Rollout(slots=2, sampling=SAMPLING), settings(echo))
     assert policy.version == -1
     policy.load(pack(model.state_dict(), version=3))
@@ -285,7 +285,7 @@ def test_a_policy_plays_games_and_conversations_alike(echo: Path) -> None:
 
 def test_a_policy_that_cannot_play_on_has_nothing_in_flight(echo: Path) -> None:
     model = make_model()
-    shape = PolicyShape("rxt", model.config.to_dict(), TOKENIZER.to_json())
+    shape = PolicyShape("reactive", model.config.to_dict(), TOKENIZER.to_json())
     policy = make_policy(shape, Rollout(slots=2, sampling=SAMPLING), settings(echo))
     with pytest.raises(ValueError, match="no row"):
         play(policy, [*tasks(3), Task("row", None, seed=1)])

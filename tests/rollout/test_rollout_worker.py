@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
     "decoder_ff": 48, "encoder_ff": 48,
     "slots": 8, "max_tokens": 40, "initializer_range": 0.25,
 }  # fmt: skip
-SHAPE = PolicyShape("rxt", CONFIG, TOKENIZER.to_json())
+SHAPE = PolicyShape("reactive", CONFIG, TOKENIZER.to_json())
 ROLLOUT = Rollout(slots=4, sampling=Sampling(max_new_tokens=6))
 
 
