@@ -9,16 +9,20 @@ PACKAGES := common rollout reward_service learner deploy
 
 VLLM := .venv-vllm
 
-.PHONY: demo test test-fast test-long test-vllm mutants check format docs manifests clean-venv
+.PHONY: demo test test-fast test-long test-vllm coverage mutants check format docs manifests clean-venv
 
 demo: $(VENV)/.runtime
 	$(BIN)/engram demo
 
 # Tests that start Ray run one after the other: two clusters on few cores run into each other's
-# deadlines. The rest runs on all cores. Coverage is of both.
+# deadlines. The rest runs on all cores.
 test: check
+	$(PARALLEL) -m "not cluster and not vllm"
+	$(BIN)/pytest -m "cluster and not long and not vllm"
+
+coverage: $(VENV)/.dev
 	$(PARALLEL) -m "not cluster and not vllm" --cov --cov-report= --cov-fail-under=0
-	$(BIN)/pytest -m "cluster and not long and not vllm" --cov --cov-append --cov-report=term:skip-covered
+	$(BIN)/pytest -m "cluster and not vllm" --cov --cov-append --cov-report=term:skip-covered
 
 test-long: $(VENV)/.dev
 	$(BIN)/pytest -m long
