@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.actors.resources import claims, total_cpus, total_gpus
+from common.config.changes import changes
 from common.config.run import Run
 from common.data.corpus import Corpus
 from common.data.overlaps import count_in_both
+from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.storage.run_directory import RunDirectory
 from deploy import causal_plan
@@ -24,20 +26,20 @@ from deploy.plan import (
 )
 from deploy.progress import duration
 from learner.amounts import few_data_warnings
+from learner.changed_settings import require_same
 from learner.stages.planning import stages_by_group
 from learner.summary import run_status
 from reward_service.components.table import parts
 
+MOST_KEYS = 4
+"""Settings that differ from those of the run, by name."""
 MORE = "all settings, batches and memory by purpose: --full"
 
 
 def plan_summary(run: Run, corpus: Corpus) -> str:
     """The summary. Raises InputError where the data do not fit the configuration."""
     directory = RunDirectory(run.runs, run.name)
-    status = run_status(directory)
-    states = {"new": "a new run", "running": "running: another process drives it"}
-    state = states.get(status, f"{status}; the same command goes on with it")
-    head = f"run {run.name} in {directory.path()} ({state})"
+    head = f"run {run.name} in {directory.path()} ({_state(run, directory)})"
     found = works(run, corpus)
     if run.stages[-1].own_model is not None:  # lengths and shape are another model's
         return "\n\n".join([head, _data(run, corpus, None), _stages(run, found, None), MORE])
@@ -83,6 +85,23 @@ def _causal(run: Run, corpus: Corpus, found: Sequence[Work]) -> list[str]:
         causal_plan.model_table(run, shape),
         f"Needs\n  actors: {causal_plan.roles(run)}\n  memory: {memory}",
     ]
+
+
+def _state(run: Run, directory: RunDirectory) -> str:
+    """Whether there is such a run, and how its settings differ."""
+    status = run_status(directory)
+    states = {"new": "a new run", "running": "running: another process drives it"}
+    if status in states:
+        return states[status]
+    before = directory.run()
+    try:
+        require_same(run, before, directory)
+    except InputError as refused:
+        return f"{status}; `train` refuses these settings for it: {refused}"
+    keys = [change.key for change in changes(before, run)]
+    more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+    changed = f" with other settings: {', '.join(keys[:MOST_KEYS])}{more}" if keys else ""
+    return f"{status}; the same command goes on with it{changed}"
 
 
 Shape = tuple[Lengths, RxTConfig] | None

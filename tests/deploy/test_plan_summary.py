@@ -14,6 +14,7 @@ from common.data.datasets.table import load_corpus
 from common.data.tokenizer import train_tokenizer
 from common.failures import InputError
 from common.models.reactive.config import named_config
+from common.storage.run_directory import RunDirectory
 from deploy import data_plan
 from deploy.cli import run_command
 from deploy.data_plan import lengths, require_lengths, works
@@ -22,6 +23,7 @@ from deploy.plan import plan_text
 from deploy.plan_summary import plan_summary
 from tests.local_preferences import preference_run, text_model
 
+SUMMARY = {"name": "p", "status": "stopped", "wall_seconds": 1.0, "stages": [], "retention": {}}
 CURRICULUM = [
     {"name": "short", "iterations": 5, "max_steps": 2},
     {"name": "changing", "iterations": 1, "max_steps": 4, "strategy": "long_term"},
@@ -219,3 +221,19 @@ def test_rules_of_a_curriculum_and_stages_of_short_conversations_are_shown(tmp_p
         "new best"
     )
     assert f"mrl: short: {short.rule}" in summary(planned)
+
+
+def test_a_run_that_is_there_is_named_with_the_settings_that_differ(tmp_path: Path) -> None:
+    before = run(tmp_path)
+    directory = RunDirectory(before.runs, before.name)
+    directory.write_config(before)
+    directory.write_text("summary.json", json.dumps(SUMMARY))
+
+    def head(changed: Run) -> str:
+        return plan_summary(changed, load_corpus(changed.data, changed.seed)).splitlines()[0]
+
+    assert head(before).endswith("(stopped; the same command goes on with it)")
+    longer = head(run(tmp_path, learner={"checkpoint_every": 7}))
+    assert longer.endswith("goes on with it with other settings: learner.checkpoint_every)")
+    refused = head(run(tmp_path, seed=9))
+    assert "`train` refuses these settings for it: seed: is 9, the run in" in refused
