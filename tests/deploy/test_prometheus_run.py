@@ -22,7 +22,7 @@ from learner.driver import train
 from tests.local_source import STAGES, tiny_run
 from tests.prometheus_tools import ask, require, serving
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.long, pytest.mark.timeout(420)]
 
 NEEDS = {
     "a stage reward_model": (
@@ -36,7 +36,22 @@ NEEDS = {
         "train/loss_preference",
         "train/reward_margin",
     ),
-    "another algorithm": ("a2c/loss_policy", "reinforce/baseline", "reinforce/loss_policy"),
+    "another algorithm": (
+        "a2c/loss_policy",
+        "grpo/loss_policy",
+        "reinforce/baseline",
+        "reinforce/loss_policy",
+        "rejection/kept",
+        "rejection/kept_return",
+        "rejection/loss_policy",
+        "rloo/loss_policy",
+    ),
+    "several samples of a task": (
+        "objective/tasks_alike",
+        "objective/tasks_incomplete",
+        "objective/tasks_left_out",
+    ),
+    "the setting mismatch.correct": ("mismatch/corrected", "mismatch/weight"),
     "a curriculum step with a rule on held-out figures": ("curriculum/exact", "curriculum/recall"),
     "the setting skip_without_signal": ("objective/minibatches_without_signal",),
     "the setting skip_log_ratio": ("ppo/minibatches_skipped",),
