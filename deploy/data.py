@@ -57,10 +57,12 @@ def synth(
     format: FormatOption = FileFormat.jsonl,
 ) -> None:
     """Write generated conversations: train=1000 steps=[4,8] strategies=[cumulative,long_term] …"""
-    from common.config.data import SynthData
-    from common.config.loader import load_section
+    with doing("reading the settings"):
+        from common.config.data import SynthData
+        from common.config.loader import load_section
 
-    write_corpus(load_section(SynthData, {}, [], settings or []), seed, out, format)
+        chosen = load_section(SynthData, {}, [], settings or [])
+    write_corpus(chosen, seed, out, format)
 
 
 @app.command()
