@@ -92,12 +92,12 @@ def babi(
     folder: Folder, out: Out, settings: Settings = None, format: FormatOption = FileFormat.jsonl
 ) -> None:
     """The bAbI tasks as conversations: tasks=[1,2]."""
-    from common.config.data import BabiData
-    from common.config.loader import load_section
+    with doing("reading the settings"):
+        from common.config.data import BabiData
+        from common.config.loader import load_section
 
-    write_corpus(
-        load_section(BabiData, {"folder": str(folder)}, [], settings or []), 0, out, format
-    )
+        chosen = load_section(BabiData, {"folder": str(folder)}, [], settings or [])
+    write_corpus(chosen, 0, out, format)
 
 
 @app.command()
@@ -105,11 +105,13 @@ def sgd(
     folder: Folder, out: Out, settings: Settings = None, format: FormatOption = FileFormat.jsonl
 ) -> None:
     """Schema-Guided Dialogue as conversations: max_follow_ups=6."""
-    from common.config.data import SgdData
-    from common.config.loader import load_section
-
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    write_corpus(load_section(SgdData, {"folder": str(folder)}, [], settings or []), 0, out, format)
+    with doing("reading the settings"):
+        from common.config.data import SgdData
+        from common.config.loader import load_section
+
+        chosen = load_section(SgdData, {"folder": str(folder)}, [], settings or [])
+    write_corpus(chosen, 0, out, format)
 
 
 @app.command()
