@@ -240,7 +240,10 @@ def test_workers_and_ranks_do_not_show_in_the_batches(tmp_path: Path) -> None:
     three = conduct(tmp_path / "three", three_ranks, run=settings(3, slots=2))
     assert one == three
     assert all(any(episode.initial_memory for episode in batch) for batch in one[1:])
-    assert all(episode.final_memory is None for batch in one for episode in batch)
+    # The learner compares those of the first two with its own.
+    for batch in one:
+        kept = [i for i, episode in enumerate(batch) if episode.final_memory is not None]
+        assert kept == [0, 1]
 
 
 def test_worker_killed_in_the_middle_of_a_batch_changes_nothing_and_returns_with_verified_weights(
