@@ -126,7 +126,7 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
         said = io.StringIO()
         assert stop("runs/tiny", job_server, stream=said) == EXIT_DONE
         assert "tiny-1 has ended: stopped; the same engram submit resumes it" in said.getvalue()
-        assert first.result(timeout=90) == EXIT_DRAINED
+        assert first.result(timeout=150) == EXIT_DRAINED
         trained = latest_checkpoint(directory)
         assert trained is not None, output[1].getvalue()
         assert trained.step >= 3
@@ -140,7 +140,7 @@ def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
             stream=output[2],
         )
         wait_until(lambda: "engram_objective_scores" in scrape(directory), again, output[2])
-        assert again.result(timeout=240) == EXIT_DONE, output[2].getvalue()
+        assert again.result(timeout=400) == EXIT_DONE, output[2].getvalue()
     assert json.loads(directory.read_text("summary.json"))["status"] == "done"
     finished = latest_checkpoint(directory)
     assert finished is not None
