@@ -19,7 +19,6 @@ OF_TRANSFORMERS = {
     "deploy/causal_plan.py",
     "reward_service/reward_models/model.py",
     "rollout/policies/causal/rows.py",
-    "rollout/policies/causal/vllm_generator.py",
 }
 """The only files that import it."""
 NGRAMS = "reward_service.components.ngrams"

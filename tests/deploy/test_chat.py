@@ -153,7 +153,7 @@ def test_mistakes_are_one_sentence_and_the_conversation_goes_on(
         session, f"/load {absent}\n/save {absent}\n/lod\n/save\n{'why ' * 200}\n/help\n"
     )
     for part in (
-        f"{absent}: cannot be read",
+        f"{absent}: there is no such file",
         f"{absent}: cannot be written",
         "/lod: is no command",
         "/save: needs a file",

@@ -141,6 +141,8 @@ class CausalSession:
                 if session is None:
                     raise InputError(str(path), "holds no interactions of a causal language model")
                 parts = file.get_tensor("tokens").split(file.get_tensor("lengths").tolist())
+        except FileNotFoundError:
+            raise InputError(str(path), "there is no such file") from None
         except (OSError, SafetensorError) as error:
             raise InputError(str(path), f"cannot be read as a safetensors file: {error}") from error
         self.restore(KeptInteractions(tuple(tuple(p.tolist()) for p in parts), **session))
