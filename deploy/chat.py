@@ -20,6 +20,7 @@ from rich.console import Console
 from common.config.names import BackendName
 from common.data.decoding import BOM
 from common.failures import InputError, nearest
+from common.text.counted import counted
 from common.text.printable import printable
 from deploy.output import tell
 
@@ -177,16 +178,16 @@ class Commands:
         self.others[self.current] = self.session.kept()
         self.session.restore(self.others.pop(name))
         self.current = name
-        return f"going on with {name}, {self.session.turn} interactions written"
+        return f"going on with {name}, {counted(self.session.turn, 'interactions')} written"
 
     def listing(self) -> str:
-        lines = [f"* {self.current}: {self.session.turn} interactions written"]
+        lines = [f"* {self.current}: {counted(self.session.turn, 'interactions')} written"]
         lines += [
-            f"  {name}: {kept.turn} interactions written"
+            f"  {name}: {counted(kept.turn, 'interactions')} written"
             for name, kept in sorted(self.others.items())
         ]
         lines += [
-            f"  file {name}: {turn} interactions written"
+            f"  file {name}: {counted(turn, 'interactions')} written"
             for name, turn in self.session.saved_in(self.folder).items()
         ]
         return "\n".join(lines)

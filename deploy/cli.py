@@ -177,26 +177,30 @@ def evaluate(
         bool,
         typer.Option(help="Also play each conversation from the memory that another one left."),
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="All tables: other figures than recall by distance, too.")
+    ] = False,
 ) -> None:
     """Recall by distance and rewards by component; of a reward model, how often and how surely
     it is right."""
     from deploy.progress import open_progress
-    from deploy.tables import evaluation_tables, preference_tables
 
     progress = open_progress()
     try:
-        progress.note(f"evaluating {checkpoint}")
+        with progress.doing(f"opening {checkpoint}"):
+            from deploy.tables import evaluation_tables, preference_tables
+            from learner.evaluation.evaluate import evaluate_checkpoint
+            from learner.evaluation.preferences import evaluate_reward_model, is_reward_model
 
-        from learner.evaluation.evaluate import evaluate_checkpoint
-        from learner.evaluation.preferences import evaluate_reward_model, is_reward_model
-
-        tell_of_run(checkpoint)
-        if is_reward_model(checkpoint):
-            result = evaluate_reward_model(checkpoint, data)
+            tell_of_run(checkpoint)
+            of_preferences = is_reward_model(checkpoint)
+        if of_preferences:
+            with progress.doing(f"judging pairs by {checkpoint}"):
+                result = evaluate_reward_model(checkpoint, data)
             text = preference_tables(result["preferences"])
         else:
             result = evaluate_checkpoint(checkpoint, data, backend, progress, carried)
-            text = evaluation_tables(result)
+            text = evaluation_tables(result, full)
     finally:
         progress.close()
     echo(json.dumps(result) if as_json else text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.failures import InputError
+from common.text.counted import counted
 from deploy.output import echo, tell
 from deploy.progress import doing
 
@@ -183,7 +184,15 @@ def write_preferences(out: Path, format: FileFormat, **splits: Sequence[Preferen
 
     for split, part in splits.items():
         groups = len({each.group for each in part})
-        write(out, split, format, part, save_preferences, f"preferences in {groups} groups")
+        write(
+            out,
+            split,
+            format,
+            part,
+            save_preferences,
+            "preferences",
+            f" in {counted(groups, 'groups')}",
+        )
 
 
 def write(
@@ -193,6 +202,7 @@ def write(
     records: Sequence[Any],
     save: Callable[[Any, Path], None],
     unit: str,
+    beside: str = "",
 ) -> None:
     """Write a file and say what it holds. Of no records there is no file, not even an older one."""
     path = out / f"{name}.{format.value}"
@@ -200,7 +210,8 @@ def write(
         save(records, path)
     else:
         path.unlink(missing_ok=True)
-    echo(f"{path}: {len(records) or 'no'} {unit}{'' if records else ', not written'}")
+    held = counted(len(records), unit) + beside if records else f"no {unit}, not written"
+    echo(f"{path}: {held}")
 
 
 def tell_leftovers(left: Leftovers) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.text.counted import counted
 from common.text.printable import printable
 from deploy.convert import FileFormat, FormatOption, Out, Settings, every_fault, write_corpus
 from deploy.convert import app as convert_commands
@@ -90,8 +91,8 @@ def prefer(
         )
     save_preferences(preferences, out)
     echo(
-        f"{out}: {len(preferences)} preferences in {len({each.group for each in preferences})} "
-        "conversations"
+        f"{out}: {counted(len(preferences), 'preferences')} in "
+        f"{counted(len({each.group for each in preferences}), 'conversations')}"
     )
 
 
@@ -138,21 +139,20 @@ def validate(
             [f"{where}: is the conversation of {first} again" for where, first in again], SAME
         )
         noticed = [
-            f"{len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''}",
+            counted(len(found.warnings), "warnings"),
             f"{len(again)} repeated",
         ]
         told = [text for text in noticed if not text.startswith("0 ")]
         verdict = f"no faults, {', '.join(told)}" if told else "all well"
-        count = len(found.rows)
-        echo(f"{name}: {count} conversation{'s' if count != 1 else ''}, {verdict}")
+        echo(f"{name}: {counted(len(found.rows), 'conversations')}, {verdict}")
     few = too_few(len(checked[0].rows), "conversations")
     if few is not None:
         tell(f"warning: {few}")
     if held_out is not None:
         both = in_both(checked[0].placed, checked[1].placed)
         tell_first([f"{where}: is trained on, as {first}" for where, first in both], SAME)
-        count = len(checked[1].rows)
-        echo(f"{len(both) or 'none'} of the {count} conversations of {held_out} in {file}")
+        known = counted(len(checked[1].rows), "conversations")
+        echo(f"{len(both) or 'none'} of the {known} of {held_out} in {file}")
 
 
 def tell_first(warnings: Sequence[str], count: int) -> None:

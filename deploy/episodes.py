@@ -17,6 +17,7 @@ from typing import Any, get_args
 from common.episode import Role
 from common.failures import InputError, nearest
 from common.storage.run_directory import RunDirectory
+from common.text.counted import counted
 from common.text.values import contains_value
 from rollout.journal.conversations import Conversation, conversations
 
@@ -98,9 +99,10 @@ def episodes_text(found: list[Conversation], total: int, choice: Choice) -> str:
     what = " that failed" if choice.failed else ""
     what += f" with a turn of role {choice.role}" if choice.role else ""
     if not found:
-        return f"none of {total} episodes{what or ' has a reward'}"
+        return f"none of {counted(total, 'episodes')}{what or ' has a reward'}"
     order = "lowest mean reward first" if choice.worst is not None else "latest last"
-    head = f"{len(found)} of {total} episodes{f', of those{what}' if what else ''}, {order}"
+    those = f", of those{what}" if what else ""
+    head = f"{len(found)} of {counted(total, 'episodes')}{those}, {order}"
     return "\n\n".join([head, *(_text(conversation, choice.role) for conversation in found)])
 
 

@@ -43,40 +43,47 @@ class Line(NamedTuple):
 def figure_tables(result: Mapping[str, Any]) -> list[str]:
     """All tables of figures that summary.json, or the result of `engram eval`, has something
     for."""
-    parts = retention_tables(result.get("retention", {}))
-    match = result.get("match", {})
-    lines = [
-        line
-        for name, label in MATCH.items()
-        for line in _lines(match.get(name, {}), _beside(match, name), "answers", f"{label}, ")
-    ]
-    if lines:
-        parts.append(share_table("Agreement with the reference by turn of the conversation", lines))
+    tables = [share_table(title, lines) for title, lines in other_figures(result).items()]
+    return [*recall_table(result), *tables]
+
+
+def main_tables(result: Mapping[str, Any]) -> list[str]:
+    """Recall by distance, and one table of all other figures over all distances and turns."""
+    lines = [line for lines in other_figures(result).values() for line in lines]
+    return [*recall_table(result), *overall_table("Other figures, over all turns", lines)]
+
+
+def recall_table(result: Mapping[str, Any]) -> list[str]:
+    """Recall by distance with its controls; empty where nothing was asked."""
+    retention = result.get("retention", {})
+    lines = _lines(retention, _beside(retention), "facts")
+    return [share_table("Recall by turns since the value was last said", lines)] if lines else []
+
+
+def other_figures(result: Mapping[str, Any]) -> dict[str, list[Line]]:
+    """Lines by the title of their table: figures of facts, agreement with references and rewards,
+    those that there are."""
+    retention, match = result.get("retention", {}), result.get("match", {})
     scores = result.get("scores", {})
-    lines = _lines(scores, _beside(scores), "answers")
-    if lines:
-        parts.append(share_table("Mean reward per answer by component, before its weight", lines))
-    return parts
-
-
-def retention_tables(retention: Mapping[str, Any]) -> list[str]:
-    """`retention` as tables: recall by distance with its controls, the other figures by distance,
-    and recall by order of telling. None where nothing was asked."""
-    parts = []
-    recall = _lines(retention, _beside(retention), "facts")
-    if recall:
-        parts.append(share_table("Recall by turns since the value was last said", recall))
-    others: list[Line] = []
-    for name, (label, of) in FACTS.items():
-        others += _figure_lines(label, of, name, retention)
-    if others:
-        parts.append(share_table("Other figures by turns since the value was last said", others))
-    order = _figure_lines("recall", "facts", "by_order", retention)
-    if order:
-        parts.append(
-            share_table("Recall by the order in which a conversation told its facts", order)
-        )
-    return parts
+    tables = {
+        "Other figures by turns since the value was last said": [
+            line
+            for name, (label, of) in FACTS.items()
+            for line in _figure_lines(label, of, name, retention)
+        ],
+        "Recall by the order in which a conversation told its facts": _figure_lines(
+            "recall", "facts", "by_order", retention
+        ),
+        "Agreement with the reference by turn of the conversation": [
+            line
+            for name, label in MATCH.items()
+            for line in _lines(match.get(name, {}), _beside(match, name), "answers", f"{label}, ")
+        ],
+        "Mean reward per answer by component, before its weight": _lines(
+            scores, _beside(scores), "answers", "mean reward, "
+        ),
+    }
+    return {title: lines for title, lines in tables.items() if lines}
 
 
 Beside = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -138,6 +145,18 @@ def share_table(title: str, lines: Sequence[Line]) -> str:
             counted = (f"{line.counts[key]:,}" if key in line.counts else "" for key in columns)
             rows.append([f"  {line.of}", *counted])
     return table(title, ["", *columns], rows)
+
+
+def overall_table(title: str, lines: Sequence[Line]) -> list[str]:
+    """One row for each line that has a figure over all keys; empty where none has."""
+    rows = []
+    for line in lines:
+        key = next((key for key in LAST if key in line.shares), None)
+        if key is not None:
+            of = f"{line.counts[key]:,} {line.of}" if key in line.counts else ""
+            span = _span(line.intervals.get(key)).replace("–", " to ")
+            rows.append([line.label, f"{line.shares[key]:.3f}", span, of])
+    return [table(title, ["", "", "95 %", "of"], rows)] if rows else []
 
 
 def _span(interval: Sequence[float] | None) -> str:

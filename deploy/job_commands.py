@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.output import tell
+from deploy.progress import doing
 from deploy.ray_access import default_address
 
 app = typer.Typer()
@@ -30,8 +30,8 @@ def logs(
 ) -> None:
     """Show the output of a submitted run."""
     address = address or default_address()
-    tell(f"engram: asking {address} for the output of {run} ...")
-    from deploy.submit import logs as show_logs
+    with doing("loading Ray"):
+        from deploy.submit import logs as show_logs
 
     raise typer.Exit(show_logs(run, address, follow=follow))
 
@@ -40,7 +40,7 @@ def logs(
 def stop(run: SubmittedRun, address: JobServerAddress = None) -> None:
     """Stop a submitted run; it leaves a checkpoint, and the same submission resumes it."""
     address = address or default_address()
-    tell(f"engram: asking {address} to stop {run} ...")
-    from deploy.submit import stop as stop_run
+    with doing("loading Ray"):
+        from deploy.submit import stop as stop_run
 
     raise typer.Exit(stop_run(run, address))

@@ -12,12 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Bars
 
 from common.telemetry.progress import Progress
@@ -54,30 +61,48 @@ def open_progress(stream: TextIO | None = None) -> Progress:
 SOON = 0.5
 """Seconds after which a command says what it does. One that ends sooner, with a mistake in its
 words, says only what the mistake is."""
+AGAIN = 3.0
+"""Seconds after which it says so again, with the time that has passed."""
 
 
 @contextmanager
 def doing(what: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Say what the block does ("opening runs/demo") while it lasts: a spinner on a terminal, which
-    goes when the block is over; elsewhere a line that ends in "...", `SOON` after its begin. The
-    default stream is standard error."""
+    """Say what the block does ("opening runs/demo") while it lasts, and how long it has taken: a
+    spinner on a terminal, which goes when the block is over; elsewhere a line `SOON` after its
+    begin and one every `AGAIN` seconds, each of which ends in "...". The default stream is standard
+    error."""
     console = Console(file=stream or sys.stderr)
     if console.is_terminal:
-        with console.status(escape(f"{what} …")):
+        with _spinning(what, console):
             yield
         return
-
-    def say() -> None:
-        console.file.write(f"engram: {what} ...\n")
-        console.file.flush()
-
-    timer = threading.Timer(SOON, say)
-    timer.daemon = True
-    timer.start()
+    over = threading.Event()
+    teller = threading.Thread(target=_tell_until, args=(over, what, console.file), daemon=True)
+    teller.start()
     try:
         yield
     finally:
-        timer.cancel()
+        over.set()
+        # A line must not stand among what the caller prints next.
+        teller.join()
+
+
+@contextmanager
+def _spinning(what: str, console: Console) -> Iterator[None]:
+    columns = (SpinnerColumn(), TextColumn("{task.description} …"), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True) as shown:
+        shown.add_task(escape(what), total=None)
+        yield
+
+
+def _tell_until(over: threading.Event, what: str, stream: TextIO) -> None:
+    began, wait = time.monotonic(), SOON
+    while not over.wait(wait):
+        passed = time.monotonic() - began
+        spent = f", {duration(passed)}" if passed >= AGAIN else ""
+        stream.write(f"engram: {what}{spent} ...\n")
+        stream.flush()
+        wait = AGAIN
 
 
 def duration(seconds: float) -> str:
@@ -161,6 +186,9 @@ class LineProgress:
     def note(self, text: str) -> None:
         self._say(text)
 
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        return doing(what, self._stream)
+
     def close(self) -> None:
         self._stream.flush()
 
@@ -173,7 +201,7 @@ class TerminalProgress:
     """A live bar; notes and finished stages stay above it."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+        self._console, self._clock = console, clock
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -205,6 +233,9 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
+
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        return _spinning(what, self._console)
 
     def close(self) -> None:
         self._bars.stop()

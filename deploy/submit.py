@@ -22,7 +22,7 @@ from common.failures import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from common.text.printable import printable
 from deploy.cluster import ENVIRONMENT
 from deploy.job_server import STOP_SECONDS, JobServer
-from deploy.output import tell
+from deploy.progress import doing
 from deploy.working_directory import inside, megabytes, pack
 from learner.interrupts import counted
 from learner.requirements import require_possible
@@ -57,7 +57,6 @@ def submit(
     folder, out, places = Path.cwd(), stream or sys.stdout, dict[str, str]()
     run = load_run(list(configs), list(overrides), places)
     require_possible(run)
-    tell(f"engram: submitting {run.name} to {address} ...")
     places = {written: place for written, place in places.items() if place != run.runs}
     if Path(run.runs).is_relative_to(folder):
         raise InputError(
@@ -68,7 +67,10 @@ def submit(
     words = [inside(config, folder) for config in configs]
     named = {config: str(Path(config).absolute()) for config in configs}
     named |= {written: place for written, place in places.items() if not _is_absolute(written)}
-    with tempfile.TemporaryDirectory(prefix="engram-submit-") as scratch:
+    with (
+        doing(f"submitting {run.name} to {address}"),
+        tempfile.TemporaryDirectory(prefix="engram-submit-") as scratch,
+    ):
         archive = Path(scratch, "working_directory.zip")
         added = pack(folder, named, archive)
         server = JobServer(address)
@@ -98,8 +100,10 @@ def logs(run: str, address: str, *, follow: bool = True, stream: TextIO | None =
     run: the run's name, its folder, or the job's id. Raises InputError for a run that the cluster
     does not know, and what `JobServer` raises.
     """
-    server, out = JobServer(address), stream or sys.stdout
-    job = server.job_of(run)
+    out = stream or sys.stdout
+    with doing(f"asking {address} for the job of {run}"):
+        server = JobServer(address)
+        job = server.job_of(run)
     if not follow:
         out.write(printable(server.output(str(job.submission_id))))
         return EXIT_DONE
@@ -113,14 +117,17 @@ def stop(run: str, address: str, *, stream: TextIO | None = None) -> int:
     Raises InputError for a run that the cluster does not know, DeadlineExceeded where it does not
     stop, and what `JobServer` raises.
     """
-    server, out = JobServer(address), stream or sys.stdout
-    job = server.job_of(run)
+    out = stream or sys.stdout
+    with doing(f"asking {address} for the job of {run}"):
+        server = JobServer(address)
+        job = server.job_of(run)
     if job.status.is_terminal():
         out.write(f"{job.submission_id} has ended before: {job.status.value.lower()}\n")
         return EXIT_DONE
     out.write(f"stopping {job.submission_id}, which leaves a checkpoint\n")
     out.flush()
-    ended = server.stop(str(job.submission_id))
+    with doing(f"waiting for the end of {job.submission_id}"):
+        ended = server.stop(str(job.submission_id))
     out.write(
         f"{job.submission_id} has ended: {ended.status.value.lower()}; the same engram submit "
         "resumes it from its last checkpoint\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.telemetry.series import parse_key
 from common.text.printable import printable
-from deploy.figures import figure_tables
+from deploy.figures import figure_tables, main_tables
 from deploy.layout import table
 from deploy.progress import TROUBLES, duration, headlines
 
@@ -31,7 +31,7 @@ def summary_tables(summary: Mapping[str, Any]) -> str:
     parts = [table(title, ["stage", "steps", "time", "first → last"], rows)]
     for stage in summary["stages"]:
         parts += reward_tables(stage)
-    parts += figure_tables(summary)
+    parts += main_tables(summary)
     parts += summary.get("warnings", [])
     return "\n\n".join(parts)
 
@@ -162,10 +162,16 @@ def preference_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def evaluation_tables(result: Mapping[str, Any]) -> str:
-    """The result of `engram eval`: figures of facts, agreement with references, mean rewards."""
+def evaluation_tables(result: Mapping[str, Any], full: bool = False) -> str:
+    """The result of `engram eval`: recall by distance, and figures of facts, agreement with
+    references and mean rewards over all turns. full: these by distance, order, turn and component,
+    too."""
     prompts = [prompt_tables(result["prompts"])] if "prompts" in result else []
-    return "\n\n".join([*prompts, *figure_tables(result), *result["warnings"]])
+    figures = figure_tables(result) if full else main_tables(result)
+    more = ["all figures by distance, turn and component: --full"]
+    return "\n\n".join(
+        [*prompts, *figures, *result["warnings"], *(more if figures and not full else [])]
+    )
 
 
 def prompt_tables(figures: Mapping[str, Any]) -> str:

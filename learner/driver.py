@@ -97,7 +97,8 @@ def make_ready(run: Run, directory: RunDirectory, progress: Progress) -> Ready:
         require_port(run.metrics.host, run.metrics.port)
         require_trackers(run)
         run = with_pinned_models(run, directory)
-        corpus = load_corpus(run.data, run.seed)
+        with progress.doing(f"reading the data of {run.name}"):
+            corpus = load_corpus(run.data, run.seed)
         checkpoint = prepare(run, directory, corpus, progress)
         return Ready(run, directory, corpus, checkpoint, started)
 

@@ -15,6 +15,7 @@ from common.config.data import SynthData
 from common.config.mrl import MRL, CurriculumStep
 from common.config.run import Run
 from common.failures import InputError
+from common.storage.checkpoint import open_checkpoint
 from common.storage.run_directory import RunDirectory, write_atomically
 
 
@@ -95,6 +96,26 @@ def test_unknown_protocols_and_folders_that_are_no_runs_are_named(tmp_path: Path
         RunDirectory("nowhere://x", "a")
     with pytest.raises(InputError, match=r"no-run: is not a run directory"):
         RunDirectory.existing(f"{tmp_path}/no-run")
+
+
+def test_a_run_of_nearly_that_name_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/demo", "others/first"):
+        Path(name).mkdir(parents=True)
+        Path(name, "config.yaml").write_text("")
+    for typed, meant in {
+        "demo": "runs/demo",
+        "somewhere/demo": "runs/demo",
+        "runs/dmo": "runs/demo",
+        "others/frist": "others/first",
+    }.items():
+        for opening in (RunDirectory.existing, open_checkpoint):
+            with pytest.raises(InputError, match=rf"; did you mean .*{meant}\?$"):
+                opening(typed)
+    with pytest.raises(InputError, match=r"config\.yaml$"):
+        RunDirectory.existing("others/demonstration")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from common.data.corpus import Corpus
+from common.text.counted import counted
 
 FEW = 1000
 """Conversations, or groups of preferences, below which a new model is expected to learn by heart
@@ -18,8 +19,9 @@ def too_few(count: int, unit: str) -> str | None:
     """
     if count >= FEW:
         return None
+    of_them = counted(count, unit)
     return (
-        f"few data: {count} {unit}. Below {FEW:,}, expect a new model to know these by heart and "
+        f"few data: {of_them}. Below {FEW:,}, expect a new model to know these by heart and "
         "to fail on others: add more, or start from a checkpoint (model.checkpoint)"
     )
 
@@ -28,10 +30,10 @@ def few_data(corpus: Corpus, parts: Collection[str]) -> list[str]:
     """Warnings for a run that trains a new model. parts: of the corpus, that its stages learn
     from."""
     counts = {
-        "train": (len(corpus.train), "conversations to train on"),
+        "train": (len(corpus.train), "training conversations"),
         "preferences": (
             len({each.group for each in corpus.preferences}),
-            "groups of preferences to train on",
+            "preference groups",
         ),
     }
     found = [too_few(*counts[part]) for part in counts if part in parts]

@@ -15,6 +15,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, NamedTuple, Self
 
 from common.failures import InputError
+from common.text.counted import counted
 
 _DIGEST_BYTES = 16
 
@@ -65,7 +66,7 @@ class Part:
 
     @property
     def amount(self) -> str:
-        return f"{self.count} {self.unit.removesuffix('s') if self.count == 1 else self.unit}"
+        return counted(self.count, self.unit)
 
 
 def fingerprint(sources: Iterable[Source]) -> list[Part]:

@@ -99,6 +99,11 @@ def csv_records(text: str, name: str) -> Records:
 
 
 def _require_header(header: list[str], where: str) -> None:
+    if header[0].startswith(("{", "[")):
+        raise InputError(
+            where,
+            "is JSON, but should name the columns: is it a .jsonl file with another ending?",
+        )
     for number, column in enumerate(header, 1):
         if not column:
             raise InputError(where, f"column {number} of the header has no name")

@@ -31,7 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from common.failures import InputError
 from common.storage.formats import CHECKPOINT, require_format
-from common.storage.run_directory import RunDirectory, package_versions, sync
+from common.storage.run_directory import RunDirectory, package_versions, run_near, sync
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def open_checkpoint(where: str) -> Checkpoint:
         for name in _step_folders(f"{where}/{FOLDER}"):
             _require_known_format(f"{where}/{FOLDER}/{name}")
         _require_known_format(where)
-        what = "does not exist"
+        what = f"does not exist{run_near(where)}"
         if files.exists(inner):
             runs = sorted(files.glob(f"{inner}/*/config.yaml"))[:3]
             named = ", ".join(f"{where}/{run.split('/')[-2]}" for run in runs)

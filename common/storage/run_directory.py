@@ -8,6 +8,7 @@ a file, and its readers drop a torn last line.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import platform
@@ -55,6 +56,18 @@ LONGEST_NAME = 200
 it."""
 
 
+def run_near(where: str) -> str:
+    """ "; did you mean runs/demo?" for a folder that is no run, where the default folder of runs
+    has one of that name, or a run beside it is called nearly so; empty where there is none."""
+    path = Path(where)
+    of_default = Path(str(Run.model_fields["runs"].default), path.name)
+    beside = {each.parent.name: each.parent for each in path.parent.glob("*/config.yaml")}
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    found = [of_default] if (of_default / "config.yaml").is_file() else []
+    found += [beside[name] for name in close]
+    return f"; did you mean {found[0]}?" if found and found[0] != path else ""
+
+
 class WriteGuard(Protocol):
     """A driver's hold on the run (`common/storage/lease_records.py`)."""
 
@@ -98,7 +111,8 @@ class RunDirectory:
         root, slash, name = where.rstrip("/").rpartition("/")
         run = cls(root + slash or ".", name)
         if not run.exists("config.yaml"):
-            raise InputError(where, "is not a run directory: it has no config.yaml")
+            what = f"is not a run directory: it has no config.yaml{run_near(where)}"
+            raise InputError(where, what)
         return run
 
     def run(self) -> Run:

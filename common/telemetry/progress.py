@@ -7,6 +7,7 @@ The terminal's side is `deploy/progress.py`. Nothing here may fail a run: figure
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -24,6 +25,10 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """One line that stays: a checkpoint, a restart, the result of an evaluation."""
 
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        """Before the first stage: say what the block does, such as "reading data/chats.jsonl", and
+        how long it has taken."""
+
     def close(self) -> None:
         """The run ended, well or not. Calling it twice is fine."""
 
@@ -39,6 +44,9 @@ class QuietProgress:
 
     def note(self, text: str) -> None:
         pass
+
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def close(self) -> None:
         pass

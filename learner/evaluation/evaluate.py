@@ -160,7 +160,9 @@ def evaluate_checkpoint(
     checkpoint = open_checkpoint(where)
     directory = run_of(checkpoint.where)
     run = directory.run() if directory else None
-    corpus = None if data is not None else corpus_of_run(checkpoint.where, run)
+    told = progress or QuietProgress()
+    with told.doing(f"reading {data or f'the conversations of {checkpoint.where}'}"):
+        corpus = None if data is not None else corpus_of_run(checkpoint.where, run)
     if corpus is not None and run is not None:
         rows = evaluation_rows(corpus.eval, run.evaluation.episodes)
     else:
@@ -169,7 +171,6 @@ def evaluate_checkpoint(
     source = data if data is not None else f"the held-out conversations of {checkpoint.where}"
     values = training_values(directory) if directory else value_counts(rows)
     seed = run.seed if run else 0
-    told = progress or QuietProgress()
     sample = min(len(corpus.train), TRAINING_ROWS) if corpus else 0
     passes = (4 if carried else 2) + are_prompts(rows)
     told.stage("evaluation", passes * len(rows) + sample, "conversations")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from common.episode import Episode, Turn
+from common.text.counted import counted
 from common.text.values import words
 from learner.hacking import shown
 from reward_service.components.recall import (
@@ -27,7 +28,7 @@ def transcripts(episodes: Sequence[Episode], known_values: Collection[str] = ())
     """
     everywhere = words_of_values(known_values)
     some = episodes[:CONVERSATIONS]
-    lines = [f"{len(some)} of {len(episodes)} conversations"]
+    lines = [f"{len(some)} of {counted(len(episodes), 'conversations')}"]
     for episode in some:
         known = words_of_values(conversation_values(episode.turns)) | everywhere
         opening = episode.turns[0]

@@ -19,6 +19,6 @@ def test_few_conversations_are_told_with_their_number() -> None:
 def test_only_what_a_run_learns_from_counts() -> None:
     few = corpus_of([ROW] * 40, [ROW], [])
     (told,) = few_data(few, ["train", "texts"])
-    assert "40 conversations to train on" in told
+    assert "40 training conversations" in told
     assert few_data(few, ["texts", "pairs"]) == []
     assert few_data(corpus_of([ROW] * FEW, [ROW], []), ["train"]) == []

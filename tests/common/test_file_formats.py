@@ -104,6 +104,7 @@ def test_lines_of_plain_text_may_be_pairs(tmp_path: Path) -> None:
         ("query;answer\na;b\n", ", line 1", "are separated by semicolons"),
         ("query\tanswer\na\tb\n", ", line 1", "are separated by tabs"),
         ("query,answer,query\na,b,c\n", ", line 1", "names 'query' twice"),
+        ('{"query": "a", "answer": "b"}\n', ", line 1", "with another ending"),
         ("query,,answer\na,b,c\n", ", line 1", "column 2 of the header has no name"),
         ("query,anwser\na,b\n", ", line 2, field anwser", "did you mean 'answer'"),
         ("query,answer\n,b\n", ", line 2, field query", "is missing"),

@@ -188,7 +188,7 @@ def test_chat_opens_a_checkpoint_and_a_memory_and_ends_with_its_input(
         command, cwd=ROOT, input="/memory\nmy dog?\n", capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "1 interactions written" in done.stdout
+    assert "1 interaction written" in done.stdout
     assert "memory updated (" in done.stdout
 
 
@@ -209,10 +209,10 @@ def test_memories_are_forked_switched_between_and_listed(session: Session, tmp_p
     assert not torch.equal(before, later)
     session.save(tmp_path / "kept.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"no memory")
-    assert commands.do("/switch", "early") == "going on with early, 1 interactions written"
+    assert commands.do("/switch", "early") == "going on with early, 1 interaction written"
     assert torch.equal(session.memory, before)
     assert commands.do("/memories", "").splitlines() == [
-        "* early: 1 interactions written", "  main: 2 interactions written",
+        "* early: 1 interaction written", "  main: 2 interactions written",
         "  file kept.safetensors: 2 interactions written",
     ]  # fmt: skip
     commands.do("/switch", "main")

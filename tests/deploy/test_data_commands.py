@@ -145,7 +145,7 @@ def test_validate_refuses_an_outdated_value_and_warns_of_one_in_its_own_question
         + ", line 1, field interactions.0.facts.0.value: 'Rome' stands in the question"
         in shown.err
     )
-    assert "warning: and 2 more\nwarning: few data: 1 conversations." in shown.err
+    assert "warning: and 2 more\nwarning: few data: 1 conversation." in shown.err
     assert shown.out == f"{path}: 1 conversation, no faults, 22 warnings\n"
 
 

@@ -73,7 +73,7 @@ def test_files_apart_say_so_and_a_fault_of_the_second_ends_with_code_2(
 ) -> None:
     train, held = write(tmp_path / "t.jsonl", "Rex"), write(tmp_path / "h.jsonl", "Bo")
     assert run_command(["data", "validate", train, held]) == 0
-    assert "none of the 1 conversations" in capsys.readouterr().out
+    assert "none of the 1 conversation" in capsys.readouterr().out
     (tmp_path / "h.jsonl").write_text("{}\n")
     assert run_command(["data", "validate", train, held]) == 2
     assert "h.jsonl, line 1" in capsys.readouterr().err

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.figures import MOST_COLUMNS, figure_tables, retention_tables
+from deploy.figures import MOST_COLUMNS, figure_tables, main_tables
 from deploy.tables import evaluation_tables, summary_tables
 
 
 def test_retention_is_shown_by_distance_in_numeric_order_with_gaps_and_intervals() -> None:
     intervals = {"erased": {"2": [0.0, 0.125]}}
-    (text,) = retention_tables(
-        {
-            "before_mrl": {"all": 0.2, "10": 0.1, "2": 0.25},
-            "erased": {"2": 0.0},
-            "intervals": intervals,
-        }
-    )
+    retention = {
+        "before_mrl": {"all": 0.2, "10": 0.1, "2": 0.25},
+        "erased": {"2": 0.0},
+        "intervals": intervals,
+    }
+    (text,) = figure_tables({"retention": retention})
     rows = text.splitlines()
     assert rows[1].split() == ["2", "10", "all"]
     assert rows[2].split() == ["before", "mrl", "0.250", "0.100", "0.200"]
@@ -31,7 +30,7 @@ def test_the_other_figures_have_tables_of_their_own_before_and_after_mrl_or_once
         "exact": {"before_mrl": share, "after_mrl": {"1": 0.75}},
         "by_order": {"after_mrl": share},
     }
-    recall, others, order = retention_tables(summary)
+    recall, others, order = figure_tables({"retention": summary})
     assert "exact" not in recall
     assert [line.split()[-2:] for line in others.splitlines()[2:]] == [
         ["0.500", "0.500"],
@@ -39,7 +38,7 @@ def test_the_other_figures_have_tables_of_their_own_before_and_after_mrl_or_once
     ]
     assert "exact answers, after mrl" in others
     assert "told" in order
-    (_, others) = retention_tables({"memory": share, "outdated": share, "changed": {}})
+    (_, others) = figure_tables({"retention": {"memory": share, "outdated": share, "changed": {}}})
     assert others.splitlines()[2].split() == [
         "answers",
         "with",
@@ -100,32 +99,33 @@ def test_summary_shows_stages_and_leaves_out_retention_where_there_is_none() -> 
 def test_evaluation_shows_rewards_where_they_were_computed() -> None:
     retention = {"memory": {"1": 0.9}, "erased": {"1": 0.0}}
     scores = {"memory": {"recall": 0.5, "total": 0.75}, "erased": {"recall": 0.25}}
-    text = evaluation_tables({"retention": retention, "scores": scores, "warnings": ["by heart"]})
+    text = evaluation_tables(
+        {"retention": retention, "scores": scores, "warnings": ["by heart"]}, full=True
+    )
     assert text.endswith("by heart")
     lines = [line.split() for line in text.splitlines()]
     assert ["recall", "total"] in lines
-    assert ["memory", "0.500", "0.750"] in lines
-    assert ["erased", "0.250", "-"] in lines
-    assert "component" not in evaluation_tables({"retention": retention, "warnings": []})
+    assert ["mean", "reward,", "memory", "0.500", "0.750"] in lines
+    assert ["mean", "reward,", "erased", "0.250", "-"] in lines
+    assert "mean reward" not in evaluation_tables({"retention": retention, "warnings": []})
 
 
 def test_what_a_figure_is_of_stands_below_it_once_for_rows_that_are_of_the_same() -> None:
     counts = {"1": 1200, "all": 1300}
-    (text,) = retention_tables(
-        {
-            "memory": {"1": 0.5, "all": 0.5},
-            "training": {"1": 0.9, "all": 0.9},
-            "erased": {"1": 0.1, "all": 0.1},
-            "most_frequent": {"1": 0.2, "all": 0.2},
-            "intervals": {"training": {"1": [0.8, 1.0], "all": [0.8, 1.0]}},
-            "counts": {
-                "memory": counts,
-                "training": {"1": 3, "all": 7},
-                "erased": counts,
-                "most_frequent": counts,
-            },
-        }
-    )
+    retention: dict[str, Any] = {
+        "memory": {"1": 0.5, "all": 0.5},
+        "training": {"1": 0.9, "all": 0.9},
+        "erased": {"1": 0.1, "all": 0.1},
+        "most_frequent": {"1": 0.2, "all": 0.2},
+        "intervals": {"training": {"1": [0.8, 1.0], "all": [0.8, 1.0]}},
+        "counts": {
+            "memory": counts,
+            "training": {"1": 3, "all": 7},
+            "erased": counts,
+            "most_frequent": counts,
+        },
+    }
+    (text,) = figure_tables({"retention": retention})
     assert [line.split() for line in text.splitlines()[2:]] == [
         ["memory", "0.500", "0.500"],
         ["facts", "1,200", "1,300"],
@@ -166,3 +166,27 @@ def test_a_long_conversation_does_not_make_a_table_wider_than_can_be_read() -> N
     assert header.split() == [*map(str, range(1, 12)), "all"]
     assert row.split()[-1] == "0.250"
     assert len(header.split()) == MOST_COLUMNS
+
+
+def test_by_default_the_figures_beside_recall_are_one_table_over_all_turns() -> None:
+    share = {"1": 0.5, "all": 0.25}
+    retention = {
+        "after_mrl": share,
+        "exact": {
+            "before_mrl": share,
+            "after_mrl": {"1": 0.75, "all": 0.5},
+            "intervals": {"after_mrl": {"all": [0.4, 0.6]}},
+        },
+        "by_order": {"after_mrl": {"first": 0.1}},
+    }
+    scores = {"memory": {"recall": 0.5, "total": 0.75}, "counts": {"memory": {"total": 1200}}}
+    recall, others = main_tables({"retention": retention, "scores": scores})
+    assert recall.startswith("Recall by turns")
+    rows = [line.split() for line in others.splitlines()[2:]]
+    assert ["exact", "answers,", "before", "mrl", "0.250"] in rows
+    assert ["mean", "reward,", "memory", "0.750", "1,200", "answers"] in rows
+    assert "order" not in others
+    text = evaluation_tables({"retention": retention, "warnings": []})
+    assert text.endswith("--full")
+    assert "--full" not in evaluation_tables({"retention": retention, "warnings": []}, full=True)
+    assert evaluation_tables({"warnings": []}) == ""

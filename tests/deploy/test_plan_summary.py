@@ -140,7 +140,7 @@ def test_what_a_reader_should_know_of_the_data_is_told(tmp_path: Path) -> None:
     text = summary(run(tmp_path))
     assert text.startswith(f"run p in {tmp_path}/runs/p (a new run)")
     assert "warning: 1 of 2 held-out conversations stand in the training data, too" in text
-    assert "warning: few data: 12 conversations to train on" in text
+    assert "warning: few data: 12 training conversations" in text
     assert "mrl: short: conversations that sit out: 6 with more than 2 follow-ups" in text
     assert "2 held-out conversations\n" in text
     assert len(text.splitlines()) < 50

@@ -30,7 +30,7 @@ def test_a_new_run_with_few_conversations_says_so_once(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "sft", "memory_aware")
     count = len(load_corpus(run.data, run.seed).train)
     (warning,) = told(run)
-    assert f"few data: {count} conversations to train on" in warning
+    assert f"few data: {count} training conversations" in warning
     assert told(run) == []
 
 

@@ -15,6 +15,7 @@ from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
 from common.telemetry.timing import PhaseTimer
+from common.text.counted import counted
 from rollout.policies.episode_state import answer_text
 from rollout.policies.reactive.memory_files import (
     KeptMemory,
@@ -119,10 +120,9 @@ class Session:
         memory = self.memory
         layers, slots, width = memory.shape
         sizes = ", ".join(f"{size:.3g}" for size in memory.square().mean((1, 2)).sqrt().tolist())
-        return (
-            f"{layers} layers × {slots} slots × width {width}, {self.turn} interactions "
-            f"written\nroot mean square by layer: {sizes}"
-        )
+        shape = f"{layers} layers × {slots} slots × width {width}"
+        written = counted(self.turn, "interactions")
+        return f"{shape}, {written} written\nroot mean square by layer: {sizes}"
 
     # --- keeping memories -------------------------------------------------------------------------
 
