@@ -350,6 +350,13 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     return configs, overrides
 
 
+def one_sentence(failure: EngramError) -> str:
+    """A failure on one line; only the traceback of a user's own code, which it may end with, keeps
+    its lines."""
+    said, begin, trace = str(failure).partition("Traceback (most recent call last):")
+    return " ".join(said.split()) + (f" {begin}{trace}" if begin else "")
+
+
 def run_command(words: list[str]) -> int:
     """Run one command and return its exit code; failures go to standard error."""
     try:
@@ -364,7 +371,7 @@ def run_command(words: list[str]) -> int:
         )
     except (InputError, LeaseLost, Drained) as failure:
         # The reader can act on the sentence; a traceback would only bury it.
-        tell(f"engram: {' '.join(str(failure).split())}")
+        tell(f"engram: {one_sentence(failure)}")
         return failure.exit_code
     except InfraFailure as failure:
         # No bug of engram's: who wants its traceback finds it in the run's log.
@@ -372,7 +379,7 @@ def run_command(words: list[str]) -> int:
 
         kept = keep_traceback(failure)
         more = f"; the traceback is in {kept}" if kept else ""
-        tell(f"engram: {' '.join(str(failure).split())}{more}")
+        tell(f"engram: {one_sentence(failure)}{more}")
         return failure.exit_code
     except EngramError as failure:
         tell_traceback()

@@ -230,6 +230,12 @@ def test_failures_become_exit_codes(
     assert " ".join(str(failure).split()) in error
 
 
+def test_the_traceback_of_a_users_code_keeps_its_lines() -> None:
+    trace = 'Traceback (most recent call last):\n  File "mine.py", line 2, in score\nNameError: x'
+    failure = InputError("mine.py:score", f"fails on\n a turn: {trace}")
+    assert cli.one_sentence(failure) == f"mine.py:score: fails on a turn: {trace}"
+
+
 def test_split_takes_words_with_equals_as_overrides_unless_a_file_has_that_name(
     tmp_path: Path,
 ) -> None:
