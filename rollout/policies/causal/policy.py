@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,17 +11,15 @@ from common.config.environment import EnvironmentSettings
 from common.config.names import CAUSAL_BACKENDS
 from common.config.rollout import Rollout
 from common.data.causal_tokenizer import CausalTokenizer
-from common.episode import Episode, Task
 from common.failures import InputError
 from common.models.causal import model_from
 from common.models.vllm_release import has_vllm
-from common.telemetry.timing import PhaseTimer
-from common.weights import PackedWeights, WeightsCorrupt, WeightsMismatch, load_into
-from rollout.policies.causal.conversations import Conversations
+from common.weights import PackedWeights, WeightsCorrupt, WeightsMismatch
 from rollout.policies.causal.engine import CausalEngine
 from rollout.policies.causal.session import CausalSession
 from rollout.policies.causal.vllm_engine import VllmEngine
 from rollout.policies.causal.vllm_generator import VllmGenerator
+from rollout.policies.playing import Playing, PlayingModule
 from rollout.protocols import Policy
 
 log = logging.getLogger(__name__)
@@ -60,34 +56,7 @@ def causal_policy(
     return make(model_config, CausalTokenizer.from_json(tokenizer), rollout, environment, device)
 
 
-class _Playing:
-    """The part of a policy that its engine does."""
-
-    version: int
-    _engine: Conversations
-
-    @property
-    def timer(self) -> PhaseTimer:
-        return self._engine.timer
-
-    @property
-    def in_flight(self) -> int:
-        return self._engine.in_flight
-
-    def add(self, tasks: Sequence[Task]) -> None:
-        self._engine.add(tasks, version=self.version)
-
-    def advance(self) -> list[Episode]:
-        return self._engine.advance()
-
-    def cancel(self, task: str, reason: str) -> bool:
-        return self._engine.cancel(task, reason)
-
-    def counts(self) -> dict[str, float]:
-        return {name: float(value) for name, value in asdict(self._engine.tally).items()}
-
-
-class CausalRolloutPolicy(_Playing):
+class CausalRolloutPolicy(PlayingModule):
     """A model of `transformers` in this process."""
 
     def __init__(
@@ -106,22 +75,12 @@ class CausalRolloutPolicy(_Playing):
             self._model, tokenizer, rollout.slots, rollout.sampling, device, environment
         )
 
-    def load(self, weights: PackedWeights) -> None:
-        load_into(self._model, weights)
-        self.version = weights.version
-
-    def not_finite(self) -> str | None:
-        for name, parameter in self._model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                return name
-        return None
-
     def session(self, seed: int) -> CausalSession:
         sampling = self._rollout.sampling
         return CausalSession(self._model, self._tokenizer, self._device, seed, sampling)
 
 
-class VllmRolloutPolicy(_Playing):
+class VllmRolloutPolicy(Playing):
     """vLLM in this process."""
 
     def __init__(

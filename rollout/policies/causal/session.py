@@ -21,6 +21,7 @@ from common.seeding import derive, uniforms
 from rollout.policies.causal.rows import Rows
 from rollout.policies.sampling import sample
 from rollout.policies.stopping import StopStrings
+from rollout.policies.streaming import streamed
 from rollout.protocols import Event
 
 _FORMAT = "engram-interactions-1"
@@ -70,20 +71,12 @@ class CausalSession:
     def _respond(self, prompt: list[int], context: list[int]) -> Iterator[Event]:
         room = min(self._sampling.max_new_tokens, self._tokenizer.window.max_tokens - len(context))
         self._rows.change([], [context])
-        answer: list[int] = []
-        shown, text, ends = "", "", False
-        while not ends:
-            answer.append(self._next(answer[-1] if answer else context[-1], len(answer)))
-            ends = answer[-1] == self._tokenizer.eos_id or len(answer) >= room
-            ends = ends or (bool(self._stops) and self._stops.reached(answer))
-            text = self._stops.cut(self._tokenizer.decode(answer))
-            # A character of several bytes is not shown before its last byte is there.
-            visible = text if ends else text[: len(text) - self._stops.begun(text)]
-            if visible.startswith(shown) and (ends or not visible.endswith("\ufffd")):
-                yield Event("token", visible[len(shown) :])
-                shown = visible
-            else:
-                yield Event("token")
+
+        def step(answer: list[int]) -> tuple[int, bool]:
+            token = self._next(answer[-1] if answer else context[-1], len(answer) + 1)
+            return token, token == self._tokenizer.eos_id or len(answer) + 1 >= room
+
+        answer, text = yield from streamed(step, self._tokenizer.decode, self._stops)
         yield Event("updating", text)
         self._remember([*prompt, *answer])
         yield Event("updated")

@@ -25,6 +25,7 @@ from rollout.policies.reactive.memory_files import (
 )
 from rollout.policies.reactive.slots import Slots, answer_room, check_interaction
 from rollout.policies.stopping import StopStrings
+from rollout.policies.streaming import streamed
 from rollout.protocols import Event
 
 
@@ -86,20 +87,15 @@ class Session:
             [answer_room(self.model.config, self.sampling, prompt)],
             [self.greedy],
         )
-        answer: list[int] = []
-        shown, ends = "", False
-        while not ends:
+
+        def step(_: list[int]) -> tuple[int, bool]:
             tokens = self._slots.step(1)
-            answer.append(tokens.ids[0])
-            ends = tokens.ends[0] or (bool(self._stops) and self._stops.reached(answer))
-            text = self._stops.cut(answer_text(self.tokenizer, prompt, answer))
-            # A character of several bytes is not shown before its last byte is there.
-            visible = text if ends else text[: len(text) - self._stops.begun(text)]
-            if visible.startswith(shown) and (ends or not visible.endswith("\ufffd")):
-                yield Event("token", visible[len(shown) :])
-                shown = visible
-            else:
-                yield Event("token")
+            return tokens.ids[0], tokens.ends[0]
+
+        def text_of(answer: list[int]) -> str:
+            return answer_text(self.tokenizer, prompt, answer)
+
+        answer, text = yield from streamed(step, text_of, self._stops)
         yield Event("updating", text)
         self._write([*prompt, *answer])
         yield Event("updated")
