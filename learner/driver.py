@@ -39,14 +39,13 @@ from learner.interrupts import Interrupts, counted
 from learner.metrics import record_evaluation, record_training
 from learner.parallel.group import Job, launch
 from learner.recorder import RecorderClient, StepReport
-from learner.reporter import Position
 from learner.resume import with_pinned_models
 from learner.rollout_group import RolloutGroup
 from learner.setup import newest, prepare
 from learner.stages.planning import stages_by_group
 from learner.stages.sequence import is_finished, run_stages
 from learner.summary import Summary, last_status
-from learner.training_state import TrainingState
+from learner.training_state import Position, TrainingState
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
-"""Where a rank stands in the run, and what it tells the recorder. All ranks call these together."""
+"""What a rank tells the recorder. All ranks call these together."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -13,25 +12,7 @@ from common.telemetry.metrics import Metrics
 from learner.hacking import Samples
 from learner.parallel.group import Group
 from learner.recorder import Recorder, RecorderClient
-from learner.training_state import TrainingState
-
-
-@dataclass(frozen=True)
-class Position:
-    """Steps done in the current stage and before it."""
-
-    stage: int
-    in_stage: int
-    base: int
-    """Steps of the run that earlier stages took."""
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, stage: int) -> Position:
-        """The position that `checkpoint` leaves stage number `stage` at: somewhere inside it, or at
-        its beginning."""
-        state = TrainingState.of(checkpoint)
-        inside = state.done if state.stage == stage else 0
-        return cls(stage, inside, checkpoint.step - inside)
+from learner.training_state import Position, TrainingState
 
 
 class Reporter:

@@ -125,3 +125,21 @@ class TrainingState:
                 f"{checkpoint.where}/{MANIFEST}",
                 f"holds no state of training ({type(broken).__name__}: {broken})",
             ) from broken
+
+
+@dataclass(frozen=True)
+class Position:
+    """Steps done in the current stage and before it."""
+
+    stage: int
+    in_stage: int
+    base: int
+    """Steps of the run that earlier stages took."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, stage: int) -> Position:
+        """The position that `checkpoint` leaves stage number `stage` at: somewhere inside it, or at
+        its beginning."""
+        state = TrainingState.of(checkpoint)
+        inside = state.done if state.stage == stage else 0
+        return cls(stage, inside, checkpoint.step - inside)

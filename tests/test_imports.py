@@ -65,6 +65,11 @@ def test_the_update_needs_neither_numba_nor_ray_nor_transformers() -> None:
     assert loaded("learner.rl") == set()
 
 
+def test_evaluation_and_replay_need_no_ray() -> None:
+    """Commands that start no cluster would wait two seconds for it."""
+    assert "ray" not in loaded("learner.evaluation")
+
+
 @pytest.mark.parametrize("package", ["common", "learner", "reward_service"])
 @pytest.mark.slow
 def test_numba_is_for_one_backend_and_for_matching_n_grams(package: str) -> None:

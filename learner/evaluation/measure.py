@@ -22,7 +22,7 @@ from common.failures import InputError
 from common.storage.checkpoint import Checkpoint
 from common.storage.run_directory import RunDirectory
 from learner.checkpointing import TRAINING, load_model
-from learner.reporter import Position
+from learner.training_state import Position
 
 VALUES = "values.json"
 """File of a run: how often its training conversations ask for each value."""

@@ -43,11 +43,11 @@ from learner.metrics import record_episodes, record_kl, record_position, record_
 from learner.parallel.group import Group, Job
 from learner.policies.table import CheckpointPolicy, open_policy
 from learner.recorder import Recorder, RecorderClient
-from learner.reporter import Position, Reporter
+from learner.reporter import Reporter
 from learner.resume import run_corpus
 from learner.rl.algorithms.table import make_algorithm
 from learner.rl.update import Update
-from learner.training_state import Best, RLState, TrainingState
+from learner.training_state import Best, Position, RLState, TrainingState
 from learner.unfreezing import told
 from reward_service.components.recall import words_of_values
 from rollout.iterations import RolloutState

@@ -27,11 +27,11 @@ from learner.metrics import Pace, record_parts
 from learner.parallel.group import Group, Job
 from learner.parallel.optimizer import LossTerm, Trainer, combine
 from learner.recorder import Recorder, RecorderClient
-from learner.reporter import Position, Reporter
+from learner.reporter import Reporter
 from learner.resume import run_corpus
 from learner.stages.stage import definition_of
 from learner.stages.until import Until
-from learner.training_state import TrainingState
+from learner.training_state import Position, TrainingState
 from learner.unfreezing import Unfreezing, told
 
 
