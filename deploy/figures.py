@@ -26,6 +26,7 @@ FACTS = {
     "outdated": ("answers with the outdated value", "questions"),
 }
 """Figures of facts beside recall: label, and what they are of."""
+BY_ORDER = "Recall by the order in which a conversation told its facts"
 MATCH = {"exact_match": "exact match", "f1": "word F1"}
 
 
@@ -49,7 +50,9 @@ def figure_tables(result: Mapping[str, Any]) -> list[str]:
 
 def main_tables(result: Mapping[str, Any]) -> list[str]:
     """Recall by distance, and one table of all other figures over all distances and turns."""
-    lines = [line for lines in other_figures(result).values() for line in lines]
+    tables = other_figures(result)
+    tables.pop(BY_ORDER, None)  # over all orders it is recall again
+    lines = [line for lines in tables.values() for line in lines]
     return [*recall_table(result), *overall_table("Other figures, over all turns", lines)]
 
 
@@ -71,9 +74,7 @@ def other_figures(result: Mapping[str, Any]) -> dict[str, list[Line]]:
             for name, (label, of) in FACTS.items()
             for line in _figure_lines(label, of, name, retention)
         ],
-        "Recall by the order in which a conversation told its facts": _figure_lines(
-            "recall", "facts", "by_order", retention
-        ),
+        BY_ORDER: _figure_lines("recall", "facts", "by_order", retention),
         "Agreement with the reference by turn of the conversation": [
             line
             for name, label in MATCH.items()
@@ -148,15 +149,35 @@ def share_table(title: str, lines: Sequence[Line]) -> str:
 
 
 def overall_table(title: str, lines: Sequence[Line]) -> list[str]:
-    """One row for each line that has a figure over all keys; empty where none has."""
-    rows = []
+    """Figures over all keys, a column for each evaluation or control; empty where there is none.
+    Figures of one evaluation alone have a column without a name."""
+    named: dict[str, dict[str, Line]] = {}
     for line in lines:
-        key = next((key for key in LAST if key in line.shares), None)
-        if key is not None:
-            of = f"{line.counts[key]:,} {line.of}" if key in line.counts else ""
-            span = _span(line.intervals.get(key)).replace("–", " to ")
-            rows.append([line.label, f"{line.shares[key]:.3f}", span, of])
-    return [table(title, ["", "", "95 %", "of"], rows)] if rows else []
+        if any(key in line.shares for key in LAST):
+            figure, _, evaluation = line.label.partition(", ")
+            named.setdefault(figure, {})[evaluation] = line
+    found = {evaluation for of_figure in named.values() for evaluation in of_figure}
+    columns = [
+        name for name in ("", *(each.replace("_", " ") for each in RECALLS)) if name in found
+    ]
+    rows = []
+    for figure, of_figure in named.items():
+        cells = [_over_all(of_figure.get(column)) for column in columns]
+        line = next(iter(of_figure.values()))
+        count = next((line.counts[key] for key in LAST if key in line.counts), None)
+        of = "" if count is None else f"{count:,} {line.of}"
+        rows += [[figure, *(share for share, _ in cells), of]]
+        if any(span for _, span in cells):
+            rows += [[INTERVAL, *(span for _, span in cells), ""]]
+    return [table(title, ["", *columns, "of"], rows)] if rows else []
+
+
+def _over_all(line: Line | None) -> tuple[str, str]:
+    """The figure over all keys and its interval, as a cell each."""
+    if line is None:
+        return "-", ""
+    key = next(key for key in LAST if key in line.shares)
+    return f"{line.shares[key]:.3f}", _span(line.intervals.get(key))
 
 
 def _span(interval: Sequence[float] | None) -> str:

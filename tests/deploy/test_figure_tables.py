@@ -175,17 +175,20 @@ def test_by_default_the_figures_beside_recall_are_one_table_over_all_turns() -> 
         "exact": {
             "before_mrl": share,
             "after_mrl": {"1": 0.75, "all": 0.5},
-            "intervals": {"after_mrl": {"all": [0.4, 0.6]}},
         },
-        "by_order": {"after_mrl": {"first": 0.1}},
+        "intervals": {"exact": {"after_mrl": {"all": [0.4, 0.6]}}},
+        "by_order": {"after_mrl": {"first": 0.1, "all": 0.25}},
     }
     scores = {"memory": {"recall": 0.5, "total": 0.75}, "counts": {"memory": {"total": 1200}}}
     recall, others = main_tables({"retention": retention, "scores": scores})
     assert recall.startswith("Recall by turns")
-    rows = [line.split() for line in others.splitlines()[2:]]
-    assert ["exact", "answers,", "before", "mrl", "0.250"] in rows
-    assert ["mean", "reward,", "memory", "0.750", "1,200", "answers"] in rows
-    assert "order" not in others
+    title, header, *rows = others.splitlines()
+    assert header.split() == ["before", "mrl", "after", "mrl", "memory", "of"]
+    assert [row.split() for row in rows] == [
+        ["exact", "answers", "0.250", "0.500", "-"],
+        ["95", "%", "0.40–0.60"],
+        ["mean", "reward", "-", "-", "0.750", "1,200", "answers"],
+    ]
     text = evaluation_tables({"retention": retention, "warnings": []})
     assert text.endswith("--full")
     assert "--full" not in evaluation_tables({"retention": retention, "warnings": []}, full=True)
