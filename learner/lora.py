@@ -126,15 +126,13 @@ def take_plain(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def plain_state(module: nn.Module) -> dict[str, Tensor] | None:
     """The weights of a module with its adapters merged in, by the names they have without; None
     where there are no adapters."""
-    try:
-        from peft.tuners.lora import LoraLayer
-    except ImportError:
-        return None
+    if not has_adapters(module):
+        return None  # without importing peft, which takes five seconds
+    from peft.tuners.lora import LoraLayer
+
     layers: dict[str, Any] = {
         name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)
     }
-    if not layers:
-        return None
     state = {}
     for name, value in module.state_dict().items():
         if ".lora_" in name:

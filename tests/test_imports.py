@@ -65,6 +65,24 @@ def test_the_update_needs_neither_numba_nor_ray_nor_transformers() -> None:
     assert loaded("learner.rl") == set()
 
 
+def test_to_open_a_model_needs_neither_the_compiler_of_torch_nor_peft(tmp_path: Path) -> None:
+    """Each takes seconds, in every worker and before the first word of a chat."""
+    code = f"""
+import sys
+from common.models.reactive.config import named_config
+from common.models.reactive.model import ReactiveTransformer
+from common.models.reactive.module import read_model, write_model
+from learner.lora import plain_state
+write_model(ReactiveTransformer(named_config("tiny", vocab_size=300)), {str(tmp_path)!r})
+assert plain_state(read_model(ReactiveTransformer, "here", {str(tmp_path)!r})) is None
+print(sorted({{"torch._dynamo", "peft", "transformers", "sklearn"}} & sys.modules.keys()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_evaluation_and_replay_need_no_ray() -> None:
     """Commands that start no cluster would wait two seconds for it."""
     assert "ray" not in loaded("learner.evaluation")

@@ -84,9 +84,10 @@ def read_config(kind: type[RxTModule], folder: str | Path) -> Any:
 def read_model(kind: type[Model], where: str, folder: str | Path) -> Model:
     """Read a model that `write_model` wrote. Raises InputError naming `where` if its weights do not
     fit."""
-    with torch.device("meta"):  # first weights are not drawn, so that no other draw moves
+    # No other draw moves by those of the first weights. On the device "meta" none are drawn, but
+    # PyTorch then imports its compiler, which takes seconds.
+    with torch.random.fork_rng(devices=[]):
         model = kind(read_config(kind, folder))
-    model.to_empty(device="cpu")
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     except RuntimeError as misfit:
