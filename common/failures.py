@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 1, 2, 75
@@ -114,6 +115,15 @@ class Drained(EngramError):
     """The run was asked to stop and has left a checkpoint from which it resumes."""
 
     exit_code = EXIT_DRAINED
+
+
+def no_such_file(path: str | Path) -> InputError:
+    """For a local file that is not there: with the nearest name beside it, if one is near."""
+    missing = Path(path)
+    siblings = [each.name for each in missing.parent.glob("*")]
+    close = difflib.get_close_matches(missing.name, siblings, n=1)
+    near = f"; did you mean {str(missing.parent / close[0])!r}?" if close else ""
+    return InputError(str(path), f"there is no such file{near}")
 
 
 def nearest(word: str, valid: Iterable[Any]) -> str:

@@ -65,11 +65,12 @@ def open_session(
     """
     from common.config.rollout import Rollout, Sampling
     from common.storage.checkpoint import open_checkpoint
+
+    opened = open_checkpoint(checkpoint)  # before torch is imported: the name may be wrong
     from learner.evaluation.measure import run_of
     from learner.examples import read_examples
     from learner.policies.table import open_policy
 
-    opened = open_checkpoint(checkpoint)
     trained, directory = open_policy(opened), run_of(opened.where)
     of_run = directory.run().rollout.command_backend if directory else "auto"
     longest = trained.max_tokens
@@ -147,7 +148,7 @@ class Commands:
                 return self.listing()
             case "/reset":
                 self.session.reset()
-                return "memory is fresh"
+                return "memory is fresh; what it was not told since, the model guesses"
             case "/save" | "/load" if not argument:
                 raise InputError(name, "needs a file")
             case "/fork" | "/switch" if not argument:
@@ -163,7 +164,7 @@ class Commands:
             case "/switch":
                 return self.switch(argument)
             case _:
-                raise InputError(name, "is no command; /help shows them")
+                raise InputError(name, "there is no such command; /help shows them")
 
     def fork(self, name: str) -> str:
         if name == self.current or name in self.others:
@@ -174,7 +175,7 @@ class Commands:
     def switch(self, name: str) -> str:
         if name not in self.others:
             near = nearest(name, self.others) if self.others else "/fork makes one"
-            raise InputError(name, f"is no memory's name; {near}")
+            raise InputError(name, f"there is no memory of that name; {near}")
         self.others[self.current] = self.session.kept()
         self.session.restore(self.others.pop(name))
         self.current = name

@@ -177,11 +177,12 @@ def _over_all(line: Line | None) -> tuple[str, str]:
     if line is None:
         return "-", ""
     key = next(key for key in LAST if key in line.shares)
-    return f"{line.shares[key]:.3f}", _span(line.intervals.get(key))
+    # Three digits, as the figure has: it must not seem to lie outside.
+    return f"{line.shares[key]:.3f}", _span(line.intervals.get(key), digits=3)
 
 
-def _span(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.2f}–{interval[1]:.2f}"
+def _span(interval: Sequence[float] | None, digits: int = 2) -> str:
+    return "" if interval is None else f"{interval[0]:.{digits}f}–{interval[1]:.{digits}f}"
 
 
 def _in_order(key: str) -> tuple[bool, int, str]:

@@ -30,6 +30,7 @@ from learner.changed_settings import require_same
 from learner.stages.planning import stages_by_group
 from learner.summary import run_status
 from reward_service.components.table import parts
+from rollout.environments.table import ENVIRONMENTS
 
 MOST_KEYS = 4
 """Settings that differ from those of the run, by name."""
@@ -56,6 +57,12 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
             "too"
         )
     warnings += few_data_warnings(run, corpus)
+    asks = any(turn.facts for row in corpus.train for turn in row.interactions)
+    if run.needs_rollout and not asks and ENVIRONMENTS[run.environment.kind].plays_rows:
+        warnings.append(
+            "the data name no facts: recall is neither rewarded nor measured, and answers are "
+            "compared with their references"
+        )
     shown = [
         head,
         _data(run, corpus, (measured, config)),

@@ -61,7 +61,7 @@ def open_progress(stream: TextIO | None = None) -> Progress:
 SOON = 0.5
 """Seconds after which a command says what it does. One that ends sooner, with a mistake in its
 words, says only what the mistake is."""
-AGAIN = 3.0
+AGAIN = 5.0
 """Seconds after which it says so again, with the time that has passed."""
 
 

@@ -54,7 +54,7 @@ def runs_table(folder: str, found: Sequence[Mapping[str, Any]]) -> str:
         ]
         for run in found
     ]
-    header = ["run", "state", "stage", "done", "step", "time", *FIGURES, "troubles"]
+    header = ["run", "state", "stage", "done", "step", "time", *FIGURES, "alarms, failed turns"]
     parts = [table(f"{len(found)} run{'s' if len(found) > 1 else ''} in {folder}", header, rows)]
     parts += [f"{run['name']}: {run['problem']}" for run in found if run["problem"]]
     return "\n".join(parts)
@@ -66,6 +66,13 @@ def _is_name(name: str) -> bool:
 
 def _is_run(run: RunDirectory) -> bool:
     return any(run.exists(name) for name in ("config.yaml", METRICS_FILE, SUMMARY))
+
+
+def _held_out(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Recall of held-out conversations, which says more than that of the last batch."""
+    retention = summary.get("retention", {})
+    recall = (retention.get("after_mrl") or retention.get("before_mrl") or {}).get("all")
+    return {} if recall is None else {"recall": recall}
 
 
 def _run(directory: RunDirectory) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def _run(directory: RunDirectory) -> dict[str, Any]:
         "progress": 1.0 if status == "done" else last.get("run/progress"),
         "wall_seconds": summary.get("wall_seconds"),
         "updated": last.get("time"),
-        "figures": headlines(last),
+        "figures": headlines(last) | _held_out(summary),
         "troubles": int(
             sum(
                 value

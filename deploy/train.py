@@ -3,10 +3,17 @@ run."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from common.failures import Drained
 from deploy.output import echo
 from deploy.progress import doing, open_progress
 from learner.interrupts import counted
+
+if TYPE_CHECKING:
+    from common.config.run import Run
 
 
 def train(configs: list[str], overrides: list[str], address: str | None, take_over: bool) -> None:
@@ -66,4 +73,13 @@ def _train_and_show(
                 keep_report(directory)
     finally:
         progress.close()
-    echo(summary_tables(summary))
+    echo(f"{summary_tables(summary)}\n\n{next_commands(run, directory.path())}")
+
+
+def next_commands(run: Run, where: str) -> str:
+    """The commands that show what a finished run came to."""
+    shown = os.path.relpath(where) if Path(where).is_relative_to(Path.cwd()) else where
+    commands = {"engram view": "every curve and conversation, in a browser"}
+    if run.stages[-1].own_model is None:
+        commands = {"engram chat": "talk to the model"} | commands
+    return "\n".join(f"{command} {shown}: {what}" for command, what in commands.items())

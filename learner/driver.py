@@ -384,7 +384,9 @@ def describe(report: StepReport, half: RolloutGroup | None) -> str:
         for who, (phase, seconds) in sorted(report.phases.items())
     ]
     if half is not None:
-        parts.append(f"conductor: {half.status()}")
+        status = half.status()
+        log.info("conductor: %s", status)
+        parts.append(f"conductor {status['phase']}, waiting for {status['reason']}")
     return "; ".join(parts) or "no actor has said what it is doing"
 
 

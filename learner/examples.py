@@ -21,10 +21,19 @@ Interactions = list[tuple[str, str]]
 
 
 def write_examples(directory: RunDirectory, train: Sequence[Row]) -> None:
-    """The shortest conversations near the start of the data, those that ask for facts first."""
+    """Short conversations near the start of the data, those that ask for facts first. Each asks
+    something that those before it do not, as far as there are such."""
     rows = sorted(
         islice(train, CONSIDERED), key=lambda row: (not _asks(row), _characters(row), row.query)
     )
+    asked: set[str] = set()
+    different: list[Row] = []
+    others: list[Row] = []
+    for row in rows:
+        questions = {turn.query for turn in row.interactions if turn.facts}
+        (different if questions - asked else others).append(row)
+        asked |= questions
+    rows = [*different, *others]
     directory.write_json(
         EXAMPLES,
         {

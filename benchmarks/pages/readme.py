@@ -28,7 +28,7 @@ def front_page(readme: str, results: Results) -> str:
 
 
 def demo_table(results: Results) -> str:
-    """Recall by distance with its controls, and how many questions it is of."""
+    """Recall by distance with its controls, and how many facts it is of."""
     seeds = sorted(int(name.partition("-")[2]) for name in results if name.startswith("demo-"))
     retention: Any = results[f"demo-{seeds[0]}"]["retention"]
     measured = retention["after_mrl"]
@@ -40,5 +40,5 @@ def demo_table(results: Results) -> str:
     spans = retention["intervals"]["after_mrl"]
     rows.insert(2, ["95 % interval", *(interval(*spans[distance]) for distance in distances)])
     counts = retention["counts"]["after_mrl"]
-    rows.append(["questions", *(f"{counts[distance]:,}" for distance in distances)])
+    rows.append(["facts", *(f"{counts[distance]:,}" for distance in distances)])
     return table(["turns since it was said", *distances], rows)

@@ -11,7 +11,6 @@ setting by name: what is valid is read from `run.py`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +30,7 @@ from common.config.errors import (
 from common.config.locations import here
 from common.config.run import Run
 from common.config.yaml_values import parse_yaml
-from common.failures import InputError, nearest
+from common.failures import InputError, nearest, no_such_file
 
 _TAGS = discriminators(Run)
 LONGEST_SOURCE = 120
@@ -90,10 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        siblings = [each.name for each in path.parent.glob("*")]
-        close = difflib.get_close_matches(path.name, siblings, n=1)
-        near = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
-        raise InputError(str(path), f"there is no such file{near}") from None
+        raise no_such_file(path) from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise InputError(str(path), f"cannot be read as a text file: {unreadable}") from None
     settings = parse_yaml(text, str(path))

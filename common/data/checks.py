@@ -6,12 +6,13 @@ one missing.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from common.data.decoding import shortened
 from common.episode import Role, Strategy
-from common.failures import nearest
+from common.failures import InputError, nearest
 from common.text.values import value_words
 
 Fault = tuple[str, str]
@@ -36,6 +37,14 @@ _NAMES: dict[Any, str] = {
     dict: "an object",
     type(None): "left out",
 }
+
+
+UNKNOWN = "is no field of this record"
+
+
+def is_unknown(fault: InputError) -> bool:
+    """Whether a fault is a field that the record should not have."""
+    return fault.what.startswith(UNKNOWN)
 
 
 def row_faults(record: Any) -> Iterator[Fault]:
@@ -116,16 +125,18 @@ def shape_faults(
         )
         return
     known = {**required, **optional}
+    meant = set()
     for name in record:
         if name not in known:
+            meant.update(difflib.get_close_matches(str(name), known, n=1))
             yield (
                 f"{at}{shortened(name)}",
-                f"is no field of this record; {nearest(name, known)}{'' if at else _way(name)}",
+                f"{UNKNOWN}; {nearest(name, known)}{'' if at else _way(name)}",
             )
     for name, kind in known.items():
         # Parquet and `datasets` write an absent optional field as null.
         if record.get(name) is None:
-            if name in required:
+            if name in required and name not in meant:
                 yield f"{at}{name}", "is missing"
         elif not isinstance(record[name], kind) or isinstance(record[name], bool):
             yield f"{at}{name}", f"should be {_NAMES[kind]}, not {kind_of(record[name])}"

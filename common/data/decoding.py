@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.failures import InputError
+from common.failures import InputError, no_such_file
 
 BOM = "\ufeff"
 """Byte order mark, which editors on Windows write before a text."""
@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
         if compressed:
             content = gzip.decompress(content)
     except FileNotFoundError:
-        raise InputError(str(path), "there is no such file") from None
+        raise no_such_file(path) from None
     except (OSError, EOFError, zlib.error) as unreadable:
         reason = unreadable.strerror if isinstance(unreadable, OSError) else None
         raise InputError(

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.config.locations import DATA_SUFFIXES, WRITTEN_SUFFIXES, is_data_file
-from common.data.checks import Fault
+from common.data.checks import Fault, is_unknown
 from common.data.columns import Layout
 from common.data.decoding import read_text
 from common.data.formats import csv_records, json_lines, json_records, text_records
-from common.failures import InputError, nearest
+from common.failures import InputError, nearest, no_such_file
 
 TEXT_FORMATS = {
     ".jsonl": json_lines,
@@ -86,6 +86,9 @@ def checked_records(
     if missing is not None:
         # Whatever else is wrong follows from it.
         raise missing
+    if faults and str(source).removesuffix(".gz").endswith(".txt") and is_unknown(faults[0]):
+        what = "is read as lines of plain text, by its ending: is it a .jsonl file?"
+        raise BadRecords([InputError(str(source), what)])
     if faults:
         raise BadRecords(faults[:REPORTED])
     if not records:
@@ -119,7 +122,7 @@ def _records(source: str) -> Iterator[tuple[str, Any]]:
         yield from _named(source)
         return
     if not path.is_file():
-        raise InputError(source, "there is no such file")
+        raise no_such_file(source)
     suffix = _suffix(path.name, DATA_SUFFIXES)
     if suffix == ".parquet":
         yield from _parquet(path)

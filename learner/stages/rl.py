@@ -242,10 +242,11 @@ class RLTraining:
         checkpoint = open_checkpoint(self.job.directory.path(f"{FOLDER}/{BEST}"))
         self._opened.take(open_policy(checkpoint))
         if self.group.rank == 0:
-            self.reporter.note(
-                f"{self.settings.stage} ends with the weights of step {best.step}, the best on "
-                f"held-out conversations ({best.quality:.4g})"
-            )
+            kept = f"the weights of step {best.step}, the best on held-out conversations"
+            if best.step <= self.position.base:
+                kept = f"the weights that it began with, of step {best.step}: nothing that it "
+                kept += "learnt was better on held-out conversations"
+            self.reporter.note(f"{self.settings.stage} ends with {kept} ({best.quality:.4g})")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -30,7 +30,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from common.episode import Turn
-from common.failures import InputError, nearest
+from common.failures import InputError, nearest, no_such_file
 from common.text.printable import print_anything
 
 REQUEST = struct.Struct("<Q")
@@ -134,7 +134,7 @@ def load_function(path: str) -> Callable[..., Any]:
 def _from_file(where: str) -> ModuleType:
     file = Path(where).expanduser()
     if not file.is_file():
-        raise InputError(where, "there is no such file")
+        raise no_such_file(where)
     spec = importlib.util.spec_from_file_location(f"engram_reward_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None

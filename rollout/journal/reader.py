@@ -32,20 +32,25 @@ class Recorded:
 
 
 def find_episode(run: RunDirectory, episode: str) -> Recorded:
-    """An episode of a run by its id.
+    """An episode of a run by its id, of which the version of the weights may be left out where one
+    episode alone has the rest.
 
-    Raises InputError naming an episode that there is.
+    Raises InputError naming episodes that there are.
     """
     found = find_episodes(run, [episode])
-    if not found:
-        ids = _all_of(run, columns=["id"])["id"]
-        ends = pc.min_max(ids).as_py()
-        raise InputError(
-            episode,
-            f"is none of the run's {len(ids)} episodes, which go from {ends['min']} to "
-            f"{ends['max']}",
-        )
-    return found[0]
+    if found:
+        return found[0]
+    ids = _all_of(run, columns=["id"])["id"]
+    whole = sorted({name for name in ids.to_pylist() if name.startswith(f"{episode}@")})
+    if len(whole) == 1:
+        return find_episodes(run, whole)[0]
+    if whole:
+        raise InputError(episode, f"was played more than once: {', '.join(whole)}")
+    ends = pc.min_max(ids).as_py()
+    raise InputError(
+        episode,
+        f"is none of the run's {len(ids)} episodes, which go from {ends['min']} to {ends['max']}",
+    )
 
 
 def find_episodes(run: RunDirectory, ids: Sequence[str]) -> list[Recorded]:

@@ -16,7 +16,7 @@ import pytest
 
 from common.data.conversations import load_pairs, load_rows, load_texts
 from common.data.preferences import load_preferences
-from common.data.readers import write_records
+from common.data.readers import BadRecords, write_records
 from common.data.validate import validate_rows
 from common.episode import Fact, Interaction
 from common.failures import InputError
@@ -81,6 +81,14 @@ def test_a_line_of_plain_text_is_a_text(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"story.{ending}"
     path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
     assert load_texts(path) == ["Once upon a time.", "The end, [EOS] 🎈"]
+
+
+def test_records_in_a_file_of_plain_text_are_told_by_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text('{"query": "a", "answer": "b"}\n' * 3)
+    with pytest.raises(BadRecords) as bad:
+        load_rows(tmp_path / "rows.txt")
+    (fault,) = bad.value.faults
+    assert fault.what == "is read as lines of plain text, by its ending: is it a .jsonl file?"
 
 
 def test_lines_of_plain_text_may_be_pairs(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_mistakes_are_one_sentence_and_the_conversation_goes_on(
     for part in (
         f"{absent}: there is no such file",
         f"{absent}: cannot be written",
-        "/lod: is no command",
+        "/lod: there is no such command",
         "/save: needs a file",
         "no room for an answer",
     ):

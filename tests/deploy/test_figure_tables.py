@@ -186,7 +186,7 @@ def test_by_default_the_figures_beside_recall_are_one_table_over_all_turns() -> 
     assert header.split() == ["before", "mrl", "after", "mrl", "memory", "of"]
     assert [row.split() for row in rows] == [
         ["exact", "answers", "0.250", "0.500", "-"],
-        ["95", "%", "0.40–0.60"],
+        ["95", "%", "0.400–0.600"],
         ["mean", "reward", "-", "-", "0.750", "1,200", "answers"],
     ]
     text = evaluation_tables({"retention": retention, "warnings": []})

@@ -146,6 +146,12 @@ def test_what_a_reader_should_know_of_the_data_is_told(tmp_path: Path) -> None:
     assert len(text.splitlines()) < 50
 
 
+def test_data_without_facts_are_warned_of(tmp_path: Path) -> None:
+    assert "warning: the data name no facts: recall is neither" in summary(run(tmp_path))
+    talk = {"kind": "synth", "train": 30, "eval": 6, "steps": [2, 3]}
+    assert "name no facts" not in summary(run(tmp_path, data=talk))
+
+
 def test_rewards_are_shown_as_they_will_be_called(tmp_path: Path) -> None:
     own = {
         "functions": [{"name": "mine", "path": "mine.py:f", "arguments": {"word": "yes"}}],

@@ -128,7 +128,14 @@ def test_a_stage_ends_with_the_weights_that_were_measured_to_be_the_best(
     monkeypatch.setattr(HeldOutCurriculum, "measure", measure)
     stage = MEASURED | {"curriculum": [{"name": "all", "iterations": 4, "max_steps": 3}]}
     learner = {"checkpoint_every": 1, "log_every": 1}
-    directory, _ = run_here(tiny_run(tmp_path, stage, learner=learner | {"keep_checkpoints": 1}))
+    notes: list[str] = []
+
+    class Noting(Recorder):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    run = tiny_run(tmp_path, stage, learner=learner | {"keep_checkpoints": 1})
+    directory, _ = run_here(run, make_recorder=Noting)
     ended = newest(directory)
     held = state_of(ended).best
     assert held is not None
@@ -142,6 +149,11 @@ def test_a_stage_ends_with_the_weights_that_were_measured_to_be_the_best(
         tiny_run(tmp_path, stage | {"evaluate_every": 0}, name="every", learner=learner)
     )
     assert same(weights(newest(every)), weights(ended)) == (best == 4)
+    said = [note for note in notes if "ends with the weights" in note]
+    assert len(said) == (best != 4)
+    assert [note for note in said if "nothing that it learnt was better" in note] == (
+        said if best == 0 else []
+    )
 
 
 def test_without_measurements_there_is_no_best_checkpoint(tmp_path: Path) -> None:

@@ -69,6 +69,18 @@ def test_episodes_are_found_in_the_order_asked_by_their_last_attempt(run: RunDir
         find_episode(run, "1z")
 
 
+def test_the_version_of_the_weights_may_be_left_out_of_an_id(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    journal = Journal(tmp_path / "r")
+    for iteration, version in ((0, 7), (1, 8)):
+        journal.dealt(iteration, [f"{iteration}-0"])
+        journal.arrived(iteration, [episode(f"0-{iteration}@{version}", iteration)])
+    run = RunDirectory(str(tmp_path), "r")
+    assert find_episode(run, "0-1").episode.id == "0-1@8"
+    with pytest.raises(InputError, match=r"0: is none of the run's 2 episodes"):
+        find_episode(run, "0")
+
+
 def test_a_run_without_episodes_says_so(tmp_path: Path) -> None:
     empty = RunDirectory(str(tmp_path), "empty")
     for read in (episode_heads, lambda run: find_episodes(run, ["a"])):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from common.config.rollout import Sampling
 from common.data.causal_tokenizer import CausalTokenizer
 from common.data.dialogue import Interactions
-from common.failures import DataFailure, InputError
+from common.failures import DataFailure, InputError, no_such_file
 from common.seeding import derive, uniforms
 from rollout.policies.causal.rows import Rows
 from rollout.policies.sampling import sample
@@ -135,7 +135,7 @@ class CausalSession:
                     raise InputError(str(path), "holds no interactions of a causal language model")
                 parts = file.get_tensor("tokens").split(file.get_tensor("lengths").tolist())
         except FileNotFoundError:
-            raise InputError(str(path), "there is no such file") from None
+            raise no_such_file(path) from None
         except (OSError, SafetensorError) as error:
             raise InputError(str(path), f"cannot be read as a safetensors file: {error}") from error
         self.restore(KeptInteractions(tuple(tuple(p.tolist()) for p in parts), **session))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.episode import Memory
-from common.failures import DataFailure, InputError
+from common.failures import DataFailure, InputError, no_such_file
 from common.models.reactive.config import RxTConfig
 
 KIND = "stm"
@@ -82,7 +82,7 @@ def load_memory(path: str | Path) -> KeptMemory:
                 )
             return KeptMemory(file.get_tensor("memory"), **json.loads(metadata["session"]))
     except FileNotFoundError:
-        raise InputError(str(path), "there is no such file") from None
+        raise no_such_file(path) from None
     except (OSError, SafetensorError) as error:
         raise InputError(str(path), f"cannot be read as a safetensors file: {error}") from error
 
