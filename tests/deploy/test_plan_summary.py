@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from common.config.run import Run
 from common.data.datasets.table import load_corpus
 from common.data.tokenizer import train_tokenizer
+from common.episode import Fact
 from common.failures import InputError
 from common.models.reactive.config import named_config
 from common.storage.run_directory import RunDirectory
@@ -147,9 +149,14 @@ def test_what_a_reader_should_know_of_the_data_is_told(tmp_path: Path) -> None:
 
 
 def test_data_without_facts_are_warned_of(tmp_path: Path) -> None:
-    assert "warning: the data name no facts: recall is neither" in summary(run(tmp_path))
-    talk = {"kind": "synth", "train": 30, "eval": 6, "steps": [2, 3]}
-    assert "name no facts" not in summary(run(tmp_path, data=talk))
+    planned = run(tmp_path)
+    assert "warning: the data name no facts: recall is neither" in summary(planned)
+    corpus = load_corpus(planned.data, 0)
+    first, *others = corpus.train
+    asked = replace(first.interactions[-1], facts=(Fact("Rex0", 0),))
+    asking = replace(first, interactions=(*first.interactions[:-1], asked))
+    with_facts = replace(corpus, train=[asking, *others])
+    assert "name no facts" not in plan_summary(planned, with_facts)
 
 
 def test_rewards_are_shown_as_they_will_be_called(tmp_path: Path) -> None:
