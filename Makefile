@@ -17,7 +17,7 @@ demo: $(VENV)/.runtime
 # Tests that start Ray run one after the other: two clusters on few cores run into each other's
 # deadlines. The rest runs on all cores.
 test: check
-	$(PARALLEL) -m "not cluster and not vllm"
+	$(PARALLEL) -m "not cluster and not long and not vllm"
 	$(BIN)/pytest -m "cluster and not long and not vllm"
 
 coverage: $(VENV)/.dev
@@ -25,7 +25,8 @@ coverage: $(VENV)/.dev
 	$(BIN)/pytest -m "cluster and not vllm" --cov --cov-append --cov-report=term:skip-covered
 
 test-long: $(VENV)/.dev
-	$(BIN)/pytest -m long
+	$(PARALLEL) -m "long and not cluster"
+	$(BIN)/pytest -m "long and cluster"
 
 # vLLM has an environment of its own: its packages would hold back those of the other tests.
 test-vllm: $(VLLM)/.installed
@@ -33,7 +34,7 @@ test-vllm: $(VLLM)/.installed
 		tests/rollout/test_vllm.py tests/reward_service/test_model_rewards.py
 
 test-fast: $(VENV)/.dev
-	$(PARALLEL) -m "not cluster and not slow and not vllm"
+	$(PARALLEL) -m "not cluster and not slow and not long and not vllm"
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutate

@@ -100,7 +100,7 @@ def step_at(address: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_scrapes_a_run_follows_it_to_another_port_and_ends_what_it_started(
     run: RunDirectory,
 ) -> None:

@@ -66,10 +66,10 @@ def test_a_setting_that_is_quoted_cannot_steer_the_terminal(
 ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "encoding", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, ASCII]
 )
-@pytest.mark.slow
 def test_an_encoding_that_lacks_characters_ends_no_command(
     tmp_path: Path, encoding: dict[str, str]
 ) -> None:

@@ -230,6 +230,7 @@ def explained(memory: bool) -> dict[str, float]:
     return learner.credit([played(10_000 + i) for i in range(24)]).figures
 
 
+@pytest.mark.long
 def test_only_a_critic_that_reads_memory_foresees_what_memory_decides() -> None:
     """On episodes that it did not learn from, each with an initial memory of its own."""
     plain, reading = (explained(memory) for memory in (False, True))

@@ -69,7 +69,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_advances_by_what_is_measured_and_resumes_exactly_at_every_iteration(
     tmp_path: Path,
 ) -> None:

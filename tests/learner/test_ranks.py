@@ -118,6 +118,7 @@ def outcomes(
     return alone, [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [*SUPERVISED, *PREFERENCES, *PPO])
 def test_two_ranks_compute_what_one_computes_on_the_whole_batch(
     case: str, outcomes: tuple[dict[str, Outcome], list[dict[str, Outcome]]]

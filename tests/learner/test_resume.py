@@ -101,7 +101,7 @@ def test_other_seed_gives_other_losses(straight: RunDirectory, tmp_path: Path) -
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_run_killed_again_and_again_is_the_undisturbed_run_bit_for_bit(
     straight: RunDirectory, tmp_path: Path
 ) -> None:

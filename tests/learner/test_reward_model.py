@@ -214,7 +214,7 @@ def test_a_prompt_counts_as_one_whatever_number_of_answers_it_has(
     assert terms["train/loss_centering"].coefficient == centred
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_stage_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """With adapters and dropout: both must come out of a checkpoint as they went in."""
     backbone = text_model(tmp_path / "backbone", "bert")

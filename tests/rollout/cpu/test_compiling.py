@@ -89,7 +89,7 @@ print(x.tobytes().hex(), sum(layers.encode.stats.cache_hits.values()), *set(call
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kernel_contains_those_that_it_calls_and_gives_the_same_bits_wherever_it_was_compiled(
     tmp_path: Path,
 ) -> None:
