@@ -290,6 +290,10 @@ class Episode(Record):
     """Which of the episodes that started alike it was (`Task.sample`)."""
     backend: str = ""
     """How the policy computed it (`rollout.backend`)."""
+    memory_change: Sequence[Sequence[Sequence[float]]] = field(default_factory=list)
+    """[writes][layers][slots]: norm of the change of each slot by the write after a turn, over its
+    norm before. Of more than 64 slots, means of 64 groups of neighbours. A failed episode may have
+    fewer writes than turns; empty where memory has no slots."""
 
     @property
     def answered(self) -> tuple[Turn, ...]:

@@ -4,7 +4,8 @@ The same schema lies in the journal, in RUN/episodes/*.parquet and in a notebook
 `datasets.load_dataset("parquet")`). Rewards are a list of (name, value), as `datasets` has no maps.
 Log-probs are float64: a record must come back as it was written, whatever precision it was made in.
 Columns unknown to the schema are left alone by `from_table`, so that a file may say more about its
-episodes. The schema's metadata hold the format number, in a file as in memory.
+episodes, and those of `OPTIONAL` may be missing. The schema's metadata hold the format number, in a
+file as in memory.
 """
 
 from __future__ import annotations
@@ -88,11 +89,14 @@ SCHEMA = pa.schema(
         ("batch_index", pa.int64()),
         ("sample", pa.int64()),
         ("backend", pa.string()),
+        ("memory_change", pa.list_(pa.list_(pa.list_(pa.float32())))),
     ],
     metadata={FORMAT_KEY: str(EPISODES)},
 )
 
 MEMORIES = ("initial_memory", "final_memory")
+OPTIONAL = ("memory_change",)
+"""Columns for people alone: tables without them are read as if they were empty."""
 _TURN_NAMES = tuple(field.name for field in TURN)
 
 
@@ -112,7 +116,9 @@ def from_table(table: pa.Table) -> list[Episode]:
     Raises InputError for a table of another format.
     """
     require_episodes(table.schema, "the table of episodes")
-    return [_episode(record) for record in table.select(SCHEMA.names).to_pylist()]
+    absent = [name for name in OPTIONAL if name not in table.schema.names]
+    names = [name for name in SCHEMA.names if name not in absent]
+    return [_episode(record) for record in table.select(names).to_pylist()]
 
 
 def _episode_record(episode: Episode) -> dict[str, Any]:
@@ -142,7 +148,8 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
 def _episode(record: dict[str, Any]) -> Episode:
     held = {name: Memory(**record[name]) for name in MEMORIES if record[name] is not None}
     turns = tuple(_turn(turn) for turn in record["turns"])
-    return Episode(**(record | held | {"turns": turns}))
+    optional = {name: record.get(name) or [] for name in OPTIONAL}
+    return Episode(**(record | held | optional | {"turns": turns}))
 
 
 def _turn(record: dict[str, Any]) -> Turn:

@@ -17,6 +17,11 @@ from tests.local_source import tiny_run
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>\x1b[2J\u202eevil'
 """A text that would act if it were taken for more than text."""
 SUPERVISED, ITERATIONS, EPISODES = 4, 6, 8
+CHANGES = [
+    [[round(0.1 * turn + 0.05 * layer + 0.02 * slot, 2) for slot in range(6)] for layer in range(2)]
+    for turn in range(4)
+]
+"""Change of memory by the write of each turn, [writes][layers][slots]."""
 TERMS = {"bleu": RewardTerm(0.4, "1"), "recall": RewardTerm(0.6, "1", low=0.0, high=1.0)}
 
 
@@ -58,6 +63,7 @@ def conversation(name: str, iteration: int, right: bool, hostile: bool = False) 
     return Episode(
         name, name, 7, turns, SUPERVISED + iteration, step="short" if iteration < 2 else "held",
         status="scored", worker="rollout-worker-0", iteration=iteration, backend="torch",
+        memory_change=CHANGES[: 3 if name.endswith("-0") else 4],
     )  # fmt: skip
 
 

@@ -21,10 +21,6 @@ from deploy.view.answers import judged, known_values, segments
 from deploy.view.watched import WatchedRun
 from rollout.journal.journal import outcomes
 
-MEMORY_CHANGE = "memory_change"
-"""Field of a turn with the change of each slot by its write, [layers][slots]: norm of the
-difference over the norm before. Files of runs that did not record it lack it."""
-
 
 def conversation(watched: WatchedRun, episode_id: str) -> dict[str, Any] | None:
     """Everything about one episode; None where there is none of this id."""
@@ -32,12 +28,15 @@ def conversation(watched: WatchedRun, episode_id: str) -> dict[str, Any] | None:
     if index is None:
         return None
     table = watched.episodes.whole(index)
-    episode, record = from_table(table)[0], table.slice(0, 1)
-    deal = {name: record[name][0].as_py() for name in ("stage", "attempt")}
+    episode = from_table(table)[0]
+    deal = {name: table[name][0].as_py() for name in ("stage", "attempt")}
     tokenizer = _tokenizer(watched)
     outcome = _outcome(watched, episode, deal)
     version = outcome.get("version")
-    changes = _changes(record, len(episode.turns))
+    changes = [
+        [[_finite(round(share, 4)) for share in slots] for slots in layers]
+        for layers in episode.memory_change
+    ]
     return {
         "id": episode.id,
         **deal,
@@ -58,19 +57,17 @@ def conversation(watched: WatchedRun, episode_id: str) -> dict[str, Any] | None:
         "trained_version": version,
         "staleness": None if version is None else version - 1 - episode.weights_version,
         "replay": f"engram replay {_quoted(watched.directory.path())} {_quoted(episode.id)}",
-        "memory_recorded": changes is not None,
+        "memory_recorded": bool(changes),
         "turns": [
-            _turn(number, episode.turns, tokenizer, None if changes is None else changes[number])
+            _turn(number, episode.turns, tokenizer)
+            | {"memory_change": changes[number] if number < len(changes) else None}
             for number in range(len(episode.turns))
         ],
     }
 
 
 def _turn(
-    number: int,
-    turns: Sequence[Turn],
-    tokenizer: ConversationTokenizer | None,
-    change: list[list[float]] | None,
+    number: int, turns: Sequence[Turn], tokenizer: ConversationTokenizer | None
 ) -> dict[str, Any]:
     turn = turns[number]
     right, wrong = judged(turn, known_values(turns)) if number and turn.facts else (set(), set())
@@ -121,7 +118,6 @@ def _turn(
         "done": turn.done,
         "teacher_forced": turn.teacher_forced,
         "tokens": tokens_of(turn, tokenizer),
-        "memory_change": change,
     }
 
 
@@ -193,15 +189,6 @@ def _outcome(watched: WatchedRun, episode: Episode, deal: Mapping[str, int]) -> 
     wanted = {"task": episode.task, "iteration": episode.iteration, **deal}
     rows = (row for row in found if all(row[name] == value for name, value in wanted.items()))
     return next(rows, {})
-
-
-def _changes(record: Any, turns: int) -> list[list[list[float]] | None] | None:
-    """Change of each slot by layer after each turn; None where the run did not record it."""
-    type_ = record.schema.field("turns").type.value_type
-    if type_.get_field_index(MEMORY_CHANGE) < 0:
-        return None
-    found = [turn[MEMORY_CHANGE] or None for turn in record["turns"][0].as_py()]
-    return found if len(found) == turns and any(found) else None
 
 
 def _quoted(word: str) -> str:

@@ -191,7 +191,7 @@ class EpisodeIndex:
             return False
         if not tables:
             return False
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables(tables, promote_options="default")
         self._open[name] = at + end, [*parts, _part(name, table, table)]
         return True
 

@@ -163,7 +163,7 @@ class Journal:
             return None
         part = self._part_path(self._part)
         scratch = part.with_name(f"_{part.name}")
-        pq.write_table(pa.concat_tables(tables), scratch)
+        pq.write_table(pa.concat_tables(tables, promote_options="default"), scratch)
         sync(scratch)
         scratch.rename(part)
         sync(self.folder)

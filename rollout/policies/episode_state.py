@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Interaction, Memory, Task, Turn
 from rollout.protocols import Environment, Observation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENVIRONMENT_REWARD = "environment"
 """Name of the reward component that holds what an environment pays."""
@@ -51,6 +54,9 @@ class EpisodeState:
     """Whether the answer of the current turn is complete."""
     next_query: list[int] = field(default_factory=list)
     """The prompt that would have come next, where the episode was cut off."""
+    changes: list[Tensor] = field(default_factory=list)
+    """Change of memory by each write so far, on the device: [layers, slots] each. They come to the
+    host when the episode is over, so that no write waits for the device."""
 
     @property
     def over(self) -> bool:
@@ -104,6 +110,7 @@ def episode_of(
         iteration=task.iteration,
         batch_index=task.batch_index,
         sample=task.sample,
+        memory_change=[change.tolist() for change in playing.changes],
     )
 
 

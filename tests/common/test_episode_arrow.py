@@ -1,6 +1,8 @@
+import dataclasses
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from common.episode_arrow import SCHEMA, from_table, to_table
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=4)
 numbers = st.floats(allow_nan=False)
+singles = st.floats(allow_nan=False, width=32)
 text = st.text(max_size=5)
 memory = st.none() | st.builds(Memory, text, st.binary(max_size=8))
 turns = st.builds(
@@ -44,6 +47,7 @@ episodes = st.builds(
     initial_memory=memory,
     final_memory=memory,
     memory_hash=text,
+    memory_change=st.lists(st.lists(st.lists(singles, max_size=3), max_size=2), max_size=3),
 )
 
 
@@ -104,6 +108,16 @@ def test_parquet_is_read_by_pyarrow_and_by_datasets(tmp_path: Path) -> None:
     )
     assert rows[0]["turns"][1]["rewards"] == [{"name": "bleu", "value": 0.5}]
     assert rows[0]["stage"] == 3
+
+
+def test_a_table_without_the_change_of_memory_is_read(tmp_path: Path) -> None:
+    changed = dataclasses.replace(example(), memory_change=[[[0.5, 1.0]], [[0.0, 0.25]]])
+    table = to_table([changed])
+    earlier = table.drop_columns(["memory_change"])
+    assert from_table(earlier) == [example()]
+    joined = pa.concat_tables([earlier, table], promote_options="default")
+    pyarrow.parquet.write_table(joined, tmp_path / "part-0.parquet")
+    assert from_table(pyarrow.dataset.dataset(tmp_path).to_table()) == [example(), changed]
 
 
 def test_schema_covers_every_field_of_the_records() -> None:

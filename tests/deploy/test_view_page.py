@@ -182,6 +182,38 @@ def test_marked_facts_agree_with_the_recorded_episode(
     assert command == f"engram replay {run.path()} 1-000004-3"
 
 
+def test_the_change_of_memory_is_that_of_the_recorded_episode(
+    browser: Chrome, page: str, run: RunDirectory
+) -> None:
+    for name in ("1-000004-0", "1-000004-1"):
+        changes = find_episode(run, name).episode.memory_change
+        for theme in ("light", "dark"):
+            show(browser, page, f"episodes?id={name}", "phone", theme)
+            until(lambda: count(browser, "[data-turn='3']"))
+            for number, layers in enumerate(changes):
+                cells = ask(
+                    browser,
+                    f"[...document.querySelectorAll(\"[data-heat='{number}'] [data-value]\")].map("
+                    "(each) => [Number(each.dataset.value), shade(each)])".replace(
+                        "shade(each)", "getComputedStyle(each).backgroundColor"
+                    ),
+                )
+                values = [value for slots in layers for value in slots]
+                assert [value for value, _ in cells] == pytest.approx(values)
+                shades = [opacity(colour) for _, colour in cells]
+                assert sorted(zip(values, shades, strict=True)) == sorted(
+                    zip(sorted(values), sorted(shades), strict=True)
+                ), "more change is a stronger shade"
+            assert count(browser, "[data-heat]") == len(changes)
+            assert ask(browser, "document.documentElement.scrollWidth") <= SIZES["phone"][0]
+
+
+def opacity(colour: str) -> float:
+    """That of `rgba(r, g, b, opacity)`; a browser leaves 1 away."""
+    parts = colour[colour.index("(") + 1 : -1].split(",")
+    return float(parts[3]) if len(parts) == 4 else 1.0
+
+
 def test_text_stays_text(browser: Chrome, page: str) -> None:
     show(browser, page, "episodes?id=1-000004-1")
     until(lambda: count(browser, "[data-turn='2']"))

@@ -21,8 +21,10 @@ from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive, uniforms
 from rollout.policies.reactive.backend import available
 from rollout.policies.reactive.engine import ReactiveEngine
+from rollout.policies.reactive.memory_change import slot_changes
 from rollout.policies.reactive.memory_files import memory_hash, packed
 from rollout.policies.sampling import filtered, sample
+from tests.plain_memory import encode
 
 WORDS = [
     "the",
@@ -307,6 +309,37 @@ def test_turns_record_what_happened() -> None:
             SAMPLING.max_new_tokens, model.config.max_tokens - len(turn.query_ids)
         )
     assert episode.memory_hash == memory_hash(episode.final_memory)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_turns_say_how_much_their_write_changed_each_slot(backend: BackendName) -> None:
+    model, tasks = make_model(), make_tasks(6)
+    for episode in ReactiveEngine(model, TOKENIZER, 3, SAMPLING, backend=backend).run(tasks):
+        memory = model.initial_memory([episode.seed]).detach()
+        expected = []
+        for turn in episode.turns:
+            encoded, mask = encode(model, turn.remembered_ids)
+            before, memory = memory[0], model.remember(memory, encoded, mask).detach()
+            layers = zip(before, memory[0], strict=True)
+            expected.append(
+                [
+                    [float((b - a).norm() / a.norm()) for a, b in zip(*layer, strict=True)]
+                    for layer in layers
+                ]
+            )
+        assert len(episode.memory_change) == len(episode.turns)
+        torch.testing.assert_close(
+            torch.tensor(episode.memory_change), torch.tensor(expected), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_the_change_of_a_large_memory_is_kept_as_means_of_neighbours() -> None:
+    before = torch.ones(1, 2, 160, 4)
+    after = before * torch.linspace(1, 2, 160)[:, None]
+    changes = slot_changes(before, after)
+    assert changes.shape == (1, 2, 64)
+    torch.testing.assert_close(changes[0, 1, 0], torch.linspace(0, 1, 160)[:3].mean())
+    assert slot_changes(torch.zeros_like(before), after).isfinite().all()
 
 
 def test_teacher_forcing_writes_the_reference_and_keeps_the_generated_answer() -> None:

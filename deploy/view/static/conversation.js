@@ -85,20 +85,27 @@ view.conversation = (() => {
       })));
   }
 
-  function heat(turn) {
+  // One row per layer, one cell per slot; numbers stand in the titles and at the end of each row. The
+  // scale is that of the whole conversation, so that turns compare.
+  function heat(turn, most) {
     if (!turn.memory_change) return null;
-    const most = Math.max(1e-9, ...turn.memory_change.flat());
+    const of = (slots) => slots.reduce((all, each) => all + (each ?? 0), 0) / slots.length;
+    const rows = turn.memory_change.map((slots, layer) => {
+      const place = slots.indexOf(Math.max(...slots));
+      const said = `mean ${of(slots).toFixed(2)}, most ${number(slots[place])} in slot ${place}`;
+      return [el("span", { class: "soft" }, `layer ${layer}`),
+        el("span", { class: "slots", role: "img", "aria-label": `layer ${layer}: ${said}` }, slots.map((each, slot) =>
+          el("span", { "data-value": each, title: `layer ${layer}, slot ${slot}: ${number(each)}`,
+            style: { backgroundColor: `rgba(var(--heat), ${Math.min(1, (each ?? 0) / most).toFixed(3)})` } }))),
+        el("span", { class: "soft number" }, said)];
+    });
     return el("details", { open: true },
-      el("summary", {}, "Change of memory by this turn's write, by layer and slot"),
-      el("div", { class: "scroll" }, el("table", { class: "heat", "data-heat": turn.number },
-        el("thead", {}, el("tr", {}, el("th", {}, "layer \\ slot"),
-          turn.memory_change[0].map((_, slot) => el("th", { class: "number", scope: "col" }, slot)))),
-        el("tbody", {}, turn.memory_change.map((slots, layer) => el("tr", {}, el("th", { scope: "row" }, layer),
-          slots.map((value) => view.heatCell(value / most, value.toFixed(2), `layer ${layer}: changed by ${number(value)} of its norm`))))))),
-      el("p", { class: "soft small" }, "Norm of the change over the norm before: 0 is kept, 1 is replaced."));
+      el("summary", {}, `Memory changed by ${number(of(turn.memory_change.map(of)))} of its norm in this turn's write`),
+      el("div", { class: "changes", "data-heat": turn.number }, rows,
+        el("span"), el("span", { class: "soft ramp" }, "0", el("span", { class: "scale" }), number(most)), el("span")));
   }
 
-  function turnOf(turn) {
+  function turnOf(turn, most) {
     const name = turn.number === 0 ? "opening" : `turn ${turn.number}`;
     return el("article", { class: "card turn", "data-turn": turn.number, id: `turn-${turn.number}` },
       el("h3", {}, name, " ", el("span", { class: "chip" }, turn.role),
@@ -114,7 +121,7 @@ view.conversation = (() => {
           el("span", { class: "sign", "aria-hidden": "true" }, "≠"), text(value)),
         " named, and not asked for")))) : null,
       turn.failure ? line("failure", text(turn.failure)) : null,
-      rewards(turn), tokens(turn), heat(turn));
+      rewards(turn), tokens(turn), heat(turn, most));
   }
 
   function facts(one) {
@@ -139,14 +146,16 @@ view.conversation = (() => {
   }
 
   function show(one) {
+    const most = Math.max(1e-9, ...one.turns.flatMap((turn) => turn.memory_change || []).flat());
     return [
       el("h2", { tabindex: "-1", id: "episode" }, "Episode ", text(one.id)),
       el("p", { class: "replay" }, el("code", { id: "replay" }, text(one.replay)), " ", frame.copyButton(one.replay),
         el("span", { class: "soft small" }, " plays it again and compares, where a checkpoint with its weights is kept")),
       facts(one), key(),
-      one.memory_recorded ? null : el("p", { class: "soft small" },
-        "Memory change by layer and slot: this run did not record it for this episode."),
-      one.turns.map(turnOf),
+      el("p", { class: "soft small" }, one.memory_recorded
+        ? "Memory: norm of each slot's change over its norm before, by layer; 0 is kept, about 1 is replaced. Of more than 64 slots, means of 64 groups of neighbours."
+        : "Change of memory by layer and slot: not recorded for this episode. Its memory has no slots, or it is of an earlier version."),
+      one.turns.map((turn) => turnOf(turn, most)),
       one.truncated ? el("p", { class: "note" }, "The conversation was cut off here.") : null,
     ];
   }

@@ -38,6 +38,7 @@ from rollout.policies.episode_state import (
     opening_turn,
     thought_text,
 )
+from rollout.policies.reactive.memory_change import slot_changes
 from rollout.policies.reactive.memory_files import memory_hash, packed, unpacked
 from rollout.policies.reactive.slots import (
     Slots,
@@ -268,9 +269,12 @@ class ReactiveEngine:
         if writing:
             self.tally.writes += len(writing)
             self.tally.write_batches += 1
-            before = self._slots.remember(
+            after = self._slots.remember(
                 before, [playing.turns[-1].remembered_ids for playing in writing]
             )
+            for playing, change in zip(writing, slot_changes(before, after), strict=True):
+                playing.changes.append(change)
+            before = after
         return before[:going], before[going:]
 
     def _start(self, playing: Sequence[EpisodeState], memories: Tensor) -> None:
