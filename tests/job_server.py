@@ -77,14 +77,42 @@ def token_head() -> Iterator[Head]:
             if process.poll() is not None:
                 output.seek(0)
                 print(f"the head had ended with {process.returncode}:\n{output.read()}")
-            process.terminate()
-            try:
-                # It waits for Ray Train's detached helpers, which outlive their run.
-                process.wait(timeout=8)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(timeout=30)
+            end(process)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def node(head: Head, group: str, cpus: int = 2) -> Iterator[None]:
+    """A node of the head's cluster with the label of a group of actors."""
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", f"--address={head.gcs}", "--block",
+        f"--num-cpus={cpus}", f"--object-store-memory={100 * 2**20}", f"--labels=group={group}",
+    ]  # fmt: skip
+    environment = os.environ | {"HOME": str(head.home), "RAY_AUTH_MODE": "token"}
+    environment.pop("RAY_ADDRESS", None)
+    with (head.home / f"{group}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=head.home,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """With its children; it waits for Ray Train's detached helpers, which outlive their run."""
+    process.terminate()
+    try:
+        process.wait(timeout=8)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
 
 
 def free_ports(count: int) -> list[int]:

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 import zipfile
@@ -30,7 +28,7 @@ from common.telemetry.jsonl import read_rows
 from deploy.job_server import JobServer
 from deploy.submit import submit
 from deploy.working_directory import pack
-from tests.job_server import Head, token_head
+from tests.job_server import Head, node, token_head
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE_BYTES = 10 * 2**20
@@ -55,41 +53,12 @@ TINY: dict[str, Any] = {
 }
 
 
-@contextmanager
-def second_node(head: Head) -> Iterator[None]:
-    """A node of the head's cluster whose label is that of a group of rollout workers."""
-    command = [
-        str(Path(sys.executable).with_name("ray")), "start", f"--address={head.gcs}", "--block",
-        "--num-cpus=2", f"--object-store-memory={100 * 2**20}", "--labels=group=rollout",
-    ]  # fmt: skip
-    environment = os.environ | {"HOME": str(head.home), "RAY_AUTH_MODE": "token"}
-    environment.pop("RAY_ADDRESS", None)
-    with (head.home / "second.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=head.home,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=8)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
-
-
 @pytest.fixture
 def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
     with token_head() as started:
         monkeypatch.delenv("RAY_AUTH_MODE")
         monkeypatch.setenv("HOME", str(started.home))
-        with second_node(started):
+        with node(started, "rollout"):
             yield started
 
 

@@ -50,6 +50,20 @@ PHASES = {
     "sync": "waiting",
     "other": "bookkeeping",
 }
+WATCHING = {
+    "observation": "one observation of a metric",
+    "row": "one row: merged over two ranks, written and shown to Prometheus",
+    "look": "one look at the host",
+    "scrape": "one scrape, every 5 s",
+    "metrics": "metrics, all of it",
+    "page_look": "page: one look at the files, every second",
+    "page_row": "page: one row read",
+    "page_iteration": "page: one row and the episodes of an iteration read",
+    "page_section": "page: the dearest section, after a row",
+    "page_section_iteration": "page: the dearest section, after an iteration",
+    "page": "page, all of it",
+    "all": "all together",
+}
 NOT_MEASURED = "not measured"
 
 
@@ -57,8 +71,8 @@ def page(results: Results) -> str:
     rollout, rewards = results["rollout"], results["rewards"]
     return document(
         "# Performance",
-        prose("""How fast engram plays conversations and computes rewards. This page is made from
-            `benchmarks/results/` by `python -m benchmarks.pages`; earlier measurements and what
+        prose("""How fast engram plays conversations and computes rewards, and what watching it
+            costs. This page is made from `benchmarks/results/` by `python -m benchmarks.pages`; earlier measurements and what
             was tried are in [benchmarks/LOG.md](../benchmarks/LOG.md)."""),
         prose("""Figures are medians of at least five repeats; compared programs run in turn. Rates
             depend on the machine, and on virtual machines they vary by a third within an hour.
@@ -92,6 +106,27 @@ def page(results: Results) -> str:
         prose("""For a user: one reward worker scores far more turns than the rollout workers of
             the same machine produce. More workers pay off with reward models, slow functions or
             endpoints, which these figures leave out."""),
+        *_watching(results["metrics"]),
+    )
+
+
+def _watching(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """What metrics and an open page cost a run."""
+    figures = result["figures"]
+    rows = [
+        (what, f"{figures[f'{name}_ms']:.3g}" if f"{name}_ms" in figures else "",
+         f"{figures[f'{name}_share']:.2%}")
+        for name, what in WATCHING.items()
+    ]  # fmt: skip
+    return (
+        "## Metrics and the page",
+        measured(result),
+        prose("""CPU time of the run's side: recording, `metrics.jsonl`, Prometheus, and the server
+            of an `engram view` whose dearest section is open from the first step to the last. The
+            browser is not counted. Each is measured alone, with every series of the registry, and
+            multiplied by how often a run of `configs/demo.yaml` does it; shares are of that run's
+            CPU time. Together they may be 1 % of it."""),
+        table(("part", "ms each", "share of a demo's CPU time"), rows),
     )
 
 

@@ -53,6 +53,8 @@ class Part:
     """All columns, of the open segment only."""
     recalled: Recalled | None = None
     """Kept once it was asked for."""
+    named: dict[int, np.ndarray] = field(default_factory=dict)
+    """Whether each fact of an episode was named, by its row: kept once it was listed."""
 
     def __len__(self) -> int:
         return len(self.reward)

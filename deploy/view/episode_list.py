@@ -170,11 +170,14 @@ def _recalled(index: EpisodeIndex, rows: Rows, page: np.ndarray) -> dict[int, np
     """Whether each fact that an episode of the page asks for was named, by the episode's index."""
     found: dict[int, np.ndarray] = {}
     for number in np.unique(rows.part[page]).tolist():
-        own = page[rows.part[page] == number]
-        texts = index.texts(rows.parts[number])["turns"].take(pa.array(rows.row[own]))
-        recalled = recalled_of(texts.to_pylist())
-        for place, each in enumerate(own.tolist()):
-            found[each] = recalled.named[recalled.episode == place]
+        part, own = rows.parts[number], page[rows.part[page] == number]
+        unseen = [row for row in rows.row[own].tolist() if row not in part.named]
+        if unseen:
+            texts = index.texts(part)["turns"].take(pa.array(unseen))
+            recalled = recalled_of(texts.to_pylist())
+            for place, row in enumerate(unseen):
+                part.named[row] = recalled.named[recalled.episode == place]
+        found |= {each: part.named[int(rows.row[each])] for each in own.tolist()}
     return found
 
 

@@ -126,10 +126,10 @@ def _held_out(watched: WatchedRun) -> dict[str, dict[str, list[tuple[int, float]
     """Recall of held-out conversations as measured during the run: by memory (kept, erased) and
     distance, (step, recall) each."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for row in watched.rows:
-        for key, value in row.items():
-            if key.startswith("eval/recall{") and value is not None:
-                labels = parse_key(key).labels
-                kept, distance = labels.get("memory", "kept"), labels.get("distance", "all")
-                found.setdefault(kept, {}).setdefault(distance, []).append((row["step"], value))
+    for key, (steps, values) in list(watched.columns.items()):
+        if key.startswith("eval/recall{"):
+            labels = parse_key(key).labels
+            kept, distance = labels.get("memory", "kept"), labels.get("distance", "all")
+            points = found.setdefault(kept, {}).setdefault(distance, [])
+            points += zip(steps, values, strict=False)
     return found

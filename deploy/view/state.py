@@ -35,9 +35,9 @@ def state(watched: WatchedRun) -> dict[str, Any]:
     summary, _ = watched.summary()
     environment, _ = watched.environment()
     rows = watched.rows
-    last = _newest(rows)
+    last = _newest(watched)
     status = watched.status()
-    current = [row for row in rows if row.get("run/stage") == last.get("run/stage")]
+    current = (row["step"] for row in rows if row.get("run/stage") == last.get("run/stage"))
     return {
         "label": watched.label,
         "where": watched.directory.path(),
@@ -47,7 +47,7 @@ def state(watched: WatchedRun) -> dict[str, Any]:
         "wall_seconds": summary.get("wall_seconds"),
         "progress": last.get("run/progress"),
         "stage": rows[-1].get("stage", "") if rows else "",
-        "headlines": headlines(_newest(current)),
+        "headlines": headlines(_newest(watched, next(current, 0))),
         "stages": _stages(run, watched, status),
         "curriculum": _curriculum(run, watched, last),
         "failures": _counts(last, FAILURES),
@@ -99,12 +99,10 @@ def alarm_lines(watched: WatchedRun) -> list[str]:
     return [line for line in lines if " WARNING " in line][-50:]
 
 
-def _newest(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The newest value of each metric."""
-    found: dict[str, Any] = {}
-    for row in rows:
-        found.update((key, value) for key, value in row.items() if value is not None)
-    return found
+def _newest(watched: WatchedRun, since: int = 0) -> dict[str, float]:
+    """The newest value of each metric that has one at step `since` or later."""
+    columns = list(watched.columns.items())
+    return {key: values[-1] for key, (steps, values) in columns if steps[-1] >= since}
 
 
 def _stages(run: Run | None, watched: WatchedRun, status: str) -> list[dict[str, Any]]:

@@ -20,13 +20,15 @@ def waits(watched: WatchedRun) -> dict[str, Any]:
     intervals: list[dict[str, Any]] = []
     totals: dict[tuple[str, str], float] = {}
     before: float | None = None
+    keys = [key for key in list(watched.columns) if key.startswith((SECONDS, IDLE))]
+    labels_of = {key: parse_key(key).labels for key in keys}
     for row in watched.rows:
         roles: dict[str, dict[str, float]] = {}
         idle: dict[str, float] = {}
-        for key, value in row.items():
-            if value is None or not key.startswith((SECONDS, IDLE)):
+        for key, labels in labels_of.items():
+            value = row.get(key)
+            if value is None:
                 continue
-            labels = parse_key(key).labels
             if key.startswith(SECONDS):
                 role, phase = labels["role"], labels["phase"]
                 spent = value - totals.get((role, phase), 0.0)

@@ -3,24 +3,14 @@ dashboards have data where their metrics are there."""
 
 from __future__ import annotations
 
-import socket
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 
-from common.telemetry.progress import QuietProgress
 from common.telemetry.prometheus import prometheus_name
 from common.telemetry.registry import REGISTRY
 from deploy.monitoring.dashboards import DASHBOARDS
 from deploy.monitoring.grafana import SCOPE
-from deploy.monitoring.provisioning import prometheus_config, targets_text
 from deploy.monitoring.queries import expand, metrics_of, parts_of
-from learner.driver import train
-from tests.local_source import STAGES, tiny_run
-from tests.prometheus_tools import ask, require, serving
+from tests.observed_run import Observed
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.long, pytest.mark.timeout(420)]
 
@@ -74,48 +64,6 @@ EVENTS = {
 """What is recorded when it happens, which in so small a run it may."""
 
 
-@dataclass(frozen=True)
-class Watched:
-    address: str
-    began: float
-    ended: float
-
-    def names(self) -> set[str]:
-        """Series that were there at any moment of the run."""
-        window = {"start": str(self.began), "end": str(self.ended)}
-        found = ask(self.address, "series", **{"match[]": '{run="watched"}'}, **window)
-        return {each["__name__"] for each in found}
-
-    def ask_over_the_run(self, expression: str) -> Any:
-        """In steps shorter than a scrape: the last figures of a run are there for one alone."""
-        window = {"start": str(self.began), "end": str(self.ended), "step": "0.1"}
-        return ask(self.address, "query_range", query=expression, **window)["result"]
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[Watched]:
-    """A run of all stages that was scraped four times a second."""
-    require("prometheus")
-    folder = tmp_path_factory.mktemp("watched")
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        port = tried.getsockname()[1]
-    stages = [
-        STAGES[name] | {"steps": 2}
-        for name in ("joint_lm", "sft", "memory_pretrain", "memory_aware")
-    ]
-    mrl = STAGES["mrl"] | {"evaluate_every": 2}
-    run = tiny_run(folder, *stages, mrl, name="watched", metrics={"port": port})
-    (folder / "runs.json").write_text(targets_text({"watched": f"http://127.0.0.1:{port}/metrics"}))
-    config = prometheus_config(str(folder / "runs.json"), "rules.yml") | {"rule_files": []}
-    config["global"] = {"scrape_interval": "250ms", "evaluation_interval": "1s"}
-    with serving(folder / "prometheus", config) as address:
-        began = time.time()
-        train(run, QuietProgress())
-        time.sleep(1)
-        yield Watched(address, began, time.time())
-
-
 def missing(names: set[str]) -> set[str]:
     """Metrics of which a series was never there."""
     found = set()
@@ -126,13 +74,13 @@ def missing(names: set[str]) -> set[str]:
     return found
 
 
-def test_a_run_shows_every_metric_or_it_is_listed_with_what_it_needs(watched: Watched) -> None:
+def test_a_run_shows_every_metric_or_it_is_listed_with_what_it_needs(observed: Observed) -> None:
     needing = {name for names in NEEDS.values() for name in names}
-    assert sorted(missing(watched.names()) - EVENTS.keys()) == sorted(needing)
+    assert sorted(missing(observed.names()) - EVENTS.keys()) == sorted(needing)
 
 
-def test_every_query_has_data_where_its_metrics_are_there(watched: Watched) -> None:
-    absent, empty, asked_for = missing(watched.names()), [], 0
+def test_every_query_has_data_where_its_metrics_are_there(observed: Observed) -> None:
+    absent, empty, asked_for = missing(observed.names()), [], 0
     for dashboard in DASHBOARDS:
         for panel in dashboard.panels:
             for query in panel.queries:
@@ -141,23 +89,23 @@ def test_every_query_has_data_where_its_metrics_are_there(watched: Watched) -> N
                     continue
                 text = expand("here", query.expression, SCOPE).replace("$run", "watched")
                 asked_for += 1
-                if not watched.ask_over_the_run(text.replace("$__rate_interval", "10s")):
+                if not observed.ask_over_the_run(text.replace("$__rate_interval", "10s")):
                     empty.append(f"{dashboard.title}: {panel.question} {text}")
     assert empty == []
     assert asked_for > 80
 
 
-def test_host_memory_is_there_for_every_role(watched: Watched) -> None:
-    found = watched.ask_over_the_run("engram_host_memory_used")
+def test_host_memory_is_there_for_every_role(observed: Observed) -> None:
+    found = observed.ask_over_the_run("engram_host_memory_used")
     roles = {each["metric"]["role"] for each in found}
     assert roles == {"driver", "learner", "rollout", "rewards"}
     assert all(0 < float(value) <= 1 for each in found for _, value in each["values"])
 
 
-def test_moments_are_those_of_the_clock(watched: Watched) -> None:
+def test_moments_are_those_of_the_clock(observed: Observed) -> None:
     for name in ("engram_time_last_step", "engram_checkpoint_last_saved"):
-        (series,) = watched.ask_over_the_run(name)
+        (series,) = observed.ask_over_the_run(name)
         values = [float(value) for _, value in series["values"]]
         assert values == sorted(values)
-        assert watched.began - 1 < values[0] <= values[-1] <= watched.ended
+        assert observed.began - 1 < values[0] <= values[-1] <= observed.ended
         assert len(set(values)) > 3, "it moves"
