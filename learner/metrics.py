@@ -46,8 +46,10 @@ def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
 
 
 def record_parts(trainer: Trainer, unfreezing: Unfreezing, metrics: Metrics) -> None:
-    """The size of what is trained and, where parts begin to learn one after another, the rate of
-    each."""
+    """The size of what is trained, the gradient of each part in the last step and, where parts
+    begin to learn one after another, the rate of each."""
+    for part, norm in trainer.gradient_norms(unfreezing.part).items():
+        metrics.record("train/part_gradient_norm", norm, part=part)
     trained = sum(parameter.numel() for parameter in trainer.named.values())
     metrics.record("train/trainable_parameters", trained)
     if not unfreezing.phases:
@@ -73,7 +75,7 @@ def record_episodes(
         scores = [turn.reward for turn in episode.answered if turn.reward is not None]
         if len(scores) == len(episode.answered):
             metrics.record("objective/return", sum(scores))
-        for turn in episode.answered:
+        for number, turn in enumerate(episode.answered, start=1):
             metrics.record("rollout/turns", 1)
             metrics.record("rollout/tokens", len(turn.answer_ids))
             metrics.record("rollout/answer_tokens", len(turn.answer_ids))
@@ -89,10 +91,25 @@ def record_episodes(
                     )
             if turn.reward is not None:
                 metrics.record("objective/scores", turn.reward)
+                metrics.record("reward/by_turn", turn.reward, turn=span(number))
+                if turn.facts:
+                    farthest = number - min(fact.said_in for fact in turn.facts)
+                    metrics.record("reward/by_distance", turn.reward, distance=span(farthest))
                 for component, value in turn.rewards.items():
                     metrics.record("reward/component", value, component=component, cohort="trained")
         record_answers(episode, metrics, samples)
     return samples
+
+
+def span(number: int) -> str:
+    """A label for a count from 1 on that may be of any size: each up to 8, then "9-16", "17-32",
+    "33-64" and "65+"."""
+    if number <= 8:
+        return str(number)
+    if number > 64:
+        return "65+"
+    above = 2 ** (number - 1).bit_length()
+    return f"{above // 2 + 1}-{above}"
 
 
 def record_staleness(episodes: Sequence[Episode], version: int, metrics: Metrics) -> None:

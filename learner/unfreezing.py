@@ -43,8 +43,10 @@ class Unfreezing:
         self.advance(done)
 
     def part(self, name: str) -> str:
-        """The part of a parameter. name: as `Trainer` has it, such as "model.encoder.…"."""
-        return self._part_of(name.removeprefix("model."))
+        """The part of a parameter: one of the model's or, beside the model, its module. name: as
+        `Trainer` has it, such as "model.encoder.…"."""
+        module, _, inner = name.partition(".")
+        return self._part_of(inner) if module == "model" else module
 
     def scale(self, name: str) -> float:
         """Share of its peak rate that a parameter learns at, 0 where it is frozen. name: as in

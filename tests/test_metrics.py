@@ -6,8 +6,11 @@ import json
 import math
 import pickle
 import socket
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +298,48 @@ def test_a_broken_row_in_the_middle_is_named(run: RunDirectory) -> None:
 
 
 # --- Prometheus -----------------------------------------------------------------------------------
+
+
+def scraped_every(seconds: float, exporter: PrometheusExporter, over: threading.Event) -> list[str]:
+    """Answers to a scraper, until the exporter is gone or it is told to stop."""
+    found = []
+    while not over.wait(seconds):
+        try:
+            with urllib.request.urlopen(exporter.url, timeout=5) as answer:
+                found.append(answer.read().decode())
+        except OSError:
+            break
+    return found
+
+
+def test_the_last_figures_of_a_run_are_scraped_before_it_ends() -> None:
+    exporter, metrics = PrometheusExporter("127.0.0.1", 0, "demo"), Metrics()
+    with ThreadPoolExecutor() as pool:
+        scraper = pool.submit(scraped_every, 0.4, exporter, threading.Event())
+        time.sleep(1.1)
+        metrics.record("objective/scores", 0.625)
+        exporter.publish(metrics)
+        exporter.close()
+        assert 'engram_objective_scores{run="demo"} 0.625' in scraper.result(timeout=10)[-1]
+
+
+def test_a_run_that_nobody_scrapes_any_more_ends_at_once() -> None:
+    exporter, metrics, over = (
+        PrometheusExporter("127.0.0.1", 0, "demo"),
+        Metrics(),
+        threading.Event(),
+    )
+    with ThreadPoolExecutor() as pool:
+        scraper = pool.submit(scraped_every, 0.1, exporter, over)
+        time.sleep(0.5)
+        over.set()
+        assert len(scraper.result(timeout=10)) > 1
+    time.sleep(0.5)
+    metrics.record("objective/scores", 0.5)
+    exporter.publish(metrics)
+    began = time.monotonic()
+    exporter.close()
+    assert time.monotonic() - began < 1.5, "the server looks twice a second whether it should end"
 
 
 @pytest.fixture

@@ -72,8 +72,9 @@ def page(results: Results) -> str:
     return document(
         "# Performance",
         prose("""How fast engram plays conversations and computes rewards, and what watching it
-            costs. This page is made from `benchmarks/results/` by `python -m benchmarks.pages`; earlier measurements and what
-            was tried are in [benchmarks/LOG.md](../benchmarks/LOG.md)."""),
+            costs. This page is made from `benchmarks/results/` by `python -m benchmarks.pages`;
+            earlier measurements and what was tried are in
+            [benchmarks/LOG.md](../benchmarks/LOG.md)."""),
         prose("""Figures are medians of at least five repeats; compared programs run in turn. Rates
             depend on the machine, and on virtual machines they vary by a third within an hour.
             Ratios vary less. `aim` is the lowest acceptable value on two cores. Measure your

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import threading
+import time
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -16,15 +19,27 @@ from common.telemetry.metrics import Metrics
 from common.telemetry.registry import REGISTRY
 from common.telemetry.series import Cell, parse_key, values_of
 
+LAST_SCRAPE_SECONDS = 15.0
+"""Longest wait at the end of a run for a scrape that is due."""
+
 
 class PrometheusExporter(Collector):
     """Serves what was last published on http://host:port/metrics, with the label `run` on every
-    series."""
+    series.
+
+    The last figures of a run (its evaluation, its last row) are published moments before its end.
+    `close` waits until they were scraped, where somebody scrapes often enough.
+    """
 
     def __init__(self, host: str, port: int, run: str):
         """port 0 takes any free one; see `port`. InputError where the address cannot be had."""
         self.run = run
         self._cells: dict[str, Cell] = {}
+        self._served = threading.Event()
+        """Whether what is published was scraped."""
+        self._served.set()
+        self._scrapes = (-math.inf, -math.inf)
+        """Moments of the last two."""
         registry = CollectorRegistry()
         registry.register(self)
         try:
@@ -39,8 +54,16 @@ class PrometheusExporter(Collector):
     def publish(self, metrics: Metrics) -> None:
         """Show the state of `metrics` from now on. Call it from the thread that records."""
         self._cells = metrics.current()
+        self._served.clear()
 
     def close(self) -> None:
+        """Wait for the scrape that is due, `LAST_SCRAPE_SECONDS` at most, and stop."""
+        before, last = self._scrapes
+        every = last - before
+        due = last + 1.5 * every - time.monotonic()
+        # One that is overdue will not come, and what was scraped once may have been a person.
+        if 0 < due <= LAST_SCRAPE_SECONDS:
+            self._served.wait(due)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -48,8 +71,10 @@ class PrometheusExporter(Collector):
     def collect(self) -> Iterator[Family]:
         """Called by the server's thread; `publish` swaps the whole dictionary, so one scrape is of
         one moment."""
+        self._scrapes = self._scrapes[1], time.monotonic()
+        cells = self._cells
         grouped: dict[str, list[tuple[dict[str, str], Cell]]] = {}
-        for series, cell in self._cells.items():
+        for series, cell in cells.items():
             key = parse_key(series)
             grouped.setdefault(key.name, []).append((key.labels, cell))
         for metric in REGISTRY.values():
@@ -60,6 +85,8 @@ class PrometheusExporter(Collector):
             )
             if samples := grouped.get(metric.name, empty):
                 yield _family(metric, self.run, samples)
+        if cells is self._cells:
+            self._served.set()
 
 
 def require_port(host: str, port: int) -> None:

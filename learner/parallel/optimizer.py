@@ -86,6 +86,8 @@ class Trainer:
         """Parameters that are trained. Those that are frozen are no part of the optimiser: it would
         decay them, and begin their moments."""
         self.adamw = self._optimizer()
+        self._norm = 0.0
+        """Norm of the last gradient, before clipping."""
 
     def select(self) -> None:
         """Ask `scale` anew which parameters are trained. Those that were trained before keep their
@@ -154,7 +156,25 @@ class Trainer:
                 f"step {step + 1}: {self._first_not_finite()}; nothing was learnt of it"
             )
         self.adamw.step()
-        return float(norm), self.settings.learning_rate * factor
+        self._norm = float(norm)
+        return self._norm, self.settings.learning_rate * factor
+
+    def gradient_norms(self, part_of: Callable[[str], str]) -> dict[str, float]:
+        """Norm of the last gradient before clipping, by part of what is trained: their squares add
+        up to that of the whole.
+
+        part_of: the part of a parameter, by its name.
+        """
+        held: dict[str, list[Tensor]] = {}
+        for name, parameter in self.named.items():
+            if parameter.grad is not None:
+                held.setdefault(part_of(name), []).append(parameter.grad)
+        if not held:
+            return {}
+        norms = torch.stack([nn.utils.get_total_norm(gradients) for gradients in held.values()])
+        # They were clipped in place, by the factor of `clip_grad_norm_`.
+        clipped = max(1.0, (self._norm + 1e-6) / self.settings.max_grad_norm)
+        return dict(zip(held, (clipped * norms).tolist(), strict=True))
 
     def _first_not_finite(self) -> str:
         """A sentence on the first tensor that is not finite."""

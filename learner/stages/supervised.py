@@ -16,6 +16,7 @@ from torch import nn
 from common.config.stages import SupervisedStage
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Interaction, Row
+from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.parts import part_of
 from common.models.reactive.unroll import TurnTokens
 from common.seeding import derive
@@ -86,6 +87,11 @@ def supervised_loop(group: Group, job: Job, recorder: Recorder | RecorderClient)
             return
 
 
+def _whole(name: str) -> str:
+    """The part that a parameter of a model without parts belongs to."""
+    return "model"
+
+
 class SupervisedTraining:
     """State of a rank in a supervised stage, as the last checkpoint left it."""
 
@@ -102,7 +108,8 @@ class SupervisedTraining:
         for module in modules.values():
             module.to(group.device).train()
         held = TrainingState.of(checkpoint)
-        self.unfreezing = Unfreezing(self.stage.phases, part_of)
+        reactive = isinstance(modules.get("model"), ReactiveTransformer)
+        self.unfreezing = Unfreezing(self.stage.phases, part_of if reactive else _whole)
         self.unfreezing.load(held.phases_in(job.stage), self.position.in_stage)
         self.trainer = Trainer(modules, self.stage.optimizer, self.stage.steps, group, self._scale)
         self.until = Until(self.stage, held.until_in(job.stage))

@@ -91,6 +91,13 @@ TRAIN: list[Metric] = [
     ),
     mean("train/gradient_norm", "1", "optimiser steps", "Gradient norm before clipping"),
     mean(
+        "train/part_gradient_norm",
+        "1",
+        "optimiser steps",
+        "Gradient norm of a part of the model, or of a head beside it, before clipping",
+        ("part",),
+    ),
+    mean(
         "train/gradient_clipped",
         "fraction",
         "optimiser steps",

@@ -13,6 +13,22 @@ REWARD: list[Metric] = [
         ("component", "cohort"),
         "higher",
     ),
+    mean(
+        "reward/by_turn",
+        "reward",
+        "scored turns that are trained on",
+        "Weighted reward by the number of the turn in its conversation",
+        ("turn",),
+        "higher",
+    ),
+    mean(
+        "reward/by_distance",
+        "reward",
+        "scored turns that are trained on and ask for facts",
+        "Weighted reward by the turns since the oldest fact that is asked for was said",
+        ("distance",),
+        "higher",
+    ),
     # Beside the mean: where values fall below 0 the sum of a histogram is no counter, and
     # Prometheus has no mean of it.
     histogram(

@@ -132,6 +132,7 @@ LEARNING = Row(
             "Values that are not numbers",
             (
                 query("<train/gradient_norm>", "{{run}}: policy"),
+                query("<train/part_gradient_norm>", "{{run}}: {{part}}"),
                 query("<ppo/gradient_norm_critic>", "{{run}}: critic"),
             ),
         ),

@@ -48,6 +48,18 @@ PAID = Row(
             alarm=0.95,
         ),
         Panel(
+            "Does reward fall along a conversation?",
+            "reward",
+            "Turns late in a conversation, and facts told long ago, earn nearly as much as others.",
+            "What falls with distance is not remembered: train longer on shorter conversations.",
+            "Recall falls while reward rises",
+            (
+                query("<reward/by_turn>", "{{run}}: turn {{turn}}"),
+                query("<reward/by_distance>", "{{run}}: distance {{distance}}"),
+            ),
+            width=12,
+        ),
+        Panel(
             "Does a component go with recall?",
             "none",
             "Above 0 for every component with a weight.",
