@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +91,77 @@ def test_a_tracker_that_is_not_installed_is_refused_by_name(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mlflow" else 1)
     with pytest.raises(InputError, match=r"metrics.mlflow: needs mlflow.*engram-rl\[mlflow\]"):
         require_trackers(run)
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """Records of a file of W&B: a head of 7 bytes, then LevelDB's log of blocks of 32 KiB, in which
+    a fragment has a checksum, its length, and whether it is whole, first, middle or last."""
+    block, whole, last, at, held = 2**15, 1, 4, 7, b""
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        held += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (whole, last):
+            yield held
+            held = b""
+
+
+def test_wandb_gets_every_figure_and_goes_on_with_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Offline, as a user without a network has it: read back from its own log."""
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tiny_run(tmp_path, "mrl", metrics={"wandb": {"project": "p", "mode": "offline"}})
+    directory = RunDirectory(run.runs, run.name)
+    for resumed, steps in ((None, (1, 2)), (2, (3,))):
+        found = Trackers(run, directory, resumed)
+        for step in steps:
+            found.write(row(step, step / 2))
+        found.close()
+    assert "gets no more metrics" not in caplog.text
+    written, ids = [], set()
+    for path in sorted(Path(directory.path()).glob("wandb/offline-run-*/*.wandb")):
+        for data in wandb_records(path.read_bytes()):
+            record = Record.FromString(data)
+            if record.WhichOneof("record_type") == "run":
+                ids.add(record.run.run_id)
+            for item in record.history.item:
+                if (item.nested_key or [item.key])[0] == "objective/scores":
+                    written.append((record.history.step.num, float(item.value_json)))
+    assert written == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert ids == {json.loads(directory.read_text(trackers.IDS))["wandb"]}
+
+
+def test_mlflow_gets_every_figure_and_goes_on_with_a_resumed_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a database of its own, read back by its client."""
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    place = f"sqlite:///{tmp_path}/mlflow.db"
+    run = tiny_run(tmp_path, "mrl", metrics={"mlflow": {"uri": place, "experiment": "e"}})
+    directory = RunDirectory(run.runs, run.name)
+    for resumed, steps in ((None, (1, 2)), (2, (3,))):
+        found = Trackers(run, directory, resumed)
+        for step in steps:
+            found.write(row(step, step / 2))
+        found.close()
+    assert "gets no more metrics" not in caplog.text
+    client = MlflowClient(tracking_uri=place)
+    experiment = client.get_experiment_by_name("e")
+    (only,) = client.search_runs([experiment.experiment_id])
+    assert only.info.run_name == run.name
+    assert only.info.status == "FINISHED"
+    for tag, values in {
+        "objective/scores": [0.5, 1.0, 1.5],
+        "reward/component/bleu/trained": [0.5, 0.5, 0.5],
+    }.items():
+        history = client.get_metric_history(only.info.run_id, tag)
+        assert [(each.step, each.value) for each in history] == list(enumerate(values, 1))
