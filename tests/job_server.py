@@ -83,10 +83,13 @@ def token_head() -> Iterator[Head]:
 
 @contextlib.contextmanager
 def node(head: Head, group: str, cpus: int = 2) -> Iterator[None]:
-    """A node of the head's cluster with the label of a group of actors."""
+    """A node of the head's cluster with the label of a group of actors. The defaults of its ports
+    are those of every node on this host."""
+    agent, metrics = free_ports(2)
     command = [
         str(Path(sys.executable).with_name("ray")), "start", f"--address={head.gcs}", "--block",
         f"--num-cpus={cpus}", f"--object-store-memory={100 * 2**20}", f"--labels=group={group}",
+        f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
     ]  # fmt: skip
     environment = os.environ | {"HOME": str(head.home), "RAY_AUTH_MODE": "token"}
     environment.pop("RAY_ADDRESS", None)
@@ -100,6 +103,12 @@ def node(head: Head, group: str, cpus: int = 2) -> Iterator[None]:
             start_new_session=True,
         )
     try:
+        # One after the other: nodes that start at once on a busy machine miss Ray's deadlines.
+        ends = time.monotonic() + START_SECONDS
+        while "Ray runtime started" not in (head.home / f"{group}.log").read_text():
+            if process.poll() is not None or time.monotonic() > ends:
+                pytest.fail(f"no node started: {(head.home / f'{group}.log').read_text()}")
+            time.sleep(0.2)
         yield
     finally:
         end(process)
