@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from common.storage.run_directory import RunDirectory
+from deploy.pages.frame import whole_html
 from deploy.view.conversation import conversation
 from deploy.view.curves import series
 from deploy.view.episode_list import Filter, episode_list
-from deploy.view.frame import whole_html
 from deploy.view.memory import memory
 from deploy.view.server import metrics_of, runs_of, view_page
 from deploy.view.state import log_tail, state

@@ -9,13 +9,10 @@ from typing import Annotated
 import typer
 
 from common.failures import InputError
-from deploy.output import echo, tell
+from deploy.output import echo
+from deploy.pages.command import LOOPBACK, HostOption, OpenOption, PortOption, serve
 
 app = typer.Typer()
-
-PORT = 8266
-"""Where nobody says; another free one where it is taken."""
-LOOPBACK = "127.0.0.1"
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories.")]
 
@@ -23,41 +20,25 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directori
 @app.command()
 def view(
     runs: Runs,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; one that others reach needs a token, which is made."
-        ),
-    ] = LOOPBACK,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help=f"Without it {PORT}, or a free one.")
-    ] = None,
-    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    host: HostOption = LOOPBACK,
+    port: PortOption = None,
+    browser: OpenOption = False,
 ) -> None:
     """Show runs on a local web page, live or finished: curves, episodes turn by turn, memory."""
     from deploy.progress import doing
 
     with doing(f"opening {', '.join(runs)}"):
-        from deploy.view.frame import is_loopback, new_token
-        from deploy.view.serving import PageServer, listen
+        from threading import Event
+
+        from deploy.view.server import view_page
         from deploy.view.watched import watched
 
-        found = watched(runs)
-        token = None if is_loopback(host) else new_token()
-        socket, taken = listen(host, PORT if port is None else port, port is None)
+        found, ended = watched(runs), Event()
         for run in found:
             run.refresh()
-    shown = "localhost" if token is None else host
-    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{taken}/"
-    link = address if token is None else f"{address}?token={token}"
-    if token is not None:
-        tell("engram: whoever has this link can read these runs; it is not encrypted")
-    echo(f"{', '.join(run.label for run in found)}: {link} (Ctrl-C ends it)")
-    if browser:
-        import webbrowser
-
-        webbrowser.open(link)
-    PageServer(found, host, taken, token).run(sockets=[socket])
+        page = view_page(found, ended)
+    names = ", ".join(run.label for run in found)
+    serve(page, names, host, port, browser, "read these runs", ended)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A headless browser on pages of runs: Debian's `chromium` and `chromium-driver`, by Selenium."""
+"""A headless browser on pages: Debian's `chromium` and `chromium-driver`, by Selenium."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from common.storage.run_directory import RunDirectory
-from deploy.view.serving import PageServer, listen
+from deploy.pages.frame import Page
+from deploy.pages.serving import PageServer, listen
+from deploy.view.server import view_page
 from deploy.view.watched import watched
 
 SIZES = {"phone": (390, 844), "desk": (1400, 900)}
@@ -58,10 +60,10 @@ def open_browser() -> Iterator[Chrome]:
 
 
 @contextmanager
-def served(*runs: RunDirectory) -> Iterator[str]:
-    """The page's server in a thread; its address."""
+def page_served(page: Page, ended: threading.Event | None = None) -> Iterator[str]:
+    """A page's server in a thread; its address. ended: what live updates of the page wait on."""
     socket, port = listen("127.0.0.1", 0, False)
-    server = PageServer(watched([run.path() for run in runs]), "127.0.0.1", port, None)
+    server = PageServer(page, "127.0.0.1", port, None, ended)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     try:
@@ -69,6 +71,14 @@ def served(*runs: RunDirectory) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@contextmanager
+def served(*runs: RunDirectory) -> Iterator[str]:
+    """The server of the page on runs in a thread; its address."""
+    ended = threading.Event()
+    with page_served(view_page(watched([run.path() for run in runs]), ended), ended) as address:
+        yield address
 
 
 def show(

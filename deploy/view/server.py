@@ -6,24 +6,25 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from common.failures import InputError
+from deploy.pages.frame import Page
 from deploy.view.conversation import conversation
 from deploy.view.curves import catalogue, series, stages
 from deploy.view.episode_list import Filter, episode_list
-from deploy.view.frame import Page, frame_app
 from deploy.view.memory import memory
 from deploy.view.state import log_tail, state
 from deploy.view.waits import waits
 from deploy.view.watched import WatchedRun
 
+STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
     "uPlot.iife.min.js",
     "source.js",
@@ -64,6 +65,7 @@ def view_page(runs: Sequence[WatchedRun], ended: Event | None = None) -> Page:
 
     return Page(
         f"{names} · engram",
+        STATIC,
         SCRIPTS,
         STYLES,
         [
@@ -162,13 +164,3 @@ class Looks:
                 beat = time.monotonic()
                 yield ": still here\n\n"
             await asyncio.sleep(LOOK_SECONDS)
-
-
-def view_app(
-    runs: Sequence[WatchedRun],
-    host: str,
-    port: int,
-    token: str | None,
-    ended: Event | None = None,
-) -> ASGIApp:
-    return frame_app(view_page(runs, ended), host, port, token)

@@ -17,12 +17,12 @@ from common.telemetry.jsonl import MetricsWriter, RowFollower, read_rows
 from common.telemetry.metrics import Metrics
 from deploy import report
 from deploy.cli import run_command
+from deploy.pages.frame import frame_app
 from deploy.report import keep_report, report_html, write_report
 from deploy.view.answers import known_values, places, segments
 from deploy.view.conversation import conversation as told
 from deploy.view.curves import thinned
-from deploy.view.frame import frame_app
-from deploy.view.server import view_app, view_page
+from deploy.view.server import view_page
 from deploy.view.watched import WatchedRun, watched
 from reward_service.components.recall import values_named
 from rollout.journal.journal import Journal
@@ -37,7 +37,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 def client(*runs: RunDirectory) -> TestClient:
     found = watched([run.path() for run in runs])
-    return TestClient(view_app(found, "127.0.0.1", 8266, None), base_url="http://127.0.0.1:8266")
+    return TestClient(
+        frame_app(view_page(found), "127.0.0.1", 8266, None), base_url="http://127.0.0.1:8266"
+    )
 
 
 def test_every_metric_of_a_row_is_a_curve_with_its_meaning(run: RunDirectory) -> None:

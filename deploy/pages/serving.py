@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from threading import Event
 
 import uvicorn
 
 from common.failures import InputError
-from deploy.view.server import view_app
-from deploy.view.watched import WatchedRun
+from deploy.pages.frame import Page, frame_app
 
 CLOSE_SECONDS = 3
 """That open pages have to go when the server ends."""
@@ -37,10 +35,13 @@ def listen(host: str, port: int, any_free: bool) -> tuple[socket.socket, int]:
 class PageServer(uvicorn.Server):
     """A server that ends live updates first when it ends: they would keep it from closing."""
 
-    def __init__(self, runs: Sequence[WatchedRun], host: str, port: int, token: str | None):
-        self._ended = Event()
+    def __init__(
+        self, page: Page, host: str, port: int, token: str | None, ended: Event | None = None
+    ):
+        """ended: what live updates of the page wait on; set when the server ends."""
+        self._ended = ended or Event()
         config = uvicorn.Config(
-            view_app(runs, host, port, token, self._ended),
+            frame_app(page, host, port, token),
             log_level="warning",
             access_log=False,
             server_header=False,

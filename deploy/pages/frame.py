@@ -1,10 +1,11 @@
-"""The frame of a local web page: its HTML, its token, its headers, its files. Used by `engram
-view`, and made for other pages: a page is a title, scripts, styles and routes.
+"""The frame of a local web page: its HTML, its token, its headers, its files. `engram view` and
+`engram label` are pages in it: a page is a title, scripts, styles and routes.
 
 Nothing is fetched from elsewhere: the content security policy forbids it. On an address other than
 loopback every request needs the token, as a cookie (set by the link that is printed) or as
 `Authorization: Bearer TOKEN`. On loopback the Host header is checked, so that no web site that a
-browser has open can reach the page under a name of its own.
+browser has open can reach the page under a name of its own, and what is posted has to come from the
+page itself, so that none can send a form to it either.
 """
 
 from __future__ import annotations
@@ -47,16 +48,23 @@ WHOLE_POLICY = (
 @dataclass(frozen=True)
 class Page:
     title: str
+    folder: Path
+    """Where its scripts and styles lie."""
     scripts: Sequence[str]
-    """Names in `static/`, in the order in which they run, after those of the frame."""
+    """Names in the folder, in the order in which they run, after those of the frame."""
     styles: Sequence[str] = ()
     routes: Sequence[BaseRoute] = field(default_factory=list)
 
 
 @cache
-def asset(name: str) -> str:
-    """Text of a file of `static/`."""
-    return (STATIC / name).read_text(encoding="utf-8")
+def asset(folder: Path, name: str) -> str:
+    """Text of a file of a page's folder."""
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def _assets(page: Page, framed: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Texts of files of the frame, then of the page's."""
+    return [asset(STATIC, name) for name in framed] + [asset(page.folder, name) for name in own]
 
 
 def page_html(page: Page) -> str:
@@ -72,14 +80,14 @@ def page_html(page: Page) -> str:
 
 def whole_html(page: Page, data: dict[str, Any]) -> str:
     """The page as one file, with the data that it would have asked for."""
-    styles = "".join(f"<style>{asset(name)}</style>" for name in (*FRAME_STYLES, *page.styles))
+    styles = "".join(f"<style>{text}</style>" for text in _assets(page, FRAME_STYLES, page.styles))
     held = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # "<" alone could end the element, or begin a comment, whatever the data hold.
     scripts = (
         '<script type="application/json" id="data">' + held.replace("<", "\\u003c") + "</script>"
     )
     scripts += "".join(
-        f"<script>{asset(name)}</script>" for name in (*FRAME_SCRIPTS, *page.scripts)
+        f"<script>{text}</script>" for text in _assets(page, FRAME_SCRIPTS, page.scripts)
     )
     return _document(page.title, WHOLE_POLICY, styles, scripts)
 
@@ -110,7 +118,7 @@ def frame_app(page: Page, host: str, port: int, token: str | None) -> ASGIApp:
         raise InputError("--host", f"{host} can be reached by others: a token is needed")
     routes = [
         Route("/", lambda _: HTMLResponse(page_html(page))),
-        Route("/static/{name}", _static),
+        Route("/static/{name}", lambda request: _static(page, request)),
         *page.routes,
     ]
     app = Starlette(routes=routes, exception_handlers={InputError: _refusal})
@@ -128,13 +136,14 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def _static(request: Request) -> Response:
+def _static(page: Page, request: Request) -> Response:
     name = request.path_params["name"]
     kind = KINDS.get(Path(name).suffix)
-    # Only names of files that are there: nothing of the request becomes part of a path.
-    if kind is None or name not in {path.name for path in STATIC.iterdir()}:
-        return JSONResponse({"error": "no such file"}, 404)
-    return Response(asset(name), media_type=kind)
+    for folder in (STATIC, page.folder):
+        # Only names of files that are there: nothing of the request becomes part of a path.
+        if kind is not None and name in {path.name for path in folder.iterdir()}:
+            return Response(asset(folder, name), media_type=kind)
+    return JSONResponse({"error": "no such file"}, 404)
 
 
 def _refusal(_: Request, refused: Exception) -> Response:
@@ -169,6 +178,8 @@ class Guard:
         headers = Headers(scope=scope)
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return JSONResponse({"error": "method not allowed"}, 405)
+        if scope["method"] == "POST" and not _from_the_page(headers):
+            return JSONResponse({"error": "only the page itself may send anything here"}, 403)
         if self._token is None:
             host = headers.get("host", "")
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
@@ -191,6 +202,14 @@ class Guard:
         assert self._token is not None
         # Takes as long for a word that is nearly right as for any other.
         return secrets.compare_digest(word.encode(), self._token.encode())
+
+
+def _from_the_page(headers: Headers) -> bool:
+    """Whether a POST is JSON, which another site's form cannot send, and names no other origin."""
+    origin = headers.get("origin")
+    return headers.get("content-type", "").partition(";")[0] == "application/json" and (
+        origin is None or origin.partition("://")[2] == headers.get("host")
+    )
 
 
 HEADERS = [
