@@ -30,6 +30,7 @@ from deploy.command_group import CommandGroup
 from deploy.data import app as data_commands
 from deploy.doctor.command import app as doctor_commands
 from deploy.job_commands import app as job_commands
+from deploy.label_commands import app as label_commands
 from deploy.monitoring.command import app as dashboard_command
 from deploy.output import echo, tell, tell_traceback
 from deploy.train import train as train_run
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands, name="data")
+app.add_typer(label_commands, name="label")
 app.add_typer(job_commands)
 app.add_typer(view_commands)
 app.add_typer(dashboard_command)

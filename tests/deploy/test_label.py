@@ -1,0 +1,431 @@
+"""What people judged: dealt, kept, exported and brought in again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from common.data.conversations import load_pairs
+from common.data.preferences import Preference, load_preferences, save_preferences
+from common.failures import EXIT_BAD_INPUT, EXIT_DONE, InputError
+from common.storage.run_directory import RunDirectory
+from deploy.cli import run_command
+from deploy.label.agreement import agreement
+from deploy.label.desk import HOLD_SECONDS, Desk, order_of
+from deploy.label.judgements import Judgement, LabelFile, Question, read_labels
+from deploy.label.label_studio import from_label_studio, label_studio_text
+from deploy.label.questions import open_source, run_questions
+from deploy.label.rows import preferences_of, rows_of
+from deploy.label.server import label_page
+from deploy.pages.frame import frame_app
+from tests.watched_runs import begin, record_iteration
+
+ORIGIN = "http://127.0.0.1:8266"
+
+
+def asked(folder: Path, count: int = 4, answers: int = 2) -> Path:
+    path = folder / "asked.jsonl"
+    rows = [
+        {"prompt": f"prompt {i}", "answers": [f"answer {i}.{k}" for k in range(answers)]}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+class Page:
+    """The page of a file, by its API."""
+
+    def __init__(self, path: Path, shared: float = 0.0, clock: Any = time.time):
+        self.source = open_source(str(path))
+        self.file = LabelFile(self.source.labels)
+        self.desk = Desk(self.source.questions, self.file, shared, clock)
+        app = frame_app(label_page(self.source, self.desk), "127.0.0.1", 8266, None)
+        self.web = TestClient(app, base_url=ORIGIN)
+        self.made = 0
+
+    def next(self, who: str = "anna") -> dict[str, Any]:
+        return self.web.post("/api/next", json={"labeller": who}).json()
+
+    def judge(self, who: str, question: str, **told: Any) -> Any:
+        self.made += 1
+        body = {"id": f"{who}-{question[:8]}-{self.made:08}", "labeller": who, "question": question}
+        return self.web.post("/api/judge", json=body | told)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def judged(question: Question, who: str, ranks: tuple[int, ...] | None, **more: Any) -> Judgement:
+    verdict = more.pop("verdict", "ranked" if ranks else "all_bad")
+    order = tuple(range(len(question.answers)))
+    return Judgement(f"{who}-{question.id}", who, question, order, verdict, ranks, **more)
+
+
+# --- dealing --------------------------------------------------------------------------------------
+
+
+def test_two_people_never_get_the_same_question_unless_it_is_shared(tmp_path: Path) -> None:
+    page = Page(asked(tmp_path, 6))
+    seen: dict[str, list[str]] = {"anna": [], "ben": []}
+    for _ in range(3):
+        for who in seen:
+            one = page.next(who)["question"]
+            assert page.next(who)["question"]["id"] == one["id"], "a reload shows the same one"
+            seen[who].append(one["id"])
+        for who in seen:
+            page.judge(who, seen[who][-1], verdict="ranked", ranks=[1, 2])
+    assert page.next("anna")["question"] is None
+    assert not set(seen["anna"]) & set(seen["ben"])
+    page.close()
+    shared = Page(asked(tmp_path, 7), shared=1.0)
+    first = shared.next("carl")["question"]["id"]
+    assert shared.next("dora")["question"]["id"] == first
+
+
+def test_a_question_somebody_left_goes_to_another_once_no_other_is_left(tmp_path: Path) -> None:
+    now = [1000.0]
+    page = Page(asked(tmp_path, 2), clock=lambda: now[0])
+    left = page.next("anna")["question"]["id"]
+    page.judge("ben", page.next("ben")["question"]["id"], verdict="skipped")
+    assert page.next("ben")["question"] is None
+    now[0] += HOLD_SECONDS + 1
+    assert page.next("ben")["question"]["id"] == left
+
+
+def test_skipping_leaves_a_question_to_others(tmp_path: Path) -> None:
+    page = Page(asked(tmp_path, 1))
+    one = page.next("anna")["question"]["id"]
+    assert page.judge("anna", one, verdict="skipped").json()["question"] is None
+    assert page.next("ben")["question"]["id"] == one
+
+
+def test_ranks_belong_to_answers_whatever_place_they_stood_at(tmp_path: Path) -> None:
+    page = Page(asked(tmp_path, 12, answers=3))
+    firsts = set()
+    for _ in range(12):
+        shown = page.next()["question"]
+        firsts.add(shown["answers"][0][-1])
+        best = sorted(shown["answers"])[1]
+        ranks = [1 if answer == best else 2 for answer in shown["answers"]]
+        assert page.judge("anna", shown["id"], verdict="ranked", ranks=ranks).status_code == 200
+    assert firsts == {"0", "1", "2"}, "the order is random"
+    lines = [json.loads(line) for line in page.source.labels.read_text().splitlines()]
+    assert all(sorted(line["order"]) == [0, 1, 2] for line in lines if line["event"] == "judged")
+    for preference in rows_of(read_labels(page.source.labels).judgements).preferences:
+        assert preference.answers[0].endswith(".1")
+        assert not preference.answers[1].endswith(".1"), "answers that tie are no pair"
+
+
+def test_a_judgement_sent_twice_is_kept_once_and_undone_ones_are_asked_again(
+    tmp_path: Path,
+) -> None:
+    page = Page(asked(tmp_path, 2))
+    first = page.next()["question"]["id"]
+    body = {"id": "0123456789", "labeller": "anna", "question": first}
+    body |= {"verdict": "ranked", "ranks": [1, 1], "written": " better "}
+    for _ in range(2):
+        assert page.web.post("/api/judge", json=body).json()["counts"]["own"] == 1
+    assert len(page.file.labels.judgements) == 1
+    back = page.web.post("/api/undo", json={"labeller": "anna"}).json()
+    assert (back["question"]["id"], back["counts"]["own"]) == (first, 0)
+    assert back["before"] == {"verdict": "ranked", "ranks": [1, 1], "written": "better"}
+    refused = page.web.post("/api/undo", json={"labeller": "anna"})
+    assert (refused.status_code, refused.json()) == (
+        400,
+        {"error": "undo: there is nothing to take back"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"labeller": " "}, "labeller: give a name"),
+        ({"question": "gone"}, "question: 'gone' is none of the 1 questions"),
+        ({"verdict": "rank"}, "verdict: 'rank' is no verdict; did you mean 'ranked'?"),
+        ({"ranks": [1, 3]}, "ranks: [1, 3] does not rank 2 answers"),
+        ({"ranks": [1]}, "ranks: [1] does not rank 2 answers"),
+        ({"ranks": [True, 2]}, "ranks: [True, 2] does not rank 2 answers"),
+        ({"verdict": "demonstration"}, "verdict: the question has 2 answers to rank"),
+        ({"id": "short"}, "id: should be a text of 8"),
+        ({"written": 3}, "written: should be a text"),
+    ],
+)
+def test_what_is_no_judgement_is_refused(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    page = Page(asked(tmp_path, 1))
+    body = {"id": "0123456789", "labeller": "anna", "question": page.next()["question"]["id"]}
+    answer = page.web.post(
+        "/api/judge", json=body | {"verdict": "ranked", "ranks": [1, 2]} | change
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(sentence)
+    assert page.file.labels.judgements == []
+
+
+def test_only_the_page_itself_may_post(tmp_path: Path) -> None:
+    page = Page(asked(tmp_path, 1))
+    body = json.dumps({"labeller": "anna"})
+    for headers in (
+        {"content-type": "text/plain"},
+        {"content-type": "application/json", "origin": "http://evil.example"},
+    ):
+        assert page.web.post("/api/next", content=body, headers=headers).status_code == 403
+    own = {"content-type": "application/json", "origin": ORIGIN}
+    assert page.web.post("/api/next", content=body, headers=own).status_code == 200
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_a_file_cut_off_in_the_middle_keeps_every_other_judgement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = asked(tmp_path, 4)
+    page = Page(path)
+    for _ in range(3):
+        page.judge("anna", page.next()["question"]["id"], verdict="ranked", ranks=[1, 2])
+    page.close()
+    labels = page.source.labels
+    labels.write_bytes(labels.read_bytes()[:-40])
+    again = Page(path)  # the last line, `shown`, was cut off
+    assert len(again.file.labels.judgements) == 3
+    again.judge("anna", again.next()["question"]["id"], verdict="ranked", ranks=[2, 1])
+    again.close()
+    lines = labels.read_bytes().split(b"\n")
+    assert len(read_labels(labels).judgements) == 4, "the line after it stands by itself"
+    lines[3] = lines[3][:30]
+    labels.write_bytes(b"\n".join(lines))
+    assert len(read_labels(labels).judgements) == 3
+    assert run_command(["label", "export", str(path), str(tmp_path / "out")]) == EXIT_DONE
+    told = capsys.readouterr().err
+    assert "line 4, 6 was cut off or damaged" in told or "line 4, 7 was cut off" in told
+    assert len(load_preferences(tmp_path / "out" / "preferences.jsonl")) == 3
+
+
+def test_a_foreign_file_and_a_second_server_are_refused(tmp_path: Path) -> None:
+    page = Page(asked(tmp_path))
+    with pytest.raises(InputError, match="another `engram label` writes these labels"):
+        LabelFile(page.source.labels)
+    page.close()
+    page.source.labels.write_text('{"some": "thing"}\n')
+    with pytest.raises(InputError, match="is no file of labels: none of its 1 lines"):
+        LabelFile(page.source.labels)
+
+
+def test_labels_of_answers_that_are_gone_are_said_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = asked(tmp_path, 2)
+    page = Page(path)
+    for _ in range(2):
+        page.judge("anna", page.next()["question"]["id"], verdict="ranked", ranks=[1, 2])
+    page.close()
+    path.write_text(path.read_text().replace("answer 1.1", "another answer"))
+    assert run_command(["label", "export", str(path), str(tmp_path / "out")]) == EXIT_DONE
+    assert "1 judged question is no longer asked here" in capsys.readouterr().err
+    assert len(load_preferences(tmp_path / "out" / "preferences.jsonl")) == 2
+    again = Page(path)
+    assert again.next()["question"]["prompt"] == "prompt 1", "the new answers are asked"
+    assert "no longer asked" in again.web.get("/api/progress").json()["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"prompt": " "}', "field prompt: is empty"),
+        ('{"prompt": "a", "answers": ["1", "2", "3", "4", "5"]}', "holds 5; up to 4 can be ranked"),
+        ('{"prompt": "a", "answer": "b"}', "field answer:"),
+        ('{"prompt": "a", "answers": ["b", "b"]}', "all answers to each prompt are the same"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused(
+    tmp_path: Path, line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_text(line + "\n")
+    assert run_command(["label", str(path)]) == EXIT_BAD_INPUT
+    assert sentence in capsys.readouterr().err
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["label", str(tmp_path / "nothing")]) == EXIT_BAD_INPUT
+    assert "there is no such file and no such run" in capsys.readouterr().err
+
+
+def test_a_run_asks_prompts_that_were_answered_in_several_ways(tmp_path: Path) -> None:
+    from common.telemetry.jsonl import MetricsWriter
+    from common.telemetry.metrics import Metrics
+    from rollout.journal.journal import Journal
+
+    _, directory = begin(tmp_path)
+    assert directory.local is not None
+    journal = Journal(directory.local, 1)
+    record_iteration(Metrics(), MetricsWriter(directory), journal, 0, count=4)
+    for question in run_questions(directory):
+        assert 2 <= len(set(question.answers)) <= 4
+    source = open_source(directory.path())
+    assert source.labels == directory.local / "labels.jsonl"
+    assert isinstance(RunDirectory.existing(directory.path()), RunDirectory)
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+THREE = Question("what about tea", ("good", "fair", "poor"), (("I like tea", "noted"),))
+DEMONSTRATION = Question("say hello")
+
+
+def test_rankings_become_rows_and_ties_become_pairs() -> None:
+    (whole,) = preferences_of(judged(THREE, "anna", (2, 1, 3)))
+    assert (whole.answers, whole.history) == (("fair", "good", "poor"), THREE.history)
+    tied = preferences_of(judged(THREE, "anna", (1, 2, 2)))
+    assert [each.answers for each in tied] == [("good", "fair"), ("good", "poor")]
+    assert {each.group for each in tied} == {whole.group}
+    rows = rows_of(
+        [
+            judged(THREE, "anna", (1, 1, 1)),
+            judged(THREE, "ben", None, written="better"),
+            judged(DEMONSTRATION, "ben", None, verdict="demonstration", written="hello"),
+        ]
+    )
+    assert (rows.preferences, rows.undecided, rows.later) == ([], 2, 1)
+    assert [(each.query, each.answer) for each in rows.demonstrations] == [("say hello", "hello")]
+
+
+def test_label_studio_brings_back_what_it_was_given(tmp_path: Path) -> None:
+    told = [
+        judged(THREE, "anna", (2, 1, 2), written="tea, please"),
+        judged(THREE, "ben", None),
+        judged(DEMONSTRATION, "ben", None, verdict="demonstration", written="hello"),
+        judged(THREE, "carl", None, verdict="skipped"),
+    ]
+    path = tmp_path / "label_studio.json"
+    path.write_text(label_studio_text(told))
+    assert from_label_studio(path, None) == sorted(
+        told, key=lambda each: each.question.id != told[0].question.id
+    )
+    pairwise = {"type": "pairwise", "value": {"selected": "right"}}
+    task = {
+        "data": {"prompt": "a", "text1": "left one", "text2": "right one"},
+        "annotations": [
+            {
+                "completed_by": {"email": "d@e.f"},
+                "result": [pairwise | {"value": {"selected": "right"}}],
+            }
+        ],
+    }
+    path.write_text(json.dumps([task]))
+    (found,) = from_label_studio(path, None)
+    assert (found.labeller, found.ranks) == ("d@e.f", (2, 1))
+    path.write_text('[{"data": {}}]')
+    with pytest.raises(InputError, match="task 1: is not as engram writes it"):
+        from_label_studio(path, None)
+
+
+def test_export_and_import_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = asked(tmp_path, 3, answers=3)
+    page = Page(path)
+    for ranks in ([1, 2, 3], [1, 1, 2]):
+        name = page.next()["question"]["id"]
+        page.judge("anna", name, verdict="ranked", ranks=ranks, written="w")
+    page.close()
+    out = tmp_path / "out"
+    assert run_command(["label", "export", str(path), str(out)]) == EXIT_DONE
+    assert len(load_preferences(out / "preferences.jsonl")) == 3
+    assert [pair.answer for pair in load_pairs(out / "demonstrations.jsonl")] == ["w", "w"]
+    other = tmp_path / "other.jsonl"
+    other.write_text(path.read_text())
+    for _ in range(2):
+        words = ["label", "import", str(other), str(out / "label_studio.json")]
+        assert run_command(words) == EXIT_DONE
+    assert "0 judgements added, 2 were there already" in capsys.readouterr().out
+    one, again = (read_labels(open_source(str(each)).labels) for each in (path, other))
+    assert one.latest == again.latest
+    save_preferences([Preference("else", ("x", "y"))], tmp_path / "rows.jsonl")
+    words = ["label", "import", str(other), str(tmp_path / "rows.jsonl"), "--labeller", "ben"]
+    assert run_command(words) == EXIT_DONE
+    captured = capsys.readouterr()
+    assert "1 judgement added" in captured.out
+    assert "1 judged question is no longer asked here" in captured.err
+
+
+def test_two_who_disagree_are_counted_and_both_rows_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = asked(tmp_path, 3)
+    page = Page(path, shared=1.0)
+    for who in ("anna", "ben"):
+        for number in range(3):
+            shown = page.next(who)["question"]
+            best = min(shown["answers"]) if who == "anna" or number else max(shown["answers"])
+            ranks = [1 if answer == best else 2 for answer in shown["answers"]]
+            page.judge(who, shown["id"], verdict="ranked", ranks=ranks)
+    page.close()
+    assert run_command(["label", "export", str(path), str(tmp_path / "out")]) == EXIT_DONE
+    said = capsys.readouterr().out
+    assert "agree on 2 of 3 pairs of answers (67%" in said
+    assert "differ on 1 question" in said
+    assert len(load_preferences(tmp_path / "out" / "preferences.jsonl")) == 6
+
+
+def test_agreement_worked_by_hand() -> None:
+    pair = Question("a", ("x", "y"))
+    found = agreement([judged(pair, "anna", (1, 2)), judged(pair, "ben", (1, 1))])
+    assert (found.pairs, found.same, found.differing) == (1, 0, 1)
+    assert found.by_chance == pytest.approx(2 * 0.25**2 + 0.5**2)
+    assert found.beyond_chance == pytest.approx(-0.375 / 0.625)
+    swapped = Question("a", ("y", "x"))
+    assert agreement([judged(pair, "anna", (1, 2)), judged(swapped, "ben", (2, 1))]).same == 1
+
+
+# --- the server that is killed --------------------------------------------------------------------
+
+
+def started(path: Path, port: int) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "deploy", "label", str(path), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    return server, "http" + line.partition(": http")[2].split()[0]
+
+
+@pytest.mark.slow
+def test_a_killed_server_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:
+    path, seen = asked(tmp_path, 9), []
+    server, address = started(path, 0)
+    for number in range(9):
+        with httpx.Client(base_url=address) as web:
+            shown = web.post("api/next", json={"labeller": "anna"}).json()["question"]
+            held = web.post("api/next", json={"labeller": "ben"}).json()["question"]
+            body = {"id": f"judgement {number}", "labeller": "anna", "question": shown["id"]}
+            if number % 4 == 3:
+                os.kill(server.pid, signal.SIGKILL)
+                server.wait(10)
+                server, address = started(path, 0)
+        with httpx.Client(base_url=address) as web:
+            body |= {"verdict": "ranked", "ranks": [1, 2]}
+            web.post("api/judge", json=body)
+            after = web.post("api/next", json={"labeller": "ben"}).json()["question"]
+            assert (after or {}).get("id") == (held or {}).get("id"), "ben is on the same one"
+        seen.append(shown["id"])
+        if number == 7:
+            break
+    server.terminate()
+    server.wait(10)
+    assert len(set(seen)) == 8
+    kept = read_labels(open_source(str(path)).labels)
+    assert [each.question.id for each in kept.judgements] == seen
+    assert order_of(kept.judgements[0].question, "anna") == kept.judgements[0].order
