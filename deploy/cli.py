@@ -29,6 +29,7 @@ from common.version import VERSION
 from deploy.command_group import CommandGroup
 from deploy.data import app as data_commands
 from deploy.doctor.command import app as doctor_commands
+from deploy.feedback.command import app as feedback_command
 from deploy.job_commands import app as job_commands
 from deploy.label_commands import app as label_commands
 from deploy.monitoring.command import app as dashboard_command
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands, name="data")
 app.add_typer(label_commands, name="label")
+app.add_typer(feedback_command)
 app.add_typer(job_commands)
 app.add_typer(view_commands)
 app.add_typer(dashboard_command)

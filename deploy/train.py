@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.failures import Drained
 from deploy.output import echo
@@ -14,6 +14,7 @@ from learner.interrupts import counted
 
 if TYPE_CHECKING:
     from common.config.run import Run
+    from common.telemetry.progress import Progress
 
 
 def train(configs: list[str], overrides: list[str], address: str | None, take_over: bool) -> None:
@@ -39,7 +40,24 @@ def _train_and_show(
 
         places: dict[str, str] = {}
         run = load_run(configs, overrides, places)
-    with doing(f"checking the settings of {run.name}"):
+    progress = open_progress()
+    try:
+        summary = train_run(run, places, address, take_over, progress)
+    finally:
+        progress.close()
+    from common.storage.run_directory import RunDirectory
+    from deploy.tables import summary_tables
+
+    where = RunDirectory(run.runs, run.name).path()
+    echo(f"{summary_tables(summary)}\n\n{next_commands(run, where)}")
+
+
+def train_run(
+    run: Run, places: dict[str, str], address: str | None, take_over: bool, progress: Progress
+) -> dict[str, Any]:
+    """Train or resume one run on a cluster of its own or at `address`; returns its summary. places:
+    paths on disk that its settings name."""
+    with progress.doing(f"checking the settings of {run.name}"):
         from deploy.cluster import connect, settle
 
         where = settle(address)
@@ -48,32 +66,24 @@ def _train_and_show(
         from common.storage.run_directory import RunDirectory
         from deploy.refusal import fingerprint, remembered, require_not_refused
         from deploy.report import keep_report
-        from deploy.tables import summary_tables
         from learner.driver import go, make_ready
         from learner.requirements import require_possible
 
         require_possible(run)
 
-    progress = open_progress()
-    try:
-        # The lease and all that needs no cluster first: a cluster takes seconds to start.
-        with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
-            ready = make_ready(run, directory, progress)
-            mark = fingerprint(run, places)
-            require_not_refused(directory, mark, progress)
-            progress.note(
-                "starting Ray on this machine"
-                if where == "local"
-                else f"connecting to Ray at {where}"
-            )
-            try:
-                with connect(run, where), remembered(directory, mark):
-                    summary = go(ready, progress)
-            finally:
-                keep_report(directory)
-    finally:
-        progress.close()
-    echo(f"{summary_tables(summary)}\n\n{next_commands(run, directory.path())}")
+    # The lease and all that needs no cluster first: a cluster takes seconds to start.
+    with hold(RunDirectory(run.runs, run.name), progress, take_over) as directory:
+        ready = make_ready(run, directory, progress)
+        mark = fingerprint(run, places)
+        require_not_refused(directory, mark, progress)
+        progress.note(
+            "starting Ray on this machine" if where == "local" else f"connecting to Ray at {where}"
+        )
+        try:
+            with connect(run, where), remembered(directory, mark):
+                return go(ready, progress)
+        finally:
+            keep_report(directory)
 
 
 def next_commands(run: Run, where: str) -> str:
