@@ -31,7 +31,7 @@ from deploy.label.questions import LABELS
 from deploy.label.rows import Rows, rows_of
 from learner.evaluation.intervals import wilson
 from learner.evaluation.prompts import win_figures
-from learner.summary import last_status
+from learner.summary import SUMMARY, last_status
 
 STATE = "feedback.json"
 SETTINGS = "feedback.yaml"
@@ -55,7 +55,11 @@ class Loop:
         """train: trains or resumes a run to its end."""
         self.settings, self._train, self._progress = settings, train, progress
         self.folder = rounds.folder(settings)
-        self.state: dict[str, Any] = {"name": settings.name, "status": "running", "rounds": []}
+        self.state: dict[str, Any] = {
+            "name": settings.name,
+            "status": "running",
+            "rounds": self._finished(),
+        }
 
     def run(self) -> dict[str, Any]:
         """Go on to the end, or as far as labels reach; returns what feedback.json holds.
@@ -65,7 +69,7 @@ class Loop:
         self._write_settings()
         if rounds.begins_with_a_run(self.settings):
             self._finish(rounds.policy_run(self.settings, 0))
-        for number in range(1, self.settings.rounds + 1):
+        for number in range(len(self.state["rounds"]) + 1, self.settings.rounds + 1):
             ended = self._round(number)
             if ended is not None:
                 return self._end(ended)
@@ -163,7 +167,7 @@ class Loop:
     def _finish(self, run: Run) -> dict[str, Any]:
         """Train a run to its end, if it has not come there; what its reward model reached."""
         directory = RunDirectory(run.runs, run.name)
-        if not directory.exists("summary.json") or last_status(directory) != "done":
+        if not directory.exists(SUMMARY) or last_status(directory) != "done":
             self._progress.note(f"run {run.name}")
             self._train(run)
         if not directory.exists("reward_model.json"):
@@ -185,6 +189,19 @@ class Loop:
                 ]
                 scores.append(answers.scores_of(self.settings, number, said))
         return win_figures(scores[0], scores[1])
+
+    def _finished(self) -> list[dict[str, Any]]:
+        """The rounds that were done to their end when the loop was last running."""
+        path = self.folder / STATE
+        if not path.is_file():
+            return []
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))["rounds"]
+            return [each for each in held if each.get("win_rate")]
+        except (ValueError, KeyError, TypeError, AttributeError) as broken:
+            raise InputError(
+                str(path), f"is not what the loop wrote ({broken!r}); remove it: it is made anew"
+            ) from None
 
     # --- files ------------------------------------------------------------------------------------
 
