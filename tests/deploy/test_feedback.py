@@ -248,6 +248,11 @@ def test_the_configuration_that_is_shipped_is_read_and_a_wrong_key_named(
     assert set(yaml.safe_load(Path(config).read_text())) < set(Feedback.model_fields)
 
 
+def test_every_key_of_a_loop_stands_on_its_page() -> None:
+    page = (ROOT / "docs" / "feedback.md").read_text(encoding="utf-8")
+    assert [key for key in Feedback.model_fields if f"`{key}`" not in page] == []
+
+
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "loop").mkdir()
     (tmp_path / "loop" / "feedback.json").write_text("[1]")
