@@ -17,10 +17,10 @@ import random
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
 
 from benchmarks.record import record
@@ -36,7 +36,7 @@ from learner.evaluation.intervals import wilson
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "feedback.yaml"
 NOISE = 0.05
-HELD_OUT = 400
+HELD_OUT = 1000
 SECONDS = 1800.0
 REPORTED = ("round", "new_rows", "reward_model", "win_rate", "people")
 COMMAND = [sys.executable, "-m", "deploy"]
@@ -63,23 +63,29 @@ def rank(where: Path, seed: int) -> dict[str, int]:
     try:
         assert server.stdout is not None
         address = "http" + server.stdout.readline().partition(": http")[2].split()[0]
-        with httpx.Client(base_url=address, timeout=60) as web:
-            state = web.post("api/next", json={"labeller": "lexicon"}).json()
-            while state["question"] is not None:
-                question = state["question"]
-                ranks = ranks_of(question, seed, told)
-                body = {
-                    "id": f"{question['id']}-{seed}",
-                    "labeller": "lexicon",
-                    "question": question["id"],
-                    "verdict": "ranked",
-                    "ranks": ranks,
-                }
-                state = web.post("api/judge", json=body).raise_for_status().json()
+        state = post(address, "next", {"labeller": "lexicon"})
+        while state["question"] is not None:
+            question = state["question"]
+            body = {
+                "id": f"{question['id']}-{seed}",
+                "labeller": "lexicon",
+                "question": question["id"],
+                "verdict": "ranked",
+                "ranks": ranks_of(question, seed, told),
+            }
+            state = post(address, "judge", body)
     finally:
         server.terminate()
         server.wait(30)
     return told
+
+
+def post(address: str, path: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{address}api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
 
 
 def ranks_of(question: dict[str, Any], seed: int, told: dict[str, int]) -> list[int]:

@@ -63,22 +63,31 @@ class Desk:
             _require_fit(judgement)
             self.file.append(event_of(judgement))
 
-    def undo(self, labeller: str) -> Judgement:
-        """Take the labeller's last judgement back and put its question to them again. Raises
-        InputError where there is none on a question that is still asked."""
+    def last(self, labeller: str) -> Judgement | None:
+        """The labeller's last judgement of a question that is still asked."""
         with self._lock:
-            own = [
-                each
-                for each in self.file.labels.judgements
-                if each.labeller == labeller and each.question.id in self._by_id
-            ]
-            if not own:
+            return self._last(labeller)
+
+    def undo(self, labeller: str, name: str | None = None) -> Judgement | None:
+        """Take the labeller's last judgement back and put its question to them again; None where it
+        was taken back already. name: its id, so that a request that is sent again takes back no
+        other. Raises InputError where there is none, or it is not the last."""
+        with self._lock:
+            if name is not None and name in self.file.labels.undone:
+                return None
+            last = self._last(labeller)
+            if last is None or name not in (None, last.id):
                 raise InputError("undo", "there is nothing to take back")
-            last = own[-1]
             now = self._clock()
             self.file.append({"event": "undone", "id": last.id, "labeller": labeller, "time": now})
             self._hold(labeller, last.question.id)
             return last
+
+    def _last(self, labeller: str) -> Judgement | None:
+        for judgement in reversed(self.file.labels.judgements):
+            if judgement.labeller == labeller and self._is_asked(judgement):
+                return judgement
+        return None
 
     def question(self, name: str) -> Question:
         """The question of an id. Raises InputError where there is none."""

@@ -31,12 +31,13 @@ def label_page(source: Source, desk: Desk) -> Page:
     """The page that asks the questions of a source."""
 
     def state(labeller: str, before: Judgement | None = None) -> dict[str, Any]:
-        question = desk.next(labeller)
+        question, last = desk.next(labeller), desk.last(labeller)
         return {
             "name": source.name,
             "source": text_hash(str(source.labels.resolve())),
             "counts": desk.counts(labeller),
             "question": None if question is None else _shown(question, labeller),
+            "last": None if last is None else last.id,
             "before": None if before is None else _before(before),
         }
 
@@ -47,7 +48,8 @@ def label_page(source: Source, desk: Desk) -> Page:
 
     def undo(told: dict[str, Any]) -> dict[str, Any]:
         labeller = labeller_of(told.get("labeller"))
-        return state(labeller, desk.undo(labeller))
+        name = told.get("id")
+        return state(labeller, desk.undo(labeller, None if name is None else str(name)))
 
     def begin(told: dict[str, Any]) -> dict[str, Any]:
         return state(labeller_of(told.get("labeller")))

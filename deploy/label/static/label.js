@@ -131,7 +131,11 @@ const label = (() => {
 
   const bad = () => active() && ranks.length && judge("all_bad");
   const skip = () => judge("skipped");
-  const undo = () => { if (!busy && state) send("undo", {}); };
+  const undo = () => {
+    if (busy || !state) return;
+    if (state.last) send("undo", { id: state.last });
+    else say("There is nothing to take back.", true);
+  };
   const write = () => area && area.focus();
 
   // --- drawing ------------------------------------------------------------------------------------
