@@ -130,6 +130,7 @@ def run(seed: int, folder: Path, out: Path) -> dict[str, Any]:
         "seed": seed,
         "questions": loop.questions,
         "noise": NOISE,
+        "held_out": len(rows),
         "seconds": seconds,
         "labels": labels,
         "reason": state["reason"],

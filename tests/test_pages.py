@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pages import feedback
 from benchmarks.pages.__main__ import DOCS, PAGES, README
 from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import WIDTH, load_results
@@ -43,6 +44,31 @@ def test_the_readme_shows_the_demos_table() -> None:
     assert "0.432" in front_page(readme, other)
     with pytest.raises(ValueError, match="demo table"):
         front_page("no marks", MEASURED)
+
+
+def test_the_page_on_people_has_the_figures_of_its_rounds() -> None:
+    page = (DOCS / "feedback.md").read_text(encoding="utf-8")
+    assert feedback.with_figures(page, MEASURED) == page, "write it anew"
+    score = {"mean": 0.1234, "error": 0.01}
+    share = {"share": 0.61, "low": 0.5, "high": 0.7}
+    right = {"accuracy": 0.71, "accuracy_low": 0.6, "accuracy_high": 0.8}
+    held = {"reward_model": right, "win_rate": share, "people": None}
+    run = {
+        "labels": [{"ranked": 3, "alike": 1, "turned": 0}],
+        "scores": [score, score, score],
+        "rounds": [held | {"people": share}, held],
+        "noise": 0.05,
+        "held_out": 10,
+        "first_to_last": {"mean": 0.05, "error": 0.02},
+        "start_to_last": score,
+        "wins_start": share,
+        "seconds": 300.0,
+        "command": "python -m benchmarks.feedback 9 FOLDER",
+        "environment": {"git_commit": "0123456789"},
+    }
+    found = feedback.with_figures(page, {"feedback-9": run})
+    assert "| 2 | 0.123 ± 0.010 | 0.71 (0.60–0.80) | 0.61 (0.50–0.70) | – |" in found
+    assert "by 0.050 ± 0.020 over the same prompts: beyond what" in " ".join(found.split())
 
 
 def test_a_page_shows_another_measurement() -> None:

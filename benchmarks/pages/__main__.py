@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.pages import causal, performance, reliability, results, reward_models
+from benchmarks.pages import causal, feedback, performance, reliability, results, reward_models
 from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import load_results
 from benchmarks.record import RESULTS
@@ -24,4 +24,6 @@ if __name__ == "__main__":
     measured = load_results(RESULTS)
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(measured), encoding="utf-8")
+    page = DOCS / "feedback.md"
+    page.write_text(feedback.with_figures(page.read_text("utf-8"), measured), encoding="utf-8")
     README.write_text(front_page(README.read_text("utf-8"), measured), encoding="utf-8")
