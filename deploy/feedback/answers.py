@@ -152,10 +152,9 @@ def write_questions(loop: Feedback, number: int, asked: Sequence[Answered]) -> N
 
 
 def read_questions(loop: Feedback, number: int) -> list[Answered]:
-    records: list[dict[str, Any]] = [
-        json.loads(line)
-        for line in questions_file(loop, number).read_text(encoding="utf-8").splitlines()
-    ]
+    # Not splitlines(): answers may hold other line separators than "\n".
+    lines = questions_file(loop, number).read_bytes().split(b"\n")
+    records: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
     return [
         Answered(each["prompt"], tuple(each["answers"]), tuple(each["rounds"])) for each in records
     ]

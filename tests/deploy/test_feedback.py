@@ -19,7 +19,7 @@ from common.data.preferences import load_preferences
 from common.failures import EXIT_BAD_INPUT, Drained, InputError
 from common.telemetry.progress import QuietProgress
 from deploy.cli import run_command
-from deploy.feedback.answers import Answered, read_questions, scores_of
+from deploy.feedback.answers import Answered, read_questions, scores_of, write_questions
 from deploy.feedback.loop import Loop, by_people, question_of
 from deploy.feedback.rounds import policy_run, preferences_file, reward_run
 from deploy.label.desk import Desk
@@ -246,6 +246,15 @@ def test_the_configuration_that_is_shipped_is_read_and_a_wrong_key_named(
     assert run_command(["feedback", config, "policy.stages.lm_rl.iteration=3"]) == EXIT_BAD_INPUT
     assert "did you mean 'iterations'" in capsys.readouterr().err
     assert set(yaml.safe_load(Path(config).read_text())) < set(Feedback.model_fields)
+
+
+def test_questions_are_read_as_they_were_written(tmp_path: Path) -> None:
+    loop = loop_of(tmp_path)
+    asked = [Answered("a\u2028b", ("\x85 one", "two\x1c\n\ttwo"), (0, 1))]
+    write_questions(loop, 1, asked)
+    assert read_questions(loop, 1) == asked
+    (question,) = open_source(str(tmp_path / "loop")).questions
+    assert question == question_of(asked[0])
 
 
 def test_every_key_of_a_loop_stands_on_its_page() -> None:
