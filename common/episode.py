@@ -290,6 +290,8 @@ class Episode(Record):
     """Which of the episodes that started alike it was (`Task.sample`)."""
     backend: str = ""
     """How the policy computed it (`rollout.backend`)."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Figures of its environment at its end, such as the progress of a game."""
 
     @property
     def answered(self) -> tuple[Turn, ...]:

@@ -12,7 +12,7 @@ from common.failures import InputError
 
 CONFIG: Final = 1
 """Version of RUN/config.yaml."""
-EPISODES: Final = 2
+EPISODES: Final = 3
 """Version of the tables in RUN/episodes."""
 CHECKPOINT: Final = 2
 """Version of a checkpoint and its manifest."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -51,6 +51,8 @@ class EpisodeState:
     """Whether the answer of the current turn is complete."""
     next_query: list[int] = field(default_factory=list)
     """The prompt that would have come next, where the episode was cut off."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The environment's figures of the episode so far."""
 
     @property
     def over(self) -> bool:
@@ -101,6 +103,7 @@ def episode_of(
         memory_hash=memory_hash,
         environment=task.environment,
         next_query_ids=playing.next_query,
+        figures=playing.figures,
         iteration=task.iteration,
         batch_index=task.batch_index,
         sample=task.sample,
