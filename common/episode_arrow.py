@@ -1,7 +1,8 @@
 """`Episode` as an Arrow table and back, exactly: one row per episode, its turns a list of structs.
 
 The same schema lies in the journal, in RUN/episodes/*.parquet and in a notebook (`pyarrow.dataset`,
-`datasets.load_dataset("parquet")`). Rewards and figures are lists of (name, value), as `datasets` has no maps.
+`datasets.load_dataset("parquet")`). Rewards and figures are lists of (name, value), as `datasets`
+has no maps.
 Log-probs are float64: a record must come back as it was written, whatever precision it was made in.
 Columns unknown to the schema are left alone by `from_table`, so that a file may say more about its
 episodes. The schema's metadata hold the format number, in a file as in memory.

@@ -73,8 +73,8 @@ class TextWorldEnvironment(Section):
     """Game files (.z8, with the .json that TextWorld wrote beside it) or folders of them, on every
     node that runs rollout workers."""
     prompt: str = "choose"
-    """Prompt: `choose`, `ask` or `state`, or a text with {objective}, {history}, {observation} (what
-    the game said last), {room} (what is seen now), {inventory} (empty where nothing is carried) and
+    """Prompt: `choose`, `ask` or `state`, or a text with {objective}, {history}, {observation} (the
+    game's last words), {room} (what is seen now), {inventory} (empty where nothing is carried) and
     {actions} (a sentence that lists valid ones)."""
     step: str = "{observation} {inventory} You {action}. "
     """An earlier step in {history}: what was seen then, and the {action}."""

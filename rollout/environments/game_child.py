@@ -91,7 +91,7 @@ class Player:
             self._env = textworld.start(file, request_infos=infos)
             self._seen = self._env.reset()
             self.state = replace(self._state(taken=True, over=False), observation=self._room)
-        except Exception as error:  # noqa: BLE001 - whatever a file made of it
+        except Exception as error:
             told = f"{type(error).__name__}: {error}"
             raise Unplayable(f"is no game that TextWorld can begin ({told[:200]})") from error
 
