@@ -56,6 +56,8 @@ Scores = dict[str, list[float]]
 def words_of(algorithm: str, seed: int, games: Path, out: Path) -> list[str]:
     """What is laid over the configuration."""
     made = out / f"textworld_data-{seed}"
+    # Whole: another `path` leaves out what was said of the first.
+    model = {"path": str(made / "model"), "interactions": 0, "max_tokens": LENGTH}
     files = [str(games / f"{name}.z8") for name in LEARNT]
     return [
         f"seed={seed}",
@@ -63,7 +65,7 @@ def words_of(algorithm: str, seed: int, games: Path, out: Path) -> list[str]:
         f"runs={out}",
         f"data.train=[{made / 'walkthroughs.jsonl'}]",
         f"data.eval=[{made / 'held_out.jsonl'}]",
-        f"model.causal.path={made / 'model'}",
+        f"model.causal={json.dumps(model)}",
         f"stages.lm_rl.algorithm={algorithm}",
         f"stages.lm_rl.max_turns={STEPS}",
         f"environment.games={json.dumps(files)}",
