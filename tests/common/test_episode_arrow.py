@@ -87,6 +87,7 @@ def example() -> Episode:
         7,
         initial_memory=carried,
         memory_hash="ab",
+        figures={"score": 0.5},
     )
 
 
