@@ -44,7 +44,9 @@ ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "textworld.yaml"
 SECONDS = 3600.0
 LEARNT = tuple(f"tw-simple-{seed}" for seed in range(42, 49))
-EPISODES = 4
+ITERATIONS = 3
+"""Of reinforcement learning: what two busy cores do in minutes."""
+EPISODES = 3
 """Of each game in a measurement."""
 STEPS = 15
 """Actions of an episode, at most, in training and in measurements."""
@@ -67,6 +69,7 @@ def words_of(algorithm: str, seed: int, games: Path, out: Path) -> list[str]:
         f"data.eval=[{made / 'held_out.jsonl'}]",
         f"model.causal={json.dumps(model)}",
         f"stages.lm_rl.algorithm={algorithm}",
+        f"stages.lm_rl.iterations={ITERATIONS}",
         f"stages.lm_rl.max_turns={STEPS}",
         f"environment.games={json.dumps(files)}",
     ]
@@ -215,6 +218,7 @@ def run(algorithm: str, seed: int, games: Path, out: Path) -> dict[str, Any]:
         "algorithm": algorithm,
         "seed": seed,
         "environment": json.loads((where / "environment.json").read_text()),
+        "iterations": ITERATIONS,
         "steps_of_an_episode": STEPS,
         "episodes_of_a_game": EPISODES,
         "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},

@@ -23,6 +23,11 @@ LONGEST = 2**16
 Z_HEADER, Z_LENGTH, Z_SUM, Z_UNIT = 64, slice(26, 28), slice(28, 30), 8
 """Header of a story file, version 8 (The Z-Machine Standards Document 1.1, section 11): where its
 length, in units, and the sum of what follows the header stand."""
+CONTROLS = {
+    "q", "quit", "restart", "restore", "save", "script", "transcript", "undo", "verify", "version",
+}  # fmt: skip
+"""Commands to what plays a game and not to the game: they would end it, or read and write files."""
+REFUSED = "You can't do that here."
 WANTED = (
     "feedback", "description", "inventory", "objective", "admissible_commands", "policy_commands",
     "score", "max_score", "won", "lost", "last_action",
@@ -96,6 +101,9 @@ class Player:
             raise Unplayable(f"is no game that TextWorld can begin ({told[:200]})") from error
 
     def step(self, action: str) -> GameState:
+        if action.split(" ")[0] in CONTROLS:
+            self.state = replace(self.state, observation=REFUSED, taken=False)
+            return self.state
         before, allowed = self._seen.get("last_action"), self.state.valid
         self._seen, _, over = self._env.step(action)
         # The engine goes on to name the last action that it understood.

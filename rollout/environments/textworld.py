@@ -23,6 +23,9 @@ from rollout.protocols import Observation, Outcome, Start
 
 PUNCTUATION = ".,?!:;"
 """Each ends an action and belongs to it."""
+LONGEST_COMMAND = 100
+"""Characters; games read little more."""
+_FOREIGN = re.compile(r"[^a-z0-9' -]+")
 NOTHING = "nothing"
 """In an inventory that is not worth a mention."""
 
@@ -45,8 +48,9 @@ def action_of(answer: str, marker: str = "") -> str:
 
 
 def command_of(action: str) -> str:
-    """An action as games take it: small letters, single spaces, no punctuation at its end."""
-    return " ".join(action.lower().split()).strip(PUNCTUATION + " ")
+    """An action as games take it: small letters and digits, single spaces. Other characters may
+    mean something to what interprets games: a backslash begins its own commands."""
+    return " ".join(_FOREIGN.sub(" ", action.lower()).split())[:LONGEST_COMMAND]
 
 
 @dataclass

@@ -36,7 +36,7 @@ def test_games_are_made_and_won(tmp_path: Path) -> None:
     ("word", "said"),
     [
         ("goals=brief", "goals=brief: is no KEY=VALUE of tw-simple; did you mean 'goal'?"),
-        ("goal=long", "goal=long: valid are brief, detailed, none"),
+        ("goal=xyz", "goal=xyz: valid are brief, detailed, none"),
         ("test=yes", "test=yes: should be true or false"),
     ],
 )

@@ -67,8 +67,23 @@ def test_an_action_is_what_follows_the_marker_up_to_the_end_of_its_sentence(
     assert action_of(answer, marker) == action
 
 
-def test_a_command_has_small_letters_and_no_punctuation_around_it() -> None:
+def test_a_command_has_small_letters_and_no_punctuation() -> None:
     assert command_of(" Take  the KEY.") == "take the key"
+    assert command_of("go é\\x east~\x00, #1") == "go x east 1"
+    assert len(command_of("go " * 500)) == 100
+
+
+@pytest.mark.parametrize(
+    "answer", ["quit", "restart", "\\help", "save", "\\~#!", "", "a" * 4000, "éü漢", "undo"]
+)
+def test_what_means_something_to_the_interpreter_is_an_invalid_action(answer: str) -> None:
+    played, _ = begun()
+    played.step("open chest drawer")
+    outcome = played.step(answer)
+    assert outcome.reward == -0.5
+    assert outcome.figures["score"] == pytest.approx(1 / 7)  # the game went on as it was
+    assert played.step("take old key from chest drawer").reward == pytest.approx(1.0)
+    played.close()
 
 
 @pytest.mark.parametrize(
