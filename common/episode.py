@@ -294,6 +294,8 @@ class Episode(Record):
     """[writes][layers][slots]: norm of the change of each slot by the write after a turn, over its
     norm before. Of more than 64 slots, means of 64 groups of neighbours. A failed episode may have
     fewer writes than turns; empty where memory has no slots."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Figures of its environment at its end, such as the progress of a game."""
 
     @property
     def answered(self) -> tuple[Turn, ...]:

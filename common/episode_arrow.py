@@ -1,7 +1,8 @@
 """`Episode` as an Arrow table and back, exactly: one row per episode, its turns a list of structs.
 
 The same schema lies in the journal, in RUN/episodes/*.parquet and in a notebook (`pyarrow.dataset`,
-`datasets.load_dataset("parquet")`). Rewards are a list of (name, value), as `datasets` has no maps.
+`datasets.load_dataset("parquet")`). Rewards and figures are lists of (name, value), as `datasets`
+has no maps.
 Log-probs are float64: a record must come back as it was written, whatever precision it was made in.
 Columns unknown to the schema are left alone by `from_table`, so that a file may say more about its
 episodes, and those of `OPTIONAL` may be missing. The schema's metadata hold the format number, in a
@@ -10,7 +11,7 @@ file as in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from common.episode import Episode, Fact, Memory, RewardTerm, Turn
 from common.storage.formats import EPISODES, require_format
 
 _ids = pa.list_(pa.int32())
+_values = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
 
 FORMAT_KEY = "engram.format"
 TERM_NUMBERS = ("weight", "low", "high", "mean", "std")
@@ -46,7 +48,7 @@ TURN = pa.struct(
         ("query", pa.string()),
         ("answer", pa.string()),
         ("reference", pa.string()),
-        ("rewards", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+        ("rewards", _values),
         (
             "terms",
             pa.list_(
@@ -90,13 +92,14 @@ SCHEMA = pa.schema(
         ("sample", pa.int64()),
         ("backend", pa.string()),
         ("memory_change", pa.list_(pa.list_(pa.list_(pa.float32())))),
+        ("figures", _values),
     ],
     metadata={FORMAT_KEY: str(EPISODES)},
 )
 
 MEMORIES = ("initial_memory", "final_memory")
-OPTIONAL = ("memory_change",)
-"""Columns for people alone: tables without them are read as if they were empty."""
+OPTIONAL = ("memory_change", "figures")
+"""Columns that no update reads: tables without them are read as if they were empty."""
 _TURN_NAMES = tuple(field.name for field in TURN)
 
 
@@ -124,7 +127,16 @@ def from_table(table: pa.Table) -> list[Episode]:
 def _episode_record(episode: Episode) -> dict[str, Any]:
     record = {name: getattr(episode, name) for name in SCHEMA.names}
     record |= {name: _memory_record(record[name]) for name in MEMORIES}
+    record["figures"] = _pairs(episode.figures)
     return record | {"turns": [_turn_record(turn) for turn in episode.turns]}
+
+
+def _pairs(values: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _mapping(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {pair["name"]: pair["value"] for pair in pairs}
 
 
 def _memory_record(memory: Memory | None) -> dict[str, Any] | None:
@@ -137,7 +149,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         {"value": fact.value, "said_in": fact.said_in, "outdated": fact.outdated}
         for fact in turn.facts
     ]
-    rewards = [{"name": name, "value": value} for name, value in turn.rewards.items()]
+    rewards = _pairs(turn.rewards)
     terms = [
         {"name": name, "version": term.version, **{key: getattr(term, key) for key in TERM_NUMBERS}}
         for name, term in turn.terms.items()
@@ -148,7 +160,10 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
 def _episode(record: dict[str, Any]) -> Episode:
     held = {name: Memory(**record[name]) for name in MEMORIES if record[name] is not None}
     turns = tuple(_turn(turn) for turn in record["turns"])
-    optional = {name: record.get(name) or [] for name in OPTIONAL}
+    optional = {
+        "memory_change": record.get("memory_change") or [],
+        "figures": _mapping(record.get("figures") or []),
+    }
     return Episode(**(record | held | optional | {"turns": turns}))
 
 
@@ -156,7 +171,7 @@ def _turn(record: dict[str, Any]) -> Turn:
     facts = tuple(
         Fact(fact["value"], fact["said_in"], tuple(fact["outdated"])) for fact in record["facts"]
     )
-    rewards = {reward["name"]: reward["value"] for reward in record["rewards"]}
+    rewards = _mapping(record["rewards"])
     terms = {
         term["name"]: RewardTerm(
             term["weight"], term["version"], *(term[key] for key in TERM_NUMBERS[1:])

@@ -1,4 +1,4 @@
-"""The group of all commands, as typer runs it."""
+"""Groups of commands, as typer runs them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from typer.core import TyperGroup
 
 from common.failures import EXIT_FAILED
 from deploy.output import tell_traceback
+
+
+class DefaultGroup(TyperGroup):
+    """Group whose first command runs where the first word names none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
 
 
 class CommandGroup(TyperGroup):

@@ -17,10 +17,12 @@ from rich.table import Table
 
 from common.text.counted import counted
 from common.text.printable import printable
+from deploy.command_group import DefaultGroup
 from deploy.convert import FileFormat, FormatOption, Out, Settings, every_fault, write_corpus
 from deploy.convert import app as convert_commands
 from deploy.output import echo, tell
 from deploy.progress import doing
+from deploy.text_games import Challenge
 
 if TYPE_CHECKING:
     from common.data.tokenizer import ConversationTokenizer
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Generate, convert, check and look at conversations.", no_args_is_help=True)
 app.add_typer(convert_commands, name="convert")
+synth = typer.Typer(
+    cls=DefaultGroup, help="Write generated conversations, or text games.", no_args_is_help=True
+)
+app.add_typer(synth, name="synth")
 
 INSPECT_VOCABULARY = 1024
 """Size of the tokenizer that `inspect` trains on the file itself where none is given."""
@@ -50,20 +56,58 @@ TokenizerFolder = Annotated[
 ]
 
 
-@app.command()
-def synth(
+@synth.command()
+def conversations(
     out: Out,
     settings: Settings = None,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds give other conversations.")] = 0,
     format: FormatOption = FileFormat.jsonl,
 ) -> None:
-    """Write generated conversations: train=1000 steps=[4,8] strategies=[cumulative,long_term] …"""
+    """Write generated conversations: train=1000 steps=[4,8] strategies=[cumulative,long_term] …
+    `engram data synth OUT` is short for it."""
     with doing("reading the settings"):
         from common.config.data import SynthData
         from common.config.loader import load_section
 
         chosen = load_section(SynthData, {}, [], settings or [])
     write_corpus(chosen, seed, out, format)
+
+
+@synth.command()
+def textworld(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the games.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of TextWorld's challenge."),
+    ] = None,
+    challenge: Annotated[Challenge, typer.Option(help="Kind of game.")] = Challenge.simple,
+    games: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first; the others follow.")] = 1,
+) -> None:
+    """Make text games: tw-CHALLENGE-SEED.z8, each with the .json that says how it is won."""
+    with doing(f"making games in {folder}"):
+        from deploy.text_games import make_games
+
+        made = make_games(folder, challenge, games, seed, settings or [])
+    echo(f"{folder}: {counted(len(made), 'games')}, {made[0].name} to {made[-1].name}")
+
+
+@app.command()
+def walkthroughs(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration with games.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File of pairs: .jsonl or .parquet.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the configuration."),
+    ] = None,
+) -> None:
+    """Write the walkthroughs of a configuration's text games as pairs for lm_sft: each prompt with
+    the action that leads on."""
+    with doing(f"playing the walkthroughs of {config}"):
+        from deploy.text_games import write_walkthroughs
+
+        pairs, games = write_walkthroughs([config], out, settings or [])
+    echo(f"{out}: {counted(pairs, 'pairs')} of {counted(games, 'games')}")
 
 
 @app.command()

@@ -70,6 +70,8 @@ def record_episodes(
         metrics.record(name, value, 1, **labels)
     for episode in experience.episodes:
         metrics.record("rollout/episode_turns", len(episode.answered))
+        for name, value in episode.figures.items():
+            metrics.record("rollout/environment", value, figure=name)
         metrics.record("memory/resets", episode.initial_memory is None)
         values = words_of_values(conversation_values(episode.turns)).union(known)
         scores = [turn.reward for turn in episode.answered if turn.reward is not None]

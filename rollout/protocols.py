@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.episode import Episode, Fact, Interaction, Role, Task
 from common.telemetry.timing import PhaseTimer
@@ -52,6 +52,9 @@ class Outcome:
     truncated: bool = False
     """Whether the episode is cut off here, though it is not over: `observation` would have come
     next, and what it promises is not lost."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Figures of the episode so far, by name, such as the progress of a game: measured, not
+    paid."""
 
 
 class Environment(Protocol):
@@ -68,6 +71,16 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """The episode is over, or was given up."""
+        ...
+
+
+@runtime_checkable
+class WorksAhead(Protocol):
+    """An environment that works in another process. It is told an answer as soon as that is
+    complete, and works while the policy goes on with other episodes; `step` follows."""
+
+    def begin(self, answer: str) -> None:
+        """Begin what `step` with this answer waits for. Raises nothing."""
         ...
 
 

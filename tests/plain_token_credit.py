@@ -32,6 +32,7 @@ class Plain:
         self.turns: list[tuple[Turn, list[float]]] = []
         self.old_values: list[list[float]] = []
         self.advantages: list[list[float]] = []
+        self.answer_returns: list[float] = []
         rewards = [[self._rewards(turn) for turn in episode.answered] for episode in made]
         if self.section.whiten_rewards:
             self._over_their_spread(rewards)
@@ -41,6 +42,8 @@ class Plain:
             [a + v for a, v in zip(*both, strict=True)]
             for both in zip(self.advantages, self.old_values, strict=True)
         ]
+        for k, one in enumerate(self.answer_returns):
+            self.returns[k] = [one] * len(self.returns[k])
         flat = [a for each in self.advantages for a in each]
         self.mean_advantage = sum(flat) / len(flat)
         if self.section.doubt:
@@ -89,7 +92,10 @@ class Plain:
             after = beyond if following is None else CRITIC[following.query_ids[-1]]
             values.append(section.discount * after)
             advantages = []
-            for t in range(len(held)):
+            if section.credit == "answer_mean":
+                advantages = [self._of_answer(episode, scored, number, beyond)] * len(held)
+                self.answer_returns.append(advantages[0] + sum(values[:-1]) / len(held))
+            for t in range(len(held) - len(advantages)):
                 total = 0.0
                 for later in range(t, len(held)):
                     surprise = (
@@ -100,6 +106,25 @@ class Plain:
             self.turns.append((turn, held))
             self.old_values.append(values[:-1])
             self.advantages.append(advantages)
+
+    def _of_answer(
+        self, episode: Episode, scored: list[tuple[Turn, list[float]]], number: int, beyond: float
+    ) -> float:
+        """Advantage of an answer by the mean of its values: a sum over all answers from it on."""
+        section: Any = self.section
+
+        def worth(k: int) -> float:
+            if k == len(scored):
+                return beyond
+            before = self._before(scored[k][0])
+            return sum(CRITIC[token] for token in before) / len(before)
+
+        total, per_turn = 0.0, section.discount * section.token_discount
+        for later in range(number, len(scored)):
+            earned = sum(r * section.token_discount**t for t, r in enumerate(scored[later][1]))
+            surprise = earned + per_turn * worth(later + 1) - worth(later)
+            total += (per_turn * section.gae_lambda) ** (later - number) * surprise
+        return total
 
     def _whiten(self) -> None:
         flat = [a for each in self.advantages for a in each]

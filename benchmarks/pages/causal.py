@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.pages.text import Results, document, origin, points, prose, share, table
+from benchmarks.pages.text_games import section
 
 PREFIX = "sentiment_"
 SHOWN = 3
@@ -51,6 +52,7 @@ def page(results: Results) -> str:
         *_answers(runs),
         "## Sources",
         points(*map(origin, runs)),
+        *section(results),
     )
 
 

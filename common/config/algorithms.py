@@ -149,16 +149,18 @@ class PolicyGradient(Section):
 class ActorCritic(PolicyGradient):
     """Settings of algorithms with a critic."""
 
-    credit: Literal["answer", "token"] = "answer"
+    credit: Literal["answer", "answer_mean", "token"] = "answer"
     """answer: a value for each query, and one advantage for all tokens of its answer. token: a
     value before each token, and an advantage for each: the KL of a token in the reward is its own,
-    and the score is that of the last one. Only a causal policy gives values of tokens."""
+    and the score is that of the last one. answer_mean: a value before each token, and one advantage
+    for all of them, against the mean of these values. Only a causal policy gives values of
+    tokens."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """Lambda of generalised advantage estimation, per turn; with `credit: token` per token. It does
     not go on from one answer to the one before: what comes after an answer counts as the value at
     the next query, times `discount`."""
     token_discount: float = Field(1.0, ge=0, le=1)
-    """Discount of rewards per token inside an answer, with `credit: token`."""
+    """Discount of rewards per token inside an answer, with `credit: token` or `answer_mean`."""
     critic_warmup: int = Field(0, ge=0)
     """Iterations in which only the critic learns. It begins with the mean return of the first
     batch for every query; what it has not learnt yet is noise in advantages, which shakes a policy
@@ -174,7 +176,7 @@ class ActorCritic(PolicyGradient):
 
     @property
     def credits_tokens(self) -> bool:
-        return self.credit == "token"
+        return self.credit != "answer"
 
 
 class PPO(ActorCritic):

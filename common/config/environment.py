@@ -9,6 +9,7 @@ from pydantic import Field
 
 from common.config.locations import FunctionSource
 from common.config.section import Section
+from common.config.textworld import TextWorldEnvironment
 
 
 class ConversationEnvironment(Section):
@@ -49,6 +50,6 @@ CONVERSATION = ConversationEnvironment()
 """The default environment."""
 
 EnvironmentSettings = Annotated[
-    ConversationEnvironment | SingleTurnEnvironment | CustomEnvironment,
+    ConversationEnvironment | SingleTurnEnvironment | CustomEnvironment | TextWorldEnvironment,
     Field(discriminator="kind"),
 ]

@@ -91,6 +91,32 @@ def token_advantages(
     return generalized_advantages(rewards, values, after, per_token, gae_lambda, mask)
 
 
+def answer_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap: Tensor,
+    discounts: tuple[float, float],
+    gae_lambda: float,
+    mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The same arguments, with one advantage and one return for all tokens of an answer.
+
+    An answer earns the discounted sum of its rewards, and is worth the mean of the values before
+    its tokens. Between answers these are generalised advantages, with `gae_lambda` per turn; what
+    comes after one is discounted per turn and per token.
+    """
+    per_turn, per_token = discounts
+    there = mask.bool()
+    factors = per_token ** torch.arange(rewards.shape[-1], dtype=rewards.dtype).to(rewards)
+    earned = torch.where(there, rewards * factors, 0.0).sum(-1)
+    worth = torch.where(there, values, 0.0).sum(-1) / there.sum(-1).clamp(min=1)
+    each = generalized_advantages(
+        earned, worth, bootstrap, per_turn * per_token, gae_lambda, there[..., 0]
+    )
+    advantages, returns = (torch.where(there, one[..., None], 0.0) for one in each)
+    return advantages, returns
+
+
 def mean_and_variance(
     x: Tensor, mask: Tensor | None = None, ddof: int = 1, reduce: Reduce = one_rank
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,8 +73,8 @@ class Experience:
     returns: Tensor = field(default_factory=lambda: torch.empty(0))
     """Set by the algorithm's `credit`: what the critic learns."""
     tokens: TokenCredit | None = None
-    """Where credit is per token: that of each. Values and returns of turns are then those of the
-    first token of each answer, advantages the mean over its tokens."""
+    """Where the critic values tokens: credit of each. Values and returns of turns are then those of
+    the first token of each answer, advantages the mean over its tokens."""
     figures: dict[str, float] = field(default_factory=dict)
     """Statistics over all ranks, by key of a metric's series."""
 

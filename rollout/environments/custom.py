@@ -85,7 +85,8 @@ class GymnasiumEpisode:
 
     `reset` is called with a seed of the task's. The `info` of `reset` and `step` may say more about
     the observation it comes with: "reference", "role" and "facts" (a list of (value, said_in)), and
-    that of `reset` the "opening", (query, answer), which memory is written with first.
+    that of `reset` the "opening", (query, answer), which memory is written with first. That of
+    `step` may hold "figures", numbers of the episode so far by name.
     """
 
     def __init__(self, own: gymnasium.Env[Any, Any]):
@@ -104,7 +105,12 @@ class GymnasiumEpisode:
         paid = float(reward)
         if not math.isfinite(paid):
             raise ValueError(f"rewards must be finite numbers, and this one is {paid}")
-        return Outcome(None if terminated else _observation(query, info), paid, bool(truncated))
+        return Outcome(
+            None if terminated else _observation(query, info),
+            paid,
+            bool(truncated),
+            {name: float(value) for name, value in info.get("figures", {}).items()},
+        )
 
     def close(self) -> None:
         self._own.close()

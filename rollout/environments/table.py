@@ -12,6 +12,7 @@ from common.failures import DataFailure, InputError
 from rollout.environments.conversation import Conversation
 from rollout.environments.custom import CustomAdapter
 from rollout.environments.single_turn import SingleTurn
+from rollout.environments.textworld import TextWorld
 from rollout.protocols import Environment
 
 
@@ -26,6 +27,7 @@ ENVIRONMENTS = {
     "conversation": Kind(lambda settings: Conversation(), plays_rows=True),
     "single_turn": Kind(lambda settings: SingleTurn(), plays_rows=True),
     "custom": Kind(CustomAdapter, plays_rows=False),
+    "textworld": Kind(TextWorld, plays_rows=False),
 }
 """By `Task.environment`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,6 +57,8 @@ class EpisodeState:
     changes: list[Tensor] = field(default_factory=list)
     """Change of memory by each write so far, on the device: [layers, slots] each. They come to the
     host when the episode is over, so that no write waits for the device."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The environment's figures of the episode so far."""
 
     @property
     def over(self) -> bool:
@@ -107,6 +109,7 @@ def episode_of(
         memory_hash=memory_hash,
         environment=task.environment,
         next_query_ids=playing.next_query,
+        figures=playing.figures,
         iteration=task.iteration,
         batch_index=task.batch_index,
         sample=task.sample,

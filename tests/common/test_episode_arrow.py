@@ -91,6 +91,7 @@ def example() -> Episode:
         7,
         initial_memory=carried,
         memory_hash="ab",
+        figures={"score": 0.5},
     )
 
 

@@ -61,6 +61,9 @@ PLAIN_TEXTS = {
     "experiment",
     "uri",  # of MLflow, which gives words such as `databricks` a meaning
     "separator",
+    "step",
+    "unlisted",
+    "marker",
     *RowColumns.model_fields,
     *PreferenceColumns.model_fields,
 }

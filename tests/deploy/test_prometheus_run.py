@@ -41,6 +41,7 @@ NEEDS = {
         "objective/tasks_incomplete",
         "objective/tasks_left_out",
     ),
+    "an environment with figures": ("rollout/environment",),
     "the setting mismatch.correct": ("mismatch/corrected", "mismatch/weight"),
     "a curriculum step with a rule on held-out figures": ("curriculum/exact", "curriculum/recall"),
     "the setting skip_without_signal": ("objective/minibatches_without_signal",),

@@ -155,8 +155,8 @@ def test_one_advantage_per_answer_is_that_of_its_first_value(vectors: dict[str, 
         given["gamma_game"],
         0.0,
     )
-    assert advantages.tolist() == pytest.approx([each["advantage"] for each in expected])
-    assert returns.tolist() == pytest.approx([each["return"] for each in expected])
+    assert advantages.tolist() == pytest.approx([each["advantage"] for each in expected], abs=1e-9)
+    assert returns.tolist() == pytest.approx([each["return"] for each in expected], abs=1e-9)
     case = vectors["cross_step"]["discounted_action_returns"]
     rewards, gamma = case["inputs"]["rewards"], case["inputs"]["gamma_game"]
     _, first = generalized_advantages(double(rewards[:2]), double([0.0] * 2), 0.0, gamma, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from common.episode import Episode, Turn
 from common.failures import InputError
 from learner.parallel.group import Group, OneRank
 from learner.parallel.optimizer import combine
-from learner.rl.advantages import token_advantages
+from learner.rl.advantages import answer_advantages, token_advantages
 from learner.rl.experience import Experience, TokenCredit
 from learner.rl.rewards import shaped_rewards
 from tests.plain_token_credit import CRITIC, MOVED, Plain
@@ -29,9 +30,11 @@ from tests.updates import mrl
 # --- published numbers ----------------------------------------------------------------------------
 
 
-def test_the_next_answers_first_value_stands_after_the_last_token(vectors: dict[str, Any]) -> None:
-    case = vectors["cross_step"]["token"]
-    given, expected = case["inputs"], case["outputs"]["per_action"]
+def credited(
+    case: dict[str, Any], credit: Callable[..., tuple[Tensor, Tensor]], gae_lambda: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Advantages, returns and mask of the actions of a case, with junk in the padding."""
+    given = case["inputs"]
     longest = max(len(action["r"]) for action in given["actions"])
     shape = (1, len(given["actions"]), longest)
     rewards, values = (torch.full(shape, math.nan, dtype=torch.float64) for _ in range(2))
@@ -42,15 +45,29 @@ def test_the_next_answers_first_value_stands_after_the_last_token(vectors: dict[
         rewards[0, k, :size], values[0, k, :size] = (
             torch.tensor(action[key], dtype=torch.float64) for key in ("r", "v")
         )
-    advantages, returns = token_advantages(
-        rewards,
-        values,
-        torch.zeros(1),
-        (given["gamma_game"], given["gamma_token"]),
-        given["lam"],
-        mask,
-    )
-    for k, action in enumerate(expected):
+    discounts = given["gamma_game"], given["gamma_token"]
+    return *credit(rewards, values, torch.zeros(1), discounts, gae_lambda, mask), mask
+
+
+def test_one_advantage_per_answer_is_against_the_mean_of_its_values(
+    vectors: dict[str, Any],
+) -> None:
+    """With λ = 0, as in the source of the numbers."""
+    case = vectors["cross_step"]["actionAvg"]
+    advantages, returns, mask = credited(case, answer_advantages, 0.0)
+    for k, action in enumerate(case["outputs"]["per_action"]):
+        size = int(mask[0, k].sum())
+        shared = [action["advantage"]] * size, [action["return"]] * size
+        assert advantages[0, k, :size].tolist() == pytest.approx(shared[0], abs=1e-9)
+        assert returns[0, k, :size].tolist() == pytest.approx(shared[1], abs=1e-9)
+        assert not advantages[0, k, size:].any()
+        assert not returns[0, k, size:].any()
+
+
+def test_the_next_answers_first_value_stands_after_the_last_token(vectors: dict[str, Any]) -> None:
+    case = vectors["cross_step"]["token"]
+    advantages, returns, _ = credited(case, token_advantages, case["inputs"]["lam"])
+    for k, action in enumerate(case["outputs"]["per_action"]):
         size = len(action["advantages"])
         assert advantages[0, k, :size].tolist() == pytest.approx(action["advantages"], abs=1e-9)
         assert returns[0, k, :size].tolist() == pytest.approx(action["returns"], abs=1e-9)
@@ -116,6 +133,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ppo", {"kl_in": "reward", "loss_mean": "answer_means", "clip": 0.05, "clip_high": 0.4}),
     ("ppo", {"kl_in": "reward", "whiten_over": "minibatch"}),
     ("a2c", {"kl_in": "reward"}),
+    ("ppo", {"credit": "answer_mean", "kl_in": "reward"}),
+    ("ppo", {"credit": "answer_mean", "whiten": False, "token_discount": 0.8, "gae_lambda": 0.6}),
 ]
 
 

@@ -83,7 +83,8 @@ class Echo(gymnasium.Env):
         if self.turn == self.hangs and self.bad:
             time.sleep(60)
         over, cut = self.turn == self.turns, self.turn == self.truncates
-        return f"you said {action}", float(len(action)), over, cut, {"reference": "cat"}
+        info = {"reference": "cat", "figures": {"turns": self.turn}}
+        return f"you said {action}", float(len(action)), over, cut, info
 '''
 
 
@@ -135,6 +136,7 @@ def test_what_is_asked_next_depends_on_the_answer(echo: Path) -> None:
         {"environment": float(len(turn.answer))} for turn in episode.answered
     ]
     assert [turn.done for turn in episode.turns] == [False, False, False, True]
+    assert episode.figures == {"turns": 3.0}
     assert not episode.truncated
 
 

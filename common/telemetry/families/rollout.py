@@ -77,6 +77,13 @@ ROLLOUT: list[Metric] = [
         better="lower",
     ),
     mean("rollout/episode_turns", "turns", "episodes", "Answered interactions of an episode"),
+    mean(
+        "rollout/environment",
+        "as its environment says",
+        "episodes whose environment has such a figure",
+        "Figures of the environment at the end of an episode, such as the progress of a game",
+        labels=("figure",),
+    ),
     histogram(
         "sync/seconds",
         "s",

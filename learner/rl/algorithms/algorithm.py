@@ -25,6 +25,7 @@ from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
 from learner.rl.advantages import (
     SMALLEST_VARIANCE,
+    answer_advantages,
     doubted,
     explained_variance,
     explained_variance_by_turn,
@@ -149,7 +150,7 @@ def critic_needs(settings: ActorCritic) -> Needs:
         settings.critic_learning_rate,
         settings.critic_warmup,
         settings.critic,
-        values_of_tokens=settings.credit == "token",
+        values_of_tokens=settings.credits_tokens,
     )
 
 
@@ -175,9 +176,11 @@ def critic_credit(experience: Experience, settings: ActorCritic, group: Group) -
 def _token_credit(
     experience: Experience, held: TokenCredit, settings: ActorCritic, group: Group
 ) -> Experience:
-    """Advantages and returns of single tokens (`token_advantages`)."""
+    """Advantages and returns where the critic values tokens: one of each token, or one of each
+    answer that its tokens share."""
     scored = experience.scored_tokens
-    advantages, returns = token_advantages(
+    credit = token_advantages if settings.credit == "token" else answer_advantages
+    advantages, returns = credit(
         held.rewards,
         held.values,
         experience.bootstrap,

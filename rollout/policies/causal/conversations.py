@@ -27,7 +27,7 @@ from rollout.policies.episode_state import (
     opening_turn,
 )
 from rollout.policies.stopping import StopStrings
-from rollout.protocols import Observation
+from rollout.protocols import Observation, WorksAhead
 
 
 @dataclass(slots=True)
@@ -115,6 +115,8 @@ class Conversations(ABC):
         playing.log_probs.append(log_prob)
         ends = token == self.tokenizer.eos_id or len(playing.answer) >= playing.room
         playing.complete = ends or (bool(self._stops) and self._stops.reached(playing.answer))
+        if playing.complete and isinstance(playing.environment, WorksAhead):
+            playing.environment.begin(self._text(playing))
         self.tally.tokens += 1
         self.tally.row_steps += 1
 
@@ -174,12 +176,12 @@ class Conversations(ABC):
         """Give the answer to the environment, and remember the interaction."""
         asked = playing.observation
         assert asked is not None, "an answer answers something"
-        text = self._stops.cut(self.tokenizer.decode(playing.answer))
+        text = self._text(playing)
         self.tally.interactions += 1
         with self.timer("environment"):
             outcome = playing.environment.step(text)
         cut_off = outcome.truncated or playing.turn == playing.task.max_turns
-        playing.observation = outcome.observation
+        playing.observation, playing.figures = outcome.observation, outcome.figures
         turn = answered_turn(playing, asked, text, "", outcome.reward)
         playing.turns.append(turn)
         playing.held = self.tokenizer.window.remember(playing.held, turn.remembered_ids)
@@ -187,6 +189,10 @@ class Conversations(ABC):
         self._look(playing, outcome.observation)
         if cut_off and outcome.observation is not None:
             playing.next_query = playing.prompt
+
+    def _text(self, playing: CausalState) -> str:
+        """The answer so far."""
+        return self._stops.cut(self.tokenizer.decode(playing.answer))
 
     def _end(self, playing: CausalState) -> None:
         playing.environment.close()

@@ -355,7 +355,7 @@ class ReactiveEngine:
             with self.timer("environment"):
                 outcome = playing.environment.step(text)
             cut_off = outcome.truncated or playing.turn == playing.task.max_turns
-            playing.observation = outcome.observation
+            playing.observation, playing.figures = outcome.observation, outcome.figures
             playing.turns.append(answered_turn(playing, asked, text, thought, outcome.reward))
             self._look(playing, outcome.observation)
         except DataFailure as failure:

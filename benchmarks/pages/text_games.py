@@ -1,0 +1,77 @@
+"""The part of docs/causal_results.md on text games."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.pages.text import Results, origin, points, prose, table
+
+PREFIX = "textworld_"
+GROUPS = {
+    "learnt": "the games of training",
+    "unseen": "other simple games",
+    "coin": "coin games",
+    "cooking": "cooking games",
+}
+
+
+def section(results: Results) -> list[str]:
+    """Nothing where no run was recorded."""
+    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    if not runs:
+        return []
+    rows = [row for run in runs for row in _rows(run)]
+    first = runs[0]
+    return [
+        "## Text games",
+        prose(f"""`python -m benchmarks.textworld ALGORITHM SEED GAMES` trains a model from scratch
+            with `configs/textworld.yaml` ([text_games.md](text_games.md)): on the walkthroughs of
+            seven games of TextWorld (tw-simple-42 to 48), then by the score of the games that it
+            plays. *Share of the score* is the mean of score / highest score at the end of an
+            episode of at most {first["steps_of_an_episode"]} actions,
+            {first["episodes_of_a_game"]} episodes a game, with its 95 % interval; *random* plays
+            valid actions that the prompt lists, in the same games, with as many steps. *Gain* is
+            that of the trained model over random, by pairs of episodes. Machine: 2 CPU cores, no
+            GPU, beside other work."""),
+        table(
+            (
+                "algorithm",
+                "seed",
+                "games",
+                "episodes",
+                "random",
+                "walkthroughs",
+                "trained",
+                "gain",
+            ),
+            rows,
+        ),
+        points(*map(origin, runs)),
+    ]
+
+
+def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for group, name in GROUPS.items():
+        found = run["share_of_score"].get(group)
+        if found is None:
+            continue
+        after_walkthroughs = found.get("walkthroughs")
+        rows.append(
+            (
+                f"`{run['algorithm']}`",
+                str(run["seed"]),
+                f"{name} ({len(found['games']['trained'])})",
+                str(found["trained"]["episodes"]),
+                _figure(found["random"]),
+                "–" if after_walkthroughs is None else _figure(after_walkthroughs),
+                _figure(found["trained"]),
+                _figure(found["gain_over_random"]),
+            )
+        )
+    return rows
+
+
+def _figure(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
