@@ -113,25 +113,24 @@ def write_walkthroughs(configs: list[Path], out: Path, settings: list[str]) -> t
     its environment asks; how many, and of how many games. Raises InputError where the configuration
     plays no games, or a game cannot be won."""
     from common.config.loader import load_run
-    from common.config.textworld import TextWorldEnvironment
     from common.data.conversations import save_pairs
     from common.failures import DataFailure
-    from rollout.environments.game_process import game_files
-    from rollout.environments.textworld import walkthrough
+    from rollout.environments.table import ENVIRONMENTS
 
     environment = load_run(configs, settings).environment
-    if not isinstance(environment, TextWorldEnvironment):
+    lead = ENVIRONMENTS[environment.kind].walkthroughs
+    if lead is None:
         raise InputError(
             "environment.kind", f"{environment.kind} has no walkthroughs; textworld has"
         )
-    files = game_files(environment.games)
     try:
-        pairs = [pair for file in files for pair in walkthrough(environment, file)]
+        games = lead(environment)
     except DataFailure as failure:
         raise InputError("environment.games", str(failure)) from failure
+    pairs = [pair for game in games for pair in game]
     out.parent.mkdir(parents=True, exist_ok=True)
     save_pairs(pairs, out)
-    return len(pairs), len(files)
+    return len(pairs), len(games)
 
 
 if __name__ == "__main__":

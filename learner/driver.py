@@ -385,7 +385,6 @@ def describe(report: StepReport, half: RolloutGroup | None) -> str:
     ]
     if half is not None:
         status = half.status()
-        log.info("conductor: %s", status)
         parts.append(f"conductor {status['phase']}, waiting for {status['reason']}")
     return "; ".join(parts) or "no actor has said what it is doing"
 

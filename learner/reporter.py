@@ -1,4 +1,4 @@
-"""What a rank tells the recorder. All ranks call these together."""
+"""A rank's reports to the recorder. All ranks call these together."""
 
 from __future__ import annotations
 

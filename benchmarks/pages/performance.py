@@ -53,11 +53,9 @@ PHASES = {
 WATCHING = {
     "observation": "one observation of a metric",
     "row": "one row: merged over two ranks, written and shown to Prometheus",
-    "look": "one look at the host",
     "scrape": "one scrape, every 5 s",
     "metrics": "metrics, all of it",
     "page_look": "page: one look at the files, every second",
-    "page_row": "page: one row read",
     "page_iteration": "page: one row and the episodes of an iteration read",
     "page_section": "page: the dearest section, after a row",
     "page_section_iteration": "page: the dearest section, after an iteration",
@@ -124,9 +122,9 @@ def _watching(result: Mapping[str, Any]) -> tuple[str, ...]:
         measured(result),
         prose("""CPU time of the run's side: recording, `metrics.jsonl`, Prometheus, and the server
             of an `engram view` whose dearest section is open from the first step to the last. The
-            browser is not counted. Each is measured alone, with every series of the registry, and
-            multiplied by how often a run of `configs/demo.yaml` does it; shares are of that run's
-            CPU time. Together they may be 1 % of it."""),
+            browser is not counted. Each is measured alone, the least of its repeats, with every
+            series of the registry, and multiplied by how often a run of `configs/demo.yaml` does
+            it; shares are of that run's CPU time. Together they may be 1 % of it."""),
         table(("part", "ms each", "share of a demo's CPU time"), rows),
     )
 

@@ -9,11 +9,14 @@ from benchmarks.pages.text import Results, origin, points, prose, table
 
 PREFIX = "textworld_"
 GROUPS = {
-    "learnt": "the games of training",
-    "unseen": "other simple games",
-    "coin": "coin games",
-    "cooking": "cooking games",
+    "learnt": "trained on",
+    "unseen": "other simple",
+    "coin": "coin",
+    "cooking": "cooking",
 }
+
+
+HEADER = ("games", "random", "walkthroughs", "trained", "gain")
 
 
 def section(results: Results) -> list[str]:
@@ -21,7 +24,6 @@ def section(results: Results) -> list[str]:
     runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
     if not runs:
         return []
-    rows = [row for run in runs for row in _rows(run)]
     first = runs[0]
     return [
         "## Text games",
@@ -34,21 +36,13 @@ def section(results: Results) -> list[str]:
             valid actions that the prompt lists, in the same games, with as many steps. *Gain* is
             that of the trained model over random, by pairs of episodes. Machine: 2 CPU cores, no
             GPU, beside other work."""),
-        table(
-            (
-                "algorithm",
-                "seed",
-                "games",
-                "episodes",
-                "random",
-                "walkthroughs",
-                "trained",
-                "gain",
-            ),
-            rows,
-        ),
+        *(part for run in runs for part in (_title(run), table(HEADER, _rows(run)))),
         points(*map(origin, runs)),
     ]
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    return f"`{run['algorithm']}`, seed {run['seed']}:"
 
 
 def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -60,10 +54,7 @@ def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
         after_walkthroughs = found.get("walkthroughs")
         rows.append(
             (
-                f"`{run['algorithm']}`",
-                str(run["seed"]),
                 f"{name} ({len(found['games']['trained'])})",
-                str(found["trained"]["episodes"]),
                 _figure(found["random"]),
                 "–" if after_walkthroughs is None else _figure(after_walkthroughs),
                 _figure(found["trained"]),
@@ -74,4 +65,4 @@ def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _figure(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+    return f"{figure['mean']:.2f} ({figure['low']:.2f}–{figure['high']:.2f})"

@@ -55,7 +55,7 @@ class Feedback(Section):
     @model_validator(mode="before")
     @classmethod
     def _names_its_runs(cls, settings: Any) -> Any:
-        """What the loop sets itself may be left out of its two runs."""
+        """The loop's two runs may leave out what it sets itself."""
         if not isinstance(settings, dict):
             return settings
         given = dict(settings)
@@ -71,7 +71,7 @@ class Feedback(Section):
 
     @model_validator(mode="after")
     def _can_go_round(self) -> Self:
-        if self.policy.model.causal is None or self.policy.data.kind != "prompts":
+        if self.policy.model.causal is None or not self.policy.data.prompts:
             raise ValueError("policy: takes model.causal and data of kind prompts")
         stages = [stage.stage for stage in self.policy.stages]
         if stages[-1:] != ["lm_rl"] or any(name not in BEFORE_RL for name in stages[:-1]):

@@ -48,7 +48,7 @@ class TextWorldExamples(Section):
 
 
 class TextWorldRewards(Section):
-    """What an action pays: the sum of all that applies. It is the reward component
+    """Payment of an action: the sum of all that applies. It is the reward component
     `environment`."""
 
     point: float = 1.0
@@ -90,7 +90,7 @@ class TextWorldEnvironment(Section):
     examples: TextWorldExamples = TextWorldExamples()
     """Actions that are shown."""
     rewards: TextWorldRewards = TextWorldRewards()
-    """What actions pay."""
+    """Payment of actions."""
     deadline: float = Field(20, gt=0)
     """Seconds in which a game must begin, or take an action; later its process is ended and its
     episode fails."""

@@ -40,12 +40,12 @@ TrainRun = Callable[[Run], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Told:
-    """What people said of the questions of a round."""
+    """Judgements of people on the questions of a round."""
 
     judged: int
     """Questions that somebody judged or skipped."""
     rows: Rows
-    """Of this round's questions."""
+    """Number of this round's questions that were judged or skipped."""
     people: dict[str, float] | None
     """Win rate of the newest policy over the one before, by people."""
 

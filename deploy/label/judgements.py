@@ -1,4 +1,4 @@
-"""What people judged: one append-only file of JSON lines.
+"""Judgements of people: one append-only file of JSON lines.
 
 A line is an event: `shown` (a question was put to a labeller, with the order of its answers),
 `judged`, or `undone`. A judgement holds the texts that were judged, so it stays whole whatever
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one person said of one question."""
+    """Judgement of one person on one question."""
 
     id: str
     """Made by the page, so that one that is sent again is not kept twice."""
@@ -55,7 +55,7 @@ class Judgement:
     """Which answer stood at each place of the page."""
     verdict: Verdict
     ranks: tuple[int, ...] | None = None
-    """Of each answer of the question, 1 for the best; equal ranks are ties. None: not ranked."""
+    """Rank of each answer, 1 for the best; equal ranks are ties. None: not ranked."""
     written: str | None = None
     """A better answer, or a demonstration, by the labeller."""
     time: float = 0.0
@@ -122,7 +122,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def broken_sentence(path: Path, labels: Labels) -> str | None:
-    """What is said of lines that cannot be read; None where all can."""
+    """A sentence on lines that cannot be read; None where all can."""
     if not labels.broken:
         return None
     shown = ", ".join(map(str, labels.broken[:5]))

@@ -30,7 +30,7 @@ class Source:
     labels: Path
     """Where judgements are kept."""
     notes: list[str] = field(default_factory=list)
-    """What was left out."""
+    """Questions that were left out, in a sentence."""
 
 
 def open_source(where: str) -> Source:
@@ -56,8 +56,8 @@ def open_source(where: str) -> Source:
 
 
 def file_questions(path: Path) -> list[Question]:
-    """Of a data file with {"prompt" or "query", "answers"?, "history"?} or compared answers
-    (`chosen`, `rejected`)."""
+    """Questions of a data file with {"prompt" or "query", "answers"?, "history"?}, or with compared
+    answers (`chosen`, `rejected`)."""
     return [_question(record) for record in checked_records(path, _faults)]
 
 

@@ -84,7 +84,7 @@ def judgements_of(preferences: Sequence[Preference], labeller: str, now: float) 
 
 
 def rows_sentences(rows: Rows) -> list[str]:
-    """What was left out of the rows, and why."""
+    """Sentences on judgements that the rows leave out, with the reason."""
     found = []
     if rows.undecided:
         found.append(

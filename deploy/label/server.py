@@ -109,7 +109,7 @@ COUNTED = ("ranked", "all_bad", "skipped", "demonstration", "written")
 
 
 def gone_sentence(gone: int) -> str | None:
-    """What is said of judgements whose question is no longer asked."""
+    """A sentence on judgements whose question is no longer asked."""
     if not gone:
         return None
     return (

@@ -39,9 +39,9 @@ class GameState:
     """A game after an action, or at its start."""
 
     observation: str
-    """What the game said; at its start what is seen, since it says its name in large letters."""
+    """Words of the game; at its start what is seen, since it says its name in large letters."""
     room: str
-    """What is seen now."""
+    """The room as it is seen now."""
     inventory: str
     objective: str
     valid: list[str]

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from common.config.environment import EnvironmentSettings
-from common.episode import Task
+from common.episode import Interaction, Task
 from common.failures import DataFailure, InputError
 from rollout.environments.conversation import Conversation
 from rollout.environments.custom import CustomAdapter
 from rollout.environments.single_turn import SingleTurn
-from rollout.environments.textworld import TextWorld
+from rollout.environments.textworld import TextWorld, walkthroughs
 from rollout.protocols import Environment
 
 
@@ -21,13 +21,16 @@ class Kind(NamedTuple):
     """From the run's settings, for one episode."""
     plays_rows: bool
     """Whether a task is a row of the data. If not, it is a seed and a number of turns."""
+    walkthroughs: Callable[[Any], list[list[Interaction]]] | None = None
+    """From its settings, the prompts and actions that lead through each of its games; None where
+    there is nothing like it."""
 
 
 ENVIRONMENTS = {
     "conversation": Kind(lambda settings: Conversation(), plays_rows=True),
     "single_turn": Kind(lambda settings: SingleTurn(), plays_rows=True),
     "custom": Kind(CustomAdapter, plays_rows=False),
-    "textworld": Kind(TextWorld, plays_rows=False),
+    "textworld": Kind(TextWorld, plays_rows=False, walkthroughs=walkthroughs),
 }
 """By `Task.environment`."""
 

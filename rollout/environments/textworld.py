@@ -74,7 +74,7 @@ class TextWorld:
         self._history: deque[str] = deque(maxlen=settings.history)
         self._draw = random.Random(0)
         self._action: str | None = None
-        """What the game was given and has not been asked for."""
+        """Action that the game was given and has not been asked for."""
         self.tally = Tally()
 
     def reset(self, task: Task) -> Start:
@@ -201,6 +201,11 @@ class TextWorld:
             "inventory": "" if NOTHING in inventory else inventory,
             "actions": f"Your possible actions are {_joined(listed)}." if listed else "",
         }
+
+
+def walkthroughs(settings: TextWorldEnvironment) -> list[list[Interaction]]:
+    """`walkthrough` of each of the games."""
+    return [walkthrough(settings, file) for file in game_files(settings.games)]
 
 
 def walkthrough(settings: TextWorldEnvironment, file: str) -> list[Interaction]:

@@ -29,7 +29,10 @@ def shipped() -> dict[str, Rewards]:
         lines = file.read_text().splitlines()
         keys = {line.partition(":")[0] for line in lines}
         if {"name", "rewards"} <= keys and "environment" not in keys:
-            found[file.stem] = load_run([file]).rewards
+            rewards = load_run([file]).rewards
+            # What a reward model pays is known once it is trained.
+            if not any(mix.models for mix in rewards.mixes().values()):
+                found[file.stem] = rewards
     for file in sorted((CONFIGS / "rewards").glob("*.yaml")):
         found[file.stem] = load_run([CONFIGS / "demo.yaml", file]).rewards
     return found
