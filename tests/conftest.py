@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.durations import FILE as durations_file
+from tests.durations import function_of
+
 # Before anything imports torch or ray: two actors on two cores must not fight over threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -20,14 +23,22 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW, LONG = 0.8, 4.0
+"""Seconds from which a test is left out of `make test-fast`, and of `make test` too."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the local Ray."""
+    """Mark what uses the local Ray, and what takes long by tests/durations.json."""
+    durations = json.loads(durations_file.read_text()) if durations_file.is_file() else {}
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
+        seconds = durations.get(function_of(item.nodeid), 0.0)
+        if seconds >= LONG:
+            item.add_marker(pytest.mark.long)
+        elif seconds >= SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

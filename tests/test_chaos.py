@@ -20,7 +20,7 @@ from learner.driver import train
 from rollout.journal.journal import Journal, outcomes
 from tests.local_source import STAGES, tiny_run
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(300)]
 
 VICTIMS = {3: "ray::RolloutWorker", 6: "ray::RewardWorker", 10: "ray::RayTrainWorker"}
 """Killed when the row of a step was written, by the beginning of the process's title. Checkpoints

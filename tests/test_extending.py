@@ -97,7 +97,6 @@ def test_the_page_has_an_example_of_each_kind() -> None:
         assert [file for file in new if file.startswith(f"{folder}/")], folder
 
 
-@pytest.mark.slow
 def test_the_tests_on_the_page_pass(extended: Path) -> None:
     tests = [block.file for block in blocks() if block.file.startswith("tests/")]
     said = python(extended, "pytest", "-q", "-p", "no:cacheprovider", *tests, seconds=150)
@@ -111,7 +110,6 @@ def test_the_examples_are_formatted_and_linted(extended: Path) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_run_on_the_page_trains_all_four(extended: Path) -> None:
     (config,) = (block.file for block in blocks() if block.kind == "yaml")

@@ -88,7 +88,6 @@ def test_evaluation_and_replay_need_no_ray() -> None:
     assert "ray" not in loaded("learner.evaluation")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("package", ["common", "learner", "reward_service"])
 def test_numba_is_for_one_backend_and_for_matching_n_grams(package: str) -> None:
     assert "numba" not in loaded(package, NGRAMS)

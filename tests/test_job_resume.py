@@ -95,7 +95,6 @@ def train_runs(head: Head) -> list[dict[str, Any]]:
 
 
 @pytest.mark.cluster
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_run_whose_driver_is_killed_resumes_when_it_is_submitted_again(
     head: Head, project: Path, tmp_path: Path

@@ -17,7 +17,6 @@ def test_every_mutant_finds_its_line_and_its_tests() -> None:
             assert function.endswith("]") or "[" not in function, node
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_sample_of_mutants_is_caught() -> None:
     sample = [mutant for mutant in mutants() if mutant.sample]

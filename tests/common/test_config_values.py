@@ -80,7 +80,6 @@ def fault(paths: list[Path], *overrides: str) -> InputError:
         ("na\udce9me=x", "is no text in the encoding of this terminal"),
     ],
 )
-@pytest.mark.slow
 def test_a_value_that_no_setting_has_is_one_sentence(base: Path, override: str, what: str) -> None:
     assert what in str(fault([base], override))
 
@@ -129,7 +128,6 @@ def test_an_override_as_long_as_a_list_of_files_is_read(base: Path) -> None:
     assert load_run([base], [f"data={{kind: rows, train: [{long}], eval: [b]}}"])
 
 
-@pytest.mark.slow
 def test_the_configuration_of_a_run_is_read_as_strictly(base: Path, tmp_path: Path) -> None:
     run = load_run([base], [f"runs={tmp_path}"])
     directory = RunDirectory(run.runs, run.name)

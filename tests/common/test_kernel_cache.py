@@ -40,8 +40,6 @@ def hits(folder: Path) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.long
-@pytest.mark.slow  # each start of Numba takes a second
 @pytest.mark.parametrize("ending", [".nbi", ".nbc"])
 def test_a_kernel_whose_files_are_damaged_is_compiled_again(tmp_path: Path, ending: str) -> None:
     assert [hits(tmp_path), hits(tmp_path)] == [0, 1]

@@ -183,7 +183,6 @@ def contains_unseen(row: Row) -> bool:
     return False
 
 
-@pytest.mark.slow
 def test_patterns_are_splits_of_their_own_of_which_two_occur_nowhere_else() -> None:
     config = SynthData(
         train=2000,

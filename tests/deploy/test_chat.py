@@ -164,7 +164,6 @@ def test_mistakes_are_one_sentence_and_the_conversation_goes_on(
     assert torch.equal(session.memory, before)
 
 
-@pytest.mark.long
 def test_chat_opens_a_checkpoint_and_a_memory_and_ends_with_its_input(
     model: ReactiveTransformer, tokenizer: ConversationTokenizer, session: Session, tmp_path: Path
 ) -> None:

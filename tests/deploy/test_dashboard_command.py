@@ -100,7 +100,6 @@ def step_at(address: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
-@pytest.mark.long
 def test_it_scrapes_a_run_follows_it_to_another_port_and_ends_what_it_started(
     run: RunDirectory,
 ) -> None:
@@ -148,7 +147,6 @@ http.server.HTTPServer((os.environ["GF_SERVER_HTTP_ADDR"], port), handler).serve
 """Listens where Grafana would, and writes down how it was started: Debian has no Grafana."""
 
 
-@pytest.mark.slow
 def test_grafana_is_started_where_it_is_installed_with_everything_provisioned(
     run: RunDirectory, tmp_path: Path
 ) -> None:
@@ -175,7 +173,6 @@ def test_grafana_is_started_where_it_is_installed_with_everything_provisioned(
         os.kill(started["pid"], 0)
 
 
-@pytest.mark.slow
 def test_a_program_that_ends_by_itself_ends_the_command_with_its_last_line(
     run: RunDirectory, tmp_path: Path
 ) -> None:

@@ -111,7 +111,6 @@ def go(loop: Feedback, trainer: Trainer) -> dict[str, Any]:
     return Loop(loop, trainer, QuietProgress()).run()
 
 
-@pytest.mark.slow
 def test_a_loop_waits_for_labels_and_goes_on_wherever_it_was_killed(tmp_path: Path) -> None:
     loop, trainer = loop_of(tmp_path), Trainer()
     with pytest.raises(Drained, match=r"round 1 waits for labels: 0 of \d questions"):
@@ -176,7 +175,6 @@ def test_people_win_rate_and_its_rule_worked_by_hand() -> None:
     assert by_people(told[:0], names, 2) is None
 
 
-@pytest.mark.slow
 def test_a_loop_without_gain_ends(tmp_path: Path) -> None:
     loop, trainer = loop_of(tmp_path, until_no_gain=True, rounds=3), Trainer()
     for _ in range(2):

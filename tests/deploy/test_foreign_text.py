@@ -66,7 +66,6 @@ def test_a_setting_that_is_quoted_cannot_steer_the_terminal(
 ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "encoding", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, ASCII]
 )

@@ -412,7 +412,6 @@ def post(address: str, path: str, body: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-@pytest.mark.slow
 def test_a_killed_server_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:
     path, seen = asked(tmp_path, 9), []
     server, address = started(path, 0)

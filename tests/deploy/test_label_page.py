@@ -26,7 +26,7 @@ from tests.deploy.test_label import started
 from tests.local_preferences import POLITE, RUDE, preference_run
 from tests.local_source import run_here
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(300)]
 HOSTILE = "<img src=x onerror=alert(1)><script>document.title='taken'</script><b>bold</b>"
 TOPICS = ("tea", "milk", "bread", "rain", "snow", "wind", "jam", "salt", "rice", "corn", "figs")
 

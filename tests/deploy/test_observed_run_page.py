@@ -29,7 +29,7 @@ from tests.browser import (
 )
 from tests.observed_run import Observed
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.long, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,6 @@ def assert_books_add_up(directory: RunDirectory) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.long
 @pytest.mark.timeout(420)
 @pytest.mark.usefixtures("ray_local")
 def test_one_driver_at_a_time_whatever_becomes_of_it(tmp_path: Path) -> None:

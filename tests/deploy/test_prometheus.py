@@ -41,8 +41,6 @@ QUERIES = [
 ]
 SCRAPE, WINDOW = 1, "10s"
 
-pytestmark = pytest.mark.slow
-
 
 def prometheus_of(folder: Path, endpoints: dict[str, str]) -> Any:
     """A Prometheus that scrapes these, once a second."""

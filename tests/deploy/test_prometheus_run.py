@@ -12,7 +12,7 @@ from deploy.monitoring.grafana import SCOPE
 from deploy.monitoring.queries import expand, metrics_of, parts_of
 from tests.observed_run import Observed
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.long, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(420)]
 
 NEEDS = {
     "a stage reward_model": (

@@ -57,7 +57,6 @@ def test_a_retry_of_what_was_refused_before_a_cluster_says_the_same(config: Path
     assert train(config, "data.steps=[2]", "tokenizer.vocab_size=3")[:2] == (code, said)
 
 
-@pytest.mark.long
 def test_a_retry_of_what_was_refused_on_a_cluster_ends_before_one_starts(
     config: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,6 @@ from tests.rollout.test_textworld import begun, damaged, game
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "textworld.yaml"
 
 
-@pytest.mark.slow
 def test_games_are_made_and_won(tmp_path: Path) -> None:
     pytest.importorskip("textworld", reason="textworld is not installed: pip install textworld")
     words = ["data", "synth", "textworld", str(tmp_path), "level=2"]

@@ -37,7 +37,7 @@ from tests.browser import (
 )
 from tests.watched_runs import HOSTILE, begin, record_iteration, watched_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,6 @@ def test_a_punished_answer_becomes_less_probable() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
-@pytest.mark.slow
 def test_a_large_kl_coefficient_holds_the_policy_to_the_reference(estimator: str) -> None:
     bandit = Bandit(kl=20.0, kl_estimator=estimator)
     before = bandit.distribution()
@@ -118,7 +117,6 @@ def test_a_large_kl_coefficient_holds_the_policy_to_the_reference(estimator: str
     assert float((bandit.distribution() - before).abs().max()) < 0.1
 
 
-@pytest.mark.slow
 def test_an_entropy_bonus_alone_flattens_the_distribution() -> None:
     bandit, left_alone = Bandit(entropy=0.1), Bandit()
     before = bandit.entropy

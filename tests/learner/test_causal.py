@@ -137,7 +137,6 @@ def test_several_passes_give_the_gradient_of_one(
     assert float((one - many).norm()) <= 1e-6 * float(one.norm())
 
 
-@pytest.mark.long
 def test_two_ranks_give_the_update_of_one(models: dict[str, Path], tmp_path: Path) -> None:
     cases = []
     for settings, credit in (

@@ -71,7 +71,6 @@ def causal_run(folder: Path, name: str = "causal", **causal: Any) -> Run:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "lora"])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     tmp_path: Path, lora: dict[str, Any] | None
@@ -120,7 +119,6 @@ def test_a_judge_that_rewards_pay_by_is_refused(tmp_path: Path) -> None:
         Run.model_validate(settings)
 
 
-@pytest.mark.slow
 def test_every_algorithm_trains_one_after_the_other(tmp_path: Path) -> None:
     run = causal_run(tmp_path)
     stages = [
@@ -143,7 +141,6 @@ def test_every_algorithm_trains_one_after_the_other(tmp_path: Path) -> None:
         assert row["train/gradient_norm"] > 0, name
 
 
-@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_local")
 def test_a_run_on_ray_trains_evaluates_replays_and_opens_in_transformers(tmp_path: Path) -> None:

@@ -125,7 +125,6 @@ def test_reading_memory_begins_as_the_decoder_does_it() -> None:
     assert not list(Critic.from_policy(policy).looks)
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_the_critic_that_it_had(tmp_path: Path) -> None:
     stage = STAGES["mrl"] | {"ppo": STAGES["mrl"]["ppo"] | READING}
     straight, _ = run_here(tiny_run(tmp_path / "straight", stage))
@@ -230,7 +229,6 @@ def explained(memory: bool) -> dict[str, float]:
     return learner.credit([played(10_000 + i) for i in range(24)]).figures
 
 
-@pytest.mark.long
 def test_only_a_critic_that_reads_memory_foresees_what_memory_decides() -> None:
     """On episodes that it did not learn from, each with an initial memory of its own."""
     plain, reading = (explained(memory) for memory in (False, True))

@@ -69,7 +69,6 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.long
 def test_a_run_advances_by_what_is_measured_and_resumes_exactly_at_every_iteration(
     tmp_path: Path,
 ) -> None:
@@ -106,7 +105,6 @@ def test_the_stage_after_a_curriculum_that_ended_early_begins(tmp_path: Path) ->
     assert TrainingState.of(newest(directory)).stage_name == "sft"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exact", "best"),
     [

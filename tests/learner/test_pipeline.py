@@ -183,7 +183,6 @@ class Interrupting(QuietProgress):
             signal.pthread_kill(self._driver, self.number)
 
 
-@pytest.mark.long
 def test_driver_that_ended_while_it_evaluated_after_mrl_does_so_when_it_is_started_again(
     finished: tuple[Run, dict[str, Any], Told],
 ) -> None:
@@ -322,7 +321,6 @@ def test_a_replay_says_where_it_parts(finished: tuple[Run, dict[str, Any], Told]
     assert str(parting(recorded, replace(recorded, memory_hash="00"))).startswith("memory part")
 
 
-@pytest.mark.long
 def test_interrupted_run_is_drained_and_goes_on_to_the_end(tmp_path: Path) -> None:
     # Many, because on a quick machine a dozen are over before the driver has heard the signal.
     curriculum = [{"name": "all", "iterations": 25, "max_steps": 3, "reset_probability": 0.5}]

@@ -31,8 +31,6 @@ from tests.local_source import (
 )
 from tests.two_ranks import Outcome, one_rank, rank_main
 
-pytestmark = pytest.mark.slow
-
 MIXTURE = {"experts": 4, "experts_per_token": 2, "decoder_ff": 24}
 # A large rate, so that weights move by more than the rounding of float32, and a batch that two
 # ranks cannot share evenly.
@@ -118,7 +116,6 @@ def outcomes(
     return alone, [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("case", [*SUPERVISED, *PREFERENCES, *PPO])
 def test_two_ranks_compute_what_one_computes_on_the_whole_batch(
     case: str, outcomes: tuple[dict[str, Outcome], list[dict[str, Outcome]]]

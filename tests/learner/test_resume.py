@@ -83,7 +83,6 @@ def killed_after(run: Run, step: int) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.slow
 def test_same_seed_gives_the_same_losses_and_weights_bit_for_bit(
     straight: RunDirectory, tmp_path: Path
 ) -> None:
@@ -101,7 +100,6 @@ def test_other_seed_gives_other_losses(straight: RunDirectory, tmp_path: Path) -
     )
 
 
-@pytest.mark.long
 def test_run_killed_again_and_again_is_the_undisturbed_run_bit_for_bit(
     straight: RunDirectory, tmp_path: Path
 ) -> None:
@@ -117,7 +115,6 @@ def test_run_killed_again_and_again_is_the_undisturbed_run_bit_for_bit(
     assert_same_run(straight, resumed)
 
 
-@pytest.mark.slow
 def test_run_that_was_asked_to_stop_leaves_a_checkpoint_of_that_very_step(
     straight: RunDirectory, tmp_path: Path
 ) -> None:
@@ -148,7 +145,6 @@ def test_cosine_rewards_of_a_resumed_run_compare_with_the_embedding_that_mrl_sta
     assert torch.equal(torch.from_numpy(reward_embedding(last, stage=3)), trained)
 
 
-@pytest.mark.slow
 def test_row_of_metrics_never_spans_a_checkpoint(tmp_path: Path) -> None:
     """Else the row after a resume would hold only the steps after the checkpoint, and differ from
     the undisturbed run's."""

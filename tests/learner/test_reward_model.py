@@ -89,7 +89,6 @@ def trained(
 @pytest.mark.parametrize(
     "settings", [{}, {"levels": 5}, {"ranking": "best"}], ids=["scalar", "discrete", "best"]
 )
-@pytest.mark.slow
 def test_a_reward_model_of_an_rxt_learns_which_answer_is_better(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -107,7 +106,6 @@ def test_a_reward_model_of_an_rxt_learns_which_answer_is_better(
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}], ids=["whole", "lora"])
-@pytest.mark.slow
 def test_a_model_of_transformers_becomes_a_reward_model(
     tmp_path: Path, kind: str, lora: dict[str, Any] | None
 ) -> None:
@@ -214,7 +212,6 @@ def test_a_prompt_counts_as_one_whatever_number_of_answers_it_has(
     assert terms["train/loss_centering"].coefficient == centred
 
 
-@pytest.mark.long
 def test_a_killed_stage_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """With adapters and dropout: both must come out of a checkpoint as they went in."""
     backbone = text_model(tmp_path / "backbone", "bert")

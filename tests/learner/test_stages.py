@@ -190,7 +190,6 @@ def test_memory_pretraining_brings_the_cosine_up_and_touches_nothing_else(
     assert changed == {"memory_attention"}
 
 
-@pytest.mark.long
 def test_memory_aware_training_learns_to_recall_what_was_said_turns_ago(
     tokenizer: ConversationTokenizer,
 ) -> None:

@@ -45,7 +45,6 @@ def run_until_away(run: Run, iteration: int) -> Recorder:
 
 
 @pytest.mark.parametrize("iteration", [0, 3, 4])
-@pytest.mark.slow
 def test_what_is_away_costs_a_run_nothing_that_it_has_learnt(
     tmp_path: Path, iteration: int
 ) -> None:

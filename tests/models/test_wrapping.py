@@ -42,7 +42,6 @@ def one_turn(model: ReactiveTransformer) -> Tensor:
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.slow
 def test_decoding_compiles_to_one_graph(gradients: bool) -> None:
     model = make_model()
     tokens, _, memory = inputs(model)
@@ -55,7 +54,6 @@ def test_decoding_compiles_to_one_graph(gradients: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["simple", "self", "interlayer", "gated_self_interlayer"])
-@pytest.mark.slow
 def test_writing_memory_compiles_to_one_graph(kind: str) -> None:
     model = make_model(memory_attention=kind)
     tokens, mask, memory = inputs(model)

@@ -134,7 +134,6 @@ def test_a_turn_has_its_deadline_and_no_longer_whatever_came_before_it(tmp_path:
     assert "no value within 4 s" in str(outcomes[2])
 
 
-@pytest.mark.slow
 def test_a_turn_that_hangs_is_failed_and_the_others_are_not(tmp_path: Path) -> None:
     file = tmp_path / "slow.py"
     file.write_text(

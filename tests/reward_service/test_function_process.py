@@ -130,7 +130,6 @@ HOLDS = {
 
 
 @pytest.mark.parametrize("how", HOLDS)
-@pytest.mark.slow
 def test_a_call_that_holds_its_process_is_over_at_its_deadline(write: Write, how: str) -> None:
     section = write(
         f"""\
@@ -287,7 +286,6 @@ AT_IMPORT = {
 
 
 @pytest.mark.parametrize("statement", AT_IMPORT)
-@pytest.mark.slow
 def test_a_file_that_cannot_be_imported_is_refused_by_its_name(
     write: Write, statement: str
 ) -> None:

@@ -186,7 +186,6 @@ def memory_of(episode: Episode) -> torch.Tensor:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.slow
 def test_an_episode_equals_plain_decoding_without_cache(
     shape: dict[str, Any], greedy: bool, backend: BackendName
 ) -> None:
@@ -242,7 +241,6 @@ def test_recorded_log_probs_are_those_of_the_filtered_distribution() -> None:
     [({}, 64), (SHAPES["gqa"], 20), (SHAPES["mixture of experts"], 20)],
     ids=["sqa", "gqa", "experts"],
 )
-@pytest.mark.slow
 def test_an_episode_does_not_depend_on_slots_batch_or_order(
     shape: dict[str, Any], count: int, backend: BackendName
 ) -> None:

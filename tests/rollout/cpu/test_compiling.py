@@ -45,7 +45,6 @@ def answer(folder: Path, home: Path, kept: str) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("where", ["beside the source", "home", "NUMBA_CACHE_DIR"])
-@pytest.mark.slow
 def test_a_kernel_is_compiled_again_when_a_file_that_it_calls_changes(
     tmp_path: Path, where: str
 ) -> None:
@@ -89,7 +88,6 @@ print(x.tobytes().hex(), sum(layers.encode.stats.cache_hits.values()), *set(call
 """
 
 
-@pytest.mark.long
 def test_a_kernel_contains_those_that_it_calls_and_gives_the_same_bits_wherever_it_was_compiled(
     tmp_path: Path,
 ) -> None:
