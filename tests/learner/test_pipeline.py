@@ -287,7 +287,8 @@ def test_a_replay_needs_the_weights_and_the_episode(
         match=r"is none of the run's 42 episodes, which go from 4-000000-00000@8 to "
         r"4-000005-00006@13",
     ):
-        replay(where, "4-000004-00000")
+        replay(where, "4-000009-00000")
+    assert replay(where, "4-000004-00000").episode == "4-000004-00000@12"
     with pytest.raises(InputError, match="is not a run directory"):
         replay(f"{where}/checkpoints", "4-000004-00000@12")
 
