@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.durations import FILE as durations_file
-from tests.durations import function_of
+from tests.durations import file_of, function_of, seconds_of
 
 # Before anything imports torch or ray: two actors on two cores must not fight over threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 SLOW, LONG = 0.8, 4.0
 """Seconds from which a test is left out of `make test-fast`, and of `make test` too."""
+WHOLE_RUN = "tests/learner/test_pipeline.py"
+"""The run of all stages on Ray that `make test` has, whatever it takes."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,7 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
-        seconds = durations.get(function_of(item.nodeid), 0.0)
+        seconds = seconds_of(durations, item.nodeid)
+        if file_of(item.nodeid) == WHOLE_RUN:
+            seconds = durations.get(function_of(item.nodeid), 0.0)
         if seconds >= LONG:
             item.add_marker(pytest.mark.long)
         elif seconds >= SLOW:
