@@ -112,7 +112,7 @@ def replay(where: str, episode_id: str, backend: BackendName | None = None) -> R
     except Unavailable as away:
         (again,), unscored = played, str(away)
     return Replay(
-        episode_id, checkpoint.where, recorded.weights_version, len(recorded.answered),
+        recorded.id, checkpoint.where, recorded.weights_version, len(recorded.answered),
         sum(len(turn.answer_ids) for turn in recorded.answered),
         log_prob_difference(recorded, again), again.memory_hash,
         parting(recorded, again, rewards=unscored is None), unscored,
