@@ -2,6 +2,7 @@
 
 Files are composed left to right: mappings merge, everything else is replaced. A mapping that
 changes its tag (`kind`, `stage`) is replaced too: the keys of one kind mean nothing to another.
+The `arguments` of a class or function of the user's are one value, and go with its `path`.
 Overrides follow, in order. In a list they name an item by its number, or by the tag or `name` that
 only this item has: `stages.mrl.ppo.kl`. Relative paths, wherever they come from, are relative to
 the current folder, and absolute from here on. Whatever is wrong comes out as one `InputError` that
@@ -100,6 +101,19 @@ def _read(path: Path) -> dict[str, Any]:
     return settings
 
 
+def _kept(node: Any, value: dict[str, Any]) -> dict[str, Any]:
+    """What stays of `node` where the mapping `value` is merged into it. Another kind has other
+    settings, and another class or function of the user's (`path`) has other arguments."""
+    if not isinstance(node, dict):
+        return {}
+    changed = {
+        key for key in (*_TAGS, "path") if key in node and node[key] != value.get(key, node[key])
+    }
+    if changed - {"path"}:
+        return {}
+    return {key: below for key, below in node.items() if not (changed and key == "arguments")}
+
+
 def _put(
     node: Any,
     parts: tuple[str, ...],
@@ -135,14 +149,7 @@ def _put(
         origins[place] = source
         return value
     origins[place] = source
-    # Another kind, or another class of the user's, has other settings; and the arguments of such a
-    # class are one value.
-    keep = isinstance(node, dict) and not any(
-        tag in node and tag in value and node[tag] != value[tag] for tag in (*_TAGS, "path")
-    )
-    if place[-1:] == ("arguments",) and not parts:
-        keep = False
-    merged = dict(node) if keep else {}
+    merged = _kept(node, value) if parts or place[-1:] != ("arguments",) else {}
     for key, below in value.items():
         merged[str(key)] = _put(
             merged.get(str(key)), (), below, (*place, str(key)), source, origins

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.config.data import BabiData, SynthData
+from common.config.environment import CustomEnvironment
 from common.config.loader import dump_run, load_run
 from common.config.mrl import MRL
 from common.failures import InputError
@@ -102,6 +103,32 @@ def test_a_mapping_that_changes_its_kind_forgets_the_keys_of_the_old_kind(
     assert load_run([base], ["data.kind=babi", "data.folder=/here"]).data == BabiData(
         folder="/here"
     )
+
+
+GAME = """
+name: game
+data: {kind: prompts, train: [prompts.jsonl]}
+model: {causal: {path: small, interactions: 2, max_tokens: 64}}
+stages: [{stage: lm_rl, episodes: 4, iterations: 1}]
+environment: {kind: custom, path: "game.py:Game", arguments: {size: 3}, deadline: 4}
+"""
+
+
+def test_another_path_forgets_the_arguments_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "game.yaml"
+    path.write_text(GAME)
+
+    def environment(*overrides: str) -> CustomEnvironment:
+        found = load_run([path], overrides).environment
+        assert isinstance(found, CustomEnvironment)
+        return found
+
+    other = environment("environment.path=other.py:Game")
+    assert (Path(other.path).name, other.arguments, other.deadline) == ("other.py:Game", {}, 4)
+    assert environment("environment.arguments={other: 1}").arguments == {"other": 1}
+    causal = load_run([path], ["model.causal.path=larger"]).model.causal
+    assert causal is not None
+    assert (causal.interactions, causal.max_tokens) == (2, 64)
 
 
 def test_setting_one_key_keeps_the_rest_of_a_sections_own_default(base: Path) -> None:
