@@ -45,7 +45,7 @@ class Told:
     judged: int
     """Questions that somebody judged or skipped."""
     rows: Rows
-    """Number of this round's questions that were judged or skipped."""
+    """What is learnt from them."""
     people: dict[str, float] | None
     """Win rate of the newest policy over the one before, by people."""
 
