@@ -24,6 +24,11 @@ from tests.browser import count, errors, served, show
 from tests.local_source import STAGES, tiny_run
 from tests.prometheus_tools import ask, require, serving
 
+STEPS = 30
+"""Steps of each supervised stage. Its figures go with it, so it must outlast a scrape: two steps of
+memory_pretrain did not on a quick machine."""
+ITERATIONS = 6
+"""Iterations of MRL, of seven episodes each."""
 BEGINS = 60.0
 """Seconds until a run has written its settings, at most."""
 
@@ -68,7 +73,7 @@ def observed_run(folder: Path, browser: Chrome) -> Iterator[Observed]:
         tried.bind(("127.0.0.1", 0))
         port = tried.getsockname()[1]
     stages = [
-        STAGES[name] | {"steps": 2}
+        STAGES[name] | {"steps": STEPS}
         for name in ("joint_lm", "sft", "memory_pretrain", "memory_aware")
     ]
     mrl = STAGES["mrl"] | {"evaluate_every": 2}

@@ -27,7 +27,7 @@ from tests.browser import (
     show_episode,
     until,
 )
-from tests.observed_run import Observed
+from tests.observed_run import ITERATIONS, STEPS, Observed
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(420)]
 
@@ -56,10 +56,10 @@ def test_live_updates_of_the_run_arrived(observed: Observed) -> None:
     ]
     assert steps == sorted(steps)
     assert len(set(steps)) >= 3
-    assert steps[-1] == 14
+    assert steps[-1] == 4 * STEPS + ITERATIONS
     assert observed.page.episodes == sorted(observed.page.episodes)
     assert len(set(observed.page.episodes)) >= 3
-    assert observed.page.episodes[-1] == 6 * 7
+    assert observed.page.episodes[-1] == ITERATIONS * 7
     assert observed.page.errors == []
 
 
