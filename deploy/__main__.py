@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from common.failures import EXIT_DRAINED
+from common.failures import EXIT_BAD_INPUT, EXIT_DRAINED
 from common.text.printable import print_anything
 from learner.interrupts import SIGNALS, counted
 
@@ -36,8 +36,16 @@ def resumable() -> int:
 
 
 def run() -> int:
-    from deploy.cli import run_command
-
+    try:
+        from deploy.cli import run_command
+    except ModuleNotFoundError as missing:
+        # A job runs the `python` that its head node finds, which may be another than Ray's own.
+        sys.stderr.write(
+            f"engram: {sys.executable} has no package {missing.name}, so it is not the Python that "
+            "engram's dependencies are installed for: start Ray's nodes with that environment "
+            "active (source .venv/bin/activate, then ray start), or install them for this one\n"
+        )
+        return EXIT_BAD_INPUT
     return run_command(sys.argv[1:])
 
 

@@ -104,6 +104,20 @@ def test_cluster_that_does_not_answer_ends_with_1_and_names_it(
     assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
 
 
+def test_a_python_without_the_dependencies_ends_with_2_and_says_which_one_it_is() -> None:
+    """As in a job on a head that was started without the environment of engram."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "deploy", "train", "absent.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    (said,) = sentences(done.stderr)
+    assert said.startswith(f"engram: {sys.executable} has no package typer")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_interrupts_the_end_of_a_command_gives_it_no_other_exit_code(
     number: signal.Signals,
