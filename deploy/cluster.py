@@ -26,12 +26,14 @@ from common.actors.resources import claims, growth_cpus, namespace, total_cpus, 
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
 from common.storage.run_directory import RunDirectory
+from common.telemetry.progress import Progress, QuietProgress
 from deploy.local_ray import OBJECT_STORE_BYTES, require_short_paths, scratch
 from deploy.ray_access import find_token, token_wanted
 from learner.interrupts import counted
 
 log = logging.getLogger(__name__)
 
+QUIET = QuietProgress()
 CONNECT_SECONDS = 15.0
 """How long the address of a cluster may take to answer at all."""
 
@@ -85,10 +87,10 @@ def settle(address: str | None = None) -> str:
 
 
 @contextmanager
-def connect(run: Run, address: str | None = None) -> Iterator[None]:
+def connect(run: Run, address: str | None = None, progress: Progress = QUIET) -> Iterator[None]:
     """A cluster with room for `run`, for as long as the block lasts. SIGTERM arrives as
     KeyboardInterrupt from the first moment on, so that an orderly stop (a drained node, a stopped
-    job) leaves a checkpoint like Ctrl-C does.
+    job) leaves a checkpoint like Ctrl-C does. progress: is told what it waits for.
 
     Raises InputError for an address that is not a cluster's, InfraFailure where none answers or it
     is too small.
@@ -103,9 +105,8 @@ def connect(run: Run, address: str | None = None) -> Iterator[None]:
         try:
             with interrupts.at_once():
                 session = start_ray(run, where)
-                require_room(
-                    run, where, patience=0.0 if where == "local" else run.learner.start_deadline
-                )
+                patience = 0.0 if where == "local" else run.learner.start_deadline
+                require_room(run, where, patience, progress)
                 yield
         finally:
             ray.shutdown()
@@ -228,7 +229,7 @@ def _require_answer(address: str) -> None:
         raise InfraFailure(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def require_room(run: Run, where: str, patience: float) -> None:
+def require_room(run: Run, where: str, patience: float, progress: Progress = QUIET) -> None:
     """Wait up to `patience` seconds until the nodes have what the run claims: they may still be
     pulling images.
 
@@ -236,16 +237,20 @@ def require_room(run: Run, where: str, patience: float) -> None:
     """
     import ray
 
-    deadline = time.monotonic() + patience
-    while True:
-        short = lacking(run, ray.nodes())
-        if not short:
-            return
-        if time.monotonic() >= deadline:
-            raise InfraFailure(
-                f"the cluster at {where} is too small for this run: {'; '.join(short)}"
-            )
-        time.sleep(1.0)
+    short = lacking(run, ray.nodes())
+    if short and patience:
+        waits = f"waiting at most {patience:g} s for room (learner.start_deadline)"
+        with progress.doing(f"{waits}: {'; '.join(short)}"):
+            deadline = time.monotonic() + patience
+            while short and time.monotonic() < deadline:
+                time.sleep(1.0)
+                short = lacking(run, ray.nodes())
+    if short:
+        raise InfraFailure(
+            f"the cluster at {where} is too small for this run: {'; '.join(short)}; add nodes, "
+            "start them with more logical CPUs (ray start --num-cpus), or lower learner.ranks, "
+            "rollout.workers and their threads"
+        )
 
 
 def lacking(run: Run, nodes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -80,7 +80,7 @@ def train_run(
             "starting Ray on this machine" if where == "local" else f"connecting to Ray at {where}"
         )
         try:
-            with connect(run, where), remembered(directory, mark):
+            with connect(run, where, progress), remembered(directory, mark):
                 return go(ready, progress)
         finally:
             keep_report(directory)

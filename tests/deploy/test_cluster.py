@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from common.config.run import Run
 from common.failures import InfraFailure, InputError
+from common.telemetry.progress import QuietProgress
 from deploy.cluster import connect, keep_actor_logs, lacking, require_room, start_ray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -93,13 +95,27 @@ def test_a_laptops_cluster_admits_all_actors_keeps_their_words_and_stops_in_orde
     assert (tmp_path / "laptop" / "logs" / "speaker.out").read_text() == "words of an actor\n"
 
 
+class Told(QuietProgress):
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        self.done.append(what)
+        return nullcontext()
+
+
 @pytest.mark.usefixtures("ray_local")
 def test_a_cluster_that_lacks_gpus_says_what_is_missing(tmp_path: Path) -> None:
     require_room(small_run(tmp_path), "local", patience=0)
-    start = time.monotonic()
-    with pytest.raises(InfraFailure, match="too small for this run: GPU 64 needed"):
-        require_room(small_run(tmp_path, gpus_per_rank=64), "local", patience=1)
+    start, told = time.monotonic(), Told()
+    with pytest.raises(
+        InfraFailure, match="too small for this run: GPU 64 needed, 0 there; add nodes"
+    ):
+        require_room(small_run(tmp_path, gpus_per_rank=64), "local", patience=1, progress=told)
     assert 1 <= time.monotonic() - start < 10
+    assert told.done == [
+        "waiting at most 1 s for room (learner.start_deadline): GPU 64 needed, 0 there"
+    ]
 
 
 def test_room_is_counted_on_nodes_with_the_labels_that_a_role_wants(tmp_path: Path) -> None:
