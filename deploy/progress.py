@@ -63,6 +63,8 @@ SOON = 0.5
 words, says only what the mistake is."""
 AGAIN = 5.0
 """Seconds after which it says so again, with the time that has passed."""
+SHORT = 60
+"""Characters of a note that may come again."""
 
 
 @contextmanager
@@ -156,19 +158,32 @@ class _Pace:
 
 
 class LineProgress:
-    """One line per `every` seconds, and always for a stage's last step."""
+    """One line per `every` seconds, and always for a stage's last step. Where nothing is said for
+    `quiet` seconds, such as while workers start and compile, what it was at comes again."""
 
     def __init__(
-        self, stream: TextIO, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO,
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: float = 15.0,
     ):
-        self._stream, self._every, self._clock = stream, every, clock
+        self._stream, self._every, self._clock, self._quiet = stream, every, clock, quiet
         self._name, self._pace = "", _Pace(0, clock)
         self._printed, self._shown = float("-inf"), 0
+        self._at, self._since = "", time.monotonic()
+        """What it says now, in short, and since when."""
+        self._said = threading.Condition()
+        self._closed = False
+        self._watcher: threading.Thread | None = None
 
     def stage(self, name: str, total: int, unit: str = "steps") -> None:
         self._name, self._pace = name, _Pace(total, self._clock)
         self._printed, self._shown = self._clock(), 0
-        self._say(f"{name}: {total} {unit}")
+        self._say(f"{name}: {total} {unit}", f"{name} 0/{total}")
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
 
     def update(self, step: int, **figures: float) -> None:
         left, now = self._pace.left(step), self._clock()
@@ -176,23 +191,37 @@ class LineProgress:
         if step == self._shown or (not last and now - self._printed < self._every):
             return
         self._printed, self._shown = now, step
-        parts = [
-            f"{self._name} {step}/{self._pace.total}",
-            describe(figures),
-            "" if last or left is None else f"{duration(left)} left",
-        ]
-        self._say("  ".join(part for part in parts if part))
+        at = f"{self._name} {step}/{self._pace.total}"
+        time_left = "" if last or left is None else f"{duration(left)} left"
+        self._say("  ".join(part for part in (at, describe(figures), time_left) if part), at)
 
     def note(self, text: str) -> None:
-        self._say(text)
+        self._say(text, text if len(text) <= SHORT else self._at)
 
     def doing(self, what: str) -> AbstractContextManager[None]:
         return doing(what, self._stream)
 
     def close(self) -> None:
+        with self._said:
+            self._closed = True
+            self._said.notify()
+        if self._watcher is not None:
+            self._watcher.join()
         self._stream.flush()
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, at: str) -> None:
+        with self._said:
+            self._write(line)
+            self._at, self._since = at, time.monotonic()
+            self._said.notify()
+
+    def _watch(self) -> None:
+        with self._said:
+            while not self._closed:
+                if not self._said.wait(self._quiet):
+                    self._write(f"{self._at}, {duration(time.monotonic() - self._since)} ...")
+
+    def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
 
@@ -206,6 +235,7 @@ class TerminalProgress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[figures]}"),
             console=console,

@@ -47,6 +47,8 @@ def token_head() -> Iterator[Head]:
     environment = os.environ | {
         "PATH": f"{ray.parent}:{os.environ['PATH']}",
         "HOME": str(folder),
+        # Compiled kernels are found there, whatever the home.
+        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
         # On a busy machine, processes start and answer late; a head that has waited ends itself.
         "RAY_agent_register_timeout_ms": "180000",
         "RAY_health_check_failure_threshold": "30",

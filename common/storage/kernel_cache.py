@@ -1,13 +1,17 @@
-"""Compiled kernels between processes, as Numba keeps them, with a check sum before each file.
+"""Compiled kernels between processes, as Numba keeps them, but found by their sources' content and
+with a check sum before each file.
 
-Numba writes its files without syncing them, so a machine that stops may leave empty ones, and Numba
-raises whatever its unpickling raises. Here a file that is not as it was written counts as absent:
-the kernel is compiled again and the file replaced. The classes are Numba's own apart from that.
+Numba looks for a kernel by the path and the time of its source. The sources of a submitted job lie
+in a new folder each time, so it would compile all of them anew, for a minute. Numba also writes its
+files without syncing them, so a machine that stops may leave empty ones, and Numba raises whatever
+its unpickling raises. Here a file that is not as it was written counts as absent: the kernel is
+compiled again and the file replaced. The classes are Numba's own apart from that.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,18 +23,73 @@ _DIGEST_BYTES = 16
 
 
 def keep_compiled(dispatcher: Any) -> Any:
-    """A function of `njit` that is compiled once per machine; where nothing can be written, once
-    per process."""
-    with suppress(RuntimeError):  # no folder that Numba can write to
+    """A function of `njit` that is compiled once per machine and version of its folder's sources;
+    where nothing can be written, once per process.
+
+    Kept in NUMBA_CACHE_DIR where that is set, else in the user's cache folder, else beside the
+    source.
+    """
+    with suppress(RuntimeError):  # no folder that can be written to
         dispatcher._cache = _kernel_cache()(dispatcher.py_func)
     return dispatcher
+
+
+@cache
+def folder_for(sources: Path) -> Path | None:
+    """Where kernels of the Python files in the folder `sources` are kept; None where no place can
+    be written to. A kernel contains kernels of the files beside its own, so each version of all of
+    them has a folder."""
+    from numba import config
+
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(sources.glob("[!.]*.py")):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    own = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    places = [Path(own, "engram"), sources / "__pycache__"]
+    for base in [Path(config.CACHE_DIR)] if config.CACHE_DIR else places:
+        folder = base / f"kernels-{digest.hexdigest()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return None
 
 
 @cache
 def _kernel_cache() -> Any:
     """The class of the cache. Numba takes a second to import, and only a process that compiles
     needs it."""
-    from numba.core.caching import FunctionCache, IndexDataCacheFile
+    from numba.core.caching import (
+        CompileResultCacheImpl,
+        FunctionCache,
+        IndexDataCacheFile,
+        _CacheLocator,
+    )
+
+    class Locator(_CacheLocator):
+        """The place of one function's files: what is in its folder's name is its stamp."""
+
+        def __init__(self, function: Callable[..., Any], folder: Path):
+            self._line, self._folder = function.__code__.co_firstlineno, folder
+
+        def get_cache_path(self) -> str:
+            return str(self._folder)
+
+        def get_source_stamp(self) -> str:
+            return self._folder.name
+
+        def get_disambiguator(self) -> str:
+            return str(self._line)
+
+        @classmethod
+        def from_function(cls, function: Callable[..., Any], file: str) -> Locator | None:
+            folder = folder_for(Path(file).parent)
+            return None if folder is None else cls(function, folder)
+
+    class Kept(CompileResultCacheImpl):
+        _locator_classes = (Locator,)
 
     class Files(IndexDataCacheFile):
         """The files of one function: an index from signatures to files of machine code."""
@@ -64,6 +123,8 @@ def _kernel_cache() -> Any:
                 file.write(_digest(content) + content)
 
     class KernelCache(FunctionCache):
+        _impl_class = Kept
+
         def __init__(self, function: Callable[..., Any]):
             super().__init__(function)
             self._cache_file = Files(

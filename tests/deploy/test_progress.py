@@ -63,6 +63,27 @@ def test_lines_come_at_most_every_few_seconds_but_always_for_the_last_step() -> 
     assert lines(stream) == ["sft: 5 steps", "sft 3/5  loss 1  8 s left", "sft 5/5  loss 1"]
 
 
+def test_what_lasts_without_a_word_is_said_again_with_its_seconds_until_it_is_closed() -> None:
+    stream = io.StringIO()
+    progress = LineProgress(stream, quiet=0.1)
+
+    def said(count: int) -> set[str]:
+        """The different lines from `count` on, once there are two more."""
+        ends = time.monotonic() + 10
+        while len(lines(stream)) < count + 2 and time.monotonic() < ends:
+            time.sleep(0.01)
+        return set(lines(stream)[count:])
+
+    progress.stage("mrl", 10)
+    assert said(1) == {"mrl 0/10, 0 s ..."}
+    progress.note("evaluating after MRL")
+    assert said(len(lines(stream))) == {"evaluating after MRL, 0 s ..."}
+    progress.close()
+    count = len(lines(stream))
+    time.sleep(0.3)
+    assert len(lines(stream)) == count
+
+
 def test_time_left_of_a_resumed_stage_counts_only_steps_done_here() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = LineProgress(stream, every=0, clock=clock)

@@ -32,6 +32,7 @@ print(doubled(), sum(doubled.stats.cache_hits.values()), repr(config.CACHE_DIR))
 def answer(folder: Path, home: Path, kept: str) -> tuple[str, int]:
     """What a new process prints, and how often it took what was kept."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    inherited.pop("XDG_CACHE_HOME", None)
     environment = {**inherited, "PYTHONPATH": str(folder), "HOME": str(home)}
     if kept:
         environment["NUMBA_CACHE_DIR"] = kept
@@ -54,8 +55,8 @@ def test_a_kernel_is_compiled_again_when_a_file_that_it_calls_changes(
     shutil.copy(compiling.__file__, folder)
     (folder / "called.py").write_text(CALLED.format(2))
     (folder / "calling.py").write_text(CALLING)
-    if where == "home":
-        (folder / "__pycache__").touch()  # no folder can be made there
+    if where == "beside the source":
+        home.touch()  # no folder can be made there
     kept = str(named) if where == "NUMBA_CACHE_DIR" else ""
     assert answer(tmp_path, home, kept) == ("4", 0)
     assert answer(tmp_path, home, kept) == ("4", 1)
@@ -63,6 +64,10 @@ def test_a_kernel_is_compiled_again_when_a_file_that_it_calls_changes(
     assert [name for name, place in used.items() if list(place.rglob("*.nbi"))] == [where]
     (folder / "called.py").write_text(CALLED.format(20))
     assert answer(tmp_path, home, kept) == ("40", 0)
+    if where != "beside the source":  # the sources of a job, in another place at another time
+        elsewhere = tmp_path / "elsewhere"
+        shutil.copytree(folder, elsewhere / "inner", copy_function=shutil.copyfile)
+        assert answer(elsewhere, home, kept) == ("40", 1)
 
 
 ENCODING = """

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
-from numba import config, njit
+from numba import njit
 
 from common.storage.kernel_cache import keep_compiled
 
@@ -19,31 +16,8 @@ REORDERED = {"reassoc", "contract", "nsz"}
 has to show."""
 
 
-def _cache_folder() -> str:
-    """Where compiled code is kept between processes; "" where nothing can be written.
-
-    Numba compiles a function again when the file it is in changes. Kernels contain kernels of other
-    files of this folder, so each version of the folder has a cache of its own.
-    """
-    here, digest = Path(__file__).parent, hashlib.blake2b(digest_size=8)
-    for file in sorted(here.glob("[!.]*.py")):
-        digest.update(file.read_bytes())
-    for base in (config.CACHE_DIR or here / "__pycache__", Path.home() / ".cache" / "engram"):
-        folder = Path(base) / f"kernels-{digest.hexdigest()}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return str(folder)
-    return ""
-
-
-_CACHE = _cache_folder()
-
-
 def kernel(function: Function, fastmath: set[str] = REORDERED) -> Function:
-    """Compile at the first call, once per machine; where nothing can be written, once per process.
+    """Compile at the first call, unless a process on this machine has (`keep_compiled`).
 
     A kernel contains the kernels that it calls (`forceinline`). A call that is left to the linker
     gets whichever copy of the callee the process loaded first, and copies that LLVM optimised in
@@ -52,13 +26,5 @@ def kernel(function: Function, fastmath: set[str] = REORDERED) -> Function:
     options: dict[str, Any] = dict(
         nogil=True, error_model="numpy", fastmath=fastmath, forceinline=True
     )
-    compiled: Function = njit(**options)(function)
-    if not _CACHE:
-        return compiled
-    # Numba asks for the folder when the cache is made; functions of others keep theirs.
-    before, config.CACHE_DIR = config.CACHE_DIR, _CACHE
-    try:
-        keep_compiled(compiled)
-    finally:
-        config.CACHE_DIR = before
+    compiled: Function = keep_compiled(njit(**options)(function))
     return compiled
