@@ -208,6 +208,7 @@ def evaluate_checkpoint(
     told.stage("evaluation", passes * len(rows) + sample, "conversations")
     player = ScoringPlayer(checkpoint, run, backend, list(values), len(rows), told)
     prompts: dict[str, Any] = {}
+    player.require_fitting(rows, source)
     try:
         found = evaluate(player, rows, seed, values)
         beside = {}

@@ -15,6 +15,7 @@ from common.failures import InputError, Unavailable
 from common.storage.checkpoint import Checkpoint
 from common.telemetry.progress import Progress
 from learner.evaluation.figures import in_powers
+from learner.evaluation.fitting import require_fitting
 from learner.evaluation.measure import reward_embedding
 from learner.evaluation.parts import ENDS
 from learner.policies.table import CheckpointPolicy, open_policy
@@ -79,6 +80,12 @@ class ScoringPlayer:
         self._known_values = known_values
         self._scores = True
         self.cost = Cost()
+
+    def require_fitting(self, rows: Sequence[Row], source: str) -> None:
+        """Raises InputError naming a turn that is too long for the model. Causal language models
+        drop their oldest interactions instead."""
+        if self._opened.kind != "causal":
+            require_fitting(rows, self._opened.tokenizer, self._opened.max_tokens, source)
 
     def prompts(self, rows: Sequence[Row], seed: int) -> dict[str, Any]:
         """Figures of sampled answers; none of a Reactive Transformer, whose reference is not

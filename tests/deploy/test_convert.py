@@ -95,7 +95,7 @@ LONG = {
         "answer": "hall",
         "haystack_sessions": [
             [
-                {"role": "user", "content": "In the hall. Yes. No.", "has_answer": True},
+                {"role": "user", "content": "In the hall. Yes. Well, maybe.", "has_answer": True},
                 {"role": "assistant", "content": "Noted."},
             ]
         ],

@@ -17,7 +17,7 @@ from common.data.datasets.long_context import long_contexts
 from common.data.leftovers import Leftovers
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Episode, Interaction, Row, Task
-from common.failures import DataFailure
+from common.failures import DataFailure, InputError
 from learner.evaluation.evaluate import (
     carried_figures,
     evaluate_checkpoint,
@@ -26,6 +26,7 @@ from learner.evaluation.evaluate import (
     played_figures,
 )
 from learner.evaluation.figures import Figure, in_powers
+from learner.evaluation.fitting import require_fitting
 from learner.evaluation.parts import ENDS, WHOLE, Part, played_parts
 from rollout.policies.reactive.engine import ReactiveEngine
 from tests.local_source import lively_model, prepared, tiny_run
@@ -145,6 +146,31 @@ def test_a_turn_of_a_long_conversation_has_its_cost_by_number(tmp_path: Path) ->
                                       "129-256": 24}  # fmt: skip
     save_rows(rows_of(20, 2), tmp_path / "short.jsonl")
     assert "cost" not in evaluate_checkpoint(where, str(tmp_path / "short.jsonl"))
+
+
+def test_a_turn_that_does_not_fit_the_model_is_named_before_any_is_played(
+    tokenizer: ConversationTokenizer,
+) -> None:
+    rows = rows_of(30, 3)
+    longest = max(len(tokenizer.prompt(turn.query)) for row in rows for turn in row.interactions)
+    opening = max(len(tokenizer.interaction(row.opening)) for row in rows)
+    require_fitting(rows, tokenizer, max(longest + 1, opening), "rows.jsonl")
+    long = Interaction("so it goes on and on and on and on " * 9, "okay")
+    turns = rows[1].interactions
+    wrong = [rows[0], replace(rows[1], interactions=(*turns[:4], long, long, *turns[6:])), rows[2]]
+    with pytest.raises(InputError) as refused:
+        require_fitting(wrong, tokenizer, max(longest + 1, opening), "rows.jsonl")
+    assert refused.value.where == "rows.jsonl, conversation 2, turn 5"
+    assert "'so it goes on and on' … has" in refused.value.what
+    assert "2 turns of 1 conversations do not fit" in refused.value.what
+    with pytest.raises(InputError, match="conversation 1, turn 0"):
+        require_fitting([replace(rows[0], answer="it is so " * 40)], tokenizer, 32, "rows.jsonl")
+    # A prompt that leaves room for one token of an answer fits, and one more does not.
+    asked = replace(rows[0], query="a", answer="b", interactions=(long,))
+    room = len(tokenizer.prompt(long.query)) + 1
+    require_fitting([asked], tokenizer, room, "rows.jsonl")
+    with pytest.raises(InputError, match="turn 1"):
+        require_fitting([asked], tokenizer, room - 1, "rows.jsonl")
 
 
 def test_keys_beyond_sixteen_are_powers_of_two() -> None:
