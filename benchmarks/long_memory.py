@@ -4,7 +4,7 @@ early one.
     python -m benchmarks.long_memory CHECKPOINT [--facts FILE …] [--talk FILE …] [--turns N …]
         [--conversations N] [--name NAME]
 
-Recall is measured on conversations of each number of turns, in which the last story of FILE (bAbI;
+Recall is measured on conversations of each number of turns, in which a story of FILE (bAbI;
 without one, generated) is spread among other talk. The cost is that of one conversation of 2,048
 turns, three times: the median of turns 1,900 to 2,048 over the median of turns 50 to 200, which ask
 the same queries. Writes benchmarks/results/long_memory_NAME.json.
@@ -74,9 +74,12 @@ def growth(
     return {"early": medians[0], "late": medians[1], "ratio": medians[1] / medians[0]}
 
 
-def cost(open_session: Callable[[], AnySession], turns: int = LATE[1]) -> dict[str, Any]:
-    """`growth` of each of three conversations, and the median of their ratios."""
-    queries = [query for query, _ in long_talk()][: EARLY[1] - EARLY[0]]
+def cost(
+    open_session: Callable[[], AnySession], fits: Callable[[str], bool], turns: int = LATE[1]
+) -> dict[str, Any]:
+    """`growth` of each of three conversations, and the median of their ratios. fits: whether a
+    query leaves room for an answer."""
+    queries = [query for query, _ in long_talk() if fits(query)][: EARLY[1] - EARLY[0]]
     late = (turns - (LATE[1] - LATE[0]), turns)
     found = [
         growth(turn_seconds(open_session(), queries, turns), late=late) for _ in range(REPEATS)
@@ -118,9 +121,14 @@ def measured(where: str, settings: LongContext) -> dict[str, Any]:
     def player(count: int) -> ScoringPlayer:
         return ScoringPlayer(checkpoint, run, None, values, count, QuietProgress())
 
-    rollout = player(1).rollout
-    policy = open_policy(checkpoint).playing(rollout)
-    return {"recall": recall(player, rows, values), "cost": cost(lambda: policy.session(0))}
+    one, opened = player(1), open_policy(checkpoint)
+    one.require_fitting(every, "conversations of all numbers of turns")
+    policy = opened.playing(one.rollout)
+
+    def fits(query: str) -> bool:
+        return len(opened.tokenizer.prompt(query)) < opened.max_tokens
+
+    return {"recall": recall(player, rows, values), "cost": cost(lambda: policy.session(0), fits)}
 
 
 def untrained(settings: LongContext) -> dict[str, Any]:
@@ -140,7 +148,7 @@ def untrained(settings: LongContext) -> dict[str, Any]:
     turns = max(400, *settings.turns)
     return {
         "recall": recall(lambda _: engine.run, rows, ()),
-        "cost": cost(lambda: session, turns),
+        "cost": cost(lambda: session, lambda _: True, turns),
     }
 
 
@@ -167,7 +175,8 @@ if __name__ == "__main__":
         result = untrained(chosen)
     else:
         result = measured(given.checkpoint, chosen)
-        record(f"long_memory_{given.name}", "python -m benchmarks.long_memory CHECKPOINT", result)
+        command = f"python -m benchmarks.long_memory CHECKPOINT --conversations {chosen.eval}"
+        record(f"long_memory_{given.name}", command, result)
     for turns, figures in result["recall"].items():
         print(turns, "turns: recall", figures["recall"], "of", figures["counts"]["recall"]["all"])
     print("late over early turns:", round(result["cost"]["ratio"], 3))

@@ -62,7 +62,8 @@ def played_parts(player: Player, tasks: Sequence[Task]) -> Iterator[Part]:
     """
     numbered = list(enumerate(tasks))
     short = [each for each in numbered if _answers(each[1]) <= WHOLE]
-    for (number, _), episode in zip(short, player([task for _, task in short]), strict=True):
+    whole_ones = player([task for _, task in short]) if short else []
+    for (number, _), episode in zip(short, whole_ones, strict=True):
         yield Part(number, _playable(episode), 1, episode.turns)
     long = sorted(
         (each for each in numbered if _answers(each[1]) > WHOLE), key=lambda each: _answers(each[1])
