@@ -67,7 +67,7 @@ def recall_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def cost_tables(result: Mapping[str, Any]) -> list[str]:
-    """What a turn of long conversations took; empty where none was long."""
+    """The time that a turn of long conversations took; empty where none was long."""
     cost = result.get("cost")
     if not cost:
         return []

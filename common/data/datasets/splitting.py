@@ -9,7 +9,7 @@ from common.data.datasets.synth import ACKNOWLEDGE
 from common.data.leftovers import Leftovers
 
 GO_ON = "go on"
-"""What is asked for the rest of a long answer."""
+"""The query for the rest of a long answer."""
 DIVIDED = "sentences of more than max_words words, divided between words"
 SEVERAL = "interactions of more than max_words words, told in several"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
