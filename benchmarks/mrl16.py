@@ -30,9 +30,10 @@ from common.episode import Row
 from common.seeding import derive
 from common.storage.checkpoint import open_checkpoint
 from common.telemetry.progress import QuietProgress
-from learner.evaluation.evaluate import ScoringPlayer, carried_figures, evaluate
+from learner.evaluation.evaluate import carried_figures, evaluate
 from learner.evaluation.figures import Evaluation, Figure, figures_json
 from learner.evaluation.intervals import bootstrap
+from learner.evaluation.scoring_player import ScoringPlayer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "mrl16.yaml"
 SECONDS = 3600.0

@@ -39,8 +39,9 @@ from common.episode import Interaction, Row
 from common.seeding import derive
 from common.storage.checkpoint import open_checkpoint
 from common.telemetry.progress import QuietProgress
-from learner.evaluation.evaluate import ScoringPlayer, evaluate
+from learner.evaluation.evaluate import evaluate
 from learner.evaluation.figures import figures_json
+from learner.evaluation.scoring_player import ScoringPlayer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SECONDS = 3600.0

@@ -132,7 +132,8 @@ class Task(Record):
     environment: str = "conversation"
     """Which environment plays it: a kind of rollout/environments/table.py."""
     max_turns: int | None = None
-    """Answers after which the episode is cut off; None: it ends where the environment ends it."""
+    """The turn after whose answer the episode is cut off; None: it ends where the environment ends
+    it."""
     iteration: int = 0
     """Iteration of its stage; 0 outside training."""
     batch_index: int = 0
@@ -141,6 +142,9 @@ class Task(Record):
     sample: int = 0
     """Which of the episodes that start alike it is: those of a group differ in their draws of
     answers alone."""
+    first_turn: int = 1
+    """The turn that is asked first. From 2 on, `initial_memory` was written with all before it, and
+    turn 0 of the episode is the one before: a long conversation is played in parts."""
 
     @property
     def strategy(self) -> Strategy:

@@ -17,9 +17,11 @@ from deploy.output import echo, tell
 from deploy.progress import doing
 
 if TYPE_CHECKING:
+    from common.config.conversion import LongFiles
     from common.config.data import Data
     from common.data.leftovers import Leftovers
     from common.data.preferences import Preference
+    from common.episode import Row
 
 app = typer.Typer(
     help="Write your own files of conversations or compared answers, or a public data set, as "
@@ -113,6 +115,67 @@ def sgd(
 
         chosen = load_section(SgdData, {"folder": str(folder)}, [], settings or [])
     write_corpus(chosen, 0, out, format)
+
+
+@app.command()
+def babilong(words: Words, format: FormatOption = FileFormat.jsonl) -> None:
+    """BABILong's stories within books, to evaluate on."""
+    from common.data.datasets.babilong import babilong_rows
+
+    convert_long(words, format, babilong_rows)
+
+
+@app.command()
+def locomo(words: Words, format: FormatOption = FileFormat.jsonl) -> None:
+    """LoCoMo's conversations over many sessions, to evaluate on."""
+    from common.data.datasets.locomo import locomo_rows
+
+    convert_long(words, format, locomo_rows)
+
+
+@app.command()
+def longmemeval(words: Words, format: FormatOption = FileFormat.jsonl) -> None:
+    """LongMemEval's questions after many sessions with an assistant, to evaluate on."""
+    from common.data.datasets.longmemeval import longmemeval_rows
+
+    convert_long(words, format, longmemeval_rows)
+
+
+@app.command()
+def persona(words: Words, format: FormatOption = FileFormat.jsonl) -> None:
+    """Persona chats as conversations that recall who answers: to train on, and held-out ones."""
+    from common.config.conversion import PersonaFiles
+    from common.config.loader import load_section
+    from common.data.conversations import save_rows
+    from common.data.datasets.persona import convert_personas
+    from common.data.leftovers import Leftovers
+
+    files, out, settings = split_words(words)
+    left = Leftovers()
+    with every_fault(), doing(f"reading {', '.join(files)}"):
+        found = convert_personas(files, load_section(PersonaFiles, {}, [], settings), left)
+    write(out, "train", format, found.train, save_rows, "conversations")
+    write(out, "eval", format, found.eval, save_rows, "conversations")
+    tell_leftovers(left)
+
+
+def convert_long(
+    words: Sequence[str],
+    format: FileFormat,
+    rows_of: Callable[[Sequence[str], LongFiles, Leftovers], list[Row]],
+) -> None:
+    """Files of a data set that is there to be evaluated on, as one file."""
+    from common.config.conversion import LongFiles
+    from common.config.loader import load_section
+    from common.data.conversations import save_rows
+    from common.data.leftovers import Leftovers
+
+    files, out, settings = split_words(words)
+    left = Leftovers()
+    with every_fault(), doing(f"reading {', '.join(files)}"):
+        rows = rows_of(files, load_section(LongFiles, {}, [], settings), left)
+    write(out, "eval", format, rows, save_rows, "conversations")
+    tell_leftovers(left)
 
 
 @app.command()

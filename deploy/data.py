@@ -1,4 +1,4 @@
-"""`engram data`: generate, convert, check and look at conversations.
+"""`engram data`: generate (synth.py), convert (convert.py), check and look at conversations.
 
 What a command needs is imported inside it, so that `--help` and completion answer at once.
 """
@@ -17,12 +17,11 @@ from rich.table import Table
 
 from common.text.counted import counted
 from common.text.printable import printable
-from deploy.command_group import DefaultGroup
-from deploy.convert import FileFormat, FormatOption, Out, Settings, every_fault, write_corpus
 from deploy.convert import app as convert_commands
+from deploy.convert import every_fault
 from deploy.output import echo, tell
 from deploy.progress import doing
-from deploy.text_games import Challenge
+from deploy.synth import app as synth_commands
 
 if TYPE_CHECKING:
     from common.data.tokenizer import ConversationTokenizer
@@ -30,10 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Generate, convert, check and look at conversations.", no_args_is_help=True)
 app.add_typer(convert_commands, name="convert")
-synth = typer.Typer(
-    cls=DefaultGroup, help="Write generated conversations, or text games.", no_args_is_help=True
-)
-app.add_typer(synth, name="synth")
+app.add_typer(synth_commands, name="synth")
 
 INSPECT_VOCABULARY = 1024
 """Size of the tokenizer that `inspect` trains on the file itself where none is given."""
@@ -54,42 +50,6 @@ File = Annotated[
 TokenizerFolder = Annotated[
     Path | None, typer.Option("--tokenizer", help="Folder with a tokenizer, such as a checkpoint.")
 ]
-
-
-@synth.command()
-def conversations(
-    out: Out,
-    settings: Settings = None,
-    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other conversations.")] = 0,
-    format: FormatOption = FileFormat.jsonl,
-) -> None:
-    """Write generated conversations: train=1000 steps=[4,8] strategies=[cumulative,long_term] …
-    `engram data synth OUT` is short for it."""
-    with doing("reading the settings"):
-        from common.config.data import SynthData
-        from common.config.loader import load_section
-
-        chosen = load_section(SynthData, {}, [], settings or [])
-    write_corpus(chosen, seed, out, format)
-
-
-@synth.command()
-def textworld(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the games.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of TextWorld's challenge."),
-    ] = None,
-    challenge: Annotated[Challenge, typer.Option(help="Kind of game.")] = Challenge.simple,
-    games: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first; the others follow.")] = 1,
-) -> None:
-    """Make text games: tw-CHALLENGE-SEED.z8, each with the .json that says how it is won."""
-    with doing(f"making games in {folder}"):
-        from deploy.text_games import make_games
-
-        made = make_games(folder, challenge, games, seed, settings or [])
-    echo(f"{folder}: {counted(len(made), 'games')}, {made[0].name} to {made[-1].name}")
 
 
 @app.command()

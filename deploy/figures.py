@@ -13,7 +13,7 @@ from deploy.layout import table
 
 INTERVAL = "  95 %"
 MOST_COLUMNS = 12
-"""Columns of a table of figures; of conversations with more turns, the last ones are left out."""
+"""Columns of a table of figures; what has more keys goes on in another one."""
 LAST = ("all", "total")
 """Keys that are over all others."""
 
@@ -27,6 +27,7 @@ FACTS = {
 }
 """Figures of facts beside recall: label, and what they are of."""
 BY_ORDER = "Recall by the order in which a conversation told its facts"
+HELD = "Recall by how many turns had told something that still held"
 MATCH = {"exact_match": "exact match", "f1": "word F1"}
 
 
@@ -44,23 +45,39 @@ class Line(NamedTuple):
 def figure_tables(result: Mapping[str, Any]) -> list[str]:
     """All tables of figures that summary.json, or the result of `engram eval`, has something
     for."""
-    tables = [share_table(title, lines) for title, lines in other_figures(result).items()]
-    return [*recall_table(result), *tables]
+    tables = [table for each in other_figures(result).items() for table in share_tables(*each)]
+    return [*recall_table(result), *tables, *cost_tables(result)]
 
 
 def main_tables(result: Mapping[str, Any]) -> list[str]:
     """Recall by distance, and one table of all other figures over all distances and turns."""
     tables = other_figures(result)
-    tables.pop(BY_ORDER, None)  # over all orders it is recall again
+    for title in (BY_ORDER, HELD):
+        tables.pop(title, None)  # over all keys it is recall again
     lines = [line for lines in tables.values() for line in lines]
-    return [*recall_table(result), *overall_table("Other figures, over all turns", lines)]
+    others = overall_table("Other figures, over all turns", lines)
+    return [*recall_table(result), *others, *cost_tables(result)]
 
 
 def recall_table(result: Mapping[str, Any]) -> list[str]:
     """Recall by distance with its controls; empty where nothing was asked."""
     retention = result.get("retention", {})
     lines = _lines(retention, _beside(retention), "facts")
-    return [share_table("Recall by turns since the value was last said", lines)] if lines else []
+    return share_tables("Recall by turns since the value was last said", lines) if lines else []
+
+
+def cost_tables(result: Mapping[str, Any]) -> list[str]:
+    """The time that a turn of long conversations took; empty where none was long."""
+    cost = result.get("cost")
+    if not cost:
+        return []
+    keys = sorted(cost["seconds"], key=_in_order)
+    rows = [
+        ["milliseconds a turn", *(f"{1000 * cost['seconds'][key]:.3g}" for key in keys)],
+        ["  turns", *(f"{cost['turns'][key]:,}" for key in keys)],
+    ]
+    title = "Time of a turn, by its number in the conversation, many being played at once"
+    return [table(title, ["", *keys], rows)]
 
 
 def other_figures(result: Mapping[str, Any]) -> dict[str, list[Line]]:
@@ -75,6 +92,7 @@ def other_figures(result: Mapping[str, Any]) -> dict[str, list[Line]]:
             for line in _figure_lines(label, of, name, retention)
         ],
         BY_ORDER: _figure_lines("recall", "facts", "by_order", retention),
+        HELD: _figure_lines("recall", "facts", "held", retention),
         "Agreement with the reference by turn of the conversation": [
             line
             for name, label in MATCH.items()
@@ -126,15 +144,22 @@ def _figure_lines(label: str, of: str, name: str, retention: Mapping[str, Any]) 
     return [Line(label, figure, intervals, counts, of)] if figure else []
 
 
-def share_table(title: str, lines: Sequence[Line]) -> str:
-    """Shares by key; a key that a line lacks shows as "-"."""
+def share_tables(title: str, lines: Sequence[Line]) -> list[str]:
+    """Shares by key, in as many tables as they need; a key that a line lacks shows as "-"."""
     keys = sorted({key for line in lines for key in line.shares}, key=_in_order)
     last = [key for key in keys if key in LAST]
     first = [key for key in keys if key not in LAST]
     room = MOST_COLUMNS - len(last)
-    columns = [*first[:room], *last]
-    if len(first) > room:
-        title += f" (the first {room} of {len(first)}; all of them with --json)"
+    tables = [_share_table(title, lines, [*first[:room], *last])]
+    for start in range(room, len(first), MOST_COLUMNS):
+        # What is over all keys stands in the first table.
+        columns = first[start : start + MOST_COLUMNS]
+        tables.append(_share_table(f"{title}, from {columns[0]} on", lines, columns))
+    return tables
+
+
+def _share_table(title: str, lines: Sequence[Line], columns: Sequence[str]) -> str:
+    lines = [line for line in lines if any(key in line.shares for key in columns)]
     rows = []
     for line, following in zip(lines, [*lines[1:], None], strict=True):
         figures = (f"{line.shares[key]:.3f}" if key in line.shares else "-" for key in columns)
@@ -186,4 +211,5 @@ def _span(interval: Sequence[float] | None, digits: int = 2) -> str:
 
 
 def _in_order(key: str) -> tuple[bool, int, str]:
-    return key in LAST, int(key) if key.isdecimal() else 0, key
+    first = key.partition("-")[0]
+    return key in LAST, int(first) if first.isdecimal() else 0, key

@@ -8,9 +8,10 @@ from importlib import import_module
 import pytest
 import torch
 
-from benchmarks import rollout, rollout_gpu
+from benchmarks import long_memory, rollout, rollout_gpu
 from benchmarks.parts import Part
 from benchmarks.workload import LongTailed, TurnLockstep, make_engine, make_tasks, play_in_batches
+from common.config.generation import LongContext
 from common.failures import InputError
 from common.telemetry.progress import QuietProgress
 from deploy.bench import BENCHMARKS, run_bench
@@ -83,3 +84,19 @@ def test_every_benchmark_has_parts_of_different_names(name: str) -> None:
     for quick in (False, True):
         names = [part.name for part in import_module(f"benchmarks.{name}").parts(quick)]
         assert len(set(names)) == len(names) >= 1
+
+
+def test_late_turns_are_held_against_early_ones() -> None:
+    seconds = [1.0] * 49 + [2.0] * 151 + [9.0] * 300 + [3.0] * 149
+    found = long_memory.growth(seconds, late=(501, 649))
+    assert found == {"early": 2.0, "late": 3.0, "ratio": 1.5}
+    # One turn more before or after does not count.
+    assert long_memory.growth([5.0, *seconds[1:]], (2, 49), (1, 1))["ratio"] == 5.0
+
+
+def test_recall_and_cost_against_turns_are_measured_of_any_model() -> None:
+    found = long_memory.untrained(LongContext(turns=(16, 140), eval=2))
+    assert found["recall"].keys() == {"16", "140"}
+    assert found["recall"]["140"]["counts"]["recall"]["all"] >= 2
+    assert [each["early"] > 0 for each in found["cost"]["conversations"]] == [True] * 3
+    assert 0.2 < found["cost"]["ratio"] < 5

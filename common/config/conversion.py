@@ -108,3 +108,20 @@ class ComparedFiles(Section):
     """Share of the groups that is held out, by hash."""
     columns: ComparedColumns = ComparedColumns()
     """Columns with other names."""
+
+
+class LongFiles(Section):
+    """Settings of `engram data convert babilong`, `locomo` and `longmemeval`."""
+
+    max_words: int = Field(60, ge=2)
+    """Words of a query or an answer. Longer ones are told in several turns, by sentences."""
+    max_answer_words: int = Field(5, ge=1)
+    """Words of an answer that is a fact. Longer ones are measured by agreement alone (locomo,
+    longmemeval)."""
+
+
+class PersonaFiles(Section):
+    """Settings of `engram data convert persona`."""
+
+    eval_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the conversations that is held out, by hash."""

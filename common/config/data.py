@@ -10,6 +10,9 @@ from common.config.conversion import PreferenceColumns, RowColumns
 from common.config.locations import DataSource, Location, ModelSource
 from common.config.section import Section
 
+Layout = Literal["block", "statement"]
+"""Turns of the statements between two questions of a story: all in one, or one each."""
+
 
 class DataSettings(Section):
     """Settings of one kind of data. What makes a corpus of them is a row of the table in
@@ -93,6 +96,9 @@ class BabiData(DataSettings):
     """Folder with qa*_train.txt and qa*_test.txt."""
     tasks: tuple[int, ...] = (1,)
     """Numbers of the tasks (1–20) to train on. Each needs its training file."""
+    layout: Layout = "block"
+    """Turns of the statements between two questions: all in one (`block`), or one each
+    (`statement`)."""
     max_questions: int = Field(5, ge=1, le=5)
     """Questions kept per story."""
     eval_fraction: float = Field(0.02, gt=0, lt=0.5)
@@ -100,7 +106,7 @@ class BabiData(DataSettings):
 
     @property
     def longest(self) -> int | None:
-        return self.max_questions
+        return 2 * self.max_questions - 1 if self.layout == "block" else None
 
 
 class SgdData(DataSettings):

@@ -96,6 +96,15 @@ def checked_records(
     return records
 
 
+def placed_records(
+    source: str | Path, faults_of: Callable[[Any], Iterable[Fault]]
+) -> list[tuple[str, dict[str, Any]]]:
+    """As `checked_records`, each record with where it stands."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    checked_records(source, faults_of, lambda where, record: found.append((where, record)))
+    return found
+
+
 def write_records(
     records: Iterable[Mapping[str, Any]], path: str | Path, schema: pa.Schema
 ) -> None:

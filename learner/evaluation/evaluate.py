@@ -9,10 +9,9 @@ the query alone, looks like its controls. The figures themselves are in `retenti
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -23,31 +22,29 @@ from common.data.conversations import load_rows, value_counts
 from common.data.corpus import Corpus
 from common.data.datasets.prompts import load_prompts
 from common.data.splits import conversation_hash, text_hash
-from common.episode import Episode, Row, Task
-from common.failures import DataFailure, InputError, Unavailable
+from common.episode import Episode, Memory, Row, Task
+from common.failures import DataFailure, InputError
 from common.seeding import derive
-from common.storage.checkpoint import Checkpoint, open_checkpoint
+from common.storage.checkpoint import open_checkpoint
 from common.telemetry.progress import Progress, QuietProgress
-from learner.evaluation.figures import Evaluation, Figure, Share, figures_json
-from learner.evaluation.match import MATCH, match_figures, reward_figure
-from learner.evaluation.measure import reward_embedding, run_of, training_values
+from learner.evaluation.figures import Evaluation, Figure, Share, Sums, figures_json
+from learner.evaluation.match import MATCH, SCORES, add_match, add_rewards
+from learner.evaluation.measure import run_of, training_values
 from learner.evaluation.memorisation import memorised
-from learner.evaluation.retention import FIGURES, most_frequent_figure, retention_figures
-from learner.policies.table import CheckpointPolicy, open_policy
+from learner.evaluation.parts import Part, Player, played_parts, whole
+from learner.evaluation.retention import (
+    FIGURES,
+    add_facts,
+    most_frequent_figure,
+    retention_figures,
+)
+from learner.evaluation.scoring_player import ScoringPlayer
 from learner.resume import evaluated_corpus
-from learner.training_state import TrainingState
-from reward_service.compose import score_episodes
-from rollout.policies.play import play
-from rollout.protocols import Policy
-
-log = logging.getLogger(__name__)
+from reward_service.components.recall import Words, words_of_values
 
 TRAINING_ROWS = 200
 """Training conversations that are played beside held-out ones, to tell memory from learning by
 heart."""
-
-Player = Callable[[list[Task]], list[Episode]]
-"""Plays tasks with the weights under test; episodes in the order of tasks."""
 
 
 def evaluation_tasks(rows: Sequence[Row], seed: int, erase: bool) -> list[Task]:
@@ -94,11 +91,36 @@ def evaluate(
 ) -> Evaluation:
     """The figures of `rows` with memory and with memory erased. known_values: those of training
     data."""
-    episodes = player(evaluation_tasks(rows, seed, erase=False))
-    erased = player(evaluation_tasks(rows, seed, erase=True))
-    return Evaluation(
-        figures_of(episodes, known_values), figures_of(erased, known_values), episodes
-    )
+    kept = played_figures(player, evaluation_tasks(rows, seed, erase=False), known_values)
+    erased = played_figures(player, evaluation_tasks(rows, seed, erase=True), known_values)
+    return Evaluation(kept.figures, erased.figures, kept.begun)
+
+
+@dataclass
+class Played:
+    """Figures of conversations, and what is left of them once they are counted."""
+
+    figures: dict[str, Figure]
+    begun: list[Episode]
+    """Each conversation up to the end of its first part."""
+    left: list[Memory | None]
+    """The memory that each ended with, where its task asked for it."""
+
+
+def played_figures(
+    player: Player, tasks: Sequence[Task], known_values: Collection[str] = ()
+) -> Played:
+    """Plays tasks and counts their turns as they come; long conversations are not held whole
+    (parts.py)."""
+    sums, everywhere = Sums(len(tasks)), words_of_values(known_values)
+    begun: dict[int, Episode] = {}
+    left: dict[int, Memory | None] = {}
+    for part in played_parts(player, tasks):
+        _add(sums, part, everywhere)
+        begun.setdefault(part.conversation, part.episode)
+        left[part.conversation] = part.episode.final_memory
+    order = range(len(tasks))
+    return Played(_figures(sums), [begun[i] for i in order], [left[i] for i in order])
 
 
 def carried_figures(
@@ -107,22 +129,32 @@ def carried_figures(
     """`figures_of` rows that each begin with the memory which the conversation before it left; the
     first one with that of the last. Those conversations began with fresh memory."""
     tasks = evaluation_tasks(rows, seed, erase=False)
-    left = [
-        episode.final_memory
-        for episode in player([replace(task, return_memory=True) for task in tasks])
-    ]
+    left = played_figures(player, [replace(task, return_memory=True) for task in tasks]).left
     carried = zip(tasks, [*left[-1:], *left[:-1]], strict=True)
-    episodes = player([replace(task, initial_memory=memory) for task, memory in carried])
-    return figures_of(episodes, known_values)
+    again = [replace(task, initial_memory=memory) for task, memory in carried]
+    return played_figures(player, again, known_values).figures
 
 
 def figures_of(
     episodes: Sequence[Episode], known_values: Collection[str] = ()
 ) -> dict[str, Figure]:
-    """Every figure of whole episodes by name: those of FIGURES and MATCH, and "scores", mean
-    rewards by component."""
-    match = match_figures(episodes)
-    return retention_figures(episodes, known_values) | match | {"scores": reward_figure(episodes)}
+    """Every figure of whole episodes by name: those of FIGURES and MATCH, and SCORES, mean rewards
+    by component."""
+    sums, everywhere = Sums(len(episodes)), words_of_values(known_values)
+    for part in whole(episodes):
+        _add(sums, part, everywhere)
+    return _figures(sums)
+
+
+def _add(sums: Sums, part: Part, everywhere: Collection[Words]) -> None:
+    add_facts(sums, part, everywhere)
+    add_match(sums, part)
+    add_rewards(sums, part)
+
+
+def _figures(sums: Sums) -> dict[str, Figure]:
+    bounded = {name: sums.figure(name) for name in (*FIGURES, *MATCH)}
+    return bounded | {SCORES: sums.figure(SCORES, bounded=False)}
 
 
 def training_figures(
@@ -130,7 +162,7 @@ def training_figures(
 ) -> dict[str, Figure]:
     """`figures_of` a sample of training conversations, with memory kept."""
     taught = evaluation_tasks(evaluation_rows(rows, TRAINING_ROWS), seed, erase=False)
-    return figures_of(player(taught), known_values)
+    return played_figures(player, taught, known_values).figures
 
 
 def recall_by_distance(episodes: Sequence[Episode]) -> tuple[Share, dict[str, int]]:
@@ -176,6 +208,7 @@ def evaluate_checkpoint(
     told.stage("evaluation", passes * len(rows) + sample, "conversations")
     player = ScoringPlayer(checkpoint, run, backend, list(values), len(rows), told)
     prompts: dict[str, Any] = {}
+    player.require_fitting(rows, source)
     try:
         found = evaluate(player, rows, seed, values)
         beside = {}
@@ -188,108 +221,14 @@ def evaluate_checkpoint(
     except DataFailure as misfit:
         raise InputError(source, str(misfit)) from misfit
     result = to_json(found, most_frequent_figure(values, rows), beside)
-    return result | ({"prompts": prompts} if prompts else {})
+    more = {"prompts": prompts, "cost": player.cost.to_json()}
+    return result | {name: figures for name, figures in more.items() if figures}
 
 
 def _rows_in(data: str, run: Run | None) -> list[Row]:
     if run is not None and run.data.prompts:
         return load_prompts(data)
     return load_rows(data, columns_of(run.data.row_columns) if run else NO_COLUMNS)
-
-
-class ScoringPlayer:
-    """A `Player` on this machine, with the weights of a checkpoint and the rewards of its run's
-    MRL."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        run: Run | None,
-        backend: BackendName | None,
-        known_values: Collection[str],
-        slots: int,
-        progress: Progress,
-    ):
-        self._progress, self._played = progress, 0
-        rollout = run.rollout if run else Run.model_fields["rollout"].default
-        settings = {
-            "slots": min(64, slots),
-            "dtype": "float32",
-            "backend": backend or rollout.command_backend,
-        }
-        self._opened = opened = open_policy(checkpoint)
-        self._checkpoint, self._run, self._sampling = checkpoint, run, rollout.sampling
-        self._rollout = rollout.model_copy(update=settings)
-        self._policy = opened.playing(self._rollout)
-        self._special = opened.special_ids
-        self._rewards = run.rewards if run else Run.model_fields["rewards"].default
-        self._embedding = reward_embedding(checkpoint, mrl_stage(checkpoint, run))
-        self._known_values = known_values
-        self._scores = True
-
-    def prompts(self, rows: Sequence[Row], seed: int) -> dict[str, Any]:
-        """Figures of sampled answers; none of a Reactive Transformer, whose reference is not
-        opened here."""
-        if self._opened.kind != "causal":
-            return {}
-        from learner.evaluation.prompts import prompt_figures, prompt_tasks, reference_of
-
-        reference = reference_of(self._checkpoint, self._opened, self._run)
-        end, temperature = self._opened.tokenizer.eos_id, self._sampling.temperature or 1.0
-        played = self(prompt_tasks(rows, seed))
-        figures = prompt_figures(played, end, reference, temperature)
-        if reference is not None:
-            others = play(self._playing(reference.module), prompt_tasks(rows, seed))
-            figures |= self._against(played, others, figures["samples"])
-        return figures
-
-    def _playing(self, module: Any) -> Policy:
-        """Another model of the same shape as this one plays."""
-        return CheckpointPolicy("causal", module, self._opened.tokenizer).playing(self._rollout)
-
-    def _against(
-        self,
-        played: Sequence[Episode],
-        others: Sequence[Episode],
-        samples: Sequence[dict[str, Any]],
-    ) -> dict[str, Any]:
-        """The policy's answers beside the reference's to the same prompts, and how often the judge
-        of the run finds them better."""
-        from learner.evaluation.prompts import win_figures
-
-        answers = {e.answered[0].query: e.answered[0].answer for e in others if e.answered}
-        beside = [sample | {"reference": answers.get(sample["prompt"])} for sample in samples]
-        judge = self._run.evaluation.judge if self._run is not None else None
-        if judge is None:
-            return {"samples": beside}
-        ours, theirs = (
-            [
-                episode.answered[0].reward if episode.answered else None
-                for episode in score_episodes(each, judge.rewards, self._embedding, self._special)
-            ]
-            for each in (played, others)
-        )
-        return {"samples": beside, "wins": win_figures(ours, theirs)}
-
-    def __call__(self, tasks: list[Task]) -> list[Episode]:
-        before = self._played
-        episodes = play(self._policy, tasks, lambda done: self._progress.update(before + done))
-        self._played += len(tasks)
-        try:
-            return (
-                score_episodes(
-                    episodes, self._rewards, self._embedding, self._special, self._known_values
-                )
-                if self._scores
-                else episodes
-            )
-        except (
-            Unavailable,
-            InputError,
-        ) as missing:  # an endpoint that is away, a function whose file is not there
-            self._scores = False
-            log.warning("rewards are left out, other figures need none: %s", missing)
-            return episodes
 
 
 def are_prompts(rows: Sequence[Row]) -> bool:
@@ -312,7 +251,7 @@ def to_json(
     recall["most_frequent"] = most_frequent
     others = {name: found.figures[name] for name in FIGURES if name != "recall"}
     match = {name: {who: figures[name] for who, figures in seen.items()} for name in MATCH}
-    scores = figures_json({who: figures["scores"] for who, figures in seen.items()})
+    scores = figures_json({who: figures[SCORES] for who, figures in seen.items()})
     warning = memorised(beside["training"], found) if "training" in beside else None
     return {
         "retention": figures_json(recall | others),
@@ -333,14 +272,3 @@ def corpus_of_run(where: str, run: Run | None) -> Corpus:
             where, "lies in no run, so it has no held-out conversations; name a file with --data"
         )
     return evaluated_corpus(run, directory)
-
-
-def mrl_stage(checkpoint: Checkpoint, run: Run | None) -> int:
-    """Index of the MRL stage whose rewards judge the checkpoint: the one it is from, else the
-    next, else one that would follow the last."""
-    if run is None:
-        return 0
-    stage, stages = TrainingState.of(checkpoint).stage, run.stages
-    return next(
-        (index for index in range(stage, len(stages)) if stages[index].needs_rollout), len(stages)
-    )

@@ -7,7 +7,7 @@ anew: turns of one conversation share a memory and are not independent.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ import numpy as np
 from common.episode import Episode
 from learner.evaluation.intervals import bootstrap, wilson
 
+ONE_BY_ONE = 16
+"""Distances and turns up to which each has a key of its own."""
 FEW = 10
 """Conversations below which draws of them alone say too little."""
 Share = dict[str, float]
@@ -28,26 +30,10 @@ class Figure:
     """Hits and counts of one share, by key and conversation: [conversations] each."""
 
     hits: Mapping[str, np.ndarray]
-    """int64, or float64 where a hit is a fraction or a reward."""
+    """float64: a hit may be a fraction or a reward."""
     counts: Mapping[str, np.ndarray]
     bounded: bool = True
     """Whether each hit lies between 0 and 1."""
-
-    @classmethod
-    def of(
-        cls,
-        conversations: Iterable[Iterable[tuple[str, float]]],
-        bounded: bool = True,
-    ) -> Figure:
-        """From (key, hit) of each observation of each conversation."""
-        held = list(conversations)
-        hits: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(held)))
-        counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(held), np.int64))
-        for index, observations in enumerate(held):
-            for key, hit in observations:
-                hits[key][index] += hit
-                counts[key][index] += 1
-        return cls(hits, counts, bounded)
 
     def share(self) -> Share:
         """Keys that nothing counts for are left out."""
@@ -80,6 +66,34 @@ class Figure:
         return found
 
 
+class Sums:
+    """Hits and counts as they come, of conversations whose turns may come in parts."""
+
+    def __init__(self, conversations: int):
+        self._conversations = conversations
+        self._hits: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+        self._counts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+
+    def add(self, name: str, conversation: int, key: str, hit: float, count: int = 1) -> None:
+        """Add to the figure `name` what a conversation has for a key."""
+        if key not in self._hits[name]:
+            self._hits[name][key] = np.zeros(self._conversations)
+            self._counts[name][key] = np.zeros(self._conversations, np.int64)
+        self._hits[name][key][conversation] += hit
+        self._counts[name][key][conversation] += count
+
+    def figure(self, name: str, bounded: bool = True) -> Figure:
+        return Figure(self._hits[name], self._counts[name], bounded)
+
+
+def in_powers(number: int) -> str:
+    """The key of a distance or a turn: its own up to ONE_BY_ONE, then "17-32", "33-64", …"""
+    if number <= ONE_BY_ONE:
+        return str(number)
+    above = 2 ** (number - 1).bit_length()
+    return f"{above // 2 + 1}-{above}"
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Result of an evaluation. Both dictionaries have the figures of `evaluate.figures_of`."""
@@ -89,7 +103,7 @@ class Evaluation:
     erased: dict[str, Figure]
     """With memory erased before every query."""
     episodes: list[Episode]
-    """The conversations with memory kept."""
+    """The conversations with memory kept, each up to the end of its first part."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -120,4 +134,5 @@ def _each(figures: Named, read: Callable[[Figure], Any]) -> dict[str, Any]:
 
 def _in_order(key: str) -> tuple[bool, int, str]:
     """Numbers by their value, then names; what is over all keys comes last."""
-    return key in ("all", "total"), int(key) if key.isdecimal() else 0, key
+    first = key.partition("-")[0]
+    return key in ("all", "total"), int(first) if first.isdecimal() else 0, key

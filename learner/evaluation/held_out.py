@@ -11,7 +11,7 @@ from common.config.run import Run
 from common.data.conversations import value_counts
 from common.episode import Row
 from common.telemetry.metrics import Metrics
-from learner.evaluation.evaluate import evaluation_rows, evaluation_tasks, figures_of
+from learner.evaluation.evaluate import evaluation_rows, evaluation_tasks, played_figures
 from learner.evaluation.figures import Figure
 from learner.evaluation.transcripts import transcripts
 from learner.metrics import record_figures_of_facts
@@ -50,6 +50,8 @@ class HeldOut:
             self._policy = self._trained.playing(rollout)
         else:
             self._policy.load(self._trained.weights(self._policy.version + 1))
-        episodes = play(self._policy, evaluation_tasks(rows, run.seed, erase=False))
-        log.info("%s", transcripts(episodes, self._values))
-        return figures_of(episodes, self._values)
+        policy = self._policy
+        tasks = evaluation_tasks(rows, run.seed, erase=False)
+        played = played_figures(lambda part: play(policy, part), tasks, self._values)
+        log.info("%s", transcripts(played.begun, self._values))
+        return played.figures

@@ -19,7 +19,7 @@ from operator import itemgetter
 import numpy as np
 
 from common.config.components import Recall
-from common.episode import Turn
+from common.episode import Interaction, Turn
 from common.text.values import folded, place, taken_out, value_words
 from reward_service.comparison import Compared, TurnBatch
 from reward_service.components.component import RewardComponent
@@ -131,7 +131,7 @@ def values_named(turn: Turn, known: Collection[Words]) -> tuple[set[Words], set[
     return named & wanted, wrong
 
 
-def conversation_values(turns: Iterable[Turn]) -> set[str]:
+def conversation_values(turns: Iterable[Turn | Interaction]) -> set[str]:
     """Every value that a question of the turns asks for, and every value that one of these
     replaced."""
     return {

@@ -17,8 +17,10 @@ class Conversation:
     def reset(self, task: Task) -> Start:
         if task.row is None:
             raise ValueError(f"task {task.id} has no row to talk about")
-        self._left = list(reversed(task.row.interactions))
-        return Start(self._next(), task.row.opening)
+        before = task.first_turn - 1
+        self._left = list(reversed(task.row.interactions[before:]))
+        said = task.row.interactions[before - 1] if before else task.row.opening
+        return Start(self._next(), said)
 
     def step(self, answer: str) -> Outcome:
         return Outcome(self._next())

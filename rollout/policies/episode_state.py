@@ -61,6 +61,11 @@ class EpisodeState:
     """The environment's figures of the episode so far."""
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it has just begun in the middle of a conversation, which memory holds so far."""
+        return self.task.first_turn > 1 and len(self.turns) == 1
+
+    @property
     def over(self) -> bool:
         """Whether nothing more is asked: the environment ended the episode, or it was cut off."""
         return self.observation is None or bool(self.next_query)

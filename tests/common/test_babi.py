@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from common.config.data import Layout
 from common.data.conversations import row_from_dict, row_to_dict
 from common.data.datasets import babi
 from common.data.datasets.babi import Story
@@ -151,6 +153,38 @@ def test_statement_blocks_and_questions_are_turns_of_their_own(written: list[Sto
     assert carried.support[:4] == (frozenset(), {0}, frozenset(), {0, 2})
 
 
+def test_each_statement_may_be_a_turn_of_its_own(tmp_path: Path, written: list[Story]) -> None:
+    (tmp_path / "qa2_things_train.txt").write_text(THINGS)
+    things, carried, _ = babi.load(tmp_path, 2, "train", 5, layout="statement")
+    assert [(turn.role, turn.query) for turn in carried.row.turns[:5]] == [
+        ("remember", "Bill took the key there."),
+        ("recall", "What is Bill carrying?"),
+        ("remember", "Bill got the rope there."),
+        ("remember", "Julie travelled to the attic."),
+        ("recall", "What is Bill carrying?"),
+    ]
+    assert carried.row.turns[4].facts == (Fact("key", 1), Fact("rope", 2))
+    assert carried.support[4] == {0, 2}
+    assert [(value, distance) for _, value, distance in distances(things.row)] == [
+        ("cellar", 1), ("attic", 2), ("attic", 3), ("attic", 2), ("cellar", 4),
+    ]  # fmt: skip
+    # The same parts as of blocks, each told in more turns.
+    blocks = [babi.windows(story) for story in written]
+    for story, parts in zip((things, carried), blocks, strict=False):
+        assert guesses(story.row) == []
+        told = [" ".join(statements_of(part.turns)) for part in babi.windows(story)]
+        assert told == [
+            " ".join(text.strip() for text in statements_of(part.turns)) for part in parts
+        ]
+
+
+def test_a_task_without_a_file_is_named_with_those_that_have_one(tmp_path: Path) -> None:
+    for task in (2, 10, 1):
+        (tmp_path / f"qa{task}_x_train.txt").write_text("1 Mary moved.\n")
+    with pytest.raises(InputError, match=r"qa3_\*_train.*no such file; tasks 1, 2, 10 have one"):
+        babi.load(tmp_path, 3, "train", 5)
+
+
 def test_the_last_question_kept_is_the_one_asked_for(tmp_path: Path) -> None:
     (tmp_path / "qa2_things_train.txt").write_text(THINGS)
     cut = babi.load(tmp_path, 2, "train", max_questions=2)
@@ -247,12 +281,13 @@ def test_a_story_without_a_question_is_refused(tmp_path: Path) -> None:
 # --- the real files -------------------------------------------------------------------------------
 
 
-def test_every_story_of_the_real_files_becomes_a_valid_row(shared: Path) -> None:
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_every_story_of_the_real_files_becomes_a_valid_row(shared: Path, layout: Layout) -> None:
     files = sorted((shared / "data/babi10k").glob("qa*_test.txt"))
     assert len(files) == 20
     for path in files:
         task = int(path.name[2:].split("_")[0])
-        stories = babi.load(path.parent, task, "test", 5)
+        stories = babi.load(path.parent, task, "test", 5, layout)
         asked = [sum(line.answer is not None for line in lines) for lines in babi.stories(path)]
         assert [sum(turn.role == "recall" for turn in story.row.turns) for story in stories] == [
             min(5, count) for count in asked
@@ -276,11 +311,12 @@ def test_a_value_of_the_real_stories_stands_where_it_is_said_to(shared: Path, ta
             )
 
 
+@pytest.mark.parametrize("layout", get_args(Layout))
 @pytest.mark.parametrize("task", [1, 2, 6, 8])
 def test_every_part_of_the_real_stories_can_be_answered_from_itself(
-    shared: Path, task: int
+    shared: Path, task: int, layout: Layout
 ) -> None:
-    stories = babi.load(shared / "data/babi10k", task, "train", 5)
+    stories = babi.load(shared / "data/babi10k", task, "train", 5, layout)
     assert [turn for story in stories for turn in guesses(story.row)] == []
     parts = [part for story in stories for part in babi.windows(story)]
     assert len(parts) > 500

@@ -87,6 +87,59 @@ def test_preferences_are_written_as_splits(
     assert "answers that are alike" in told
 
 
+LONG = {
+    "babilong": {"input": "Mary is in the hall. " * 3, "question": "Where?", "target": "hall"},
+    "longmemeval": {
+        "question_id": "q",
+        "question": "Where?",
+        "answer": "hall",
+        "haystack_sessions": [
+            [
+                {"role": "user", "content": "In the hall. Yes. Well, maybe.", "has_answer": True},
+                {"role": "assistant", "content": "Noted."},
+            ]
+        ],
+    },
+    "locomo": {
+        "conversation": {
+            "session_1": [{"speaker": "A", "dia_id": "D1:1", "text": "In the hall. Yes, yes."}]
+        },
+        "qa": [{"question": "Where?", "answer": "hall", "evidence": ["D1:1"], "category": 4}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_files_become_conversations_to_evaluate_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = write(tmp_path / "long.jsonl", LONG[name])
+    words = ["data", "convert", name, file, str(tmp_path / "out"), "max_words=5"]
+    assert run_command(words) == EXIT_DONE
+    (row,) = load_rows(tmp_path / "out/eval.jsonl")
+    assert len(row.turns) > 2
+    assert [fact.value for fact in row.turns[-1].facts] == ["hall"]
+    assert "out/eval.jsonl: 1 conversation" in capsys.readouterr().out
+    write(tmp_path / "long.jsonl", {"other": 1})
+    assert run_command(words) == EXIT_BAD_INPUT
+    assert "long.jsonl, line 1, field" in capsys.readouterr().err
+
+
+def test_persona_chats_become_conversations_that_recall(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "chats.csv"
+    file.write_text(
+        "user 1 personas,user 2 personas,Best Generated Conversation\n"
+        'I sing.,"I ride horses.\nI bake.","User 1: Hi\nUser 2: I ride horses."\n'
+    )
+    words = ["data", "convert", "persona", str(file), str(tmp_path / "out"), "eval_fraction=0"]
+    assert run_command(words) == EXIT_DONE
+    (row,) = load_rows(tmp_path / "out/train.jsonl")
+    assert [turn.role for turn in row.interactions] == ["remember", "recall"]
+    assert "lines of a persona that no answer uses       1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [

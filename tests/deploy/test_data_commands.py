@@ -65,6 +65,39 @@ def test_synth_writes_splits_that_validate_and_inspect(
         assert word in shown
 
 
+def test_synth_spreads_facts_and_counts_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = tmp_path / "talk.jsonl"
+    write(talk, ROW | {"interactions": [{"query": "hello " * 50, "answer": "in Rome"}] * 2})
+    out = tmp_path / "out"
+    words = ["data", "synth", "long_context", str(out), "turns=[16,64]", "eval=2"]
+    assert run_command([*words, f"talk=[{talk}]"]) == EXIT_BAD_INPUT
+    said = capsys.readouterr().err
+    assert f"{talk}: no turn is left that is short enough and says no value" in said
+    write(talk, ROW | {"interactions": [{"query": "hello", "answer": "hi"}] * 2})
+    assert run_command([*words, f"talk=[{talk}]", "--format", "parquet"]) == EXIT_DONE
+    shown = capsys.readouterr().out
+    assert f"{out}/eval_16.parquet: 2 conversations" in shown
+    assert "turns of other talk that say a value asked for       1" in shown
+    assert {len(row.interactions) for row in load_rows(out / "eval_64.parquet")} == {64}
+    assert run_command(["data", "validate", str(out / "eval_64.parquet")]) == EXIT_DONE
+    assert "did you mean 'turns'" in refused(capsys, "synth", "long_context", str(out), "turn=[16]")
+
+
+def test_synth_tells_many_facts_and_asks_for_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "synth", "capacity", str(tmp_path), "facts=[8]", "eval=3", "train=2"]
+    assert run_command(words) == EXIT_DONE
+    shown = capsys.readouterr().out
+    assert f"{tmp_path}/train_8.jsonl: 2 conversations" in shown
+    assert [len(row.turns) for row in load_rows(tmp_path / "eval_8.jsonl")] == [18] * 3
+    assert "values: is 9, but 8 facts" in refused(
+        capsys, "synth", "capacity", str(tmp_path), "facts=[8]", "values=9"
+    )
+
+
 def test_another_seed_gives_other_conversations(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert (

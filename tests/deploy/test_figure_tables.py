@@ -160,12 +160,42 @@ def test_conversations_without_facts_have_tables_of_what_there_is() -> None:
 
 def test_a_long_conversation_does_not_make_a_table_wider_than_can_be_read() -> None:
     turns = {str(number): 0.5 for number in range(1, 41)} | {"all": 0.25}
-    (text,) = figure_tables({"match": {"f1": {"memory": turns}}})
-    title, header, row = text.splitlines()
-    assert "(the first 11 of 40; all of them with --json)" in title
-    assert header.split() == [*map(str, range(1, 12)), "all"]
-    assert row.split()[-1] == "0.250"
-    assert len(header.split()) == MOST_COLUMNS
+    tables = figure_tables({"match": {"f1": {"memory": turns}}})
+    headers = [text.splitlines()[1].split() for text in tables]
+    assert headers[0] == [*map(str, range(1, 12)), "all"]
+    assert [key for header in headers[1:] for key in header] == [*map(str, range(12, 41))]
+    assert all(len(header) <= MOST_COLUMNS for header in headers)
+    assert tables[0].splitlines()[2].split()[-1] == "0.250"
+    assert tables[1].splitlines()[0].endswith("by turn of the conversation, from 12 on")
+
+
+def test_distances_together_stand_in_numeric_order_and_a_line_without_them_is_left_out() -> None:
+    keys = [*map(str, range(1, 17)), "17-32", "33-64", "65-128", "129-256", "257-512", "513-1024"]
+    shares = dict.fromkeys([*reversed(keys), "all"], 0.5)
+    retention = {
+        "memory": shares,
+        "erased": {"1": 0.25},
+        "counts": {"memory": dict.fromkeys(shares, 7)},
+    }
+    first, second = figure_tables({"retention": retention})
+    assert second.splitlines()[1].split() == keys[11:]
+    assert "erased" in first
+    assert "erased" not in second
+    assert second.splitlines()[-1].split() == ["facts", *["7"] * 11]
+
+
+def test_the_time_of_a_turn_is_shown_where_it_was_measured() -> None:
+    cost = {
+        "seconds": {"1-16": 0.0125, "17-32": 0.5},
+        "turns": {"1-16": 3200, "17-32": 16},
+    }
+    (text,) = figure_tables({"cost": cost})
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["1-16", "17-32"],
+        ["milliseconds", "a", "turn", "12.5", "500"],
+        ["turns", "3,200", "16"],
+    ]
+    assert main_tables({"cost": cost}) == [text]
 
 
 def test_by_default_the_figures_beside_recall_are_one_table_over_all_turns() -> None:

@@ -148,7 +148,8 @@ def test_a_critic_that_reads_memory_is_planned_with_the_memories_of_its_episodes
     ("data", "follow_ups"),
     [
         ({"kind": "synth", "steps": [3, 5]}, 5),
-        ({"kind": "babi", "folder": "x"}, 5),
+        ({"kind": "babi", "folder": "x"}, 9),
+        ({"kind": "babi", "folder": "x", "layout": "statement"}, 8),
         ({"kind": "sgd", "folder": "x", "max_follow_ups": 6}, 6),
         ({"kind": "rows", "train": ["t"], "eval": ["e"]}, 8),
     ],

@@ -176,6 +176,7 @@ def test_saved_checkpoint_is_evaluated(checkpoint: str, tmp_path: Path) -> None:
         "changed",
         "outdated",
         "by_order",
+        "held",
     }
     assert result["retention"].keys() == shares | {"intervals", "counts"}
     assert result["retention"]["intervals"].keys() == result["retention"]["counts"].keys() == shares

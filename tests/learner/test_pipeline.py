@@ -100,7 +100,7 @@ def test_run_of_all_stages_leaves_what_the_contract_promises(
         assert stage["metrics"][metric].keys() == {"first", "last", "best"}
     retention = summary["retention"]
     recalls = {"before_mrl", "after_mrl", "training", "erased", "most_frequent"}
-    figures = {"exact", "precision", "changed", "outdated", "by_order"}
+    figures = {"exact", "precision", "changed", "outdated", "by_order", "held"}
     assert retention.keys() == recalls | figures | {"intervals", "counts"}
     assert "all" in retention["after_mrl"]
     assert all(

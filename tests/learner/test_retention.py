@@ -163,8 +163,28 @@ def test_recall_by_order_counts_the_turns_that_told_something() -> None:
     )
     assert shares(played)["by_order"] == {"1": 1.0, "2": 0.0, "all": 2 / 3}
     changed = (told("Rex"), told("Paris"), told("now Max"))
-    assert order_of_telling(changed, "Max") == 3
-    assert order_of_telling(changed, "yes") is None
+    assert order_of_telling(changed, 3, "Max") == 3
+    assert order_of_telling(changed, 3, "yes") is None
+
+
+def test_recall_by_what_was_held_leaves_out_what_was_replaced() -> None:
+    played = episode(
+        told("I live in Rome"),
+        turn("tea", Fact("tea", 0)),  # asked with two told
+        told("now I live in Oslo"),
+        told("how are you?", role="distract"),
+        turn("no idea", Fact("Oslo", 3, ("Rome",))),  # three told, one of them replaced
+        turn("Oslo", Fact("Oslo", 3, ("Rome",))),
+        opening="I drink tea",
+    )
+    assert shares(played)["held"] == {"2": 2 / 3, "all": 2 / 3}
+    many = [told(f"number {n}") for n in range(19)]
+    assert shares(episode(*many, turn("4", Fact("4", 5))))["held"] == {"17-32": 1.0, "all": 1.0}
+
+
+def test_distances_beyond_sixteen_count_together_by_powers_of_two() -> None:
+    far = episode(*[turn()] * 40, *[turn("Rex", Fact("Rex", said)) for said in (25, 10, 8, 26)])
+    assert recall_by_distance([far])[1] == {"16": 1, "17-32": 2, "33-64": 1, "all": 4}
 
 
 def row(*values: str) -> Row:

@@ -153,6 +153,20 @@ def test_an_episode_goes_on_from_the_memory_that_another_one_left(models: dict[s
     assert len(context) == len(told) + len(after.turns[1].query_ids)
 
 
+def test_a_conversation_played_in_two_parts_has_the_answers_of_the_whole(
+    models: dict[str, Path],
+) -> None:
+    model, tokenizer = opened(models["gpt2"], interactions=2)
+    policy = policy_of(model, tokenizer, sampling={"max_new_tokens": 5})
+    (task,) = prompt_tasks(1, turns=4)
+    (whole,) = play(policy, [task])
+    (left,) = play(policy, [replace(task, max_turns=2, return_memory=True)])
+    (right,) = play(policy, [replace(task, first_turn=3, initial_memory=left.final_memory)])
+    played = [turn.answer_ids for part in (left, right) for turn in part.answered]
+    assert played == [turn.answer_ids for turn in whole.answered]
+    assert right.memory_hash == whole.memory_hash
+
+
 def test_a_chat_template_stands_around_queries_as_the_tokenizer_has_it(tmp_path: Path) -> None:
     names: dict[str, Any] = {
         "chat_template": CHATML,

@@ -1,8 +1,8 @@
 """The bAbI tasks (Weston et al. 2015, arXiv 1502.05698) as cumulative conversations.
 
 A story "S0 Q0 S1 Q1 …" becomes turns of its own: every block of statements up to a question is one
-turn answered with "okay", every question is a recall. Together in one turn, they would ask at
-distance 0 and test nothing.
+turn answered with "okay", or every statement is; every question is a recall. Statement and question
+together in one turn would ask at distance 0 and test nothing.
 
 `Fact.said_in` means what it means in generated data (common/data/datasets/synth.py): the turn that
 last said the value as the answer to this question. That is the last supporting statement that says
@@ -18,10 +18,11 @@ to guess.
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.config.data import BabiData
+from common.config.data import BabiData, Layout
 from common.data.corpus import Corpus, carved
 from common.data.datasets.synth import ACKNOWLEDGE
 from common.data.decoding import read_text
@@ -30,6 +31,7 @@ from common.episode import Fact, Interaction, Row, Strategy
 from common.failures import InputError
 from common.text.values import contains_value
 
+_TASK = re.compile(r"qa(\d+)_")
 LONGEST_NUMBER = 9
 """Digits of the number of a line, at most."""
 
@@ -63,7 +65,7 @@ def babi_corpus(data: BabiData, seed: int) -> Corpus:
         return [
             story
             for task in data.tasks
-            for story in load(data.folder, task, part, data.max_questions)
+            for story in load(data.folder, task, part, data.max_questions, data.layout)
         ]
 
     told, test = told_in("train"), [story.row for story in told_in("test")]
@@ -87,13 +89,20 @@ def babi_corpus(data: BabiData, seed: int) -> Corpus:
     )
 
 
-def load(folder: str | Path, task: int, part: str, max_questions: int) -> list[Story]:
+def load(
+    folder: str | Path, task: int, part: str, max_questions: int, layout: Layout = "block"
+) -> list[Story]:
     """The stories of qa{task}_*_{part}.txt, each up to its `max_questions`-th question. part: train
-    or test."""
+    or test. InputError where there is no such file, with the tasks that have one."""
     found = sorted(Path(folder).glob(f"qa{task}_*_{part}.txt"))
     if not found:
-        raise InputError(str(Path(folder) / f"qa{task}_*_{part}.txt"), "there is no such file")
-    made = [conversation(lines, max_questions) for lines in stories(found[0])]
+        named = (_TASK.match(path.name) for path in Path(folder).glob(f"qa*_{part}.txt"))
+        there = sorted(int(name[1]) for name in named if name)
+        known = f"; tasks {', '.join(map(str, there))} have one" if there else ""
+        raise InputError(
+            str(Path(folder) / f"qa{task}_*_{part}.txt"), f"there is no such file{known}"
+        )
+    made = [conversation(lines, max_questions, layout) for lines in stories(found[0])]
     return [replace(story, row=replace(story.row, source=f"task {task}")) for story in made]
 
 
@@ -134,7 +143,7 @@ def stories(path: Path) -> list[list[Line]]:
     return told
 
 
-def conversation(lines: list[Line], max_questions: int) -> Story:
+def conversation(lines: list[Line], max_questions: int, layout: Layout = "block") -> Story:
     """Turns of the lines of one story."""
     turns: list[Interaction] = []
     support: list[frozenset[int]] = []
@@ -144,16 +153,22 @@ def conversation(lines: list[Line], max_questions: int) -> Story:
         tuple[str, str], int
     ] = {}  # question and value -> the turn that last gave this answer to it
     texts = {line.number: line.text for line in lines}
-    for line in lines:
-        if line.answer is None:
-            # The block becomes the next turn once a question closes it.
-            turn_of[line.number] = len(turns)
-            block.append(line.text)
-            continue
+
+    def tell() -> None:
         if block:
             turns.append(Interaction(" ".join(block), ACKNOWLEDGE, role="remember"))
             support.append(frozenset())
-            block = []
+            block.clear()
+
+    for line in lines:
+        if line.answer is None:
+            # Turns of a block are told once a question closes it.
+            turn_of[line.number] = len(turns)
+            block.append(line.text)
+            if layout == "statement":
+                tell()
+            continue
+        tell()
         values = [value.strip() for value in line.answer.split(",")]
         facts = []
         for value in dict.fromkeys(values):
@@ -193,12 +208,13 @@ def reading_pairs(story: Story) -> list[Interaction]:
 
 
 def windows(story: Story) -> list[Row]:
-    """The parts of a story that stand by themselves: from each later statement block on, up to the
-    first question that needs a statement before it. Short conversations in which to learn what long
-    ones repeat."""
+    """The parts of a story that stand by themselves: from each later block of statements on, up to
+    the first question that needs a statement before it. Short conversations in which to learn what
+    long ones repeat."""
     parts = []
     for start, opening in enumerate(story.row.turns):
-        if start == 0 or opening.role != "remember":
+        # Of statements in turns of their own, the first after a question begins a part.
+        if start == 0 or (opening.role, story.row.turns[start - 1].role) != ("remember", "recall"):
             continue
         kept: list[Interaction] = []
         for index, turn in enumerate(story.row.turns[start + 1 :], start + 1):

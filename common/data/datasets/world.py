@@ -142,15 +142,45 @@ SMALL_TALK: tuple[tuple[str, str], ...] = (
     ("I am bored", "go for a walk"),
 )
 
+EVENTS: tuple[tuple[str, str], ...] = (
+    ("the bus was late", "how annoying"),
+    ("the lift was broken", "oh dear"),
+    ("I met a neighbour", "that is nice"),
+    ("I lost my umbrella", "what a pity"),
+    ("I went for a walk", "good for you"),
+    ("it rained a lot", "I hope you stayed dry"),
+    ("I read the paper", "any news?"),
+    ("I overslept", "it happens"),
+    ("I heard a strange noise", "what was it?"),
+    ("I tidied up", "well done"),
+    ("somebody called by mistake", "never mind"),
+    ("I missed the train", "that is bad luck"),
+    ("I watched the clouds", "how peaceful"),
+    ("the lights went out", "were you scared?"),
+    ("I wrote a long letter", "how kind of you"),
+    ("I forgot my keys", "did you find them?"),
+)
+OCCASIONS = (
+    "today", "yesterday", "this morning", "last night", "at noon", "on the way home",
+    "after work", "before breakfast", "at the weekend", "on Sunday", "on Monday", "last week",
+)  # fmt: skip
+"""Small talk of long conversations: each event at each occasion."""
+
+
+def long_talk() -> list[tuple[str, str]]:
+    """(query, answer) of all small talk that there is."""
+    happened = [(f"{said} {when}", reply) for said, reply in EVENTS for when in OCCASIONS]
+    return [*SMALL_TALK, *happened]
+
 
 def kind_values(kind: int, count: int) -> tuple[str, ...]:
     """The first `count` values of a kind: real words first, then made-up names of four letters that
     no other kind has."""
     written = KINDS[kind].values[:count]
-    return written + tuple(_made_up(kind * 48 + i) for i in range(len(written), count))
+    return written + tuple(made_up(kind * 48 + i) for i in range(len(written), count))
 
 
-def _made_up(number: int) -> str:
+def made_up(number: int) -> str:
     """A pronounceable word for 0 <= number < 4900, different for each: consonant, vowel, consonant,
     vowel."""
     consonants, vowels = "bdfgjklmnprtvz", "aeiou"

@@ -52,7 +52,7 @@ view.memory = (() => {
     const names = Object.keys(found);
     if (!names.length) return el("p", { class: "note" }, "This run has no evaluation yet: one is made before and one after reinforcement learning.");
     const keys = [...new Set(names.flatMap((name) => Object.keys(found[name].recall)))]
-      .sort((a, b) => (a === "all") - (b === "all") || Number(a) - Number(b));
+      .sort((a, b) => (a === "all") - (b === "all") || parseInt(a) - parseInt(b));
     return [
       el("h3", {}, "Recall by distance, with controls"),
       el("p", { class: "soft small" }, "Recall with its 95 % interval over conversations; the last line is how many facts. What remains with memory erased does not come from memory."),
@@ -74,7 +74,7 @@ view.memory = (() => {
   function heldOut(found, where) {
     const kinds = Object.keys(found);
     if (!kinds.length) return null;
-    const rows = kinds.flatMap((kind) => Object.keys(found[kind]).sort((a, b) => Number(a) - Number(b)).map((distance) => {
+    const rows = kinds.flatMap((kind) => Object.keys(found[kind]).sort((a, b) => parseInt(a) - parseInt(b)).map((distance) => {
       const points = found[kind][distance];
       return [`memory ${kind}`, distance, number(points[0][1]), number(points.at(-1)[1]), points.length, `${points[0][0]}–${points.at(-1)[0]}`];
     }));

@@ -152,8 +152,10 @@ class Conversations(ABC):
         start = playing.environment.reset(task)
         turn = opened(self.tokenizer, start.opening, silent=start.observation is None)
         playing.turns.append(turn)
-        playing.held = self.tokenizer.window.remember(playing.first, turn.remembered_ids)
-        self.tally.writes += 1
+        playing.turn, playing.held = task.first_turn - 1, playing.first
+        if not playing.goes_on:
+            playing.held = self.tokenizer.window.remember(playing.first, turn.remembered_ids)
+            self.tally.writes += 1
         self._look(playing, start.observation)
 
     def _look(self, playing: CausalState, observation: Observation | None) -> None:

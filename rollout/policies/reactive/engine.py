@@ -266,15 +266,21 @@ class ReactiveEngine:
                 memory, 0, torch.tensor(rows, dtype=torch.int64, device=memory.device), out=part
             )
         self._start(coming, before[len(staying) : going])
-        if writing:
-            self.tally.writes += len(writing)
+        # What goes on in the middle of a conversation has nothing to tell: memory holds it.
+        telling = [i for i, playing in enumerate(writing) if not playing.goes_on]
+        if telling:
+            self.tally.writes += len(telling)
             self.tally.write_batches += 1
+            told = before if len(telling) == len(writing) else before[telling]
             after = self._slots.remember(
-                before, [playing.turns[-1].remembered_ids for playing in writing]
+                told, [writing[i].turns[-1].remembered_ids for i in telling]
             )
-            for playing, change in zip(writing, slot_changes(before, after), strict=True):
-                playing.changes.append(change)
-            before = after
+            for i, change in zip(telling, slot_changes(told, after), strict=True):
+                writing[i].changes.append(change)
+            if told is before:
+                before = after
+            else:
+                before[telling] = after
         return before[:going], before[going:]
 
     def _start(self, playing: Sequence[EpisodeState], memories: Tensor) -> None:
@@ -325,8 +331,10 @@ class ReactiveEngine:
             unpacked(task.initial_memory, self.model.config)
         start = playing.environment.reset(task)
         turn = opening_turn(self.tokenizer, start.opening, silent=start.observation is None)
-        check_interaction(self.model.config, turn.remembered_ids)
         playing.turns.append(turn)
+        playing.turn = task.first_turn - 1
+        if not playing.goes_on:
+            check_interaction(self.model.config, turn.remembered_ids)
         self._look(playing, start.observation)
 
     def _look(self, playing: EpisodeState, observation: Observation | None) -> None:
