@@ -151,6 +151,11 @@ class Task(Record):
         own = ("sample", self.sample) if self.sample else ()
         return derive(self.seed, *own, turn)
 
+    def write_seed(self, turn: int) -> int:
+        """The same of the memory that is written after turn `turn`, where it is text."""
+        own = ("sample", self.sample) if self.sample else ()
+        return derive(self.seed, *own, "write", turn)
+
 
 @dataclass(frozen=True, slots=True)
 class RewardTerm(Record):
@@ -256,6 +261,40 @@ class TurnInContext(Turn):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryWrite(Record):
+    """A memory that the policy wrote as text after a turn, for the turns that follow."""
+
+    turn: int
+    """Index of the turn after which it was written; 0 is the opening."""
+    prompt_ids: Sequence[int]
+    """All that it was written after: the memory before, the interaction, the texts around them."""
+    ids: Sequence[int]
+    """Generated tokens, with the end token where the policy ended by itself."""
+    log_probs: Sequence[float]
+    """Log-probability of each of them under the distribution it was sampled from."""
+    unfiltered_log_probs: Sequence[float] = field(default_factory=list)
+    """As in `Turn`."""
+    text: str = ""
+    cut: bool = False
+    """Whether the budget of tokens ended it, and not the policy."""
+
+
+class Action(NamedTuple):
+    """Tokens that a policy generated in one go: an answer, or what it wrote to its memory."""
+
+    turn: int
+    """Index of the turn that it answered, or after which it wrote."""
+    writes: bool
+    """Whether it is a memory."""
+    ids: Sequence[int]
+    log_probs: Sequence[float]
+    reward: float | None
+    """That of the turn. A memory earns nothing by itself: 0 where a later turn of its episode has a
+    reward, and None where there is none to credit it with."""
+    reward_std: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Episode(Record):
     """A whole conversation with the policy of one weights version.
 
@@ -296,6 +335,29 @@ class Episode(Record):
     fewer writes than turns; empty where memory has no slots."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Figures of its environment at its end, such as the progress of a game."""
+    writes: tuple[MemoryWrite, ...] = ()
+    """What the policy wrote to a memory of text, in order. Nothing is written that nobody reads:
+    the last turn is followed by one only where a query would have come, or where the task asked
+    for the memory."""
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """All that the policy generated, in order: the memory after the opening, the first answer,
+        the memory after it, …; the answers alone where it writes none."""
+        rewards = [turn.reward is not None for turn in self.turns]
+        writes = {write.turn: write for write in self.writes}
+        found = []
+        for index, turn in enumerate(self.turns):
+            if index:
+                found.append(
+                    Action(
+                        index, False, turn.answer_ids, turn.log_probs, turn.reward, turn.reward_std
+                    )
+                )
+            if (write := writes.get(index)) is not None:
+                earns = 0.0 if any(rewards[index + 1 :]) else None
+                found.append(Action(index, True, write.ids, write.log_probs, earns))
+        return tuple(found)
 
     @property
     def answered(self) -> tuple[Turn, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from common.episode import Episode, Fact, Memory, RewardTerm, Turn
+from common.episode import Episode, Fact, Memory, MemoryWrite, RewardTerm, Turn
 from common.storage.formats import EPISODES, require_format
 
 _ids = pa.list_(pa.int32())
@@ -70,6 +70,17 @@ TURN = pa.struct(
 )
 
 MEMORY = pa.struct([("kind", pa.string()), ("data", pa.binary())])
+WRITE = pa.struct(
+    [
+        ("turn", pa.int32()),
+        ("prompt_ids", _ids),
+        ("ids", _ids),
+        ("log_probs", pa.list_(pa.float64())),
+        ("unfiltered_log_probs", pa.list_(pa.float64())),
+        ("text", pa.string()),
+        ("cut", pa.bool_()),
+    ]
+)
 
 SCHEMA = pa.schema(
     [
@@ -93,13 +104,15 @@ SCHEMA = pa.schema(
         ("backend", pa.string()),
         ("memory_change", pa.list_(pa.list_(pa.list_(pa.float32())))),
         ("figures", _values),
+        ("writes", pa.list_(WRITE)),
     ],
     metadata={FORMAT_KEY: str(EPISODES)},
 )
 
 MEMORIES = ("initial_memory", "final_memory")
-OPTIONAL = ("memory_change", "figures")
-"""Columns that no update reads: tables without them are read as if they were empty."""
+OPTIONAL = ("memory_change", "figures", "writes")
+"""Columns that came later: tables without them are read as if they were empty."""
+_WRITE_NAMES = tuple(field.name for field in WRITE)
 _TURN_NAMES = tuple(field.name for field in TURN)
 
 
@@ -128,6 +141,9 @@ def _episode_record(episode: Episode) -> dict[str, Any]:
     record = {name: getattr(episode, name) for name in SCHEMA.names}
     record |= {name: _memory_record(record[name]) for name in MEMORIES}
     record["figures"] = _pairs(episode.figures)
+    record["writes"] = [
+        {name: getattr(write, name) for name in _WRITE_NAMES} for write in episode.writes
+    ]
     return record | {"turns": [_turn_record(turn) for turn in episode.turns]}
 
 
@@ -163,6 +179,7 @@ def _episode(record: dict[str, Any]) -> Episode:
     optional = {
         "memory_change": record.get("memory_change") or [],
         "figures": _mapping(record.get("figures") or []),
+        "writes": tuple(MemoryWrite(**write) for write in record.get("writes") or []),
     }
     return Episode(**(record | held | optional | {"turns": turns}))
 

@@ -29,14 +29,14 @@ from reward_service.components.recall import (
 
 
 def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
-    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled); it steers the
-    KL coefficient."""
+    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled), with that of
+    the memories that were written as text; it steers the KL coefficient."""
     total, answers, tokens = 0.0, 0, 0
     for episode, reference in zip(experience.episodes, experience.reference, strict=True):
-        for turn, log_probs in zip(episode.answered, reference, strict=True):
-            total += sum(turn.log_probs) - float(log_probs.sum())
-            answers += 1
-            tokens += len(turn.log_probs)
+        for action, log_probs in zip(episode.actions, reference, strict=True):
+            total += sum(action.log_probs) - float(log_probs.sum())
+            answers += not action.writes
+            tokens += len(action.log_probs)
     metrics.record("objective/kl", total / answers, weight=answers)
     metrics.record("objective/kl_per_token", total / tokens, weight=tokens)
     everywhere = group.sum(
@@ -73,6 +73,10 @@ def record_episodes(
         for name, value in episode.figures.items():
             metrics.record("rollout/environment", value, figure=name)
         metrics.record("memory/resets", episode.initial_memory is None)
+        for write in episode.writes:
+            metrics.record("memory/written_tokens", len(write.ids))
+            metrics.record("memory/written_cut", write.cut)
+            metrics.record("memory/written_empty", not write.text)
         values = words_of_values(conversation_values(episode.turns)).union(known)
         scores = [turn.reward for turn in episode.answered if turn.reward is not None]
         if len(scores) == len(episode.answered):

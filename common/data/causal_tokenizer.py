@@ -13,7 +13,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from common.data.dialogue import DialogueFormat, Window
+from common.data.dialogue import DialogueFormat, DialogueMemory, Held, Window
+from common.data.text_memory import TextMemory, TextMemoryFormat
 from common.data.tokenizer import token_piece_bytes
 from common.episode import Interaction
 from common.failures import InputError
@@ -44,16 +45,34 @@ class CausalTokenizer:
         """Fills rows of a batch; which one does not matter, since masks are made of lengths."""
         self._texts = [token.content for token in added.values() if token.special]
         self.vocab_size: int = tokenizer.get_vocab_size()
-        start = self._special(dialogue.start)
-        self.window = Window(
-            start=tuple(start),
+        text = dialogue.text_memory
+        self.memory: DialogueMemory = self.window() if text is None else self._text_memory(text)
+        """What the policy remembers of a conversation."""
+        self._bytes: dict[int, bytes] = {}
+
+    def window(self) -> Window:
+        """The memory of a policy that remembers interactions."""
+        dialogue = self.dialogue
+        return Window(
+            start=tuple(self._special(dialogue.start)),
             separator=tuple(self._special(dialogue.separator)),
             end=self.eos_id,
             interactions=dialogue.interactions,
             memory_tokens=dialogue.memory_tokens,
             max_tokens=dialogue.max_tokens,
         )
-        self._bytes: dict[int, bytes] = {}
+
+    def _text_memory(self, text: TextMemoryFormat) -> TextMemory:
+        before, after = (tuple(self._special(each)) for each in text.read)
+        opening, between, asked, last = (tuple(self._special(each)) for each in text.write)
+        return TextMemory(
+            start=tuple(self._special(self.dialogue.start)),
+            end=self.eos_id,
+            tokens=text.tokens,
+            read=(before, after),
+            write=(opening, between, asked, last),
+            max_tokens=self.dialogue.max_tokens,
+        )
 
     # --- text to ids ---
 
@@ -67,7 +86,7 @@ class CausalTokenizer:
 
     def text(self, text: str) -> list[int]:
         """The start of a context, the text, and the token that ends it: for language modelling."""
-        return [*self.window.start, *self.encode(text.strip()), self.eos_id]
+        return [*self.memory.start, *self.encode(text.strip()), self.eos_id]
 
     def prompt(self, query: str, think: bool = False) -> list[int]:
         """The query with what stands around it. think: passed over, since a causal model has no
@@ -91,6 +110,15 @@ class CausalTokenizer:
         if isinstance(query, Interaction):
             return self.interaction(query.query, query.answer)
         return self.prompt(query) + self.answer(answer)
+
+    def write_prompt(self, held: Held, query: str, answer: str) -> list[int]:
+        """As `DialogueMemory.write_prompt`, of texts."""
+        texts = (self.encode(text.strip()) for text in (query, answer))
+        return self.memory.write_prompt(held, *texts)
+
+    def written(self, text: str) -> list[int]:
+        """A memory and the token that ends it, as they follow a prompt to write it."""
+        return [*self.encode(text), self.eos_id]
 
     # --- ids to text ---
 

@@ -114,8 +114,8 @@ class ReactivePolicy:
         )
         return replace(found, queries=sums, query_lengths=asked.sum(1))
 
-    def ended(self, turn: Turn) -> bool:
-        return turn.answer_ids[-1] == EOS
+    def ended(self, ids: Sequence[int]) -> bool:
+        return ids[-1] == EOS
 
     def _memory_terms(self, before: Tensor, after: Tensor, turns: Tensor) -> list[LossTerm]:
         """turns: [rows], that of the write between `before` and `after`; 0 is the opening."""

@@ -24,6 +24,7 @@ from learner.policies.table import open_policy
 from learner.stages.joint_lm import chunks
 from learner.stages.stage import WriteTokenizer
 from learner.stages.supervised import Objective
+from learner.stages.text_memory import memory_examples
 
 
 class CausalLMObjective(Objective):
@@ -84,9 +85,14 @@ def text_objective(
 def answer_objective(
     settings: LMSFT, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
-    """On the answers of single interactions."""
+    """On the answers of single interactions, or on those of conversations and the memories written
+    in them."""
     model, tokenizer, _ = _opened(checkpoint)
-    prompts = [[*tokenizer.window.start, *tokenizer.prompt(pair.query)] for pair in corpus.pairs]
+    if settings.text_memory == "statements":
+        examples = memory_examples(corpus.train, tokenizer)
+        sequences, starts = [each.ids for each in examples], [each.start for each in examples]
+        return CausalLMObjective(model, sequences, starts), tokenizer.save
+    prompts = [tokenizer.memory.context((), tokenizer.prompt(each.query)) for each in corpus.pairs]
     sequences = [
         [*prompt, *tokenizer.answer(pair.answer)]
         for prompt, pair in zip(prompts, corpus.pairs, strict=True)

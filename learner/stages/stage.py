@@ -35,6 +35,7 @@ from learner.stages.possible import (
     require_causal_learnable,
     require_held_out,
     require_learnable,
+    require_memory_to_teach,
     require_pairs_to_read,
     require_phases,
     require_readable_by_critic,
@@ -244,7 +245,14 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_fit=require_readable_by_critic,
         ),
         StageDefinition(LMText, _supervised, ("texts",), planning.sequences, _lm_text),
-        StageDefinition(LMSFT, _supervised, ("pairs",), planning.sequences, _lm_sft),
+        StageDefinition(
+            LMSFT,
+            _supervised,
+            ("pairs",),
+            planning.sequences,
+            _lm_sft,
+            require_possible=require_memory_to_teach,
+        ),
         StageDefinition(
             LMRL,
             _mrl,

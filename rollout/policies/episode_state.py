@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
-from common.episode import Episode, Interaction, Memory, Task, Turn
+from common.episode import Episode, Interaction, Memory, MemoryWrite, Task, Turn
 from rollout.protocols import Environment, Observation
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class EpisodeState:
     changes: list[Tensor] = field(default_factory=list)
     """Change of memory by each write so far, on the device: [layers, slots] each. They come to the
     host when the episode is over, so that no write waits for the device."""
+    writes: list[MemoryWrite] = field(default_factory=list)
+    """What was written to a text memory so far."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """The environment's figures of the episode so far."""
 
@@ -114,6 +116,7 @@ def episode_of(
         batch_index=task.batch_index,
         sample=task.sample,
         memory_change=[change.tolist() for change in playing.changes],
+        writes=tuple(playing.writes),
     )
 
 
