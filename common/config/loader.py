@@ -136,10 +136,12 @@ def _put(
         return value
     origins[place] = source
     # Another kind, or another class of the user's, has other settings; and the arguments of such a
-    # class are one value.
+    # class are one value. A model from elsewhere has the same settings.
     keep = isinstance(node, dict) and not any(
-        tag in node and tag in value and node[tag] != value[tag] for tag in (*_TAGS, "path")
+        tag in node and tag in value and node[tag] != value[tag] for tag in _TAGS
     )
+    if keep and _is_class(node.get("path")) and _is_class(value.get("path")):
+        keep = node["path"] == value["path"]
     if place[-1:] == ("arguments",) and not parts:
         keep = False
     merged = dict(node) if keep else {}
@@ -148,6 +150,11 @@ def _put(
             merged.get(str(key)), (), below, (*place, str(key)), source, origins
         )
     return merged
+
+
+def _is_class(path: Any) -> bool:
+    """Whether a path names something in a file of the user's, as MODULE:NAME does."""
+    return isinstance(path, str) and ":" in path.replace("://", "")
 
 
 def _index(items: list[Any], part: str, place: Place, source: str) -> int:

@@ -22,9 +22,9 @@ from learner.parallel.optimizer import LossTerm
 from learner.policies.causal import PASS_TOKENS, adapted, in_passes
 from learner.policies.table import open_policy
 from learner.stages.joint_lm import chunks
+from learner.stages.remembered import conversation_examples
 from learner.stages.stage import WriteTokenizer
 from learner.stages.supervised import Objective
-from learner.stages.text_memory import memory_examples
 
 
 class CausalLMObjective(Objective):
@@ -85,11 +85,11 @@ def text_objective(
 def answer_objective(
     settings: LMSFT, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
-    """On the answers of single interactions, or on those of conversations and the memories written
-    in them."""
+    """On the answers of single interactions, or on those of conversations and the memories that are
+    written in them."""
     model, tokenizer, _ = _opened(checkpoint)
-    if settings.text_memory == "statements":
-        examples = memory_examples(corpus.train, tokenizer)
+    if settings.examples == "conversations":
+        examples = conversation_examples(corpus.train, tokenizer)
         sequences, starts = [each.ids for each in examples], [each.start for each in examples]
         return CausalLMObjective(model, sequences, starts), tokenizer.save
     prompts = [tokenizer.memory.context((), tokenizer.prompt(each.query)) for each in corpus.pairs]

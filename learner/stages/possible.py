@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.config.algorithms import PREVIOUS_INTERACTION
 from common.config.components import Component
-from common.config.lm import LMRL, LMSFT
+from common.config.lm import LMRL
 from common.config.mrl import HELD_OUT, MRL
 from common.config.rewards import Rewards
 from common.config.run import Run
@@ -74,16 +74,6 @@ def require_causal_learnable(stage: LMRL, run: Run) -> None:
             f"{key}.unfreeze", "names parts of a Reactive Transformer; use model.causal.lora"
         )
     require_learnable(stage, run)
-
-
-def require_memory_to_teach(stage: LMSFT, run: Run) -> None:
-    """Raises InputError where a memory is to be taught and the policy writes none."""
-    causal = run.model.causal
-    if stage.text_memory != "none" and (causal is None or causal.text_memory is None):
-        raise InputError(
-            f"{run.stage_key(run.stages.index(stage))}.text_memory",
-            "is for a policy that writes its memory; set model.causal.text_memory",
-        )
 
 
 def require_steps_of_rewards(run: Run) -> None:

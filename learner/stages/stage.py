@@ -35,7 +35,6 @@ from learner.stages.possible import (
     require_causal_learnable,
     require_held_out,
     require_learnable,
-    require_memory_to_teach,
     require_pairs_to_read,
     require_phases,
     require_readable_by_critic,
@@ -245,14 +244,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_fit=require_readable_by_critic,
         ),
         StageDefinition(LMText, _supervised, ("texts",), planning.sequences, _lm_text),
-        StageDefinition(
-            LMSFT,
-            _supervised,
-            ("pairs",),
-            planning.sequences,
-            _lm_sft,
-            require_possible=require_memory_to_teach,
-        ),
+        StageDefinition(LMSFT, _supervised, ("pairs",), planning.sequences, _lm_sft),
         StageDefinition(
             LMRL,
             _mrl,

@@ -114,6 +114,17 @@ def test_setting_one_key_keeps_the_rest_of_a_sections_own_default(base: Path) ->
     )
 
 
+def test_a_model_from_elsewhere_keeps_the_other_settings(tmp_path: Path) -> None:
+    path = tmp_path / "causal.yaml"
+    path.write_text(
+        "name: one\ndata: {kind: prompts, train: [p.jsonl]}\nstages: [{stage: lm_rl}]\n"
+        "model: {causal: {path: gpt2, interactions: 0, max_tokens: 64}}\n"
+    )
+    causal = load_run([path], ["model.causal.path=runs://store/m"]).model.causal
+    assert causal is not None
+    assert (causal.path, causal.interactions, causal.max_tokens) == ("runs://store/m", 0, 64)
+
+
 def test_the_dumped_run_loads_to_an_equal_run(base: Path, tmp_path: Path) -> None:
     run = load_run([base], ["seed=5", "rewards.single.bleu=null"])
     path = tmp_path / "dumped.yaml"
