@@ -148,13 +148,16 @@ class Task(Record):
 
     def answer_seed(self, turn: int) -> int:
         """Seed of the draws of an answer: of turn `turn`, 1 for the first answered one."""
-        own = ("sample", self.sample) if self.sample else ()
-        return derive(self.seed, *own, turn)
+        return derive(self.seed, *self._own, turn)
 
     def write_seed(self, turn: int) -> int:
         """The same of the memory that is written after turn `turn`, where it is text."""
-        own = ("sample", self.sample) if self.sample else ()
-        return derive(self.seed, *own, "write", turn)
+        return derive(self.seed, *self._own, "write", turn)
+
+    @property
+    def _own(self) -> tuple[str | int, ...]:
+        """What tells its draws from those of the episodes that start alike."""
+        return ("sample", self.sample) if self.sample else ()
 
 
 @dataclass(frozen=True, slots=True)
