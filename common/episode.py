@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from common.data.special_tokens import spoken_ids
 from common.seeding import derive
 
 Role = Literal["remember", "distract", "recall", "act"]
@@ -204,7 +205,7 @@ class Turn(Record):
     first."""
     answer_ids: Sequence[int]
     """Generated tokens, with [EOS] where the policy ended by itself. The memory is written with
-    query_ids + answer_ids."""
+    query and answer, without the thought before it (`remembered_ids`)."""
     log_probs: Sequence[float]
     """Log-probability of each answer token under the distribution it was sampled from; empty for
     the opening turn."""
@@ -240,8 +241,9 @@ class Turn(Record):
 
     @property
     def remembered_ids(self) -> list[int]:
-        """The ids that memory was written with after this turn."""
-        return [*self.query_ids, *(self.reference_ids if self.teacher_forced else self.answer_ids)]
+        """The ids that memory was written with after this turn: thoughts are no part of them."""
+        ids = self.reference_ids if self.teacher_forced else self.answer_ids
+        return spoken_ids(self.query_ids, ids)
 
     @property
     def exchange(self) -> tuple[str, str]:

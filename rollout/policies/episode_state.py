@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from common.config.rollout import Sampling
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Interaction, Memory, MemoryWrite, Task, Turn
@@ -129,6 +130,12 @@ def failed_episode(playing: EpisodeState, why: str) -> Episode:
     *turns, last = playing.turns or [unbegun]
     failed = replace(last, failure=f"turn {playing.turn}: {why}")
     return replace(episode_of(playing), turns=(*turns, failed), status="failed")
+
+
+def asked_thought(think: str | None, sampling: Sampling) -> str | None:
+    """The thought of the data before an answer, "" where they have none and one is asked for all
+    the same; None: the policy answers at once."""
+    return "" if think is None and sampling.think == "always" else think
 
 
 def answer_text(

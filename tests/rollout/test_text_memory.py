@@ -144,7 +144,8 @@ def test_stop_strings_end_answers_and_leave_memories_alone(
     writer: tuple[Any, CausalTokenizer],
 ) -> None:
     free = play(policy_of(*writer, sampling={"max_new_tokens": 8}), prompt_tasks(6, 2))
-    letters = [set(write.text) for episode in free for write in episode.writes]
+    # No part of a character: those show as one that no token stands for.
+    letters = [{c for c in e.writes[0].text[:-1] if c.isascii() and c.isalpha()} for e in free]
     stop = max(set().union(*letters), key=lambda one: sum(one in each for each in letters))
     sampling = {"max_new_tokens": 8, "stop": [stop]}
     stopped = play(policy_of(*writer, sampling=sampling), prompt_tasks(6, 2))

@@ -58,7 +58,7 @@ class CausalSession:
     def reset(self) -> None:
         self._held, self.turn = (), 0
 
-    def respond(self, query: str, think: bool = False) -> Iterator[Event]:
+    def respond(self, query: str) -> Iterator[Event]:
         """The answer as it comes, then the two events of the update. An iterator left early leaves
         the memory as it was. Raises InputError where the query is too long for the model."""
         prompt = self._tokenizer.prompt(query)
