@@ -109,7 +109,7 @@ def tokens_read(episodes: list[Episode], opened: CheckpointPolicy) -> dict[str, 
     for episode in episodes:
         contexts = opened.tokenizer.memory.contexts(episode)
         for action, context in zip(episode.actions, contexts, strict=False):
-            if action.writes:
+            if action.kind == "memory":
                 to_write, written = to_write + len(context), written + len(action.ids)
             else:
                 read += len(context)

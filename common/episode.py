@@ -10,36 +10,21 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from common.actions import Action, MemoryWrite, SeparateThought
 from common.data.special_tokens import spoken_ids
+from common.record import Record, values_of
 from common.seeding import derive
 
 Role = Literal["remember", "distract", "recall", "act"]
 Strategy = Literal["single", "cumulative", "long_term"]
 Status = Literal["generated", "scored", "unscored", "failed"]
 """unscored: played, but no turn has a reward. failed: not played to its end."""
-
-
-@cache
-def _values_of(record: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
-    return attrgetter(*(field.name for field in fields(record)))  # type: ignore[arg-type]
-
-
-class Record:
-    """Pickled as the values of its fields, two at least, which go back to the constructor in order:
-    in half the time of what dataclasses with slots do by themselves."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[type[Record], tuple[Any, ...]]:
-        return type(self), _values_of(type(self))(self)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +136,10 @@ class Task(Record):
         """Seed of the draws of an answer: of turn `turn`, 1 for the first answered one."""
         return derive(self.seed, *self._own, turn)
 
-    def write_seed(self, turn: int) -> int:
-        """The same of the memory that is written after turn `turn`, where it is text."""
-        return derive(self.seed, *self._own, "write", turn)
+    def seed_of(self, purpose: Literal["write", "thought"], turn: int) -> int:
+        """The same of the memory that is written after turn `turn`, where it is text, or of the
+        thought before its answer, where it is apart."""
+        return derive(self.seed, *self._own, purpose, turn)
 
     @property
     def _own(self) -> tuple[str | int, ...]:
@@ -261,42 +247,8 @@ class TurnInContext(Turn):
 
     @classmethod
     def of(cls, turn: Turn, history: tuple[tuple[str, str], ...]) -> TurnInContext:
-        values: tuple[Any, ...] = (*_values_of(Turn)(turn), history)
+        values: tuple[Any, ...] = (*values_of(Turn)(turn), history)
         return cls(*values)
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryWrite(Record):
-    """A memory that the policy wrote as text after a turn, for the turns that follow."""
-
-    turn: int
-    """Index of the turn after which it was written; 0 is the opening."""
-    prompt_ids: Sequence[int]
-    """All that it was written after: the memory before, the interaction, the texts around them."""
-    ids: Sequence[int]
-    """Generated tokens, with the end token where the policy ended by itself."""
-    log_probs: Sequence[float]
-    """Log-probability of each of them under the distribution it was sampled from."""
-    unfiltered_log_probs: Sequence[float] = field(default_factory=list)
-    """As in `Turn`."""
-    text: str = ""
-    cut: bool = False
-    """Whether the budget of tokens ended it, and not the policy."""
-
-
-class Action(NamedTuple):
-    """Tokens that a policy generated in one go: an answer, or what it wrote to its memory."""
-
-    turn: int
-    """Index of the turn that it answered, or after which it wrote."""
-    writes: bool
-    """Whether it is a memory."""
-    ids: Sequence[int]
-    log_probs: Sequence[float]
-    reward: float | None
-    """That of the turn. A memory earns nothing by itself: 0 where a later turn of its episode has a
-    reward, and None where there is none to credit it with."""
-    reward_std: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,25 +296,32 @@ class Episode(Record):
     """What the policy wrote to a memory of text, in order. Nothing is written that nobody reads:
     the last turn is followed by one only where a query would have come, or where the task asked
     for the memory."""
+    thoughts: tuple[SeparateThought, ...] = ()
+    """What the policy thought before its answers, where thoughts are no part of them."""
 
     @property
     def actions(self) -> tuple[Action, ...]:
-        """All that the policy generated, in order: the memory after the opening, the first answer,
-        the memory after it, …; the answers alone where it writes none."""
-        rewards = [turn.reward is not None for turn in self.turns]
+        """All that the policy generated, in order: the memory after the opening, the first thought,
+        its answer, the memory after it, …; the answers alone where it has no others."""
+        rewarded = [turn.reward is not None for turn in self.turns]
         writes = {write.turn: write for write in self.writes}
+        thoughts = {thought.turn: thought for thought in self.thoughts}
         found = []
         for index, turn in enumerate(self.turns):
+            if (thought := thoughts.get(index)) is not None:
+                earns = 0.0 if any(rewarded[index:]) else None
+                found.append(Action(index, "thought", thought.ids, thought.log_probs, earns))
             if index:
-                found.append(
-                    Action(
-                        index, False, turn.answer_ids, turn.log_probs, turn.reward, turn.reward_std
-                    )
-                )
+                given = (turn.answer_ids, turn.log_probs, turn.reward, turn.reward_std)
+                found.append(Action(index, "answer", *given))
             if (write := writes.get(index)) is not None:
-                earns = 0.0 if any(rewards[index + 1 :]) else None
-                found.append(Action(index, True, write.ids, write.log_probs, earns))
+                earns = 0.0 if any(rewarded[index + 1 :]) else None
+                found.append(Action(index, "memory", write.ids, write.log_probs, earns))
         return tuple(found)
+
+    def thought_before(self, turn: int) -> list[int]:
+        """All that stands between the prompt of a turn and its answer; empty without a thought."""
+        return next((each.whole for each in self.thoughts if each.turn == turn), [])
 
     @property
     def answered(self) -> tuple[Turn, ...]:

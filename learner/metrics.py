@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from common.data.special_tokens import EOS
+from common.data.special_tokens import EOS, forced, thinks
+from common.data.thoughts import thoughts
 from common.episode import Episode
 from common.telemetry.metrics import Metrics
 from common.telemetry.series import parse_key
@@ -35,7 +36,7 @@ def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
     for episode, reference in zip(experience.episodes, experience.reference, strict=True):
         for action, log_probs in zip(episode.actions, reference, strict=True):
             total += sum(action.log_probs) - float(log_probs.sum())
-            answers += not action.writes
+            answers += action.answers
             tokens += len(action.log_probs)
     metrics.record("objective/kl", total / answers, weight=answers)
     metrics.record("objective/kl_per_token", total / tokens, weight=tokens)
@@ -73,6 +74,9 @@ def record_episodes(
         for name, value in episode.figures.items():
             metrics.record("rollout/environment", value, figure=name)
         metrics.record("memory/resets", episode.initial_memory is None)
+        for thought in episode.thoughts:
+            metrics.record("rollout/thought_tokens", len(thought.ids))
+            metrics.record("rollout/thought_cut", thought.cut)
         for write in episode.writes:
             metrics.record("memory/written_tokens", len(write.ids))
             metrics.record("memory/written_cut", write.cut)
@@ -82,6 +86,10 @@ def record_episodes(
         if len(scores) == len(episode.answered):
             metrics.record("objective/return", sum(scores))
         for number, turn in enumerate(episode.answered, start=1):
+            if thinks(turn.query_ids):
+                metrics.record("rollout/thought_tokens", len(thoughts(turn)[0]))
+                ended = forced(turn.query_ids, turn.answer_ids, turn.log_probs)
+                metrics.record("rollout/thought_cut", any(ended))
             metrics.record("rollout/turns", 1)
             metrics.record("rollout/tokens", len(turn.answer_ids))
             metrics.record("rollout/answer_tokens", len(turn.answer_ids))

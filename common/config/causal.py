@@ -72,6 +72,15 @@ class TextMemorySettings(Section):
         return opening, between, asked, last
 
 
+class ThinkSettings(Section):
+    """Texts around a thought before an answer. They may name special tokens of the tokenizer."""
+
+    open: str = Field("<think>\n", min_length=1)
+    """Behind the prompt of a query; the thought comes then."""
+    close: str = Field("</think>\n", min_length=1)
+    """Ends a thought; the answer comes then."""
+
+
 def _pieces(template: str, names: tuple[str, ...]) -> list[str]:
     """The texts around the names, each of which must stand in the template once, in this order.
     Raises ValueError."""
@@ -108,6 +117,10 @@ class CausalModel(Section):
     these."""
     max_tokens: int | None = Field(None, ge=8)
     """Longest sequence: memory, query and answer. None: what the model was made for."""
+    think: ThinkSettings | None = None
+    """How the policy thinks before it answers, where `rollout.sampling.think` or the data ask for a
+    thought. What it thinks is trained, and is part neither of the answer nor of memory. None: it
+    answers at once, whatever the data have."""
     lora: Lora | None = None
     """Train low-rank updates only; the reference is then the model without them. None: train all
     weights, with a frozen copy as the reference."""

@@ -7,7 +7,7 @@ records are the same for both. Special tokens that a user writes in a query stay
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,13 @@ class CausalTokenizer:
         self.memory: DialogueMemory = self.window() if text is None else self._text_memory(text)
         """What the policy remembers of a conversation."""
         self._bytes: dict[int, bytes] = {}
+        think = dialogue.think
+        self.thinks = think is not None
+        """Whether the policy can think before it answers."""
+        self.think_open = self._special(think[0]) if think else []
+        """Ids that begin a thought, behind a prompt."""
+        self.think_close = self._special(think[1]) if think else []
+        """Ids that end a thought."""
 
     def window(self) -> Window:
         """The memory of a policy that remembers interactions."""
@@ -89,8 +96,8 @@ class CausalTokenizer:
         return [*self.memory.start, *self.encode(text.strip()), self.eos_id]
 
     def prompt(self, query: str, think: bool = False) -> list[int]:
-        """The query with what stands around it. think: passed over, since a causal model has no
-        thoughts apart from its answer."""
+        """The query with what stands around it. think: passed over, since a thought stands between
+        prompt and answer and is part of neither (`around_thought`)."""
         dialogue, query = self.dialogue, query.strip()
         if not any(text in query for text in self._texts):
             return self._special(dialogue.before + query + dialogue.after)
@@ -115,6 +122,33 @@ class CausalTokenizer:
         """As `DialogueMemory.write_prompt`, of texts."""
         texts = (self.encode(text.strip()) for text in (query, answer))
         return self.memory.write_prompt(held, *texts)
+
+    def thought(self, text: str) -> list[int]:
+        """A thought and its end, as they follow `think_open`."""
+        return [*self.encode(text.strip()), *self.think_close]
+
+    def ends_thought(self, ids: Sequence[int]) -> bool:
+        """Whether a thought ends with the last of these tokens: the text of its end is complete, in
+        whatever tokens, or the end token of an answer came."""
+        return ids[-1] == self.eos_id or not self.missing_end(ids)
+
+    def missing_end(self, ids: Sequence[int]) -> list[int]:
+        """The ids to put behind a thought that does not end by itself; else empty."""
+        close, end = self.think_close, self._end_of_thought.encode()
+        if list(ids[-len(close) :]) == close:
+            return []
+        tail = b"".join(self.token_bytes(token) for token in ids[-len(end) :])
+        return [] if end and end in tail else close
+
+    def thought_text(self, ids: Sequence[int]) -> str:
+        """A thought as text, without its end."""
+        text, end = self.decode(ids), self._end_of_thought
+        return text.partition(end)[0].strip() if end else text
+
+    @property
+    def _end_of_thought(self) -> str:
+        """Text that ends a thought, special tokens and white space left out."""
+        return self.decode(self.think_close)
 
     def written(self, text: str) -> list[int]:
         """A memory and the token that ends it, as they follow a prompt to write it."""

@@ -50,6 +50,8 @@ class DialogueFormat:
     """Longest sequence of the model: context and answer."""
     text_memory: TextMemoryFormat | None = None
     """How the policy writes and reads a text of its own; None: it remembers interactions."""
+    think: tuple[str, str] | None = None
+    """Texts before and after a thought; None: the policy has none."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +59,9 @@ class DialogueFormat:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
         text = record.get("text_memory")
-        return cls(**record | {"text_memory": text and TextMemoryFormat(**text)})
+        think = record.get("think")
+        own = {"text_memory": text and TextMemoryFormat(**text), "think": think and tuple(think)}
+        return cls(**record | own)
 
 
 Held = tuple[Any, ...]
@@ -205,8 +209,9 @@ class Window:
             () if memory is None else self.unpacked(memory), episode.turns[0].remembered_ids
         )
         found = []
-        for turn in episode.answered:
-            found.append(self.context(held, turn.query_ids))
+        for index, turn in enumerate(episode.answered, start=1):
+            context = self.context(held, turn.query_ids)
+            found += around_thought(episode, index, context)
             held = self.remember(held, turn.remembered_ids)
         if episode.truncated:
             found.append(self.context(held, episode.next_query_ids))
@@ -237,6 +242,13 @@ class Window:
 
     def of_pieces(self, pieces: Sequence[Sequence[int]]) -> Interactions:
         return tuple(tuple(each) for each in pieces)
+
+
+def around_thought(episode: Episode, turn: int, context: list[int]) -> list[list[int]]:
+    """The ids before the thought of a turn, where it has one, and before its answer. context: those
+    before either."""
+    found = [[*context, *each.before_ids] for each in episode.thoughts if each.turn == turn]
+    return [*found, [*context, *episode.thought_before(turn)]]
 
 
 def memory_hash(memory: Memory) -> str:

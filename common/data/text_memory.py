@@ -92,13 +92,18 @@ class TextMemory:
         memory = episode.initial_memory
         held: Ids = () if memory is None else self.unpacked(memory)
         written = {write.turn: write for write in episode.writes}
+        thoughts = {thought.turn: thought for thought in episode.thoughts}
         found = []
         for action in episode.actions:
-            if action.writes:
+            if action.kind == "memory":
                 found.append(list(written[action.turn].prompt_ids))
                 held = self.remember(held, action.ids)
-            else:
-                found.append(self.context(held, episode.turns[action.turn].query_ids))
+                continue
+            context = self.context(held, episode.turns[action.turn].query_ids)
+            thought = thoughts.get(action.turn)
+            if thought is not None:
+                context += thought.before_ids if action.kind == "thought" else thought.whole
+            found.append(context)
         if episode.truncated:
             found.append(self.context(held, episode.next_query_ids))
         return found

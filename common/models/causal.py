@@ -114,6 +114,7 @@ def dialogue_tokenizer(
         memory_tokens=budget,
         max_tokens=longest,
         text_memory=text,
+        think=None if settings.think is None else (settings.think.open, settings.think.close),
     )
     # A copy: what it is set to here must not change the one that was given.
     return CausalTokenizer(copy.deepcopy(given.backend_tokenizer), names, dialogue)

@@ -44,7 +44,8 @@ class Parting:
     turn: int
     what: str
     """"query", "tokens", "log_probs", "rewards", "turns" (their number) or "memory". Of a memory
-    that was written as text "memory_prompt", "memory_tokens" and "memory_log_probs", too."""
+    that was written as text "memory_prompt", "memory_tokens" and "memory_log_probs", too; of a
+    thought apart from its answer "thought", "thought_tokens" and "thought_log_probs"."""
     token: int | None
     """Index in the answer, or the memory, for tokens and log-probs."""
     recorded: Any
@@ -152,7 +153,11 @@ def task_of(episode: Episode, tokenizer: Any) -> Task:
     )
     if not ENVIRONMENTS[episode.environment].plays_rows:
         return task
-    turns = [_interaction(turn, tokenizer) for turn in episode.turns]
+    thoughtful = {thought.turn for thought in episode.thoughts}
+    turns = [
+        _interaction(turn, tokenizer, index in thoughtful)
+        for index, turn in enumerate(episode.turns)
+    ]
     opening, *follow_ups = turns
     for index, (turn, interaction) in enumerate(zip(episode.turns, turns, strict=True)):
         # Where nothing was told, a causal policy's opening has no tokens.
@@ -168,8 +173,10 @@ def task_of(episode: Episode, tokenizer: Any) -> Task:
     return replace(task, row=row)
 
 
-def _interaction(turn: Turn, tokenizer: Any) -> Interaction:
-    ids, think = list(turn.reference_ids), None
+def _interaction(turn: Turn, tokenizer: Any, thought: bool) -> Interaction:
+    """thought: whether the turn has a thought apart from its answer; that of the reference is not
+    recorded then."""
+    ids, think = list(turn.reference_ids), "" if thought else None
     if thinks(turn.query_ids):
         think = tokenizer.decode(ids[: ids.index(ANSWER)])
     return Interaction(turn.query, turn.reference, think, turn.role, turn.facts)
@@ -197,7 +204,7 @@ def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting 
     for index, (old, new) in enumerate(zip(recorded.turns, again.turns, strict=False)):
         if list(old.query_ids) != list(new.query_ids):
             return Parting(index, "query", None, old.query, new.query)
-        parted = _tokens_parting(
+        parted = _thought_parting(index, recorded, again) or _tokens_parting(
             index, "", (old.answer_ids, old.log_probs), (new.answer_ids, new.log_probs)
         )
         if parted is not None:
@@ -243,6 +250,19 @@ def _tokens_parting(
         if abs(x - y) > LOG_PROBS_AGREE:
             return Parting(turn, f"{whose}log_probs", token, x, y)
     return None
+
+
+def _thought_parting(turn: int, recorded: Episode, again: Episode) -> Parting | None:
+    """Where two thoughts part that stand apart from the answer of a turn."""
+    old, new = (
+        next((thought for thought in each.thoughts if thought.turn == turn), None)
+        for each in (recorded, again)
+    )
+    if old is None or new is None:
+        return (
+            None if old is new else Parting(turn, "thought", None, old is not None, new is not None)
+        )
+    return _tokens_parting(turn, "thought_", (old.ids, old.log_probs), (new.ids, new.log_probs))
 
 
 def _write_parting(turn: int, recorded: Episode, again: Episode) -> Parting | None:

@@ -1,9 +1,10 @@
 """Scored episodes as tensors: one row per conversation, one column per action
-(`Episode.actions`): its answered turns, and between them what the policy wrote to a text memory.
+(`Episode.actions`): its answered turns, and between them what a causal policy thought, or wrote to
+a text memory.
 
-What is written earns nothing itself. It is credited as an action of a Markov decision process is,
-with what came of it: the return of the turns after it, which is the rule of MemAgent (Yu et al.
-2025, arXiv 2507.02259, section 3.2) where an algorithm compares whole episodes.
+What is thought or written earns nothing itself. It is credited as an action of a Markov decision
+process is, with what came of it: the return of the turns after it, which is the rule of MemAgent
+(Yu et al. 2025, arXiv 2507.02259, section 3.2) where an algorithm compares whole episodes.
 
 Old log-probs are those recorded while sampling. Reference and critic are evaluated here, once per
 batch of episodes, where the algorithm needs them. Turns that could not be scored stay in their
@@ -91,29 +92,32 @@ class Experience:
         return [[action.log_probs for action in episode.actions] for episode in self.episodes]
 
     @property
-    def writes(self) -> Tensor:
-        """Where an action is what the policy wrote to its memory, and no answer."""
+    def unpaid(self) -> Tensor:
+        """Where an action is a thought, or what the policy wrote to its memory, and no answer."""
         found = torch.zeros_like(self.present, dtype=torch.bool)
         for i, episode in enumerate(self.episodes):
-            for k, action in enumerate(episode.actions if episode.writes else ()):
-                found[i, k] = action.writes
+            if episode.writes or episode.thoughts:
+                for k, action in enumerate(episode.actions):
+                    found[i, k] = not action.answers
         return found
 
     @property
     def rewarded(self) -> Tensor:
-        """Where an answer has a reward: what was written, which earns 0 by rule, is no sample of
-        rewards."""
-        return self.scored & ~self.writes
+        """Where an answer has a reward: thoughts and memories, which earn 0 by rule, are no samples
+        of rewards."""
+        return self.scored & ~self.unpaid
 
     def discounts(self, per_turn: float) -> Tensor:
         """Discount of what comes after each action: that of a turn after an answer, 1 after what is
-        written for the answer that comes next. So a memory has the return of that answer, and
-        returns of answers are what they are without memory."""
-        return torch.where(self.writes, 1.0, per_turn).to(self.rewards)
+        thought or written for the answer that comes next. So these have the return of that answer,
+        and returns of answers are what they are without them."""
+        return torch.where(self.unpaid, 1.0, per_turn).to(self.rewards)
 
     def of_answers(self, table: Tensor) -> Tensor:
-        """The columns of answers, in which no conversation has written: [episodes, turns]."""
-        return table[:, ~self.writes.any(0)]
+        """table: [episodes, actions] → [episodes, turns], the columns of answers moved together."""
+        answers = (self.present & ~self.unpaid).sum(1)
+        order = self.unpaid.int().argsort(stable=True, dim=1)
+        return table.gather(1, order)[:, : int(answers.max())]
 
     @property
     def valued(self) -> tuple[Tensor, Tensor, Tensor]:

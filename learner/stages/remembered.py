@@ -50,11 +50,20 @@ def _of_row(row: Row, tokenizer: CausalTokenizer, remember: _Keeping | _Writing)
     for index, turn in enumerate(row.turns):
         if index:
             context = tokenizer.memory.context(held, tokenizer.prompt(turn.query))
-            found.append(_example(context, tokenizer.answer(turn.answer)))
+            found.append(answer_example(context, turn, tokenizer))
         if index < len(row.interactions):
             held, written = remember.after(held, index, turn)
             found += written
     return found
+
+
+def answer_example(context: list[int], turn: Interaction, tokenizer: CausalTokenizer) -> Example:
+    """The answer of an interaction after a context, and before it its thought, where the data have
+    one and the policy thinks."""
+    learnt = tokenizer.answer(turn.answer)
+    if turn.think is None or not tokenizer.thinks:
+        return _example(context, learnt)
+    return _example([*context, *tokenizer.think_open], [*tokenizer.thought(turn.think), *learnt])
 
 
 class _Keeping:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from common.actions import MemoryWrite, SeparateThought
 from common.config.rollout import Sampling
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
-from common.episode import Episode, Interaction, Memory, MemoryWrite, Task, Turn
+from common.episode import Episode, Interaction, Memory, Task, Turn
 from rollout.protocols import Environment, Observation
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class EpisodeState:
     host when the episode is over, so that no write waits for the device."""
     writes: list[MemoryWrite] = field(default_factory=list)
     """What was written to a text memory so far."""
+    thoughts: list[SeparateThought] = field(default_factory=list)
+    """Thoughts apart from answers so far."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """The environment's figures of the episode so far."""
 
@@ -118,6 +121,7 @@ def episode_of(
         sample=task.sample,
         memory_change=[change.tolist() for change in playing.changes],
         writes=tuple(playing.writes),
+        thoughts=tuple(playing.thoughts),
     )
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.episode import Episode, Fact, Interaction, Memory, MemoryWrite, Row, Task, Turn
+from common.actions import MemoryWrite
+from common.episode import Episode, Fact, Interaction, Memory, Row, Task, Turn
 from common.episode_arrow import SCHEMA, from_table, to_table
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=4)

@@ -128,7 +128,7 @@ def test_the_last_memory_is_written_where_another_episode_begins_with_it(
     policy = policy_of(*writer, sampling=SAMPLING)
     (left,) = play(policy, prompt_tasks(1, 2, return_memory=True))
     assert [write.turn for write in left.writes] == [0, 1, 2]
-    assert left.actions[-1].writes
+    assert left.actions[-1].kind == "memory"
     assert left.actions[-1].reward is None, "nothing of this episode came of it"
     assert left.final_memory is not None
     last = tuple(i for i in left.writes[-1].ids if i != tokenizer.eos_id)
@@ -267,9 +267,10 @@ def test_vllm_plays_the_same_turns_and_writes(writer: tuple[Any, CausalTokenizer
     for task, episode in zip(tasks, played, strict=True):
         contexts = tokenizer.memory.contexts(episode)
         for action, context in zip(episode.actions, contexts, strict=True):
-            draws = task.write_seed if action.writes else task.answer_seed
+            wrote = action.kind == "memory"
+            seed = task.seed_of("write", action.turn) if wrote else task.answer_seed(action.turn)
             tokens = list(zip(action.ids, action.log_probs, strict=True))
-            told[draws(action.turn), tuple(context)] = tokens
+            told[seed, tuple(context)] = tokens
     settings = policy_of(model, tokenizer, sampling=SAMPLING)._engine.sampling  # type: ignore[attr-defined]
     generator = EngineAsGenerator(told)
     engine = VllmEngine(generator, tokenizer, 2, settings)  # type: ignore[arg-type]

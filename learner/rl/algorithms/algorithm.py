@@ -207,7 +207,7 @@ def _explained(experience: Experience, group: Group) -> dict[str, float]:
         figures["critic/explained_variance"] = explained
     values, returns, scored = (
         experience.of_answers(each)
-        for each in (experience.values, experience.returns, experience.scored)
+        for each in (experience.values, experience.returns, experience.rewarded)
     )
     by_turn = explained_variance_by_turn(values, returns, scored, group.sum)
     for turn, share in by_turn.items():

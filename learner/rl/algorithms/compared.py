@@ -29,7 +29,7 @@ def compared_credit(
     """
     returns, scored = compared_returns(experience, settings.discount, settings.compare == "episode")
     # What is written last, for another episode, has nothing to be credited with.
-    whole = ((experience.scored == experience.present) | experience.writes).all(1)
+    whole = ((experience.scored == experience.present) | experience.unpaid).all(1)
     found = compare(
         returns,
         scored,

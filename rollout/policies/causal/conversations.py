@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from common.actions import MemoryWrite, SeparateThought
 from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.rollout import Sampling
 from common.data.causal_tokenizer import CausalTokenizer
 from common.data.dialogue import Held, memory_hash
-from common.episode import Episode, Interaction, MemoryWrite, Task, Turn
+from common.episode import Episode, Interaction, Task, Turn
 from common.failures import DataFailure
 from common.telemetry.timing import PhaseTimer
 from rollout.environments.table import ENVIRONMENTS
@@ -23,6 +25,7 @@ from rollout.policies.episode_state import (
     EngineCounts,
     EpisodeState,
     answered_turn,
+    asked_thought,
     episode_of,
     failed_episode,
     opening_turn,
@@ -47,8 +50,10 @@ class CausalState(EpisodeState):
     """Of its draws."""
     prompts: int = 0
     """Prompts so far, of queries and of memories."""
-    writing: bool = False
-    """Whether the memory is generated now, and no answer."""
+    phase: Literal["thought", "answer", "memory"] = "answer"
+    """What is generated now."""
+    thought: SeparateThought | None = None
+    """That of the turn that is answered now."""
     cut_off: bool = False
     """Whether the episode is cut off before the next observation."""
 
@@ -124,9 +129,11 @@ class Conversations(ABC):
         playing.answer.append(token)
         playing.log_probs.append(log_prob)
         ends = token == self.tokenizer.eos_id or len(playing.answer) >= playing.room
-        stops = bool(self._stops) and not playing.writing
+        if playing.phase == "thought":
+            ends = ends or self.tokenizer.ends_thought(playing.answer)
+        stops = bool(self._stops) and playing.phase == "answer"
         playing.complete = ends or (stops and self._stops.reached(playing.answer))
-        answered = playing.complete and not playing.writing
+        answered = playing.complete and playing.phase == "answer"
         if answered and isinstance(playing.environment, WorksAhead):
             playing.environment.begin(self._text(playing))
         self.tally.tokens += 1
@@ -154,17 +161,19 @@ class Conversations(ABC):
         except DataFailure as failure:
             self._fail(playing, str(failure))
             return False
-        if playing.writing:
+        if playing.phase == "memory":
             return True
         if playing.over:
             self._end(playing)
         return not playing.over
 
     def _close(self, playing: CausalState) -> None:
-        if playing.writing:
-            self._close_write(playing)
-        else:
-            self._close_turn(playing)
+        closing = {
+            "thought": self._close_thought,
+            "answer": self._close_turn,
+            "memory": self._close_write,
+        }
+        closing[playing.phase](playing)
 
     def _open(self, playing: CausalState) -> None:
         task = playing.task
@@ -187,17 +196,16 @@ class Conversations(ABC):
             self.tally.writes += 1
         asks = playing.observation is not None and not task.erase_memory
         if told and memory.written and (asks or task.return_memory):
-            playing.writing = True
             prompt = self.tokenizer.write_prompt(playing.held, *turn.exchange)
-            self._generate(playing, prompt, task.write_seed(playing.turn))
+            playing.phase = "memory"
+            room = memory.room(prompt, self.sampling.max_new_tokens, writes=True)
+            self._generate(playing, prompt, room, task.seed_of("write", playing.turn))
         else:
             self._look(playing)
 
-    def _generate(self, playing: CausalState, context: list[int], seed: int) -> None:
+    def _generate(self, playing: CausalState, context: list[int], room: int, seed: int) -> None:
         """Make these ids what comes before the next tokens."""
-        longest = self.sampling.max_new_tokens
-        playing.context, playing.seed = context, seed
-        playing.room = self.tokenizer.memory.room(context, longest, playing.writing)
+        playing.context, playing.room, playing.seed = context, room, seed
         playing.answer, playing.log_probs, playing.unfiltered = [], [], []
         playing.complete = False
         playing.prompts += 1
@@ -205,7 +213,7 @@ class Conversations(ABC):
     def _close_write(self, playing: CausalState) -> None:
         """Take what was written for the memory, and go on to the observation."""
         ids, memory = playing.answer, self.tokenizer.memory
-        playing.writing = False
+        playing.phase = "answer"
         playing.held = memory.remember(playing.held, ids)
         playing.writes.append(
             MemoryWrite(
@@ -232,9 +240,39 @@ class Conversations(ABC):
         playing.prompt = self.tokenizer.prompt(observation.query)
         playing.reference = self.tokenizer.answer(observation.reference)
         context = self.tokenizer.memory.context(playing.held, playing.prompt)
-        self._generate(playing, context, playing.task.answer_seed(playing.turn))
+        playing.thought = None
         if playing.cut_off:
             playing.next_query = playing.prompt
+        if self.tokenizer.thinks and asked_thought(observation.think, self.sampling) is not None:
+            playing.phase = "thought"
+            context = [*context, *self.tokenizer.think_open]
+            room = thought_room(self.tokenizer, self.sampling, context)
+            seed = playing.task.seed_of("thought", playing.turn)
+            self._generate(playing, context, room, seed)
+        else:
+            self._answer(playing, context)
+
+    def _answer(self, playing: CausalState, context: list[int]) -> None:
+        playing.phase = "answer"
+        longest = self.sampling.max_new_tokens
+        if playing.thought is not None:
+            longest -= len(playing.thought.ids)
+        room = self.tokenizer.memory.room(context, longest, writes=False)
+        self._generate(playing, context, room, playing.task.answer_seed(playing.turn))
+
+    def _close_thought(self, playing: CausalState) -> None:
+        """Take the thought, put an end behind it where it has none, and go on to the answer."""
+        ids, context = playing.answer, playing.context
+        playing.thought = SeparateThought(
+            turn=playing.turn,
+            before_ids=self.tokenizer.think_open,
+            ids=ids,
+            log_probs=playing.log_probs,
+            after_ids=self.tokenizer.missing_end(ids),
+            unfiltered_log_probs=playing.unfiltered,
+        )
+        playing.thoughts.append(playing.thought)
+        self._answer(playing, [*context, *ids, *playing.thought.after_ids])
 
     def _close_turn(self, playing: CausalState) -> None:
         """Give the answer to the environment, and remember the interaction."""
@@ -246,7 +284,9 @@ class Conversations(ABC):
             outcome = playing.environment.step(text)
         playing.cut_off = outcome.truncated or playing.turn == playing.task.max_turns
         playing.observation, playing.figures = outcome.observation, outcome.figures
-        playing.turns.append(answered_turn(playing, asked, text, "", outcome.reward))
+        thought = playing.thought
+        said = "" if thought is None else self.tokenizer.thought_text(thought.ids)
+        playing.turns.append(answered_turn(playing, asked, text, said, outcome.reward))
         self._remember(playing)
 
     def _text(self, playing: CausalState) -> str:
@@ -269,6 +309,19 @@ class Conversations(ABC):
         playing.environment.close()
         self._ended.append(failed_episode(playing, why))
         self.tally.failed += 1
+
+
+def thought_room(tokenizer: CausalTokenizer, sampling: Sampling, context: Sequence[int]) -> int:
+    """The most tokens of a thought after a context, which leave one for the end of the answer.
+    Raises DataFailure where there is no room for any."""
+    most = sampling.max_think_tokens or sampling.max_new_tokens - 1
+    left = tokenizer.memory.max_tokens - len(context) - len(tokenizer.think_close) - 1
+    if min(most, left) < 1:
+        raise DataFailure(
+            f"a prompt of {len(context)} tokens leaves no room for a thought and an answer in a "
+            f"sequence of {tokenizer.memory.max_tokens}"
+        )
+    return min(most, left)
 
 
 def opened(tokenizer: CausalTokenizer, opening: Interaction, silent: bool) -> Turn:

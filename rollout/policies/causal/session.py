@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from common.data.causal_tokenizer import CausalTokenizer
 from common.data.dialogue import Held
 from common.failures import DataFailure, InputError, no_such_file
 from common.seeding import derive, uniforms
+from rollout.policies.causal.conversations import thought_room
 from rollout.policies.causal.rows import Rows
+from rollout.policies.episode_state import asked_thought
 from rollout.policies.sampling import sample
 from rollout.policies.stopping import StopStrings
 from rollout.policies.streaming import streamed
@@ -69,8 +71,12 @@ class CausalSession:
         return self._respond(query, prompt, context)
 
     def _respond(self, query: str, prompt: list[int], context: list[int]) -> Iterator[Event]:
-        longest = self._sampling.max_new_tokens
-        room = self._tokenizer.memory.room(context, longest, writes=False)
+        longest, tokenizer = self._sampling.max_new_tokens, self._tokenizer
+        if tokenizer.thinks and asked_thought(None, self._sampling) is not None:
+            ids, context = self._think(context)
+            longest -= len(ids)
+            yield Event("thought", tokenizer.thought_text(ids))
+        room = tokenizer.memory.room(context, longest, writes=False)
         seed = derive(self.seed, self.turn)
         self._rows.change([], [context])
 
@@ -103,19 +109,36 @@ class CausalSession:
     def _write(self, query: str, answer: str) -> list[int]:
         """What the policy writes to its memory after an interaction."""
         memory = self._tokenizer.memory
-        written: list[int] = []
         try:
             prompt = self._tokenizer.write_prompt(self._held, query, answer)
         except DataFailure as misfit:
             raise InputError("memory", str(misfit)) from misfit
         seed = derive(self.seed, self.turn, "write")
         room = memory.room(prompt, self._sampling.max_new_tokens, writes=True)
+        return self._generated(prompt, room, seed, lambda ids: ids[-1] == memory.end)
+
+    def _think(self, context: list[int]) -> tuple[list[int], list[int]]:
+        """The ids of a thought, and those before the answer. Raises InputError where there is no
+        room for it."""
+        tokenizer = self._tokenizer
+        context = [*context, *tokenizer.think_open]
+        try:
+            room = thought_room(tokenizer, self._sampling, context)
+        except DataFailure as misfit:
+            raise InputError("query", str(misfit)) from misfit
+        seed = derive(self.seed, self.turn, "thought")
+        ids = self._generated(context, room, seed, tokenizer.ends_thought)
+        return ids, [*context, *ids, *tokenizer.missing_end(ids)]
+
+    def _generated(
+        self, prompt: list[int], room: int, seed: int, ends: Callable[[list[int]], bool]
+    ) -> list[int]:
+        """Tokens after a prompt, up to `room` of them, or until they end."""
         self._rows.change([], [prompt])
-        token = prompt[-1]
-        while (len(written) < room and token != memory.end) or not written:
-            token = self._next(token, len(written), seed)
-            written.append(token)
-        return written
+        ids: list[int] = []
+        while len(ids) < room and not (ids and ends(ids)):
+            ids.append(self._next(ids[-1] if ids else prompt[-1], len(ids), seed))
+        return ids
 
     def describe(self) -> str:
         """The memory: how much is held, of how many interactions, and the text that it is."""

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from common.actions import MemoryWrite
 from common.config.causal import CausalModel
 from common.data.causal_tokenizer import CausalTokenizer
-from common.episode import Episode, Fact, Interaction, MemoryWrite, Row, Task, Turn
+from common.episode import Episode, Fact, Interaction, Row, Task, Turn
 from common.text.values import contains_value
 from learner.evaluation.replay import parting, task_of
 from learner.parallel.group import OneRank
@@ -58,7 +59,9 @@ def test_log_probs_of_what_was_written_are_the_recorded_ones(folder: Path) -> No
     batch = policy.evaluate(episodes, 1.0)
     recorded = [[action.log_probs for action in episode.actions] for episode in episodes]
     torch.testing.assert_close(batch.log_probs, batch.flat(recorded), rtol=0, atol=1e-4)
-    written = [episode.actions[k].writes for episode, k in _places(episodes, batch.actions)]
+    written = [
+        episode.actions[k].kind == "memory" for episode, k in _places(episodes, batch.actions)
+    ]
     assert sum(written) == 5 * 3 + 2 * 4
     assert len(written) == 7 * 3 + sum(written)
     (rows,) = policy.log_probs(episodes[:1], 1.0)
@@ -113,8 +116,8 @@ def test_a_memory_has_the_return_of_the_turns_after_it(folder: Path) -> None:
         assert got[1::2].tolist() == pytest.approx(answers)
         assert got[0::2].tolist() == pytest.approx(plain)
         assert kept[0::2].tolist() == [any(r is not None for r in row[k:]) for k in range(3)]
-    assert found.writes[:, 0::2].all()
-    assert not found.writes[:, 1::2].any()
+    assert found.unpaid[:, 0::2].all()
+    assert not found.unpaid[:, 1::2].any()
 
 
 def test_all_that_an_episode_wrote_shares_its_advantage_where_episodes_are_compared(
