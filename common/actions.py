@@ -1,4 +1,4 @@
-"""What a policy generates in an episode, beside answers, and all of it in order."""
+"""Everything that a policy generates in an episode, in order: answers, thoughts, memories."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SeparateThought(Record):
     turn: int
     """Index of the turn that it belongs to."""
     before_ids: Sequence[int]
-    """What begins a thought, behind the prompt."""
+    """Ids that begin the thought, behind the prompt."""
     ids: Sequence[int]
     """Generated tokens, with the end of the thought where the policy ended it by itself."""
     log_probs: Sequence[float]

@@ -143,7 +143,7 @@ class Task(Record):
 
     @property
     def _own(self) -> tuple[str | int, ...]:
-        """What tells its draws from those of the episodes that start alike."""
+        """Parts of a seed that tell its draws from those of the episodes that start alike."""
         return ("sample", self.sample) if self.sample else ()
 
 
@@ -293,11 +293,11 @@ class Episode(Record):
     figures: Mapping[str, float] = field(default_factory=dict)
     """Figures of its environment at its end, such as the progress of a game."""
     writes: tuple[MemoryWrite, ...] = ()
-    """What the policy wrote to a memory of text, in order. Nothing is written that nobody reads:
+    """Memories that the policy wrote as text, in order. Nothing is written that nobody reads:
     the last turn is followed by one only where a query would have come, or where the task asked
     for the memory."""
     thoughts: tuple[SeparateThought, ...] = ()
-    """What the policy thought before its answers, where thoughts are no part of them."""
+    """Thoughts of the policy before its answers, where they are no part of them."""
 
     @property
     def actions(self) -> tuple[Action, ...]:

@@ -128,7 +128,7 @@ _GENERATED = {
     "writes": (MemoryWrite, tuple(field.name for field in WRITE)),
     "thoughts": (SeparateThought, tuple(field.name for field in THOUGHT)),
 }
-"""What is generated beside answers, by column: its record, and the names of its fields."""
+"""Columns of things generated beside answers: the record, and the names of its fields."""
 _TURN_NAMES = tuple(field.name for field in TURN)
 
 

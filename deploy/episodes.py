@@ -173,7 +173,7 @@ def _turn(turn: dict[str, Any]) -> list[str]:
 
 
 def _memory(turn: dict[str, Any]) -> list[str]:
-    """What the policy wrote to its memory after a turn, where it did."""
+    """The memory that the policy wrote after a turn, where it did."""
     if turn["memory"] is None:
         return []
     cut = ["(cut at the budget)"] if turn["memory"]["cut"] else []

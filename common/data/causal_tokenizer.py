@@ -47,7 +47,7 @@ class CausalTokenizer:
         self.vocab_size: int = tokenizer.get_vocab_size()
         text = dialogue.text_memory
         self.memory: DialogueMemory = self.window() if text is None else self._text_memory(text)
-        """What the policy remembers of a conversation."""
+        """The policy's way to remember a conversation."""
         self._bytes: dict[int, bytes] = {}
         think = dialogue.think
         self.thinks = think is not None

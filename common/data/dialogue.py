@@ -65,13 +65,13 @@ class DialogueFormat:
 
 
 Held = tuple[Any, ...]
-"""What a memory holds at one moment, as hashable values. Only a memory of the same class reads
+"""Content of a memory at one moment, as hashable values. Only a memory of the same class reads
 it."""
 
 
 class DialogueMemory(Protocol):
-    """What a causal policy remembers of a conversation. Functions of what is held: a memory keeps
-    nothing itself."""
+    """The way in which a causal policy remembers a conversation. Functions of what is held: a memory
+    keeps nothing itself."""
 
     @property
     def start(self) -> tuple[int, ...]:
@@ -131,11 +131,11 @@ class DialogueMemory(Protocol):
         ...
 
     def pieces(self, held: Held) -> list[list[int]]:
-        """What is held as lists of ids, for a file."""
+        """The content as lists of ids, for a file."""
         ...
 
     def describe(self, held: Held, turn: int, decode: Callable[[Sequence[int]], str]) -> str:
-        """What is held, in words. turn: interactions of the conversation so far."""
+        """The content in words. turn: interactions of the conversation so far."""
         ...
 
     def of_pieces(self, pieces: Sequence[Sequence[int]]) -> Held:

@@ -88,7 +88,7 @@ class TextMemory:
         return context
 
     def contexts(self, episode: Episode) -> list[list[int]]:
-        """What was written comes from the episode, prompts included."""
+        """Memories, and the prompts that they were written after, come from the episode."""
         memory = episode.initial_memory
         held: Ids = () if memory is None else self.unpacked(memory)
         written = {write.turn: write for write in episode.writes}

@@ -82,7 +82,7 @@ class _Keeping:
 
 
 class _Writing:
-    """What to write after each turn of the row that was begun last."""
+    """Teaches what to write after each turn of the row that was begun last."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: CausalTokenizer):
         self._tokenizer = tokenizer

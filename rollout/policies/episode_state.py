@@ -60,7 +60,7 @@ class EpisodeState:
     """Change of memory by each write so far, on the device: [layers, slots] each. They come to the
     host when the episode is over, so that no write waits for the device."""
     writes: list[MemoryWrite] = field(default_factory=list)
-    """What was written to a text memory so far."""
+    """Memories written as text so far."""
     thoughts: list[SeparateThought] = field(default_factory=list)
     """Thoughts apart from answers so far."""
     figures: Mapping[str, float] = field(default_factory=dict)

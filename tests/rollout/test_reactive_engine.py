@@ -461,13 +461,13 @@ def test_a_memory_of_another_policy_fails_its_episode() -> None:
         assert what in (episode.turns[-1].failure or "")
 
 
-@pytest.mark.parametrize(("bias", "reaches"), [(3.0, True), (-100.0, False)])
+@pytest.mark.parametrize(("bias", "reaches"), [(4.0, True), (-100.0, False)])
 def test_a_thought_is_no_part_of_the_answer_text(bias: float, reaches: bool) -> None:
     row = Row("dog", "cat", (Interaction("who", "Rex", think="the dog"),), think="a cat")
     model = make_model()
     model.decoder.head.bias.data[TOKENIZER.answer_id] = bias
     opening, turn = (
-        ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([Task("t", row, seed=5)])[0].turns
+        ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([Task("t", row, seed=9)])[0].turns
     )
     assert (opening.answer, opening.thought) == ("cat", "a cat")
     assert turn.query_ids[-1] == TOKENIZER.think_id

@@ -39,19 +39,19 @@ class CausalState(EpisodeState):
     """One episode in progress."""
 
     held: Held = ()
-    """What is remembered now."""
+    """Content of the memory now."""
     first: Held = ()
-    """What the episode began with."""
+    """Content of the memory that the episode began with."""
     context: Sequence[int] = ()
     """Ids before what is generated now."""
     room: int = 0
     """The most tokens that it may have."""
     seed: int = 0
-    """Of its draws."""
+    """Seed of the draws."""
     prompts: int = 0
     """Prompts so far, of queries and of memories."""
     phase: Literal["thought", "answer", "memory"] = "answer"
-    """What is generated now."""
+    """The kind of tokens that are generated now."""
     thought: SeparateThought | None = None
     """That of the turn that is answered now."""
     cut_off: bool = False

@@ -107,7 +107,7 @@ class CausalSession:
         self.turn += 1
 
     def _write(self, query: str, answer: str) -> list[int]:
-        """What the policy writes to its memory after an interaction."""
+        """The ids that the policy writes to its memory after an interaction."""
         memory = self._tokenizer.memory
         try:
             prompt = self._tokenizer.write_prompt(self._held, query, answer)
