@@ -70,8 +70,8 @@ it."""
 
 
 class DialogueMemory(Protocol):
-    """The way in which a causal policy remembers a conversation. Functions of what is held: a memory
-    keeps nothing itself."""
+    """The way in which a causal policy remembers a conversation. All are functions of what is held:
+    a memory keeps nothing itself."""
 
     @property
     def start(self) -> tuple[int, ...]:
