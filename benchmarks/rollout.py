@@ -318,7 +318,7 @@ def _workers(
     they are there only where asked for.
     """
     config = model_config(QUERY_TOKENS + NEW_TOKENS)
-    shape = PolicyShape(config.model_type, config.to_dict(), make_tokenizer().to_json())
+    shape = PolicyShape("reactive", config.to_dict(), make_tokenizer().to_json())
     rollout = Rollout(slots=slots, sampling=Sampling(max_new_tokens=NEW_TOKENS))
     player: Any = ray.remote(RolloutWorker).options(num_cpus=1)
     scorer: Any = ray.remote(RewardWorker).options(num_cpus=0)

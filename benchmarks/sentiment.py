@@ -117,7 +117,7 @@ def held_out(
     reference = None
     if model is None and run.model.causal is not None:
         start = open_causal(run.model.causal)[0].requires_grad_(False)
-        window, head = opened.tokenizer.window, run.model.causal.value_head
+        window, head = opened.tokenizer.memory, run.model.causal.value_head
         reference = CausalPolicy(start, window, OneRank(), head)
     figures = prompt_figures(episodes, opened.tokenizer.eos_id, reference, 1.0)
     for name, judge in JUDGES.items():

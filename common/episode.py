@@ -10,35 +10,21 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from common.actions import Action, MemoryWrite, SeparateThought
+from common.data.special_tokens import spoken_ids
+from common.record import Record, values_of
 from common.seeding import derive
 
 Role = Literal["remember", "distract", "recall", "act"]
 Strategy = Literal["single", "cumulative", "long_term"]
 Status = Literal["generated", "scored", "unscored", "failed"]
 """unscored: played, but no turn has a reward. failed: not played to its end."""
-
-
-@cache
-def _values_of(record: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
-    return attrgetter(*(field.name for field in fields(record)))  # type: ignore[arg-type]
-
-
-class Record:
-    """Pickled as the values of its fields, two at least, which go back to the constructor in order:
-    in half the time of what dataclasses with slots do by themselves."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[type[Record], tuple[Any, ...]]:
-        return type(self), _values_of(type(self))(self)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +138,17 @@ class Task(Record):
 
     def answer_seed(self, turn: int) -> int:
         """Seed of the draws of an answer: of turn `turn`, 1 for the first answered one."""
-        own = ("sample", self.sample) if self.sample else ()
-        return derive(self.seed, *own, turn)
+        return derive(self.seed, *self._own, turn)
+
+    def seed_of(self, purpose: Literal["write", "thought"], turn: int) -> int:
+        """The same of the memory that is written after turn `turn`, where it is text, or of the
+        thought before its answer, where it is apart."""
+        return derive(self.seed, *self._own, purpose, turn)
+
+    @property
+    def _own(self) -> tuple[str | int, ...]:
+        """Parts of a seed that tell its draws from those of the episodes that start alike."""
+        return ("sample", self.sample) if self.sample else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +195,7 @@ class Turn(Record):
     first."""
     answer_ids: Sequence[int]
     """Generated tokens, with [EOS] where the policy ended by itself. The memory is written with
-    query_ids + answer_ids."""
+    query and answer, without the thought before it (`remembered_ids`)."""
     log_probs: Sequence[float]
     """Log-probability of each answer token under the distribution it was sampled from; empty for
     the opening turn."""
@@ -236,8 +231,9 @@ class Turn(Record):
 
     @property
     def remembered_ids(self) -> list[int]:
-        """The ids that memory was written with after this turn."""
-        return [*self.query_ids, *(self.reference_ids if self.teacher_forced else self.answer_ids)]
+        """The ids that memory was written with after this turn: thoughts are no part of them."""
+        ids = self.reference_ids if self.teacher_forced else self.answer_ids
+        return spoken_ids(self.query_ids, ids)
 
     @property
     def exchange(self) -> tuple[str, str]:
@@ -255,7 +251,7 @@ class TurnInContext(Turn):
 
     @classmethod
     def of(cls, turn: Turn, history: tuple[tuple[str, str], ...]) -> TurnInContext:
-        values: tuple[Any, ...] = (*_values_of(Turn)(turn), history)
+        values: tuple[Any, ...] = (*values_of(Turn)(turn), history)
         return cls(*values)
 
 
@@ -300,6 +296,36 @@ class Episode(Record):
     fewer writes than turns; empty where memory has no slots."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Figures of its environment at its end, such as the progress of a game."""
+    writes: tuple[MemoryWrite, ...] = ()
+    """Memories that the policy wrote as text, in order. Nothing is written that nobody reads:
+    the last turn is followed by one only where a query would have come, or where the task asked
+    for the memory."""
+    thoughts: tuple[SeparateThought, ...] = ()
+    """Thoughts of the policy before its answers, where they are no part of them."""
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """All that the policy generated, in order: the memory after the opening, the first thought,
+        its answer, the memory after it, …; the answers alone where it has no others."""
+        rewarded = [turn.reward is not None for turn in self.turns]
+        writes = {write.turn: write for write in self.writes}
+        thoughts = {thought.turn: thought for thought in self.thoughts}
+        found = []
+        for index, turn in enumerate(self.turns):
+            if (thought := thoughts.get(index)) is not None:
+                earns = 0.0 if any(rewarded[index:]) else None
+                found.append(Action(index, "thought", thought.ids, thought.log_probs, earns))
+            if index:
+                given = (turn.answer_ids, turn.log_probs, turn.reward, turn.reward_std)
+                found.append(Action(index, "answer", *given))
+            if (write := writes.get(index)) is not None:
+                earns = 0.0 if any(rewarded[index + 1 :]) else None
+                found.append(Action(index, "memory", write.ids, write.log_probs, earns))
+        return tuple(found)
+
+    def thought_before(self, turn: int) -> list[int]:
+        """All that stands between the prompt of a turn and its answer; empty without a thought."""
+        return next((each.whole for each in self.thoughts if each.turn == turn), [])
 
     @property
     def answered(self) -> tuple[Turn, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from common.actions import MemoryWrite, SeparateThought
 from common.episode import Episode, Fact, Memory, RewardTerm, Turn
 from common.storage.formats import EPISODES, require_format
 
@@ -70,6 +71,27 @@ TURN = pa.struct(
 )
 
 MEMORY = pa.struct([("kind", pa.string()), ("data", pa.binary())])
+WRITE = pa.struct(
+    [
+        ("turn", pa.int32()),
+        ("prompt_ids", _ids),
+        ("ids", _ids),
+        ("log_probs", pa.list_(pa.float64())),
+        ("unfiltered_log_probs", pa.list_(pa.float64())),
+        ("text", pa.string()),
+        ("cut", pa.bool_()),
+    ]
+)
+THOUGHT = pa.struct(
+    [
+        ("turn", pa.int32()),
+        ("before_ids", _ids),
+        ("ids", _ids),
+        ("log_probs", pa.list_(pa.float64())),
+        ("after_ids", _ids),
+        ("unfiltered_log_probs", pa.list_(pa.float64())),
+    ]
+)
 
 SCHEMA = pa.schema(
     [
@@ -93,13 +115,20 @@ SCHEMA = pa.schema(
         ("backend", pa.string()),
         ("memory_change", pa.list_(pa.list_(pa.list_(pa.float32())))),
         ("figures", _values),
+        ("writes", pa.list_(WRITE)),
+        ("thoughts", pa.list_(THOUGHT)),
     ],
     metadata={FORMAT_KEY: str(EPISODES)},
 )
 
 MEMORIES = ("initial_memory", "final_memory")
-OPTIONAL = ("memory_change", "figures")
-"""Columns that no update reads: tables without them are read as if they were empty."""
+OPTIONAL = ("memory_change", "figures", "writes", "thoughts")
+"""Columns that came later: tables without them are read as if they were empty."""
+_GENERATED = {
+    "writes": (MemoryWrite, tuple(field.name for field in WRITE)),
+    "thoughts": (SeparateThought, tuple(field.name for field in THOUGHT)),
+}
+"""Columns of things generated beside answers: the record, and the names of its fields."""
 _TURN_NAMES = tuple(field.name for field in TURN)
 
 
@@ -128,6 +157,8 @@ def _episode_record(episode: Episode) -> dict[str, Any]:
     record = {name: getattr(episode, name) for name in SCHEMA.names}
     record |= {name: _memory_record(record[name]) for name in MEMORIES}
     record["figures"] = _pairs(episode.figures)
+    for column, (_, names) in _GENERATED.items():
+        record[column] = [{name: getattr(one, name) for name in names} for one in record[column]]
     return record | {"turns": [_turn_record(turn) for turn in episode.turns]}
 
 
@@ -163,6 +194,10 @@ def _episode(record: dict[str, Any]) -> Episode:
     optional = {
         "memory_change": record.get("memory_change") or [],
         "figures": _mapping(record.get("figures") or []),
+        **{
+            column: tuple(kind(**one) for one in record.get(column) or [])
+            for column, (kind, _) in _GENERATED.items()
+        },
     }
     return Episode(**(record | held | optional | {"turns": turns}))
 

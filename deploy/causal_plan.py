@@ -41,9 +41,11 @@ def causal_shape(settings: CausalModel) -> CausalShape:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from common.models.causal import config_of, sequence_limit
+    from common.models.causal import config_of, require_room, sequence_limit
 
     config = config_of(settings.path)
+    longest = sequence_limit(settings.path, config, settings.max_tokens)
+    require_room(settings, longest)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     heads = config.num_attention_heads
@@ -59,7 +61,7 @@ def causal_shape(settings: CausalModel) -> CausalShape:
         inner=int(inner or 4 * config.hidden_size),
         key_width=shared * head_width,
         vocabulary=config.vocab_size,
-        max_tokens=sequence_limit(settings.path, config, settings.max_tokens),
+        max_tokens=longest,
     )
 
 
@@ -125,9 +127,15 @@ def model_table(run: Run, shape: CausalShape) -> str:
         ["layers × width", f"{shape.layers} × {shape.width}"],
         ["vocabulary", f"{shape.vocabulary:,}"],
         ["longest sequence", f"{shape.max_tokens:,} tokens"],
-        ["remembers", f"the last {settings.interactions} interactions"],
+        ["remembers", _remembers(settings)],
     ]
     return table(f"The model, {settings.path}", ["what", "value"], rows)
+
+
+def _remembers(settings: CausalModel) -> str:
+    if settings.text_memory is not None:
+        return f"a text that it writes, of {settings.text_memory.tokens} tokens at most"
+    return f"the last {settings.interactions} interactions"
 
 
 def roles(run: Run) -> str:

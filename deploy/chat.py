@@ -233,6 +233,8 @@ def _interact(session: Session, query: str, console: Console) -> None:
     began = 0.0
     for event in session.respond(query):
         match event.kind:
+            case "thought":
+                say(console, f"(thinks: {event.text or 'nothing'})")
             case "token":
                 console.print(
                     printable(event.text), end="", markup=False, highlight=False, soft_wrap=True

@@ -149,6 +149,7 @@ def _text(conversation: Conversation, role: str | None) -> str:
     ]
     if opening["query"] or opening["answer"]:
         lines += [*_entry("told", opening["query"]), *_entry("", opening["answer"])]
+    lines += _memory(opening)
     for index, turn in enumerate(answered, start=1):
         lines += [f"  {index} {turn['role']}", *_turn(turn)]
     return "\n".join(lines)
@@ -168,7 +169,15 @@ def _turn(turn: dict[str, Any]) -> list[str]:
         lines += _entry("reward", f"{turn['reward']:.3f}" + (f" ({parts})" if parts else ""))
     if turn["failure"]:
         lines += _entry("failed", turn["failure"])
-    return lines
+    return lines + _memory(turn)
+
+
+def _memory(turn: dict[str, Any]) -> list[str]:
+    """The memory that the policy wrote after a turn, where it did."""
+    if turn["memory"] is None:
+        return []
+    cut = ["(cut at the budget)"] if turn["memory"]["cut"] else []
+    return _entry("memory", "\n".join([turn["memory"]["text"] or "(nothing)", *cut]))
 
 
 def _fact(fact: dict[str, Any], answer: str) -> str:

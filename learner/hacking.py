@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from common.data.special_tokens import EOS, SPECIAL_TOKENS, spoken
+from common.data.special_tokens import EOS, SPECIAL_TOKENS
+from common.data.thoughts import spoken
 from common.episode import Episode, Turn
 from common.telemetry.metrics import Metrics
 from common.text.printable import printable

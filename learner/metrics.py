@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from common.data.special_tokens import EOS
+from common.data.special_tokens import EOS, forced, thinks
+from common.data.thoughts import thoughts
 from common.episode import Episode
 from common.telemetry.metrics import Metrics
 from common.telemetry.series import parse_key
@@ -29,14 +30,14 @@ from reward_service.components.recall import (
 
 
 def record_kl(experience: Experience, group: Group, metrics: Metrics) -> float:
-    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled); it steers the
-    KL coefficient."""
+    """Mean KL to the reference per answer, over all ranks (k1 on what was sampled), with that of
+    the memories that were written as text; it steers the KL coefficient."""
     total, answers, tokens = 0.0, 0, 0
     for episode, reference in zip(experience.episodes, experience.reference, strict=True):
-        for turn, log_probs in zip(episode.answered, reference, strict=True):
-            total += sum(turn.log_probs) - float(log_probs.sum())
-            answers += 1
-            tokens += len(turn.log_probs)
+        for action, log_probs in zip(episode.actions, reference, strict=True):
+            total += sum(action.log_probs) - float(log_probs.sum())
+            answers += action.answers
+            tokens += len(action.log_probs)
     metrics.record("objective/kl", total / answers, weight=answers)
     metrics.record("objective/kl_per_token", total / tokens, weight=tokens)
     everywhere = group.sum(
@@ -73,11 +74,22 @@ def record_episodes(
         for name, value in episode.figures.items():
             metrics.record("rollout/environment", value, figure=name)
         metrics.record("memory/resets", episode.initial_memory is None)
+        for thought in episode.thoughts:
+            metrics.record("rollout/thought_tokens", len(thought.ids))
+            metrics.record("rollout/thought_cut", thought.cut)
+        for write in episode.writes:
+            metrics.record("memory/written_tokens", len(write.ids))
+            metrics.record("memory/written_cut", write.cut)
+            metrics.record("memory/written_empty", not write.text)
         values = words_of_values(conversation_values(episode.turns)).union(known)
         scores = [turn.reward for turn in episode.answered if turn.reward is not None]
         if len(scores) == len(episode.answered):
             metrics.record("objective/return", sum(scores))
         for number, turn in enumerate(episode.answered, start=1):
+            if thinks(turn.query_ids):
+                metrics.record("rollout/thought_tokens", len(thoughts(turn)[0]))
+                ended = forced(turn.query_ids, turn.answer_ids, turn.log_probs)
+                metrics.record("rollout/thought_cut", any(ended))
             metrics.record("rollout/turns", 1)
             metrics.record("rollout/tokens", len(turn.answer_ids))
             metrics.record("rollout/answer_tokens", len(turn.answer_ids))

@@ -59,12 +59,16 @@ class PolicyTrainer:
         where = str(getattr(model, "name_or_path", "") or "model")
         self.settings = load_section(LMRL, {"stage": "lm_rl"} | dict(settings or {}), (), ())
         held = load_section(CausalModel, {"path": where} | dict(causal or {}), (), ())
+        if held.text_memory is not None:
+            raise InputError(
+                "causal.text_memory", "is written in conversations; here each prompt stands alone"
+            )
         self.tokenizer: CausalTokenizer = dialogue_tokenizer(where, tokenizer, model.config, held)
         require_trainable(where, model.eval(), self.tokenizer)
         device = next(model.parameters()).device
         self._group, self.metrics, self.steps = group or OneRank(device), Metrics(), 0
         # Responses stand after the very ids that they are given with, and nothing is remembered.
-        window = replace(self.tokenizer.window, start=(), interactions=0)
+        window = replace(self.tokenizer.window(), start=(), interactions=0)
         self.policy = CausalPolicy(adapted(model, held), window, self._group, held.value_head)
         torch.manual_seed(derive(0, "critic"))
         self.update = Update(
@@ -114,7 +118,7 @@ class PolicyTrainer:
         log_probs: Sequence[Sequence[float]] | None,
     ) -> list[Episode]:
         self._require_fit(queries, responses, rewards)
-        start = self.tokenizer.window.start
+        start = self.tokenizer.memory.start
         made = []
         for i, (query, response) in enumerate(zip(queries, responses, strict=True)):
             asked = (

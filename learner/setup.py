@@ -103,7 +103,7 @@ def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], N
         from common.models.causal import open_causal
 
         causal, causal_tokenizer = open_causal(run.model.causal)
-        require_fit(corpus, causal_tokenizer, causal_tokenizer.window.max_tokens)
+        require_fit(corpus, causal_tokenizer, causal_tokenizer.memory.max_tokens)
         if run.model.causal.lora is not None:
             # refuses names that are not there, before anything is written
             adaptable_layers(causal, run.model.causal.lora)

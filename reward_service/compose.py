@@ -24,7 +24,8 @@ from types import MappingProxyType
 import numpy as np
 
 from common.config.rewards import RewardMix, Rewards
-from common.data.special_tokens import THINK, spoken
+from common.data.special_tokens import THINK
+from common.data.thoughts import spoken
 from common.episode import Episode, RewardTerm, Strategy, Turn, Verdict
 from common.failures import DataFailure
 from common.telemetry.timing import PhaseTimer

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.config.components import Component
 from common.config.rewards import Rewards
-from common.data.special_tokens import spoken
+from common.data.thoughts import spoken
 from common.episode import Episode, Strategy, Turn
 from reward_service.comparison import Form, comparisons, remembered_text
 from reward_service.components.table import component_of

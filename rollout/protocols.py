@@ -137,11 +137,12 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """token: `text` is what the answer grew by, perhaps nothing yet. updating: the answer is
+    """thought: `text` is the whole thought before the answer, which begins then. token: `text` is
+    what the answer grew by, perhaps nothing yet. updating: the answer is
     complete, `text` is all of it, and the memory is being updated. updated: the memory holds the
     interaction; the next query may come."""
 
-    kind: Literal["token", "updating", "updated"]
+    kind: Literal["thought", "token", "updating", "updated"]
     text: str = ""
 
 
@@ -160,8 +161,9 @@ class Session(Protocol):
     turn: int
     """Interactions that the memory was written with."""
 
-    def respond(self, query: str, think: bool = False) -> Iterator[Event]:
-        """The answer as it comes, then the two events of the memory update. Raises InputError where
+    def respond(self, query: str) -> Iterator[Event]:
+        """The answer as it comes, its thought before it where `sampling.think` asks for one, then
+        the two events of the memory update. Raises InputError where
         the query is too long."""
         ...
 

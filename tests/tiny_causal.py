@@ -42,6 +42,13 @@ WIDE: dict[str, dict[str, Any]] = {
 }
 """Changes of a configuration that give heads of 32, the smallest that vLLM computes on a CPU."""
 
+WRITES: dict[str, Any] = {
+    "tokens": 8,
+    "read": "M:{memory}\n",
+    "write": "M:{memory} Q:{query} A:{answer} N:",
+}
+"""A text memory with short texts around it."""
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -93,8 +93,8 @@ class TinyPolicy:
             query_lengths=torch.tensor(read, dtype=torch.long) if queries else None,
         )
 
-    def ended(self, turn: Turn) -> bool:
-        return turn.answer_ids[-1] == END
+    def ended(self, ids: Sequence[int]) -> bool:
+        return ids[-1] == END
 
     @torch.no_grad()
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:

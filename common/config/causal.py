@@ -34,9 +34,69 @@ class ValueHeadSettings(Section):
     own: a copy of the model, which learns with the head and takes as much memory again."""
 
 
+class TextMemorySettings(Section):
+    """A text memory: after each interaction the policy rewrites a text within a budget of tokens,
+    and answers the next query from it alone (Yu et al. 2025, MemAgent). What it writes is trained
+    by reinforcement learning, as its answers are."""
+
+    tokens: int = Field(64, ge=1)
+    """The most tokens of a memory, the one that ends it included. Writing ends there."""
+    read: str = "Memory:\n{memory}\n\n"
+    """Text before a query that shows the memory; {memory} stands for it."""
+    write: str = "Memory:\n{memory}\n\nQuery: {query}\nAnswer: {answer}\n\nNew memory:\n"
+    """Prompt that the policy writes its memory after; {memory}, {query} and {answer} stand for the
+    memory so far and the interaction, in this order."""
+
+    @field_validator("read")
+    @classmethod
+    def _shows_the_memory(cls, read: str) -> str:
+        _pieces(read, ("{memory}",))
+        return read
+
+    @field_validator("write")
+    @classmethod
+    def _shows_memory_and_interaction(cls, write: str) -> str:
+        _pieces(write, ("{memory}", "{query}", "{answer}"))
+        return write
+
+    @property
+    def read_pieces(self) -> tuple[str, str]:
+        """Texts before and after the memory."""
+        before, after = _pieces(self.read, ("{memory}",))
+        return before, after
+
+    @property
+    def write_pieces(self) -> tuple[str, str, str, str]:
+        """Texts before, between and after memory, query and answer."""
+        opening, between, asked, last = _pieces(self.write, ("{memory}", "{query}", "{answer}"))
+        return opening, between, asked, last
+
+
+class ThinkSettings(Section):
+    """Texts around a thought before an answer. They may name special tokens of the tokenizer."""
+
+    open: str = Field("<think>\n", min_length=1)
+    """Behind the prompt of a query; the thought comes then."""
+    close: str = Field("</think>\n", min_length=1)
+    """Ends a thought; the answer comes then."""
+
+
+def _pieces(template: str, names: tuple[str, ...]) -> list[str]:
+    """The texts around the names, each of which must stand in the template once, in this order.
+    Raises ValueError."""
+    places = [template.find(name) for name in names]
+    if any(template.count(name) != 1 for name in names) or places != sorted(places):
+        raise ValueError(f"{template!r} must contain {', '.join(names)} once each, in this order")
+    found, rest = [], template
+    for name in names:
+        before, rest = rest.split(name)
+        found.append(before)
+    return [*found, rest]
+
+
 class CausalModel(Section):
     """A causal language model that transformers opens. It remembers the last interactions of a
-    conversation as tokens."""
+    conversation as tokens, or a text that it writes itself."""
 
     path: ModelSource
     """Folder, run, or hub name of the model and its tokenizer."""
@@ -52,8 +112,15 @@ class CausalModel(Section):
     memory_tokens: int | None = Field(None, ge=1)
     """Tokens that they may have together; the oldest are forgotten first. None: half of
     `max_tokens`."""
+    text_memory: TextMemorySettings | None = None
+    """A text that the policy writes itself, in place of the last interactions; None: it remembers
+    these."""
     max_tokens: int | None = Field(None, ge=8)
     """Longest sequence: memory, query and answer. None: what the model was made for."""
+    think: ThinkSettings | None = None
+    """How the policy thinks before it answers, where `rollout.sampling.think` or the data ask for a
+    thought. What it thinks is trained, and is part neither of the answer nor of memory. None: it
+    answers at once, whatever the data have."""
     lora: Lora | None = None
     """Train low-rank updates only; the reference is then the model without them. None: train all
     weights, with a frozen copy as the reference."""
@@ -66,6 +133,21 @@ class CausalModel(Section):
         if prompt.count("{query}") != 1:
             raise ValueError(f"{prompt!r} must contain {{query}} once")
         return prompt
+
+    @model_validator(mode="after")
+    def _remembers_in_one_way(self) -> Self:
+        fields = type(self).model_fields
+        given = [
+            name
+            for name in ("interactions", "memory_tokens")
+            if getattr(self, name) != fields[name].default
+        ]
+        if self.text_memory is not None and given:
+            raise ValueError(
+                f"{given[0]} is for a policy that remembers interactions; leave it out beside "
+                "text_memory"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adapters_or_a_whole_copy(self) -> Self:

@@ -207,6 +207,14 @@ class Thought(Component):
     method4."""
 
 
+class ThoughtLength(Component):
+    weight: float = Field(0.1, ge=0)
+    """Share of the total. On a turn without a thought, it does not apply."""
+    words: int = Field(32, ge=1)
+    """Words that a thought may have. One of so many or fewer earns 1, a longer one words / its
+    length."""
+
+
 class EnvironmentReward(Component):
     weight: float = Field(1.0, ge=0)
     """Share of the total. On a turn for which the environment gave no reward, it does not apply."""

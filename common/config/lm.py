@@ -31,6 +31,11 @@ class LMSFT(SupervisedStage):
 
     stage: Literal["lm_sft"]
     """Which stage this is."""
+    examples: Literal["interactions", "conversations"] = "interactions"
+    """interactions: single ones, each answered without any memory. conversations: each answer after
+    what the policy remembers of the conversation before it. One with `model.causal.text_memory`
+    also learns to write: after each turn a memory that holds what was told so far, one statement a
+    line, without those that a later one replaced."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-4)
     """Optimiser of the model, or of its adapters."""
 

@@ -22,6 +22,7 @@ from common.config.components import (
     Recall,
     Repetition,
     Thought,
+    ThoughtLength,
 )
 from common.config.section import Section
 from common.episode import Strategy
@@ -52,8 +53,10 @@ class RewardMix(Section):
     exact_match: ExactMatch | None = None
     """Whether the answer is the reference."""
     thought: Thought | None = None
-    """Whether a thought before the answer is like the reference's; all other components look at the
-    answer alone."""
+    """Whether a thought before the answer is like the reference's; all other components but the
+    next look at the answer alone."""
+    thought_length: ThoughtLength | None = None
+    """Whether a thought before the answer is short enough."""
     environment: EnvironmentReward | None = None
     """Component that takes the reward that the environment gave for the answer."""
     functions: tuple[FunctionReward, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,10 +20,26 @@ class Sampling(Section):
     min_p: float = Field(0.0, ge=0, lt=1)
     """Only tokens with at least this share of the largest probability; 0: off."""
     max_new_tokens: int = Field(24, ge=1)
-    """Longest answer, [EOS] included."""
+    """Longest answer, its thought and [EOS] included."""
+    think: Literal["data", "always"] = "data"
+    """Which queries are answered after a thought. data: those that the data, or an environment,
+    have a thought for. always: all of them."""
+    max_think_tokens: int | None = Field(None, ge=1)
+    """Longest thought. Where the policy does not end it by then, it is ended, and the answer
+    begins. None: it may take all of `max_new_tokens`, and leave no answer."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Strings that end an answer. The answer's text ends before the string. Its tokens, with which
     memory is written, contain it."""
+
+    @model_validator(mode="after")
+    def _leaves_an_answer(self) -> Self:
+        most = self.max_think_tokens
+        if most is not None and most + 2 > self.max_new_tokens:
+            raise ValueError(
+                f"max_think_tokens: {most} of max_new_tokens {self.max_new_tokens} leave no answer "
+                "behind the end of a thought"
+            )
+        return self
 
     @property
     def filtered(self) -> bool:

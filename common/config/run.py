@@ -233,6 +233,15 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
+    def _can_think(self) -> Run:
+        causal = self.model.causal
+        if self.rollout.sampling.think == "always" and causal is not None and causal.think is None:
+            raise ValueError(
+                "rollout.sampling.think: always needs model.causal.think, the texts around it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gives_values_of_tokens(self) -> Run:
         for index, stage in enumerate(self.stages):
             if stage.credits_tokens and self.model.kind != "causal":

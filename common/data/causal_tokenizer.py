@@ -7,13 +7,14 @@ records are the same for both. Special tokens that a user writes in a query stay
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from common.data.dialogue import DialogueFormat, Window
+from common.data.dialogue import DialogueFormat, DialogueMemory, Held, Window
+from common.data.text_memory import TextMemory, TextMemoryFormat
 from common.data.tokenizer import token_piece_bytes
 from common.episode import Interaction
 from common.failures import InputError
@@ -44,16 +45,41 @@ class CausalTokenizer:
         """Fills rows of a batch; which one does not matter, since masks are made of lengths."""
         self._texts = [token.content for token in added.values() if token.special]
         self.vocab_size: int = tokenizer.get_vocab_size()
-        start = self._special(dialogue.start)
-        self.window = Window(
-            start=tuple(start),
+        text = dialogue.text_memory
+        self.memory: DialogueMemory = self.window() if text is None else self._text_memory(text)
+        """The policy's way to remember a conversation."""
+        self._bytes: dict[int, bytes] = {}
+        think = dialogue.think
+        self.thinks = think is not None
+        """Whether the policy can think before it answers."""
+        self.think_open = self._special(think[0]) if think else []
+        """Ids that begin a thought, behind a prompt."""
+        self.think_close = self._special(think[1]) if think else []
+        """Ids that end a thought."""
+
+    def window(self) -> Window:
+        """The memory of a policy that remembers interactions."""
+        dialogue = self.dialogue
+        return Window(
+            start=tuple(self._special(dialogue.start)),
             separator=tuple(self._special(dialogue.separator)),
             end=self.eos_id,
             interactions=dialogue.interactions,
             memory_tokens=dialogue.memory_tokens,
             max_tokens=dialogue.max_tokens,
         )
-        self._bytes: dict[int, bytes] = {}
+
+    def _text_memory(self, text: TextMemoryFormat) -> TextMemory:
+        before, after = (tuple(self._special(each)) for each in text.read)
+        opening, between, asked, last = (tuple(self._special(each)) for each in text.write)
+        return TextMemory(
+            start=tuple(self._special(self.dialogue.start)),
+            end=self.eos_id,
+            tokens=text.tokens,
+            read=(before, after),
+            write=(opening, between, asked, last),
+            max_tokens=self.dialogue.max_tokens,
+        )
 
     # --- text to ids ---
 
@@ -67,11 +93,11 @@ class CausalTokenizer:
 
     def text(self, text: str) -> list[int]:
         """The start of a context, the text, and the token that ends it: for language modelling."""
-        return [*self.window.start, *self.encode(text.strip()), self.eos_id]
+        return [*self.memory.start, *self.encode(text.strip()), self.eos_id]
 
     def prompt(self, query: str, think: bool = False) -> list[int]:
-        """The query with what stands around it. think: passed over, since a causal model has no
-        thoughts apart from its answer."""
+        """The query with what stands around it. think: passed over, since a thought stands between
+        prompt and answer and is part of neither (`around_thought`)."""
         dialogue, query = self.dialogue, query.strip()
         if not any(text in query for text in self._texts):
             return self._special(dialogue.before + query + dialogue.after)
@@ -91,6 +117,42 @@ class CausalTokenizer:
         if isinstance(query, Interaction):
             return self.interaction(query.query, query.answer)
         return self.prompt(query) + self.answer(answer)
+
+    def write_prompt(self, held: Held, query: str, answer: str) -> list[int]:
+        """As `DialogueMemory.write_prompt`, of texts."""
+        texts = (self.encode(text.strip()) for text in (query, answer))
+        return self.memory.write_prompt(held, *texts)
+
+    def thought(self, text: str) -> list[int]:
+        """A thought and its end, as they follow `think_open`."""
+        return [*self.encode(text.strip()), *self.think_close]
+
+    def ends_thought(self, ids: Sequence[int]) -> bool:
+        """Whether a thought ends with the last of these tokens: the text of its end is complete, in
+        whatever tokens, or the end token of an answer came."""
+        return ids[-1] == self.eos_id or not self.missing_end(ids)
+
+    def missing_end(self, ids: Sequence[int]) -> list[int]:
+        """The ids to put behind a thought that does not end by itself; else empty."""
+        close, end = self.think_close, self._end_of_thought.encode()
+        if list(ids[-len(close) :]) == close:
+            return []
+        tail = b"".join(self.token_bytes(token) for token in ids[-len(end) :])
+        return [] if end and end in tail else close
+
+    def thought_text(self, ids: Sequence[int]) -> str:
+        """A thought as text, without its end."""
+        text, end = self.decode(ids), self._end_of_thought
+        return text.partition(end)[0].strip() if end else text
+
+    @property
+    def _end_of_thought(self) -> str:
+        """Text that ends a thought, special tokens and white space left out."""
+        return self.decode(self.think_close)
+
+    def written(self, text: str) -> list[int]:
+        """A memory and the token that ends it, as they follow a prompt to write it."""
+        return [*self.encode(text), self.eos_id]
 
     # --- ids to text ---
 

@@ -1,5 +1,5 @@
 """The eight special tokens, whose ids never change, and where an answer begins among the ids of a
-turn.
+turn (thoughts of whole turns: common/data/thoughts.py).
 
 Apart from the tokenizer, which brings `transformers`: a reward worker without models does without.
 """
@@ -7,9 +7,6 @@ Apart from the tokenizer, which brings `transformers`: a reward worker without m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-
-from common.episode import Turn
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[MASK]", "[Q]", "[A]", "[T]")
 PAD, UNK, BOS, EOS, MASK, QUERY, ANSWER, THINK = range(len(SPECIAL_TOKENS))
@@ -31,32 +28,19 @@ def answer_start(prompt: Sequence[int], ids: Sequence[int]) -> int:
     return list(ids).index(ANSWER) + 1 if ANSWER in ids else len(ids)
 
 
-def spoken(turn: Turn) -> Turn:
-    """The turn as if there had been no thoughts, in answer and reference: what is said, and all
-    that rewards look at. A turn without a thought comes back as it is."""
-    if not thinks(turn.query_ids):
-        return turn
-    start = answer_start(turn.query_ids, turn.answer_ids)
-    reached = start < len(turn.answer_ids)
-    return replace(
-        turn,
-        query_ids=[*turn.query_ids[:-1], ANSWER],
-        answer_ids=turn.answer_ids[start:],
-        log_probs=turn.log_probs[start:],
-        unfiltered_log_probs=turn.unfiltered_log_probs[start:],
-        reference_ids=turn.reference_ids[answer_start(turn.query_ids, turn.reference_ids) :],
-        answer=turn.answer if reached else "",
-    )
+def spoken_ids(prompt: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """Prompt and answer as if no thought had been asked for: what memory is written with. An answer
+    whose thought never ends is empty, and has no end token."""
+    if not thinks(prompt):
+        return [*prompt, *ids]
+    return [*prompt[:-1], ANSWER, *ids[answer_start(prompt, ids) :]]
 
 
-def thoughts(turn: Turn) -> tuple[Sequence[int], Sequence[int]]:
-    """Ids of the thought in the answer and of the one in the reference, [A] left out; empty where
-    the prompt asks for none."""
-    if not thinks(turn.query_ids):
-        return (), ()
-    cut = (
-        ids[: ids.index(ANSWER)] if ANSWER in ids else ids
-        for ids in (list(turn.answer_ids), list(turn.reference_ids))
-    )
-    answer, reference = cut
-    return answer, reference
+def forced(prompt: Sequence[int], ids: Sequence[int], log_probs: Sequence[float]) -> list[bool]:
+    """Where a token of an answer was not the policy's choice: the [A] that its budget put after a
+    thought. It was certain, so its recorded log-probability is 0. One that the policy was certain
+    of has no gradient either."""
+    if not thinks(prompt) or ANSWER not in ids:
+        return [False] * len(ids)
+    place = list(ids).index(ANSWER)
+    return [k == place and log_prob == 0 for k, log_prob in enumerate(log_probs)]

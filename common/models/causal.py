@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.config.causal import CausalModel
+from common.config.causal import CausalModel, TextMemorySettings
 from common.config.locations import split_pin
 from common.data.causal_tokenizer import DIALOGUE, SPECIAL_ROLES, CausalTokenizer, text_of
 from common.data.dialogue import DialogueFormat
+from common.data.text_memory import TextMemoryFormat
 from common.failures import InputError
 from common.models.hub import naming, require_nameable
 from common.storage.checkpoint import MANIFEST, open_checkpoint
@@ -93,17 +94,50 @@ def dialogue_tokenizer(
             where, "its tokenizer has no end token (eos_token): no answer would ever end"
         )
     longest = sequence_limit(where, config, settings.max_tokens)
+    require_room(settings, longest)
     names = {role: text_of(getattr(given, role, None)) for role in SPECIAL_ROLES}
     chat = settings.template == "chat" or (settings.template == "auto" and given.chat_template)
     texts = chat_texts(where, given) if chat else plain_texts(given, settings)
     if chat:
         names["chat_template"] = given.chat_template
     budget = min(settings.memory_tokens or longest // 2, longest)
+    text = None
+    if settings.text_memory is not None:
+        # In a chat, memory is part of the user's message, so what begins that stands before it.
+        message = ("", "")
+        if chat:
+            message, texts = (texts["before"], texts["after"]), texts | {"before": ""}
+        text = text_memory_format(settings.text_memory, message)
     dialogue = DialogueFormat(
-        **texts, interactions=settings.interactions, memory_tokens=budget, max_tokens=longest
+        **texts,
+        interactions=settings.interactions,
+        memory_tokens=budget,
+        max_tokens=longest,
+        text_memory=text,
+        think=None if settings.think is None else (settings.think.open, settings.think.close),
     )
     # A copy: what it is set to here must not change the one that was given.
     return CausalTokenizer(copy.deepcopy(given.backend_tokenizer), names, dialogue)
+
+
+def text_memory_format(settings: TextMemorySettings, message: tuple[str, str]) -> TextMemoryFormat:
+    """How a text memory is written and read. message: texts around a message of the user."""
+    before, after = settings.read_pieces
+    opening, between, asked, last = settings.write_pieces
+    write = (message[0] + opening, between, asked, last + message[1])
+    return TextMemoryFormat(settings.tokens, (message[0] + before, after), write)
+
+
+def require_room(settings: CausalModel, longest: int) -> None:
+    """Raises InputError where a text memory takes so much of the longest sequence that none could
+    be rewritten."""
+    text = settings.text_memory
+    if text is not None and 2 * text.tokens >= longest:
+        raise InputError(
+            "model.causal.text_memory.tokens",
+            f"is {text.tokens}: to rewrite a memory, the old and the new one must fit into a "
+            f"sequence of {longest} tokens, with an interaction between them",
+        )
 
 
 def token_counter(where: str) -> Callable[[str], int]:

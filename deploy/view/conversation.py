@@ -37,6 +37,7 @@ def conversation(watched: WatchedRun, episode_id: str) -> dict[str, Any] | None:
         [[_finite(round(share, 4)) for share in slots] for slots in layers]
         for layers in episode.memory_change
     ]
+    written = {write.turn: {"text": write.text, "cut": write.cut} for write in episode.writes}
     return {
         "id": episode.id,
         **deal,
@@ -60,7 +61,10 @@ def conversation(watched: WatchedRun, episode_id: str) -> dict[str, Any] | None:
         "memory_recorded": bool(changes),
         "turns": [
             _turn(number, episode.turns, tokenizer)
-            | {"memory_change": changes[number] if number < len(changes) else None}
+            | {
+                "memory_change": changes[number] if number < len(changes) else None,
+                "memory": written.get(number),
+            }
             for number in range(len(episode.turns))
         ],
     }

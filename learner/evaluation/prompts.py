@@ -123,7 +123,7 @@ def reference_of(
         own = model.state_dict()
         model.load_state_dict({name: state.get(name, own[name]) for name in own})
     nn.Module.requires_grad_(model, False)
-    return CausalPolicy(model, opened.tokenizer.window, OneRank(), settings.value_head)
+    return CausalPolicy(model, opened.tokenizer.memory, OneRank(), settings.value_head)
 
 
 def _kept(folder: Path) -> dict[str, torch.Tensor] | None:

@@ -10,6 +10,7 @@ changed code.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -42,9 +43,11 @@ class Parting:
 
     turn: int
     what: str
-    """"query", "tokens", "log_probs", "rewards", "turns" (their number) or "memory"."""
+    """"query", "tokens", "log_probs", "rewards", "turns" (their number) or "memory". Of a memory
+    that was written as text "memory_prompt", "memory_tokens" and "memory_log_probs", too; of a
+    thought apart from its answer "thought", "thought_tokens" and "thought_log_probs"."""
     token: int | None
-    """Index in the answer, for tokens and log-probs."""
+    """Index in the answer, or the memory, for tokens and log-probs."""
     recorded: Any
     replayed: Any
 
@@ -143,12 +146,18 @@ def task_of(episode: Episode, tokenizer: Any) -> Task:
         teacher_forcing=any(turn.teacher_forced for turn in episode.turns),
         initial_memory=episode.initial_memory,
         environment=episode.environment,
+        # What was written after the last turn, nothing in this replay would read.
+        return_memory=any(write.turn == len(episode.answered) for write in episode.writes),
         max_turns=len(episode.answered),
         sample=episode.sample,
     )
     if not ENVIRONMENTS[episode.environment].plays_rows:
         return task
-    turns = [_interaction(turn, tokenizer) for turn in episode.turns]
+    thoughtful = {thought.turn for thought in episode.thoughts}
+    turns = [
+        _interaction(turn, tokenizer, index in thoughtful)
+        for index, turn in enumerate(episode.turns)
+    ]
     opening, *follow_ups = turns
     for index, (turn, interaction) in enumerate(zip(episode.turns, turns, strict=True)):
         # Where nothing was told, a causal policy's opening has no tokens.
@@ -164,8 +173,10 @@ def task_of(episode: Episode, tokenizer: Any) -> Task:
     return replace(task, row=row)
 
 
-def _interaction(turn: Turn, tokenizer: Any) -> Interaction:
-    ids, think = list(turn.reference_ids), None
+def _interaction(turn: Turn, tokenizer: Any, thought: bool) -> Interaction:
+    """thought: whether the turn has a thought apart from its answer; that of the reference is not
+    recorded then."""
+    ids, think = list(turn.reference_ids), "" if thought else None
     if thinks(turn.query_ids):
         think = tokenizer.decode(ids[: ids.index(ANSWER)])
     return Interaction(turn.query, turn.reference, think, turn.role, turn.facts)
@@ -174,42 +185,30 @@ def _interaction(turn: Turn, tokenizer: Any) -> Interaction:
 def log_prob_difference(recorded: Episode, again: Episode) -> float:
     """The largest, over tokens before the first that differs."""
     largest = 0.0
-    for old, new in zip(recorded.answered, again.answered, strict=False):
-        for a, b, x, y in zip(
-            old.answer_ids, new.answer_ids, old.log_probs, new.log_probs, strict=False
-        ):
+    for old, new in zip(recorded.actions, again.actions, strict=False):
+        for a, b, x, y in zip(old.ids, new.ids, old.log_probs, new.log_probs, strict=False):
             if a != b:
                 return largest
             largest = max(largest, abs(x - y))
-        if len(old.answer_ids) != len(new.answer_ids):
+        if len(old.ids) != len(new.ids):
             return largest
     return largest
 
 
 def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting | None:
     """The first difference, in the order in which an episode is played: of each turn tokens,
-    log-probs, rewards; then the last memory.
+    log-probs, rewards, the memory that was written as text; then the last memory.
 
     rewards: whether they are compared.
     """
     for index, (old, new) in enumerate(zip(recorded.turns, again.turns, strict=False)):
         if list(old.query_ids) != list(new.query_ids):
             return Parting(index, "query", None, old.query, new.query)
-        a, b = list(old.answer_ids), list(new.answer_ids)
-        if a != b:
-            token = next(
-                (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
-                min(len(a), len(b)),
-            )
-            return Parting(
-                index,
-                "tokens",
-                token,
-                *(ids[token] if token < len(ids) else None for ids in (a, b)),
-            )
-        for token, (x, y) in enumerate(zip(old.log_probs, new.log_probs, strict=True)):
-            if abs(x - y) > LOG_PROBS_AGREE:
-                return Parting(index, "log_probs", token, x, y)
+        parted = _thought_parting(index, recorded, again) or _tokens_parting(
+            index, "", (old.answer_ids, old.log_probs), (new.answer_ids, new.log_probs)
+        )
+        if parted is not None:
+            return parted
         for name in sorted(old.rewards.keys() | new.rewards.keys()) if rewards else ():
             if not _agree(old.rewards.get(name), new.rewards.get(name)):
                 return Parting(
@@ -221,6 +220,9 @@ def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting 
                 )
         if rewards and not _agree(old.reward, new.reward):
             return Parting(index, "rewards", None, old.reward, new.reward)
+        parted = _write_parting(index, recorded, again)
+        if parted is not None:
+            return parted
     if len(recorded.turns) != len(again.turns):
         last = min(len(recorded.turns), len(again.turns)) - 1
         return Parting(last, "turns", None, len(recorded.turns), len(again.turns))
@@ -229,6 +231,52 @@ def parting(recorded: Episode, again: Episode, rewards: bool = True) -> Parting 
             len(recorded.turns) - 1, "memory", None, recorded.memory_hash, again.memory_hash
         )
     return None
+
+
+def _tokens_parting(
+    turn: int,
+    whose: str,
+    old: tuple[Sequence[int], Sequence[float]],
+    new: tuple[Sequence[int], Sequence[float]],
+) -> Parting | None:
+    """The first token, or log-prob, that differs. old, new: ids and log-probs."""
+    a, b = list(old[0]), list(new[0])
+    if a != b:
+        pairs = enumerate(zip(a, b, strict=False))
+        token = next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+        found = (ids[token] if token < len(ids) else None for ids in (a, b))
+        return Parting(turn, f"{whose}tokens", token, *found)
+    for token, (x, y) in enumerate(zip(old[1], new[1], strict=True)):
+        if abs(x - y) > LOG_PROBS_AGREE:
+            return Parting(turn, f"{whose}log_probs", token, x, y)
+    return None
+
+
+def _thought_parting(turn: int, recorded: Episode, again: Episode) -> Parting | None:
+    """Where two thoughts part that stand apart from the answer of a turn."""
+    old, new = (
+        next((thought for thought in each.thoughts if thought.turn == turn), None)
+        for each in (recorded, again)
+    )
+    if old is None or new is None:
+        return (
+            None if old is new else Parting(turn, "thought", None, old is not None, new is not None)
+        )
+    return _tokens_parting(turn, "thought_", (old.ids, old.log_probs), (new.ids, new.log_probs))
+
+
+def _write_parting(turn: int, recorded: Episode, again: Episode) -> Parting | None:
+    """Where two memories part that were written as text after a turn."""
+    old, new = (
+        next((write for write in each.writes if write.turn == turn), None)
+        for each in (recorded, again)
+    )
+    if old is None or new is None:
+        same = old is new
+        return None if same else Parting(turn, "memory", None, old and old.text, new and new.text)
+    if list(old.prompt_ids) != list(new.prompt_ids):
+        return Parting(turn, "memory_prompt", None, len(old.prompt_ids), len(new.prompt_ids))
+    return _tokens_parting(turn, "memory_", (old.ids, old.log_probs), (new.ids, new.log_probs))
 
 
 def _agree(old: float | None, new: float | None) -> bool:

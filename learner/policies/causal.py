@@ -1,8 +1,10 @@
 """A causal language model as a trainable policy.
 
-Each answer is computed after the very ids that it was sampled after: the remembered interactions
-and the prompt (`common/data/dialogue.py`). Rows are padded behind, where a causal model sees
-nothing of it. With adapters, the reference is the same model with them switched off.
+Each answer is computed after the very ids that it was sampled after: what is remembered and the
+prompt (`common/data/dialogue.py`). What the policy wrote to a text memory is an action like an
+answer, and is computed after the prompt that it was written after. Rows are padded behind, where a
+causal model sees nothing of it. With adapters, the reference is the same model with them switched
+off.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from torch.utils.checkpoint import checkpoint
 from common.config.algorithms import CriticInput
 from common.config.causal import CausalModel, ValueHeadSettings
 from common.data.bucketing import by_width
-from common.data.dialogue import Window
+from common.data.dialogue import DialogueMemory
 from common.data.padding import pad
-from common.episode import Episode, Turn
+from common.episode import Episode
 from common.models.value_head import ValueHead
 from common.telemetry.metrics import Metrics
 from learner.lora import adapters_off, add_lora, has_adapters, is_adapter
@@ -38,13 +40,13 @@ the backward pass computes each anew: memory is that of one pass, and the gradie
 
 
 class Row(NamedTuple):
-    """One answer and what stands before it."""
+    """One action, such as an answer, and what stands before it."""
 
-    answer: tuple[int, int]
-    """(episode, answered turn)."""
+    action: tuple[int, int]
+    """(episode, action)."""
     ids: list[int]
     start: int
-    """Where the answer begins in `ids`."""
+    """Where the action begins in `ids`."""
 
 
 class Answers(NamedTuple):
@@ -58,18 +60,18 @@ class Answers(NamedTuple):
 
 
 class CausalPolicy:
-    """module: on the group's device, in evaluation mode, with adapters where it has any. window: as
+    """module: on the group's device, in evaluation mode, with adapters where it has any. memory: as
     episodes are played with it. plain: whether adapters are switched off, as in a reference."""
 
     def __init__(
         self,
         module: Any,
-        window: Window,
+        memory: DialogueMemory,
         group: Group,
         value_head: ValueHeadSettings,
         plain: bool = False,
     ):
-        self._model, self.window, self._group = module, window, group
+        self._model, self.memory, self._group = module, memory, group
         self._value_head, self._plain = value_head, plain
         # Without adapters a policy that has them is no module of its own: nothing is to be saved.
         self.module: Any = nn.Module() if plain else module
@@ -108,7 +110,7 @@ class CausalPolicy:
         return TokenBatch(
             torch.cat([part.log_probs for part in parts]),
             torch.cat([part.entropy for part in parts]),
-            [row.answer for row in ordered],
+            [row.action for row in ordered],
             torch.tensor([len(row.ids) - row.start for row in ordered], device=self._group.device),
             read=sum(len(row.ids) for row in rows),
             queries=torch.cat([part.contexts for part in parts]) if queries else None,
@@ -119,15 +121,15 @@ class CausalPolicy:
             else None,
         )
 
-    def ended(self, turn: Turn) -> bool:
-        return turn.answer_ids[-1] == self.window.end
+    def ended(self, ids: Sequence[int]) -> bool:
+        return ids[-1] == self.memory.end
 
     def _rows(self, episodes: Sequence[Episode]) -> list[Row]:
         rows = []
         for i, episode in enumerate(episodes):
-            contexts = self.window.contexts(episode)
-            for k, (turn, context) in enumerate(zip(episode.answered, contexts, strict=False)):
-                rows.append(Row((i, k), [*context, *turn.answer_ids], len(context)))
+            contexts = self.memory.contexts(episode)
+            for k, (action, context) in enumerate(zip(episode.actions, contexts, strict=False)):
+                rows.append(Row((i, k), [*context, *action.ids], len(context)))
         return rows
 
     def _answers(self, rows: Sequence[Row], temperature: float, queries: bool) -> Answers:
@@ -183,11 +185,11 @@ class CausalPolicy:
 
     @torch.no_grad()
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
-        found: list[list[Tensor]] = [[torch.empty(0)] * len(one.answered) for one in episodes]
+        found: list[list[Tensor]] = [[torch.empty(0)] * len(one.actions) for one in episodes]
         batch = self.evaluate(episodes, temperature)
         parts = batch.log_probs.split(batch.lengths.tolist())
-        for (i, turn), values in zip(batch.answers, parts, strict=True):
-            found[i][turn] = values
+        for (i, action), values in zip(batch.actions, parts, strict=True):
+            found[i][action] = values
         return found
 
     def observe(self, episodes: Sequence[Episode], metrics: Metrics) -> None:
@@ -195,9 +197,9 @@ class CausalPolicy:
 
     def frozen_copy(self) -> CausalPolicy:
         if has_adapters(self._model):
-            return CausalPolicy(self._model, self.window, self._group, self._value_head, plain=True)
+            return CausalPolicy(self._model, self.memory, self._group, self._value_head, plain=True)
         frozen = copy.deepcopy(self._model).requires_grad_(False)
-        return CausalPolicy(frozen, self.window, self._group, self._value_head)
+        return CausalPolicy(frozen, self.memory, self._group, self._value_head)
 
     def value_function(self, reads: CriticInput, tokens: bool = False) -> CausalCritic:
         return CausalCritic(self, self._value_head, self._group, tokens)
@@ -209,8 +211,9 @@ class CausalPolicy:
 
 
 class CausalCritic:
-    """The value of a prompt, from the hidden state at its end. tokens: a value for each token of an
-    answer, from the hidden state at the position before it; that of the first one is the prompt's.
+    """The value of a prompt, of a query or to write memory after, from the hidden state at its end.
+    tokens: a value for each token of an action, from the hidden state at the position before it;
+    that of the first one is the prompt's.
 
     body "policy": hidden states are those of the weights that sampled, computed once per batch, so
     the values of a batch do not move while the policy learns from it; only the head is trained.
@@ -234,7 +237,7 @@ class CausalCritic:
     def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
         if self._own is not None:
             return None
-        spans = [[*self._answered(e), *self._beyond(e)] for e in episodes]
+        spans = [[*self._taken(e), *self._beyond(e)] for e in episodes]
         states = self._policy.states([span for each in spans for span in each])
         return list(states.split([sum(span.last for span in each) for each in spans]))
 
@@ -245,7 +248,7 @@ class CausalCritic:
             trained = [p.sum() for p in self.module.parameters() if p.requires_grad]
             return (torch.stack(trained).sum() * 0.0).expand(0)
         if memories is None:
-            return self._values([span for e in episodes for span in self._answered(e)])
+            return self._values([span for e in episodes for span in self._taken(e)])
         pairs = zip(memories, episodes, strict=True)
         # Without the state after the last answer of an episode that was cut off.
         return self._head(torch.cat([each[:-1] if e.truncated else each for each, e in pairs]))
@@ -260,21 +263,19 @@ class CausalCritic:
             return self._values([span for e in episodes for span in self._beyond(e)])
         return self._head(torch.stack([each[-1] for each in memories]))
 
-    def _answered(self, episode: Episode) -> list[Span]:
-        """The positions that values of an episode's answers are read at."""
-        contexts = self._policy.window.contexts(episode)
-        pairs = zip(episode.answered, contexts, strict=False)  # the last context has no answer
+    def _taken(self, episode: Episode) -> list[Span]:
+        """The positions that values of an episode's actions are read at."""
+        contexts = self._policy.memory.contexts(episode)
+        pairs = zip(episode.actions, contexts, strict=False)  # the last context has no answer
         if not self._tokens:
             return [Span(context, 1) for _, context in pairs]
-        return [
-            Span([*context, *turn.answer_ids[:-1]], len(turn.answer_ids)) for turn, context in pairs
-        ]
+        return [Span([*context, *action.ids[:-1]], len(action.ids)) for action, context in pairs]
 
     def _beyond(self, episode: Episode) -> list[Span]:
         """The position of the prompt that would have come next, where there is one."""
         if not episode.truncated:
             return []
-        return [Span(self._policy.window.contexts(episode)[-1], 1)]
+        return [Span(self._policy.memory.contexts(episode)[-1], 1)]
 
     def _values(self, spans: Sequence[Span]) -> Tensor:
         return self._head(hidden_states(self._own, spans, self._group.device))

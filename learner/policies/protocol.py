@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from common.config.algorithms import CriticInput
-from common.episode import Episode, Turn
+from common.episode import Episode
 from common.telemetry.metrics import Metrics
 from learner.parallel.optimizer import LossTerm
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """The answers of some episodes under the present weights, token by token.
+    """The actions of some episodes under the present weights, token by token: their answers, and
+    what was written to a text memory (`Episode.actions`).
 
-    Tokens lie flat, answer after answer; answers may come in any order. Without episodes every
+    Tokens lie flat, action after action; actions may come in any order. Without episodes every
     tensor is empty and the terms are zeros, so that a rank without work takes part in the step.
     """
 
@@ -31,44 +32,44 @@ class TokenBatch:
     """[tokens], at the temperature asked for; with gradient."""
     entropy: Tensor
     """[tokens], in nats; with gradient."""
-    answers: list[tuple[int, int]]
-    """(episode, answered turn) of each answer, as positions in what was evaluated."""
+    actions: list[tuple[int, int]]
+    """(episode, action) of each, as positions in what was evaluated."""
     lengths: Tensor
-    """int64 [answers]: tokens of each."""
+    """int64 [actions]: tokens of each."""
     terms: list[LossTerm] = field(default_factory=list)
     """Losses of the policy's own: of its memory, of its router."""
     read: int = 0
     """Tokens that were decoded, queries included."""
     queries: Tensor | None = None
-    """[answers]: log-probability of each answer's query, but for its first token, with gradient;
+    """[actions]: log-probability of each action's query, but for its first token, with gradient;
     None where it was not asked for."""
     query_lengths: Tensor | None = None
-    """int64 [answers]: tokens of each that `queries` counts."""
+    """int64 [actions]: tokens of each that `queries` counts."""
 
-    def spread(self, per_turn: Tensor) -> Tensor:
-        """per_turn: [episodes, answered turns] → [tokens], each token that of its turn."""
-        return torch.repeat_interleave(self.per_answer(per_turn), self.lengths)
+    def spread(self, table: Tensor) -> Tensor:
+        """table: [episodes, actions] → [tokens], each token that of its action."""
+        return torch.repeat_interleave(self.per_action(table), self.lengths)
 
     def of_tokens(self, per_token: Tensor) -> Tensor:
-        """per_token: [episodes, answered turns, longest answer] → [tokens]."""
+        """per_token: [episodes, actions, longest action] → [tokens]."""
         present = torch.arange(per_token.shape[-1], device=self.lengths.device)
-        return self.per_answer(per_token)[present < self.lengths[:, None]]
+        return self.per_action(per_token)[present < self.lengths[:, None]]
 
-    def per_answer(self, per_turn: Tensor) -> Tensor:
-        """per_turn: [episodes, answered turns, …] → [answers, …]."""
-        at = torch.tensor(self.answers, dtype=torch.long, device=per_turn.device).view(-1, 2)
-        return per_turn[at[:, 0], at[:, 1]]
+    def per_action(self, table: Tensor) -> Tensor:
+        """table: [episodes, actions, …] → [actions, …]."""
+        at = torch.tensor(self.actions, dtype=torch.long, device=table.device).view(-1, 2)
+        return table[at[:, 0], at[:, 1]]
 
     def totals(self, per_token: Tensor) -> Tensor:
-        """per_token: [tokens] → [answers], their sums."""
-        answer = torch.repeat_interleave(
-            torch.arange(len(self.answers), device=self.lengths.device), self.lengths
+        """per_token: [tokens] → [actions], their sums."""
+        action = torch.repeat_interleave(
+            torch.arange(len(self.actions), device=self.lengths.device), self.lengths
         )
-        return per_token.new_zeros(len(self.answers)).index_add(0, answer, per_token)
+        return per_token.new_zeros(len(self.actions)).index_add(0, action, per_token)
 
-    def flat(self, per_answer: Sequence[Sequence[Sequence[float] | Tensor]]) -> Tensor:
-        """Figures of tokens, by episode and answered turn → [tokens]."""
-        rows = [per_answer[episode][turn] for episode, turn in self.answers]
+    def flat(self, per_action: Sequence[Sequence[Sequence[float] | Tensor]]) -> Tensor:
+        """Figures of tokens, by episode and action → [tokens]."""
+        rows = [per_action[episode][action] for episode, action in self.actions]
         parts = [row if isinstance(row, Tensor) else torch.tensor(row) for row in rows]
         device = self.log_probs.device
         return (
@@ -78,14 +79,15 @@ class TokenBatch:
 
 class ValueFunction(Protocol):
     """A critic: what reward each query promises, or, one of tokens, what each token of an answer
-    promises at the position before it."""
+    promises at the position before it. The same of the prompts that a text memory is written
+    after."""
 
     @property
     def module(self) -> nn.Module: ...
 
     def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
         """Memory that each query of each episode was answered with, by the policy's present
-        weights, without gradient: [answered turns, …], one more where the episode was cut off. Of a
+        weights, without gradient: [actions, …], one more where the episode was cut off. Of a
         critic of tokens, [tokens, …] in the same way. None for a critic that reads none.
 
         Asked for once per batch, before the policy learns from it: values of one batch must not
@@ -96,7 +98,7 @@ class ValueFunction(Protocol):
     def evaluate(
         self, episodes: Sequence[Episode], memories: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """[answered turns], or [tokens], episode by episode and turn by turn; with gradient where
+        """[actions], or [tokens], episode by episode and action by action; with gradient where
         gradients are on. memories: those of the episodes, as above."""
         ...
 
@@ -138,18 +140,17 @@ class TrainablePolicy(Protocol):
     def evaluate(
         self, episodes: Sequence[Episode], temperature: float, queries: bool = False
     ) -> TokenBatch:
-        """All answers of the episodes, by the present weights. queries: whether the batch is to
+        """All actions of the episodes, by the present weights. queries: whether the batch is to
         have the log-probabilities of the queries, too."""
         ...
 
-    def ended(self, turn: Turn) -> bool:
-        """Whether the policy ended the answer of a turn itself, by its end token, rather than its
-        length limit."""
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether the policy ended an action itself, by its end token, rather than its length
+        limit. ids: those of the action."""
         ...
 
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
-        """Log-probabilities of each answer's tokens, by episode and answered turn; without
-        gradient."""
+        """Log-probabilities of each action's tokens, by episode and action; without gradient."""
         ...
 
     def observe(self, episodes: Sequence[Episode], metrics: Metrics) -> None:

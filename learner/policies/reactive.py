@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common.config.algorithms import PREVIOUS_INTERACTION, CriticInput
 from common.data.padding import pad
-from common.data.special_tokens import EOS
+from common.data.special_tokens import EOS, forced
 from common.episode import Episode, Turn
 from common.failures import InputError
 from common.models.layers.feed_forward import Routing
@@ -95,9 +95,10 @@ class ReactivePolicy:
         logits, targets = answer_logits(model, batch.tokens[start:], memory[start:], mask, routings)
         in_answer = answered[mask] if queries else slice(None)
         log_probs = token_log_probs(logits, targets, temperature)
+        chosen = _chosen(episodes, batch).to(device)
         found = TokenBatch(
-            log_probs[in_answer],
-            token_entropy(logits[in_answer], temperature),
+            torch.where(chosen, log_probs[in_answer], 0.0),
+            torch.where(chosen, token_entropy(logits[in_answer], temperature), 0.0),
             list(_answers(batch)),
             answered.sum(1),
             [
@@ -114,8 +115,8 @@ class ReactivePolicy:
         )
         return replace(found, queries=sums, query_lengths=asked.sum(1))
 
-    def ended(self, turn: Turn) -> bool:
-        return turn.answer_ids[-1] == EOS
+    def ended(self, ids: Sequence[int]) -> bool:
+        return ids[-1] == EOS
 
     def _memory_terms(self, before: Tensor, after: Tensor, turns: Tensor) -> list[LossTerm]:
         """turns: [rows], that of the write between `before` and `after`; 0 is the opening."""
@@ -160,6 +161,7 @@ class ReactivePolicy:
             mask = batch.answer_mask()[first:]
             logits, targets = answer_logits(model, batch.tokens[first:], memory[first:], mask)
             flat = token_log_probs(logits, targets, temperature)
+            flat = torch.where(_chosen(part, batch).to(device), flat, 0.0)
             for (i, turn), values in zip(
                 _answers(batch), flat.split(mask.sum(1).tolist()), strict=True
             ):
@@ -288,6 +290,16 @@ def starting_memory(model: ReactiveTransformer, episodes: Sequence[Episode]) -> 
     index = torch.tensor(list(carried), device=memory.device)
     values = torch.stack(list(carried.values()))
     return memory.index_copy(0, index, values.to(memory.device, memory.dtype))
+
+
+def _chosen(episodes: Sequence[Episode], batch: ConversationBatch) -> Tensor:
+    """bool [tokens], answer after answer in the order of the rows: False for the end that a budget
+    put after a thought, which is nobody's choice."""
+    found = []
+    for i, k in _answers(batch):
+        turn = episodes[i].answered[k]
+        found += forced(turn.query_ids, turn.answer_ids, turn.log_probs)
+    return ~torch.tensor(found, dtype=torch.bool)
 
 
 def _answers(batch: ConversationBatch) -> Iterator[tuple[int, int]]:

@@ -37,7 +37,7 @@ def _causal(policy: CheckpointPolicy, settings: MRL, group: Group) -> TrainableP
     model = policy.causal
     assert model is not None, "a causal policy is trained with the settings of its model"
     module = adapted(policy.module, model).to(group.device)
-    return CausalPolicy(module, policy.tokenizer.window, group, model.value_head)
+    return CausalPolicy(module, policy.tokenizer.memory, group, model.value_head)
 
 
 TRAINABLE: dict[str, Callable[[CheckpointPolicy, MRL, Group], TrainablePolicy]] = {
@@ -63,7 +63,7 @@ class CheckpointPolicy:
     def max_tokens(self) -> int:
         """Longest interaction."""
         if self.kind == "causal":
-            return int(self.tokenizer.window.max_tokens)
+            return int(self.tokenizer.memory.max_tokens)
         return int(self.module.config.max_tokens)
 
     @property

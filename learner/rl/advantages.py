@@ -35,12 +35,14 @@ def generalized_advantages(
     rewards: Tensor,
     values: Tensor,
     bootstrap: Tensor | float,
-    discount: float,
+    discount: float | Tensor,
     gae_lambda: float,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns, latest turn first (Schulman et al. 2016, eq. 16); both 0 where the
     mask is.
+
+    discount: of what comes after a turn, [..., turns] where turns differ in it.
 
     rewards, values, mask: [turns] for one episode or [..., turns] for a batch. bootstrap: a number
     or [...], the value after the last turn: 0 where the episode really ended, the critic's value
@@ -54,11 +56,14 @@ def generalized_advantages(
         values.shape[:-1]
     )
     running = torch.zeros_like(next_value)
+    discounts = torch.as_tensor(discount, dtype=values.dtype, device=values.device)
+    discounts = discounts.expand(values.shape)
     backwards: list[Tensor] = []
     for turn in reversed(range(rewards.shape[-1])):
         here = present[..., turn]
-        surprise = rewards[..., turn] + discount * next_value - values[..., turn]
-        running = torch.where(here, surprise + discount * gae_lambda * running, running)
+        after = discounts[..., turn]
+        surprise = rewards[..., turn] + after * next_value - values[..., turn]
+        running = torch.where(here, surprise + after * gae_lambda * running, running)
         next_value = torch.where(here, values[..., turn], next_value)
         backwards.append(torch.where(here, running, 0.0))
     advantages = torch.stack(backwards[::-1], dim=-1) if backwards else torch.zeros_like(rewards)
@@ -69,23 +74,26 @@ def token_advantages(
     rewards: Tensor,
     values: Tensor,
     bootstrap: Tensor,
-    discounts: tuple[float, float],
+    discounts: tuple[float | Tensor, float],
     gae_lambda: float,
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns of single tokens; both 0 where the mask is.
 
     rewards, values, mask: [episodes, turns, tokens]. bootstrap: [episodes], as above. discounts:
-    per turn, per token. Inside an answer they are generalised advantages. After its last token
-    comes, discounted per turn, the value of the next answer's first token: what that answer earned
-    beyond it is not waited for. A turn that could not be scored is stepped over.
+    per turn, a number or [episodes, turns], and per token. Inside an answer they are generalised
+    advantages. After its last token comes, discounted per turn, the value of the next answer's
+    first token: what that answer earned beyond it is not waited for. A turn that could not be
+    scored is stepped over.
     """
     per_turn, per_token = discounts
+    each = torch.as_tensor(per_turn, dtype=values.dtype, device=values.device)
+    each = each.expand(values.shape[:2])
     scored = mask[..., 0]
     nexts: list[Tensor] = []
     following = torch.as_tensor(bootstrap, dtype=values.dtype, device=values.device)
     for turn in reversed(range(values.shape[1])):
-        nexts.append(per_turn * following)
+        nexts.append(each[:, turn] * following)
         following = torch.where(scored[:, turn], values[:, turn, 0], following)
     after = torch.stack(nexts[::-1], dim=1) if nexts else values.new_zeros(values.shape[:2])
     return generalized_advantages(rewards, values, after, per_token, gae_lambda, mask)
@@ -95,7 +103,7 @@ def answer_advantages(
     rewards: Tensor,
     values: Tensor,
     bootstrap: Tensor,
-    discounts: tuple[float, float],
+    discounts: tuple[float | Tensor, float],
     gae_lambda: float,
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,10 @@
-"""Scored episodes as tensors: one row per conversation, one column per answered turn.
+"""Scored episodes as tensors: one row per conversation, one column per action
+(`Episode.actions`): its answered turns, and between them what a causal policy thought, or wrote to
+a text memory.
+
+What is thought or written earns nothing itself. It is credited as an action of a Markov decision
+process is, with what came of it: the return of the turns after it, which is the rule of MemAgent
+(Yu et al. 2025, arXiv 2507.02259, section 3.2) where an algorithm compares whole episodes.
 
 Old log-probs are those recorded while sampling. Reference and critic are evaluated here, once per
 batch of episodes, where the algorithm needs them. Turns that could not be scored stay in their
@@ -19,8 +25,8 @@ from learner.policies.protocol import TrainablePolicy, ValueFunction
 
 @dataclass(frozen=True)
 class TokenCredit:
-    """Credit of the tokens of answers, where credit is per token. Tensors are
-    [episodes, answered turns, longest answer], 0 where an answer has no such token."""
+    """Credit of the tokens of actions, where credit is per token. Tensors are
+    [episodes, actions, longest action], 0 where an action has no such token."""
 
     present: Tensor
     """Where an answer has such a token."""
@@ -40,14 +46,14 @@ class TokenCredit:
 
 @dataclass(frozen=True)
 class Experience:
-    """This rank's episodes of one iteration. Tensors are [episodes, answered turns], 0 where a
-    conversation has no such turn."""
+    """This rank's episodes of one iteration. Tensors are [episodes, actions], 0 where a
+    conversation has no such action."""
 
     episodes: list[Episode]
     present: Tensor
-    """Where a conversation has such a turn."""
+    """Where a conversation has such an action."""
     scored: Tensor
-    """Where the turn has a reward."""
+    """Where the turn has a reward, or what was written is credited with one."""
     rewards: Tensor
     reward_stds: Tensor
     """Standard deviations of the scores, where a discrete reward model gave one."""
@@ -57,8 +63,8 @@ class Experience:
     """[episodes]: for an episode that was cut off, the critic's value of the query that would have
     come next; 0 for one that ended, since nothing lies beyond, and without a critic."""
     reference: list[list[Tensor]]
-    """Log-probs of each answer's tokens under the reference policy, by episode and answered
-    turn; those recorded while sampling where the algorithm needs no reference."""
+    """Log-probs of each action's tokens under the reference policy, by episode and
+    action; those recorded while sampling where the algorithm needs no reference."""
     recomputed: list[list[Tensor]] | None = None
     """Log-probs of each answer's tokens by the learner's own policy before the update, which ratios
     are against; None: those recorded while sampling are."""
@@ -80,15 +86,43 @@ class Experience:
 
     @property
     def old(self) -> Sequence[Sequence[Sequence[float] | Tensor]]:
-        """Log-probs of each answer's tokens before the update, by episode and answered turn."""
+        """Log-probs of each action's tokens before the update, by episode and action."""
         if self.recomputed is not None:
             return self.recomputed
-        return [[turn.log_probs for turn in episode.answered] for episode in self.episodes]
+        return [[action.log_probs for action in episode.actions] for episode in self.episodes]
+
+    @property
+    def unpaid(self) -> Tensor:
+        """Where an action is a thought, or what the policy wrote to its memory, and no answer."""
+        found = torch.zeros_like(self.present, dtype=torch.bool)
+        for i, episode in enumerate(self.episodes):
+            if episode.writes or episode.thoughts:
+                for k, action in enumerate(episode.actions):
+                    found[i, k] = not action.answers
+        return found
+
+    @property
+    def rewarded(self) -> Tensor:
+        """Where an answer has a reward: thoughts and memories, which earn 0 by rule, are no samples
+        of rewards."""
+        return self.scored & ~self.unpaid
+
+    def discounts(self, per_turn: float) -> Tensor:
+        """Discount of what comes after each action: that of a turn after an answer, 1 after what is
+        thought or written for the answer that comes next. So these have the return of that answer,
+        and returns of answers are what they are without them."""
+        return torch.where(self.unpaid, 1.0, per_turn).to(self.rewards)
+
+    def of_answers(self, table: Tensor) -> Tensor:
+        """table: [episodes, actions] → [episodes, turns], the columns of answers moved together."""
+        answers = (self.present & ~self.unpaid).sum(1)
+        order = self.unpaid.int().argsort(stable=True, dim=1)
+        return table.gather(1, order)[:, : int(answers.max())]
 
     @property
     def valued(self) -> tuple[Tensor, Tensor, Tensor]:
         """Values before the update, returns, and where there is a score, of all that the critic
-        gives a value: [answered turns], or [tokens], episode by episode."""
+        gives a value: [actions], or [tokens], episode by episode."""
         if self.tokens is None:
             present, kept = self.present, self.scored
             values, returns = self.values, self.returns
@@ -136,17 +170,15 @@ def gather_experience(
 ) -> Experience:
     """Evaluate a batch of scored episodes, which may be of any size but not empty. per_token:
     whether the critic is one of tokens."""
-    counts = torch.tensor([len(episode.answered) for episode in episodes])
+    actions = [episode.actions for episode in episodes]
+    counts = torch.tensor([len(each) for each in actions])
     present = (torch.arange(int(counts.max())) < counts[:, None]).to(device)
-    scored, rewards, stds = (
-        torch.zeros(present.shape, dtype=torch.bool),
-        torch.zeros(present.shape),
-        torch.zeros(present.shape),
-    )
-    for i, episode in enumerate(episodes):
-        for k, turn in enumerate(episode.answered):
-            if turn.reward is not None:
-                scored[i, k], rewards[i, k], stds[i, k] = True, turn.reward, turn.reward_std
+    scored = torch.zeros(present.shape, dtype=torch.bool)
+    rewards, stds = (torch.zeros(present.shape) for _ in range(2))
+    for i, each in enumerate(actions):
+        for k, action in enumerate(each):
+            if action.reward is not None:
+                scored[i, k], rewards[i, k], stds[i, k] = True, action.reward, action.reward_std
     values = torch.zeros(present.shape, device=device)
     bootstrap = torch.zeros(len(episodes), device=device)
     memories = None if critic is None else critic.memories(episodes)
@@ -165,8 +197,7 @@ def gather_experience(
             )
     if reference is None:
         log_probs = [
-            [torch.tensor(turn.log_probs, device=device) for turn in episode.answered]
-            for episode in episodes
+            [torch.tensor(action.log_probs, device=device) for action in each] for each in actions
         ]
     else:
         log_probs = reference.log_probs(episodes, temperature)
@@ -185,12 +216,11 @@ def gather_experience(
     )
 
 
-def _token_values(episodes: Sequence[Episode], values: Tensor, turns: Tensor) -> TokenCredit:
-    """values: [tokens], episode by episode and turn by turn. turns: where there is an answered
-    turn."""
-    lengths = torch.zeros(turns.shape, dtype=torch.long, device=values.device)
-    lengths[turns] = torch.tensor(
-        [len(turn.answer_ids) for episode in episodes for turn in episode.answered],
+def _token_values(episodes: Sequence[Episode], values: Tensor, actions: Tensor) -> TokenCredit:
+    """values: [tokens], episode by episode and action by action. actions: where there is one."""
+    lengths = torch.zeros(actions.shape, dtype=torch.long, device=values.device)
+    lengths[actions] = torch.tensor(
+        [len(action.ids) for episode in episodes for action in episode.actions],
         device=values.device,
     )
     longest = torch.arange(int(lengths.max()), device=values.device)

@@ -41,16 +41,15 @@ def gather_batch(
 def compared_returns(
     experience: Experience, discount: float, by_episode: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns and where there is one: [episodes, answered turns] of what was earned from a turn on,
+    """Returns and where there is one: [episodes, actions] of what was earned from an action on,
     or [episodes, 1] of what whole episodes earned.
 
     The return of an episode is that of its first scored turn. Turns without a score are stepped
     over, as if they had never happened.
     """
     scored = experience.scored
-    returns, _ = generalized_advantages(
-        experience.rewards, torch.zeros_like(experience.rewards), 0.0, discount, 1.0, scored
-    )
+    nothing, discounts = torch.zeros_like(experience.rewards), experience.discounts(discount)
+    returns, _ = generalized_advantages(experience.rewards, nothing, 0.0, discounts, 1.0, scored)
     if not by_episode:
         return returns, scored
     first = scored.int().argmax(1, keepdim=True)

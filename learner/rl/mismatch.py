@@ -28,11 +28,11 @@ def corrected(
     cut, total, tokens = 0.0, 0.0, 0.0
     for episode, answers in zip(experience.episodes, recomputed, strict=True):
         weights.append([])
-        for turn, log_probs in zip(episode.answered, answers, strict=True):
-            recorded = torch.tensor(turn.log_probs, dtype=log_probs.dtype, device=log_probs.device)
+        for action, log_probs in zip(episode.actions, answers, strict=True):
+            recorded = torch.tensor(action.log_probs).to(log_probs)
             weight, was_cut = importance_weights(log_probs, recorded, settings)
             weights[-1].append(weight)
-            if turn.reward is not None:
+            if action.reward is not None:
                 cut += float(was_cut.sum())
                 total += float(weight.sum())
                 tokens += len(recorded)

@@ -3,14 +3,13 @@ KL, whitening."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from common.config.algorithms import PolicyGradient
-from common.episode import Turn
 from learner.parallel.group import Group
 from learner.rl.advantages import SMALLEST_VARIANCE, mean_and_variance, whiten
 from learner.rl.experience import Experience
@@ -20,7 +19,7 @@ def shaped_rewards(
     experience: Experience,
     settings: PolicyGradient,
     kl_coefficient: float,
-    ended: Callable[[Turn], bool],
+    ended: Callable[[Sequence[int]], bool],
     group: Group,
 ) -> Experience:
     """The experience with rewards as the settings say. kl_coefficient: what a nat of KL costs.
@@ -87,19 +86,20 @@ def token_kl_rewards(log_probs: Tensor, reference: Tensor, coefficient: float) -
 
 def sampled_kl(experience: Experience) -> Tensor:
     """Sum of log policy - log reference (k1) over the tokens of each answer, by the weights that
-    sampled it: [episodes, answered turns]."""
+    sampled it: [episodes, actions]."""
     found = torch.zeros_like(experience.rewards)
     for i, (old, reference) in enumerate(zip(experience.old, experience.reference, strict=True)):
-        for turn, (log_probs, others) in enumerate(zip(old, reference, strict=True)):
+        for k, (log_probs, others) in enumerate(zip(old, reference, strict=True)):
             sampled = torch.as_tensor(log_probs, dtype=torch.float64, device=others.device)
-            found[i, turn] = -token_kl_rewards(sampled, others.double(), 1.0).sum()
+            found[i, k] = -token_kl_rewards(sampled, others.double(), 1.0).sum()
     return found
 
 
-def _unended(experience: Experience, ended: Callable[[Turn], bool]) -> Tensor:
-    """Where an answer was ended by its length limit: [episodes, answered turns]."""
+def _unended(experience: Experience, ended: Callable[[Sequence[int]], bool]) -> Tensor:
+    """Where an answer was ended by its length limit, or a memory by its budget: [episodes,
+    actions]."""
     cut = torch.zeros_like(experience.scored)
     for i, episode in enumerate(experience.episodes):
-        for k, turn in enumerate(episode.answered):
-            cut[i, k] = not ended(turn)
+        for k, action in enumerate(episode.actions):
+            cut[i, k] = not ended(action.ids)
     return cut

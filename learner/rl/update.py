@@ -129,8 +129,9 @@ class Update:
         batch = gather_experience(episodes, None, None, self.temperature, self.group.device)
         # The policy is still the reference: there is no KL to take off.
         batch = self._shaped(batch, 0.0)
+        discounts = batch.discounts(self.settings.discount)
         returns, _ = generalized_advantages(
-            batch.rewards, batch.values, batch.bootstrap, self.settings.discount, 1.0, batch.scored
+            batch.rewards, batch.values, batch.bootstrap, discounts, 1.0, batch.scored
         )
         _, mean, _ = mean_and_variance(returns, batch.scored, reduce=self.group.sum)
         self.critic.begin(float(mean))
@@ -266,7 +267,7 @@ class Update:
 
     def _record_parity(self, batch: TokenBatch, part: Experience) -> None:
         """Before the first step, learner and rollout workers must agree on every log-prob."""
-        recorded = [[turn.log_probs for turn in one.answered] for one in part.episodes]
+        recorded = [[action.log_probs for action in one.actions] for one in part.episodes]
         difference = batch.log_probs.detach() - batch.flat(recorded)
         self.metrics.record("ppo/log_prob_max_difference", float(difference.abs().max()))
         held = torch.where(batch.spread(part.scored), difference, 0.0)

@@ -22,6 +22,7 @@ from learner.parallel.optimizer import LossTerm
 from learner.policies.causal import PASS_TOKENS, adapted, in_passes
 from learner.policies.table import open_policy
 from learner.stages.joint_lm import chunks
+from learner.stages.remembered import answer_example, conversation_examples
 from learner.stages.stage import WriteTokenizer
 from learner.stages.supervised import Objective
 
@@ -84,14 +85,19 @@ def text_objective(
 def answer_objective(
     settings: LMSFT, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
-    """On the answers of single interactions."""
+    """On the answers of single interactions, or on those of conversations and the memories that are
+    written in them."""
     model, tokenizer, _ = _opened(checkpoint)
-    prompts = [[*tokenizer.window.start, *tokenizer.prompt(pair.query)] for pair in corpus.pairs]
-    sequences = [
-        [*prompt, *tokenizer.answer(pair.answer)]
-        for prompt, pair in zip(prompts, corpus.pairs, strict=True)
+    if settings.examples == "conversations":
+        examples = conversation_examples(corpus.train, tokenizer)
+        sequences, starts = [each.ids for each in examples], [each.start for each in examples]
+        return CausalLMObjective(model, sequences, starts), tokenizer.save
+    examples = [
+        answer_example(tokenizer.memory.context((), tokenizer.prompt(each.query)), each, tokenizer)
+        for each in corpus.pairs
     ]
-    objective = CausalLMObjective(model, sequences, [len(prompt) for prompt in prompts])
+    sequences, starts = [each.ids for each in examples], [each.start for each in examples]
+    objective = CausalLMObjective(model, sequences, starts)
     return objective, tokenizer.save
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -105,8 +105,14 @@ def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
 
 
 def lm_rl(stage: MRL, run: Run, config: Any) -> StagePlan:
-    """As `mrl`; what a causal language model takes of memory is the plan's of the whole run."""
-    return StagePlan(curriculum_batches(stage, run))
+    """As `mrl`; what a causal language model takes of memory is the plan's of the whole run. A text
+    memory is generated for each answer, too."""
+    text = None if run.model.causal is None else run.model.causal.text_memory
+    budget = 0 if text is None else text.tokens
+    batches = curriculum_batches(stage, run)
+    return StagePlan(
+        [replace(each, tokens=each.tokens + each.interactions * budget) for each in batches]
+    )
 
 
 def curriculum_batches(stage: MRL, run: Run) -> list[Batches]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from common.config.stages import SupervisedStage
+from common.data.special_tokens import spoken_ids
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Interaction, Row
 from common.models.reactive.model import ReactiveTransformer
@@ -204,10 +205,11 @@ def row_tokens(row: Row, tokenizer: ConversationTokenizer) -> list[TurnTokens]:
 
 
 def turn_tokens(turn: Interaction, tokenizer: ConversationTokenizer) -> TurnTokens:
-    """A turn as the data set has it; memory is written with its answer."""
+    """A turn as the data set has it; memory is written with its answer, and not with its
+    thought."""
     query = tokenizer.prompt(turn.query, turn.think is not None)
     answer = tokenizer.answer(turn.answer, turn.think)
-    return TurnTokens(query, answer, [*query, *answer])
+    return TurnTokens(query, answer, spoken_ids(query, answer))
 
 
 def batch_indices(seed: int, purpose: str, examples: int, batch_size: int, step: int) -> list[int]:

@@ -22,6 +22,7 @@ from reward_service.components import (
     recall,
     repetition,
     thought,
+    thought_length,
 )
 from reward_service.components.component import RewardComponent
 
@@ -35,6 +36,7 @@ TABLE: Mapping[str, RewardComponent[Any]] = {
     "format": format.FORMAT,
     "exact_match": exact_match.EXACT_MATCH,
     "thought": thought.THOUGHT,
+    "thought_length": thought_length.THOUGHT_LENGTH,
     "environment": environment.ENVIRONMENT,
     "functions": function.FUNCTION,
     "endpoints": endpoint.ENDPOINT,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from common.config.components import Thought
-from common.data.special_tokens import thoughts
+from common.data.thoughts import thoughts
 from common.episode import Turn
 from reward_service.comparison import Compared
 from reward_service.components.bleu import bleu

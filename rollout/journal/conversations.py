@@ -1,7 +1,8 @@
 """Reads the conversations of RUN/episodes one after the other, without their tokens: for people who
 look for what went wrong, in runs of any length and while they are written.
 
-A conversation comes as a dict in the names of `Episode` and `Turn`, so that it prints as JSON.
+A conversation comes as a dict in the names of `Episode` and `Turn`, so that it prints as JSON. A
+turn's `memory` is what the policy wrote after it, where its memory is text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ EPISODE = ("id", "stage", "step", "iteration", "attempt", "weights_version", "st
 TURN = (
     "role", "query", "thought", "answer", "reference", "facts", "rewards", "reward", "failure"
 )  # fmt: skip
+WRITE = ("turn", "text", "cut")
 BATCH = 64
 """Conversations that are in memory at once."""
 
@@ -42,11 +44,18 @@ def conversations(run: RunDirectory) -> Iterator[Conversation]:
                 for payload, _ in records(path):
                     table = pa.ipc.open_stream(payload).read_all()
                     require_episodes(table.schema, str(path))
-                    yield from map(_conversation, table.select((*EPISODE, "turns")).to_pylist())
+                    yield from map(_conversation, _texts(table).to_pylist())
             except FileNotFoundError:
                 continue  # sealed since it was listed
             except DataFailure as damage:
                 raise InputError(str(path), str(damage).removeprefix(f"{path}: ")) from None
+
+
+def _texts(table: pa.Table) -> pa.Table:
+    """The columns that a conversation is made of. Older tables have no `writes`."""
+    return table.select(
+        [name for name in (*EPISODE, "turns", "writes") if name in table.schema.names]
+    )
 
 
 def _sealed(run: RunDirectory, name: str) -> Iterator[Conversation]:
@@ -68,7 +77,8 @@ def _columns(parquet: pq.ParquetFile) -> list[str]:
     for index in range(len(parquet.schema)):
         path: Sequence[str] = parquet.schema.column(index).path.split(".")
         # turns.list.element.query
-        if path[0] in EPISODE or (path[0] == "turns" and path[3] in TURN):
+        of_turn = path[0] == "turns" and path[3] in TURN
+        if path[0] in EPISODE or of_turn or (path[0] == "writes" and path[3] in WRITE):
             wanted.append(".".join(path))
     return wanted
 
@@ -77,6 +87,9 @@ def _conversation(record: dict[str, Any]) -> Conversation:
     turns = [
         {name: turn[name] for name in TURN}
         | {"rewards": {reward["name"]: reward["value"] for reward in turn["rewards"]}}
+        | {"memory": None}
         for turn in record["turns"]
     ]
+    for write in record.get("writes") or ():
+        turns[write["turn"]]["memory"] = {"text": write["text"], "cut": write["cut"]}
     return {name: record[name] for name in EPISODE} | {"turns": turns}

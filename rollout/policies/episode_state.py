@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from common.actions import MemoryWrite, SeparateThought
+from common.config.rollout import Sampling
 from common.data.special_tokens import answer_start
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Episode, Interaction, Memory, Task, Turn
@@ -57,6 +59,10 @@ class EpisodeState:
     changes: list[Tensor] = field(default_factory=list)
     """Change of memory by each write so far, on the device: [layers, slots] each. They come to the
     host when the episode is over, so that no write waits for the device."""
+    writes: list[MemoryWrite] = field(default_factory=list)
+    """Memories written as text so far."""
+    thoughts: list[SeparateThought] = field(default_factory=list)
+    """Thoughts apart from answers so far."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """The environment's figures of the episode so far."""
 
@@ -119,6 +125,8 @@ def episode_of(
         batch_index=task.batch_index,
         sample=task.sample,
         memory_change=[change.tolist() for change in playing.changes],
+        writes=tuple(playing.writes),
+        thoughts=tuple(playing.thoughts),
     )
 
 
@@ -131,6 +139,12 @@ def failed_episode(playing: EpisodeState, why: str) -> Episode:
     *turns, last = playing.turns or [unbegun]
     failed = replace(last, failure=f"turn {playing.turn}: {why}")
     return replace(episode_of(playing), turns=(*turns, failed), status="failed")
+
+
+def asked_thought(think: str | None, sampling: Sampling) -> str | None:
+    """The thought of the data before an answer, "" where they have none and one is asked for all
+    the same; None: the policy answers at once."""
+    return "" if think is None and sampling.think == "always" else think
 
 
 def answer_text(

@@ -1,13 +1,16 @@
 import dataclasses
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.actions import MemoryWrite
 from common.episode import Episode, Fact, Interaction, Memory, Row, Task, Turn
 from common.episode_arrow import SCHEMA, from_table, to_table
 
@@ -33,6 +36,16 @@ turns = st.builds(
     reward=st.none() | numbers,
     failure=st.none() | text,
 )
+writes = st.builds(
+    MemoryWrite,
+    turn=st.integers(0, 20),
+    prompt_ids=ids,
+    ids=ids,
+    log_probs=st.lists(numbers, max_size=4),
+    unfiltered_log_probs=st.lists(numbers, max_size=2),
+    text=text,
+    cut=st.booleans(),
+)
 episodes = st.builds(
     Episode,
     id=text,
@@ -48,6 +61,7 @@ episodes = st.builds(
     final_memory=memory,
     memory_hash=text,
     memory_change=st.lists(st.lists(st.lists(singles, max_size=3), max_size=2), max_size=3),
+    writes=st.lists(writes, max_size=3).map(tuple),
 )
 
 
@@ -111,10 +125,17 @@ def test_parquet_is_read_by_pyarrow_and_by_datasets(tmp_path: Path) -> None:
     assert rows[0]["stage"] == 3
 
 
-def test_a_table_without_the_change_of_memory_is_read(tmp_path: Path) -> None:
-    changed = dataclasses.replace(example(), memory_change=[[[0.5, 1.0]], [[0.0, 0.25]]])
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("memory_change", [[[0.5, 1.0]], [[0.0, 0.25]]]),
+        ("writes", (MemoryWrite(0, [1, 2], [4, 0], [-0.5, -0.25], text="Rex"),)),
+    ],
+)
+def test_a_table_without_a_later_column_is_read(tmp_path: Path, column: str, values: Any) -> None:
+    changed = dataclasses.replace(example(), **{column: values})
     table = to_table([changed])
-    earlier = table.drop_columns(["memory_change"])
+    earlier = table.drop_columns([column])
     assert from_table(earlier) == [example()]
     joined = pa.concat_tables([earlier, table], promote_options="default")
     pyarrow.parquet.write_table(joined, tmp_path / "part-0.parquet")
@@ -125,4 +146,7 @@ def test_schema_covers_every_field_of_the_records() -> None:
     assert set(SCHEMA.names) == set(Episode.__dataclass_fields__)
     assert {field.name for field in SCHEMA.field("turns").type.value_type} == set(
         Turn.__dataclass_fields__
+    )
+    assert {field.name for field in SCHEMA.field("writes").type.value_type} == set(
+        MemoryWrite.__dataclass_fields__
     )

@@ -105,9 +105,9 @@ def test_what_an_episode_is_padded_with_changes_nothing(
     for i, episode in enumerate(episodes):
         alone = policy.evaluate([episode], 1.0)
         for (_, turn), values in zip(
-            alone.answers, alone.log_probs.split(alone.lengths.tolist()), strict=True
+            alone.actions, alone.log_probs.split(alone.lengths.tolist()), strict=True
         ):
-            at = together.answers.index((i, turn))
+            at = together.actions.index((i, turn))
             same = together.log_probs.split(together.lengths.tolist())[at]
             torch.testing.assert_close(values, same, rtol=0, atol=1e-5)
     pad = causal_policies.pad
@@ -196,7 +196,7 @@ def test_a_rewarded_token_becomes_more_probable(models: dict[str, Path], algorit
     update = make_update(model, held, section, settings, OneRank())
     task = prompt_tasks(1)[0]
     asked = Turn(held.prompt("the film"), [], [], [], role="act")
-    context = held.window.context((), asked.query_ids)
+    context = held.memory.context((), asked.query_ids)
     good = 70
 
     def probability() -> float:
@@ -235,7 +235,7 @@ def test_recall_by_distance_shows_where_the_window_ends(models: dict[str, Path])
         episode = Episode("e", "t", 0, tuple(turns), 0)
         for each in row.interactions:
             prompt = held.prompt(each.query)
-            context = held.window.contexts(
+            context = held.memory.contexts(
                 replace(episode, turns=(*turns, Turn(prompt, [0], [], [])))
             )[-1]
             reads = each.facts and "Rex" in held.decode(context)
@@ -273,7 +273,7 @@ def test_values_of_tokens_are_read_before_them(models: dict[str, Path], body: st
     found = of_tokens.evaluate(episodes, of_tokens.memories(episodes))
     expected, firsts = [], []
     for episode in episodes:
-        contexts = policy.window.contexts(episode)
+        contexts = policy.memory.contexts(episode)
         for turn, context in zip(episode.answered, contexts, strict=False):
             ids = torch.tensor([[*context, *turn.answer_ids]])
             states = policy.module.base_model(ids).last_hidden_state[0]

@@ -21,11 +21,14 @@ from common.config.rewards import (
     RewardMix,
     Rewards,
     Thought,
+    ThoughtLength,
 )  # fmt: skip
-from common.data.special_tokens import ANSWER, BOS, EOS, QUERY, SPECIAL_TOKENS, THINK, spoken
+from common.data.special_tokens import ANSWER, BOS, EOS, QUERY, SPECIAL_TOKENS, THINK
+from common.data.thoughts import spoken
 from common.data.tokenizer import train_tokenizer
 from common.episode import Episode, Fact, Strategy, Turn
 from reward_service.components.bleu import bleu
+from reward_service.components.thought_length import thought_length_reward
 from reward_service.compose import score_episodes
 
 TEXTS = (
@@ -152,6 +155,16 @@ def test_the_thought_has_a_component_of_its_own_where_the_reference_has_one() ->
         "thought"
         not in scored(replace(one, turns=(one.turns[0], nothing)), rewards).turns[1].rewards
     )
+
+
+def test_a_thought_longer_than_it_may_be_earns_less() -> None:
+    rewards = everything(thought_length=ThoughtLength(words=2))
+    thoughtful = scored(conversation("cumulative", True, ["it is Rex"]), rewards).turns[1]
+    assert thoughtful.rewards["thought_length"] == pytest.approx(2 / 4), "perhaps it is Max"
+    short = thought_length_reward(ThoughtLength(words=4), [thoughtful])
+    assert short.tolist() == [1.0]
+    plain = scored(conversation("cumulative", False, ["it is Rex"]), rewards).turns[1]
+    assert "thought_length" not in plain.rewards
 
 
 def answer_tokens(turn: Turn) -> float:

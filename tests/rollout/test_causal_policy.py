@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from common.data.dialogue import Window, packed, unpacked
+from common.data.dialogue import Window
 from common.episode import Memory
 from common.failures import DataFailure, InputError
 from rollout.policies.play import play
@@ -33,7 +33,7 @@ def test_recorded_log_probs_are_those_of_a_plain_forward_pass(
     sampling = {"max_new_tokens": 7, "temperature": 0.7}
     episodes = play(policy_of(model, tokenizer, 3, sampling=sampling), prompt_tasks(5, turns=3))
     for episode in episodes:
-        contexts = tokenizer.window.contexts(episode)
+        contexts = tokenizer.memory.contexts(episode)
         for turn, context in zip(episode.answered, contexts, strict=True):
             ids = torch.tensor([[*context, *turn.answer_ids]])
             with torch.no_grad():
@@ -112,11 +112,11 @@ def test_the_window_holds_the_last_interactions_within_its_tokens() -> None:
     assert held == ((2, 2), (3, 3))
     assert window.context(held, [5]) == [9, 2, 2, 8, 3, 3, 8, 5]
     assert window.remember(held, [4, 4, 4, 4]) == ((4, 4, 4, 4),)
-    assert unpacked(packed(held)) == held
+    assert window.unpacked(window.packed(held)) == held
     with pytest.raises(DataFailure, match="leaves no room"):
         window.context((), [1] * 31)
     with pytest.raises(DataFailure, match="no interactions"):
-        unpacked(Memory("stm", b""))
+        window.unpacked(Memory("stm", b""))
 
 
 def test_an_erased_memory_asks_every_query_with_nothing_before_it(
@@ -146,8 +146,8 @@ def test_an_episode_goes_on_from_the_memory_that_another_one_left(models: dict[s
     assert row is not None
     silent = replace(second, row=replace(row, query="", answer=""))
     (after,) = play(policy, [replace(silent, initial_memory=left.final_memory)])
-    context = tokenizer.window.contexts(after)[0]
-    told = tokenizer.window.start + tuple(
+    context = tokenizer.memory.contexts(after)[0]
+    told = tokenizer.memory.start + tuple(
         token for turn in left.turns[1:] for token in (*turn.remembered_ids, *[10])
     )
     assert len(context) == len(told) + len(after.turns[1].query_ids)
@@ -181,8 +181,8 @@ def test_a_chat_template_stands_around_queries_as_the_tokenizer_has_it(tmp_path:
     messages = [{"role": "user", "content": said[0][0]}, {"role": "assistant", "content": "a dog"}]
     messages.append({"role": "user", "content": said[1][0]})
     wanted = given.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    held = tokenizer.window.remember((), tokenizer.interaction(*said[0]))
-    context = tokenizer.window.context(held, tokenizer.prompt(said[1][0]))
+    held = tokenizer.memory.remember((), tokenizer.interaction(*said[0]))
+    context = tokenizer.memory.context(held, tokenizer.prompt(said[1][0]))
     assert context == list(wanted)
     assert tokenizer.decode([tokenizer.eos_id]) == ""
     # What a user writes is never a special token.

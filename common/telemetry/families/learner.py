@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.telemetry.metric import Metric, counter, gauge, mean
+from common.telemetry.metric import TOKENS, Metric, counter, gauge, histogram, mean
 
 TRAIN: list[Metric] = [
     mean(
@@ -169,6 +169,27 @@ MEMORY: list[Metric] = [
         "Mean squared change of memory by a write, times sqrt(turn)",
     ),
     mean("memory/resets", "fraction", "episodes", "Share started from fresh memory"),
+    histogram(
+        "memory/written_tokens",
+        "tokens",
+        TOKENS,
+        "memories that the policy wrote as text",
+        "Tokens of a memory, the one that ends it included",
+    ),
+    mean(
+        "memory/written_cut",
+        "fraction",
+        "memories that the policy wrote as text",
+        "Share that its budget of tokens ended, and not the policy",
+        better="lower",
+    ),
+    mean(
+        "memory/written_empty",
+        "fraction",
+        "memories that the policy wrote as text",
+        "Share without any text",
+        better="lower",
+    ),
     mean(
         "memory/openness",
         "fraction",

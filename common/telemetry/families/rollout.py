@@ -18,6 +18,16 @@ ROLLOUT: list[Metric] = [
     histogram(
         "rollout/answer_tokens", "tokens", TOKENS, "answers", "Length of an answer, [EOS] included"
     ),
+    histogram(
+        "rollout/thought_tokens", "tokens", TOKENS, "thoughts", "Length of the thought of an answer"
+    ),
+    mean(
+        "rollout/thought_cut",
+        "fraction",
+        "thoughts",
+        "Share that the budget of a thought ended, and not the policy",
+        better="lower",
+    ),
     mean(
         "rollout/no_eos_fraction",
         "fraction",

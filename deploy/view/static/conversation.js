@@ -121,6 +121,8 @@ view.conversation = (() => {
           el("span", { class: "sign", "aria-hidden": "true" }, "≠"), text(value)),
         " named, and not asked for")))) : null,
       turn.failure ? line("failure", text(turn.failure)) : null,
+      turn.memory ? line("memory written", text(turn.memory.text || "(nothing)"),
+        turn.memory.cut ? el("span", { class: "chip bad" }, "cut at the budget") : null)) : null,
       rewards(turn), tokens(turn), heat(turn, most));
   }
 

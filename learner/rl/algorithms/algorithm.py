@@ -106,7 +106,7 @@ def _finished(
     group: Group,
 ) -> tuple[Tensor, dict[str, float]]:
     """The same for advantages of turns or of tokens. scored, stds: as the advantages."""
-    count, _, spread = mean_and_variance(experience.rewards, experience.scored, reduce=group.sum)
+    count, _, spread = mean_and_variance(experience.rewards, experience.rewarded, reduce=group.sum)
     without_signal = float(count) > 1 and float(spread) <= SMALLEST_VARIANCE
     if without_signal:
         advantages = torch.zeros_like(advantages)
@@ -164,7 +164,7 @@ def critic_credit(experience: Experience, settings: ActorCritic, group: Group) -
             experience.rewards,
             experience.values,
             experience.bootstrap,
-            settings.discount,
+            experience.discounts(settings.discount),
             settings.gae_lambda,
             scored,
         )
@@ -184,7 +184,7 @@ def _token_credit(
         held.rewards,
         held.values,
         experience.bootstrap,
-        (settings.discount, settings.token_discount),
+        (experience.discounts(settings.discount), settings.token_discount),
         settings.gae_lambda,
         scored,
     )
@@ -205,9 +205,11 @@ def _explained(experience: Experience, group: Group) -> dict[str, float]:
     explained = explained_variance(*experience.valued, group.sum)
     if explained is not None:
         figures["critic/explained_variance"] = explained
-    by_turn = explained_variance_by_turn(
-        experience.values, experience.returns, experience.scored, group.sum
+    values, returns, scored = (
+        experience.of_answers(each)
+        for each in (experience.values, experience.returns, experience.rewarded)
     )
+    by_turn = explained_variance_by_turn(values, returns, scored, group.sum)
     for turn, share in by_turn.items():
         figures[f"critic/explained_variance_by_turn{{turn={turn}}}"] = share
     return figures

@@ -28,7 +28,8 @@ def compared_credit(
     [episodes, 1] for whole episodes, all of whose turns get the same.
     """
     returns, scored = compared_returns(experience, settings.discount, settings.compare == "episode")
-    whole = (experience.scored == experience.present).all(1)
+    # What is written last, for another episode, has nothing to be credited with.
+    whole = ((experience.scored == experience.present) | experience.unpaid).all(1)
     found = compare(
         returns,
         scored,

@@ -35,7 +35,7 @@ class MovingBaseline:
         nothing = torch.zeros_like(experience.rewards)
         # With λ = 1 and no values, advantages are the returns.
         returns, _ = generalized_advantages(
-            experience.rewards, nothing, 0.0, settings.discount, 1.0, scored
+            experience.rewards, nothing, 0.0, experience.discounts(settings.discount), 1.0, scored
         )
         present = torch.where(scored, returns, 0.0).double()
         total, count = group.sum(torch.stack([present.sum(), scored.sum().double()])).tolist()

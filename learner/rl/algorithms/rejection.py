@@ -38,7 +38,7 @@ class RejectionSampling:
         table = gather_batch([torch.where(scored, scores, 0.0), scored], places, group)
         held, present = table[0], table[1] > 0
         count, _, spread = mean_and_variance(
-            experience.rewards, experience.scored, reduce=group.sum
+            experience.rewards, experience.rewarded, reduce=group.sum
         )
         alike = float(count) > 1 and float(spread) <= SMALLEST_VARIANCE
         chosen = torch.zeros_like(present) if alike else self._best(held, present)
@@ -78,7 +78,7 @@ class RejectionSampling:
         ]
 
     def _cross_entropy(self, batch: TokenBatch, experience: Experience) -> LossTerm:
-        kept = batch.per_answer(experience.scored)
+        kept = batch.per_action(experience.scored)
         loss, lengths = -batch.totals(batch.log_probs), batch.lengths
         if self._settings.learn_queries:
             if batch.queries is None or batch.query_lengths is None:

@@ -1,4 +1,5 @@
 """Losses of a policy over the tokens of scored answers, which algorithms are put together from.
+What a policy wrote to a text memory counts as an answer here.
 
 Each is a sum with a count (`LossTerm`). What the mean is over follows from `loss_mean` of the
 settings; `Experience.weights`, where samples were of another distribution than the learner's, are
@@ -32,7 +33,7 @@ def token_shares(
     ranks."""
     if mean == "tokens":
         return 1.0, float(batch.spread(experience.scored).sum())
-    answers = float(batch.per_answer(experience.scored).sum())
+    answers = float(batch.per_action(experience.scored).sum())
     if mean == "answer_sums":
         return 1.0, answers
     lengths = batch.lengths.to(batch.log_probs.dtype)
@@ -89,7 +90,7 @@ def surrogate_terms(
         new, old = batch.totals(batch.log_probs) / size, batch.totals(old) / size
         weights = batch.totals(weights) / lengths
         advantages, scored = (
-            batch.per_answer(each) for each in (experience.advantages, experience.scored)
+            batch.per_action(each) for each in (experience.advantages, experience.scored)
         )
         count = float(scored.sum())
     loss = policy_loss(new, old, advantages, scored, *clip, weights=weights)

@@ -43,7 +43,7 @@ class CausalEngine(Conversations):
         environment: EnvironmentSettings = CONVERSATION,
     ):
         super().__init__(tokenizer, slots, sampling, environment)
-        self._rows = Rows(model, device, tokenizer.window.max_tokens)
+        self._rows = Rows(model, device, tokenizer.memory.max_tokens)
 
     @torch.inference_mode()
     def _advance(self) -> None:
@@ -86,7 +86,7 @@ class CausalEngine(Conversations):
 
     def _uniforms(self) -> torch.Tensor:
         """A number in [0, 1) for each row."""
-        keys = [playing.task.answer_seed(playing.turn) for playing in self._live]
+        keys = [playing.seed for playing in self._live]
         positions = [len(playing.answer) for playing in self._live]
         drawn = uniforms(np.array(keys, np.int64), np.array(positions, np.int64))
         return torch.from_numpy(drawn)

@@ -92,7 +92,7 @@ class VllmRolloutPolicy(Playing):
         device: torch.device,
     ):
         self.version = -1
-        longest = tokenizer.window.max_tokens
+        longest = tokenizer.memory.max_tokens
         self._generator = VllmGenerator(
             model_config, longest, tokenizer.eos_id, rollout, str(device)
         )

@@ -67,17 +67,16 @@ class VllmEngine(Conversations):
             self._drop(playing)
         asking = self._asking(complete, self._slots - len(self._live) - len(complete))
         for playing in asking:
-            task = playing.task
             self._generator.ask(
                 _request(playing),
                 playing.context,
                 playing.room,
-                task.answer_seed(playing.turn),
-                task.greedy or self.sampling.temperature == 0,
+                playing.seed,
+                playing.task.greedy or self.sampling.temperature == 0,
             )
         self._live += asking
 
 
 def _request(playing: CausalState) -> str:
-    """Names one answer among all that an engine was asked for."""
-    return f"{playing.number}.{playing.turn}"
+    """Names one answer, or memory, among all that an engine was asked for."""
+    return f"{playing.number}.{playing.prompts}"

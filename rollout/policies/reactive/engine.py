@@ -33,6 +33,7 @@ from rollout.policies.episode_state import (
     EpisodeState,
     answer_text,
     answered_turn,
+    asked_thought,
     episode_of,
     failed_episode,
     opening_turn,
@@ -343,8 +344,9 @@ class ReactiveEngine:
         if observation is None:
             return
         playing.turn += 1
-        prompt = self.tokenizer.prompt(observation.query, think=observation.think is not None)
-        reference = self.tokenizer.answer(observation.reference, observation.think)
+        thought = asked_thought(observation.think, self.sampling)
+        prompt = self.tokenizer.prompt(observation.query, think=thought is not None)
+        reference = self.tokenizer.answer(observation.reference, thought)
         answer_room(self.model.config, self.sampling, prompt)
         if playing.task.teacher_forcing:
             check_interaction(self.model.config, [*prompt, *reference])

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from common.config.names import BackendName
 from common.config.rollout import Sampling
+from common.data.special_tokens import ANSWER, spoken_ids, thinks
 from common.data.tokenizer import ConversationTokenizer
 from common.failures import InputError
 from common.models.reactive.model import ReactiveTransformer
 from common.seeding import derive
 from common.telemetry.timing import PhaseTimer
 from common.text.counted import counted
-from rollout.policies.episode_state import answer_text
+from rollout.policies.episode_state import answer_text, asked_thought, thought_text
 from rollout.policies.reactive.memory_files import (
     KeptMemory,
     list_memories,
@@ -63,13 +64,14 @@ class Session:
         self.turn = 0
         self._slots.start([0], self.model.initial_memory([self.seed]).detach())
 
-    def respond(self, query: str, think: bool = False) -> Iterator[Event]:
+    def respond(self, query: str) -> Iterator[Event]:
         """The answer as it comes, then the two events of the memory update. An iterator left early
         leaves the memory as it was.
 
         Raises InputError where the query is too long for the model.
         """
-        prompt = self.tokenizer.prompt(query, think)
+        thinks_first = asked_thought(None, self.sampling) is not None
+        prompt = self.tokenizer.prompt(query, thinks_first)
         if len(prompt) >= self.model.config.max_tokens:
             raise InputError(
                 "query",
@@ -95,9 +97,13 @@ class Session:
         def text_of(answer: list[int]) -> str:
             return answer_text(self.tokenizer, prompt, answer)
 
-        answer, text = yield from streamed(step, text_of, self._stops)
+        def thought_of(answer: list[int], ends: bool) -> str | None:
+            over = thinks(prompt) and (ends or ANSWER in answer)
+            return thought_text(self.tokenizer, prompt, answer) if over else None
+
+        answer, text = yield from streamed(step, text_of, self._stops, thought_of)
         yield Event("updating", text)
-        self._write([*prompt, *answer])
+        self._write(spoken_ids(prompt, answer))
         yield Event("updated")
 
     def remember(self, query: str, answer: str) -> None:

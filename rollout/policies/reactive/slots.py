@@ -22,6 +22,7 @@ from torch import Tensor
 
 from common.config.names import BackendName
 from common.config.rollout import Sampling
+from common.data.special_tokens import ANSWER, thinks
 from common.failures import DataFailure
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
@@ -29,7 +30,10 @@ from common.seeding import uniforms
 from common.telemetry.timing import PhaseTimer
 from rollout.policies.reactive.backend import make_backend
 from rollout.policies.reactive.cache import Reach
-from rollout.policies.sampling import sample
+from rollout.policies.sampling import Sampled, sample
+
+NO_THOUGHT = -1
+"""Tokens that are left of a thought, where there is none or it has no limit."""
 
 
 class Tokens(NamedTuple):
@@ -87,6 +91,7 @@ class Slots:
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._think = torch.full((rows,), NO_THOUGHT, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(
             (rows, sampling.max_new_tokens), dtype=torch.float64, device=device
         )
@@ -151,6 +156,11 @@ class Slots:
                 [len(prompt) - 1 for prompt in prompts], device=self.device
             )
             self._drawn[index] = 0
+            budget = self.sampling.max_think_tokens
+            self._think[index] = torch.tensor(
+                [NO_THOUGHT if budget is None or not thinks(p) else budget for p in prompts],
+                device=self.device,
+            )
             self._greedy[index] = torch.tensor(list(greedy), device=self.device)
             for row, prompt, room, flag in zip(rows, prompts, rooms, greedy, strict=True):
                 self._length[row], self._room[row], self._is_greedy[row] = len(prompt), room, flag
@@ -192,6 +202,7 @@ class Slots:
             sampled = sample(
                 logits, chosen, self.sampling, self._greedy[:rows] if any_greedy else None
             )
+            sampled = self._ended_thoughts(sampled, rows)
             self._tokens[:rows] = sampled.tokens
             # Clamped for rows whose answers are complete: they are computed along until they are
             # asked again.
@@ -201,6 +212,19 @@ class Slots:
             return torch.stack(
                 (sampled.tokens.double(), sampled.log_probs.double(), unfiltered.double())
             )
+
+    def _ended_thoughts(self, sampled: Sampled, rows: int) -> Sampled:
+        """The same with [A] in place of the token after a thought that is as long as it may be. It
+        is certain then: its log-prob is 0."""
+        left = self._think[:rows]
+        over = left == 0
+        tokens = torch.where(over, ANSWER, sampled.tokens)
+        left.copy_(torch.where((tokens == ANSWER) | (left < 0), NO_THOUGHT, left - 1))
+        log_probs = torch.where(over, 0.0, sampled.log_probs)
+        unfiltered = sampled.unfiltered
+        if unfiltered is not None:
+            unfiltered = torch.where(over, 0.0, unfiltered)
+        return Sampled(tokens, log_probs, unfiltered)
 
     @torch.inference_mode()
     def clear(self, rows: Sequence[int]) -> None:
@@ -218,6 +242,7 @@ class Slots:
             self._tokens,
             self._positions,
             self._drawn,
+            self._think,
             self._uniforms,
             self._greedy,
         ):

@@ -1,0 +1,159 @@
+"""A text memory against the last interactions, on generated conversations: what each recalls by
+distance, and what an answer costs to read.
+
+    python -m benchmarks.text_memory model FOLDER
+    python -m benchmarks.text_memory SEED FOLDER [OUT]
+
+The first makes a small GPT-2 from scratch with a tokenizer of these conversations. The second
+trains `configs/text_memory.yaml` from FOLDER/model twice, with a text memory and with the last
+interactions within as many tokens, for the same training time, and writes
+benchmarks/results/text_memory-SEED.json. Erased controls are those of `engram eval`. Started again,
+it goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from benchmarks.record import record
+from benchmarks.tiny_gpt2 import tokenizer_of
+from common.config.causal import TextMemorySettings
+from common.config.loader import load_run
+from common.config.run import Run
+from common.data.datasets.table import load_corpus
+from common.episode import Episode
+from common.storage.checkpoint import open_checkpoint
+from learner.evaluation.evaluate import evaluate_checkpoint, evaluation_rows, evaluation_tasks
+from learner.policies.table import CheckpointPolicy, open_policy
+from rollout.policies.play import play
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "configs" / "text_memory.yaml"
+SECONDS = 7200.0
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 512, 128, 4, 4, 256
+KINDS = ("text", "window")
+PILOT = ("stages.lm_sft.steps=20", "stages.lm_rl.curriculum.short.iterations=1")
+"""Settings of the short run that times a step of the window."""
+
+
+def make_model(folder: Path, run: Run) -> None:
+    """FOLDER/model, which `from_pretrained` opens: untrained weights, and a tokenizer of the run's
+    conversations and of the texts around memories."""
+    around = TextMemorySettings()
+    texts = [*load_corpus(run.data, run.seed).texts, *around.read_pieces, *around.write_pieces]
+    tokenizer = tokenizer_of(texts, VOCABULARY)
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer), n_positions=POSITIONS, n_embd=WIDTH, n_layer=LAYERS,
+            n_head=HEADS, bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+
+
+def words_of(kind: str, seed: int, folder: Path, out: Path) -> list[str]:
+    """What is laid over the configuration."""
+    words = [
+        f"seed={seed}",
+        f"name=text_memory_{kind}-{seed}",
+        f"runs={out}",
+        f"model.causal.path={folder / 'model'}",
+    ]
+    if kind == "window":
+        budget = load_run([CONFIG], words).model.causal.text_memory.tokens  # type: ignore[union-attr]
+        words += ["model.causal.text_memory=null", f"model.causal.memory_tokens={budget}"]
+    return words
+
+
+def train(words: list[str]) -> tuple[Path, dict[str, float]]:
+    """The folder of a run, and the seconds of each of its stages."""
+    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
+    run = load_run([CONFIG], words)
+    where = Path(run.runs) / run.name
+    summary = json.loads((where / "summary.json").read_text())
+    return where, {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]}
+
+
+def as_long(words: list[str], pilot: dict[str, float], wanted: dict[str, float]) -> list[str]:
+    """Settings with which the stages of a run take as long as those of another one. pilot: seconds
+    of the stages with the settings of `PILOT`; the start of a group is part of them."""
+    run = load_run([CONFIG], words)
+    iterations = {step.name: step.iterations for step in run.stages[1].curriculum_steps}
+    steps = 20 * wanted["lm_sft"] / pilot["lm_sft"]
+    played = 1 + iterations["long"]
+    factor = wanted["lm_rl"] / pilot["lm_rl"] * played / sum(iterations.values())
+    return [
+        f"stages.lm_sft.steps={max(1, round(steps))}",
+        *(
+            f"stages.lm_rl.curriculum.{name}.iterations={max(1, round(count * factor))}"
+            for name, count in iterations.items()
+        ),
+    ]
+
+
+def tokens_read(episodes: list[Episode], opened: CheckpointPolicy) -> dict[str, float]:
+    """Tokens per answer: read before it, and read and generated to write the memory."""
+    answers = sum(len(episode.answered) for episode in episodes)
+    read, to_write, written = 0, 0, 0
+    for episode in episodes:
+        contexts = opened.tokenizer.memory.contexts(episode)
+        for action, context in zip(episode.actions, contexts, strict=False):
+            if action.kind == "memory":
+                to_write, written = to_write + len(context), written + len(action.ids)
+            else:
+                read += len(context)
+    named = {"before_answer": read, "before_memory": to_write, "of_memory": written}
+    return {name: count / answers for name, count in named.items()}
+
+
+def measured(where: Path, words: list[str]) -> dict[str, Any]:
+    """Recall by distance with its controls, and tokens read, on held-out conversations."""
+    run, opened = load_run([CONFIG], words), open_policy(open_checkpoint(str(where)))
+    rows = evaluation_rows(load_corpus(run.data, run.seed).eval, run.evaluation.episodes)
+    played = play(
+        opened.playing(run.rollout, run.environment),
+        evaluation_tasks(rows, run.seed, erase=False),
+    )
+    writes = [write for episode in played for write in episode.writes]
+    return {
+        "retention": evaluate_checkpoint(str(where))["retention"],
+        "tokens_per_answer": tokens_read(played, opened),
+        "cut": sum(write.cut for write in writes) / max(1, len(writes)),
+    }
+
+
+def benchmark(seed: int, folder: Path, out: Path) -> dict[str, Any]:
+    text = words_of("text", seed, folder, out)
+    where, seconds = train(text)
+    found = {"text": measured(where, text) | {"seconds": seconds}}
+    window = words_of("window", seed, folder, out)
+    name = f"name=text_memory_pilot-{seed}"
+    _, pilot = train([*window, name, *PILOT])
+    window += as_long(window, pilot, seconds)
+    where, seconds = train(window)
+    found["window"] = measured(where, window) | {"seconds": seconds, "settings": window[-3:]}
+    return {"seed": seed} | found
+
+
+if __name__ == "__main__":
+    asked, folder = sys.argv[1], Path(sys.argv[2]).resolve()
+    if asked == "model":
+        make_model(folder, load_run([CONFIG], [f"model.causal.path={folder / 'model'}"]))
+    else:
+        out = Path(sys.argv[3] if len(sys.argv) > 3 else "runs").resolve()
+        result = benchmark(int(asked), folder, out)
+        record(f"text_memory-{asked}", f"python -m benchmarks.text_memory {asked} FOLDER", result)
+        for kind in KINDS:
+            retention = result[kind]["retention"]
+            print(kind, retention["memory"], retention["erased"], result[kind]["tokens_per_answer"])
