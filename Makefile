@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
-PACKAGES := common rollout reward_service learner deploy
+PACKAGES := common rollout reward_service learner deploy benchmarks
 
 VLLM := .venv-vllm
 

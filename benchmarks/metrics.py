@@ -20,9 +20,11 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import watching
 from benchmarks.record import RESULTS, record
+from common.config.data import SynthData
 from common.config.loader import load_run
 from common.config.mrl import MRL
 from common.storage.run_directory import RunDirectory
@@ -64,7 +66,8 @@ def everything() -> dict[str, object]:
     for metric in REGISTRY.values():
         choices = [VALUES.get(label, OTHER_VALUES) for label in metric.labels]
         for values in itertools.product(*choices):
-            metrics.record(metric.name, 0.5, **dict(zip(metric.labels, values, strict=True)))
+            labels: dict[str, Any] = dict(zip(metric.labels, values, strict=True))
+            metrics.record(metric.name, 0.5, **labels)
     return metrics.drain()
 
 
@@ -113,6 +116,7 @@ def share_of_a_run(cost: dict[str, float]) -> dict[str, float]:
     results = [json.loads(path.read_text()) for path in RESULTS.glob("demo-*.json")]
     wall = min(each["wall_seconds"] for each in results)
     run = load_run([str(DEMO)], [])
+    assert isinstance(run.data, SynthData), "the demo's conversations are generated"
     supervised = sum(each.total_steps for each in run.stages if not each.needs_rollout)
     mrl = next(each for each in run.stages if isinstance(each, MRL))
     turns = mrl.total_steps * mrl.episodes * statistics.mean(run.data.steps)

@@ -90,7 +90,7 @@ def _train(
 def _outcomes(where: Path, test: Path) -> tuple[Outcomes, Outcomes]:
     """With what was said before the prompts, and without."""
     model, preferences = open_model(str(where), "transformers"), load_preferences(test)
-    group = OneRank(model.module.device)
+    group = OneRank(next(model.module.parameters()).device)
     alone = [replace(preference, history=()) for preference in preferences]
     return outcomes(model, preferences, group), outcomes(model, alone, group)
 

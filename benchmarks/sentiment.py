@@ -24,6 +24,7 @@ import torch
 from benchmarks.record import record
 from benchmarks.vader import mood
 from common.config.causal import CausalModel
+from common.config.data import PromptsData
 from common.config.loader import load_run
 from common.config.run import Run
 from common.data.datasets.prompts import load_prompts
@@ -112,6 +113,7 @@ def held_out(
 ) -> tuple[dict[str, Any], list[Episode]]:
     """Figures of sampled answers to held-out prompts, and the answers. model: None measures the KL
     to the model that the run began with."""
+    assert isinstance(run.data, PromptsData), "the configuration has prompts"
     rows = [row for name in run.data.eval for row in load_prompts(name)][:HELD_OUT]
     episodes = play(opened.playing(run.rollout, run.environment), prompt_tasks(rows, 1))
     reference = None

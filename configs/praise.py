@@ -1,6 +1,7 @@
 """The reward of configs/sentiment_small.yaml: words of praise against words of blame."""
 
 import re
+from typing import Any
 
 PRAISE = frozenset(
     [
@@ -60,7 +61,7 @@ BLAME = frozenset(
 )
 
 
-def score(turn):
+def score(turn: Any) -> float:
     """(praise - blame) / (praise + blame) of the answer's words; 0 where there are none."""
     words = re.findall(r"[a-z]+", turn.answer.lower())
     praise, blame = (sum(word in those for word in words) for those in (PRAISE, BLAME))

@@ -24,6 +24,6 @@ if __name__ == "__main__":
     measured = load_results(RESULTS)
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(measured), encoding="utf-8")
-    page = DOCS / "feedback.md"
-    page.write_text(feedback.with_figures(page.read_text("utf-8"), measured), encoding="utf-8")
+    rounds = DOCS / "feedback.md"
+    rounds.write_text(feedback.with_figures(rounds.read_text("utf-8"), measured), encoding="utf-8")
     README.write_text(front_page(README.read_text("utf-8"), measured), encoding="utf-8")

@@ -46,7 +46,7 @@ def _title(run: Mapping[str, Any]) -> str:
 
 
 def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group, name in GROUPS.items():
         found = run["share_of_score"].get(group)
         if found is None:

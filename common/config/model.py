@@ -10,6 +10,9 @@ from common.config.causal import CausalModel
 from common.config.locations import Location
 from common.config.section import Section
 
+PolicyKind = Literal["reactive", "causal"]
+"""Kinds of policies, which tables of the rollout and of the learner have a line for."""
+
 
 class Model(Section):
     """A named size, with single dimensions overridden; null leaves a dimension as the size has
@@ -85,7 +88,7 @@ class Model(Section):
     """Standard deviation of a new model's weights."""
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> PolicyKind:
         """Kind of the policy."""
         return "reactive" if self.causal is None else "causal"
 

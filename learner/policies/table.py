@@ -9,6 +9,7 @@ from typing import Any
 
 from common.config.causal import CausalModel
 from common.config.environment import CONVERSATION, EnvironmentSettings
+from common.config.model import PolicyKind
 from common.config.mrl import MRL
 from common.config.rollout import Rollout
 from common.data.causal_tokenizer import DIALOGUE
@@ -40,7 +41,7 @@ def _causal(policy: CheckpointPolicy, settings: MRL, group: Group) -> TrainableP
     return CausalPolicy(module, policy.tokenizer.memory, group, model.value_head)
 
 
-TRAINABLE: dict[str, Callable[[CheckpointPolicy, MRL, Group], TrainablePolicy]] = {
+TRAINABLE: dict[PolicyKind, Callable[[CheckpointPolicy, MRL, Group], TrainablePolicy]] = {
     "reactive": _reactive,
     "causal": _causal,
 }
@@ -49,7 +50,7 @@ TRAINABLE: dict[str, Callable[[CheckpointPolicy, MRL, Group], TrainablePolicy]] 
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    kind: str
+    kind: PolicyKind
     """Key of `POLICIES` and `TRAINABLE`."""
     module: Any
     """The model that `TRAINABLE` and `POLICIES` take, with its configuration."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from common.config.environment import CONVERSATION, EnvironmentSettings
+from common.config.model import PolicyKind
 from common.config.rollout import Rollout
 from rollout.policies.reactive.policy import ReactiveRolloutPolicy
 from rollout.protocols import Policy
@@ -18,7 +19,7 @@ from rollout.protocols import Policy
 class PolicyShape:
     """Description from which any process makes a policy without weights."""
 
-    kind: str
+    kind: PolicyKind
     """Key of `POLICIES`."""
     model: dict[str, Any]
     """The model's configuration."""
@@ -33,7 +34,10 @@ def _causal(*arguments: Any) -> Policy:
     return causal_policy(*arguments)
 
 
-POLICIES: dict[str, Callable[..., Policy]] = {"reactive": ReactiveRolloutPolicy, "causal": _causal}
+POLICIES: dict[PolicyKind, Callable[..., Policy]] = {
+    "reactive": ReactiveRolloutPolicy,
+    "causal": _causal,
+}
 """By kind (`Model.kind`). Each is called as `ReactiveRolloutPolicy` is."""
 
 
