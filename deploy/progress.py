@@ -172,7 +172,7 @@ class LineProgress:
         self._name, self._pace = "", _Pace(0, clock)
         self._printed, self._shown = float("-inf"), 0
         self._at, self._since = "", time.monotonic()
-        """What it says now, in short, and since when."""
+        """The last line, in short, and when it was said."""
         self._said = threading.Condition()
         self._closed = False
         self._watcher: threading.Thread | None = None

@@ -102,8 +102,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _kept(node: Any, value: dict[str, Any]) -> dict[str, Any]:
-    """What stays of `node` where the mapping `value` is merged into it. Another kind has other
-    settings, and another class or function of the user's (`path`) has other arguments."""
+    """The part of `node` that stays where the mapping `value` is merged into it. Another kind has
+    other settings, and another class or function of the user's (`path`) has other arguments."""
     if not isinstance(node, dict):
         return {}
     changed = {

@@ -61,15 +61,39 @@ def folder_for(sources: Path) -> Path | None:
 def _kernel_cache() -> Any:
     """The class of the cache. Numba takes a second to import, and only a process that compiles
     needs it."""
-    from numba.core.caching import (
-        CompileResultCacheImpl,
-        FunctionCache,
-        IndexDataCacheFile,
-        _CacheLocator,
-    )
+    from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+    files = _files()
+
+    class Kept(CompileResultCacheImpl):
+        _locator_classes = (_locator(),)
+
+    class KernelCache(FunctionCache):
+        _impl_class = Kept
+
+        def __init__(self, function: Callable[..., Any]):
+            super().__init__(function)
+            self._cache_file = files(
+                cache_path=self._cache_path,
+                filename_base=self._impl.filename_base,
+                source_stamp=self._impl.locator.get_source_stamp(),
+            )
+
+        def save_overload(self, sig: Any, data: Any) -> None:
+            try:
+                super().save_overload(sig, data)
+            except OSError:
+                self.disable()  # a full disk: the next process compiles it again
+
+    return KernelCache
+
+
+def _locator() -> Any:
+    """The class that says where the files of one function lie."""
+    from numba.core.caching import _CacheLocator
 
     class Locator(_CacheLocator):
-        """The place of one function's files: what is in its folder's name is its stamp."""
+        """Their folder's name is the stamp of their sources."""
 
         def __init__(self, function: Callable[..., Any], folder: Path):
             self._line, self._folder = function.__code__.co_firstlineno, folder
@@ -88,11 +112,15 @@ def _kernel_cache() -> Any:
             folder = folder_for(Path(file).parent)
             return None if folder is None else cls(function, folder)
 
-    class Kept(CompileResultCacheImpl):
-        _locator_classes = (Locator,)
+    return Locator
+
+
+def _files() -> Any:
+    """The class of the files of one function."""
+    from numba.core.caching import IndexDataCacheFile
 
     class Files(IndexDataCacheFile):
-        """The files of one function: an index from signatures to files of machine code."""
+        """An index from signatures to files of machine code."""
 
         def _load_index(self) -> dict[Any, str]:
             content = _read(self._index_path)
@@ -122,24 +150,7 @@ def _kernel_cache() -> Any:
             with self._open_for_write(path) as file:
                 file.write(_digest(content) + content)
 
-    class KernelCache(FunctionCache):
-        _impl_class = Kept
-
-        def __init__(self, function: Callable[..., Any]):
-            super().__init__(function)
-            self._cache_file = Files(
-                cache_path=self._cache_path,
-                filename_base=self._impl.filename_base,
-                source_stamp=self._impl.locator.get_source_stamp(),
-            )
-
-        def save_overload(self, sig: Any, data: Any) -> None:
-            try:
-                super().save_overload(sig, data)
-            except OSError:
-                self.disable()  # a full disk: the next process compiles it again
-
-    return KernelCache
+    return Files
 
 
 def _read(path: str) -> bytes | None:

@@ -45,7 +45,7 @@ class Told:
     judged: int
     """Questions that somebody judged or skipped."""
     rows: Rows
-    """What is learnt from them."""
+    """Comparisons and demonstrations to learn from."""
     people: dict[str, float] | None
     """Win rate of the newest policy over the one before, by people."""
 

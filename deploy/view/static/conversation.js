@@ -122,7 +122,7 @@ view.conversation = (() => {
         " named, and not asked for")))) : null,
       turn.failure ? line("failure", text(turn.failure)) : null,
       turn.memory ? line("memory written", text(turn.memory.text || "(nothing)"),
-        turn.memory.cut ? el("span", { class: "chip bad" }, "cut at the budget") : null)) : null,
+        turn.memory.cut ? el("span", { class: "chip bad" }, "cut at the budget") : null) : null,
       rewards(turn), tokens(turn), heat(turn, most));
   }
 
