@@ -42,6 +42,8 @@ NEEDS = {
         "objective/tasks_left_out",
     ),
     "an environment with figures": ("rollout/environment",),
+    "a text memory": ("memory/written_cut", "memory/written_empty", "memory/written_tokens"),
+    "thoughts": ("rollout/thought_cut", "rollout/thought_tokens"),
     "the setting mismatch.correct": ("mismatch/corrected", "mismatch/weight"),
     "a curriculum step with a rule on held-out figures": ("curriculum/exact", "curriculum/recall"),
     "the setting skip_without_signal": ("objective/minibatches_without_signal",),
