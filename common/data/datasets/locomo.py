@@ -20,10 +20,9 @@ from typing import Any
 
 from common.config.conversion import LongFiles
 from common.data.checks import Fault, kind_of
-from common.data.datasets.recalled import Told, recall_row
+from common.data.datasets.recalled import Told, recall_row, rows_of
 from common.data.datasets.synth import ACKNOWLEDGE
 from common.data.leftovers import Leftovers
-from common.data.readers import placed_records
 from common.episode import Row
 from common.failures import InputError
 
@@ -37,12 +36,7 @@ _SESSION = re.compile(r"session_(\d+)")
 
 def locomo_rows(sources: Sequence[str], settings: LongFiles, left: Leftovers) -> list[Row]:
     """A row for each record. Raises InputError where a file is missing or wrong."""
-    rows = []
-    for source in sources:
-        rows += [
-            _row(where, record, settings, left) for where, record in placed_records(source, _faults)
-        ]
-    return rows
+    return rows_of(sources, _faults, lambda where, record: _row(where, record, settings, left))
 
 
 def _row(where: str, record: Mapping[str, Any], settings: LongFiles, left: Leftovers) -> Row:

@@ -18,9 +18,8 @@ from typing import Any
 
 from common.config.conversion import LongFiles
 from common.data.checks import Fault, kind_of
-from common.data.datasets.recalled import Told, recall_row
+from common.data.datasets.recalled import Told, recall_row, rows_of
 from common.data.leftovers import Leftovers
-from common.data.readers import placed_records
 from common.episode import Row
 from common.failures import InputError
 
@@ -30,12 +29,7 @@ NOT_ANSWERABLE = "questions that cannot be answered: no facts"
 
 def longmemeval_rows(sources: Sequence[str], settings: LongFiles, left: Leftovers) -> list[Row]:
     """A row for each question. Raises InputError where a file is missing or wrong."""
-    rows = []
-    for source in sources:
-        rows += [
-            _row(where, record, settings, left) for where, record in placed_records(source, _faults)
-        ]
-    return rows
+    return rows_of(sources, _faults, lambda where, record: _row(where, record, settings, left))
 
 
 def _row(where: str, record: Mapping[str, Any], settings: LongFiles, left: Leftovers) -> Row:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from common.data.checks import Fault
 from common.data.datasets.splitting import told_in_turns
 from common.data.leftovers import Leftovers
+from common.data.readers import placed_records
 from common.episode import Fact, Interaction, Row
 from common.text.values import contains_value, value_words, words
 
@@ -51,3 +54,17 @@ def recall_row(told: Told, asked: Sequence[Interaction]) -> Row:
     """The conversation of all that was told, then all questions."""
     opening, *follow_ups = [*told.turns, *asked]
     return Row(opening.query, opening.answer, tuple(follow_ups))
+
+
+def rows_of(
+    sources: Sequence[str],
+    faults_of: Callable[[Any], Iterable[Fault]],
+    row_of: Callable[[str, dict[str, Any]], Row],
+) -> list[Row]:
+    """The row of each record of files. row_of: is called with where a record stands, and with the
+    record. Raises InputError where a file is missing or wrong."""
+    return [
+        row_of(where, record)
+        for source in sources
+        for where, record in placed_records(source, faults_of)
+    ]
