@@ -160,7 +160,7 @@ def made_episodes() -> tuple[TinyModel, TinyModel, list[Episode]]:
             answer = torch.randint(0, 6, (length,), generator=draw).tolist()
             reward = round(float(torch.rand((), generator=draw)), 3)
             rows.append(
-                ([1 + (place + k) % 5, 2], answer, None if (place, k) == (3, 1) else reward)
+                ([2, 1 + (place + k) % 5], answer, None if (place, k) == (3, 1) else reward)
             )
         episode = tiny_episode(place, older, rows)
         judged = [replace(turn, reward_std=0.5 * (k % 3)) for k, turn in enumerate(episode.turns)]
