@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -82,4 +83,6 @@ def share(value: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    return f"{low:.2f}–{high:.2f}"
+    """Rounded outwards: a figure with more decimals lies within it."""
+    lower, upper = math.floor(round(100 * low, 6)), math.ceil(round(100 * high, 6))
+    return f"{lower / 100:.2f}–{upper / 100:.2f}"
