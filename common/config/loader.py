@@ -1,6 +1,7 @@
 """From YAML files and `key=value` words to a checked `Run`, and back.
 
-Files are composed left to right: mappings merge, everything else is replaced. A mapping that
+Files are composed left to right: mappings merge, everything else is replaced. An empty mapping
+takes away what is there, so that `until={}` leaves a stage without its rule. A mapping that
 changes its tag (`kind`, `stage`) is replaced too: the keys of one kind mean nothing to another.
 The `arguments` of a class or function of the user's are one value, and go with its `path`.
 Overrides follow, in order. In a list they name an item by its number, or by the tag or `name` that
@@ -143,7 +144,7 @@ def _put(
         }
     if parts:
         value = {parts[0]: value}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         for stale in [known for known in origins if known[: len(place)] == place]:
             del origins[stale]
         origins[place] = source

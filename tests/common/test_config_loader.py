@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config.algorithms import PPO
 from common.config.data import BabiData, SynthData
 from common.config.environment import CustomEnvironment
 from common.config.loader import dump_run, load_run
@@ -112,6 +113,15 @@ model: {causal: {path: small, interactions: 2, max_tokens: 64}}
 stages: [{stage: lm_rl, episodes: 4, iterations: 1}]
 environment: {kind: custom, path: "game.py:Game", arguments: {size: 3}, deadline: 4}
 """
+
+
+def test_an_empty_mapping_takes_away_what_is_there(base: Path, tmp_path: Path) -> None:
+    assert mrl(base).ppo.clip == 0.1
+    assert mrl(base, "stages.mrl.ppo={}").ppo == PPO()
+    until = tmp_path / "until.yaml"
+    until.write_text(BASE.replace("steps: 10}", "steps: 10, until: {train/loss_lm: 0.5}}"))
+    assert load_run([until]).stages[0].until == {"train/loss_lm": 0.5}
+    assert load_run([until], ["stages.joint_lm.until={}"]).stages[0].until == {}
 
 
 def test_another_path_forgets_the_arguments_and_nothing_else(tmp_path: Path) -> None:
