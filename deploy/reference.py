@@ -47,8 +47,9 @@ deploy.reference configuration`.
 
 A configuration is one YAML file or several, composed left to right: mappings merge, everything else
 is replaced, and an empty mapping takes away what is there. Words of the form `key=value` follow,
-with dots between the parts of a key; the value is YAML. A stage is named by its `stage`, a curriculum step or a reward function by its `name`, any
-item of a list by its number; of two stages with one name, a number says which:
+with dots between the parts of a key; the value is YAML. A stage is named by its `stage`, a
+curriculum step or a reward function by its `name`, any item of a list by its number; of two stages
+with one name, a number says which:
 
     engram train configs/demo.yaml name=wider model.width=128 stages.mrl.ppo.kl=0.05
 
