@@ -247,7 +247,14 @@ def _babi_parts(results: Results, distances: Sequence[str]) -> list[str]:
     found = [one for name, one in results.items() if name.startswith("babi_with")]
     if not found:
         return []
-    rows = [_babi_row(one["change"].replace("_", " "), one, distances) for one in found]
+    rows = []
+    for one in found:
+        name, *by_distance, over_all, controls = _babi_row(
+            one["change"].replace("_", " "), one, distances
+        )
+        # Without their intervals: a row has at most 100 columns.
+        shares = [each.partition(" ")[0] for each in by_distance]
+        rows.append([name, *shares, over_all, controls])
     return [
         prose("The same with one part left out or added (`--change CHANGE`), one seed each:"),
         table(("change", *distances, "erased, most frequent"), rows),
