@@ -210,8 +210,8 @@ def _babi(results: Results) -> list[str]:
         "## bAbI",
         *_babi_seeds(_by_seed(results, "babi-"), distances),
         *_babi_parts(results, distances),
-        prose(f"""{origin(six)} Recall on the test files of six tasks in one model, by code from
-            before `neighbours`, `reading` and gates per number; not trained out."""),
+        prose(f"""{origin(six)} Recall on the test files of six tasks in one model, by older code;
+            not trained out."""),
         table(
             ("task", *distances, "erased", "most frequent"),
             [(task["name"], *_recall_row(task["retention"], distances)) for task in six["tasks"]],
