@@ -58,7 +58,7 @@ def open_progress(stream: TextIO | None = None) -> Progress:
     return TerminalProgress(console) if console.is_terminal else LineProgress(stream or sys.stderr)
 
 
-SOON = 0.5
+SOON = 0.3
 """Seconds after which a command says what it does. One that ends sooner, with a mistake in its
 words, says only what the mistake is."""
 AGAIN = 5.0

@@ -13,6 +13,7 @@ from common.failures import InputError
 from common.telemetry.progress import Progress, QuietProgress
 from common.telemetry.registry import REGISTRY
 from deploy.progress import (
+    AGAIN,
     HEADLINES,
     SOON,
     LineProgress,
@@ -161,7 +162,7 @@ def test_what_takes_a_while_is_said_while_it_lasts_and_what_is_quick_says_nothin
         assert shown.getvalue() == "engram: opening [runs/demo] ...\n"
         while shown.getvalue().count("\n") < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert lines(shown)[1:] == ["engram: opening [runs/demo], 6 s ..."]
+        assert lines(shown)[1:] == [f"engram: opening [runs/demo], {duration(SOON + AGAIN)} ..."]
     quick = io.StringIO()
     with pytest.raises(InputError), doing("opening", quick):
         raise InputError("opening", "cannot be done")
