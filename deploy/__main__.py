@@ -3,12 +3,13 @@ job; and what `engram` calls."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 from common.failures import EXIT_BAD_INPUT, EXIT_DRAINED
 from common.text.printable import print_anything
-from learner.interrupts import SIGNALS, counted
+from learner.interrupts import SIGNALS, counted, waits_for_learners
 
 RESUMABLE = ("train", "demo")
 """Commands that an interrupt ends with 75, whenever it comes."""
@@ -20,6 +21,10 @@ def main() -> None:
         print_anything(stream)
     code = resumable() if sys.argv[1:2] and sys.argv[1] in RESUMABLE else run()
     ignore_interrupts()
+    if waits_for_learners():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)  # `exit` would shut Ray down
     sys.exit(code)
 
 

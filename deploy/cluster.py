@@ -29,7 +29,7 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import Progress, QuietProgress
 from deploy.local_ray import OBJECT_STORE_BYTES, require_short_paths, scratch
 from deploy.ray_access import find_token, token_wanted
-from learner.interrupts import counted
+from learner.interrupts import counted, waits_for_learners
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ def connect(run: Run, address: str | None = None, progress: Progress = QUIET) ->
                 require_room(run, where, patience, progress)
                 yield
         finally:
-            ray.shutdown()
+            if not waits_for_learners():  # else the process's end disconnects it
+                ray.shutdown()
             target = RunDirectory(run.runs, run.name).local
             if session is not None and where == "local" and target is not None:
                 keep_actor_logs(Path(session) / "logs", target / "logs")

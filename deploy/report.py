@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from common.failures import LeaseLost
 from common.storage.run_directory import RunDirectory
 from deploy.pages.frame import whole_html
 from deploy.view.conversation import conversation
@@ -60,9 +61,12 @@ def write_report(directory: RunDirectory) -> str:
 
 
 def keep_report(directory: RunDirectory) -> None:
-    """`write_report`, where a failure is logged and no matter of the run."""
+    """`write_report`, where a failure is logged and no matter of the run. A run that another driver
+    has taken over is left alone."""
     try:
         write_report(directory)
+    except LeaseLost:
+        pass  # its new driver writes it
     except Exception:
         log.warning("%s could not be written", directory.path(REPORT), exc_info=True)
 

@@ -35,7 +35,7 @@ from learner.evaluation.evaluate import evaluate, evaluation_rows, training_figu
 from learner.evaluation.memorisation import memorised
 from learner.evaluation.retention import most_frequent_figure
 from learner.evaluation.transcripts import transcripts
-from learner.interrupts import Interrupts, counted
+from learner.interrupts import LEARNER_THREAD, Interrupts, counted
 from learner.metrics import record_evaluation, record_training
 from learner.parallel.group import Job, launch
 from learner.recorder import RecorderClient, StepReport
@@ -287,7 +287,7 @@ def run_group(
         finally:
             ended.set()
 
-    thread = threading.Thread(target=fit, name="fit", daemon=True)
+    thread = threading.Thread(target=fit, name=LEARNER_THREAD, daemon=True)
     thread.start()
     stopping, watch = False, GroupWatch(job, recorder, progress, summary, half)
     with counted() as interrupts:

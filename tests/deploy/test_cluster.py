@@ -48,6 +48,39 @@ except KeyboardInterrupt:
     print("stopped in order", ray.is_initialized())
 """
 
+LEAVES = """
+import atexit, threading, time
+import deploy.__main__ as entry
+from learner.interrupts import LEARNER_THREAD
+
+def run_and_leave():
+    import ray
+
+    atexit.register(print, "the interpreter ended, and Ray with it")
+    try:
+        with connect(run, sys.argv.pop()):
+            @ray.remote(num_cpus=0)
+            class Controller:
+                def began(self):
+                    return True
+
+                def run(self):
+                    time.sleep(60)
+
+            controller = Controller.remote()
+            ray.get(controller.began.remote())
+            never = controller.run.remote()
+            wait = {"target": ray.get, "args": (never,), "daemon": True}
+            threading.Thread(name=LEARNER_THREAD, **wait).start()
+            raise OSError("the driver cannot go on")
+    except OSError as error:
+        print(error, "shut down:", not ray.is_initialized())
+        return 7
+
+entry.run = run_and_leave
+entry.main()
+"""
+
 
 def python(script: str, run: Run) -> str:
     # Settings of this test session must not stand in for those that connect() makes.
@@ -102,6 +135,25 @@ class Told(QuietProgress):
     def doing(self, what: str) -> AbstractContextManager[None]:
         self.done.append(what)
         return nullcontext()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_a_driver_that_leaves_a_running_learner_group_ends_with_its_own_exit_code(
+    tmp_path: Path,
+) -> None:
+    """Ray's shutdown frees what the group's thread is in, which ends many a process by SIGSEGV."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + LEAVES, small_run(tmp_path).model_dump_json(), address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 7, done.stderr
+    assert done.stdout == "the driver cannot go on shut down: False\n"
 
 
 @pytest.mark.usefixtures("ray_local")
