@@ -45,6 +45,8 @@ class PlainModel:
         config, written = self.config, []
         heads = (config.memory_query_heads or 0, config.memory_kv_heads or 0)
         kind = config.memory_attention
+        if kind == "last_interaction":
+            return np.stack([self.pooled(layer) for layer in encoded])
         for i in range(config.layers):
             at, slots = f"memory_attention.layers.{i}", memory[i]
             if kind != "simple":
@@ -106,6 +108,15 @@ class PlainModel:
         x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
         x = x * self.weights["norm.weight"] + self.weights["norm.bias"]
         return float(self.linear("value", x)[0])
+
+    def pooled(self, tokens: Array) -> Array:
+        """Slot s holds the mean of the tokens that its share of them touches."""
+        count, slots = len(tokens), self.config.slots
+        touched = [
+            [t for t in range(count) if t * slots < (s + 1) * count and (t + 1) * slots > s * count]
+            for s in range(slots)
+        ]
+        return np.stack([tokens[each].mean(0) for each in touched])
 
     # --- parts ------------------------------------------------------------------------------------
 

@@ -58,10 +58,13 @@ class Model(Section):
     experts_per_token: int | None = Field(None, ge=1)
     """Experts per token. Several are weighted by their probabilities relative to each other, one by
     its probability."""
-    memory_attention: Literal["simple", "self", "interlayer", "gated_self_interlayer"] | None = None
+    memory_attention: (
+        Literal["simple", "self", "interlayer", "gated_self_interlayer", "last_interaction"] | None
+    ) = None
     """Targets of the attention that slots compute before they read the interaction: none (simple),
-    the slots of their layer (self), the mean over layers (interlayer), or a gated mixture of
-    both."""
+    the slots of their layer (self), the mean over layers (interlayer), or a gated mixture of both.
+    last_interaction: no memory attention at all; memory is the last interaction as the encoder has
+    it, and nothing before it is kept. A baseline, for it cannot remember across two turns."""
     residual_gate: Literal["none", "static", "elementwise", "linear", "per_number"] | None = None
     """How old and new memory are combined: their sum (none), or by a gate that is a parameter
     (static), a parameter times the slot's status (elementwise), a linear map of all slots'

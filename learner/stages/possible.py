@@ -12,10 +12,12 @@ from common.config.lm import LMRL
 from common.config.mrl import HELD_OUT, MRL
 from common.config.rewards import Rewards
 from common.config.run import Run
-from common.config.stages import MemoryAware, Reading, StageSettings
+from common.config.stages import MemoryAware, MemoryPretrain, Reading, StageSettings
 from common.data.conversations import pairs_to_read, up_to
 from common.data.corpus import Corpus
 from common.failures import InputError, nearest
+from common.models.reactive.config import LAST_INTERACTION
+from common.models.reactive.parts import part_of
 from reward_service.components.table import range_of
 from rollout.environments.table import ENVIRONMENTS
 from rollout.tasks import fitting_any
@@ -163,6 +165,29 @@ def require_readable_by_critic(stage: MRL, policy: ReactiveTransformer) -> None:
             f"stages.{stage.stage}.{stage.algorithm}.critic.max_tokens",
             f"is {reads.max_tokens}: an interaction and a query have at most {longest} tokens, "
             "twice model.max_tokens",
+        )
+
+
+def require_parts(stage: MemoryAware | MRL, policy: ReactiveTransformer) -> None:
+    """Raises InputError for a phase that trains a part without parameters."""
+    there = {part_of(name) for name, _ in policy.named_parameters()}
+    for number, phase in enumerate(stage.phases):
+        for part in phase.train:
+            if part not in there:
+                raise InputError(
+                    f"stages.{stage.stage}.unfreeze.{number}.train",
+                    f"{part} has no parameters in a model whose memory_attention is "
+                    f"{policy.config.memory_attention}",
+                )
+
+
+def require_memory_attention(stage: MemoryPretrain, policy: ReactiveTransformer) -> None:
+    """Raises InputError where there is no memory attention to train."""
+    if policy.config.memory_attention == LAST_INTERACTION:
+        raise InputError(
+            f"stages.{stage.stage}",
+            f"trains the memory attention, and model.memory_attention is {LAST_INTERACTION}, which "
+            "has none; leave the stage out",
         )
 
 

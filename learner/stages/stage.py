@@ -35,7 +35,9 @@ from learner.stages.possible import (
     require_causal_learnable,
     require_held_out,
     require_learnable,
+    require_memory_attention,
     require_pairs_to_read,
+    require_parts,
     require_phases,
     require_readable_by_critic,
     require_short_enough,
@@ -189,6 +191,12 @@ def _require_phases_left(settings: MemoryAware, state: TrainingState) -> None:
     require_begun(settings.phases, state.phases)
 
 
+def _require_trainable_by_rewards(settings: MRL, policy: ReactiveTransformer) -> None:
+    """The critic can read its input, and every phase trains something."""
+    require_readable_by_critic(settings, policy)
+    require_parts(settings, policy)
+
+
 def _require_same_position(settings: MRL, state: TrainingState) -> None:
     """Steps of a curriculum that have begun cannot move, nor phases that have begun be taken
     back."""
@@ -203,7 +211,12 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
         StageDefinition(JointLM, _supervised, ("texts",), planning.sequences, _joint_lm),
         StageDefinition(SFT, _supervised, ("pairs",), planning.sequences, _sft),
         StageDefinition(
-            MemoryPretrain, _supervised, ("train",), planning.sequences, _memory_pretrain
+            MemoryPretrain,
+            _supervised,
+            ("train",),
+            planning.sequences,
+            _memory_pretrain,
+            require_fit=require_memory_attention,
         ),
         StageDefinition(
             Reading,
@@ -221,6 +234,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             _memory_aware,
             require_data=require_short_enough,
             require_possible=require_phases,
+            require_fit=require_parts,
             require_resumable=_require_phases_left,
         ),
         StageDefinition(
@@ -241,7 +255,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_possible=require_learnable,
             require_data=require_held_out,
             require_resumable=_require_same_position,
-            require_fit=require_readable_by_critic,
+            require_fit=_require_trainable_by_rewards,
         ),
         StageDefinition(LMText, _supervised, ("texts",), planning.sequences, _lm_text),
         StageDefinition(LMSFT, _supervised, ("pairs",), planning.sequences, _lm_sft),

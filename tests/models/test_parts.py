@@ -21,6 +21,7 @@ VARIANTS: list[dict[str, Any]] = [
     *({"memory_attention": kind, "residual_gate": gate} for kind in ATTENTION for gate in GATES),
     {"experts": 3, "experts_per_token": 2},
     {"initial_memory": "learned"},
+    {"memory_attention": "last_interaction", "initial_memory": "learned"},
     {"cross_query_heads": 4, "cross_kv_heads": 1, "memory_query_heads": 4},
 ]
 

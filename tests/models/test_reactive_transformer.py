@@ -61,6 +61,7 @@ VARIANTS = [{**HEADS["sqa"], **memory} for memory in MEMORY] + [
     {"residual_gate": "per_number", "memory_attention": "self", "gate_activation": "tanh"},
     {"residual_gate": "per_number", "memory_attention": "simple", "gate_stretch": 0.4},
     {"residual_gate": "linear", "memory_attention": "self", "gate_stretch": 0.4},
+    {"memory_attention": "last_interaction"},
 ]
 
 

@@ -70,6 +70,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "gate_activation": "tanh",
         "residual_gate": "linear",
     },
+    "no memory attention": {"memory_attention": "last_interaction"},
     "a gate per number": {
         "memory_attention": "simple",
         "residual_gate": "per_number",

@@ -8,12 +8,16 @@ from three head counts: MHA (query = kv = heads), GQA (query = heads > kv), MQA 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from common.failures import InputError, nearest
 from common.models.layers.batch_invariant import TOKENS, round_up
 
-MemoryAttentionKind = Literal["simple", "self", "interlayer", "gated_self_interlayer"]
+MemoryAttentionKind = Literal[
+    "simple", "self", "interlayer", "gated_self_interlayer", "last_interaction"
+]
+LAST_INTERACTION: MemoryAttentionKind = "last_interaction"
+"""No memory attention: memory is the last interaction as the encoder has it."""
 
 
 @dataclass
@@ -125,7 +129,7 @@ class RxTConfig:
             f"more than experts = {self.experts}",
         )
         for key, valid in (
-            ("memory_attention", ("simple", "self", "interlayer", "gated_self_interlayer")),
+            ("memory_attention", get_args(MemoryAttentionKind)),
             ("residual_gate", ("none", "static", "elementwise", "linear", "per_number")),
             ("gate_activation", ("sigmoid", "tanh")),
             ("initial_memory", ("normal", "learned")),
@@ -183,7 +187,7 @@ class RxTConfig:
                 + 4 * self.width
             ),
             "encoder": self.layers * (own + feed_forward(self.encoder_ff) + 2 * self.width),
-            "memory": self.layers * memory_layer
+            "memory": self.layers * memory_layer * (self.memory_attention != LAST_INTERACTION)
             + self.width * (self.memory_attention in ("interlayer", "gated_self_interlayer")),
             "head": self.width + self.width * self.vocab_size + self.vocab_size,
         }

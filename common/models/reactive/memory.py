@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.models.layers.attention import CrossAttention, added_mask, rope_table
 from common.models.layers.batch_invariant import NarrowLinear, by_rows
-from common.models.reactive.config import RxTConfig
+from common.models.reactive.config import LAST_INTERACTION, RxTConfig
 
 
 class ResidualGate(nn.Module):
@@ -138,7 +138,9 @@ class MemoryAttention(nn.Module):
     def __init__(self, config: RxTConfig):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(MemoryLayer(config) for _ in range(config.layers))
+        self.replaces = config.memory_attention == LAST_INTERACTION
+        layers = 0 if self.replaces else config.layers
+        self.layers = nn.ModuleList(MemoryLayer(config) for _ in range(layers))
         self.reads_mean = config.memory_attention in ("interlayer", "gated_self_interlayer")
         if self.reads_mean:
             self.mean_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
@@ -153,6 +155,10 @@ class MemoryAttention(nn.Module):
         """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool
         [batch, tokens], right-padded → new memory. shares, where given, collects of each layer the
         share of memory that the interaction replaces, [batch, slots, width]."""
+        if self.replaces:
+            if shares is not None:
+                shares.extend(torch.ones_like(memory).unbind(1))
+            return as_memory(encoded, mask, memory.shape[2])
         rope = rope_table(
             self.config.positions, self.config.head_dim, self.config.rope_base, memory.device
         )[: encoded.shape[2]]

@@ -44,12 +44,13 @@ class CompiledMemory:
 
     def refresh(self) -> None:
         """Take up the model's weights as they are now."""
-        model = self._model
+        model, attention = self._model, self._model.memory_attention
+        # Without a memory attention (`last_interaction`) it has no layers.
+        writing = attention.layers or [None] * len(model.encoder.layers)
         self._layers = [
             _MemoryLayer(*pair, self._rope)
-            for pair in zip(model.encoder.layers, model.memory_attention.layers, strict=True)
+            for pair in zip(model.encoder.layers, writing, strict=True)
         ]
-        attention = model.memory_attention
         self._mean_norm = copy_of(attention.mean_norm.weight) if attention.reads_mean else None
         self._eps = np.float32(model.config.norm_eps)
 
@@ -103,17 +104,21 @@ _SEEING = {
 
 
 class _MemoryLayer:
-    """A layer of the encoder and of the memory attention. Arrays are [rows, width]."""
+    """A layer of the encoder and of the memory attention, where there is one. Arrays are [rows,
+    width]."""
 
-    def __init__(self, encoder: nn.Module, memory: nn.Module, rope: np.ndarray):
+    def __init__(self, encoder: nn.Module, memory: nn.Module | None, rope: np.ndarray):
         assert isinstance(encoder, EncoderLayer)
-        assert isinstance(memory, MemoryLayer)
         self._rope = rope
         own = encoder.attention
         weights = SequenceWeights(*pack_self_attention(own), pack_linear(own.output))
         self._encoding = weights, _heads(own), copy_of(encoder.attention_norm.weight)
         self._feed_forward = pack_feed_forward(encoder.feed_forward_norm, encoder.feed_forward)
         self._eps = np.float32(encoder.feed_forward_norm.eps)
+        self._writing = None if memory is None else self._pack_writing(memory)
+
+    def _pack_writing(self, memory: nn.Module) -> MemoryWeights:
+        assert isinstance(memory, MemoryLayer)
         of_tokens, memory_heads = _asking(memory.memory_norm, memory.attention, memory.gate)
         seeing = _SEEING[memory.kind]
         # Kernels are compiled for all weights, whether slots look at anything or not.
@@ -123,7 +128,7 @@ class _MemoryLayer:
         if seeing == layers.MIXTURE:
             mixture = _gate(memory.mixture_gate)
         encoded_norm = copy_of(memory.encoded_norm.weight)
-        self._writing = MemoryWeights(
+        return MemoryWeights(
             seeing, mixture, of_slots, encoded_norm, of_tokens, memory_heads, self._eps
         )
 
@@ -142,6 +147,10 @@ class _MemoryLayer:
         tokens: Spans,
     ) -> None:
         """As `MemoryLayer.forward`, of this layer of all memories."""
+        if self._writing is None:
+            for number, (start, stop) in enumerate(zip(*tokens, strict=True)):
+                after[number, layer] = _pooled(encoded[start:stop], after.shape[2])
+            return
         layers.write(before, after, layer, means, encoded, tokens, self._rope, self._writing)
 
 
@@ -184,6 +193,13 @@ def _gate(gate: ResidualGate) -> GateWeights:
     doubled = gate.kind == "none" or gate.activation == "tanh"
     most = np.float32(2 if doubled else 1)
     return GateWeights(weight, bias, contents, most, np.float32(gate.stretch))
+
+
+def _pooled(encoded: np.ndarray, slots: int) -> np.ndarray:
+    """As `as_memory`, of one interaction: [tokens, width] → [slots, width]."""
+    slot = np.arange(slots)
+    starts, ends = slot * len(encoded) // slots, -(-(slot + 1) * len(encoded) // slots)
+    return np.stack([encoded[a:b].mean(0) for a, b in zip(starts, ends, strict=True)])
 
 
 def _spans(lengths: Sequence[int]) -> Spans:
