@@ -294,6 +294,7 @@ def conversations(strategy: Strategy, count: int) -> list[Episode]:
     [
         "demo",
         "mostly_bleu",
+        "mostly_bleu_0_to_10",
         "bleu_and_cosine",
         "bleu_and_cosine_symmetric",
         "bleu_and_cosine_0_to_10",

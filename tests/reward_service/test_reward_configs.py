@@ -16,7 +16,13 @@ from common.episode import Episode, Strategy, Turn
 from reward_service.compose import score_episodes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-MIXES = ("mostly_bleu", "bleu_and_cosine", "bleu_and_cosine_0_to_10", "bleu_and_cosine_symmetric")
+MIXES = (
+    "mostly_bleu",
+    "mostly_bleu_0_to_10",
+    "bleu_and_cosine",
+    "bleu_and_cosine_0_to_10",
+    "bleu_and_cosine_symmetric",
+)
 
 
 def rewards_of(name: str) -> Rewards:
@@ -108,6 +114,8 @@ def test_totals_are_those_of_the_articles_mix(name: str, strategy: Strategy) -> 
     (scored,) = score_episodes([episode], rewards_of(name), np.eye(64, dtype=np.float32), range(8))
     expected = {
         "mostly_bleu": MOSTLY_BLEU[strategy],
+        # The articles' sum is not divided by its weights' sum.
+        "mostly_bleu_0_to_10": [10 * 0.9 * total for total in MOSTLY_BLEU[strategy]],
         "bleu_and_cosine": BLEU_AND_COSINE[strategy],
         "bleu_and_cosine_0_to_10": [10 * total for total in BLEU_AND_COSINE[strategy]],
         "bleu_and_cosine_symmetric": [2 * total - 1 for total in BLEU_AND_COSINE[strategy]],
