@@ -47,10 +47,12 @@ TIMED = 40
 """Steps that tell how long a step of memory-aware training on whole conversations takes."""
 
 
-def trained(name: str, seed: int, out: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
+def trained(
+    name: str, seed: int, out: Path, *overrides: str, files: Sequence[Path] = (CONFIG,)
+) -> tuple[Path, dict[str, Any]]:
     """The run's directory and summary, trained where that is not done."""
     words = [f"seed={seed}", f"name={name}", f"runs={out}", *overrides]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
+    command = [sys.executable, "-m", "deploy", "train", *map(str, files), *words]
     subprocess.run(command, check=True, timeout=SECONDS)
     return out / name, json.loads((out / name / "summary.json").read_text())
 
