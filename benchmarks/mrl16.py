@@ -62,6 +62,13 @@ def seconds(summary: Mapping[str, Any]) -> float:
     return float(summary["stages"][-1]["wall_seconds"])
 
 
+def seconds_of_a_step(where: Path) -> float:
+    """Mean over the steps of a run of one stage, without its start."""
+    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
+    first, last = rows[0], rows[-1]
+    return float((last["time"] - first["time"]) / (last["step"] - first["step"]))
+
+
 def run(seed: int, out: Path) -> dict[str, Any]:
     """Everything that is measured with one seed."""
     settings = load_run([str(CONFIG)], [f"seed={seed}"])
@@ -81,8 +88,11 @@ def run(seed: int, out: Path) -> dict[str, Any]:
         stage = json.dumps([longer | {"steps": steps}])
         return trained(f"mrl16-{seed}-{name}", seed, out, from_there, f"stages={stage}")
 
-    step = (seconds(more("timed-long", 2 * TIMED)[1]) - seconds(more("timed", TIMED)[1])) / TIMED
-    control, taught = more("supervised", max(1, round(seconds(learnt) / step)))
+    # The start of a group of ranks is a part of both stages' seconds.
+    where, timed = more("timed", TIMED)
+    step = seconds_of_a_step(where)
+    start = seconds(timed) - TIMED * step
+    control, taught = more("supervised", max(1, round((seconds(learnt) - start) / step)))
     policies = {"before": before, "mrl": after, "supervised": control}
     return {
         "seed": seed,
