@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ def test_wandb_gets_every_figure_and_goes_on_with_a_resumed_run(
         for step in steps:
             found.write(row(step, step / 2))
         found.close()
+        time.sleep(1.0)  # W&B names the folder of a run by the second that it began in
     assert "gets no more metrics" not in caplog.text
     written, ids = [], set()
     for path in sorted(Path(directory.path()).glob("wandb/offline-run-*/*.wandb")):
