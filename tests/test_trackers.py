@@ -141,12 +141,13 @@ def test_wandb_gets_every_figure_and_goes_on_with_a_resumed_run(
 
 
 def test_mlflow_gets_every_figure_and_goes_on_with_a_resumed_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In a database of its own, read back by its client."""
     pytest.importorskip("mlflow")
     from mlflow.tracking import MlflowClient
 
+    monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts of such a database in ./mlruns
     place = f"sqlite:///{tmp_path}/mlflow.db"
     run = tiny_run(tmp_path, "mrl", metrics={"mlflow": {"uri": place, "experiment": "e"}})
     directory = RunDirectory(run.runs, run.name)

@@ -61,7 +61,7 @@ def conversation(name: str, iteration: int, right: bool, hostile: bool = False) 
         where,
     )
     return Episode(
-        name, name, 7, turns, SUPERVISED + iteration, step="short" if iteration < 2 else "held",
+        name, name, 7, turns, SUPERVISED + iteration, step="short" if iteration < 2 else "up to 16",
         status="scored", worker="rollout-worker-0", iteration=iteration, backend="torch",
         memory_change=CHANGES[: 3 if name.endswith("-0") else 4],
     )  # fmt: skip

@@ -22,6 +22,7 @@ from reward_service.components.recall import values_named
 from rollout.journal.journal import Journal
 from rollout.journal.reader import find_episode
 from tests.browser import (
+    DATA,
     SIZES,
     THEMES,
     ask,
@@ -55,6 +56,16 @@ def page(run: RunDirectory) -> Iterator[str]:
 @pytest.mark.parametrize("size", SIZES)
 def test_every_section_has_data_and_fits(browser: Chrome, page: str, size: str, theme: str) -> None:
     look_at_every_section(browser, page, size, theme)
+
+
+def test_an_episode_takes_one_line_of_the_list(browser: Chrome, page: str) -> None:
+    """Steps such as "up to 16" have spaces."""
+    show(browser, page, "episodes")
+    until(lambda: count(browser, DATA["episodes"]))
+    rows = browser.find_elements(By.CSS_SELECTOR, DATA["episodes"])
+    assert any("up to 16" in row.text for row in rows)
+    assert max(row.size["height"] for row in rows) < 1.5 * min(row.size["height"] for row in rows)
+    assert min(row.size["height"] for row in rows) < 50
 
 
 def test_marked_facts_agree_with_the_recorded_episode(
