@@ -5,7 +5,9 @@
 trains the supervised stages of `configs/mrl16.yaml` in OUT (default: `runs`). From their weights it
 trains the curriculum of MRL, and for as many seconds memory-aware training on conversations as
 long. All three answer the same test conversations of 8 to 64 follow-ups, and of every length of the
-curriculum. Writes benchmarks/results/mrl16-SEED.json. Started again, it goes on from where it was.
+curriculum. A fourth model is trained by MRL whose episodes mostly begin with the memory that another
+one left; all answer from such memory, too. Writes benchmarks/results/mrl16-SEED.json. Started again,
+it goes on from where it was.
 """
 
 from __future__ import annotations
@@ -38,11 +40,15 @@ from learner.evaluation.scoring_player import ScoringPlayer
 CONFIG = Path(__file__).parent.parent / "configs" / "mrl16.yaml"
 SECONDS = 3600.0
 LENGTHS = (8, 16, 32, 64)
+CARRIED = (16, 64)
+"""Lengths at which memory is carried from one test conversation to the next, too."""
 STEPS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)
 CONVERSATIONS = 200
 """Test conversations of each length."""
 SHORTEST = 25
 """The same of one follow-up, of which the world has few that differ."""
+CARRYING = {"steps": [16], "iterations": 60, "min_steps": 2, "reset_probability": 0.2}
+"""The curriculum of MRL with memory that is carried from episode to episode."""
 TIMED = 40
 """Steps that tell how long a step of memory-aware training on whole conversations takes."""
 
@@ -79,6 +85,13 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     after, learnt = trained(
         f"mrl16-{seed}-mrl", seed, out, from_there, f"stages={json.dumps([mrl])}"
     )
+    carrying, _ = trained(
+        f"mrl16-{seed}-carrying",
+        seed,
+        out,
+        from_there,
+        f"stages={json.dumps([mrl | {'curriculum': CARRYING}])}",
+    )
     longer = supervised[-1] | {
         "max_follow_ups": None, "first_follow_ups": None, "gate_penalty_from": 0.0,
     }  # fmt: skip
@@ -93,14 +106,14 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     step = seconds_of_a_step(where)
     start = seconds(timed) - TIMED * step
     control, taught = more("supervised", max(1, round((seconds(learnt) - start) / step)))
-    policies = {"before": before, "mrl": after, "supervised": control}
+    policies = {"before": before, "mrl": after, "supervised": control, "carrying": carrying}
     return {
         "seed": seed,
         "environment": json.loads((after / "environment.json").read_text()),
         "seconds": {stage["name"]: stage["wall_seconds"] for stage in first["stages"]}
         | {"mrl": seconds(learnt), "supervised further": seconds(taught)},
         "steps_of_supervision": taught["stages"][-1]["steps"],
-        "lengths": {str(n): compared(settings, n, policies, carried=n == 16) for n in LENGTHS},
+        "lengths": {str(n): compared(settings, n, policies, carried=n in CARRIED) for n in LENGTHS},
         "curriculum": {
             str(n): compared(settings, n, {"before": before, "mrl": after}) for n in STEPS
         },

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.pages import causal, feedback, performance, reliability, results, reward_models
+from benchmarks.pages import (
+    causal,
+    feedback,
+    mrl,
+    performance,
+    reliability,
+    results,
+    reward_models,
+)
 from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import load_results
 from benchmarks.record import RESULTS
@@ -13,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 PAGES = {
     "causal_results.md": causal.page,
+    "mrl_results.md": mrl.page,
     "performance.md": performance.page,
     "reliability.md": reliability.page,
     "results.md": results.page,

@@ -1,0 +1,213 @@
+"""docs/mrl_results.md: what Memory Reinforcement Learning adds to supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from benchmarks.pages.text import (
+    Results,
+    commit,
+    document,
+    interval,
+    origin,
+    prose,
+    share,
+    table,
+)  # fmt: skip
+
+LONGER, ARTICLES, NANO = "mrl16-", "articles_mrl-", "mrl16_nano-"
+COMPONENTS = ("bleu", "length", "recall", "total")
+"""Of the mix of `configs/mrl16.yaml`."""
+
+
+def page(results: Results) -> str:
+    return document(
+        "# Memory Reinforcement Learning: results",
+        prose("""What MRL adds to supervised training of memory
+            ([curriculum.md](curriculum.md)), on generated conversations. This page is made from
+            `benchmarks/results/` by `python -m benchmarks.pages`; words are those of
+            [results.md](results.md). Answers are decoded greedily and memory holds the model's own
+            answers. Intervals hold 95 %, from a bootstrap over conversations; those of differences
+            are of pairs, over the same conversations. Machine: 2 CPU cores, no GPU, beside other
+            work."""),
+        *_longer(_runs(results, LONGER)),
+        *_articles(_runs(results, ARTICLES)),
+        *_nano(_runs(results, NANO)),
+    )
+
+
+def _runs(results: Results, prefix: str) -> list[Mapping[str, Any]]:
+    return [result for name, result in sorted(results.items()) if name.startswith(prefix)]
+
+
+# --- longer conversations -------------------------------------------------------------------------
+
+
+def _longer(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Nothing where no seed was measured."""
+    if not runs:
+        return []
+    minutes = ", ".join(f"{sum(run['seconds'].values()) / 60:.0f}" for run in runs)
+    mrl = ", ".join(f"{run['seconds']['mrl']:.0f}" for run in runs)
+    steps = ", ".join(str(run["steps_of_supervision"]) for run in runs)
+    return [
+        "## Longer than supervision",
+        prose(f"""`python -m benchmarks.mrl16 SEED`, commit {_commits(runs)}: `configs/mrl16.yaml`
+            supervises conversations of up to eight follow-ups; MRL plays a curriculum up to
+            sixteen, paid by rewards alone. From the same weights, *supervised* trains on whole
+            conversations up to sixteen with their references, for as many seconds as MRL took
+            ({mrl}; {steps} steps). All stages with it: {minutes} min. Exact answers on 200 test
+            conversations of each length (25 of one follow-up):"""),
+        table(
+            ("seed", "follow-ups", "before", "MRL", "supervised", "erased", "MRL - before",
+             "MRL - supervised"),
+            [_length(run, length) for run in runs for length in run["lengths"]],
+        ),
+        prose(_orders(runs)),
+        *_carried(runs),
+        prose("""By length of the curriculum, means over seeds before → after MRL: recall, and the
+            mean reward of an answer by component and in all:"""),
+        table(
+            ("follow-ups", "recall", *COMPONENTS),
+            [_step(runs, step) for step in runs[0]["curriculum"]],
+        ),
+    ]  # fmt: skip
+
+
+def _length(run: Mapping[str, Any], length: str) -> list[str]:
+    found = run["lengths"][length]
+    exact = [found[name]["exact"]["all"] for name in ("before", "mrl", "supervised")]
+    differences = [found["differences"][f"mrl - {other}"] for other in ("before", "supervised")]
+    return [
+        f"{run['seed']}",
+        length,
+        *map(share, exact),
+        share(found["mrl"]["erased"]["all"]),
+        *(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in differences),
+    ]
+
+
+def _orders(runs: Sequence[Mapping[str, Any]]) -> str:
+    spreads = []
+    for run in runs:
+        figure = run["lengths"]["16"]["mrl"]
+        counts = figure["counts"]["by_order"]
+        asked = [key for key, count in counts.items() if key != "all" and count >= MANY]
+        shares = [figure["by_order"][key] for key in asked]
+        spreads.append(max(shares) - min(shares))
+    return f"""After MRL, at sixteen follow-ups, recall by the order in which a conversation told its
+        facts differs by {", ".join(map(share, spreads))} between the best and the worst place that
+        is asked for {MANY} times or more."""
+
+
+def _carried(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Nothing where no model was trained with memory that is carried."""
+    runs = [run for run in runs if "carrying" in run["lengths"]["16"]]
+    if not runs:
+        return []
+    rows = [
+        (begins, length, *(_over_seeds([run["lengths"][length][name][figure]["all"]
+                                        for run in runs]) for name in MODELS))
+        for length in ("16", "64")
+        for begins, figure in (("fresh", "exact"), ("left by another", "carried"))
+    ]  # fmt: skip
+    return [
+        prose(f"""*Carrying* is a model that MRL trained from the same weights in 60 iterations of up
+            to sixteen follow-ups, four in five of whose episodes begin with the memory that another
+            one left (`reset_probability: 0.2`); supervision begins all of them afresh. Exact
+            answers where memory begins afresh, and where it begins as another test conversation
+            left it, means over {len(runs)} seeds with the lowest and the highest:"""),
+        table(("memory begins", "follow-ups", "before", "MRL", "supervised", "carrying"), rows),
+    ]
+
+
+MODELS = ("before", "mrl", "supervised", "carrying")
+MANY = 50
+"""Questions below which a share by order says little."""
+
+
+def _step(runs: Sequence[Mapping[str, Any]], step: str) -> list[str]:
+    def both(figure: str, key: str) -> str:
+        ends = (
+            fmean(run["curriculum"][step][when][figure][key] for run in runs)
+            for when in ("before", "mrl")
+        )
+        return " → ".join(map(share, ends))
+
+    return [step, both("recall", "all"), *(both("scores", name) for name in COMPONENTS)]
+
+
+# --- the articles' experiment ---------------------------------------------------------------------
+
+
+def _articles(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Nothing where no seed was measured."""
+    if not runs:
+        return []
+    rows = [
+        (str(run["seed"]), arm, *_ends(found), f"{run['seconds'][arm] / 60:.0f}")
+        for run in runs
+        for arm, found in run["arms"].items()
+    ]
+    return [
+        "## What MRL starts from",
+        prose(f"""`python -m benchmarks.articles_mrl SEED`, commit {_commits(runs)}. The articles
+            report, on a scale from 0 to 10, that MRL starts at about 2.0 after all supervised
+            stages, climbs from 0.6 to 0.9 without the two that train memory (3 and 4), and starts
+            at 4.5 to 5.5 where the decoder reads the last interaction in place of a memory. The
+            same here, with their sum of BLEU, cosine and length (at most 9), 45 iterations up to
+            eight follow-ups; rewards and recall on 200 test conversations of eight:"""),
+        table(
+            ("seed", "start", "reward before", "after", "recall before", "after", "erased", "min"),
+            rows,
+        ),
+    ]
+
+
+def _ends(found: Mapping[str, Any]) -> list[str]:
+    both = ("before", "mrl")
+    rewards = [f"{found[when]['scores']['total']:.2f}" for when in both]
+    recall = [
+        f"{share(found[when]['recall']['all'])} "
+        f"({interval(*found[when]['intervals']['recall']['all'])})"
+        for when in both
+    ]
+    return [*rewards, *recall, share(found["mrl"]["erased"]["all"])]
+
+
+# --- a larger model -------------------------------------------------------------------------------
+
+
+def _nano(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Nothing where it was not measured."""
+    if not runs:
+        return []
+    rows = [
+        (str(run["seed"]), length, *(_exact(found[when]) for when in ("before", "mrl")),
+         share(found["mrl"]["erased"]["all"]))
+        for run in runs
+        for length, found in run["lengths"].items()
+    ]  # fmt: skip
+    first = runs[0]
+    seconds = sum(first["seconds"].values())
+    return [
+        "## Nine million parameters",
+        prose(f"""{origin(first)} The same world in size nano, {first["parameters"]:,} parameters,
+            with fewer steps and a shorter curriculum: {seconds / 60:.0f} min. Exact answers:"""),
+        table(("seed", "follow-ups", "before MRL", "after", "erased"), rows),
+    ]
+
+
+def _exact(found: Mapping[str, Any]) -> str:
+    bounds = found["intervals"]["exact"]["all"]
+    return f"{share(found['exact']['all'])} ({interval(*bounds)})"
+
+
+def _over_seeds(found: Sequence[float]) -> str:
+    return f"{share(fmean(found))} ({interval(min(found), max(found))})"
+
+
+def _commits(runs: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(map(commit, runs)))
