@@ -5,9 +5,9 @@
 trains the supervised stages of `configs/mrl16.yaml` in OUT (default: `runs`). From their weights it
 trains the curriculum of MRL, and for as many seconds memory-aware training on conversations as
 long. All three answer the same test conversations of 8 to 64 follow-ups, and of every length of the
-curriculum. A fourth model is trained by MRL whose episodes mostly begin with the memory that another
-one left; all answer from such memory, too. Writes benchmarks/results/mrl16-SEED.json. Started again,
-it goes on from where it was.
+curriculum. A fourth model is trained by MRL whose episodes mostly begin with the memory that
+another one left; all answer from such memory, too. Writes benchmarks/results/mrl16-SEED.json.
+Started again, it goes on from where it was.
 """
 
 from __future__ import annotations

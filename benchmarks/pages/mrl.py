@@ -97,8 +97,8 @@ def _orders(runs: Sequence[Mapping[str, Any]]) -> str:
         asked = [key for key, count in counts.items() if key != "all" and count >= MANY]
         shares = [figure["by_order"][key] for key in asked]
         spreads.append(max(shares) - min(shares))
-    return f"""After MRL, at sixteen follow-ups, recall by the order in which a conversation told its
-        facts differs by {", ".join(map(share, spreads))} between the best and the worst place that
+    return f"""After MRL, at sixteen follow-ups, recall by the order in which a conversation told
+        its facts differs by {", ".join(map(share, spreads))} between the best and the worst place that
         is asked for {MANY} times or more."""
 
 
@@ -114,8 +114,8 @@ def _carried(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         for begins, figure in (("fresh", "exact"), ("left by another", "carried"))
     ]  # fmt: skip
     return [
-        prose(f"""*Carrying* is a model that MRL trained from the same weights in 60 iterations of up
-            to sixteen follow-ups, four in five of whose episodes begin with the memory that another
+        prose(f"""*Carrying* is a model that MRL trained from the same weights in 60 iterations of
+            up to sixteen follow-ups, four in five of whose episodes begin with the memory that another
             one left (`reset_probability: 0.2`); supervision begins all of them afresh. Exact
             answers where memory begins afresh, and where it begins as another test conversation
             left it, means over {len(runs)} seeds with the lowest and the highest:"""),
