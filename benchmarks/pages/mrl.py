@@ -98,8 +98,8 @@ def _orders(runs: Sequence[Mapping[str, Any]]) -> str:
         shares = [figure["by_order"][key] for key in asked]
         spreads.append(max(shares) - min(shares))
     return f"""After MRL, at sixteen follow-ups, recall by the order in which a conversation told
-        its facts differs by {", ".join(map(share, spreads))} between the best and the worst place that
-        is asked for {MANY} times or more."""
+        its facts differs by {", ".join(map(share, spreads))} between the best and the worst
+        place that is asked for {MANY} times or more."""
 
 
 def _carried(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,8 +115,8 @@ def _carried(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     ]  # fmt: skip
     return [
         prose(f"""*Carrying* is a model that MRL trained from the same weights in 60 iterations of
-            up to sixteen follow-ups, four in five of whose episodes begin with the memory that another
-            one left (`reset_probability: 0.2`); supervision begins all of them afresh. Exact
+            up to sixteen follow-ups, four in five of whose episodes begin with the memory that
+            another one left (`reset_probability: 0.2`); supervision begins all of them afresh. Exact
             answers where memory begins afresh, and where it begins as another test conversation
             left it, means over {len(runs)} seeds with the lowest and the highest:"""),
         table(("memory begins", "follow-ups", "before", "MRL", "supervised", "carrying"), rows),
