@@ -117,8 +117,8 @@ def _carried(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         prose(f"""*Carrying* is a model that MRL trained from the same weights in 60 iterations of
             up to sixteen follow-ups, four in five of whose episodes begin with the memory that
             another one left (`reset_probability: 0.2`); supervision begins all of them afresh.
-            Exact answers where memory begins afresh, and where it begins as another test conversation
-            left it, means over {len(runs)} seeds with the lowest and the highest:"""),
+            Exact answers where memory begins afresh, and where it begins as another test
+            conversation left it, means over {len(runs)} seeds with the lowest and the highest:"""),
         table(("memory begins", "follow-ups", "before", "MRL", "supervised", "carrying"), rows),
     ]
 
