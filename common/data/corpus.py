@@ -39,6 +39,17 @@ class Corpus:
     files: tuple[Source, ...] = ()
     """Where the data came from, one by one, if the configuration names them so."""
 
+    def pairs_from_the_middle(self) -> list[bool]:
+        """Whether each pair is from the middle of a conversation: it follows up in a training
+        conversation, and opens none."""
+
+        def said(turn: Interaction) -> tuple[str, str, str | None]:
+            return turn.query, turn.answer, turn.think
+
+        follow_ups = {said(turn) for row in self.train for turn in row.interactions}
+        follow_ups -= {said(row.opening) for row in self.train}
+        return [said(pair) in follow_ups for pair in self.pairs]
+
     @property
     def sources(self) -> tuple[Source, ...]:
         """All that decides what the run learns from and is measured on, for `fingerprint`."""
