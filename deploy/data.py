@@ -18,7 +18,7 @@ from rich.table import Table
 from common.text.counted import counted
 from common.text.printable import printable
 from deploy.convert import app as convert_commands
-from deploy.convert import every_fault
+from deploy.convert import every_fault, tell_leftovers
 from deploy.output import echo, tell
 from deploy.progress import doing
 from deploy.synth import app as synth_commands
@@ -113,6 +113,14 @@ def validate(
     max_answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, [EOS] included; needs --tokenizer.")
     ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest interaction (model.max_tokens); needs --tokenizer."),
+    ] = None,
+    max_follow_ups: Annotated[
+        int | None,
+        typer.Option(min=1, help="Follow-ups of the longest conversation, 4,096 by default."),
+    ] = None,
     tokenizer: TokenizerFolder = None,
     inferred: Annotated[
         bool,
@@ -125,17 +133,23 @@ def validate(
     field."""
     names = [file] if held_out is None else [file, held_out]
     with every_fault(), doing(f"checking {' and '.join(names)}"):
+        from common.config.data import MOST_FOLLOW_UPS
         from common.data.amounts import too_few
         from common.data.overlaps import in_both, repeated
         from common.data.readers import REPORTED
         from common.data.tokenizer import ConversationTokenizer
-        from common.data.validate import validate_rows
+        from common.data.validate import Limits, validate_rows
         from common.failures import InputError
 
-        if (max_answer_tokens is None) != (tokenizer is None):
-            raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
+        counts = max_answer_tokens is not None or max_tokens is not None
+        if counts != (tokenizer is not None):
+            raise InputError(
+                "command line",
+                "--tokenizer goes together with --max-tokens, or --max-answer-tokens, or both",
+            )
         used = ConversationTokenizer.load(tokenizer) if tokenizer else None
-        checked = [validate_rows(name, max_answer_tokens, used, not inferred) for name in names]
+        limits = Limits(max_answer_tokens, max_tokens, max_follow_ups or MOST_FOLLOW_UPS)
+        checked = [validate_rows(name, limits, used, not inferred) for name in names]
     for name, found in zip(names, checked, strict=True):
         again = repeated(found.placed)
         tell_first([str(warning) for warning in found.warnings], REPORTED)
@@ -157,6 +171,27 @@ def validate(
         tell_first([f"{where}: is trained on, as {first}" for where, first in both], SAME)
         known = counted(len(checked[1].rows), "conversations")
         echo(f"{len(both) or 'none'} of the {known} of {held_out} in {file}")
+
+
+@app.command()
+def divide(
+    file: File,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File: .jsonl, .jsonl.gz, .parquet.")],
+    max_words: Annotated[int, typer.Option(min=2, help="Longest query of a told turn.")] = 60,
+) -> None:
+    """Tell long turns of a file of conversations in several, by whole sentences. Questions and
+    answers that are too long stay whole, and are counted."""
+    with every_fault(), doing(f"dividing the turns of {file}"):
+        from common.data.conversations import load_rows, save_rows
+        from common.data.division import divided
+        from common.data.leftovers import Leftovers
+
+        left = Leftovers()
+        rows = load_rows(file)
+        told = [divided(row, max_words, f"{file}, row {i}", left) for i, row in enumerate(rows, 1)]
+        save_rows(told, out)
+    echo(f"{out}: {counted(len(told), 'conversations')}")
+    tell_leftovers(left)
 
 
 def tell_first(warnings: Sequence[str], count: int) -> None:

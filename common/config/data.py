@@ -10,6 +10,10 @@ from common.config.conversion import PreferenceColumns, RowColumns
 from common.config.locations import DataSource, Location, ModelSource
 from common.config.section import Section
 
+MOST_FOLLOW_UPS = 4096
+"""Follow-ups of a conversation beyond which a file of rows is taken to be broken, where nothing
+says otherwise: twice as many as the longest tests have."""
+
 Layout = Literal["block", "statement"]
 """Turns of the statements between two questions of a story: all in one, or one each."""
 
@@ -143,6 +147,9 @@ class RowsData(DataSettings):
     pairs: tuple[DataSource, ...] = ()
     """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training
     conversations' interactions."""
+    max_follow_ups: int = Field(MOST_FOLLOW_UPS, ge=1)
+    """A conversation with more follow-ups is refused by file and row: one that never ends takes the
+    memory of a whole batch."""
     columns: RowColumns = RowColumns()
     """Columns with other names, such as {query: instruction, answer: output}; of the files that
     have them, all other columns are passed over."""

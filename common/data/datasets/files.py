@@ -20,8 +20,8 @@ from common.failures import InputError
 
 def rows_corpus(data: RowsData, seed: int) -> Corpus:
     columns = columns_of(data.columns)
-    train = _read("train", data.train, partial(load_rows, columns=columns))
-    held = _read("eval", data.eval, partial(load_rows, columns=columns))
+    load = partial(load_rows, columns=columns, max_follow_ups=data.max_follow_ups)
+    train, held = _read("train", data.train, load), _read("eval", data.eval, load)
     texts = _read("texts", data.texts, partial(load_texts, columns=columns), "texts")
     pairs = _read("pairs", data.pairs, partial(load_pairs, columns=columns), "pairs")
     corpus = corpus_of(_named(train), _named(held), [], _all(texts), _all(pairs))
