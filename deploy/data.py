@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.config.names import MOST_FOLLOW_UPS
 from common.text.counted import counted
 from common.text.printable import printable
 from deploy.convert import app as convert_commands
@@ -25,6 +26,7 @@ from deploy.synth import app as synth_commands
 
 if TYPE_CHECKING:
     from common.data.tokenizer import ConversationTokenizer
+    from common.data.validate import Limits
     from common.episode import Row
 
 app = typer.Typer(help="Generate, convert, check and look at conversations.", no_args_is_help=True)
@@ -118,9 +120,8 @@ def validate(
         typer.Option(min=1, help="Longest interaction (model.max_tokens); needs --tokenizer."),
     ] = None,
     max_follow_ups: Annotated[
-        int | None,
-        typer.Option(min=1, help="Follow-ups of the longest conversation, 4,096 by default."),
-    ] = None,
+        int, typer.Option(min=1, help="Follow-ups of the longest conversation.")
+    ] = MOST_FOLLOW_UPS,
     tokenizer: TokenizerFolder = None,
     inferred: Annotated[
         bool,
@@ -133,22 +134,13 @@ def validate(
     field."""
     names = [file] if held_out is None else [file, held_out]
     with every_fault(), doing(f"checking {' and '.join(names)}"):
-        from common.config.data import MOST_FOLLOW_UPS
         from common.data.amounts import too_few
         from common.data.overlaps import in_both, repeated
         from common.data.readers import REPORTED
-        from common.data.tokenizer import ConversationTokenizer
         from common.data.validate import Limits, validate_rows
-        from common.failures import InputError
 
-        counts = max_answer_tokens is not None or max_tokens is not None
-        if counts != (tokenizer is not None):
-            raise InputError(
-                "command line",
-                "--tokenizer goes together with --max-tokens, or --max-answer-tokens, or both",
-            )
-        used = ConversationTokenizer.load(tokenizer) if tokenizer else None
-        limits = Limits(max_answer_tokens, max_tokens, max_follow_ups or MOST_FOLLOW_UPS)
+        limits = Limits(max_answer_tokens, max_tokens, max_follow_ups)
+        used = _tokenizer_for(limits, tokenizer)
         checked = [validate_rows(name, limits, used, not inferred) for name in names]
     for name, found in zip(names, checked, strict=True):
         again = repeated(found.placed)
@@ -171,6 +163,21 @@ def validate(
         tell_first([f"{where}: is trained on, as {first}" for where, first in both], SAME)
         known = counted(len(checked[1].rows), "conversations")
         echo(f"{len(both) or 'none'} of the {known} of {held_out} in {file}")
+
+
+def _tokenizer_for(limits: Limits, folder: Path | None) -> ConversationTokenizer | None:
+    """The tokenizer that counts for limits of tokens. Raises InputError where one of them comes
+    without the other."""
+    from common.data.tokenizer import ConversationTokenizer
+    from common.failures import InputError
+
+    counts = limits.answer_tokens is not None or limits.tokens is not None
+    if counts != (folder is not None):
+        raise InputError(
+            "command line",
+            "--tokenizer goes together with --max-tokens, or --max-answer-tokens, or both",
+        )
+    return ConversationTokenizer.load(folder) if folder else None
 
 
 @app.command()

@@ -8,11 +8,8 @@ from pydantic import Field
 
 from common.config.conversion import PreferenceColumns, RowColumns
 from common.config.locations import DataSource, Location, ModelSource
+from common.config.names import MOST_FOLLOW_UPS
 from common.config.section import Section
-
-MOST_FOLLOW_UPS = 4096
-"""Follow-ups of a conversation beyond which a file of rows is taken to be broken, where nothing
-says otherwise: twice as many as the longest tests have."""
 
 Layout = Literal["block", "statement"]
 """Turns of the statements between two questions of a story: all in one, or one each."""

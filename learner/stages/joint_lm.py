@@ -106,8 +106,8 @@ class JointLMObjective(Objective):
         ]
 
     def _replacements(self, keys: list[int], tokens: Tensor) -> Tensor:
-        """What the encoder sees where it has to guess: [MASK], or by their shares another token, or
-        the token itself."""
+        """Tokens that the encoder sees where it has to guess: [MASK], or by their shares another
+        one, or the token itself."""
         settings, first = self.settings, len(SPECIAL_TOKENS)
         seen = torch.full_like(tokens, MASK)
         if settings.mask_random or settings.mask_keep:

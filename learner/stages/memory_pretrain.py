@@ -116,9 +116,9 @@ class MemoryPretrainObjective(Objective):
         if self.settings.input_noise:
             seen = encoded + self.settings.input_noise * input_noise(batch, seeds, encoded)
         weights = new_weights(self.settings, batch, seeds)[:, None, None, None].to(fresh.dtype)
-        added = weights * fresh
+        noise: Tensor | None = None
         if self.settings.label_noise:
-            added = added + self.settings.label_noise * label_noise(batch, seeds, memory)
+            noise = self.settings.label_noise * label_noise(batch, seeds, memory)
         cosine, change, start = (
             torch.zeros((), device=group.device),
             torch.zeros((), device=group.device),
@@ -131,7 +131,10 @@ class MemoryPretrainObjective(Objective):
             old = memory[:n] if write == 0 else memory[:n].detach()
             memory = self.model.remember(old, seen[rows], mask[rows])
             states.append(memory.detach())
-            label = (1 - weights[rows]) * old.detach() + added[rows]
+            weight = weights[rows]
+            label = (1 - weight) * old.detach() + weight * fresh[rows]
+            if noise is not None:
+                label = label + noise[rows]
             cosine = cosine + F.cosine_similarity(memory, label, dim=-1).mean(dim=(1, 2)).sum()
             change = change + (memory - old).detach().square().mean(dim=(1, 2, 3)).sum()
         return [

@@ -25,7 +25,7 @@ from learner.checkpointing import checkpoint_model
 from learner.parallel.group import OneRank
 from learner.parallel.optimizer import LossTerm
 from learner.setup import newest
-from learner.stages.joint_lm import JointLMObjective
+from learner.stages.joint_lm import JointLMObjective, pair_objective
 from learner.stages.memory_pretrain import write_objective
 from learner.stages.planning import writes
 from learner.stages.possible import require_weighed_pairs
@@ -158,6 +158,14 @@ def test_pairs_are_from_the_middle_where_they_follow_up_and_open_no_conversation
     ]
     own = corpus()
     assert own.pairs_from_the_middle() == [False, False, True, False, True]
+
+
+def test_the_weights_of_sft_are_those_of_where_an_interaction_stands(tmp_path: Path) -> None:
+    directory, _ = run_here(tiny_run(tmp_path))
+    pairs, checkpoint = corpus("one", "three", "five"), newest(directory)
+    stage = SFT(stage="sft", start_weight=0.25, middle_weight=2.0)
+    assert pair_objective(stage, pairs, checkpoint, 0, 1)[0].weights == [0.25, 2.0, 0.25]
+    assert pair_objective(SFT(stage="sft"), pairs, checkpoint, 0, 1)[0].weights is None
 
 
 @pytest.mark.parametrize(
