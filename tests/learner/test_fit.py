@@ -68,7 +68,11 @@ def test_many_are_counted_and_a_few_of_them_named(tmp_path: Path) -> None:
     corpus = load_corpus(run.data, run.seed)
     with pytest.raises(InputError, match=r"row 5, interaction 0 \(\d+ tokens\); and 15 more$"):
         require_fit(corpus, train_tokenizer(corpus.texts, 400), 32)
-    require_fit(corpus, train_tokenizer(corpus.texts, 400), 400)
+    tokenizer = train_tokenizer(corpus.texts, 400)
+    longest = max(len(tokenizer.interaction(turn)) for row in corpus.train for turn in row.turns)
+    require_fit(corpus, tokenizer, longest)
+    with pytest.raises(InputError, match=rf"have {longest} tokens"):
+        require_fit(corpus, tokenizer, longest - 1)
 
 
 def test_pairs_of_a_file_are_named_by_it_and_those_of_conversations_are_not_told_twice(
