@@ -15,16 +15,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.config.names import MOST_FOLLOW_UPS
 from common.text.counted import counted
 from common.text.printable import printable
 from deploy.convert import app as convert_commands
-from deploy.convert import every_fault
+from deploy.convert import every_fault, tell_leftovers
 from deploy.output import echo, tell
 from deploy.progress import doing
 from deploy.synth import app as synth_commands
 
 if TYPE_CHECKING:
     from common.data.tokenizer import ConversationTokenizer
+    from common.data.validate import Limits
     from common.episode import Row
 
 app = typer.Typer(help="Generate, convert, check and look at conversations.", no_args_is_help=True)
@@ -113,6 +115,13 @@ def validate(
     max_answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, [EOS] included; needs --tokenizer.")
     ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest interaction (model.max_tokens); needs --tokenizer."),
+    ] = None,
+    max_follow_ups: Annotated[
+        int, typer.Option(min=1, help="Follow-ups of the longest conversation.")
+    ] = MOST_FOLLOW_UPS,
     tokenizer: TokenizerFolder = None,
     inferred: Annotated[
         bool,
@@ -128,14 +137,11 @@ def validate(
         from common.data.amounts import too_few
         from common.data.overlaps import in_both, repeated
         from common.data.readers import REPORTED
-        from common.data.tokenizer import ConversationTokenizer
-        from common.data.validate import validate_rows
-        from common.failures import InputError
+        from common.data.validate import Limits, validate_rows
 
-        if (max_answer_tokens is None) != (tokenizer is None):
-            raise InputError("command line", "--max-answer-tokens and --tokenizer go together")
-        used = ConversationTokenizer.load(tokenizer) if tokenizer else None
-        checked = [validate_rows(name, max_answer_tokens, used, not inferred) for name in names]
+        limits = Limits(max_answer_tokens, max_tokens, max_follow_ups)
+        used = _tokenizer_for(limits, tokenizer)
+        checked = [validate_rows(name, limits, used, not inferred) for name in names]
     for name, found in zip(names, checked, strict=True):
         again = repeated(found.placed)
         tell_first([str(warning) for warning in found.warnings], REPORTED)
@@ -157,6 +163,42 @@ def validate(
         tell_first([f"{where}: is trained on, as {first}" for where, first in both], SAME)
         known = counted(len(checked[1].rows), "conversations")
         echo(f"{len(both) or 'none'} of the {known} of {held_out} in {file}")
+
+
+def _tokenizer_for(limits: Limits, folder: Path | None) -> ConversationTokenizer | None:
+    """The tokenizer that counts for limits of tokens. Raises InputError where one of them comes
+    without the other."""
+    from common.data.tokenizer import ConversationTokenizer
+    from common.failures import InputError
+
+    counts = limits.answer_tokens is not None or limits.tokens is not None
+    if counts != (folder is not None):
+        raise InputError(
+            "command line",
+            "--tokenizer goes together with --max-tokens, or --max-answer-tokens, or both",
+        )
+    return ConversationTokenizer.load(folder) if folder else None
+
+
+@app.command()
+def divide(
+    file: File,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File: .jsonl, .jsonl.gz, .parquet.")],
+    max_words: Annotated[int, typer.Option(min=2, help="Longest query of a told turn.")] = 60,
+) -> None:
+    """Tell long turns of a file of conversations in several, by whole sentences. Questions and
+    answers that are too long stay whole, and are counted."""
+    with every_fault(), doing(f"dividing the turns of {file}"):
+        from common.data.conversations import load_rows, save_rows
+        from common.data.division import divided
+        from common.data.leftovers import Leftovers
+
+        left = Leftovers()
+        rows = load_rows(file)
+        told = [divided(row, max_words, f"{file}, row {i}", left) for i, row in enumerate(rows, 1)]
+        save_rows(told, out)
+    echo(f"{out}: {counted(len(told), 'conversations')}")
+    tell_leftovers(left)
 
 
 def tell_first(warnings: Sequence[str], count: int) -> None:

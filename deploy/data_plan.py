@@ -18,6 +18,7 @@ from common.episode import Interaction, Row
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.storage.checkpoint import open_checkpoint
+from learner.fit import require_fit
 from learner.stages.stage import definition_of
 from rollout.environments.table import ENVIRONMENTS
 from rollout.tasks import fitting, fitting_any, own_selections
@@ -201,9 +202,6 @@ def require_lengths(found: Lengths, corpus: Corpus, config: RxTConfig) -> str | 
     if found.longest <= config.max_tokens:
         return None
     if found.exact:
-        # Here and not at the top: it brings torch.
-        from learner.setup import require_fit
-
         require_fit(corpus, found.tokenizer, config.max_tokens)
     return (
         f"an interaction ({found.where!r} …) may have {found.longest} tokens, "

@@ -34,14 +34,15 @@ def learner_bytes(plans: Sequence[StagePlan], config: RxTConfig) -> dict[str, in
     """Memory of one learner rank by purpose, at its busiest stage.
 
     Activations count, per token and layer, the tensors that backward needs (norms, projections,
-    gates: about 16 widths plus 3 inner widths of the feed-forward parts in use) and three copies of
-    the logits. Attention scores are not stored.
+    gates: about 16 widths, 4 more for a second read of memory, plus 3 inner widths of the
+    feed-forward parts in use) and three copies of the logits. Attention scores are not stored.
     """
     total = config.parameters()["total"]
     inner = (
         config.decoder_ff * (config.experts_per_token if config.experts else 1) + config.encoder_ff
     )
-    per_token = config.layers * (16 * config.width + 3 * inner) + 3 * config.vocab_size
+    widths = 16 + 4 * (config.memory_reads - 1)
+    per_token = config.layers * (widths * config.width + 3 * inner) + 3 * config.vocab_size
     batches = [each for plan in plans for each in plan.batches]
     tokens = max((b.minibatch_per_rank * b.turns * config.max_tokens for b in batches), default=0)
     out = {

@@ -25,8 +25,8 @@ from deploy.plan import (
     stage_plans,
 )
 from deploy.progress import duration
-from learner.amounts import few_data_warnings
 from learner.changed_settings import require_same
+from learner.data_warnings import data_warnings
 from learner.stages.planning import stages_by_group
 from learner.summary import run_status
 from reward_service.components.table import parts
@@ -56,7 +56,7 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
             f"{both:,} of {len(corpus.eval):,} held-out conversations stand in the training data, "
             "too"
         )
-    warnings += few_data_warnings(run, corpus)
+    warnings += data_warnings(run, corpus)
     asks = any(turn.facts for row in corpus.train for turn in row.interactions)
     if run.needs_rollout and not asks and ENVIRONMENTS[run.environment.kind].plays_rows:
         warnings.append(

@@ -152,7 +152,7 @@ SHAPE_KEYS = (
     "vocab_size", "width", "layers", "heads", "query_heads", "kv_heads", "cross_query_heads",
     "cross_kv_heads", "memory_query_heads",
     "memory_kv_heads", "decoder_ff", "encoder_ff", "experts", "experts_per_token", "slots",
-    "max_tokens", "memory_attention",
+    "max_tokens", "memory_reads", "memory_attention",
     "residual_gate", "gate_activation", "gate_per_slot", "gate_stretch",
     "initial_memory",
 )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,11 +20,12 @@ from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import Progress, QuietProgress
-from learner.amounts import few_data_warnings
 from learner.changed_settings import go_on_with, require_resumable, require_same
 from learner.checkpointing import checkpoint_model, save_training
+from learner.data_warnings import data_warnings
 from learner.evaluation.measure import VALUES, write_training_values
 from learner.examples import write_examples
+from learner.fit import require_fit
 from learner.lora import adaptable_layers
 from learner.requirements import require_data, require_possible
 from learner.resume import (
@@ -75,7 +75,7 @@ def prepare(
             write_training_values(directory, corpus.train)
         tell_of_changed_rewards(run, directory, told)
         return checkpoint
-    for warning in few_data_warnings(run, corpus):
+    for warning in data_warnings(run, corpus):
         told.note(f"warning: {warning}")
     if corpus.left_out:
         told.note(corpus.left_out)
@@ -137,33 +137,6 @@ def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Convers
     )
     torch.manual_seed(derive(run.seed, "weights"))
     return ReactiveTransformer(config), tokenizer
-
-
-def require_fit(corpus: Corpus, tokenizer: Any, limit: int) -> None:
-    """Every interaction must fit the model whole: one that is cut loses its end, and with it [EOS].
-    Raises InputError naming the first."""
-    named = [
-        (f"data.{split}, preference {i + 1}", turn)
-        for split, preferences in (("train", corpus.preferences), ("eval", corpus.held_preferences))
-        for i, preference in enumerate(preferences)
-        for turn in (*preference.earlier, *preference.answered)
-    ]
-    named += [(f"data.pairs, pair {i + 1}", pair) for i, pair in enumerate(corpus.pairs)]
-    for split, rows in (("train", corpus.train), ("eval", corpus.eval)):
-        named += [
-            (f"data.{split}, row {i + 1}, interaction {k}", turn)
-            for i, row in enumerate(rows)
-            for k, turn in enumerate(row.turns)
-        ]
-    for where, interaction in named:
-        tokens = len(tokenizer.interaction(interaction))
-        if tokens > limit:
-            start = " ".join(interaction.answer.split()[:6])
-            raise InputError(
-                where,
-                f"query and answer ({start!r} …) have {tokens} tokens, model.max_tokens is "
-                f"{limit}; raise it or shorten them",
-            )
 
 
 def newest(directory: RunDirectory) -> Checkpoint:

@@ -6,7 +6,8 @@ the number of phases that have begun is all there is to its state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from common.config.unfreeze import Phase
 from common.failures import InputError
@@ -14,11 +15,16 @@ from common.failures import InputError
 
 class Unfreezing:
     """The phases of a stage; the first one has begun. part_of: the part that a parameter of the
-    stage's model belongs to, by its name in the model. Without phases every parameter is trained,
-    whatever its name."""
+    stage's model belongs to, by its name in the model. beside: the part that a module beside the
+    model learns with. Without phases every parameter is trained, whatever its name."""
 
-    def __init__(self, phases: Sequence[Phase], part_of: Callable[[str], str]):
-        self.phases, self._part_of = tuple(phases), part_of
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        part_of: Callable[[str], str],
+        beside: Mapping[str, str] = MappingProxyType({}),
+    ):
+        self.phases, self._part_of, self._beside = tuple(phases), part_of, beside
         self.begun = 0
         """Phases that have begun."""
         self.advance(0)
@@ -51,7 +57,10 @@ class Unfreezing:
     def scale(self, name: str) -> float:
         """Share of its peak rate that a parameter learns at, 0 where it is frozen. name: as in
         `part`."""
-        return self.scales().get(self.part(name), 0.0) if self.phases else 1.0
+        if not self.phases:
+            return 1.0
+        part = self.part(name)
+        return self.scales().get(self._beside.get(part, part), 0.0)
 
     def scales(self) -> dict[str, float]:
         """The same by part, of all parts that the phases name; empty without phases."""

@@ -58,12 +58,17 @@ STAGES: dict[str, dict[str, Any]] = {
         "blind_fraction": 0.3,
         "hide_probability": 0.1,
         "noise": 0.1,
+        "mask_random": 0.2,
+        "mask_keep": 0.2,
+        "middle_weight": 0.5,
     },
     "memory_pretrain": {
         "stage": "memory_pretrain",
         "steps": 6,
         "batch_size": 6,
         "input_noise": 0.1,
+        "label_noise": 0.1,
+        "label_weight_shift": 0.15,
     },
     "memory_aware": {"stage": "memory_aware", "steps": 6, "batch_size": 6},
     "mrl": {

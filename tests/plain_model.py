@@ -83,6 +83,15 @@ class PlainModel:
                 cross,
                 query_positions=order,
             )
+            if config.memory_reads == 2:
+                x = x + self.attention(
+                    f"{at}.second_attention",
+                    self.rms_norm(f"{at}.second_norm", x),
+                    self.rms_norm(f"{at}.memory_norm", memory[i]),
+                    cross,
+                    query_positions=order,
+                    asked=f"{at}.cross_attention",
+                )
             normed = self.rms_norm(f"{at}.feed_forward_norm", x)
             x = x + (self.experts if config.experts else self.feed_forward)(
                 f"{at}.feed_forward", normed
@@ -176,9 +185,13 @@ class PlainModel:
         query_positions: Array | None = None,
         key_positions: Array | None = None,
         causal: bool = False,
+        asked: str | None = None,
     ) -> Array:
-        """Rows of x ask, rows of y answer; those with positions are rotated by them."""
-        query, key, value = self.projections(at, *heads)
+        """Rows of x ask, rows of y answer; those with positions are rotated by them. asked: whose
+        keys and values these are, where `at` has none."""
+        query, key, value = self.projections(asked or at, *heads)
+        if asked is not None:
+            query = self.weights[f"{at}.query.weight"].reshape(query.shape)
         seen = []
         for head in range(heads[0]):
             shared = head // (heads[0] // heads[1])
@@ -208,6 +221,8 @@ class PlainModel:
         kind = self.config.residual_gate
         if kind == "none":
             return old + new
+        if kind == "delta":
+            return np.stack([self.delta(at, *each) for each in zip(old, new, strict=True)])
         status = (old + new).mean(-1)
         if kind == "per_number":
             pre = self.linear(f"{at}.linear", np.concatenate([old, new], -1))
@@ -227,6 +242,19 @@ class PlainModel:
         reach = self.config.gate_stretch
         share = np.clip((1 + 2 * reach) * sigmoid(pre) - reach, 0, 1)
         return share * new + (1 - share) * old
+
+    def delta(self, at: str, old: Array, new: Array) -> Array:
+        """One slot, a matrix whose rows are told by a key: what the key reads becomes the value."""
+        heads, size = self.config.heads, self.config.head_dim
+        key, value, strength = np.split(self.linear(f"{at}.linear", new), [heads, heads + size])
+        key = key / np.sqrt((key**2).sum())
+        value = value / np.sqrt((value**2).mean() + self.config.norm_eps)
+        reach = self.config.gate_stretch
+        share = np.clip((1 + 2 * reach) * sigmoid(strength[0]) - reach, 0, 1)
+        rows = old.reshape(heads, size)
+        rows = rows - share * np.outer(key, key @ rows) + share * np.outer(key, value)
+        size_after = np.sqrt((rows**2).mean())
+        return rows.reshape(-1) / max(1.0, size_after)
 
 
 def sigmoid(x: Array) -> Array:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from common.config.conversion import PreferenceColumns, RowColumns
 from common.config.locations import DataSource, Location, ModelSource
+from common.config.names import MOST_FOLLOW_UPS
 from common.config.section import Section
 
 Layout = Literal["block", "statement"]
@@ -143,6 +144,9 @@ class RowsData(DataSettings):
     pairs: tuple[DataSource, ...] = ()
     """Files of {"query", "answer"} or "[Q] … [A] …" text for SFT; empty: the training
     conversations' interactions."""
+    max_follow_ups: int = Field(MOST_FOLLOW_UPS, ge=1)
+    """A conversation with more follow-ups is refused by file and row: one that never ends takes the
+    memory of a whole batch."""
     columns: RowColumns = RowColumns()
     """Columns with other names, such as {query: instruction, answer: output}; of the files that
     have them, all other columns are passed over."""

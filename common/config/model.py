@@ -58,6 +58,10 @@ class Model(Section):
     experts_per_token: int | None = Field(None, ge=1)
     """Experts per token. Several are weighted by their probabilities relative to each other, one by
     its probability."""
+    memory_reads: Literal[1, 2] | None = None
+    """Times that each decoder layer reads its layer of memory. The second read has a norm, queries
+    and an output of its own and the keys and values of the first. It can ask for what the first
+    found, such as the place of a person that the first named."""
     memory_attention: (
         Literal["simple", "self", "interlayer", "gated_self_interlayer", "last_interaction"] | None
     ) = None
@@ -65,20 +69,26 @@ class Model(Section):
     the slots of their layer (self), the mean over layers (interlayer), or a gated mixture of both.
     last_interaction: no memory attention at all; memory is the last interaction as the encoder has
     it, and nothing before it is kept. A baseline, for it cannot remember across two turns."""
-    residual_gate: Literal["none", "static", "elementwise", "linear", "per_number"] | None = None
+    residual_gate: (
+        Literal["none", "static", "elementwise", "linear", "per_number", "delta"] | None
+    ) = None
     """How old and new memory are combined: their sum (none), or by a gate that is a parameter
     (static), a parameter times the slot's status (elementwise), a linear map of all slots'
     statuses (linear), or a linear map of a slot's old and new contents, one for each of its numbers
     (per_number). The status of a slot is the mean of old plus new memory over its width. The
-    articles have the first four; per_number overwrites less of what is to be kept."""
+    articles have the first four; per_number overwrites less of what is to be kept. In place of a
+    gate, delta takes a slot as a small associative memory with a row for each head: it removes what
+    a key from the new contents retrieves, adds a new value under that key, and leaves the rest."""
     gate_activation: Literal["sigmoid", "tanh"] | None = None
     """sigmoid gives g·new + (1-g)·old, tanh gives (1+g)·new + (1-g)·old."""
     gate_per_slot: bool | None = None
-    """Whether each slot has a gate of its own; else one is shared. Not for per_number."""
+    """Whether each slot has a gate of its own; else one is shared. Not for per_number and delta."""
     gate_initial: float | None = None
-    """Pre-activation of the gates of a new model; below 0 they begin by keeping."""
+    """Pre-activation of the gates of a new model, or of the strength of its delta writes; below 0
+    they begin by keeping."""
     gate_stretch: float | None = Field(None, ge=0, le=1)
-    """s: a sigmoid gate is (1 + 2s)·g - s, cut off at 0 and 1, so that it can be shut."""
+    """s: a sigmoid gate, or the strength of a delta write, is (1 + 2s)·g - s, cut off at 0 and 1,
+    so that it can be shut."""
     initial_memory: Literal["normal", "learned"] | None = None
     """normal: drawn from the episode's seed; learned: a trained parameter."""
     initial_memory_std: float | None = Field(None, ge=0)

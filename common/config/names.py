@@ -9,3 +9,7 @@ BackendName = Literal["auto", "torch", "cuda_graphs", "cpu_kernels", "transforme
 """The backend that computes answers; `auto` takes the fastest that fits."""
 CAUSAL_BACKENDS = ("transformers", "vllm")
 """Those that compute a causal language model, and nothing else."""
+
+MOST_FOLLOW_UPS = 4096
+"""Follow-ups of a conversation beyond which a file of rows is taken to be broken, where nothing
+says otherwise: twice as many as the longest tests have."""

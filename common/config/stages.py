@@ -175,6 +175,12 @@ class JointLM(SupervisedStage):
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
     mask_probability: float = Field(0.15, gt=0, lt=1)
     """Probability that the encoder has to guess a token; special tokens are never masked."""
+    mask_random: float = Field(0.0, ge=0, le=1)
+    """Share of the tokens to guess that the encoder sees as another token drawn at random, in place
+    of [MASK]. 0.1 here and in `mask_keep` are the 80/10/10 of BERT (Devlin et al. 2019, arXiv
+    1810.04805)."""
+    mask_keep: float = Field(0.0, ge=0, le=1)
+    """Share of the tokens to guess that the encoder sees as they are."""
     hide_probability: float = Field(0.0, ge=0, lt=1)
     """Probability that a position of the encoded data is zeroed before the decoder reads it."""
     noise: float = Field(0.0, ge=0)
@@ -186,6 +192,33 @@ class JointLM(SupervisedStage):
     """n: the last layer of the encoder also has to tell the tokens up to n positions before and
     after each token, through a head that is thrown away. It teaches the encoder to bind what stands
     together, such as a name and its value, which masked LM does not. 0: off."""
+    decoder_only_steps: int = Field(0, ge=0)
+    """Steps at the beginning in which decoder and embedding learn alone: the decoder reads initial
+    memory, its cross-attention stands still, and the encoder is not run. Self-attention has to
+    learn what the encoder would give away."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        if not self.decoder_only_steps:
+            return ()
+        return (
+            Phase(after=0, train=("decoder", "embedding")),
+            Phase(after=self.decoder_only_steps, train=("encoder", "memory_cross_attention")),
+        )
+
+    @model_validator(mode="after")
+    def _masks_and_begins(self) -> Self:
+        if self.mask_random + self.mask_keep > 1:
+            raise ValueError(
+                f"mask_random and mask_keep are shares of the same tokens, and "
+                f"{self.mask_random:g} + {self.mask_keep:g} is more than all of them"
+            )
+        if self.decoder_only_steps >= self.steps:
+            raise ValueError(
+                f"decoder_only_steps is {self.decoder_only_steps}, and the stage is over after "
+                f"{self.steps}: the encoder would never learn"
+            )
+        return self
 
     @model_validator(mode="after")
     def _measures_neighbours(self) -> Self:
@@ -201,6 +234,18 @@ class SFT(JointLM):
 
     stage: Literal["sft"]  # type: ignore[assignment]
     """Which stage this is."""
+    start_weight: float = Field(1.0, ge=0)
+    """Weight in the decoder's loss of interactions that begin a conversation, single ones
+    included."""
+    middle_weight: float = Field(1.0, ge=0)
+    """Weight in the decoder's loss of interactions from the middle of a conversation: follow-ups of
+    the training conversations that open none."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if not self.start_weight and not self.middle_weight:
+            raise ValueError("start_weight and middle_weight are both 0: nothing would be learnt")
+        return self
 
 
 class MemoryPretrain(SupervisedStage):
@@ -220,7 +265,16 @@ class MemoryPretrain(SupervisedStage):
     minimum_weight: float = Field(0.05, ge=0, le=1)
     """The weight falls no lower."""
     input_noise: float = Field(0.0, ge=0)
-    """Std of normal noise on the encoded interaction that is written; the label has none."""
+    """Std of normal noise on the encoded interaction that is written."""
+    label_noise: float = Field(0.0, ge=0)
+    """Std of normal noise on the label."""
+    label_weight_shift: float = Field(0.0, ge=0, le=1)
+    """Largest shift of the weight of the new in a label, which old memory's weight goes against: it
+    is drawn evenly from -shift to shift for each write, and the weight stays within 0 and 1. The
+    articles have 0.15."""
+    max_writes: int | None = Field(None, ge=1)
+    """Writes of a conversation that take part, from its beginning: after ten or so, the label's
+    weights do not change any more. None: all."""
 
 
 class Reading(SupervisedStage):

@@ -47,9 +47,9 @@ def is_unknown(fault: InputError) -> bool:
     return fault.what.startswith(UNKNOWN)
 
 
-def row_faults(record: Any) -> Iterator[Fault]:
+def row_faults(record: Any, max_follow_ups: int | None = None) -> Iterator[Fault]:
     """Faults of an MRL row by itself. Whether its facts agree with what is said is for
-    common/data/facts.py."""
+    common/data/facts.py. max_follow_ups: None: any number."""
     faults = list(shape_faults(record, _ROW, _ROW_OPTIONAL, ""))
     yield from faults
     if faults:
@@ -59,6 +59,13 @@ def row_faults(record: Any) -> Iterator[Fault]:
     interactions = record["interactions"]
     if not interactions:
         yield "interactions", "is empty: a conversation needs at least one follow-up"
+    if max_follow_ups is not None and len(interactions) > max_follow_ups:
+        yield (
+            "interactions",
+            f"has {len(interactions):,} follow-ups, {max_follow_ups:,} are allowed "
+            "(max_follow_ups): does this conversation never end?",
+        )
+        return
     whole = True
     for i, interaction in enumerate(interactions):
         at = f"interactions.{i}."

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,14 @@ def up_to(rows: Sequence[Row], follow_ups: int | None) -> list[Row]:
     return [row for row in rows if follow_ups is None or len(row.interactions) <= follow_ups]
 
 
-def load_rows(source: str | Path, columns: Columns = NO_COLUMNS) -> list[Row]:
-    """Conversations from a file or a `datasets` name. columns: of the file, by field."""
+def load_rows(
+    source: str | Path, columns: Columns = NO_COLUMNS, max_follow_ups: int | None = None
+) -> list[Row]:
+    """Conversations from a file or a `datasets` name. columns: of the file, by field.
+    max_follow_ups: of the longest conversation; None: of any length."""
     layout = replace(ROWS, columns=columns)
-    return [_row(record) for record in checked_records(source, row_faults, layout=layout)]
+    faults = partial(row_faults, max_follow_ups=max_follow_ups)
+    return [_row(record) for record in checked_records(source, faults, layout=layout)]
 
 
 def save_rows(rows: Iterable[Row], path: str | Path) -> None:

@@ -7,7 +7,8 @@ hash, and what a test file repeats is taken out of training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from common.data.fingerprint import Source
 from common.data.preferences import Preference
@@ -38,6 +39,28 @@ class Corpus:
     """A sentence on examples that are not among these, with their number; empty where none is."""
     files: tuple[Source, ...] = ()
     """Where the data came from, one by one, if the configuration names them so."""
+
+    def pairs_from_the_middle(self) -> list[bool]:
+        """Whether each pair is from the middle of a conversation: it follows up in a training
+        conversation, and opens none."""
+
+        def said(turn: Interaction) -> tuple[str, str, str | None]:
+            return turn.query, turn.answer, turn.think
+
+        follow_ups = {said(turn) for row in self.train for turn in row.interactions}
+        follow_ups -= {said(row.opening) for row in self.train}
+        return [said(pair) in follow_ups for pair in self.pairs]
+
+    def place(self, split: Literal["train", "eval"], index: int) -> str:
+        """Where a conversation of a split stands: its file and row where the configuration names
+        files, else its number in the split."""
+        row = getattr(self, split)[index]
+        for source in self.files:
+            if source.unit == "conversations" and row.source in ("", source.name):
+                for number, record in enumerate(source.records, 1):
+                    if replace(record, source=row.source) == row:
+                        return f"{source.name}, row {number}"
+        return f"data.{split}, row {index + 1}"
 
     @property
     def sources(self) -> tuple[Source, ...]:

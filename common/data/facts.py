@@ -4,6 +4,7 @@ whose shape is right (common/data/checks.py).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from common.data.changes import asks_of_the_past, clauses, content, replacement, says_change
 from common.data.checks import Fault
 from common.data.decoding import shortened
+from common.episode import Fact, Interaction
 from common.text.values import contains_value, value_words, words, written
 
 Turns = Sequence[Mapping[str, Any]]
@@ -68,6 +70,44 @@ def fact_warnings(record: Mapping[str, Any]) -> Iterator[Fault]:
                 f"{question.value!r} does not stand in the reference answer, which recalls "
                 "nothing then",
             )
+
+
+def contradictions(turns: Sequence[Interaction]) -> Iterator[tuple[int, str]]:
+    """Facts of one turn that cannot both be so, as (turn, sentence): a value and the one that
+    replaced it, or one value said in two turns. turns: of a row, the opening first.
+
+    Values that two statements say, such as the name of a cat and of a dog, may be told twice; a
+    question about the past may ask for what was.
+    """
+    for number, turn in enumerate(turns):
+        for one, other in itertools.combinations(turn.facts, 2):
+            what = _contradiction(one, other, turn.query, turns[:number])
+            if what is not None:
+                yield number, what
+
+
+def _contradiction(one: Fact, other: Fact, query: str, before: Sequence[Interaction]) -> str | None:
+    def said_once(fact: Fact) -> bool:
+        said = clauses([turn.query for turn in before])
+        return sum(contains_value(clause.written, fact.value) for clause in said) < 2
+
+    def replaced(old: Fact, new: Fact) -> bool:
+        return value_words(old.value) in map(value_words, new.outdated)
+
+    first, second = shortened(one.value), shortened(other.value)
+    if value_words(one.value) == value_words(other.value):
+        if one.said_in == other.said_in or not said_once(one):
+            return None
+        return f"{first!r} is said in turn {one.said_in} and in turn {other.said_in}"
+    if replaced(one, other) and replaced(other, one):
+        return f"{first!r} and {second!r} each replaced the other"
+    for old, new in ((one, other), (other, one)):
+        if replaced(old, new) and not asks_of_the_past(query) and said_once(old):
+            return (
+                f"it asks for {shortened(old.value)!r} and for {shortened(new.value)!r}, which "
+                "replaced it"
+            )
+    return None
 
 
 def _questions(record: Mapping[str, Any]) -> list[_Question]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from common.data.checks import Fault, row_faults
 from common.data.conversations import ROWS, row_from_dict
-from common.data.facts import fact_faults, fact_warnings
+from common.data.facts import contradictions, fact_faults, fact_warnings
 from common.data.readers import checked_records
 from common.data.tokenizer import ConversationTokenizer
 from common.episode import Row
@@ -28,45 +28,66 @@ class Validated(NamedTuple):
         return list(zip(self.places, self.rows, strict=True))
 
 
+class Limits(NamedTuple):
+    """How long what a file holds may be; None: as long as it is."""
+
+    answer_tokens: int | None = None
+    """Longest answer, thought and [EOS] included."""
+    tokens: int | None = None
+    """Longest interaction, as memory is written with it."""
+    follow_ups: int | None = None
+
+
+UNLIMITED = Limits()
+
+
 def validate_rows(
     path: str | Path,
-    max_answer_tokens: int | None = None,
+    limits: Limits = UNLIMITED,
     tokenizer: ConversationTokenizer | None = None,
     literal: bool = True,
 ) -> Validated:
     """The rows of a file if nothing is wrong with it; else BadRecords, whose `faults` are all that
     is, up to 20.
 
-    max_answer_tokens: longest answer, thought and [EOS] included, as `tokenizer` counts it.
-    literal: expected values stand in the turns that say them, `said_in` last; off for data whose
-    values follow from what was said (yes, no, counts).
+    limits: tokens are counted as `tokenizer` does. literal: expected values stand in the turns that
+    say them, `said_in` last; off for data whose values follow from what was said (yes, no, counts).
     """
-    if (max_answer_tokens is None) != (tokenizer is None):
-        raise ValueError("max_answer_tokens and tokenizer go together")
+    counts = limits.answer_tokens is not None or limits.tokens is not None
+    if counts != (tokenizer is not None):
+        raise ValueError("limits of tokens and a tokenizer go together")
     warnings: list[InputError] = []
     places: list[str] = []
 
     def faults_of(record: Any) -> Iterator[Fault]:
-        faults = list(row_faults(record)) or list(fact_faults(record, literal))
+        faults = list(row_faults(record, limits.follow_ups)) or list(fact_faults(record, literal))
         yield from faults
-        if not faults and tokenizer is not None and max_answer_tokens is not None:
-            yield from _long_answers(row_from_dict(record), max_answer_tokens, tokenizer)
+        if not faults and tokenizer is not None:
+            yield from _too_long(row_from_dict(record), limits, tokenizer)
 
     def notice(where: str, record: Any) -> None:
         places.append(where)
         warnings.extend(
             InputError(f"{where}, field {field}", what) for field, what in fact_warnings(record)
         )
+        for turn, what in contradictions(row_from_dict(record).turns):
+            at = f"{where}, field interactions.{turn - 1}.facts"
+            warnings.append(InputError(at, f"contradict one another: {what}"))
 
     rows = [row_from_dict(record) for record in checked_records(path, faults_of, notice, ROWS)]
     return Validated(rows, warnings, places)
 
 
-def _long_answers(row: Row, limit: int, tokenizer: ConversationTokenizer) -> Iterator[Fault]:
+def _too_long(row: Row, limits: Limits, tokenizer: ConversationTokenizer) -> Iterator[Fault]:
     for turn, interaction in enumerate(row.turns):
+        at = "" if turn == 0 else f"interactions.{turn - 1}."
         tokens = len(tokenizer.answer(interaction.answer, interaction.think))
-        if tokens > limit:
+        if limits.answer_tokens is not None and tokens > limits.answer_tokens:
+            yield f"{at}answer", f"has {tokens} tokens, {limits.answer_tokens} are allowed"
+        tokens = len(tokenizer.interaction(interaction))
+        if limits.tokens is not None and tokens > limits.tokens:
             yield (
-                ("answer" if turn == 0 else f"interactions.{turn - 1}.answer"),
-                f"has {tokens} tokens, {limit} are allowed",
+                f"{at}query",
+                f"has {tokens} tokens with its answer, {limits.tokens} are allowed: `engram data "
+                "divide` tells long turns in several",
             )

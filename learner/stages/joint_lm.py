@@ -5,6 +5,8 @@ The decoder reads the encoder's states in the shape of memory (`as_memory`), det
 learns to use memory before there is any; its gradient reaches the encoder through the shared
 embedding alone. Padding is never a target. In SFT the decoder's targets are the answer's tokens,
 [EOS] among them, or it would never learn to stop.
+
+Every text or interaction is a sequence of its own, padded: none sees another.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ step."""
 
 
 class JointLMObjective(Objective):
+    beside = {"masked_lm_head": "encoder", "neighbour_head": "encoder"}  # noqa: RUF012
+
     def __init__(
         self,
         settings: JointLM,
@@ -50,9 +54,10 @@ class JointLMObjective(Objective):
         sequences: Sequence[Sequence[int]],
         prompts: Sequence[int],
         seed: int,
+        weights: Sequence[float] | None = None,
     ):
         """sequences: token ids; prompts: how many leading tokens of each are no targets (0: all
-        are)."""
+        are). weights: of each in the decoder's loss; None: alike."""
         self.settings, self.model, self.sequences, self.prompts, self.seed = (
             settings,
             model,
@@ -60,6 +65,7 @@ class JointLMObjective(Objective):
             prompts,
             seed,
         )
+        self.weights = weights
         self.head = MaskedLMHead(model.config)
         self.modules: dict[str, nn.Module] = {"model": model, "masked_lm_head": self.head}
         self.neighbours: NeighbourHead | None = None
@@ -80,46 +86,78 @@ class JointLMObjective(Objective):
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         tokens, mask = pad([self.sequences[i] for i in indices])
         keys = [derive(self.seed, self.settings.stage, step, i) for i in indices]
-        hidden_from_encoder = self._draw(keys, "mask", tokens) < self.settings.mask_probability
-        hidden_from_encoder &= mask & ~torch.isin(tokens, SPECIAL)
-        masked = torch.where(hidden_from_encoder, MASK, tokens)
-        tokens, mask, masked, hidden_from_encoder = (
-            x.to(group.device) for x in (tokens, mask, masked, hidden_from_encoder)
+        guessed = self._draw(keys, "mask", tokens) < self.settings.mask_probability
+        guessed &= mask & ~torch.isin(tokens, SPECIAL)
+        masked = torch.where(guessed, self._replacements(keys, tokens), tokens)
+        tokens, mask, masked, guessed = (
+            x.to(group.device) for x in (tokens, mask, masked, guessed)
         )
-
+        if step < self.settings.decoder_only_steps:
+            memory = self.model.initial_memory(keys).detach()
+            unmeasured = self._unmeasured(group.device)
+            return [*unmeasured, *self._decoder_terms(indices, tokens, mask, memory, group)]
         encoded = self.model.encode(masked, mask)
-        guesses = self.head(encoded[:, -1][hidden_from_encoder])
-        missing = tokens[hidden_from_encoder]
-
         memory = self._memory(encoded.detach(), mask, keys, tokens)
+        hidden = encoded[:, -1]
+        return [
+            *self._masked_terms(hidden[guessed], tokens[guessed]),
+            *self._neighbour_terms(hidden, tokens, mask & ~guessed, step),
+            *self._decoder_terms(indices, tokens, mask, memory, group),
+        ]
+
+    def _replacements(self, keys: list[int], tokens: Tensor) -> Tensor:
+        """Tokens that the encoder sees where it has to guess: [MASK], or by their shares another
+        one, or the token itself."""
+        settings, first = self.settings, len(SPECIAL_TOKENS)
+        seen = torch.full_like(tokens, MASK)
+        if settings.mask_random or settings.mask_keep:
+            share = self._draw(keys, "replacement", tokens)
+            drawn = self._draw(keys, "random token", tokens)
+            others = first + (drawn * (self.model.config.vocab_size - first)).long()
+            seen = torch.where(share < settings.mask_random, others, seen)
+            seen = torch.where(share >= 1 - settings.mask_keep, tokens, seen)
+        return seen
+
+    def _unmeasured(self, device: torch.device) -> list[LossTerm]:
+        """The encoder's terms of a step without it, which count nothing."""
+        heads = ("_masked_lm",) if self.neighbours is None else ("_masked_lm", "_neighbours")
+        nothing = torch.zeros((), device=device)
+        return [
+            LossTerm(name, nothing, 0, coefficient=0.0)
+            for name in self.settings.measures
+            if name.endswith(heads)
+        ]
+
+    def _masked_terms(self, hidden: Tensor, missing: Tensor) -> list[LossTerm]:
+        """Loss of tokens `missing` [tokens], guessed from hidden [tokens, width]."""
+        guesses = self.head(hidden)
+        right = (guesses.argmax(-1) == missing).sum().float()
+        loss = F.cross_entropy(guesses, missing, reduction="sum")
+        return [
+            LossTerm("train/loss_masked_lm", loss, missing.numel()),
+            LossTerm("train/accuracy_masked_lm", right, missing.numel(), coefficient=0.0),
+        ]
+
+    def _decoder_terms(
+        self, indices: Sequence[int], tokens: Tensor, mask: Tensor, memory: Tensor, group: Group
+    ) -> list[LossTerm]:
+        """Loss of the next token; tokens and mask [batch, tokens], memory as `decode` reads it."""
         start = torch.tensor([self.prompts[i] for i in indices], device=tokens.device)
         target = torch.arange(1, tokens.shape[1], device=tokens.device)
         predicts = (target >= start[:, None]) & mask[:, 1:]
         routings: list[Routing] = []
         hidden = self.model.decode_hidden(tokens[:, :-1], memory, routings)
         logits, targets = self.model.decoder.logits(hidden[predicts]), tokens[:, 1:][predicts]
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        right = (logits.argmax(-1) == targets).float()
+        count: Tensor | float = targets.numel()
+        if self.weights is not None:
+            own = torch.tensor([self.weights[i] for i in indices], device=tokens.device)
+            weights = own.repeat_interleave(predicts.sum(1))
+            losses, right, count = weights * losses, weights * right, weights.sum()
         return [
-            LossTerm(
-                "train/loss_masked_lm",
-                F.cross_entropy(guesses, missing, reduction="sum"),
-                missing.numel(),
-            ),
-            LossTerm(
-                "train/loss_lm", F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
-            ),
-            LossTerm(
-                "train/accuracy_masked_lm",
-                (guesses.argmax(-1) == missing).sum().float(),
-                missing.numel(),
-                coefficient=0.0,
-            ),
-            LossTerm(
-                "train/accuracy_lm",
-                (logits.argmax(-1) == targets).sum().float(),
-                targets.numel(),
-                coefficient=0.0,
-            ),
-            *self._neighbour_terms(encoded[:, -1], tokens, mask & ~hidden_from_encoder, step),
+            LossTerm("train/loss_lm", losses.sum(), count),
+            LossTerm("train/accuracy_lm", right.sum(), count, coefficient=0.0),
             *router_terms(routings, mask[:, 1:], self.settings.router_loss, group),
         ]
 
@@ -216,7 +254,13 @@ def pair_objective(
         for prompt, pair in zip(prompts, corpus.pairs, strict=True)
     ]
     lengths = [len(prompt) for prompt in prompts]
-    return JointLMObjective(settings, model, pairs, lengths, seed), tokenizer.save
+    weights: list[float] | None = None
+    if not settings.start_weight == settings.middle_weight == 1:
+        weights = [
+            settings.middle_weight if middle else settings.start_weight
+            for middle in corpus.pairs_from_the_middle()
+        ]
+    return JointLMObjective(settings, model, pairs, lengths, seed, weights), tokenizer.save
 
 
 def chunks(tokens: Sequence[int], limit: int) -> list[Sequence[int]]:

@@ -4,7 +4,8 @@ depends on it.
 Label of a write: (1 - w) · old memory + w · new information; the loss is minus their cosine, slot
 by slot. New information is the encoded interaction in the shape of memory (`as_memory`: with as
 many slots as tokens it is the encoding itself, else its adaptive average), so slots and tokens need
-not be equal in number. w is `first_weight` for the first write, then falls from `next_weight`.
+not be equal in number. w is `first_weight` for the first write, then falls from `next_weight`, and
+may be shifted at random. How many steps it takes is best left to `until: {train/memory_cosine: …}`.
 Encoder and decoder are frozen, and memory is detached before every write.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +23,7 @@ from common.data.corpus import Corpus
 from common.models.reactive.memory import as_memory
 from common.models.reactive.model import ReactiveTransformer
 from common.models.reactive.unroll import ConversationBatch, TurnTokens, collate
-from common.seeding import derive
+from common.seeding import derive, uniforms
 from common.storage.checkpoint import Checkpoint
 from learner.checkpointing import checkpoint_model
 from learner.parallel.group import Group
@@ -38,6 +40,27 @@ def new_weight(settings: MemoryPretrain, write: int) -> float:
     return max(
         settings.minimum_weight, settings.next_weight - settings.weight_decay_per_step * (write - 1)
     )
+
+
+def new_weights(settings: MemoryPretrain, batch: ConversationBatch, seeds: Sequence[int]) -> Tensor:
+    """[rows]: `new_weight` of each write, shifted by what its conversation and turn draw."""
+    turns = batch.turns
+    weights = torch.tensor([new_weight(settings, turn) for turn in turns.tolist()])
+    if settings.label_weight_shift:
+        streams = [derive(seeds[i], "shift") for i in batch.conversations.tolist()]
+        drawn = torch.from_numpy(uniforms(np.array(streams), turns.numpy()))
+        weights = (weights + settings.label_weight_shift * (2 * drawn - 1)).clamp(0, 1)
+    return weights.to(batch.tokens.device, torch.float32)
+
+
+def label_noise(batch: ConversationBatch, seeds: Sequence[int], memory: Tensor) -> Tensor:
+    """Normal noise [rows, layers, slots, width] that a turn's label gets whatever batch it is in.
+    memory [conversations, layers, slots, width]."""
+    noise = []
+    for conversation, turn in zip(batch.conversations.tolist(), batch.turns.tolist(), strict=True):
+        generator = torch.Generator().manual_seed(derive(seeds[conversation], "label noise", turn))
+        noise.append(torch.randn(memory.shape[1:], generator=generator))
+    return torch.stack(noise).to(memory)
 
 
 def input_noise(batch: ConversationBatch, seeds: Sequence[int], encoded: Tensor) -> Tensor:
@@ -92,6 +115,10 @@ class MemoryPretrainObjective(Objective):
         seen = encoded
         if self.settings.input_noise:
             seen = encoded + self.settings.input_noise * input_noise(batch, seeds, encoded)
+        weights = new_weights(self.settings, batch, seeds)[:, None, None, None].to(fresh.dtype)
+        noise: Tensor | None = None
+        if self.settings.label_noise:
+            noise = self.settings.label_noise * label_noise(batch, seeds, memory)
         cosine, change, start = (
             torch.zeros((), device=group.device),
             torch.zeros((), device=group.device),
@@ -104,8 +131,10 @@ class MemoryPretrainObjective(Objective):
             old = memory[:n] if write == 0 else memory[:n].detach()
             memory = self.model.remember(old, seen[rows], mask[rows])
             states.append(memory.detach())
-            weight = new_weight(self.settings, write)
+            weight = weights[rows]
             label = (1 - weight) * old.detach() + weight * fresh[rows]
+            if noise is not None:
+                label = label + noise[rows]
             cosine = cosine + F.cosine_similarity(memory, label, dim=-1).mean(dim=(1, 2)).sum()
             change = change + (memory - old).detach().square().mean(dim=(1, 2, 3)).sum()
         return [
@@ -120,5 +149,5 @@ def write_objective(
 ) -> tuple[MemoryPretrainObjective, WriteTokenizer]:
     """Stage 3, on the interactions of the training conversations."""
     model, tokenizer = checkpoint_model(checkpoint)
-    conversations = [row_tokens(row, tokenizer) for row in corpus.train]
+    conversations = [row_tokens(row, tokenizer)[: settings.max_writes] for row in corpus.train]
     return MemoryPretrainObjective(settings, model, conversations, seed), tokenizer.save

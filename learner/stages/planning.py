@@ -14,7 +14,7 @@ from typing import Any
 
 from common.config.mrl import MRL
 from common.config.run import Run
-from common.config.stages import RewardModelStage, StageSettings, SupervisedStage
+from common.config.stages import MemoryPretrain, RewardModelStage, StageSettings, SupervisedStage
 from common.models.reactive.config import RxTConfig
 
 FLOAT_BYTES = 4
@@ -63,6 +63,14 @@ def conversations(stage: SupervisedStage, run: Run, config: RxTConfig) -> StageP
     """Whole conversations: the opening and its follow-ups."""
     longest = stage.longest or longest_conversation(run) or 0
     return StagePlan([_supervised(stage, run, config.max_tokens, 1 + longest)])
+
+
+def writes(stage: MemoryPretrain, run: Run, config: RxTConfig) -> StagePlan:
+    """The first interactions of conversations, as many as are written."""
+    turns = 1 + (longest_conversation(run) or 0)
+    if stage.max_writes is not None:
+        turns = min(turns, stage.max_writes)
+    return StagePlan([_supervised(stage, run, config.max_tokens, turns)])
 
 
 def reward_model(stage: RewardModelStage, run: Run, config: RxTConfig) -> StagePlan:

@@ -12,7 +12,7 @@ from common.config.lm import LMRL
 from common.config.mrl import HELD_OUT, MRL
 from common.config.rewards import Rewards
 from common.config.run import Run
-from common.config.stages import MemoryAware, MemoryPretrain, Reading, StageSettings
+from common.config.stages import SFT, MemoryAware, MemoryPretrain, Reading, StageSettings
 from common.data.conversations import pairs_to_read, up_to
 from common.data.corpus import Corpus
 from common.failures import InputError, nearest
@@ -134,6 +134,22 @@ def require_short_enough(stage: MemoryAware, corpus: Corpus) -> None:
             "max_follow_ups",
             f"is {stage.max_follow_ups}, and none of {len(corpus.train)} training conversations "
             "has so few",
+        )
+
+
+def require_weighed_pairs(stage: SFT, corpus: Corpus) -> None:
+    """Raises InputError where every interaction weighs 0 in the decoder's loss."""
+    if stage.start_weight and stage.middle_weight:
+        return
+    middle = corpus.pairs_from_the_middle()
+    if stage.middle_weight == 0 and all(middle):
+        raise InputError(
+            "middle_weight",
+            f"is 0, and all of {len(middle)} interactions are from the middle of conversations",
+        )
+    if stage.start_weight == 0 and not any(middle):
+        raise InputError(
+            "start_weight", f"is 0, and all of {len(middle)} interactions begin conversations"
         )
 
 

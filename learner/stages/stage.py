@@ -41,6 +41,7 @@ from learner.stages.possible import (
     require_phases,
     require_readable_by_critic,
     require_short_enough,
+    require_weighed_pairs,
 )
 from learner.unfreezing import require_begun
 
@@ -209,12 +210,19 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
     row.settings: row
     for row in (
         StageDefinition(JointLM, _supervised, ("texts",), planning.sequences, _joint_lm),
-        StageDefinition(SFT, _supervised, ("pairs",), planning.sequences, _sft),
+        StageDefinition(
+            SFT,
+            _supervised,
+            ("pairs",),
+            planning.sequences,
+            _sft,
+            require_data=require_weighed_pairs,
+        ),
         StageDefinition(
             MemoryPretrain,
             _supervised,
             ("train",),
-            planning.sequences,
+            planning.writes,
             _memory_pretrain,
             require_fit=require_memory_attention,
         ),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class Objective(Protocol):
     modules: dict[str, nn.Module]
     """Modules that may be trained, by the prefix of their parameters' names; those outside "model"
     are saved beside it."""
+    beside: ClassVar[dict[str, str]] = {}
+    """Part of the model that a module beside it learns with, where the stage has phases."""
 
     @property
     def examples(self) -> int: ...
@@ -110,7 +112,9 @@ class SupervisedTraining:
             module.to(group.device).train()
         held = TrainingState.of(checkpoint)
         reactive = isinstance(modules.get("model"), ReactiveTransformer)
-        self.unfreezing = Unfreezing(self.stage.phases, part_of if reactive else _whole)
+        self.unfreezing = Unfreezing(
+            self.stage.phases, part_of if reactive else _whole, self.objective.beside
+        )
         self.unfreezing.load(held.phases_in(job.stage), self.position.in_stage)
         self.trainer = Trainer(modules, self.stage.optimizer, self.stage.steps, group, self._scale)
         self.until = Until(self.stage, held.until_in(job.stage))

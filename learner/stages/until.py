@@ -57,6 +57,8 @@ class Until:
             return
         own = torch.tensor([sums[name] for name in self._stage.until], dtype=torch.float64)
         everywhere = group.sum(own.to(group.device)).tolist()
+        if not all(count for _, count in everywhere):
+            return  # a step that did not measure, such as one without the encoder, says nothing
         self._recent.append(tuple(total / max(count, 1.0) for total, count in everywhere))
         if len(self._recent) == WINDOW and all(
             self._stage.meets(name, value) for name, value in self.means().items()

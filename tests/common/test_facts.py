@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from common.config.data import SynthData
-from common.data.conversations import row_to_dict
+from common.data.conversations import row_from_dict, row_to_dict
 from common.data.datasets.sgd import load
 from common.data.datasets.synth import generate
-from common.data.facts import fact_faults, fact_warnings
+from common.data.facts import contradictions, fact_faults, fact_warnings
 from common.text.values import contains_value
 
 Said = dict[str, Any]
@@ -269,6 +269,51 @@ def test_the_replaced_value_of_a_generated_question_is_refused() -> None:
                     ], (told, question)
                     tried += 1
     assert tried > 30
+
+
+def contradict(*told: Said | str) -> list[tuple[int, str]]:
+    record = row(*(turn(each) if isinstance(each, str) else each for each in told))
+    return list(contradictions(row_from_dict(record).turns))
+
+
+CHANGE = ("My cat is called Luna.", "My cat is now called Milo.")
+
+
+def test_a_value_and_the_one_that_replaced_it_contradict_in_one_turn() -> None:
+    both = turn("What is my cat called?", "Luna, Milo", ("Luna", 0), ("Milo", 1, ["Luna"]))
+    [(number, what)] = contradict(*CHANGE, "nice weather", both)
+    assert number == 3
+    assert what == "it asks for 'Luna' and for 'Milo', which replaced it"
+    # A question about the past may ask for both, and a dog may have the cat's old name.
+    past = {**both, "query": "What was my cat called, before and now?"}
+    assert contradict(*CHANGE, past) == []
+    assert contradict(f"{CHANGE[0]} My dog is called Luna.", CHANGE[1], both) == []
+    # Asked for in turns of their own, they are a change.
+    first, second = asks("What is my cat called?", "Luna"), asks("And now?", "Milo", 2, ["Luna"])
+    assert contradict(CHANGE[0], first, CHANGE[1], second) == []
+
+
+def test_values_that_each_replaced_the_other_contradict() -> None:
+    facts = (("Luna", 0, ["Milo"]), ("Milo", 1, ["Luna"]))
+    [(number, what)] = contradict(*CHANGE, turn("What was my cat called?", "Luna", *facts))
+    assert (number, what) == (2, "'Luna' and 'Milo' each replaced the other")
+
+
+def test_a_value_that_is_said_once_cannot_be_of_two_turns() -> None:
+    asked = turn("What are my pets called?", "Luna, Luna", ("Luna", 0), ("luna", 1))
+    assert contradict("My cat is called Luna.", "hello", asked) == [
+        (2, "'Luna' is said in turn 0 and in turn 1")
+    ]
+    assert contradict("My cat is called Luna.", "My dog is called Luna.", asked) == []
+
+
+def test_generated_facts_never_contradict_one_another() -> None:
+    settings = SynthData(
+        train=200, eval=20, steps=[8], change_probability=0.5, final_question="all"
+    )
+    rows = generate(settings, 5)["train"]
+    assert max(len(turn.facts) for row in rows for turn in row.turns) > 2
+    assert not [what for row in rows for what in contradictions(row.turns)]
 
 
 def test_converted_dialogues_agree_with_their_facts(shared: Path) -> None:

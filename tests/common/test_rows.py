@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.config.data import SynthData
+from common.config.data import RowsData, SynthData
 from common.data.conversations import (
     load_pairs,
     load_rows,
@@ -20,10 +20,11 @@ from common.data.conversations import (
     save_rows,
     value_counts,
 )
+from common.data.datasets.files import rows_corpus
 from common.data.datasets.synth import generate
 from common.data.readers import BadRecords
 from common.data.tokenizer import train_tokenizer
-from common.data.validate import validate_rows
+from common.data.validate import Limits, validate_rows
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
 
@@ -204,10 +205,35 @@ def test_all_faults_are_reported_up_to_twenty(tmp_path: Path) -> None:
 def test_an_answer_over_the_limit_is_named(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(["my dog is called Rex"], 300)
     path = write(tmp_path / "rows.jsonl", broken("interactions", 0, "answer", value="x" * 30))
-    assert len(validate_rows(path, 40, tokenizer).rows) == 1
-    error = fault(path, max_answer_tokens=10, tokenizer=tokenizer)
+    assert len(validate_rows(path, Limits(answer_tokens=40), tokenizer).rows) == 1
+    error = fault(path, limits=Limits(answer_tokens=10), tokenizer=tokenizer)
     assert error.where.endswith("field interactions.0.answer")
     assert "10 are allowed" in error.what
+
+
+def test_an_interaction_over_the_limit_is_named_with_its_tokens(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["my dog is called Rex"], 300)
+    path = write(tmp_path / "rows.jsonl", good(), broken("query", value="my dog " * 20 + "is Rex"))
+    tokens = max(len(tokenizer.interaction(turn)) for row in load_rows(path) for turn in row.turns)
+    assert len(validate_rows(path, Limits(tokens=tokens), tokenizer).rows) == 2
+    error = fault(path, limits=Limits(tokens=tokens - 1), tokenizer=tokenizer)
+    assert error.where == f"{path}, line 2, field query"
+    assert error.what.startswith(f"has {tokens} tokens with its answer, {tokens - 1} are allowed")
+
+
+def test_a_conversation_that_never_ends_is_refused_by_line_and_counted(tmp_path: Path) -> None:
+    endless = {"query": "go on", "answer": "okay"}
+    long = broken("interactions", value=[endless] * 9)
+    path = write(tmp_path / "rows.jsonl", good(), long, long)
+    assert len(load_rows(path)) == len(load_rows(path, max_follow_ups=9)) == 3
+    with pytest.raises(BadRecords) as caught:
+        load_rows(path, max_follow_ups=8)
+    assert str(caught.value).startswith(f"{path}, line 2, field interactions: has 9 follow-ups, 8 ")
+    assert "(and 1 more)" in caught.value.what
+    assert str(fault(path, limits=Limits(follow_ups=8))) == str(caught.value)
+    data = RowsData(train=(str(path),), eval=(str(path),), max_follow_ups=8)
+    with pytest.raises(BadRecords, match=r"line 2, field interactions: has 9"):
+        rows_corpus(data, 0)
 
 
 @pytest.mark.parametrize("name", ["empty.jsonl", "empty.jsonl.gz"])

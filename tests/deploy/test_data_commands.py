@@ -19,8 +19,8 @@ ROW = {
 }
 
 
-def write(path: Path, record: object) -> Path:
-    path.write_text(json.dumps(record) + "\n")
+def write(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
@@ -190,4 +190,43 @@ def test_validate_measures_answers_with_a_tokenizer(
     limit = ["--tokenizer", str(tmp_path / "tokenizer"), "--max-answer-tokens"]
     assert run_command(["data", "validate", str(path), *limit, "20"]) == EXIT_DONE
     assert "interactions.0.answer" in refused(capsys, "validate", str(path), *limit, "8")
-    assert "go together" in refused(capsys, "validate", str(path), "--max-answer-tokens", "8")
+    assert "goes together" in refused(capsys, "validate", str(path), "--max-answer-tokens", "8")
+    whole = [*limit[:2], "--max-tokens"]
+    assert run_command(["data", "validate", str(path), *whole, "99"]) == EXIT_DONE
+    assert "tokens with its answer, 8 are" in refused(capsys, "validate", str(path), *whole, "8")
+    assert "goes together" in refused(capsys, "validate", str(path), *limit[:2])
+
+
+def test_validate_counts_conversations_that_never_end_and_contradictions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = [{"value": "Rome", "said_in": 0}, {"value": "Oslo", "said_in": 1, "outdated": ["Rome"]}]
+    row = {
+        "query": "I live in Rome.",
+        "answer": "okay",
+        "interactions": [
+            {"query": "Now I live in Oslo.", "answer": "okay", "role": "remember"},
+            {"query": "Where do I live?", "answer": "Rome and Oslo", "facts": facts},
+        ],
+    }
+    path = write(tmp_path / "rows.jsonl", row, row)
+    flags = ["--inferred"]  # that Rome is out of date is a fault of its own
+    assert run_command(["data", "validate", str(path), *flags]) == EXIT_DONE
+    shown = capsys.readouterr()
+    assert "line 1, field interactions.1.facts: contradict one another: it asks for" in shown.err
+    assert "no faults, 2 warnings, 1 repeated" in shown.out
+    told = refused(capsys, "validate", str(path), *flags, "--max-follow-ups", "1")
+    assert "has 2 follow-ups, 1 are allowed" in told
+    assert "(and 1 more)" in told
+
+
+def test_divide_tells_long_turns_in_several_and_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write(tmp_path / "rows.jsonl", ROW), tmp_path / "divided.jsonl"
+    assert run_command(["data", "divide", str(path), str(out), "--max-words", "60"]) == EXIT_DONE
+    assert "nothing was left out" in capsys.readouterr().out
+    assert load_rows(out) == load_rows(path)
+    assert run_command(["data", "divide", str(path), str(out), "--max-words", "2"]) == EXIT_DONE
+    assert "told in several" in capsys.readouterr().out
+    assert len(load_rows(out)[0].turns) > len(load_rows(path)[0].turns)

@@ -126,7 +126,9 @@ def test_an_interaction_that_does_not_fit_is_refused_or_where_that_is_an_estimat
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tight = run(tmp_path, model={"max_tokens": 12})
-    with pytest.raises(InputError, match=r"data\.pairs, pair 2: query and answer .* have \d+ tok"):
+    with pytest.raises(
+        InputError, match=r"\.jsonl, row \d+, interaction \d: query and answer .* have \d+ tok"
+    ):
         summary(tight)
     monkeypatch.setattr(data_plan, "CHARACTERS", 300)
     corpus = load_corpus(tight.data, 0)

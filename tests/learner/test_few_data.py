@@ -8,7 +8,7 @@ from common.config.run import Run
 from common.data.datasets.table import load_corpus
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import QuietProgress
-from learner.amounts import few_data_warnings
+from learner.data_warnings import data_warnings
 from learner.setup import prepare
 from tests.local_source import tiny_run
 
@@ -37,6 +37,6 @@ def test_a_new_run_with_few_conversations_says_so_once(tmp_path: Path) -> None:
 def test_a_given_model_needs_no_warning(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "memory_aware")
     corpus = load_corpus(run.data, run.seed)
-    assert few_data_warnings(run, corpus)
+    assert data_warnings(run, corpus)
     model = run.model.model_copy(update={"checkpoint": "runs/earlier"})
-    assert few_data_warnings(run.model_copy(update={"model": model}), corpus) == []
+    assert data_warnings(run.model_copy(update={"model": model}), corpus) == []

@@ -62,8 +62,15 @@ def test_recomputed_log_probs_are_the_recorded_ones(
         ({}, {}, 0.7),
         ({"residual_gate": "static", "gate_activation": "tanh"}, {"teacher_forcing": True}, 0.7),
         ({"experts": 4, "experts_per_token": 2, "decoder_ff": 24}, {}, 1.0),
+        ({"memory_reads": 2, "residual_gate": "delta"}, {}, 1.0),
     ],
-    ids=["teacher forcing", "temperature", "both, other gates", "mixture of experts"],
+    ids=[
+        "teacher forcing",
+        "temperature",
+        "both, other gates",
+        "mixture of experts",
+        "second read and delta write",
+    ],
 )
 def test_replay_holds_however_episodes_were_played(
     tokenizer: ConversationTokenizer,

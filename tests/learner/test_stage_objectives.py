@@ -125,7 +125,12 @@ def negative_log_prob(log_probs: list[Tensor], targets: list[int]) -> tuple[Tens
 # --- stages 1 and 2 -------------------------------------------------------------------------------
 
 
-def plain_joint_lm(settings: JointLM, sequences: list[list[int]], prompts: list[int]) -> Plain:
+def plain_joint_lm(
+    settings: JointLM,
+    sequences: list[list[int]],
+    prompts: list[int],
+    weights: list[float] | None = None,
+) -> Plain:
     def draw(key: int, purpose: str, count: int) -> np.ndarray:
         return uniforms(np.full(count, derive(key, purpose)), np.arange(count))
 
@@ -139,17 +144,29 @@ def plain_joint_lm(settings: JointLM, sequences: list[list[int]], prompts: list[
             return model.initial_memory([key]).detach()
         return memory
 
+    def seen_of(model: ReactiveTransformer, sequence: list[int], key: int, place: int) -> int:
+        """What the encoder sees in place of a token that it has to guess."""
+        share = draw(key, "replacement", len(sequence))[place]
+        if share < settings.mask_random:
+            drawn = draw(key, "random token", len(sequence))[place]
+            return SPECIAL + int(drawn * (model.config.vocab_size - SPECIAL))
+        return sequence[place] if share >= 1 - settings.mask_keep else MASK
+
     def plain(modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, float]]:
         model: Any = modules["model"]
         loss, guessing = (torch.zeros((), dtype=torch.float64) for _ in range(2))
-        tokens = right = guesses = right_guesses = 0
+        tokens, right, guesses, right_guesses = 0.0, 0.0, 0, 0
         routed: list[list[Routing]] = []
         for i in CHOSEN:
             key, sequence = derive(SEED, settings.stage, STEP, i), sequences[i]
             hidden = draw(key, "mask", len(sequence)) < settings.mask_probability
             places = [p for p, token in enumerate(sequence) if hidden[p] and token >= SPECIAL]
             encoded, _ = encode(
-                model, [MASK if p in places else token for p, token in enumerate(sequence)]
+                model,
+                [
+                    seen_of(model, sequence, key, p) if p in places else token
+                    for p, token in enumerate(sequence)
+                ],
             )
             for p in places:
                 scores = modules["masked_lm_head"](encoded[0, -1, p])
@@ -162,7 +179,9 @@ def plain_joint_lm(settings: JointLM, sequences: list[list[int]], prompts: list[
             )  # fmt: skip
             routed.append(routings)
             nats, hits = negative_log_prob(found, sequence[start:])
-            loss, tokens, right = loss + nats, tokens + len(found), right + hits
+            own = 1.0 if weights is None else weights[i]
+            loss, right = loss + own * nats, right + own * hits
+            tokens += own * len(found)
         figures = {
             "train/loss_masked_lm": float(guessing.detach()) / guesses,
             "train/loss_lm": float(loss.detach()) / tokens,
@@ -226,6 +245,7 @@ def test_neighbours_are_told_from_the_encoding_of_tokens_that_were_seen(
     assert_same(objective, plain_neighbours(settings, sequences, [0] * 4))
 
 
+SPLIT = {"mask_probability": 0.5, "mask_random": 0.3, "mask_keep": 0.3}
 NOISY = {"mask_probability": 0.4, "hide_probability": 0.3, "noise": 0.5, "blind_fraction": 0.5}
 
 
@@ -233,10 +253,11 @@ NOISY = {"mask_probability": 0.4, "hide_probability": 0.3, "noise": 0.5, "blind_
     ("more", "shape"),
     [
         ({"mask_probability": 0.4}, {}),
+        (SPLIT, {}),
         (NOISY, {"initial_memory": "learned"}),
         (NOISY | {"router_loss": 0.5}, {"experts": 3, "experts_per_token": 2}),
     ],
-    ids=["quiet", "noisy", "experts"],
+    ids=["quiet", "80/10/10", "noisy", "experts"],
 )
 @pytest.mark.parametrize("kind", ["joint_lm", "sft"])
 def test_language_modelling_of_encoder_and_decoder_is_the_plain_sum_of_both(
@@ -250,10 +271,20 @@ def test_language_modelling_of_encoder_and_decoder_is_the_plain_sum_of_both(
     assert_same(objective, plain_joint_lm(settings, sequences, prompts))
 
 
+def test_interactions_count_by_their_weights_in_the_decoders_loss_alone(
+    conversations: list[list[TurnTokens]],
+) -> None:
+    turns = [turns[-1] for turns in conversations]
+    sequences, prompts = [list(turn.remembered) for turn in turns], [len(t.query) for t in turns]
+    settings, weights = SFT(stage="sft", mask_probability=0.4), [0.5, 1.0, 0.25, 3.0]
+    objective = JointLMObjective(settings, make_model(), sequences, prompts, SEED, weights)
+    assert_same(objective, plain_joint_lm(settings, sequences, prompts, weights))
+
+
 # --- stage 3 --------------------------------------------------------------------------------------
 
 
-def plain_memory_pretrain(noise: float, conversations: list[list[TurnTokens]]) -> Plain:
+def plain_memory_pretrain(settings: MemoryPretrain, conversations: list[list[TurnTokens]]) -> Plain:
     def plain(modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, float]]:
         model: Any = modules["model"]
         cosines, change = [], 0.0
@@ -266,11 +297,17 @@ def plain_memory_pretrain(noise: float, conversations: list[list[TurnTokens]]) -
                 encoded = encoded.detach()
                 generator = torch.Generator().manual_seed(derive(key, "noise", write))
                 drawn = torch.randn(encoded.shape[1:], generator=generator)
-                memory = model.remember(old, encoded + noise * drawn, mask)
+                memory = model.remember(old, encoded + settings.input_noise * drawn, mask)
                 new = [0.9, 0.5, 0.45, 0.4][write]
+                shift = uniforms(np.array([derive(key, "shift")]), np.array([write]))[0]
+                new += settings.label_weight_shift * (2 * shift - 1)
+                new = min(1.0, max(0.0, new))
                 label = (1 - new) * old.detach() + new * in_shape_of_memory(
                     encoded, model.config.slots
                 )
+                generator = torch.Generator().manual_seed(derive(key, "label noise", write))
+                drawn = torch.randn(memory.shape[1:], generator=generator)
+                label = label + settings.label_noise * drawn
                 slots = [
                     (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
                     for a, b in zip(memory.flatten(0, 2), label.flatten(0, 2), strict=True)
@@ -287,14 +324,24 @@ def plain_memory_pretrain(noise: float, conversations: list[list[TurnTokens]]) -
 
 
 @pytest.mark.parametrize("initial_memory", ["normal", "learned"])
-@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"input_noise": 0.5},
+        {"label_noise": 0.5},
+        {"label_weight_shift": 0.15},
+        {"input_noise": 0.1, "label_noise": 0.2, "label_weight_shift": 0.9},
+    ],
+    ids=str,
+)
 def test_memory_pretraining_is_the_cosine_to_old_and_new_write_by_write(
-    noise: float, initial_memory: str, conversations: list[list[TurnTokens]]
+    more: dict[str, float], initial_memory: str, conversations: list[list[TurnTokens]]
 ) -> None:
-    settings = MemoryPretrain(stage="memory_pretrain", input_noise=noise)
+    settings = MemoryPretrain.model_validate({"stage": "memory_pretrain"} | more)
     model = make_model(initial_memory=initial_memory)
     objective = MemoryPretrainObjective(settings, model, conversations, SEED)
-    assert_same(objective, plain_memory_pretrain(noise, conversations))
+    assert_same(objective, plain_memory_pretrain(settings, conversations))
 
 
 # --- stage 4 --------------------------------------------------------------------------------------

@@ -58,6 +58,17 @@ def test_a_loss_has_to_fall() -> None:
     assert WINDOW < (until.held_at or 0) <= 2 * WINDOW
 
 
+def test_steps_that_measured_nothing_are_passed_over() -> None:
+    """Such as those of `decoder_only_steps`, of the encoder: no loss is no loss of 0."""
+    until = Until(SFT(stage="sft", until={"train/loss_masked_lm": 0.5}))
+    for done in range(1, WINDOW + 1):
+        until.observe(done, {"train/loss_masked_lm": (0.0, 0.0)}, OneRank())
+    assert (until.held_at, until.means()) == (None, {})
+    for done in range(WINDOW + 1, 2 * WINDOW + 1):
+        until.observe(done, {"train/loss_masked_lm": (0.8, 2.0)}, OneRank())
+    assert until.held_at == 2 * WINDOW
+
+
 def test_the_rate_stays_at_its_peak_until_the_condition_holds_and_decays_then() -> None:
     until = rule(optimizer={"warmup_fraction": 0.1, "final_fraction": 0.2})
     assert [until.rate_factor(step) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]

@@ -16,12 +16,13 @@ from common.models.reactive.parts import PARTS, part_of
 SIZES: dict[str, Any] = {"vocab_size": 30, "width": 16, "layers": 2, "heads": 4, "slots": 5}
 SIZES |= {"query_heads": 2, "kv_heads": 2, "decoder_ff": 12, "encoder_ff": 8, "max_tokens": 16}
 ATTENTION = ("simple", "self", "interlayer", "gated_self_interlayer")
-GATES = ("none", "static", "elementwise", "linear", "per_number")
+GATES = ("none", "static", "elementwise", "linear", "per_number", "delta")
 VARIANTS: list[dict[str, Any]] = [
     *({"memory_attention": kind, "residual_gate": gate} for kind in ATTENTION for gate in GATES),
     {"experts": 3, "experts_per_token": 2},
     {"initial_memory": "learned"},
     {"memory_attention": "last_interaction", "initial_memory": "learned"},
+    {"memory_reads": 2},
     {"cross_query_heads": 4, "cross_kv_heads": 1, "memory_query_heads": 4},
 ]
 
@@ -40,7 +41,9 @@ def test_every_parameter_of_every_variant_belongs_to_one_part(shape: dict[str, A
         found[part_of(name)] += parameter.numel()
     layers = [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
     cross = sum(
-        size(layer.cross_attention, layer.cross_norm, layer.memory_norm) for layer in layers
+        size(layer.cross_attention, layer.cross_norm, layer.memory_norm)
+        + (size(layer.second_attention, layer.second_norm) if layer.reads_again else 0)
+        for layer in layers
     )
     counts = config.parameters()
     assert found == {

@@ -52,6 +52,7 @@ MEMORY = [
         ("simple", "self", "interlayer", "gated_self_interlayer"), GATES
     )
 ]
+OPTIONS = {**HEADS["own"], "memory_reads": 2, "residual_gate": "delta", "memory_attention": "self"}
 VARIANTS = [{**HEADS["sqa"], **memory} for memory in MEMORY] + [
     *HEADS.values(),
     {"experts": 3, "experts_per_token": 2},
@@ -62,6 +63,9 @@ VARIANTS = [{**HEADS["sqa"], **memory} for memory in MEMORY] + [
     {"residual_gate": "per_number", "memory_attention": "simple", "gate_stretch": 0.4},
     {"residual_gate": "linear", "memory_attention": "self", "gate_stretch": 0.4},
     {"memory_attention": "last_interaction"},
+    {"residual_gate": "delta", "gate_stretch": 0.4},
+    {"memory_reads": 2},
+    OPTIONS,
 ]
 
 
@@ -196,9 +200,7 @@ def assert_counts(model: ReactiveTransformer) -> None:
     assert model.config.parameters() == real
 
 
-@pytest.mark.parametrize(
-    "shape", [HEADS["own"], {"experts": 3}, {"initial_memory": "learned"}], ids=str
-)
+@pytest.mark.parametrize("shape", [OPTIONS, {"experts": 3}, {"initial_memory": "learned"}], ids=str)
 def test_a_saved_model_comes_back_whole(shape: dict[str, Any], tmp_path: Path) -> None:
     model = make_model(**shape)
     write_model(model, tmp_path)
@@ -322,6 +324,8 @@ def test_rotation_is_multiplication_of_complex_numbers(dtype: torch.dtype) -> No
         ({"experts": 1, "experts_per_token": 2}, "experts_per_token"),
         ({"memory_attention": "interlayers"}, "memory_attention"),
         ({"residual_gate": "liner"}, "residual_gate"),
+        ({"memory_reads": 3}, "memory_reads"),
+        ({"residual_gate": "delta", "gate_activation": "tanh"}, "gate_activation"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(shape: dict[str, Any], key: str) -> None:

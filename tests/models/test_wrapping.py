@@ -41,9 +41,10 @@ def one_turn(model: ReactiveTransformer) -> Tensor:
     return model.decode(tokens, model.remember(memory, model.encode(tokens, mask), mask))
 
 
+@pytest.mark.parametrize("reads", [1, 2])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_decoding_compiles_to_one_graph(gradients: bool) -> None:
-    model = make_model()
+def test_decoding_compiles_to_one_graph(gradients: bool, reads: int) -> None:
+    model = make_model(memory_reads=reads)
     tokens, _, memory = inputs(model)
     torch.compiler.reset()
     compiled = torch.compile(model.decode, backend="eager", fullgraph=True)
@@ -53,9 +54,10 @@ def test_decoding_compiles_to_one_graph(gradients: bool) -> None:
             torch.testing.assert_close(compiled(some, memory), model.decode(some, memory))
 
 
+@pytest.mark.parametrize("gate", ["linear", "delta"])
 @pytest.mark.parametrize("kind", ["simple", "self", "interlayer", "gated_self_interlayer"])
-def test_writing_memory_compiles_to_one_graph(kind: str) -> None:
-    model = make_model(memory_attention=kind)
+def test_writing_memory_compiles_to_one_graph(kind: str, gate: str) -> None:
+    model = make_model(memory_attention=kind, residual_gate=gate)
     tokens, mask, memory = inputs(model)
     encoded = model.encode(tokens, mask)
     torch.compiler.reset()
@@ -75,8 +77,11 @@ def _process_group(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_process_group")
-def test_encode_remember_and_decode_work_on_shards_and_give_the_same_gradients() -> None:
-    whole = make_model(initial_memory="learned")
+@pytest.mark.parametrize("more", [{}, {"memory_reads": 2, "residual_gate": "delta"}], ids=str)
+def test_encode_remember_and_decode_work_on_shards_and_give_the_same_gradients(
+    more: dict[str, Any],
+) -> None:
+    whole = make_model(initial_memory="learned", **more)
     sharded: Any = copy.deepcopy(whole)
     for layer in sharded.decoder.layers:
         fully_shard(layer)

@@ -77,6 +77,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "gate_initial": -1.0,
         "gate_stretch": 0.1,
     },
+    "a delta write": {"memory_attention": "self", "residual_gate": "delta", "gate_stretch": 0.1},
+    "a second read": {"memory_reads": 2, "cross_query_heads": 4, "cross_kv_heads": 1},
+    "a second read of experts": {"memory_reads": 2, "experts": 5, "decoder_ff": 24},
     "learned initial memory": {"initial_memory": "learned", "initial_memory_std": 1.0},
 }
 

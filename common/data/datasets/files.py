@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from common.config.data import PreferencesData, RowsData
+from common.config.names import MOST_FOLLOW_UPS
 from common.data.columns import columns_of
 from common.data.conversations import load_pairs, load_rows, load_texts
 from common.data.corpus import Corpus, corpus_of
@@ -20,8 +21,8 @@ from common.failures import InputError
 
 def rows_corpus(data: RowsData, seed: int) -> Corpus:
     columns = columns_of(data.columns)
-    train = _read("train", data.train, partial(load_rows, columns=columns))
-    held = _read("eval", data.eval, partial(load_rows, columns=columns))
+    load = partial(load_rows, columns=columns, max_follow_ups=data.max_follow_ups)
+    train, held = _read("train", data.train, load), _read("eval", data.eval, load)
     texts = _read("texts", data.texts, partial(load_texts, columns=columns), "texts")
     pairs = _read("pairs", data.pairs, partial(load_pairs, columns=columns), "pairs")
     corpus = corpus_of(_named(train), _named(held), [], _all(texts), _all(pairs))
@@ -52,7 +53,8 @@ def preferences_corpus(data: PreferencesData, seed: int) -> Corpus:
     load = partial(load_preferences, columns=columns_of(data.columns))
     train_files = _read("train", data.train, load, "preferences")
     eval_files = _read("eval", data.eval, load, "preferences")
-    conversations = _read("conversations", data.conversations, load_rows)
+    load_bounded = partial(load_rows, max_follow_ups=MOST_FOLLOW_UPS)
+    conversations = _read("conversations", data.conversations, load_bounded)
     told: list[Preference] = _all(train_files)
     held: list[Preference] = _all(eval_files)
     if held:

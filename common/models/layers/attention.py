@@ -105,20 +105,35 @@ class SelfAttention(Attention):
         )
 
 
-class CrossAttention(Attention):
-    """One input asks, another is asked."""
+class Asking(Attention):
+    """Queries of one input; what is asked is made elsewhere."""
 
     def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
         super().__init__(head_dim, query_heads, kv_heads)
         self.query = Linear(width, query_heads * head_dim, bias=False)
-        self.key_value = Linear(width, 2 * kv_heads * head_dim, bias=False)
-        self.output = Linear(query_heads * head_dim, width)
 
     def queries(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """x [batch, tokens, width] → [batch, query_heads, tokens, head_dim], rotated by `rope`
         where given."""
         q = self._heads(self.query(x))
         return q if rope is None else rotate(q, rope)
+
+
+class SecondAttention(Asking):
+    """Asks once more what a cross-attention asks, by its keys and values."""
+
+    def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
+        super().__init__(width, head_dim, query_heads, kv_heads)
+        self.output = Linear(query_heads * head_dim, width)
+
+
+class CrossAttention(Asking):
+    """One input asks, another is asked."""
+
+    def __init__(self, width: int, head_dim: int, query_heads: int, kv_heads: int):
+        super().__init__(width, head_dim, query_heads, kv_heads)
+        self.key_value = Linear(width, 2 * kv_heads * head_dim, bias=False)
+        self.output = Linear(query_heads * head_dim, width)
 
     def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [batch, tokens, width] → keys, values [batch, kv_heads, tokens, head_dim]; keys rotated

@@ -46,9 +46,11 @@ class RxTConfig:
     """Rows of short-term memory per layer."""
     max_tokens: int = 64
     """Longest interaction."""
+    memory_reads: int = 1
+    """Times that each decoder layer reads its layer of memory: 1 or 2."""
     memory_attention: str = "gated_self_interlayer"
     residual_gate: str = "linear"
-    """How old and new memory mix: none (sum), static, elementwise, linear or per_number."""
+    """How old and new memory mix: none (sum), static, elementwise, linear, per_number or delta."""
     gate_activation: str = "sigmoid"
     gate_per_slot: bool = True
     gate_initial: float = 0.0
@@ -130,13 +132,24 @@ class RxTConfig:
         )
         for key, valid in (
             ("memory_attention", get_args(MemoryAttentionKind)),
-            ("residual_gate", ("none", "static", "elementwise", "linear", "per_number")),
+            (
+                "residual_gate",
+                ("none", "static", "elementwise", "linear", "per_number", "delta"),
+            ),
             ("gate_activation", ("sigmoid", "tanh")),
             ("initial_memory", ("normal", "learned")),
         ):
             value = getattr(self, key)
             require(value in valid, key, f"{value!r} is not a kind; {nearest(str(value), valid)}")
 
+        require(
+            self.memory_reads in (1, 2), "memory_reads", f"is {self.memory_reads}, and not 1 or 2"
+        )
+        require(
+            self.residual_gate != "delta" or self.gate_activation == "sigmoid",
+            "gate_activation",
+            f"is {self.gate_activation}, and the strength of a delta write is a sigmoid",
+        )
         require(
             self.gate_stretch == 0 or self.gate_activation == "sigmoid",
             "gate_stretch",
@@ -170,6 +183,7 @@ class RxTConfig:
             "elementwise": self._gates,
             "linear": self.slots * self._gates + self._gates,
             "per_number": 2 * self.width**2 + self.width,
+            "delta": (self.width + 1) * (self.heads + self.head_dim + 1),
         }[self.residual_gate]
         extra = self.memory_attention != "simple"
         memory_layer = memory_heads + 2 * self.width + gate
@@ -177,15 +191,13 @@ class RxTConfig:
             memory_layer += memory_heads + self.width + gate
         if self.memory_attention == "gated_self_interlayer":
             memory_layer += gate
+        cross_query = self.cross_query_heads or 0
+        read = attention(cross_query, self.cross_kv_heads or 0) + 2 * self.width
+        if self.memory_reads == 2:  # by the keys and values of the first, with a norm of its own
+            read += attention(cross_query, 0) + self.width
         counts = {
             "embedding": self.vocab_size * self.width,
-            "decoder": self.layers
-            * (
-                own
-                + attention(self.cross_query_heads or 0, self.cross_kv_heads or 0)
-                + expert_layer
-                + 4 * self.width
-            ),
+            "decoder": self.layers * (own + read + expert_layer + 2 * self.width),
             "encoder": self.layers * (own + feed_forward(self.encoder_ff) + 2 * self.width),
             "memory": self.layers * memory_layer * (self.memory_attention != LAST_INTERACTION)
             + self.width * (self.memory_attention in ("interlayer", "gated_self_interlayer")),

@@ -4,6 +4,10 @@ Queries of the cross-attention carry token positions, slots carry none. Keys and
 depend on memory alone: `read_memory` makes them once per turn. Whole sequences and single new
 tokens take the same path: what tokens may look at, and how, is decided by the `Context` that the
 caller hands in.
+
+With `memory_reads` = 2 every layer reads the same layer of memory twice: what the first read found
+is part of what the second asks for, so that a chain of two facts (who has it, where they are) can
+be followed in one layer.
 """
 
 from __future__ import annotations
@@ -13,7 +17,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from common.models.layers.attention import CrossAttention, SelfAttention, rope_table
+from common.models.layers.attention import (
+    Asking,
+    CrossAttention,
+    SecondAttention,
+    SelfAttention,
+    rope_table,
+)
 from common.models.layers.batch_invariant import Linear
 from common.models.layers.feed_forward import FeedForward, MixtureOfExperts, Routing
 from common.models.reactive.config import RxTConfig
@@ -27,7 +37,7 @@ class Context(Protocol):
     def tokens(self, layer: int, attention: SelfAttention, x: Tensor) -> Tensor:
         """Self-attention to each other, and to tokens of earlier calls."""
 
-    def memory(self, layer: int, attention: CrossAttention, x: Tensor) -> Tensor:
+    def memory(self, layer: int, attention: Asking, x: Tensor) -> Tensor:
         """Cross-attention to short-term memory."""
 
 
@@ -45,7 +55,7 @@ class Sequences:
     def tokens(self, layer: int, attention: SelfAttention, x: Tensor) -> Tensor:
         return attention.see(*attention.queries_keys_values(x, self.rope), causal=True)
 
-    def memory(self, layer: int, attention: CrossAttention, x: Tensor) -> Tensor:
+    def memory(self, layer: int, attention: Asking, x: Tensor) -> Tensor:
         return attention.see(
             attention.queries(x, self.rope), self.memory_keys[layer], self.memory_values[layer]
         )
@@ -67,6 +77,15 @@ class DecoderLayer(nn.Module):
             config.cross_query_heads or config.query_heads,
             config.cross_kv_heads or config.kv_heads,
         )
+        self.reads_again = config.memory_reads == 2
+        if self.reads_again:
+            self.second_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+            self.second_attention = SecondAttention(
+                config.width,
+                config.head_dim,
+                config.cross_query_heads or config.query_heads,
+                config.cross_kv_heads or config.kv_heads,
+            )
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward: FeedForward | MixtureOfExperts = (
             MixtureOfExperts(
@@ -89,6 +108,10 @@ class DecoderLayer(nn.Module):
         x = x + self.cross_attention.output(
             context.memory(self.index, self.cross_attention, self.cross_norm(x))
         )
+        if self.reads_again:
+            x = x + self.second_attention.output(
+                context.memory(self.index, self.second_attention, self.second_norm(x))
+            )
         return x + self.feed_forward(self.feed_forward_norm(x), routings)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.models.layers.attention import CrossAttention, added_mask, rope_table
 from common.models.layers.batch_invariant import NarrowLinear, by_rows
@@ -31,6 +32,13 @@ class ResidualGate(nn.Module):
 
     stretch s makes a sigmoid g = clamp((1 + 2s)·sigmoid(pre) - s, 0, 1), so that a gate can be shut
     (hard concrete gates: Louizos et al. 2018, arXiv 1712.01312).
+
+    delta is no gate: a slot [width] is a matrix M [heads, head_dim], an associative memory that a
+    key k [heads] of length 1 reads as kᵀM. A linear map of the new contents gives k, a value v
+    [head_dim], divided by its root mean square, and a strength g. The slot becomes
+    M + g·k(v - kᵀM)ᵀ, the delta rule of fast weights (Schlag et al. 2021, arXiv 2102.11174, section
+    4.2): what other keys read, at right angles to k, stays as it is. A slot whose root mean square
+    is above 1 afterwards is divided by it, so that memory is bounded.
     """
 
     def __init__(self, config: RxTConfig):
@@ -52,27 +60,51 @@ class ResidualGate(nn.Module):
             self.linear = NarrowLinear(config.slots, gates)
         elif self.kind == "per_number":
             self.linear = NarrowLinear(2 * config.width, config.width)
+        elif self.kind == "delta":
+            self.parts = (config.heads, config.head_dim, 1)
+            self.eps = config.norm_eps
+            self.linear = NarrowLinear(config.width, sum(self.parts))
 
     def forward(self, old: Tensor, new: Tensor, shares: list[Tensor] | None = None) -> Tensor:
         """old, new: [batch, slots, width]. shares, where given, collects the share of what is new,
         in the shape of old."""
         if self.kind == "none":
             return old + new
+        if self.kind == "delta":
+            return self._delta(old, new, shares)
         gate = by_rows(
             torch.tanh if self.activation == "tanh" else torch.sigmoid, self._before(old, new)
         )
         if self.activation == "tanh":
             share = (1 + gate) / 2
-        elif self.stretch:
-            share = torch.clamp((1 + 2 * self.stretch) * gate - self.stretch, 0, 1)
         else:
-            share = gate
+            share = self._stretched(gate)
         if self.kind != "per_number":
             share = share.unsqueeze(-1)
         if shares is not None:
             shares.append(share.expand_as(old))
         mixed = torch.lerp(old, new, share)
         return 2 * mixed if self.activation == "tanh" else mixed
+
+    def _stretched(self, gate: Tensor) -> Tensor:
+        if not self.stretch:
+            return gate
+        return torch.clamp((1 + 2 * self.stretch) * gate - self.stretch, 0, 1)
+
+    def _delta(self, old: Tensor, new: Tensor, shares: list[Tensor] | None) -> Tensor:
+        """As `forward`, by the delta rule. The share of what is new is that of the rows of M."""
+        key, value, strength = (
+            self.linear(new.flatten(0, 1)).unflatten(0, old.shape[:2]).split(self.parts, -1)
+        )
+        key = F.normalize(key, dim=-1, eps=self.eps).unsqueeze(-1)
+        value = F.rms_norm(value, value.shape[-1:], eps=self.eps)
+        strength = self._stretched(by_rows(torch.sigmoid, strength.squeeze(-1)))[..., None, None]
+        rows = old.unflatten(-1, self.parts[:2])
+        held = (key * rows).sum(-2)
+        if shares is not None:
+            shares.append((strength * key.square()).expand_as(rows).flatten(-2))
+        written = (rows + strength * key * (value - held).unsqueeze(-2)).flatten(-2)
+        return written * written.square().mean(-1, keepdim=True).clamp(min=1).rsqrt()
 
     def _before(self, old: Tensor, new: Tensor) -> Tensor:
         """The pre-activation: [batch, slots, width] per number, else without width."""

@@ -48,6 +48,8 @@ class ReactiveTransformer(RxTModule):
         elif isinstance(module, ResidualGate):
             if module.kind in ("linear", "per_number"):
                 nn.init.constant_(module.linear.bias, module.initial)
+            elif module.kind == "delta":
+                module.linear.bias[-1] = module.initial
             elif module.kind != "none":
                 nn.init.constant_(module.weight, module.initial)
         elif module is self and self.config.initial_memory == "learned":

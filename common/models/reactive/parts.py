@@ -9,7 +9,13 @@ from typing import Literal, get_args
 
 Part = Literal["memory_attention", "memory_cross_attention", "encoder", "decoder", "embedding"]
 PARTS: tuple[Part, ...] = get_args(Part)
-_OF_CROSS_ATTENTION = ("cross_attention", "cross_norm", "memory_norm")
+_OF_CROSS_ATTENTION = (
+    "cross_attention",
+    "cross_norm",
+    "memory_norm",
+    "second_attention",
+    "second_norm",
+)
 
 
 def part_of(name: str) -> Part:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.models.layers.attention import CrossAttention, SelfAttention, added_mask
+from common.models.layers.attention import Asking, SelfAttention, added_mask
 from common.models.reactive.decoder import Sequences
 
 
@@ -87,6 +87,6 @@ class Step:
         keys, values = self._past
         return attention.see(queries, keys[layer], values[layer], self._mask)
 
-    def memory(self, layer: int, attention: CrossAttention, x: Tensor) -> Tensor:
+    def memory(self, layer: int, attention: Asking, x: Tensor) -> Tensor:
         keys, values = self._memory
         return attention.see(attention.queries(x, self._rope), keys[layer], values[layer])

@@ -22,6 +22,7 @@ GATES = list(
         (True, False),
     )
 )
+GATES.append(("delta", "sigmoid", True))
 
 
 def make(seed: int = 0, **shape: Any) -> tuple[ReactiveTransformer, CompiledMemory]:
@@ -91,7 +92,7 @@ def test_every_variant_writes_what_its_modules_do(kind: str, heads: tuple[int, i
         )
 
 
-@pytest.mark.parametrize("gate", ["static", "linear", "per_number"])
+@pytest.mark.parametrize("gate", ["static", "linear", "per_number", "delta"])
 def test_a_stretched_gate_can_be_shut_and_wide_open(gate: str) -> None:
     for initial in (0.3, -4.0, 4.0):
         model, compiled = make(
@@ -118,7 +119,7 @@ def test_a_large_epsilon() -> None:
     )
 
 
-@pytest.mark.parametrize("gate", ["none", "elementwise", "linear", "per_number"])
+@pytest.mark.parametrize("gate", ["none", "elementwise", "linear", "per_number", "delta"])
 @pytest.mark.parametrize("kind", ["simple", "gated_self_interlayer"])
 def test_a_memory_is_written_alike_in_any_company_bit_for_bit(kind: str, gate: str) -> None:
     model, compiled = make(memory_attention=kind, residual_gate=gate, query_heads=8, kv_heads=2)

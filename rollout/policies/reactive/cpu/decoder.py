@@ -108,6 +108,13 @@ class _Layer:
             pack_linear(cross.query),
             pack_linear(cross.output),
         )
+        self._second: AttentionWeights | None = None
+        if layer.reads_again:
+            self._second = AttentionWeights(
+                copy_of(layer.second_norm.weight),
+                pack_linear(layer.second_attention.query),
+                pack_linear(layer.second_attention.output),
+            )
         self._reading = copy_of(layer.memory_norm.weight), pack_linear(cross.key_value)
         self._past, self._memory = past, memory
         self._eps = np.float32(layer.attention_norm.eps)
@@ -123,6 +130,8 @@ class _Layer:
         layers.attend(
             x.numpy(), self._own, self._past, self._cross, self._memory, self._eps, places
         )
+        if self._second is not None:
+            layers.read(x.numpy(), self._second, self._memory, self._eps, places)
 
     def feed_forward(self, x: Tensor) -> None:
         if self._feed_forward is not None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from rollout.policies.reactive.cpu.attention import attend_memory, attend_past, keep
 from rollout.policies.reactive.cpu.compiling import kernel
-from rollout.policies.reactive.cpu.elementary import ONE, ZERO, exp, mean_of_sum, rms_norm, swiglu
+from rollout.policies.reactive.cpu.elementary import ONE, rms_norm, swiglu
+from rollout.policies.reactive.cpu.gates import GateWeights, gate
 from rollout.policies.reactive.cpu.products import CHUNK, Packed, add, linear, linear_of
 from rollout.policies.reactive.cpu.sequences import (
     Heads,
@@ -71,16 +72,23 @@ def attend(
     eps: np.float32,
     places: Places,
 ) -> None:
-    """x += self-attention, then x += attention to memory, of x [tokens, width], of which the first
-    len(positions) look at anything."""
+    """x += self-attention, then `read`, of x [tokens, width], of which the first len(positions)
+    look at anything."""
     normed = np.empty_like(x)
-
     rms_norm(x, own.norm, eps, normed)
     projected = linear_of(normed, own.input)
     seen = np.zeros((x.shape[0], own.output.panels.shape[1]), np.float32)
     attend_past(projected, places.rope, places.rows, places.positions, past.keys, past.values, seen)
     add(x, linear_of(seen, own.output))
+    read(x, cross, memory, eps, places)
 
+
+@kernel
+def read(
+    x: np.ndarray, cross: AttentionWeights, memory: Cache, eps: np.float32, places: Places
+) -> None:
+    """x += attention to memory, of x as in `attend`."""
+    normed = np.empty_like(x)
     rms_norm(x, cross.norm, eps, normed)
     projected = linear_of(normed, cross.input)
     seen = np.zeros((x.shape[0], cross.output.panels.shape[1]), np.float32)
@@ -145,22 +153,6 @@ class SequenceWeights(NamedTuple):
     output: Packed
 
 
-class GateWeights(NamedTuple):
-    """A residual gate: `most` · sigmoid(`most` · before) of what is new, and the rest of `most` of
-    what was. `before` is weight · status + bias, or, where that has features, a map of old and new
-    contents."""
-
-    weight: np.ndarray
-    """[1 or slots, slots], or [1 or slots, 0] where the share depends on no status."""
-    bias: np.ndarray
-    """[1 or slots]."""
-    contents: Packed
-    """[2 · width → width], or of no features."""
-    most: np.float32
-    stretch: np.float32
-    """s: a share is (1 + 2s) · itself - s, cut off at 0 and `most`."""
-
-
 @kernel
 def encode(
     x: np.ndarray,
@@ -185,60 +177,6 @@ def encode(
     seen = np.zeros((x.shape[0], heads.query * heads.width), np.float32)
     attend_sequences(queries, spans, keys_values, spans, heads, seen)
     add(x, linear_of(seen, weights.output))
-
-
-@kernel
-def _share(before: np.float32, most: np.float32, stretch: np.float32) -> np.float32:
-    share = most / (ONE + exp(-most * before))
-    if stretch == ZERO:
-        return share
-    share = (ONE + stretch + stretch) * share - stretch
-    # Written so that what is not a number stays so.
-    if share < ZERO:
-        return ZERO
-    if share > most:
-        return most
-    return share
-
-
-@kernel
-def _gate_numbers(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray) -> None:
-    """As `gate`, by the contents of slots."""
-    slots, width = old.shape
-    contents = np.zeros((-(-slots // 4) * 4, 2 * width), np.float32)
-    for s in range(slots):
-        for i in range(width):
-            contents[s, i] = old[s, i]
-            contents[s, width + i] = new[s, i]
-    before = linear_of(contents, weights.contents)
-    for s in range(slots):
-        for i in range(width):
-            share = _share(before[s, i], weights.most, weights.stretch)
-            out[s, i] = share * new[s, i] + (weights.most - share) * old[s, i]
-
-
-@kernel
-def gate(old: np.ndarray, new: np.ndarray, weights: GateWeights, out: np.ndarray) -> None:
-    """Old and new slots [slots, width] mixed; new and out may have more rows, out may be old. Where
-    a share depends on statuses, a slot that is not finite makes all of its memory so."""
-    if weights.contents.panels.shape[1]:
-        _gate_numbers(old, new, weights, out)
-        return
-    slots, width = old.shape
-    gates, statuses = weights.weight.shape
-    status = np.empty(statuses, np.float32)
-    if statuses:
-        mean_of_sum(old, new, status)
-    share = ZERO
-    for s in range(slots):
-        if s < gates:
-            before = weights.bias[s]
-            for other in range(statuses):
-                before += weights.weight[s, other] * status[other]
-            share = _share(before, weights.most, weights.stretch)
-        kept = weights.most - share
-        for i in range(width):
-            out[s, i] = share * new[s, i] + kept * old[s, i]
 
 
 @kernel

@@ -14,9 +14,9 @@ from common.models.reactive.encoder import EncoderLayer
 from common.models.reactive.memory import MemoryLayer, ResidualGate
 from common.models.reactive.model import ReactiveTransformer
 from rollout.policies.reactive.cpu import layers
+from rollout.policies.reactive.cpu.gates import GateWeights
 from rollout.policies.reactive.cpu.layers import (
     AskingWeights,
-    GateWeights,
     MemoryWeights,
     SequenceWeights,
 )
@@ -167,8 +167,8 @@ def _heads(attention: Attention) -> Heads:
 
 
 def _gate(gate: ResidualGate) -> GateWeights:
-    """Every kind but the one per number is a linear map of the statuses, or of none of them, and no
-    gate is one that is always half open, times two."""
+    """Every kind but delta and the one per number is a linear map of the statuses, or of none of
+    them, and no gate is one that is always half open, times two."""
     slots = gate.slots
     contents = pack(np.zeros((0, 0), np.float32))
     if gate.kind == "linear":
@@ -184,7 +184,7 @@ def _gate(gate: ResidualGate) -> GateWeights:
         bias = np.zeros_like(own)
     else:
         bias = np.zeros(1, np.float32)
-        if gate.kind == "per_number":
+        if gate.kind in ("per_number", "delta"):
             contents = pack_linear(gate.linear)
         if gate.kind == "static":
             assert isinstance(gate.weight, Tensor)
@@ -192,7 +192,10 @@ def _gate(gate: ResidualGate) -> GateWeights:
         weight = np.zeros((len(bias), 0), np.float32)
     doubled = gate.kind == "none" or gate.activation == "tanh"
     most = np.float32(2 if doubled else 1)
-    return GateWeights(weight, bias, contents, most, np.float32(gate.stretch))
+    heads, eps = (gate.parts[0], gate.eps) if gate.kind == "delta" else (0, 0.0)
+    return GateWeights(
+        weight, bias, contents, heads, np.float32(eps), most, np.float32(gate.stretch)
+    )
 
 
 def _pooled(encoded: np.ndarray, slots: int) -> np.ndarray:
