@@ -47,9 +47,7 @@ CONVERSATIONS = 200
 """Test conversations of each length."""
 SHORTEST = 25
 """The same of one follow-up, of which the world has few that differ."""
-CARRYING = {
-    "steps": [16], "iterations": 60, "min_steps": 2, "reset_probability": 0.2, "learning_rate": 4.0,
-}  # fmt: skip
+CARRYING = {"steps": [16], "iterations": 60, "min_steps": 2, "reset_probability": 0.2}
 """The curriculum of MRL with memory that is carried from episode to episode."""
 TIMED = 40
 """Steps that tell how long a step of memory-aware training on whole conversations takes."""
