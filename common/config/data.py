@@ -202,7 +202,7 @@ class PromptsData(DataSettings):
     tokenizer: ModelSource | None = None
     """Model whose tokenizer counts them; None: model.causal.path."""
     texts: tuple[DataSource, ...] = ()
-    """Files of {"text"}, or .txt files with a text on each line, for lm_sft; empty: there are
+    """Files of {"text"}, or .txt files with a text on each line, for lm_text; empty: there are
     none."""
     pairs: tuple[DataSource, ...] = ()
     """Files of {"query", "answer"}, for lm_sft, which then trains on answers; empty: the prompts

@@ -9,7 +9,7 @@ from common.text.counted import counted
 
 FEW = 1000
 """Conversations, or groups of preferences, below which a new model is expected to learn by heart
-what it is trained on. The demo has 15,000, of a small world."""
+what it is trained on. The demo has 16,000, of a small world."""
 
 
 def too_few(count: int, unit: str) -> str | None:
