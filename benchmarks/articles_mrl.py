@@ -24,7 +24,7 @@ from common.config.loader import load_run
 FILES = (CONFIG, CONFIG.parent / "rewards" / "mostly_bleu_0_to_10.yaml")
 FOLLOW_UPS = 8
 ITERATIONS = 15
-"""Of each step of the curriculum."""
+"""Iterations of each step of the curriculum."""
 SFT = {"stage": "sft", "steps": 100, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}}
 MEMORY_PRETRAIN = SFT | {"stage": "memory_pretrain"}
 CURRICULUM = {"steps": [2, 4, FOLLOW_UPS], "iterations": ITERATIONS}

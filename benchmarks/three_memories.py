@@ -137,8 +137,8 @@ def causal(kind: str, seed: int, out: Path, words: Sequence[str], seconds: float
 
 
 def costs(policy: Path, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Median seconds of an answer with what is remembered after it, by turns; what is said is the
-    reference, so that conversations are alike."""
+    """Median seconds of an answer of the model with what it remembers after it, by turns. Memory
+    holds its own answers, as in use."""
     session, _ = open_session(str(policy), None, 0.0, 0, None)
     took: dict[int, list[float]] = {}
     for row in rows:

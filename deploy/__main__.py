@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from common.failures import EXIT_BAD_INPUT, EXIT_DRAINED
 from common.text.printable import print_anything
-from learner.interrupts import SIGNALS, counted, waits_for_learners
+from learner.interrupts import SIGNALS, counted
+from learner.learner_thread import waits_for_learners
 
 RESUMABLE = ("train", "demo")
 """Commands that an interrupt ends with 75, whenever it comes."""
@@ -23,7 +25,8 @@ def main() -> None:
     ignore_interrupts()
     if waits_for_learners():
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
         os._exit(code)  # `exit` would shut Ray down
     sys.exit(code)
 

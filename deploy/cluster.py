@@ -29,7 +29,8 @@ from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import Progress, QuietProgress
 from deploy.local_ray import OBJECT_STORE_BYTES, require_short_paths, scratch
 from deploy.ray_access import find_token, token_wanted
-from learner.interrupts import counted, waits_for_learners
+from learner.interrupts import counted
+from learner.learner_thread import waits_for_learners
 
 log = logging.getLogger(__name__)
 

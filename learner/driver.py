@@ -35,7 +35,8 @@ from learner.evaluation.evaluate import evaluate, evaluation_rows, training_figu
 from learner.evaluation.memorisation import memorised
 from learner.evaluation.retention import most_frequent_figure
 from learner.evaluation.transcripts import transcripts
-from learner.interrupts import LEARNER_THREAD, Interrupts, counted
+from learner.interrupts import Interrupts, counted
+from learner.learner_thread import LEARNER_THREAD
 from learner.metrics import record_evaluation, record_training
 from learner.parallel.group import Job, launch
 from learner.recorder import RecorderClient, StepReport

@@ -44,16 +44,6 @@ class Interrupts:
             self.raises = before
 
 
-LEARNER_THREAD = "learner-group"
-"""Name of the driver's thread that waits for its learner group inside Ray."""
-
-
-def waits_for_learners() -> bool:
-    """Whether this process has given up a learner group that its thread still waits for. Ray must
-    not be shut down then: that frees what the thread is in, and the process dies of SIGSEGV."""
-    return any(thread.name == LEARNER_THREAD for thread in threading.enumerate())
-
-
 _taken: Interrupts | None = None
 """Interrupts of the innermost open `counted` block. Signal handlers belong to the process, so their
 count does too."""

@@ -19,7 +19,7 @@ from benchmarks.pages.text import (
 
 LONGER, ARTICLES, NANO = "mrl16-", "articles_mrl-", "mrl16_nano-"
 COMPONENTS = ("bleu", "length", "recall", "total")
-"""Of the mix of `configs/mrl16.yaml`."""
+"""Components of the mix of `configs/mrl16.yaml`, and their mean."""
 
 
 def page(results: Results) -> str:

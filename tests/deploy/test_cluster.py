@@ -51,7 +51,7 @@ except KeyboardInterrupt:
 LEAVES = """
 import atexit, threading, time
 import deploy.__main__ as entry
-from learner.interrupts import LEARNER_THREAD
+from learner.learner_thread import LEARNER_THREAD
 
 def run_and_leave():
     import ray
