@@ -5,9 +5,8 @@
 trains the supervised stages of `configs/mrl16.yaml` in OUT (default: `runs`). From their weights it
 trains the curriculum of MRL, and for as many seconds memory-aware training on conversations as
 long. All three answer the same test conversations of 8 to 64 follow-ups, and of every length of the
-curriculum. A fourth model is trained by MRL whose episodes mostly begin with the memory that
-another one left; all answer from such memory, too. Writes benchmarks/results/mrl16-SEED.json.
-Started again, it goes on from where it was.
+curriculum, and once from memory that another conversation left. Writes
+benchmarks/results/mrl16-SEED.json. Started again, it goes on from where it was.
 """
 
 from __future__ import annotations
@@ -47,8 +46,6 @@ CONVERSATIONS = 200
 """Test conversations of each length."""
 SHORTEST = 25
 """The same of one follow-up, of which the world has few that differ."""
-CARRYING = {"steps": [16], "iterations": 60, "min_steps": 2, "reset_probability": 0.2}
-"""The curriculum of MRL with memory that is carried from episode to episode."""
 TIMED = 40
 """Steps that tell how long a step of memory-aware training on whole conversations takes."""
 
@@ -85,13 +82,6 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     after, learnt = trained(
         f"mrl16-{seed}-mrl", seed, out, from_there, f"stages={json.dumps([mrl])}"
     )
-    carrying, _ = trained(
-        f"mrl16-{seed}-carrying",
-        seed,
-        out,
-        from_there,
-        f"stages={json.dumps([mrl | {'curriculum': CARRYING}])}",
-    )
     longer = supervised[-1] | {
         "max_follow_ups": None, "first_follow_ups": None, "gate_penalty_from": 0.0,
     }  # fmt: skip
@@ -106,7 +96,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     step = seconds_of_a_step(where)
     start = seconds(timed) - TIMED * step
     control, taught = more("supervised", max(1, round((seconds(learnt) - start) / step)))
-    policies = {"before": before, "mrl": after, "supervised": control, "carrying": carrying}
+    policies = {"before": before, "mrl": after, "supervised": control}
     return {
         "seed": seed,
         "environment": json.loads((after / "environment.json").read_text()),
