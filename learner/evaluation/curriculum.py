@@ -1,5 +1,8 @@
 """Held-out conversations while MRL trains: those of the whole curriculum, by which its best weights
-are chosen, and those of the present step, for its rule."""
+are chosen, and those of the present step, for its rule.
+
+They begin as episodes do: where a step's episodes may begin with the memory that another one left,
+so do its held-out conversations, and those of the curriculum that it is a part of."""
 
 from __future__ import annotations
 
@@ -48,16 +51,22 @@ class HeldOutCurriculum:
     ) -> dict[str, float]:
         settings, count = self._settings, self._settings.evaluate_conversations
         rows = evaluation_rows(fitting_any(held_out.rows, settings.curriculum), count)
-        whole = held_out.figures(self._run, rows)
+        carried = any(_carries(each) for each in settings.curriculum)
+        whole = held_out.figures(self._run, rows, carried)
         record_figures_of_facts(whole, metrics)
         found = {QUALITY: _all(whole["exact"] if whole["exact"].totals() else whole["f1"])}
         if step is not None and not step.until.keys().isdisjoint(HELD_OUT):
             of_step = evaluation_rows(fitting_any(held_out.rows, [step]), count)
-            own = whole if of_step == rows else held_out.figures(self._run, of_step)
+            same = of_step == rows and _carries(step) == carried
+            own = whole if same else held_out.figures(self._run, of_step, _carries(step))
             for name in HELD_OUT:
                 found[name] = _all(own[name.removeprefix("curriculum/")])
                 metrics.record(name, found[name])
         return found
+
+
+def _carries(step: CurriculumStep) -> bool:
+    return step.reset_probability < 1
 
 
 def _all(figure: Figure) -> float:

@@ -126,13 +126,17 @@ def played_figures(
 def carried_figures(
     player: Player, rows: Sequence[Row], seed: int, known_values: Collection[str]
 ) -> dict[str, Figure]:
-    """`figures_of` rows that each begin with the memory which the conversation before it left; the
-    first one with that of the last. Those conversations began with fresh memory."""
-    tasks = evaluation_tasks(rows, seed, erase=False)
+    """`figures_of` rows as `carried_tasks` begins them."""
+    tasks = carried_tasks(player, evaluation_tasks(rows, seed, erase=False))
+    return played_figures(player, tasks, known_values).figures
+
+
+def carried_tasks(player: Player, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks, each with the memory which the conversation before it left; the first one with
+    that of the last. Those conversations, which are played for it, began with fresh memory."""
     left = played_figures(player, [replace(task, return_memory=True) for task in tasks]).left
     carried = zip(tasks, [*left[-1:], *left[:-1]], strict=True)
-    again = [replace(task, initial_memory=memory) for task, memory in carried]
-    return played_figures(player, again, known_values).figures
+    return [replace(task, initial_memory=memory) for task, memory in carried]
 
 
 def figures_of(

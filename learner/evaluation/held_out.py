@@ -9,9 +9,14 @@ from collections.abc import Sequence
 
 from common.config.run import Run
 from common.data.conversations import value_counts
-from common.episode import Row
+from common.episode import Episode, Row, Task
 from common.telemetry.metrics import Metrics
-from learner.evaluation.evaluate import evaluation_rows, evaluation_tasks, played_figures
+from learner.evaluation.evaluate import (
+    carried_tasks,
+    evaluation_rows,
+    evaluation_tasks,
+    played_figures,
+)
 from learner.evaluation.figures import Figure
 from learner.evaluation.transcripts import transcripts
 from learner.metrics import record_figures_of_facts
@@ -42,8 +47,9 @@ class HeldOut:
         seconds = time.perf_counter() - started
         metrics.record("time/phase_seconds", seconds, phase="evaluate", role="learner")
 
-    def figures(self, run: Run, rows: Sequence[Row]) -> dict[str, Figure]:
-        """Figures of some conversations with the weights as they are now."""
+    def figures(self, run: Run, rows: Sequence[Row], carried: bool = False) -> dict[str, Figure]:
+        """Figures of some conversations with the weights as they are now. carried: each begins with
+        the memory that another one left, in place of fresh memory."""
         if self._policy is None:
             slots = min(LARGEST_BATCH, len(rows))
             rollout = run.rollout.model_copy(update={"slots": slots, "dtype": "float32"})
@@ -51,7 +57,13 @@ class HeldOut:
         else:
             self._policy.load(self._trained.weights(self._policy.version + 1))
         policy = self._policy
+
+        def player(part: Sequence[Task]) -> list[Episode]:
+            return play(policy, part)
+
         tasks = evaluation_tasks(rows, run.seed, erase=False)
-        played = played_figures(lambda part: play(policy, part), tasks, self._values)
+        if carried:
+            tasks = carried_tasks(player, tasks)
+        played = played_figures(player, tasks, self._values)
         log.info("%s", transcripts(played.begun, self._values))
         return played.figures

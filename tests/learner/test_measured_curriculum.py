@@ -201,10 +201,14 @@ def test_a_rule_that_no_held_out_conversation_can_measure_is_refused(tmp_path: P
         require_data(run, corpus)
 
 
+@pytest.mark.parametrize("carried", [False, True])
 def test_without_facts_the_best_weights_have_the_most_words_of_the_references(
-    tmp_path: Path,
+    tmp_path: Path, carried: bool
 ) -> None:
-    run = tiny_run(tmp_path, MEASURED)
+    """Of conversations that begin as episodes do: with memory that is carried where a step's is."""
+    *steps, last = MEASURED["curriculum"]
+    steps = [*steps, last] if carried else [last]
+    run = tiny_run(tmp_path, MEASURED | {"curriculum": steps}, model={"initializer_range": 1.0})
     rows = [
         replace(row, interactions=tuple(replace(turn, facts=()) for turn in row.interactions))
         for row in load_corpus(run.data, run.seed).eval
@@ -214,8 +218,13 @@ def test_without_facts_the_best_weights_have_the_most_words_of_the_references(
     settings = run.stages[0]
     assert isinstance(settings, MRL)
     measured = HeldOutCurriculum(run, settings, held_out, OneRank()).measure(None, Metrics())
-    (figure,) = (held_out.figures(run, evaluation_rows(rows, 4))["f1"],)
-    assert measured == {QUALITY: pytest.approx(figure.share()["all"])}
+    chosen = evaluation_rows(rows, 4)
+    found = {
+        begins: held_out.figures(run, chosen, begins)["f1"].share()["all"]
+        for begins in (False, True)
+    }
+    assert found[False] != found[True]
+    assert measured == {QUALITY: pytest.approx(found[carried])}
 
 
 @pytest.mark.parametrize("damaged", [False, True])
