@@ -35,12 +35,6 @@ DEMO = (
     "erased",
     "most frequent",
 )
-GAINS = {
-    "reward_first": "reward at first",
-    "reward_last": "at last",
-    "recall_before": "recall before",
-    "recall_after": "after",
-}
 SPANS = ((1, 5), (6, 8), (9, 16))
 """Distances that are taken together."""
 ORDERS = (("1", "first"), ("2", "second"), ("3", "third"), ("4", "fourth"))
@@ -70,8 +64,6 @@ def page(results: Results) -> str:
             bootstrap over conversations. Machines: 2 CPU cores, 24 GB, no GPU, beside other work.
             Seed 7 where none is given."""),
         *_demo(demos),
-        *_algorithms(results),
-        *_game(results),
         *_babi(results),
         *_sgd(results["sgd"]),
     )
@@ -89,7 +81,8 @@ def _demo(demos: Results) -> list[str]:
         prose(f"""`python -m benchmarks.demo SEED`: `configs/demo.yaml`, then 1,000 held-out
             conversations and 1,000 of each pattern of change
             ([data.md](data.md#generated-conversations)). Commit {measured_at}; {times[0]:.0f} to
-            {times[-1]:.0f} min. `training` is recall on conversations of the training data."""),
+            {times[-1]:.0f} min. `training` is recall on conversations of the training
+            data.{_older(demos)}"""),
         table(
             (
                 "seed",
@@ -117,6 +110,12 @@ def _demo(demos: Results) -> list[str]:
             ends with its best weights on held-out conversations; so few add next to nothing. The
             controls show that recall comes from memory."""),
     ]
+
+
+def _older(demos: Results) -> str:
+    """A sentence on seeds that were trained without stages that the demo has."""
+    older = [seed for seed, one in demos.items() if "sft" not in one["stages"]]
+    return f" Without the stages `sft` and `memory_pretrain`: {', '.join(older)}." if older else ""
 
 
 def _by_distance(demos: Sequence[Mapping[str, Any]], first: int, last: int) -> str:
@@ -160,44 +159,6 @@ def _pattern_row(name: str, demos: Sequence[Mapping[str, Any]]) -> tuple[str, ..
     )
     figures = (fmean(changed), min(changed), fmean(outdated), max(outdated))
     return (f"`{name}`{' *' * unseen}", *map(share, figures))
-
-
-def _algorithms(results: Results) -> list[str]:
-    """What each algorithm gained on the demo; nothing where none was measured."""
-    runs: dict[str, list[Mapping[str, Any]]] = {}
-    for result in results.values():
-        if "recall_before" in result and "algorithm" in result:
-            runs.setdefault(result["algorithm"], []).append(result)
-    if not runs:
-        return []
-    rows = [
-        (f"`{name}`", f"{len(found)}", *(_over_seeds(found, figure) for figure in GAINS))
-        for name, found in runs.items()
-    ]
-    return [
-        prose("""`python -m benchmarks.algorithms ALGORITHM SEED`: 40 iterations of MRL, paid by
-            recall alone, after memory-aware training that was stopped early. Means over seeds,
-            with the lowest and the highest; reward is the mean of five iterations."""),
-        table(("algorithm", "seeds", *GAINS.values()), rows),
-    ]
-
-
-def _game(results: Results) -> list[str]:
-    """How the reward of the game rose; nothing where it was not measured."""
-    runs = [result for name, result in results.items() if name.startswith("game-")]
-    if not runs:
-        return []
-    first, last = (_over_seeds(runs, figure) for figure in ("first", "last"))
-    return [
-        prose(f"""`python -m benchmarks.game SEED`: in the game of `configs/game.yaml`, which asks
-            for a number that was told, the share of games won rises from {first} in the first
-            iterations to {last} in the last ones, over {len(runs)} seeds.""")
-    ]
-
-
-def _over_seeds(runs: Sequence[Mapping[str, Any]], figure: str) -> str:
-    found = [run[figure] for run in runs]
-    return f"{share(fmean(found))} ({interval(min(found), max(found))})"
 
 
 # --- public data sets -----------------------------------------------------------------------------

@@ -28,7 +28,8 @@ def page(results: Results) -> str:
         prose("""How often reward models prefer the better answer, on pairs that they were not
             trained on. This page is made from `benchmarks/results/` by `python -m
             benchmarks.pages`; what was tried is in [benchmarks/LOG.md](../benchmarks/LOG.md).
-            [rewards.md](rewards.md) explains how to train and use one."""),
+            The [README](../README.md#choose-and-write-rewards) explains how to train and use
+            one."""),
         prose("""Accuracy is the share of held-out pairs whose better answer has the higher
             reward. Loss is -log of the probability that it wins; `constant` is the loss of the
             best constant answer. Intervals hold 95 %, from a bootstrap over groups of pairs."""),

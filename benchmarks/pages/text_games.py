@@ -42,7 +42,11 @@ def section(results: Results) -> list[str]:
 
 
 def _title(run: Mapping[str, Any]) -> str:
-    return f"`{run['algorithm']}`, seed {run['seed']}:"
+    games = run["share_of_score"]["learnt"]
+    before, after = (games[when]["mean"] for when in ("walkthroughs", "trained"))
+    return prose(f"""`{run["algorithm"]}`, seed {run["seed"]}, {run["iterations"]} iterations of
+        reinforcement learning: from {before:.2f} after the walkthroughs to {after:.2f} on the games
+        that it trains on, and in all:""")
 
 
 def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
