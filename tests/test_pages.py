@@ -104,12 +104,13 @@ def test_every_seed_of_the_demo_is_a_row_and_patterns_are_over_all_seeds() -> No
 
 def test_algorithms_are_compared_over_their_seeds() -> None:
     one = {"algorithm": "reinforce", "reward_first": 0.2, "reward_last": 0.5}
+    one |= {"environment": {"git_commit": "1234567890"}}
     runs: Any = {
         "reinforce-1": one | {"recall_before": 0.6, "recall_after": 0.7},
         "reinforce-2": one | {"reward_last": 0.7, "recall_before": 0.6, "recall_after": 0.9},
     }
     others = {name: each for name, each in MEASURED.items() if not name.startswith("reinforce-")}
-    lines = PAGES["results.md"]({**others, **runs}).splitlines()
+    lines = PAGES["mrl_results.md"]({**others, **runs}).splitlines()
     assert next(line for line in lines if line.startswith("| `reinforce`")) == (
         "| `reinforce` | 2 | 0.200 (0.20–0.20) | 0.600 (0.50–0.70) "
         "| 0.600 (0.60–0.60) | 0.800 (0.70–0.90) |"
@@ -145,8 +146,20 @@ def test_babi_is_a_row_by_seed_and_one_by_part_that_is_left_out() -> None:
 def test_the_game_is_told_of_over_its_seeds() -> None:
     runs: Any = {"game-1": {"first": 0.2, "last": 0.6}, "game-2": {"first": 0.4, "last": 0.8}}
     others = {name: found for name, found in MEASURED.items() if not name.startswith("game-")}
-    page = " ".join(PAGES["results.md"]({**others, **runs}).split())
+    page = " ".join(PAGES["mrl_results.md"]({**others, **runs}).split())
     assert "rises from 0.300 (0.20–0.40) in the first iterations to 0.700 (0.60–0.80)" in page
+
+
+def test_the_page_on_mrl_says_how_often_it_was_better() -> None:
+    """By intervals of differences: one above 0, one below, two that hold it."""
+    run: Any = copy.deepcopy(next(MEASURED[name] for name in MEASURED if name.startswith("mrl16-")))
+    bounds = ([0.1, 0.05, 0.2], [-0.1, -0.2, -0.05], [0.0, 0.0, 0.0], [0.1, -0.1, 0.2])
+    for found, difference in zip(run["lengths"].values(), bounds, strict=True):
+        found["differences"] = {"mrl - before": difference, "mrl - supervised": bounds[0]}
+    page = " ".join(PAGES["mrl_results.md"]({"mrl16-1": run}).split())
+    assert "In 4 rows MRL is better than before, beyond the interval, in 1 and worse in 1;" in page
+    assert "better than more supervision in 4 and worse in 0. MRL ends" in page
+    assert "they teach sooner" not in page
 
 
 def test_a_record_names_command_machine_and_versions(tmp_path: Path) -> None:
