@@ -262,8 +262,8 @@ def _algorithms(results: Results) -> list[str]:
         "## Other algorithms, and a game",
         prose(f"""`python -m benchmarks.algorithms ALGORITHM SEED`, commit {_commits(every)}: 40
             iterations of MRL, paid by recall alone, after memory-aware training that was stopped
-            early, with the demo's recipe of that commit. Means over seeds, with the lowest and the highest; reward is the mean of
-            five iterations."""),
+            early, with the demo's recipe of that commit. Means over seeds, with the lowest and the
+            highest; reward is the mean of five iterations."""),
         table(("algorithm", "seeds", *GAINS.values()), rows),
     ]
 
