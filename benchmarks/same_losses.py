@@ -4,9 +4,8 @@
 
 A few steps of every stage on the data of `configs/demo.yaml` are run once from REVISION, in a
 worktree of its own, and once from the files in this checkout. Every row of `metrics.jsonl` is
-compared, time aside.
-Bits depend on the processor, so nothing is kept in the repository; what REVISION gave stays in
-`runs/same_losses/` and is not run again. Exits with 1 where a row differs.
+compared, time aside. Bits depend on the processor, so nothing is kept in the repository; what
+REVISION gave stays in `runs/same_losses/` and is not run again. Exits with 1 where a row differs.
 """
 
 from __future__ import annotations
@@ -24,13 +23,14 @@ SECONDS = 900.0
 WORDS = (
     *("name=short", "data.train=300", "data.eval=40", "evaluation.episodes=40"),
     *("learner.log_every=1", "learner.checkpoint_every=3", "rollout.workers=2"),
-    "stages=[{stage: joint_lm, steps: 4}, {stage: sft, steps: 5, blind_fraction: 0.3}, "
-    "{stage: memory_pretrain, steps: 6}, {stage: memory_aware, steps: 7}, "
+    "stages=[{stage: joint_lm, steps: 4, neighbours: 3}, "
+    "{stage: sft, steps: 5, blind_fraction: 0.3}, {stage: reading, steps: 3}, "
+    "{stage: memory_pretrain, steps: 6}, {stage: memory_aware, steps: 7, gate_penalty: 0.3}, "
     "{stage: mrl, episodes: 24, ppo: {critic_warmup: 1}, "
     "curriculum: [{name: all, iterations: 3, max_steps: 6, reset_probability: 0.5}]}]",
 )
-"""From the shipped demo to a run of two minutes that has every stage of the articles. Memory is
-carried over: every path is taken."""
+"""From the shipped demo to a run of two minutes that has all of its stages. Memory is carried over:
+every path is taken."""
 OF_TIME = (
     *("time", "seconds", "per_second", "memory_bytes", "object_store"),
     *("queue", "fleet/", "watchdog"),
