@@ -24,7 +24,7 @@ from common.data.datasets.table import load_corpus
 from common.episode import Episode, Task
 from common.failures import DataFailure, Drained, EngramError, InputError
 from common.storage.checkpoint import Checkpoint
-from common.storage.lease import BEAT_SECONDS, hold
+from common.storage.lease import hold
 from common.storage.run_directory import RunDirectory
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
@@ -35,11 +35,12 @@ from learner.evaluation.evaluate import evaluate, evaluation_rows, training_figu
 from learner.evaluation.memorisation import memorised
 from learner.evaluation.retention import most_frequent_figure
 from learner.evaluation.transcripts import transcripts
+from learner.group_watch import GroupWatch, show_notes
 from learner.interrupts import Interrupts, counted
 from learner.learner_thread import LEARNER_THREAD
 from learner.metrics import record_evaluation, record_training
 from learner.parallel.group import Job, launch
-from learner.recorder import RecorderClient, StepReport
+from learner.recorder import RecorderClient
 from learner.resume import with_pinned_models
 from learner.rollout_group import RolloutGroup
 from learner.setup import newest, prepare
@@ -51,10 +52,6 @@ from learner.training_state import Position, TrainingState
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-STALL_SECONDS = 120.0
-"""Without any report for so long, the driver says what every actor is doing."""
-KEEP_SECONDS = 60.0
-"""A driver that is killed loses at most so much of the wall time in its summary."""
 GOES_ON = "the same command goes on from there"
 
 
@@ -311,83 +308,6 @@ def run_group(
     finished = is_finished(newest(job.directory), last, job.run.stages[last])
     if interrupts.count and (not stopping or finished):
         raise KeyboardInterrupt  # the group is done: what would come after it must not begin
-
-
-class GroupWatch:
-    """Looks after a learner group that is running: its run's lease and summary, its progress, and
-    stalls."""
-
-    def __init__(
-        self,
-        job: Job,
-        recorder: RecorderClient,
-        progress: Progress,
-        summary: Summary,
-        half: RolloutGroup | None,
-    ):
-        self._job, self._recorder, self._progress = job, recorder, progress
-        self._summary, self._half = summary, half
-        self._warned, self._kept, self._held = 0.0, time.monotonic(), time.monotonic()
-        self._stage = -1
-        self._begin(job.stage)
-
-    def look(self) -> None:
-        """Do what is due. Raises LeaseLost where the run is another driver's now."""
-        now = time.monotonic()
-        if now - self._held > BEAT_SECONDS:
-            self._held = now
-            self._job.directory.require_lease()
-        if now - self._kept > KEEP_SECONDS:
-            self._kept = now
-            self._summary.write("running")
-        report = self.show()
-        if report.idle_seconds > STALL_SECONDS and time.monotonic() - self._warned > STALL_SECONDS:
-            self._warned = time.monotonic()
-            metrics = Metrics()
-            metrics.record("run/watchdog", 1, waiting_for=longest_phase(report))
-            self._recorder.observe(metrics.drain())
-            seconds, phases = report.idle_seconds, describe(report, self._half)
-            log.warning("nothing was reported for %.0f s; %s", seconds, phases)
-
-    def show(self) -> StepReport:
-        """Show what was reported since the last time."""
-        report = self._recorder.report()
-        show_notes(report, self._progress)
-        current = (report.stage, report.done, report.figures)
-        for stage, done, figures in (*report.ended, current):
-            if stage >= self._job.stage:  # not of a group before this one
-                self._begin(stage)
-                self._progress.update(done, **figures)
-        return report
-
-    def _begin(self, stage: int) -> None:
-        if stage != self._stage:
-            self._stage = stage
-            self._summary.begin(stage)
-            settings = self._job.run.stages[stage]
-            self._progress.stage(settings.stage, settings.total_steps)
-
-
-def show_notes(report: StepReport, progress: Progress) -> None:
-    for note in report.notes:
-        progress.note(note)
-
-
-def longest_phase(report: StepReport) -> str:
-    """Phase of the rank that has been in its phase for longest."""
-    return max(report.phases.values(), key=lambda phase: phase[1], default=("start", 0.0))[0]
-
-
-def describe(report: StepReport, half: RolloutGroup | None) -> str:
-    """Phase of every actor, and for how long: the first thing to read when a run stands still."""
-    parts = [
-        f"{who} in {phase} for {seconds:.0f} s"
-        for who, (phase, seconds) in sorted(report.phases.items())
-    ]
-    if half is not None:
-        status = half.status()
-        parts.append(f"conductor {status['phase']}, waiting for {status['reason']}")
-    return "; ".join(parts) or "no actor has said what it is doing"
 
 
 def rebuilt(failure: tuple[str, str, str, str]) -> EngramError:

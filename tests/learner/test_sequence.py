@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
-from learner.driver import GroupWatch
+from learner.group_watch import GroupWatch
 from learner.parallel.group import Job, OneRank
 from learner.recorder import Recorder
 from learner.setup import newest
