@@ -27,6 +27,7 @@ from common.config.stages import (
     RewardModelStage,
     StageSettings,
 )
+from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
 from learner.stages import planning
@@ -192,6 +193,17 @@ def _require_phases_left(settings: MemoryAware, state: TrainingState) -> None:
     require_begun(settings.phases, state.phases)
 
 
+def _require_same_beginning(settings: JointLM, state: TrainingState) -> None:
+    """A decoder that has learnt beside the encoder does not learn alone again."""
+    alone = state.done == 0 or state.phases == 1
+    if state.done < settings.decoder_only_steps and not alone:
+        raise InputError(
+            "decoder_only_steps",
+            f"is {settings.decoder_only_steps}, and after {state.done} steps the encoder has begun "
+            "to learn; put it back to what it was",
+        )
+
+
 def _require_trainable_by_rewards(settings: MRL, policy: ReactiveTransformer) -> None:
     """The critic can read its input, and every phase trains something."""
     require_readable_by_critic(settings, policy)
@@ -209,7 +221,14 @@ def _require_same_position(settings: MRL, state: TrainingState) -> None:
 STAGES: dict[type[StageSettings], StageDefinition] = {
     row.settings: row
     for row in (
-        StageDefinition(JointLM, _supervised, ("texts",), planning.sequences, _joint_lm),
+        StageDefinition(
+            JointLM,
+            _supervised,
+            ("texts",),
+            planning.sequences,
+            _joint_lm,
+            require_resumable=_require_same_beginning,
+        ),
         StageDefinition(
             SFT,
             _supervised,
@@ -217,6 +236,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             planning.sequences,
             _sft,
             require_data=require_weighed_pairs,
+            require_resumable=_require_same_beginning,
         ),
         StageDefinition(
             MemoryPretrain,

@@ -23,12 +23,14 @@ from common.storage.checkpoint import whole_checkpoints
 from common.storage.run_directory import RunDirectory
 from learner.checkpointing import checkpoint_model
 from learner.parallel.group import OneRank
-from learner.parallel.optimizer import LossTerm
+from learner.parallel.optimizer import LossTerm, combine
 from learner.setup import newest
 from learner.stages.joint_lm import JointLMObjective, pair_objective
 from learner.stages.memory_pretrain import write_objective
 from learner.stages.planning import writes
 from learner.stages.possible import require_weighed_pairs
+from learner.stages.stage import definition_of
+from learner.training_state import TrainingState
 from learner.unfreezing import Unfreezing
 from tests.local_source import STAGES, StoppingRecorder, comparable_rows, run_here, tiny_run
 
@@ -124,6 +126,36 @@ def test_encoder_and_cross_attention_stand_still_at_the_beginning_and_a_resumed_
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_decoder_is_not_alone_again_once_the_encoder_has_learnt(tmp_path: Path) -> None:
+    run = beginning_run(tmp_path, "stopped")
+
+    def stopping(run: Run, directory: RunDirectory, step: int) -> Any:
+        recorder = StoppingRecorder(run, directory, step)
+        recorder.stops_after = 4
+        return recorder
+
+    run_here(run, make_recorder=stopping)
+    later = run.stages[0].model_copy(update={"decoder_only_steps": 5})
+    with pytest.raises(InputError) as refused:
+        run_here(run.model_copy(update={"stages": (later,)}))
+    assert refused.value.where == "stages.joint_lm.decoder_only_steps"
+    assert refused.value.what == (
+        "is 5, and after 4 steps the encoder has begun to learn; put it back to what it was"
+    )
+
+
+@pytest.mark.parametrize("stage", ["joint_lm", "sft"])
+def test_the_beginning_can_be_moved_while_it_lasts(stage: str) -> None:
+    settings = JointLM if stage == "joint_lm" else SFT
+    moved = settings.model_validate({"stage": stage, "decoder_only_steps": 5})
+    require_resumable = definition_of(moved).require_resumable
+    for done, phases in ((0, 0), (4, 1), (5, 2), (9, 0)):
+        require_resumable(moved, TrainingState(0, stage, done, phases=phases))
+    with pytest.raises(InputError, match="after 4 steps the encoder has begun to learn"):
+        # It learnt from the first step on: there were no phases.
+        require_resumable(moved, TrainingState(0, stage, 4, phases=0))
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
@@ -166,6 +198,14 @@ def test_the_weights_of_sft_are_those_of_where_an_interaction_stands(tmp_path: P
     stage = SFT(stage="sft", start_weight=0.25, middle_weight=2.0)
     assert pair_objective(stage, pairs, checkpoint, 0, 1)[0].weights == [0.25, 2.0, 0.25]
     assert pair_objective(SFT(stage="sft"), pairs, checkpoint, 0, 1)[0].weights is None
+
+
+def test_weights_count_relative_to_each_other_however_small_they_are() -> None:
+    """A batch that weighs less than one token learns as much as any other."""
+    alike, light = objective_of(), objective_of()
+    light.weights = [0.01, 0.01]
+    found = [combine(each.terms([0, 1], 0, OneRank()), OneRank())[0] for each in (alike, light)]
+    torch.testing.assert_close(found[1], found[0])
 
 
 @pytest.mark.parametrize(
