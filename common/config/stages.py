@@ -245,7 +245,7 @@ class SFT(JointLM):
     """Which stage this is."""
     start_weight: float = Field(1.0, ge=0)
     """Weight in the decoder's loss of interactions that begin a conversation, single ones
-    included."""
+    included, relative to `middle_weight`."""
     middle_weight: float = Field(1.0, ge=0)
     """Weight in the decoder's loss of interactions from the middle of a conversation: follow-ups of
     the training conversations that open none."""

@@ -136,19 +136,24 @@ def require_short_enough(stage: MemoryAware, corpus: Corpus) -> None:
 
 
 def require_weighed_pairs(stage: SFT, corpus: Corpus) -> None:
-    """Raises InputError where every interaction weighs 0 in the decoder's loss."""
-    if stage.start_weight and stage.middle_weight:
+    """Raises InputError for a weight in the decoder's loss where all interactions are of one kind:
+    at 0 nothing is learnt or, as none is of that kind, nothing left out, and a weighted mean of
+    what weighs alike is the mean."""
+    weights = {"start_weight": stage.start_weight, "middle_weight": stage.middle_weight}
+    name = next((name for name, weight in weights.items() if weight != 1), None)
+    if name is None:
         return
     middle = corpus.pairs_from_the_middle()
-    if stage.middle_weight == 0 and all(middle):
-        raise InputError(
-            "middle_weight",
-            f"is 0, and all of {len(middle)} interactions are from the middle of conversations",
-        )
-    if stage.start_weight == 0 and not any(middle):
-        raise InputError(
-            "start_weight", f"is 0, and all of {len(middle)} interactions begin conversations"
-        )
+    if len(set(middle)) == 2:
+        return
+    from_middle, number = all(middle), len(middle)
+    if from_middle == (name == "middle_weight"):
+        kind = "are from the middle of conversations" if from_middle else "begin conversations"
+        found = f"all of {number} interactions {kind}"
+    else:
+        kind = "begins a conversation" if from_middle else "is from the middle of a conversation"
+        found = f"none of {number} interactions {kind}"
+    raise InputError(name, f"is {weights[name]:g}, and {found}; leave it at 1")
 
 
 def require_phases(stage: StageSettings, run: Run) -> None:

@@ -208,16 +208,25 @@ def test_weights_count_relative_to_each_other_however_small_they_are() -> None:
     torch.testing.assert_close(found[1], found[0])
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize(
-    ("weight", "pairs"), [("middle_weight", ("three", "four")), ("start_weight", ("one", "five"))]
+    ("name", "pairs", "what"),
+    [
+        ("middle_weight", ("three", "four"), "all of 2 interactions are from the middle"),
+        ("start_weight", ("three", "four"), "none of 2 interactions begins a conversation"),
+        ("start_weight", ("one", "five"), "all of 2 interactions begin conversations"),
+        ("middle_weight", ("one", "five"), "none of 2 interactions is from the middle"),
+    ],
 )
-def test_interactions_that_all_weigh_nothing_are_refused(
-    weight: str, pairs: tuple[str, ...]
+def test_a_weight_that_weighs_nothing_against_anything_is_refused(
+    name: str, pairs: tuple[str, ...], what: str, weight: float
 ) -> None:
-    stage = SFT.model_validate({"stage": "sft", weight: 0})
-    with pytest.raises(InputError, match=f"^{weight}: is 0, and all of 2"):
+    """The loss is a weighted mean: among interactions of one kind, weights change nothing."""
+    stage = SFT.model_validate({"stage": "sft", name: weight})
+    with pytest.raises(InputError, match=f"^{name}: is {weight:g}, and {what}"):
         require_weighed_pairs(stage, corpus(*pairs))
     require_weighed_pairs(stage, corpus("one", "three"))
+    require_weighed_pairs(SFT(stage="sft"), corpus(*pairs))
 
 
 def test_writes_of_a_conversation_are_as_many_as_the_stage_takes(tmp_path: Path) -> None:
