@@ -46,8 +46,10 @@ def require_possible(run: Run) -> None:
     if run.model.kind != "reactive":
         return
     if run.model.checkpoint is None and all(stage.own_model is None for stage in run.stages):
-        shape = run.model.dimensions
-        named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **shape)
+        dimensions = run.model.dimensions
+        shape = named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **dimensions)
+        for stage in run.stages:
+            definition_of(stage).require_shape(stage, shape)
 
 
 def plays_rows(run: Run) -> bool:

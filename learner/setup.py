@@ -111,6 +111,7 @@ def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], N
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
     for stage in run.stages:
+        definition_of(stage).require_shape(stage, model.config)
         definition_of(stage).require_fit(stage, model)
     return model, tokenizer.save
 

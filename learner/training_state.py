@@ -78,7 +78,7 @@ class TrainingState:
     ended: bool = False
     """Whether the stage is over, whatever number of steps its settings have."""
     phases: int = 0
-    """Phases of `unfreeze` that have begun in the stage."""
+    """Phases of the stage, by `unfreeze` or `decoder_only_steps`, that have begun in it."""
 
     def until_in(self, stage: int) -> UntilState | None:
         """State of the condition of stage number `stage`; None where the stage has not begun."""

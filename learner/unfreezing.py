@@ -1,7 +1,7 @@
 """Which parts of a model a stage trains by now, and at which share of the rate.
 
-A pure state machine over `unfreeze`: no torch, no clock. Phases begin in order and never end, so
-the number of phases that have begun is all there is to its state.
+A pure state machine over the phases of a stage: no torch, no clock. Phases begin in order and never
+end, so the number of phases that have begun is all there is to its state.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ class Model(Section):
     """Targets of the attention that slots compute before they read the interaction: none (simple),
     the slots of their layer (self), the mean over layers (interlayer), or a gated mixture of both.
     last_interaction: no memory attention at all; memory is the last interaction as the encoder has
-    it, and nothing before it is kept. A baseline, for it cannot remember across two turns."""
+    it, and nothing before it is kept. A baseline, for it cannot remember across two turns. Settings
+    of gates and of the heads of memory attention have no effect then, nor has the `gate_penalty` of
+    memory_aware."""
     residual_gate: (
         Literal["none", "static", "elementwise", "linear", "per_number", "delta"] | None
     ) = None

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from common.config.causal import Lora
 from common.config.locations import ModelSource
 from common.config.section import Section
+from common.config.turn_weights import TurnWeights
 from common.config.unfreeze import Phase, require_order
-from common.episode import Interaction
 from common.failures import nearest
 
 if TYPE_CHECKING:
@@ -133,6 +133,11 @@ class SupervisedStage(StageSettings):
     def may_end_early(self) -> bool:
         return bool(self.until)
 
+    @property
+    def begins_to_measure(self) -> int:
+        """Steps before `until` looks at what is measured."""
+        return 0
+
     def meets(self, name: str, value: float) -> bool:
         """Whether a value of a metric that `until` names is good enough."""
         wanted = self.until[name]
@@ -195,7 +200,7 @@ class JointLM(SupervisedStage):
     decoder_only_steps: int = Field(0, ge=0)
     """Steps at the beginning in which decoder and embedding learn alone: the decoder reads initial
     memory, its cross-attention stands still, and the encoder is not run. Self-attention has to
-    learn what the encoder would give away."""
+    learn what the encoder would give away. `until` does not count these steps."""
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -205,6 +210,10 @@ class JointLM(SupervisedStage):
             Phase(after=0, train=("decoder", "embedding")),
             Phase(after=self.decoder_only_steps, train=("encoder", "memory_cross_attention")),
         )
+
+    @property
+    def begins_to_measure(self) -> int:
+        return self.decoder_only_steps
 
     @model_validator(mode="after")
     def _masks_and_begins(self) -> Self:
@@ -236,7 +245,7 @@ class SFT(JointLM):
     """Which stage this is."""
     start_weight: float = Field(1.0, ge=0)
     """Weight in the decoder's loss of interactions that begin a conversation, single ones
-    included."""
+    included, relative to `middle_weight`."""
     middle_weight: float = Field(1.0, ge=0)
     """Weight in the decoder's loss of interactions from the middle of a conversation: follow-ups of
     the training conversations that open none."""
@@ -288,23 +297,6 @@ class Reading(SupervisedStage):
     """Which stage this is."""
     router_loss: float = Field(0.01, ge=0)
     """Coefficient of the load-balancing loss of mixture-of-experts layers."""
-
-
-class TurnWeights(Section):
-    """Weights of the loss by what a turn is. An answer of weight 0 is not computed."""
-
-    recall: float = Field(1.0, ge=0)
-    """Weight of answers that name facts."""
-    told: float = Field(1.0, ge=0)
-    """Weight of replies to what is to be remembered. At 0, a model writes rubbish in reply to it,
-    and into memory."""
-    other: float = Field(1.0, ge=0)
-    """Weight of all other answers."""
-
-    def of(self, turn: Interaction) -> float:
-        if turn.facts or turn.role == "recall":
-            return self.recall
-        return self.told if turn.role == "remember" else self.other
 
 
 class MemoryAware(SupervisedStage):

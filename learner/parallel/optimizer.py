@@ -43,11 +43,12 @@ def combine(
     counts = torch.tensor(
         [float(term.count) for term in terms], dtype=torch.float64, device=group.device
     )
-    everywhere = group.sum(counts).clamp(min=1.0).tolist()
+    everywhere = group.sum(counts).tolist()
     loss = torch.zeros((), device=group.device)
     for term, total in zip(terms, everywhere, strict=True):
         if term.coefficient:
-            loss = loss + term.coefficient * term.sum / total
+            # Weights make counts below 1, and of nothing the sum is 0.
+            loss = loss + term.coefficient * term.sum / (total if total > 0 else 1.0)
     return loss, {
         term.name: (float(term.sum.detach()), count)
         for term, count in zip(terms, counts.tolist(), strict=True)

@@ -125,7 +125,7 @@ def gate_term(shares: Sequence[Tensor], coefficient: float, device: torch.device
     """The mean share of memory that a write replaces, over writes, slots and width.
 
     shares: [batch, slots, width] of each write and layer, as `MemoryAttention.forward` collects
-    them.
+    them; empty for memory without gates, which has no such share.
     """
     total = torch.zeros((), device=device)
     with torch.set_grad_enabled(coefficient > 0):

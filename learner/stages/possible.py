@@ -4,7 +4,6 @@ anything starts."""
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
 
 from common.config.algorithms import PREVIOUS_INTERACTION
 from common.config.components import Component
@@ -16,14 +15,13 @@ from common.config.stages import SFT, MemoryAware, MemoryPretrain, Reading, Stag
 from common.data.conversations import pairs_to_read, up_to
 from common.data.corpus import Corpus
 from common.failures import InputError, nearest
-from common.models.reactive.config import LAST_INTERACTION
-from common.models.reactive.parts import part_of
+from common.models.reactive.config import LAST_INTERACTION, RxTConfig
+from common.models.reactive.parts import Part
 from reward_service.components.table import range_of
 from rollout.environments.table import ENVIRONMENTS
 from rollout.tasks import fitting_any
 
-if TYPE_CHECKING:
-    from common.models.reactive.model import ReactiveTransformer
+MEMORY_ATTENTION: Part = "memory_attention"
 
 
 def require_learnable(stage: MRL, run: Run) -> None:
@@ -138,19 +136,24 @@ def require_short_enough(stage: MemoryAware, corpus: Corpus) -> None:
 
 
 def require_weighed_pairs(stage: SFT, corpus: Corpus) -> None:
-    """Raises InputError where every interaction weighs 0 in the decoder's loss."""
-    if stage.start_weight and stage.middle_weight:
+    """Raises InputError for a weight in the decoder's loss where all interactions are of one kind:
+    at 0 nothing is learnt or, as none is of that kind, nothing left out, and a weighted mean of
+    what weighs alike is the mean."""
+    weights = {"start_weight": stage.start_weight, "middle_weight": stage.middle_weight}
+    name = next((name for name, weight in weights.items() if weight != 1), None)
+    if name is None:
         return
     middle = corpus.pairs_from_the_middle()
-    if stage.middle_weight == 0 and all(middle):
-        raise InputError(
-            "middle_weight",
-            f"is 0, and all of {len(middle)} interactions are from the middle of conversations",
-        )
-    if stage.start_weight == 0 and not any(middle):
-        raise InputError(
-            "start_weight", f"is 0, and all of {len(middle)} interactions begin conversations"
-        )
+    if len(set(middle)) == 2:
+        return
+    from_middle, number = all(middle), len(middle)
+    if from_middle == (name == "middle_weight"):
+        kind = "are from the middle of conversations" if from_middle else "begin conversations"
+        found = f"all of {number} interactions {kind}"
+    else:
+        kind = "begins a conversation" if from_middle else "is from the middle of a conversation"
+        found = f"none of {number} interactions {kind}"
+    raise InputError(name, f"is {weights[name]:g}, and {found}; leave it at 1")
 
 
 def require_phases(stage: StageSettings, run: Run) -> None:
@@ -173,9 +176,9 @@ def _has_long_term(stage: MRL, run: Run) -> bool:
     )
 
 
-def require_readable_by_critic(stage: MRL, policy: ReactiveTransformer) -> None:
+def require_readable_by_critic(stage: MRL, shape: RxTConfig) -> None:
     """Raises InputError for an input of the critic that is longer than any there is."""
-    reads, longest = stage.algorithm_settings.critic_input, 2 * policy.config.max_tokens
+    reads, longest = stage.algorithm_settings.critic_input, 2 * shape.max_tokens
     if reads is not None and reads.max_tokens is not None and reads.max_tokens > longest:
         raise InputError(
             f"stages.{stage.stage}.{stage.algorithm}.critic.max_tokens",
@@ -184,22 +187,29 @@ def require_readable_by_critic(stage: MRL, policy: ReactiveTransformer) -> None:
         )
 
 
-def require_parts(stage: MemoryAware | MRL, policy: ReactiveTransformer) -> None:
-    """Raises InputError for a phase that trains a part without parameters."""
-    there = {part_of(name) for name, _ in policy.named_parameters()}
+def require_parts(stage: MemoryAware | MRL, shape: RxTConfig) -> None:
+    """Raises InputError for a phase that trains a part without parameters, which memory attention
+    alone can be."""
+    if shape.parameters()["memory"]:
+        return
     for number, phase in enumerate(stage.phases):
-        for part in phase.train:
-            if part not in there:
-                raise InputError(
-                    f"stages.{stage.stage}.unfreeze.{number}.train",
-                    f"{part} has no parameters in a model whose memory_attention is "
-                    f"{policy.config.memory_attention}",
-                )
+        if MEMORY_ATTENTION in phase.train:
+            raise InputError(
+                f"stages.{stage.stage}.unfreeze.{number}.train",
+                f"{MEMORY_ATTENTION} has no parameters in a model whose memory_attention is "
+                f"{shape.memory_attention}",
+            )
 
 
-def require_memory_attention(stage: MemoryPretrain, policy: ReactiveTransformer) -> None:
+def require_trainable_by_rewards(stage: MRL, shape: RxTConfig) -> None:
+    """The critic can read its input, and every phase trains something. Raises InputError."""
+    require_readable_by_critic(stage, shape)
+    require_parts(stage, shape)
+
+
+def require_memory_attention(stage: MemoryPretrain, shape: RxTConfig) -> None:
     """Raises InputError where there is no memory attention to train."""
-    if policy.config.memory_attention == LAST_INTERACTION:
+    if shape.memory_attention == LAST_INTERACTION:
         raise InputError(
             f"stages.{stage.stage}",
             f"trains the memory attention, and model.memory_attention is {LAST_INTERACTION}, which "

@@ -27,6 +27,7 @@ from common.config.stages import (
     RewardModelStage,
     StageSettings,
 )
+from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
 from learner.stages import planning
@@ -39,8 +40,8 @@ from learner.stages.possible import (
     require_pairs_to_read,
     require_parts,
     require_phases,
-    require_readable_by_critic,
     require_short_enough,
+    require_trainable_by_rewards,
     require_weighed_pairs,
 )
 from learner.unfreezing import require_begun
@@ -64,6 +65,10 @@ MakeObjective = Callable[
 
 
 def _no_requirement(settings: Any, policy: ReactiveTransformer) -> None:
+    """Any policy will do."""
+
+
+def _any_shape(settings: Any, shape: RxTConfig) -> None:
     """Any policy will do."""
 
 
@@ -97,8 +102,11 @@ class StageDefinition:
     out."""
     require_data: Callable[[Any, Corpus], None] = _any_data
     """Raises InputError where the data have nothing that the stage learns from, beside `data`."""
+    require_shape: Callable[[Any, RxTConfig], None] = _any_shape
+    """Raises InputError where the settings do not fit the shape of the policy that the run begins
+    with."""
     require_fit: Callable[[Any, ReactiveTransformer], None] = _no_requirement
-    """Raises InputError where the settings do not fit the policy that the run begins with."""
+    """The same for what its shape does not say."""
     require_resumable: Callable[[Any, TrainingState], None] = _always_resumable
     """Raises InputError where a checkpoint's state, inside the stage, does not fit the settings."""
     first_model: Callable[[Any, int], tuple[nn.Module, WriteTokenizer]] | None = None
@@ -192,10 +200,15 @@ def _require_phases_left(settings: MemoryAware, state: TrainingState) -> None:
     require_begun(settings.phases, state.phases)
 
 
-def _require_trainable_by_rewards(settings: MRL, policy: ReactiveTransformer) -> None:
-    """The critic can read its input, and every phase trains something."""
-    require_readable_by_critic(settings, policy)
-    require_parts(settings, policy)
+def _require_same_beginning(settings: JointLM, state: TrainingState) -> None:
+    """A decoder that has learnt beside the encoder does not learn alone again."""
+    alone = state.done == 0 or state.phases == 1
+    if state.done < settings.decoder_only_steps and not alone:
+        raise InputError(
+            "decoder_only_steps",
+            f"is {settings.decoder_only_steps}, and after {state.done} steps the encoder has begun "
+            "to learn; put it back to what it was",
+        )
 
 
 def _require_same_position(settings: MRL, state: TrainingState) -> None:
@@ -209,7 +222,14 @@ def _require_same_position(settings: MRL, state: TrainingState) -> None:
 STAGES: dict[type[StageSettings], StageDefinition] = {
     row.settings: row
     for row in (
-        StageDefinition(JointLM, _supervised, ("texts",), planning.sequences, _joint_lm),
+        StageDefinition(
+            JointLM,
+            _supervised,
+            ("texts",),
+            planning.sequences,
+            _joint_lm,
+            require_resumable=_require_same_beginning,
+        ),
         StageDefinition(
             SFT,
             _supervised,
@@ -217,6 +237,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             planning.sequences,
             _sft,
             require_data=require_weighed_pairs,
+            require_resumable=_require_same_beginning,
         ),
         StageDefinition(
             MemoryPretrain,
@@ -224,7 +245,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             ("train",),
             planning.writes,
             _memory_pretrain,
-            require_fit=require_memory_attention,
+            require_shape=require_memory_attention,
         ),
         StageDefinition(
             Reading,
@@ -242,7 +263,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             _memory_aware,
             require_data=require_short_enough,
             require_possible=require_phases,
-            require_fit=require_parts,
+            require_shape=require_parts,
             require_resumable=_require_phases_left,
         ),
         StageDefinition(
@@ -263,7 +284,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_possible=require_learnable,
             require_data=require_held_out,
             require_resumable=_require_same_position,
-            require_fit=_require_trainable_by_rewards,
+            require_shape=require_trainable_by_rewards,
         ),
         StageDefinition(LMText, _supervised, ("texts",), planning.sequences, _lm_text),
         StageDefinition(LMSFT, _supervised, ("pairs",), planning.sequences, _lm_sft),

@@ -55,11 +55,13 @@ class Until:
         """Take in step number `done`. sums: this rank's (sum, count) by metric."""
         if not self._stage.until or self.held_at is not None:
             return
+        if done <= self._stage.begins_to_measure:
+            return
         own = torch.tensor([sums[name] for name in self._stage.until], dtype=torch.float64)
         everywhere = group.sum(own.to(group.device)).tolist()
         if not all(count for _, count in everywhere):
             return  # a step that did not measure, such as one without the encoder, says nothing
-        self._recent.append(tuple(total / max(count, 1.0) for total, count in everywhere))
+        self._recent.append(tuple(total / count for total, count in everywhere))
         if len(self._recent) == WINDOW and all(
             self._stage.meets(name, value) for name, value in self.means().items()
         ):

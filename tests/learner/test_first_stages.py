@@ -23,12 +23,14 @@ from common.storage.checkpoint import whole_checkpoints
 from common.storage.run_directory import RunDirectory
 from learner.checkpointing import checkpoint_model
 from learner.parallel.group import OneRank
-from learner.parallel.optimizer import LossTerm
+from learner.parallel.optimizer import LossTerm, combine
 from learner.setup import newest
 from learner.stages.joint_lm import JointLMObjective, pair_objective
 from learner.stages.memory_pretrain import write_objective
 from learner.stages.planning import writes
 from learner.stages.possible import require_weighed_pairs
+from learner.stages.stage import definition_of
+from learner.training_state import TrainingState
 from learner.unfreezing import Unfreezing
 from tests.local_source import STAGES, StoppingRecorder, comparable_rows, run_here, tiny_run
 
@@ -124,6 +126,36 @@ def test_encoder_and_cross_attention_stand_still_at_the_beginning_and_a_resumed_
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_decoder_is_not_alone_again_once_the_encoder_has_learnt(tmp_path: Path) -> None:
+    run = beginning_run(tmp_path, "stopped")
+
+    def stopping(run: Run, directory: RunDirectory, step: int) -> Any:
+        recorder = StoppingRecorder(run, directory, step)
+        recorder.stops_after = 4
+        return recorder
+
+    run_here(run, make_recorder=stopping)
+    later = run.stages[0].model_copy(update={"decoder_only_steps": 5})
+    with pytest.raises(InputError) as refused:
+        run_here(run.model_copy(update={"stages": (later,)}))
+    assert refused.value.where == "stages.joint_lm.decoder_only_steps"
+    assert refused.value.what == (
+        "is 5, and after 4 steps the encoder has begun to learn; put it back to what it was"
+    )
+
+
+@pytest.mark.parametrize("stage", ["joint_lm", "sft"])
+def test_the_beginning_can_be_moved_while_it_lasts(stage: str) -> None:
+    settings = JointLM if stage == "joint_lm" else SFT
+    moved = settings.model_validate({"stage": stage, "decoder_only_steps": 5})
+    require_resumable = definition_of(moved).require_resumable
+    for done, phases in ((0, 0), (4, 1), (5, 2), (9, 0)):
+        require_resumable(moved, TrainingState(0, stage, done, phases=phases))
+    with pytest.raises(InputError, match="after 4 steps the encoder has begun to learn"):
+        # It learnt from the first step on: there were no phases.
+        require_resumable(moved, TrainingState(0, stage, 4, phases=0))
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
@@ -168,16 +200,33 @@ def test_the_weights_of_sft_are_those_of_where_an_interaction_stands(tmp_path: P
     assert pair_objective(SFT(stage="sft"), pairs, checkpoint, 0, 1)[0].weights is None
 
 
+def test_weights_count_relative_to_each_other_however_small_they_are() -> None:
+    """A batch that weighs less than one token learns as much as any other."""
+    alike, light = objective_of(), objective_of()
+    light.weights = [0.01, 0.01]
+    found = [combine(each.terms([0, 1], 0, OneRank()), OneRank())[0] for each in (alike, light)]
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize(
-    ("weight", "pairs"), [("middle_weight", ("three", "four")), ("start_weight", ("one", "five"))]
+    ("name", "pairs", "what"),
+    [
+        ("middle_weight", ("three", "four"), "all of 2 interactions are from the middle"),
+        ("start_weight", ("three", "four"), "none of 2 interactions begins a conversation"),
+        ("start_weight", ("one", "five"), "all of 2 interactions begin conversations"),
+        ("middle_weight", ("one", "five"), "none of 2 interactions is from the middle"),
+    ],
 )
-def test_interactions_that_all_weigh_nothing_are_refused(
-    weight: str, pairs: tuple[str, ...]
+def test_a_weight_that_weighs_nothing_against_anything_is_refused(
+    name: str, pairs: tuple[str, ...], what: str, weight: float
 ) -> None:
-    stage = SFT.model_validate({"stage": "sft", weight: 0})
-    with pytest.raises(InputError, match=f"^{weight}: is 0, and all of 2"):
+    """The loss is a weighted mean: among interactions of one kind, weights change nothing."""
+    stage = SFT.model_validate({"stage": "sft", name: weight})
+    with pytest.raises(InputError, match=f"^{name}: is {weight:g}, and {what}"):
         require_weighed_pairs(stage, corpus(*pairs))
     require_weighed_pairs(stage, corpus("one", "three"))
+    require_weighed_pairs(SFT(stage="sft"), corpus(*pairs))
 
 
 def test_writes_of_a_conversation_are_as_many_as_the_stage_takes(tmp_path: Path) -> None:

@@ -87,6 +87,40 @@ def test_settings_that_a_run_could_never_use_are_refused(
     assert refusal(base, override).where == where
 
 
+@pytest.mark.parametrize(
+    ("overrides", "where"),
+    [
+        (["stages=[{stage: memory_pretrain, steps: 4}]"], "stages.memory_pretrain"),
+        (
+            [
+                "stages=[{stage: memory_aware, steps: 9, unfreeze: [{after: 0, train: [encoder]}, "
+                "{after: 4, train: [decoder, memory_attention]}]}]"
+            ],
+            "stages.memory_aware.unfreeze.1.train",
+        ),
+        (
+            ["stages.mrl.unfreeze=[{after: 0, train: [memory_attention]}]"],
+            "stages.mrl.unfreeze.0.train",
+        ),
+    ],
+)
+def test_stages_that_the_shape_of_the_model_has_nothing_for_are_refused(
+    base: Path, overrides: list[str], where: str, tmp_path: Path
+) -> None:
+    shape = ["model.memory_attention=last_interaction", "model.initial_memory=normal"]
+    assert refusal(base, *shape, *overrides).where == where
+    require_possible(load_run([base], overrides))
+    # The shape of a checkpoint is known when it is opened.
+    require_possible(load_run([base], [*shape, *overrides, f"model.checkpoint={tmp_path}/first"]))
+
+
+def test_a_critic_reads_no_more_than_there_is(base: Path) -> None:
+    most = "stages.mrl.ppo.critic.max_tokens"
+    shape = "model.max_tokens=32"
+    assert refusal(base, shape, f"{most}=65").where == most
+    require_possible(load_run([base], [shape, f"{most}=64"]))
+
+
 def test_sampling_is_free_where_nothing_learns_from_it(base: Path) -> None:
     for setting in ("temperature=0", "top_k=5", "top_p=0.5", "min_p=0.5"):
         require_possible(load_run([base], [SUPERVISED, f"rollout.sampling.{setting}"]))

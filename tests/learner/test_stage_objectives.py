@@ -69,7 +69,7 @@ def make_model(**shape: Any) -> ReactiveTransformer:
 
 @pytest.fixture(scope="module")
 def conversations() -> list[list[TurnTokens]]:
-    """Of 1, 2, 4 and 3 turns, each turn of another length."""
+    """Four of 1, 2, 4 and 3 turns, each turn of another length."""
     draw = torch.Generator().manual_seed(1)
 
     def ids(least: int) -> list[int]:
@@ -145,7 +145,7 @@ def plain_joint_lm(
         return memory
 
     def seen_of(model: ReactiveTransformer, sequence: list[int], key: int, place: int) -> int:
-        """What the encoder sees in place of a token that it has to guess."""
+        """Token that the encoder sees in place of one that it has to guess."""
         share = draw(key, "replacement", len(sequence))[place]
         if share < settings.mask_random:
             drawn = draw(key, "random token", len(sequence))[place]
@@ -257,7 +257,7 @@ NOISY = {"mask_probability": 0.4, "hide_probability": 0.3, "noise": 0.5, "blind_
         (NOISY, {"initial_memory": "learned"}),
         (NOISY | {"router_loss": 0.5}, {"experts": 3, "experts_per_token": 2}),
     ],
-    ids=["quiet", "80/10/10", "noisy", "experts"],
+    ids=["quiet", "40/30/30", "noisy", "experts"],
 )
 @pytest.mark.parametrize("kind", ["joint_lm", "sft"])
 def test_language_modelling_of_encoder_and_decoder_is_the_plain_sum_of_both(
@@ -466,6 +466,23 @@ def test_a_gate_penalty_begins_where_it_is_told_to(conversations: list[list[Turn
         return terms["memory/replaced"].coefficient
 
     assert [coefficient(step) for step in (0, 4, 5, 9)] == [0.0, 0.0, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    "shape", [{"memory_attention": "last_interaction"}, {"residual_gate": "none"}], ids=str
+)
+def test_memory_without_gates_pays_no_penalty(
+    shape: dict[str, Any], conversations: list[list[TurnTokens]]
+) -> None:
+    model = make_model(**shape)
+    losses = []
+    for penalty in (0.0, 0.3):
+        settings = MemoryAware(stage="memory_aware", gate_penalty=penalty)
+        objective = MemoryAwareObjective(settings, model, conversations, SEED)
+        loss, sums = combine(objective.terms(CHOSEN, STEP, OneRank()), OneRank())
+        losses.append(float(loss.detach()))
+        assert sums["memory/replaced"] == (0.0, 0.0)
+    assert losses[0] == losses[1]
 
 
 def test_an_interaction_that_stands_several_times_is_encoded_once(

@@ -69,6 +69,15 @@ def test_steps_that_measured_nothing_are_passed_over() -> None:
     assert until.held_at == 2 * WINDOW
 
 
+def test_steps_of_a_decoder_alone_do_not_count() -> None:
+    """They measure the decoder, and the encoder has yet to learn."""
+    until = rule(decoder_only_steps=30)
+    observe(until, [1.0] * 30)
+    assert (until.held_at, until.means()) == (None, {})
+    observe(until, [1.0] * WINDOW, 31)
+    assert until.held_at == 30 + WINDOW
+
+
 def test_the_rate_stays_at_its_peak_until_the_condition_holds_and_decays_then() -> None:
     until = rule(optimizer={"warmup_fraction": 0.1, "final_fraction": 0.2})
     assert [until.rate_factor(step) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
@@ -164,4 +173,10 @@ def test_ranks_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
     until = rule()
     until.observe(1, {"train/accuracy_lm": (8.0, 8.0)}, TwoRanks())
+    assert until.means() == {"train/accuracy_lm": 0.5}
+
+
+def test_a_batch_that_weighs_less_than_one_token_is_a_mean_too() -> None:
+    until = rule()
+    until.observe(1, {"train/accuracy_lm": (0.25, 0.5)}, OneRank())
     assert until.means() == {"train/accuracy_lm": 0.5}

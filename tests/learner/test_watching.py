@@ -114,10 +114,12 @@ def test_a_shut_gate_keeps_all_slots_and_memory_without_gates_has_no_openness(
     row = observed(shut, some_episodes(shut, tokenizer, 3))
     assert row["memory/slots_kept"] == 1.0
     assert row["memory/openness{layer=0}"] == pytest.approx(0.0, abs=1e-6)
-    bare = lively_model(tokenizer, residual_gate="none")
-    row = observed(bare, some_episodes(bare, tokenizer, 3))
-    assert not [key for key in row if key.startswith("memory/openness")]
-    assert row["memory/slots_kept"] == 0.0
+    for shape in ({"residual_gate": "none"}, {"memory_attention": "last_interaction"}):
+        bare = lively_model(tokenizer, **shape)
+        row = observed(bare, some_episodes(bare, tokenizer, 3))
+        assert not [key for key in row if key.startswith("memory/openness")]
+        assert row["memory/slots_kept"] == 0.0
+        assert row["memory/norm{writes=1}"] > 0
 
 
 def test_drift_is_the_distance_from_the_memory_that_was_played(

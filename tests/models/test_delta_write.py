@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.memory import ResidualGate
+from common.models.reactive.model import ReactiveTransformer
 
 HEADS, SIZE = 4, 8
 
@@ -28,7 +29,7 @@ def delta(strength: float, **shape: Any) -> ResidualGate:
 
 
 def key_and_value(gate: ResidualGate, new: Tensor) -> tuple[Tensor, Tensor]:
-    """What `new` [batch, slots, width] is written as: keys [..., heads], values [..., head_dim]."""
+    """Keys [..., heads] and values [..., head_dim] that `new` [batch, slots, width] writes."""
     key, value, _ = (
         gate.linear(new.flatten(0, 1)).view(*new.shape[:2], -1).split((HEADS, SIZE, 1), -1)
     )
@@ -88,3 +89,13 @@ def test_shares_are_those_of_the_rows_that_a_key_names() -> None:
     key, _ = key_and_value(gate, new)
     torch.testing.assert_close(shares[0], (0.5 * key.square()).repeat_interleave(SIZE, -1))
     assert float(shares[0].mean()) == pytest.approx(0.5 / HEADS)
+
+
+def test_a_new_model_writes_with_the_strength_that_is_set() -> None:
+    shape: dict[str, Any] = {"width": HEADS * SIZE, "heads": HEADS, "query_heads": 2, "kv_heads": 2}
+    model = ReactiveTransformer(RxTConfig(residual_gate="delta", gate_initial=-2.0, **shape))
+    gates = [module for module in model.modules() if isinstance(module, ResidualGate)]
+    assert gates
+    for gate in gates:
+        *rest, strength = gate.linear.bias.tolist()
+        assert (strength, set(rest)) == (-2.0, {0.0})

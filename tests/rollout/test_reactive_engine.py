@@ -242,8 +242,14 @@ def test_recorded_log_probs_are_those_of_the_filtered_distribution() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("shape", "count"),
-    [({}, 64), (SHAPES["gqa"], 20), (SHAPES["mixture of experts"], 20)],
-    ids=["sqa", "gqa", "experts"],
+    [
+        ({}, 64),
+        (SHAPES["gqa"], 20),
+        (SHAPES["mixture of experts"], 20),
+        (SHAPES["a delta write"] | SHAPES["a second read"], 20),
+        (SHAPES["no memory attention"], 20),
+    ],
+    ids=["sqa", "gqa", "experts", "delta write and second read", "last interaction"],
 )
 def test_an_episode_does_not_depend_on_slots_batch_or_order(
     shape: dict[str, Any], count: int, backend: BackendName

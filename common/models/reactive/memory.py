@@ -186,10 +186,9 @@ class MemoryAttention(nn.Module):
     ) -> Tensor:
         """memory [batch, layers, slots, width], encoded [batch, layers, tokens, width], mask bool
         [batch, tokens], right-padded → new memory. shares, where given, collects of each layer the
-        share of memory that the interaction replaces, [batch, slots, width]."""
+        share of memory that the interaction replaces, [batch, slots, width]; nothing where no gate
+        decides it."""
         if self.replaces:
-            if shares is not None:
-                shares.extend(torch.ones_like(memory).unbind(1))
             return as_memory(encoded, mask, memory.shape[2])
         rope = rope_table(
             self.config.positions, self.config.head_dim, self.config.rope_base, memory.device

@@ -123,7 +123,8 @@ TRAIN: list[Metric] = [
         "1",
         "last",
         "this moment",
-        "Learning rate of a part of the model in a stage with unfreeze; 0: it is frozen",
+        "Learning rate of a part of the model in a stage whose parts begin one after another "
+        "(unfreeze, decoder_only_steps); 0: it is frozen",
         ("part",),
     ),
     counter(
@@ -160,7 +161,7 @@ MEMORY: list[Metric] = [
         "memory/replaced",
         "fraction",
         "memory writes of a layer",
-        "Share of memory that a write replaces: how far its gate is open",
+        "Share of memory that a write replaces: how far its gate is open; absent without gates",
     ),
     mean(
         "ppo/loss_memory_change",
