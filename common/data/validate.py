@@ -60,7 +60,8 @@ def validate_rows(
     places: list[str] = []
 
     def faults_of(record: Any) -> Iterator[Fault]:
-        faults = list(row_faults(record, limits.follow_ups)) or list(fact_faults(record, literal))
+        faults = list(row_faults(record, limits.follow_ups, "--max-follow-ups"))
+        faults = faults or list(fact_faults(record, literal))
         yield from faults
         if not faults and tokenizer is not None:
             yield from _too_long(row_from_dict(record), limits, tokenizer)
