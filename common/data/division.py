@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 from common.data.datasets.splitting import told_in_turns
 from common.data.leftovers import Leftovers
-from common.episode import Fact, Interaction, Row
+from common.episode import Fact, Interaction, Row, Strategy
 from common.text.values import contains_value
 
 WHOLE_ANSWER = "answers of more than max_words words, left whole"
@@ -33,9 +34,12 @@ def divided(row: Row, max_words: int, where: str, left: Leftovers) -> Row:
     turns: list[Interaction] = []
     pieces_of: list[range] = []
     """Turns of the result that each turn has become."""
-    for number in range(len(row.turns)):
-        first = len(turns)
-        turns += _pieces(row, number, max_words, where, left)
+    values: dict[int, list[str]] = defaultdict(list)
+    for fact in (fact for turn in row.turns for fact in turn.facts):
+        values[fact.said_in].append(fact.value)
+    for number, turn in enumerate(row.turns):
+        first, whole = len(turns), stays_whole(row.strategy, number, turn)
+        turns += _pieces(turn, whole, values[number], max_words, where, left)
         pieces_of.append(range(first, len(turns)))
     if len(turns) == len(row.turns):
         return row
@@ -54,23 +58,32 @@ def divided(row: Row, max_words: int, where: str, left: Leftovers) -> Row:
     )
 
 
+def stays_whole(strategy: Strategy, number: int, turn: Interaction) -> str | None:
+    """Why a turn stays whole, however long its query is; None where `divided` may tell it in
+    several. number: of the turn, the opening being 0."""
+    if turn.role != "remember" or turn.facts:
+        return WHOLE_UNTOLD
+    if strategy == "long_term" and number < 2:
+        return WHOLE_COMPARED
+    return None
+
+
 def _pieces(
-    row: Row, number: int, max_words: int, where: str, left: Leftovers
+    turn: Interaction,
+    whole: str | None,
+    values: Sequence[str],
+    max_words: int,
+    where: str,
+    left: Leftovers,
 ) -> list[Interaction]:
-    turn = row.turns[number]
+    """The turn, or what it is told in. whole: why it stays whole. values: that it must say."""
     found = Leftovers()
     pieces = [turn]
     if len(turn.answer.split()) > max_words:
         found.add(WHOLE_ANSWER, where)
     elif len(turn.query.split()) > max_words:
         told = _told(turn, max_words, where, found)
-        values = [fact.value for each in row.turns for fact in each.facts if fact.said_in == number]
-        whole = None
-        if turn.role != "remember" or turn.facts:
-            whole = WHOLE_UNTOLD
-        elif row.strategy == "long_term" and number < 2:
-            whole = WHOLE_COMPARED
-        elif any(
+        if whole is None and any(
             _says(turn, each) and not any(_says(one, each) for one in told) for each in values
         ):
             whole = WHOLE_VALUE
