@@ -219,6 +219,11 @@ def test_an_interaction_over_the_limit_is_named_with_its_tokens(tmp_path: Path) 
     error = fault(path, limits=Limits(tokens=tokens - 1), tokenizer=tokenizer)
     assert error.where == f"{path}, line 2, field query"
     assert error.what.startswith(f"has {tokens} tokens with its answer, {tokens - 1} are allowed")
+    assert "engram data divide" in error.what
+    path = write(path, broken("interactions", 0, "query", value="my dog " * 20 + "is who?"))
+    asked = fault(path, limits=Limits(tokens=tokens - 2), tokenizer=tokenizer)
+    assert asked.where.endswith("field interactions.0.query")
+    assert "engram data divide" not in asked.what
 
 
 def test_a_conversation_that_never_ends_is_refused_by_line_and_counted(tmp_path: Path) -> None:
