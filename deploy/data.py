@@ -186,8 +186,8 @@ def divide(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File: .jsonl, .jsonl.gz, .parquet.")],
     max_words: Annotated[int, typer.Option(min=2, help="Longest query of a told turn.")] = 60,
 ) -> None:
-    """Tell long turns of a file of conversations in several, by whole sentences. Questions and
-    answers that are too long stay whole, and are counted."""
+    """Tell long turns of a file of conversations in several, by whole sentences. Turns that have to
+    stay whole, such as questions, are counted."""
     with every_fault(), doing(f"dividing the turns of {file}"):
         from common.data.conversations import load_rows, save_rows
         from common.data.division import divided

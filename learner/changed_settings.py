@@ -12,7 +12,8 @@ from learner.stages.stage import definition_of
 from learner.training_state import TrainingState
 
 FIXED = ("seed", "data", "tokenizer", "model")
-"""Sections that decide the data and the shape of the model."""
+"""Sections that decide the data and the shape of the model; of the data, all settings but those
+that only refuse some."""
 
 
 def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
@@ -28,7 +29,7 @@ def require_same(run: Run, before: Run, directory: RunDirectory) -> None:
 
 def is_fixed(change: Change, run: Run) -> bool:
     if change.place[0] in FIXED:
-        return True
+        return change.place not in {("data", name) for name in run.data.refusing}
     index = _stage(change)
     if index is None:
         return False

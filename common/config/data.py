@@ -21,6 +21,9 @@ class DataSettings(Section):
 
     prompts: ClassVar[bool] = False
     """Whether rows are single prompts, read from files of prompts."""
+    refusing: ClassVar[frozenset[str]] = frozenset()
+    """Settings that only refuse data and change nothing of what is read: a run that goes on may
+    have others."""
 
     @property
     def longest(self) -> int | None:
@@ -132,6 +135,8 @@ class RowsData(DataSettings):
     """Your own conversations: MRL rows in files (JSON lines, Parquet, JSON, CSV), or names of
     `datasets`."""
 
+    refusing = frozenset({"max_follow_ups"})
+
     kind: Literal["rows"] = "rows"
     """Which kind of data this is."""
     train: tuple[DataSource, ...]
@@ -146,7 +151,7 @@ class RowsData(DataSettings):
     conversations' interactions."""
     max_follow_ups: int = Field(MOST_FOLLOW_UPS, ge=1)
     """A conversation with more follow-ups is refused by file and row: one that never ends takes the
-    memory of a whole batch."""
+    memory of a whole batch. A run that goes on may have another limit."""
     columns: RowColumns = RowColumns()
     """Columns with other names, such as {query: instruction, answer: output}; of the files that
     have them, all other columns are passed over."""

@@ -47,9 +47,12 @@ def is_unknown(fault: InputError) -> bool:
     return fault.what.startswith(UNKNOWN)
 
 
-def row_faults(record: Any, max_follow_ups: int | None = None) -> Iterator[Fault]:
+def row_faults(
+    record: Any, max_follow_ups: int | None = None, setting: str = ""
+) -> Iterator[Fault]:
     """Faults of an MRL row by itself. Whether its facts agree with what is said is for
-    common/data/facts.py. max_follow_ups: None: any number."""
+    common/data/facts.py. max_follow_ups: None: any number. setting: the name of the one that
+    raises it, where there is one."""
     faults = list(shape_faults(record, _ROW, _ROW_OPTIONAL, ""))
     yield from faults
     if faults:
@@ -60,10 +63,11 @@ def row_faults(record: Any, max_follow_ups: int | None = None) -> Iterator[Fault
     if not interactions:
         yield "interactions", "is empty: a conversation needs at least one follow-up"
     if max_follow_ups is not None and len(interactions) > max_follow_ups:
+        named = f" ({setting})" if setting else ""
         yield (
             "interactions",
-            f"has {len(interactions):,} follow-ups, {max_follow_ups:,} are allowed "
-            "(max_follow_ups): does this conversation never end?",
+            f"has {len(interactions):,} follow-ups, {max_follow_ups:,} are allowed{named}: does "
+            "this conversation never end?",
         )
         return
     whole = True

@@ -64,12 +64,16 @@ def up_to(rows: Sequence[Row], follow_ups: int | None) -> list[Row]:
 
 
 def load_rows(
-    source: str | Path, columns: Columns = NO_COLUMNS, max_follow_ups: int | None = None
+    source: str | Path,
+    columns: Columns = NO_COLUMNS,
+    max_follow_ups: int | None = None,
+    setting: str = "",
 ) -> list[Row]:
     """Conversations from a file or a `datasets` name. columns: of the file, by field.
-    max_follow_ups: of the longest conversation; None: of any length."""
+    max_follow_ups: of the longest conversation; None: of any length. setting: the name of the one
+    that raises it, where there is one."""
     layout = replace(ROWS, columns=columns)
-    faults = partial(row_faults, max_follow_ups=max_follow_ups)
+    faults = partial(row_faults, max_follow_ups=max_follow_ups, setting=setting)
     return [_row(record) for record in checked_records(source, faults, layout=layout)]
 
 

@@ -39,6 +39,8 @@ class Corpus:
     """A sentence on examples that are not among these, with their number; empty where none is."""
     files: tuple[Source, ...] = ()
     """Where the data came from, one by one, if the configuration names them so."""
+    shorter: str = ""
+    """A setting of the data under which interactions are shorter; empty where there is none."""
 
     def pairs_from_the_middle(self) -> list[bool]:
         """Whether each pair is from the middle of a conversation: it follows up in a training
@@ -61,6 +63,14 @@ class Corpus:
                     if replace(record, source=row.source) == row:
                         return f"{source.name}, row {number}"
         return f"data.{split}, row {index + 1}"
+
+    def place_of_preference(self, split: Literal["train", "eval"], index: int) -> str:
+        """Where a preference of a split stands, as `place` says it."""
+        preference = (self.preferences if split == "train" else self.held_preferences)[index]
+        for source in self.files:
+            if source.unit == "preferences" and preference in source.records:
+                return f"{source.name}, row {source.records.index(preference) + 1}"
+        return f"data.{split}, preference {index + 1}"
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -88,8 +88,7 @@ def contradictions(turns: Sequence[Interaction]) -> Iterator[tuple[int, str]]:
 
 def _contradiction(one: Fact, other: Fact, query: str, before: Sequence[Interaction]) -> str | None:
     def said_once(fact: Fact) -> bool:
-        said = clauses([turn.query for turn in before])
-        return sum(contains_value(clause.written, fact.value) for clause in said) < 2
+        return sum(_statements(turn, fact.value) for turn in before) == 1
 
     def replaced(old: Fact, new: Fact) -> bool:
         return value_words(old.value) in map(value_words, new.outdated)
@@ -99,15 +98,27 @@ def _contradiction(one: Fact, other: Fact, query: str, before: Sequence[Interact
         if one.said_in == other.said_in or not said_once(one):
             return None
         return f"{first!r} is said in turn {one.said_in} and in turn {other.said_in}"
-    if replaced(one, other) and replaced(other, one):
+    if asks_of_the_past(query):
+        return None
+    if replaced(one, other) and replaced(other, one) and said_once(one) and said_once(other):
         return f"{first!r} and {second!r} each replaced the other"
     for old, new in ((one, other), (other, one)):
-        if replaced(old, new) and not asks_of_the_past(query) and said_once(old):
+        if replaced(old, new) and said_once(old):
             return (
                 f"it asks for {shortened(old.value)!r} and for {shortened(new.value)!r}, which "
                 "replaced it"
             )
     return None
+
+
+def _statements(turn: Interaction, value: str) -> int:
+    """Clauses of a turn that tell a value: of its query or of its answer, whichever has more, since
+    an answer may repeat its query. An answer that recalls the value tells nothing new."""
+    recalls = any(value_words(fact.value) == value_words(value) for fact in turn.facts)
+    return max(
+        sum(contains_value(clause.written, value) for clause in clauses([text]))
+        for text in ([turn.query] if recalls else [turn.query, turn.answer])
+    )
 
 
 def _questions(record: Mapping[str, Any]) -> list[_Question]:

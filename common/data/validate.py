@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from common.data.checks import Fault, row_faults
 from common.data.conversations import ROWS, row_from_dict
+from common.data.division import stays_whole
 from common.data.facts import contradictions, fact_faults, fact_warnings
 from common.data.readers import checked_records
 from common.data.tokenizer import ConversationTokenizer
@@ -60,7 +61,8 @@ def validate_rows(
     places: list[str] = []
 
     def faults_of(record: Any) -> Iterator[Fault]:
-        faults = list(row_faults(record, limits.follow_ups)) or list(fact_faults(record, literal))
+        faults = list(row_faults(record, limits.follow_ups, "--max-follow-ups"))
+        faults = faults or list(fact_faults(record, literal))
         yield from faults
         if not faults and tokenizer is not None:
             yield from _too_long(row_from_dict(record), limits, tokenizer)
@@ -86,8 +88,9 @@ def _too_long(row: Row, limits: Limits, tokenizer: ConversationTokenizer) -> Ite
             yield f"{at}answer", f"has {tokens} tokens, {limits.answer_tokens} are allowed"
         tokens = len(tokenizer.interaction(interaction))
         if limits.tokens is not None and tokens > limits.tokens:
+            told = stays_whole(row.strategy, turn, interaction) is None
+            advice = ": `engram data divide` tells long turns in several" if told else ""
             yield (
                 f"{at}query",
-                f"has {tokens} tokens with its answer, {limits.tokens} are allowed: `engram data "
-                "divide` tells long turns in several",
+                f"has {tokens} tokens with its answer, {limits.tokens} are allowed{advice}",
             )

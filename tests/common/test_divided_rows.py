@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from common.data.conversations import save_rows
-from common.data.division import WHOLE_ANSWER, WHOLE_QUESTION, divided
+from common.data.division import (
+    WHOLE_ANSWER,
+    WHOLE_COMPARED,
+    WHOLE_UNTOLD,
+    WHOLE_VALUE,
+    divided,
+)
 from common.data.leftovers import Leftovers
 from common.data.validate import validate_rows
 from common.episode import Fact, Interaction, Row
@@ -57,7 +66,7 @@ def test_questions_and_answers_stay_whole_and_are_counted() -> None:
     assert divided(row, 4, "file, row 7", left) == row
     assert left.entries() == [
         (WHOLE_ANSWER, 1, "file, row 7"),
-        (WHOLE_QUESTION, 1, "file, row 7"),
+        (WHOLE_UNTOLD, 1, "file, row 7"),
     ]
 
 
@@ -65,3 +74,40 @@ def test_a_conversation_of_one_follow_up_is_single_no_more() -> None:
     asked = Interaction("Where do I live?", "in Rome", role="recall", facts=(Fact("Rome", 0),))
     row = Row(LONG, "okay", (asked,), strategy="single")
     assert divided(row, 5, "here", Leftovers()).strategy == "cumulative"
+
+
+def test_turns_by_which_rewards_of_a_long_conversation_compare_stay_whole() -> None:
+    left = Leftovers()
+    first = Interaction("My dog is called Rex. It is a good dog.", "fine", role="remember")
+    long = replace(told(), strategy="long_term")
+    row = replace(long, interactions=(first, *long.interactions))
+    assert divided(row, 5, "here", left) == row
+    assert left.entries() == [(WHOLE_COMPARED, 2, "here")]
+    # Those after them are compared as before where they become several.
+    later = replace(row, query="hello", interactions=(*long.interactions, first))
+    assert [turn.query for turn in divided(later, 5, "here", Leftovers()).turns[:-2]] == [
+        turn.query for turn in later.turns[:-1]
+    ]
+
+
+@pytest.mark.parametrize("home", ["I do live in New York", "Home is now in St. Louis"])
+def test_a_turn_stays_whole_where_no_piece_would_say_a_value_that_it_says(home: str) -> None:
+    left, value = Leftovers(), " ".join(home.split()[-2:])
+    fact = (Fact(value, 0),)
+    asked = Interaction("Where do I live?", f"in {value}", role="recall", facts=fact)
+    row = Row(home, "okay", (asked,))
+    assert divided(row, 4, "here", Leftovers()) != row
+    assert divided(row, 5, "here", left) == row
+    assert left.entries() == [(WHOLE_VALUE, 1, "here")]
+    # One that no text says (it follows from what was said) cannot be cut.
+    inferred = replace(row, interactions=(replace(asked, facts=(Fact("yes", 0),)),))
+    assert len(divided(inferred, 5, "here", Leftovers()).turns) == 3
+
+
+@pytest.mark.parametrize("role", ["act", "distract"])
+def test_turns_that_are_not_told_are_not_counted_as_questions(role: str) -> None:
+    left = Leftovers()
+    row = Row("hello", "hi", (Interaction(LONG, "okay", role=role),))
+    assert divided(row, 5, "here", left) == row
+    [entry] = left.entries()
+    assert "question" not in entry.what

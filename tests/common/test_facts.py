@@ -295,8 +295,23 @@ def test_a_value_and_the_one_that_replaced_it_contradict_in_one_turn() -> None:
 
 def test_values_that_each_replaced_the_other_contradict() -> None:
     facts = (("Luna", 0, ["Milo"]), ("Milo", 1, ["Luna"]))
-    [(number, what)] = contradict(*CHANGE, turn("What was my cat called?", "Luna", *facts))
+    asked = turn("What is my cat called?", "Luna", *facts)
+    [(number, what)] = contradict(*CHANGE, asked)
     assert (number, what) == (2, "'Luna' and 'Milo' each replaced the other")
+    assert contradict(*CHANGE, {**asked, "query": "What was my cat called before?"}) == []
+
+
+def test_a_cat_and_a_dog_may_swap_names() -> None:
+    told = ("My cat is called Luna.", "My dog is called Milo.")
+    changed = ("My cat is now called Milo.", "My dog is now called Luna.")
+    facts = (("Milo", 2, ["Luna"]), ("Luna", 3, ["Milo"]))
+    asked = turn("What are my cat and dog called?", "Milo and Luna", *facts)
+    assert contradict(*told, *changed, asked) == []
+
+
+def test_values_that_no_text_says_are_of_as_many_statements_as_there_are() -> None:
+    asked = turn("Am I at home, and is it late?", "yes, yes", ("yes", 0), ("yes", 2))
+    assert contradict("I am in my kitchen.", "hello", "It is past midnight.", asked) == []
 
 
 def test_a_value_that_is_said_once_cannot_be_of_two_turns() -> None:
@@ -305,6 +320,11 @@ def test_a_value_that_is_said_once_cannot_be_of_two_turns() -> None:
         (2, "'Luna' is said in turn 0 and in turn 1")
     ]
     assert contradict("My cat is called Luna.", "My dog is called Luna.", asked) == []
+    # An answer tells a value too, but not where it repeats its query or recalls.
+    told = turn("Name my dog.", "Let it be Luna.")
+    assert contradict("My cat is called Luna.", told, asked) == []
+    again, recalled = turn("My cat is called Luna.", "Luna!"), asks("The cat?", "Luna")
+    assert len(contradict(again, recalled, asked)) == 1
 
 
 def test_generated_facts_never_contradict_one_another() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.config.data import RowsData, SynthData
+from common.config.data import PreferencesData, RowsData, SynthData
 from common.data.conversations import (
     load_pairs,
     load_rows,
@@ -20,7 +20,7 @@ from common.data.conversations import (
     save_rows,
     value_counts,
 )
-from common.data.datasets.files import rows_corpus
+from common.data.datasets.files import preferences_corpus, rows_corpus
 from common.data.datasets.synth import generate
 from common.data.readers import BadRecords
 from common.data.tokenizer import train_tokenizer
@@ -219,6 +219,11 @@ def test_an_interaction_over_the_limit_is_named_with_its_tokens(tmp_path: Path) 
     error = fault(path, limits=Limits(tokens=tokens - 1), tokenizer=tokenizer)
     assert error.where == f"{path}, line 2, field query"
     assert error.what.startswith(f"has {tokens} tokens with its answer, {tokens - 1} are allowed")
+    assert "engram data divide" in error.what
+    path = write(path, broken("interactions", 0, "query", value="my dog " * 20 + "is who?"))
+    asked = fault(path, limits=Limits(tokens=tokens - 2), tokenizer=tokenizer)
+    assert asked.where.endswith("field interactions.0.query")
+    assert "engram data divide" not in asked.what
 
 
 def test_a_conversation_that_never_ends_is_refused_by_line_and_counted(tmp_path: Path) -> None:
@@ -228,12 +233,24 @@ def test_a_conversation_that_never_ends_is_refused_by_line_and_counted(tmp_path:
     assert len(load_rows(path)) == len(load_rows(path, max_follow_ups=9)) == 3
     with pytest.raises(BadRecords) as caught:
         load_rows(path, max_follow_ups=8)
-    assert str(caught.value).startswith(f"{path}, line 2, field interactions: has 9 follow-ups, 8 ")
+    what = f"{path}, line 2, field interactions: has 9 follow-ups, 8 are allowed"
+    assert str(caught.value).startswith(f"{what}: does")
     assert "(and 1 more)" in caught.value.what
-    assert str(fault(path, limits=Limits(follow_ups=8))) == str(caught.value)
+    validated = fault(path, limits=Limits(follow_ups=8))
+    assert str(validated).startswith(f"{what} (--max-follow-ups): does")
     data = RowsData(train=(str(path),), eval=(str(path),), max_follow_ups=8)
-    with pytest.raises(BadRecords, match=r"line 2, field interactions: has 9"):
+    with pytest.raises(BadRecords) as refused:
         rows_corpus(data, 0)
+    assert str(refused.value).startswith(f"{what} (data.max_follow_ups): does")
+
+
+def test_data_without_a_limit_of_their_own_name_no_setting_that_they_lack(tmp_path: Path) -> None:
+    endless = {"query": "go on", "answer": "okay"}
+    path = write(tmp_path / "rows.jsonl", broken("interactions", value=[endless] * 4097))
+    preferred = write(tmp_path / "p.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"})
+    data = PreferencesData(train=(str(preferred),), conversations=(str(path),))
+    with pytest.raises(BadRecords, match=r"4,097 follow-ups, 4,096 are allowed: does"):
+        preferences_corpus(data, 0)
 
 
 @pytest.mark.parametrize("name", ["empty.jsonl", "empty.jsonl.gz"])

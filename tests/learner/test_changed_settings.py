@@ -17,6 +17,7 @@ from common.failures import InputError
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import QuietProgress
+from learner.changed_settings import is_fixed
 from learner.curriculum import CurriculumState, Ended
 from learner.setup import newest, prepare
 from learner.training_state import RLState, TrainingState
@@ -171,6 +172,17 @@ def test_what_may_not_change_is_refused_with_the_old_value_and_the_new(
     run = tiny_run(started.root, *stages, **sections)
     with pytest.raises(InputError, match=refused):
         prepare(run, started, corpus)
+
+
+def test_limits_that_only_refuse_data_may_change_and_those_that_choose_may_not() -> None:
+    def refused(data: dict[str, Any], **changed: Any) -> list[str]:
+        before, now = (tiny_run("x", "sft", data=each) for each in (data, data | changed))
+        return [change.key for change in changes(before, now) if is_fixed(change, now)]
+
+    rows = {"kind": "rows", "train": ["a"], "eval": ["b"]}
+    assert refused(rows, max_follow_ups=5000) == []
+    assert refused(rows, max_follow_ups=5000, train=["c"]) == ["data.train"]
+    assert refused({"kind": "sgd", "folder": "x"}, max_follow_ups=4) == ["data.max_follow_ups"]
 
 
 def test_stages_may_be_added_and_left_out_at_the_end(started: RunDirectory) -> None:

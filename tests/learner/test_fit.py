@@ -11,7 +11,9 @@ import pytest
 
 from common.config.run import Run
 from common.data.conversations import save_pairs, save_rows
+from common.data.corpus import Corpus, corpus_of
 from common.data.datasets.table import load_corpus
+from common.data.preferences import Preference, save_preferences
 from common.data.tokenizer import train_tokenizer
 from common.episode import Fact, Interaction, Row
 from common.failures import InputError
@@ -84,8 +86,66 @@ def test_pairs_of_a_file_are_named_by_it_and_those_of_conversations_are_not_told
     names = [str(tmp_path / f"pairs{i}.jsonl") for i in range(2)]
     run = rows_run(tmp_path, [FITS], [FITS], pairs=names)
     corpus = load_corpus(run.data, run.seed)
-    with pytest.raises(InputError, match=r"^.*/pairs1\.jsonl, row 2: query and .*bAbI$"):
+    with pytest.raises(InputError, match=r"^.*/pairs1\.jsonl, row 2: query and .*shorten them$"):
         require_fit(corpus, train_tokenizer(corpus.texts, 400), 32)
+
+
+def refusal(corpus: Corpus, limit: int = 32) -> str:
+    with pytest.raises(InputError) as refused:
+        require_fit(corpus, train_tokenizer(corpus.texts, 400), limit)
+    return str(refused.value)
+
+
+def test_preferences_are_named_by_file_and_row(tmp_path: Path) -> None:
+    short, long = (Preference(query, ("yes", "no")) for query in ("warm?", "is it warm? " * 20))
+    folder, names = tmp_path, ["a.jsonl", "b.jsonl", "held.jsonl"]
+    for name, told in zip(names, ([short], [short, long], [short, short, long]), strict=True):
+        grouped = [replace(each, group=f"{name}{i}") for i, each in enumerate(told)]
+        save_preferences(grouped, folder / name)
+    paths = [str(folder / name) for name in names]
+    data = {"kind": "preferences", "train": paths[:2], "eval": paths[2:]}
+    corpus = load_corpus(tiny_run(folder, "sft", data=data).data, 0)
+    told = refusal(corpus)
+    assert told.startswith(f"{paths[1]}, row 2: query and answer ('yes' …)")
+    assert f"; {paths[2]}, row 3 (" in told
+    assert "shorten them;" in told
+
+
+def advice(corpus: Corpus, limit: int = 32) -> list[str]:
+    told = refusal(corpus, limit)
+    return [hint for hint in ("engram data divide", "data.layout=statement") if hint in told]
+
+
+def test_advice_is_given_where_it_helps(tmp_path: Path) -> None:
+    def of_files(*rows: Row) -> Corpus:
+        run = rows_run(tmp_path, list(rows), [FITS])
+        return load_corpus(run.data, run.seed)
+
+    follow_up = Interaction(LONG.query, "okay", role="remember")
+    assert advice(of_files(FITS, LONG)) == ["engram data divide"]
+    assert advice(of_files(replace(FITS, interactions=(follow_up,)))) == ["engram data divide"]
+    # It leaves questions, answers and what long_term conversations compare by as they are.
+    for row in (
+        replace(FITS, interactions=(replace(ASKED, query=LONG.query),)),
+        replace(FITS, answer="in Rome, " * 20),
+        replace(LONG, strategy="long_term"),
+    ):
+        assert advice(of_files(row)) == []
+    # Conversations that are no file's cannot be divided.
+    assert advice(corpus_of([LONG], [FITS], [])) == []
+
+
+def test_another_layout_is_advised_for_blocks_of_stories(tmp_path: Path) -> None:
+    for part, places in (("train", ("hall", "office", "garden", "kitchen")), ("test", ("park",))):
+        stories = (
+            f"1 {name} went to the {place}.\n2 {name} sat down.\n3 Where is {name}?\t{place}\t1\n"
+            for name in ("Mary", "John", "Sandra", "Daniel")
+            for place in places
+        )
+        (tmp_path / f"qa1_where_{part}.txt").write_text("".join(stories))
+    for layout, hints in (("block", ["data.layout=statement"]), ("statement", [])):
+        data = {"kind": "babi", "folder": str(tmp_path), "layout": layout, "eval_fraction": 0.3}
+        assert advice(load_corpus(tiny_run(tmp_path, "sft", data=data).data, 0), 8) == hints
 
 
 class Notes(QuietProgress):

@@ -86,6 +86,7 @@ def babi_corpus(data: BabiData, seed: int) -> Corpus:
         train=corpus.train + parts,
         pairs=corpus.pairs + read,
         texts=corpus.texts + [f"{pair.query} {pair.answer}" for pair in read],
+        shorter="data.layout=statement" if data.layout == "block" else "",
     )
 
 

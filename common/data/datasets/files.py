@@ -21,7 +21,12 @@ from common.failures import InputError
 
 def rows_corpus(data: RowsData, seed: int) -> Corpus:
     columns = columns_of(data.columns)
-    load = partial(load_rows, columns=columns, max_follow_ups=data.max_follow_ups)
+    load = partial(
+        load_rows,
+        columns=columns,
+        max_follow_ups=data.max_follow_ups,
+        setting="data.max_follow_ups",
+    )
     train, held = _read("train", data.train, load), _read("eval", data.eval, load)
     texts = _read("texts", data.texts, partial(load_texts, columns=columns), "texts")
     pairs = _read("pairs", data.pairs, partial(load_pairs, columns=columns), "pairs")
