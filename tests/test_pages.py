@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def test_a_page_has_at_most_100_lines_of_100_columns(name: str) -> None:
     lines = (DOCS / name).read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 100
     assert [line for line in lines if len(line) > WIDTH] == []
+
+
+def test_sentences_of_all_pages_have_lines_of_100_columns() -> None:
+    """Tables, code, links and pictures have the width that they need."""
+    root = README.parent
+    long = []
+    for page in (*sorted(DOCS.glob("*.md")), README, root / "CONTRIBUTING.md"):
+        outside = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        long += [
+            f"{page.name}: {line[:60]}"
+            for line in outside.splitlines()
+            if len(line) > WIDTH and not line.startswith(("|", "    ", "![")) and "http" not in line
+        ]
+    assert long == []
 
 
 def test_the_readme_shows_the_demos_table() -> None:
