@@ -30,6 +30,7 @@ from common.data.datasets.table import load_corpus
 from common.episode import Row
 from common.seeding import derive
 from common.storage.checkpoint import open_checkpoint
+from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import QuietProgress
 from learner.evaluation.evaluate import carried_figures, evaluate
 from learner.evaluation.figures import Evaluation, Figure, figures_json
@@ -130,7 +131,9 @@ def compared(
     kept: dict[str, Evaluation] = {}
     for name, where in policies.items():
         checkpoint = open_checkpoint(str(where))
-        player = ScoringPlayer(checkpoint, settings, None, list(values), len(rows), QuietProgress())
+        own = RunDirectory(str(where.parent), where.name).run()
+        run = settings.model_copy(update={"stages": own.stages})
+        player = ScoringPlayer(checkpoint, run, None, list(values), len(rows), QuietProgress())
         kept[name] = evaluate(player, rows, settings.seed, values)
         figures = kept[name].figures
         chosen = {key: figures[key] for key in ("exact", "recall", "by_order", "scores")}
