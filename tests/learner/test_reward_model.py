@@ -349,7 +349,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: 
     run = preference_run(tmp_path, "joint_lm", STAGE)
     data = run.data.model_copy(update={"train": (*run.data.train, str(tmp_path / "long.jsonl"))})
     with pytest.raises(
-        InputError, match=r"preference 41: query and answer .* model.max_tokens is 32"
+        InputError, match=r"long\.jsonl, row 1: query and answer .* model\.max_tokens is 32"
     ):
         prepared(run.model_copy(update={"data": data}))
     assert not (tmp_path / "tiny" / "checkpoints").exists()
