@@ -64,7 +64,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
             seed,
             out,
             data,
-            f"model={{checkpoint: {before}}}",
+            f"model={{checkpoint: {before}, memory_attention: {attention}}}",
             f"stages={json.dumps([mrl])}",
             files=FILES,
         )
