@@ -71,21 +71,15 @@ class DecoderLayer(nn.Module):
         )
         self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.cross_attention = CrossAttention(
-            config.width,
-            config.head_dim,
+        heads = (
             config.cross_query_heads or config.query_heads,
             config.cross_kv_heads or config.kv_heads,
         )
+        self.cross_attention = CrossAttention(config.width, config.head_dim, *heads)
         self.reads_again = config.memory_reads == 2
         if self.reads_again:
             self.second_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-            self.second_attention = SecondAttention(
-                config.width,
-                config.head_dim,
-                config.cross_query_heads or config.query_heads,
-                config.cross_kv_heads or config.kv_heads,
-            )
+            self.second_attention = SecondAttention(config.width, config.head_dim, *heads)
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward: FeedForward | MixtureOfExperts = (
             MixtureOfExperts(
