@@ -8,7 +8,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_ports
 
 START_SECONDS = 90
 
@@ -78,7 +79,8 @@ def token_head() -> Iterator[Head]:
         finally:
             if process.poll() is not None:
                 output.seek(0)
-                print(f"the head had ended with {process.returncode}:\n{output.read()}")
+                # Why stands at the end, and a long log is cut short where tests are reported.
+                print(f"the head had ended with {process.returncode}:\n{output.read()[-2000:]}")
             end(process)
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -124,14 +126,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def wait_for_answer(url: str, process: subprocess.Popen[bytes], output: io.TextIOBase) -> None:

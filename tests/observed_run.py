@@ -3,7 +3,6 @@ browser watched from its first moment to its last."""
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from deploy.monitoring.provisioning import prometheus_config, targets_text
 from learner.driver import train
 from tests.browser import count, errors, served, show
 from tests.local_source import STAGES, tiny_run
+from tests.ports import free_ports
 from tests.prometheus_tools import ask, require, serving
 
 STEPS = 30
@@ -69,9 +69,7 @@ class Observed:
 def observed_run(folder: Path, browser: Chrome) -> Iterator[Observed]:
     """Scraped four times a second, and watched at the list of its episodes."""
     require("prometheus")
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        port = tried.getsockname()[1]
+    (port,) = free_ports(1)
     stages = [
         STAGES[name] | {"steps": STEPS}
         for name in ("joint_lm", "sft", "memory_pretrain", "memory_aware")

@@ -29,6 +29,7 @@ from deploy.monitoring.provisioning import target, targets_text
 from deploy.monitoring.server import Ports, dashboard
 from learner.recorder import ENDPOINT_FILE
 from tests.local_source import tiny_run
+from tests.ports import free_ports
 from tests.prometheus_tools import ask, require, run_tool, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,12 +40,6 @@ def run(tmp_path: Path) -> RunDirectory:
     directory = RunDirectory(str(tmp_path), "watched")
     directory.write_config(tiny_run(tmp_path, name="watched"))
     return directory
-
-
-def free_port() -> int:
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        return int(tried.getsockname()[1])
 
 
 @contextmanager
@@ -65,7 +60,7 @@ def exporter(run: RunDirectory, step: int) -> Iterator[None]:
 @contextmanager
 def command(run: RunDirectory, path: str | None = None) -> Iterator[tuple[Any, str, int]]:
     """`engram dashboard` in a process of its own; with Prometheus' address and Grafana's port."""
-    port, grafana = free_port(), free_port()
+    port, grafana = free_ports(2)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "deploy", "dashboard", run.path()),

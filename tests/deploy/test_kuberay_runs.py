@@ -20,8 +20,9 @@ import yaml
 
 from common.failures import EXIT_DONE
 from deploy.kuberay.render import FOLDER
-from tests.job_server import Head, free_ports, node, token_head
+from tests.job_server import Head, node, token_head
 from tests.manifests import JOBS, cluster_spec, job_spec, of_ray
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from common.episode import Fact, TurnInContext
 from common.failures import InfraFailure, Unavailable
 from reward_service.components.endpoint import LONGEST_PAUSE, PAUSES, endpoint_rewards
 from tests.endpoints import Answer, Endpoint, Raw
+from tests.ports import free_ports
 
 Serve = Callable[[Answer], str]
 Say = Callable[..., Raw]
@@ -164,9 +164,7 @@ def test_an_endpoint_that_breaks_off_is_away_once_it_was_asked_again(say: Say, h
 
 
 def test_an_endpoint_that_is_not_there_or_keeps_silent_is_away(say: Say) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.raises(InfraFailure, match=r"does not answer \(Connection refused\)"):
         outcomes(f"http://127.0.0.1:{port}")
     with pytest.raises(Unavailable, match="does not answer"):
