@@ -55,6 +55,9 @@ before."""
 OFFENDERS = 4
 """Episodes of one batch that may each end its workers without costing others of the batch their
 score."""
+SLOW_CALL, SLOWER = 1.0, 1.25
+"""A scoring call is named in the log where it took so many seconds, and so many times what the
+slowest before it took."""
 LOOKS = 4
 """Looks at the size of the pool within `queue_seconds`: a worker is started late by a quarter of
 them at most."""
@@ -134,6 +137,7 @@ class RewardPool:
         self._scaling = Scaling(rewards.workers, self._most, rewards.queue_seconds)
         self._keeping_size: asyncio.Task[None] | None = None
         self._waiting = 0
+        self._named_from = SLOW_CALL
 
     @property
     def actors(self) -> list[ActorHandle]:
@@ -228,7 +232,9 @@ class RewardPool:
         tries = 1 + self._rewards.retries if len(batch) == 1 else 1
         for number in range(tries):
             try:
-                verdicts: list[list[Verdict]] = await self._outages.through(
+                verdicts: list[list[Verdict]]
+                seconds: dict[str, float]
+                verdicts, seconds = await self._outages.through(
                     partial(
                         self._pool.call,
                         "judge",
@@ -263,6 +269,7 @@ class RewardPool:
             except InfraFailure as infra:
                 return self._given_up(batch, infra)
             else:
+                self._name_where_slow(batch, seconds)
                 return verdicts
         if len(batch) == 1:
             return self._given_up(batch, failure)
@@ -272,6 +279,23 @@ class RewardPool:
             *(self._judge(part, statistics, losses, failed_on) for part in parts)
         )
         return first + second
+
+    def _name_where_slow(self, batch: Sequence[Episode], seconds: Mapping[str, float]) -> None:
+        """Log the episodes of a call that is slower than all before it, with its slowest component.
+        A metric cannot tell: there are as many ids as episodes."""
+        if (whole := sum(seconds.values())) < self._named_from:
+            return
+        self._named_from = whole * SLOWER
+        component = max(seconds, key=seconds.__getitem__)
+        until = "" if len(batch) == 1 else f" to {batch[-1].id}, {len(batch)} episodes"
+        log.info(
+            "the slowest scoring call so far took %.1f s, %s %.1f s of them: %s%s",
+            whole,
+            component,
+            seconds[component],
+            batch[0].id,
+            until,
+        )
 
     def stop_waiting(self) -> None:
         """Give up what waits for an endpoint that is away: the run is to stop."""

@@ -59,8 +59,11 @@ class RewardWorker(PooledActor):
         model cannot be."""
         open_all(self._rewards)
 
-    def judge(self, episodes: list[Episode], statistics: Statistics) -> list[list[Verdict]]:
-        """A verdict on each answered turn of each episode, in order."""
+    def judge(
+        self, episodes: list[Episode], statistics: Statistics
+    ) -> tuple[list[list[Verdict]], dict[str, float]]:
+        """A verdict on each answered turn of each episode, in order, and the seconds of each
+        component."""
         began = time.perf_counter()
         self._metrics.record("time/idle_fraction", 1, began - self._idle_since, role="rewards")
         timer = PhaseTimer()
@@ -80,7 +83,7 @@ class RewardWorker(PooledActor):
         for component, seconds in timer.seconds.items():
             self._metrics.record("reward/component_seconds", seconds, component=component)
         record_rewards(self._metrics, verdicts)
-        return verdicts
+        return verdicts, dict(timer.seconds)
 
     def metrics(self) -> dict[str, Any]:
         """The metrics since the last call, for `Metrics.merge`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -264,6 +265,26 @@ def test_an_episode_that_ends_its_worker_is_alone_in_failing(tmp_path: Path) -> 
     # is on its way, to be lost as well.
     assert stats["restored"] + stats["dead"] + stats["restarting"] == 4
     assert stats["missed_deadlines"] == 0
+
+
+def test_the_slowest_call_is_named_with_its_episode_and_component(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewards = sleeping(tmp_path, workers=1, batch_tokens=4)
+
+    async def body(pool: RewardPool) -> None:
+        await started(pool)
+        # The last stands behind the slow one for longer than it takes.
+        await pool.score(lasting([0.1, 1.5, 1.1]), {})
+        await pool.score(lasting([2.4]), {})
+
+    with caplog.at_level(logging.INFO, "reward_service.pool"):
+        run(body, rewards)
+    said = [record.getMessage() for record in caplog.records]
+    assert [re.sub(r"\d\.\d s", "S", line) for line in said] == [
+        f"the slowest scoring call so far took S, sleeping S of them: {name}"
+        for name in ("e1", "e0")
+    ]
 
 
 def test_the_halves_of_a_lost_batch_go_before_those_that_have_had_no_try(tmp_path: Path) -> None:
