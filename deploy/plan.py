@@ -19,7 +19,8 @@ from common.config.run import Run
 from common.models.reactive.config import RxTConfig, named_config
 from common.models.reactive.parts import PARTS
 from common.storage.checkpoint import open_checkpoint
-from deploy import causal_plan
+from deploy import causal_memory, causal_plan
+from deploy.causal_shape import causal_shape
 from deploy.layout import table
 from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan
 from learner.stages.stage import definition_of
@@ -127,16 +128,16 @@ def _algorithms(run: Run) -> list[str]:
 def _causal(run: Run) -> list[str]:
     """Batches, model and memory of a run of a causal language model."""
     assert run.model.causal is not None
-    shape = causal_plan.causal_shape(run.model.causal)
+    shape = causal_shape(run.model.causal)
     sizes: Any = shape  # batches ask for the longest sequence alone
     plans = [definition_of(stage).plan(stage, run, sizes) for stage in run.stages]
     shown = [
         _batches(run, plans),
         causal_plan.model_table(run, shape),
-        _memory("Memory of a learner rank", causal_plan.learner_bytes(run, shape)),
+        _memory("Memory of a learner rank", causal_memory.learner_bytes(run, shape)),
     ]
     if run.needs_rollout:
-        shown.append(_memory("Memory of a rollout worker", causal_plan.rollout_bytes(run, shape)))
+        shown.append(_memory("Memory of a rollout worker", causal_memory.rollout_bytes(run, shape)))
     return shown
 
 

@@ -12,7 +12,8 @@ from common.data.overlaps import count_in_both
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.storage.run_directory import RunDirectory
-from deploy import causal_plan
+from deploy import causal_memory, causal_plan
+from deploy.causal_shape import causal_shape
 from deploy.data_plan import Lengths, Work, lengths, require_lengths, works
 from deploy.estimate import operations_per_second, stage_seconds
 from deploy.layout import table
@@ -79,10 +80,11 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
 def _causal(run: Run, corpus: Corpus, found: Sequence[Work]) -> list[str]:
     """The parts of the summary for a causal language model."""
     assert run.model.causal is not None
-    shape = causal_plan.causal_shape(run.model.causal)
-    memory = f"{mebibytes(sum(causal_plan.learner_bytes(run, shape).values()))} MiB a learner rank"
+    shape = causal_shape(run.model.causal)
+    rank = sum(causal_memory.learner_bytes(run, shape).values())
+    memory = f"{mebibytes(rank)} MiB a learner rank"
     if run.needs_rollout:
-        size = sum(causal_plan.rollout_bytes(run, shape).values())
+        size = sum(causal_memory.rollout_bytes(run, shape).values())
         memory += f", {mebibytes(size)} MiB a rollout worker"
     return [
         _data(run, corpus, None),
