@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import MixtralConfig
 
 from common.config.run import Run
 from deploy.causal_memory import learner_bytes, rollout_bytes
@@ -95,6 +96,18 @@ def test_parts_of_a_learners_memory_are_those_that_the_run_has(model: Path) -> N
     assert twice["activations, about"] == pytest.approx(2 * whole["activations, about"], rel=0.01)
     full, more = (learner_bytes(causal(model, episodes=n), shape) for n in (90, 900))
     assert full == more
+
+
+def test_a_model_that_does_not_compute_without_contents_is_estimated(tmp_path: Path) -> None:
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    MixtralConfig(**shape, **heads, vocab_size=300, max_position_embeddings=128).save_pretrained(
+        tmp_path
+    )
+    run = causal(tmp_path)
+    parts = learner_bytes(run, causal_shape(run.model.causal))
+    tokens = 2 * (16 * 64 + 3 * 64) * 96 + 4 * 300 * 64
+    assert parts["activations, about"] == 6 * tokens * 4
 
 
 def test_a_worker_is_planned_with_its_cache_and_its_process(model: Path) -> None:
