@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import NamedTuple, cast
 
 from common.config.mrl import MRL
@@ -29,7 +29,7 @@ from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan, St
 ASSUMED_RATE = 100e6
 """Bytes per second, where nothing can be written to find out: behind a URI, or in a folder that may
 not be written to."""
-SAMPLE_BYTES = 16 << 20
+SAMPLE_BYTES = 32 << 20
 
 
 class Rate(NamedTuple):
@@ -110,13 +110,13 @@ def write_rate(run: Run) -> Rate:
 
 @cache  # the parts of a plan tell the same
 def _measured(folder: Path) -> Rate:
-    """By a file that has no name in the folder; takes tenths of a second."""
+    """By a file that has no name in the folder; takes a second or less."""
     block = os.urandom(SAMPLE_BYTES)
     try:
-        times = [_seconds(block, folder) for _ in range(3)]
+        times = [_seconds(block, folder) for _ in range(2)]
     except OSError:
         return Rate(ASSUMED_RATE, "")
-    return Rate(SAMPLE_BYTES / median(times), str(folder))
+    return Rate(SAMPLE_BYTES / fmean(times), str(folder))
 
 
 def _seconds(block: bytes, folder: Path) -> float:
@@ -124,8 +124,8 @@ def _seconds(block: bytes, folder: Path) -> float:
     with tempfile.TemporaryFile(dir=folder) as file:
         began = time.perf_counter()
         file.write(block)
-        file.flush()
-        hashlib.blake2b(block, digest_size=16)
+        file.seek(0)
+        hashlib.blake2b(file.read(), digest_size=16)
         os.fsync(file.fileno())
         return time.perf_counter() - began
 

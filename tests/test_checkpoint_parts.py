@@ -191,8 +191,10 @@ def test_a_copied_run_finds_its_frozen_weights_and_a_copied_checkpoint_opens(
     alone = open_checkpoint(str(tmp_path / "alone"))
     with alone.folder() as folder:
         assert (folder / MODEL).read_text() == "10"
-    with pytest.raises(InputError, match="is missing, though the manifest lists it"):
+    with pytest.raises(InputError, match="copy the run's folder checkpoints/frozen beside"):
         read(alone)
+    shutil.copytree(tmp_path / "moved" / "checkpoints" / "frozen", tmp_path / "frozen")
+    assert read(alone) == "reference"
 
 
 def test_a_killed_write_of_frozen_weights_leaves_no_litter(tmp_path: Path) -> None:

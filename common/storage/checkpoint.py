@@ -127,14 +127,19 @@ class Checkpoint:
             yield None
             return
         files, inner = fsspec.core.url_to_fs(self._frozen_at)
+        if not files.exists(inner):
+            raise InputError(
+                self._frozen_at,
+                f"is missing: weights that the stage of {self.where} left as they are; copy the "
+                "run's folder checkpoints/frozen beside the checkpoint",
+            )
         if isinstance(files, LocalFileSystem):
             compare(self._frozen_at, self.frozen.to_json())
             yield Path(inner)
             return
         with tempfile.TemporaryDirectory(prefix="engram-frozen-") as folder:
             copy = Path(folder, Path(inner).name)
-            if files.exists(inner):
-                files.get_file(inner, str(copy))
+            files.get_file(inner, str(copy))
             compare(str(copy), self.frozen.to_json(), self._frozen_at)
             yield copy
 
