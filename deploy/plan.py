@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -19,7 +20,9 @@ from common.config.run import Run
 from common.models.reactive.config import RxTConfig, named_config
 from common.models.reactive.parts import PARTS
 from common.storage.checkpoint import open_checkpoint
-from deploy import causal_plan
+from deploy import causal_memory, causal_plan
+from deploy.causal_shape import CausalShape, causal_shape
+from deploy.checkpoint_plan import causal_stored, checkpoint_sizes, checkpoint_table, write_rate
 from deploy.layout import table
 from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan
 from learner.stages.stage import definition_of
@@ -28,6 +31,15 @@ from learner.stages.stage import definition_of
 def stage_plans(run: Run, config: RxTConfig) -> list[StagePlan]:
     """Every stage on paper."""
     return [definition_of(stage).plan(stage, run, config) for stage in run.stages]
+
+
+def causal_plans(run: Run, shape: CausalShape) -> list[StagePlan]:
+    """Every stage of a causal language model on paper."""
+    sizes: Any = shape  # batches ask for the longest sequence alone
+    plans = [definition_of(stage).plan(stage, run, sizes) for stage in run.stages]
+    return [
+        replace(plan, stored=causal_stored(run, index, shape)) for index, plan in enumerate(plans)
+    ]
 
 
 def learner_bytes(plans: Sequence[StagePlan], config: RxTConfig) -> dict[str, int]:
@@ -111,6 +123,7 @@ def plan_text(run: Run) -> str:
     ]
     if run.needs_rollout:
         parts.append(_memory("Memory of a rollout worker", rollout_bytes(run, config)))
+    parts.append(checkpoint_table(checkpoint_sizes(run, plans), write_rate(run)))
     return "\n\n".join(parts)
 
 
@@ -127,17 +140,16 @@ def _algorithms(run: Run) -> list[str]:
 def _causal(run: Run) -> list[str]:
     """Batches, model and memory of a run of a causal language model."""
     assert run.model.causal is not None
-    shape = causal_plan.causal_shape(run.model.causal)
-    sizes: Any = shape  # batches ask for the longest sequence alone
-    plans = [definition_of(stage).plan(stage, run, sizes) for stage in run.stages]
+    shape = causal_shape(run.model.causal)
+    plans = causal_plans(run, shape)
     shown = [
         _batches(run, plans),
         causal_plan.model_table(run, shape),
-        _memory("Memory of a learner rank", causal_plan.learner_bytes(run, shape)),
+        _memory("Memory of a learner rank", causal_memory.learner_bytes(run, shape)),
     ]
     if run.needs_rollout:
-        shown.append(_memory("Memory of a rollout worker", causal_plan.rollout_bytes(run, shape)))
-    return shown
+        shown.append(_memory("Memory of a rollout worker", causal_memory.rollout_bytes(run, shape)))
+    return [*shown, checkpoint_table(checkpoint_sizes(run, plans), write_rate(run))]
 
 
 def phase_tables(run: Run) -> list[str]:

@@ -12,11 +12,14 @@ from common.data.overlaps import count_in_both
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from common.storage.run_directory import RunDirectory
-from deploy import causal_plan
+from deploy import causal_memory, causal_plan
+from deploy.causal_shape import causal_shape
+from deploy.checkpoint_plan import checkpoint_line, checkpoint_sizes, write_rate
 from deploy.data_plan import Lengths, Work, lengths, require_lengths, works
 from deploy.estimate import operations_per_second, stage_seconds
 from deploy.layout import table
 from deploy.plan import (
+    causal_plans,
     learner_bytes,
     mebibytes,
     model_shape,
@@ -79,10 +82,11 @@ def plan_summary(run: Run, corpus: Corpus) -> str:
 def _causal(run: Run, corpus: Corpus, found: Sequence[Work]) -> list[str]:
     """The parts of the summary for a causal language model."""
     assert run.model.causal is not None
-    shape = causal_plan.causal_shape(run.model.causal)
-    memory = f"{mebibytes(sum(causal_plan.learner_bytes(run, shape).values()))} MiB a learner rank"
+    shape = causal_shape(run.model.causal)
+    rank = sum(causal_memory.learner_bytes(run, shape).values())
+    memory = f"{mebibytes(rank)} MiB a learner rank"
     if run.needs_rollout:
-        size = sum(causal_plan.rollout_bytes(run, shape).values())
+        size = sum(causal_memory.rollout_bytes(run, shape).values())
         memory += f", {mebibytes(size)} MiB a rollout worker"
     return [
         _data(run, corpus, None),
@@ -90,7 +94,8 @@ def _causal(run: Run, corpus: Corpus, found: Sequence[Work]) -> list[str]:
         _stages(run, found, None),
         *([_rewards(run, corpus)] if run.needs_rollout else []),
         causal_plan.model_table(run, shape),
-        f"Needs\n  actors: {causal_plan.roles(run)}\n  memory: {memory}",
+        f"Needs\n  actors: {causal_plan.roles(run)}\n  memory: {memory}\n  "
+        + checkpoint_line(checkpoint_sizes(run, causal_plans(run, shape)), write_rate(run)),
     ]
 
 
@@ -234,7 +239,8 @@ def _needs(run: Run, config: RxTConfig) -> str:
     """Actors and memory, a line each."""
     counted = [(claim.count, claim.role) for claim in claims(run)]
     roles = ", ".join(f"{count} {role}{'s' if count > 1 else ''}" for count, role in counted)
-    rank = sum(learner_bytes(stage_plans(run, config), config).values())
+    plans = stage_plans(run, config)
+    rank = sum(learner_bytes(plans, config).values())
     memory = f"{mebibytes(rank)} MiB a learner rank"
     if run.needs_rollout:
         memory += f", {mebibytes(sum(rollout_bytes(run, config).values()))} MiB a rollout worker"
@@ -245,5 +251,6 @@ def _needs(run: Run, config: RxTConfig) -> str:
             f"  actors: {roles}; on a cluster they claim {total_cpus(run):g} CPUs and "
             f"{total_gpus(run):g} GPUs, here they share what there is",
             f"  memory: {memory}",
+            "  " + checkpoint_line(checkpoint_sizes(run, plans), write_rate(run)),
         ]
     )

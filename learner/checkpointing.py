@@ -2,12 +2,14 @@
 auxiliary modules, and where the run stands. Nothing random is kept: every draw is a function of the
 step.
 
-All of it is safetensors and JSON beside the model in the checkpoint; nothing is pickled.
+All of it is safetensors and JSON beside the model in the checkpoint; nothing is pickled. Moments
+are most of it, and only a resume reads them: they are a file of the newest checkpoint alone.
+Weights that the whole stage leaves as they are lie in the run once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,88 @@ from common.models.reactive.module import (
     write_model,
 )
 from common.storage.checkpoint import Checkpoint, save_checkpoint
+from common.storage.frozen import FrozenFile, write_frozen
 from common.storage.run_directory import RunDirectory
-from learner.lora import plain_state
+from learner.lora import is_adapter_or_head, plain_state
 from learner.parallel.optimizer import Trainer
 from learner.training_state import TrainingState
 
-TRAINING = "training.safetensors"
+TRAINING, OPTIMIZER = "training.safetensors", "optimizer.safetensors"
+REFERENCE, WITH_ADAPTERS = "reference", "with_adapters"
+"""Modules beside a model whose weights, but for adapters and heads, a stage never changes."""
+
+
+class StageState:
+    """What checkpoints of a stage hold beside the model, for a resume. name: the stage's. modules:
+    trained or frozen (heads, critic, reference), by name."""
+
+    def __init__(
+        self, name: str, trainers: Mapping[str, Trainer], modules: Mapping[str, nn.Module]
+    ):
+        self.name, self.trainers, self.modules = name, trainers, modules
+        self._frozen: FrozenFile | None = None
+
+    def resume(self, checkpoint: Checkpoint) -> bool:
+        """Put modules and optimisers back where `save_training` found them. False where the
+        checkpoint has no state of optimisers any more, so that they begin without moments.
+
+        Raises InputError where the frozen weights are missing, or not those that were saved.
+        """
+        tensors = tensors_beside(checkpoint)
+        for name, module in self.modules.items():
+            _load_untied(module, _under(tensors, f"{name}/"))
+        self._frozen = checkpoint.frozen
+        with checkpoint.folder() as folder:
+            if not (folder / OPTIMIZER).is_file():
+                return False
+            moments = load_file(folder / OPTIMIZER)
+        for name, trainer in self.trainers.items():
+            trainer.load_state(_under(moments, f"{name}/"))
+        return True
+
+    def write(self, folder: Path) -> None:
+        """All but the frozen weights, into a checkpoint's folder."""
+        kept = {name: value for name, value in self._tensors().items() if not is_frozen(name)}
+        save_file(_copied(kept), folder / TRAINING)
+        moments = {
+            f"{name}/{key}": value
+            for name, trainer in self.trainers.items()
+            for key, value in trainer.state().items()
+        }
+        if self.trainers:
+            save_file(moments, folder / OPTIMIZER)
+
+    def frozen(self, run: RunDirectory) -> FrozenFile | None:
+        """The frozen weights in the run, written where they are not there yet; None where the stage
+        has none."""
+        if self._frozen is not None and self._frozen.is_in(run):
+            return self._frozen
+        held = {name: value for name, value in self._tensors().items() if is_frozen(name)}
+        if held:
+            self._frozen = write_frozen(run, self.name, lambda path: save_file(_copied(held), path))
+        return self._frozen
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{key}": value
+            for name, module in self.modules.items()
+            for key, value in untied_state(module).items()
+        }
+
+
+def is_frozen(name: str) -> bool:
+    """Whether a tensor beside the model, by its name `MODULE/TENSOR`, stays as it is for a whole
+    stage: of a reference, or under adapters."""
+    module, _, own = name.partition("/")
+    return module == REFERENCE or (module == WITH_ADAPTERS and not is_adapter_or_head(own))
+
+
+def tensors_beside(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Tensors of the modules beside the model, by their names `MODULE/TENSOR`. Raises InputError
+    where frozen weights are missing, or not those that were saved."""
+    with checkpoint.folder() as folder, checkpoint.frozen_file() as frozen:
+        tensors = load_file(folder / TRAINING) if (folder / TRAINING).is_file() else {}
+        return tensors | ({} if frozen is None else load_file(frozen))
 
 
 def save_training(
@@ -42,30 +120,22 @@ def save_training(
     write_tokenizer: Callable[[Path], None],
     state: TrainingState,
     keep: int,
-    trainers: dict[str, Trainer] | None = None,
-    modules: dict[str, nn.Module] | None = None,
+    beside: StageState,
 ) -> str:
-    """Write a checkpoint that `transformers` opens as a model and `resume` as a training state;
-    returns its path or URI.
+    """Write a checkpoint that `transformers` opens as a model and `StageState.resume` as a training
+    state; returns its path or URI.
 
-    step: optimiser steps or iterations done over the whole run. modules: trained or frozen beside
-    the model (heads, critic, reference).
+    step: optimiser steps or iterations done over the whole run.
     """
 
     def write(folder: Path) -> None:
         save_model(model, folder)
         write_tokenizer(folder)
-        tensors: dict[str, Tensor] = {}
-        for name, trainer in (trainers or {}).items():
-            tensors |= {f"optimizer/{name}/{key}": value for key, value in trainer.state().items()}
-        for name, module in (modules or {}).items():
-            tensors |= {
-                f"module/{name}/{key}": value.detach().cpu().contiguous()
-                for key, value in untied_state(module).items()
-            }
-        save_file(tensors, folder / TRAINING)
+        beside.write(folder)
 
-    return save_checkpoint(directory, step, write, state.to_json(), keep)
+    # Before the checkpoint that names it: a kill in between leaves a file that nobody names.
+    frozen = beside.frozen(directory)
+    return save_checkpoint(directory, step, write, state.to_json(), keep, {OPTIMIZER}, frozen)
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -101,23 +171,14 @@ def load_model(where: str, folder: Path, expected: RxTConfig | None = None) -> R
     return read_model(ReactiveTransformer, where, folder)
 
 
-def resume_training(
-    folder: Path, trainers: dict[str, Trainer], modules: dict[str, nn.Module]
-) -> None:
-    """Put optimiser and modules back where `save_training` found them."""
-    tensors = load_file(folder / TRAINING)
-    for name, trainer in trainers.items():
-        trainer.load_state(_under(tensors, f"optimizer/{name}/"))
-    for name, module in modules.items():
-        _load_untied(module, _under(tensors, f"module/{name}/"))
-
-
-def take_over(folder: Path, modules: dict[str, nn.Module]) -> None:
+def take_over(checkpoint: Checkpoint, modules: Mapping[str, nn.Module]) -> None:
     """Go on with modules that the stage before left under the same names: SFT trains the
     masked-token head of joint pre-training on."""
-    tensors = load_file(folder / TRAINING)
+    if not modules:
+        return
+    tensors = tensors_beside(checkpoint)
     for name, module in modules.items():
-        held = _under(tensors, f"module/{name}/")
+        held = _under(tensors, f"{name}/")
         if held.keys() == untied_state(module).keys():
             _load_untied(module, held)
 
@@ -146,6 +207,11 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors writes them."""
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 SHAPE_KEYS = (

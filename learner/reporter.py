@@ -50,6 +50,15 @@ class Reporter:
         """A line for the terminal."""
         self.recorder.note(text)
 
+    def tell_of_lost_moments(self, checkpoint: Checkpoint) -> None:
+        """Say that the run goes on from a checkpoint that has no state of optimisers."""
+        if self.group.rank == 0:
+            self.note(
+                f"warning: {self.stage} goes on from {checkpoint.name}, which has no "
+                "state of its optimisers: only the newest checkpoint keeps it. They begin without "
+                "moments, so what follows differs from a run that was not interrupted"
+            )
+
     def show(self, samples: Samples) -> None:
         """Answers for the alarms of the row that comes next."""
         self.recorder.samples(samples.texts())

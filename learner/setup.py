@@ -21,7 +21,7 @@ from common.storage.checkpoint import Checkpoint, latest_checkpoint, open_checkp
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import Progress, QuietProgress
 from learner.changed_settings import go_on_with, require_resumable, require_same
-from learner.checkpointing import checkpoint_model, save_training
+from learner.checkpointing import StageState, checkpoint_model, save_training
 from learner.data_warnings import data_warnings
 from learner.evaluation.measure import VALUES, write_training_values
 from learner.examples import write_examples
@@ -87,7 +87,8 @@ def prepare(
     write_training_values(directory, corpus.train)
     write_examples(directory, corpus.train)
     state = TrainingState(0, run.stages[0].stage, 0)
-    save_training(directory, 0, model, write_tokenizer, state, run.learner.keep_checkpoints)
+    keep, beside = run.learner.keep_checkpoints, StageState(state.stage_name, {}, {})
+    save_training(directory, 0, model, write_tokenizer, state, keep, beside)
     return newest(directory)
 
 

@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(directory: RunD
     manifest = json.loads(directory.read_text(name))
     directory.write_text(name, json.dumps(manifest | {"format": 1}))
     for named in (where, directory.path()):
-        with pytest.raises(InputError, match=refused("step_00000010", "in format 1", 2)):
+        with pytest.raises(InputError, match=refused("step_00000010", "in format 1", 3)):
             open_checkpoint(named)
     (damage,) = damage_after(directory, None)
     assert "in format 1" in str(damage)

@@ -16,7 +16,8 @@ OF_TRANSFORMERS = {
     "common/data/tokenizer.py",
     "common/models/causal.py",
     "common/models/reactive/auto.py",
-    "deploy/causal_plan.py",
+    "deploy/causal_memory.py",
+    "deploy/causal_shape.py",
     "reward_service/reward_models/model.py",
     "rollout/policies/causal/rows.py",
 }

@@ -37,6 +37,11 @@ class DataSettings(Section):
         return None
 
     @property
+    def longest_prompt(self) -> int | None:
+        """Tokens of the longest prompt that they let in; None where they do not say."""
+        return None
+
+    @property
     def row_columns(self) -> RowColumns:
         """Columns of files of conversations."""
         return RowColumns()
@@ -220,6 +225,10 @@ class PromptsData(DataSettings):
     @property
     def shortest(self) -> int | None:
         return 1
+
+    @property
+    def longest_prompt(self) -> int | None:
+        return self.max_prompt_tokens
 
 
 Data = Annotated[

@@ -65,7 +65,7 @@ class Learner(Section):
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints. One is always written at the end of a stage."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Number of newest checkpoints that are kept."""
+    """Number of newest checkpoints that are kept. The newest alone has the state of optimisers."""
     log_every: int = Field(10, ge=1)
     """Steps between rows of metrics in supervised stages. MRL writes a row per iteration."""
     batch_deadline: float = Field(600, gt=0)

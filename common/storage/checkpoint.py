@@ -13,32 +13,38 @@ state of random number generators: every draw is a function of its purpose (`com
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from common.failures import InputError
-from common.storage.formats import CHECKPOINT, require_format
-from common.storage.run_directory import RunDirectory, package_versions, run_near, sync
+from common.storage.formats import CHECKPOINT
+from common.storage.frozen import FrozenFile, remove_unnamed
+from common.storage.manifest import (
+    FOLDER,
+    MANIFEST,
+    compare,
+    described,
+    manifest_in,
+    require_known_format,
+)
+from common.storage.placement import UNFINISHED, move_into_place, upload, workshop_of
+from common.storage.run_directory import RunDirectory, package_versions, run_near
 
 log = logging.getLogger(__name__)
 
-FOLDER, MANIFEST, LATEST, BEST = "checkpoints", "manifest.json", "latest", "best"
-_UNFINISHED = ".unfinished-"
+LATEST, BEST = "latest", "best"
 _STEP_FOLDER = re.compile(r"step_\d{8,}")
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,32 +74,30 @@ class Checkpoint:
         """1 for the first checkpoint that a run saved; later saved, higher."""
         return int(self.manifest["serial"])
 
+    @property
+    def frozen(self) -> FrozenFile | None:
+        """Weights of the stage that lie beside the checkpoints; None where it has none."""
+        entry = self.manifest.get("frozen")
+        return None if entry is None else FrozenFile.from_json(entry)
+
     def verify(self) -> None:
-        """Compare every file with the manifest; InputError naming the first that differs."""
-        files, folder = fsspec.core.url_to_fs(self.where)
+        """Compare everything that a resume reads with the manifest; InputError naming the first
+        file that differs. A file of the newest checkpoint alone may be missing."""
+        self.verify_folder()
+        if self.frozen is not None:
+            compare(self._frozen_at, self.frozen.to_json())
+
+    def verify_folder(self) -> None:
+        """The same without the weights that lie beside the checkpoints: enough to open the
+        model."""
+        files, _ = fsspec.core.url_to_fs(self.where)
         for entry in self.manifest["files"]:
-            where, inner = f"{self.where}/{entry['path']}", f"{folder}/{entry['path']}"
-            if not files.exists(inner):
-                raise InputError(
-                    where, f"is missing, though the manifest lists it with {entry['bytes']} bytes"
-                )
+            where = f"{self.where}/{entry['path']}"
             try:
-                with files.open(inner, "rb") as stream:
-                    size, digest = _digest(stream)
-            except OSError as unreadable:
-                raise InputError(where, f"cannot be read: {unreadable}") from unreadable
-            if size != entry["bytes"]:
-                raise InputError(
-                    where,
-                    f"is not the file that was saved: {size} bytes here, {entry['bytes']} in "
-                    "the manifest",
-                )
-            if digest != entry["blake2b"]:
-                raise InputError(
-                    where,
-                    f"is not the file that was saved: hash {digest} here, {entry['blake2b']} in "
-                    "the manifest",
-                )
+                compare(where, entry)
+            except InputError:
+                if not _is_of_newest(entry) or files.exists(fsspec.core.url_to_fs(where)[1]):
+                    raise
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -104,11 +108,45 @@ class Checkpoint:
             yield Path(folder)
             return
         with tempfile.TemporaryDirectory(prefix="engram-checkpoint-") as copy:
-            for path in (MANIFEST, *(entry["path"] for entry in self.manifest["files"])):
-                target = Path(copy, path)
+            for entry in ({"path": MANIFEST}, *self.manifest["files"]):
+                target = Path(copy, entry["path"])
                 target.parent.mkdir(parents=True, exist_ok=True)
-                files.get_file(f"{folder}/{path}", str(target))
+                try:
+                    files.get_file(f"{folder}/{entry['path']}", str(target))
+                except FileNotFoundError:
+                    if not _is_of_newest(entry):
+                        raise
             yield Path(copy)
+
+    @contextmanager
+    def frozen_file(self) -> Iterator[Path | None]:
+        """The weights that lie beside the checkpoints on local disk, verified: the file itself, or
+        a copy of a remote one that is removed on leaving. None where the checkpoint names none.
+        InputError where they are missing, or not those that were saved."""
+        if self.frozen is None:
+            yield None
+            return
+        files, inner = fsspec.core.url_to_fs(self._frozen_at)
+        if not files.exists(inner):
+            raise InputError(
+                self._frozen_at,
+                f"is missing: weights that the stage of {self.where} left as they are; copy the "
+                "run's folder checkpoints/frozen beside the checkpoint",
+            )
+        if isinstance(files, LocalFileSystem):
+            compare(self._frozen_at, self.frozen.to_json())
+            yield Path(inner)
+            return
+        with tempfile.TemporaryDirectory(prefix="engram-frozen-") as folder:
+            copy = Path(folder, Path(inner).name)
+            files.get_file(inner, str(copy))
+            compare(str(copy), self.frozen.to_json(), self._frozen_at)
+            yield copy
+
+    @property
+    def _frozen_at(self) -> str:
+        assert self.frozen is not None, "only a checkpoint that names frozen weights is asked"
+        return f"{self.where.rpartition('/')[0]}/{self.frozen.path}"
 
 
 def save_checkpoint(
@@ -117,12 +155,15 @@ def save_checkpoint(
     write: Callable[[Path], None],
     state: Mapping[str, Any],
     keep: int = 2,
+    newest_only: Collection[str] = (),
+    frozen: FrozenFile | None = None,
 ) -> str:
     """Save what `write` puts into the folder it is given, with `state` (JSON) in the manifest; path
     or URI of the checkpoint.
 
     step: steps finished over the whole run; a checkpoint of the same step is replaced. The newest
-    `keep` stay, this one included.
+    `keep` stay, this one included. newest_only: files of the folder that are removed when a newer
+    checkpoint is there. frozen: weights that `write_frozen` put into the run for it.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
@@ -130,13 +171,14 @@ def save_checkpoint(
     json.dumps(state, allow_nan=False)
     name = checkpoint_name(step)
     run.require_lease()
-    with _workshop(run) as workshop:
-        folder = workshop / f"{_UNFINISHED}{name}"
+    with workshop_of(run) as workshop:
+        folder = workshop / f"{UNFINISHED}{name}"
         folder.mkdir()
         write(folder)
-        described = [
-            _describe(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()
-        ]
+        listed = [described(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+        for entry in listed:
+            if entry["path"] in newest_only:
+                entry["newest_only"] = True
         manifest = {
             "format": CHECKPOINT,
             "step": step,
@@ -144,17 +186,19 @@ def save_checkpoint(
             "saved_at": time.time(),
             "state": state,
             "versions": package_versions(),
-            "files": described,
+            "files": listed,
+            "frozen": None if frozen is None else frozen.to_json(),
         }
         (folder / MANIFEST).write_text(
             json.dumps(manifest, indent=2, allow_nan=False), encoding="utf-8"
         )
         run.require_lease()  # writing may have taken minutes
         if run.local is not None:
-            _move_into_place(folder, run.local / FOLDER / name)
+            move_into_place(folder, run.local / FOLDER / name)
         else:
-            _upload(folder, run, name, [file["path"] for file in described])
+            upload(folder, run, name, [entry["path"] for entry in listed])
     run.write_text(f"{FOLDER}/{LATEST}", name + "\n")
+    # Not before: until `latest` names this one, a run that is killed resumes from the one before.
     _prune(run, name, keep)
     return run.path(f"{FOLDER}/{name}")
 
@@ -188,7 +232,7 @@ def damage_after(run: RunDirectory, checkpoint: Checkpoint | None) -> list[Input
             continue
         try:
             if each is None:
-                _require_known_format(where)
+                require_known_format(where)
                 raise InputError(
                     f"{where}/{MANIFEST}",
                     "is missing, or is not what a checkpoint's manifest should be",
@@ -232,13 +276,13 @@ def open_checkpoint(where: str) -> Checkpoint:
     where = inner if isinstance(files, LocalFileSystem) else where.rstrip("/")
     checkpoint = _read(where)
     if checkpoint is not None:
-        checkpoint.verify()
+        checkpoint.verify_folder()
         return checkpoint
-    found = _newest_whole(f"{where}/{FOLDER}")
+    found = _newest_whole(f"{where}/{FOLDER}", Checkpoint.verify_folder)
     if found is None:
         for name in _step_folders(f"{where}/{FOLDER}"):
-            _require_known_format(f"{where}/{FOLDER}/{name}")
-        _require_known_format(where)
+            require_known_format(f"{where}/{FOLDER}/{name}")
+        require_known_format(where)
         what = f"does not exist{run_near(where)}"
         if files.exists(inner):
             runs = sorted(files.glob(f"{inner}/*/config.yaml"))[:3]
@@ -254,38 +298,13 @@ def open_checkpoint(where: str) -> Checkpoint:
 
 def _read(where: str) -> Checkpoint | None:
     """The checkpoint in a folder, unverified; None where there is no readable manifest of ours."""
-    manifest = _manifest(where)
-    return Checkpoint(where, manifest) if _is_manifest(manifest) else None
+    manifest = manifest_in(where)
+    return None if manifest is None else Checkpoint(where, manifest)
 
 
-def _manifest(where: str) -> Any:
-    """The content of the manifest in a folder; None where it cannot be read."""
-    files, inner = fsspec.core.url_to_fs(f"{where}/{MANIFEST}")
-    try:
-        return json.loads(files.cat_file(inner))
-    except (OSError, ValueError):
-        return None
-
-
-def _require_known_format(where: str) -> None:
-    """Raises InputError where the folder holds a checkpoint of another format."""
-    manifest = _manifest(where)
-    if isinstance(manifest, dict) and isinstance(manifest.get("format"), int):
-        require_format(where, manifest["format"], CHECKPOINT)
-
-
-def _is_manifest(value: Any) -> bool:
-    kinds = {"format": int, "step": int, "serial": int, "state": dict, "files": list}
-    if not isinstance(value, dict) or not all(
-        isinstance(value.get(key), kind) for key, kind in kinds.items()
-    ):
-        return False
-    described = {"path": str, "bytes": int, "blake2b": str}
-    return value["format"] == CHECKPOINT and all(
-        isinstance(file, dict)
-        and all(isinstance(file.get(key), kind) for key, kind in described.items())
-        for file in value["files"]
-    )
+def _is_of_newest(entry: Mapping[str, Any]) -> bool:
+    """Whether a file of a manifest is removed when a newer checkpoint is there."""
+    return bool(entry.get("newest_only", False))
 
 
 def _step_folders(folder: str) -> list[str]:
@@ -306,9 +325,12 @@ def _all(folder: str) -> list[Checkpoint]:
     )
 
 
-def _newest_whole(folder: str) -> Checkpoint | None:
+def _newest_whole(
+    folder: str, verify: Callable[[Checkpoint], None] = Checkpoint.verify
+) -> Checkpoint | None:
     named = _named(folder, LATEST)
-    return next(_whole(sorted(_all(folder), key=lambda checkpoint: checkpoint.name != named)), None)
+    ordered = sorted(_all(folder), key=lambda checkpoint: checkpoint.name != named)
+    return next(_whole(ordered, verify), None)
 
 
 def _named(folder: str, file: str) -> str:
@@ -317,81 +339,32 @@ def _named(folder: str, file: str) -> str:
     return files.cat_file(inner).decode(errors="replace").strip() if files.exists(inner) else ""
 
 
-def _whole(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+def _whole(
+    checkpoints: Iterable[Checkpoint], verify: Callable[[Checkpoint], None] = Checkpoint.verify
+) -> Iterator[Checkpoint]:
     for checkpoint in checkpoints:
         try:
-            checkpoint.verify()
+            verify(checkpoint)
         except InputError as broken:
             log.warning("passing over checkpoint %s: %s", checkpoint.where, broken)
         else:
             yield checkpoint
 
 
-@contextmanager
-def _workshop(run: RunDirectory) -> Iterator[Path]:
-    """A local folder to build a checkpoint in: on the run's own disk where it has one, because a
-    rename cannot cross disks."""
-    if run.local is None:
-        with tempfile.TemporaryDirectory(prefix="engram-checkpoint-") as temporary:
-            yield Path(temporary)
-        return
-    folder = run.local / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(folder)
-    try:
-        yield folder
-    finally:
-        _remove_unfinished(folder)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what a failed or killed save left behind."""
-    for unfinished in folder.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(unfinished)
-
-
-def _move_into_place(folder: Path, target: Path) -> None:
-    """Make every byte durable, then give the folder its name."""
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
-    if target.exists():
-        target.rename(target.with_name(f"{_UNFINISHED}replaced-{target.name}"))
-    folder.rename(target)
-    sync(target.parent)
-
-
-def _upload(folder: Path, run: RunDirectory, name: str, paths: list[str]) -> None:
-    """Put the files, then the manifest; until it is there the folder is no checkpoint."""
-    files, target = run.filesystem, run.inner(f"{FOLDER}/{name}")
-    if files.exists(f"{target}/{MANIFEST}"):
-        files.rm_file(f"{target}/{MANIFEST}")
-    if files.exists(target):
-        files.rm(target, recursive=True)
-    for path in [*paths, MANIFEST]:
-        files.makedirs(f"{target}/{path}".rpartition("/")[0], exist_ok=True)
-        files.put_file(str(folder / path), f"{target}/{path}")
-
-
 def _prune(run: RunDirectory, latest: str, keep: int) -> None:
     """Remove all but the newest `keep`, and folders that never became checkpoints. Whatever
-    `latest` and `best` name stays."""
+    `latest` and `best` name stays. Of those that stay, remove what only `latest` needs; and of
+    frozen weights, those that none of them names."""
     folder = run.path(FOLDER)
     newest = {checkpoint.name for checkpoint in _all(folder)[:keep]}
     kept = newest | {latest, _named(folder, BEST)}
     for name in _step_folders(folder):
         if name not in kept:
             run.remove(f"{FOLDER}/{name}")
-
-
-def _describe(path: Path, folder: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        size, digest = _digest(stream)
-    return {"path": path.relative_to(folder).as_posix(), "bytes": size, "blake2b": digest}
-
-
-def _digest(stream: IO[bytes]) -> tuple[int, str]:
-    size, digest = 0, hashlib.blake2b(digest_size=16)
-    while chunk := stream.read(_CHUNK):
-        size += len(chunk)
-        digest.update(chunk)
-    return size, digest.hexdigest()
+    left = _all(folder)
+    for checkpoint in left:
+        if checkpoint.name != latest:
+            for entry in filter(_is_of_newest, checkpoint.manifest["files"]):
+                if run.exists(where := f"{FOLDER}/{checkpoint.name}/{entry['path']}"):
+                    run.remove(where)
+    remove_unnamed(run, {each.frozen.path for each in left if each.frozen is not None})

@@ -14,7 +14,7 @@ CONFIG: Final = 1
 """Version of RUN/config.yaml."""
 EPISODES: Final = 2
 """Version of the tables in RUN/episodes."""
-CHECKPOINT: Final = 2
+CHECKPOINT: Final = 3
 """Version of a checkpoint and its manifest."""
 
 

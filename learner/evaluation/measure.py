@@ -8,12 +8,12 @@ checkpoint can be evaluated where the training data are not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
+from torch import Tensor
 
 from common.data.causal_tokenizer import DIALOGUE
 from common.data.conversations import value_counts
@@ -21,7 +21,7 @@ from common.episode import Row
 from common.failures import InputError
 from common.storage.checkpoint import Checkpoint
 from common.storage.run_directory import RunDirectory
-from learner.checkpointing import TRAINING, load_model
+from learner.checkpointing import REFERENCE, load_model, tensors_beside
 from learner.training_state import Position
 
 VALUES = "values.json"
@@ -63,28 +63,28 @@ def reward_embedding(checkpoint: Checkpoint, stage: int) -> np.ndarray:
     One that trains along would be a moving target. So a checkpoint from within the stage gives its
     reference policy's, or a resumed run would be paid by another measure than an uninterrupted one.
     """
+    in_stage = Position.of(checkpoint, stage).in_stage > 0
+    held = tensors_beside(checkpoint) if in_stage else {}
     with checkpoint.folder() as folder:
-        in_stage = Position.of(checkpoint, stage).in_stage > 0
         if (folder / DIALOGUE).is_file():
-            return _causal_embedding(checkpoint.where, folder, in_stage)
+            return _causal_embedding(checkpoint.where, folder, held)
         if in_stage:
-            weight = load_file(folder / TRAINING)["module/reference/embedding.weight"]
+            weight = held[f"{REFERENCE}/embedding.weight"]
         else:
             weight = load_model(checkpoint.where, folder).embedding.weight.detach()
     return weight.numpy()
 
 
-def _causal_embedding(where: str, folder: Path, in_stage: bool) -> np.ndarray:
+def _causal_embedding(where: str, folder: Path, held: Mapping[str, Tensor]) -> np.ndarray:
     """The same of a causal language model, whose embedding has a name of its own. With adapters it
-    is not trained, so the model's own is that of the reference."""
+    is not trained, so the model's own is that of the reference. held: tensors beside it."""
     # Here and not at the top: it brings transformers, which takes seconds to import.
     from common.models.causal import load_causal
 
     model: Any = load_causal(where, folder)[0]
     weight = model.get_input_embeddings().weight
     named = next(name for name, each in model.named_parameters() if each is weight)
-    held = load_file(folder / TRAINING).get(f"module/reference/{named}") if in_stage else None
-    return (weight.detach() if held is None else held).numpy()
+    return held.get(f"{REFERENCE}/{named}", weight.detach()).numpy()
 
 
 def run_of(where: str) -> RunDirectory | None:

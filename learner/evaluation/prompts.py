@@ -3,13 +3,11 @@ end, and how far the policy went from its reference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from common.config.run import Run
@@ -17,7 +15,7 @@ from common.episode import Episode, Row, Task
 from common.failures import InputError
 from common.seeding import derive
 from common.storage.checkpoint import Checkpoint
-from learner.checkpointing import TRAINING
+from learner.checkpointing import REFERENCE, WITH_ADAPTERS, tensors_beside
 from learner.evaluation.intervals import wilson
 from learner.lora import is_adapter
 from learner.parallel.group import OneRank
@@ -107,13 +105,13 @@ def _distinct(order: int, answers: Sequence[Sequence[int]]) -> float:
 def reference_of(
     checkpoint: Checkpoint, opened: CheckpointPolicy, run: Run | None
 ) -> CausalPolicy | None:
-    """The policy that reinforcement learning started from: kept in the checkpoints of its stage,
-    elsewhere the model that the run began with. None where neither is known."""
+    """The policy that reinforcement learning started from: named by the checkpoints of its stage,
+    elsewhere the model that the run began with. None where neither is known. Raises InputError
+    where the checkpoint names one that is not there."""
     settings = run.model.causal if run is not None else None
     if settings is None:
         return None
-    with checkpoint.folder() as folder:
-        state = _kept(folder)
+    state = _kept(tensors_beside(checkpoint))
     model = open_policy(checkpoint).module
     if state is None:
         from common.models.causal import open_causal
@@ -126,11 +124,11 @@ def reference_of(
     return CausalPolicy(model, opened.tokenizer.memory, OneRank(), settings.value_head)
 
 
-def _kept(folder: Path) -> dict[str, torch.Tensor] | None:
-    """Weights of the reference in a checkpoint: a frozen copy, or those under adapters."""
-    tensors = load_file(folder / TRAINING) if (folder / TRAINING).is_file() else {}
-    for module in ("reference", "with_adapters"):
-        prefix = f"module/{module}/"
+def _kept(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """Weights of the reference among the tensors beside a checkpoint's model: a frozen copy, or
+    those under adapters."""
+    for module in (REFERENCE, WITH_ADAPTERS):
+        prefix = f"{module}/"
         found = {
             name.removeprefix(prefix).replace(".base_layer.", "."): value
             for name, value in tensors.items()

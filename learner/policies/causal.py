@@ -27,6 +27,7 @@ from common.data.padding import pad
 from common.episode import Episode
 from common.models.value_head import ValueHead
 from common.telemetry.metrics import Metrics
+from learner.checkpointing import WITH_ADAPTERS
 from learner.lora import adapters_off, add_lora, has_adapters, is_adapter
 from learner.parallel.group import Group
 from learner.policies.protocol import TokenBatch
@@ -87,7 +88,7 @@ class CausalPolicy:
     def beside(self) -> dict[str, nn.Module]:
         """With adapters, base weights and adapters apart: a checkpoint's model has them merged, and
         to go on they are needed as they are."""
-        return {"with_adapters": self._model} if has_adapters(self._model) else {}
+        return {WITH_ADAPTERS: self._model} if has_adapters(self._model) else {}
 
     def evaluate(
         self, episodes: Sequence[Episode], temperature: float, queries: bool = False

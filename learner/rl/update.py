@@ -21,6 +21,7 @@ from common.config.unfreeze import Phase
 from common.episode import Episode
 from common.seeding import derive
 from common.telemetry.metrics import Metrics
+from learner.checkpointing import REFERENCE
 from learner.metrics import record_parts
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine, learning_rate_factor
@@ -88,7 +89,7 @@ class Update:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Modules that a checkpoint holds beside the policy, by name."""
-        beside = {"reference": self.reference, "critic": self.critic}
+        beside = {REFERENCE: self.reference, "critic": self.critic}
         return {name: part.module for name, part in beside.items() if part is not None}
 
     def evaluate(self, episodes: list[Episode], places: list[int]) -> Experience:

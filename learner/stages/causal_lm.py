@@ -15,6 +15,7 @@ from common.data.causal_tokenizer import CausalTokenizer
 from common.data.corpus import Corpus
 from common.data.padding import pad
 from common.storage.checkpoint import Checkpoint
+from learner.checkpointing import WITH_ADAPTERS
 from learner.evaluation.measure import run_of
 from learner.lora import has_adapters, is_adapter
 from learner.parallel.group import Group
@@ -35,7 +36,7 @@ class CausalLMObjective(Objective):
         self.model, self.sequences, self.prompts = model, sequences, prompts
         # Not under "model" with adapters: a checkpoint's model has them merged in, and to go on
         # they are needed apart.
-        name = "with_adapters" if has_adapters(model) else "model"
+        name = WITH_ADAPTERS if has_adapters(model) else "model"
         self.modules: dict[str, nn.Module] = {name: model}
 
     @property
@@ -46,7 +47,7 @@ class CausalLMObjective(Objective):
         return len(self.sequences[index])
 
     def trainable(self, name: str) -> bool:
-        return not name.startswith("with_adapters.") or is_adapter(name)
+        return not name.startswith(f"{WITH_ADAPTERS}.") or is_adapter(name)
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         # Without dropout, as in reinforcement learning: what a step learns must not depend on how

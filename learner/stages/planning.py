@@ -14,7 +14,13 @@ from typing import Any
 
 from common.config.mrl import MRL
 from common.config.run import Run
-from common.config.stages import MemoryPretrain, RewardModelStage, StageSettings, SupervisedStage
+from common.config.stages import (
+    JointLM,
+    MemoryPretrain,
+    RewardModelStage,
+    StageSettings,
+    SupervisedStage,
+)
 from common.models.reactive.config import RxTConfig
 
 FLOAT_BYTES = 4
@@ -42,6 +48,19 @@ class Batches:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Numbers in the checkpoints of a stage."""
+
+    model: int
+    beside: int = 0
+    """Of trained modules beside the model: heads, critic, adapters."""
+    moments: int = 0
+    """Of the optimisers, at most, in the newest checkpoint alone."""
+    once: int = 0
+    """Of weights that the stage leaves as they are, in one file of the run."""
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """One stage on paper."""
 
@@ -52,17 +71,29 @@ class StagePlan:
     """Bytes of a rank beside the policy and its optimiser, by purpose."""
     model: dict[str, str] = field(default_factory=dict)
     """Shape of a model in place of the policy; what it takes of memory is not worked out."""
+    stored: Stored | None = None
+    """What its checkpoints hold; None where that is not worked out."""
 
 
 def sequences(stage: SupervisedStage, run: Run, config: RxTConfig) -> StagePlan:
     """Interactions or texts, one by one."""
-    return StagePlan([_supervised(stage, run, config.max_tokens, turns=1)])
+    batches = [_supervised(stage, run, config.max_tokens, turns=1)]
+    return StagePlan(batches, stored=_trained(config, without=("memory",)))
+
+
+def joint_lm(stage: JointLM, run: Run, config: RxTConfig) -> StagePlan:
+    """The same, with heads on the encoder that are no part of the model."""
+    heads = _head_parameters(config, stage.neighbours)
+    stored = _trained(config, without=("memory",))
+    stored = replace(stored, beside=heads, moments=stored.moments + OPTIMIZER_FLOATS * heads)
+    return replace(sequences(stage, run, config), stored=stored)
 
 
 def conversations(stage: SupervisedStage, run: Run, config: RxTConfig) -> StagePlan:
     """Whole conversations: the opening and its follow-ups."""
     longest = stage.longest or longest_conversation(run) or 0
-    return StagePlan([_supervised(stage, run, config.max_tokens, 1 + longest)])
+    batches = [_supervised(stage, run, config.max_tokens, 1 + longest)]
+    return StagePlan(batches, stored=_trained(config))
 
 
 def writes(stage: MemoryPretrain, run: Run, config: RxTConfig) -> StagePlan:
@@ -70,14 +101,18 @@ def writes(stage: MemoryPretrain, run: Run, config: RxTConfig) -> StagePlan:
     turns = 1 + (longest_conversation(run) or 0)
     if stage.max_writes is not None:
         turns = min(turns, stage.max_writes)
-    return StagePlan([_supervised(stage, run, config.max_tokens, turns)])
+    batches, parts = [_supervised(stage, run, config.max_tokens, turns)], config.parameters()
+    others = tuple(part for part in parts if part not in ("memory", "total"))
+    return StagePlan(batches, stored=_trained(config, others))
 
 
 def reward_model(stage: RewardModelStage, run: Run, config: RxTConfig) -> StagePlan:
     """A reward model from the policy."""
     count = reward_parameters(config, stage.levels)
     return StagePlan(
-        sequences(stage, run, config).batches, parameters={"of the reward model": count}
+        sequences(stage, run, config).batches,
+        parameters={"of the reward model": count},
+        stored=Stored(count, moments=OPTIMIZER_FLOATS * count),
     )
 
 
@@ -102,14 +137,16 @@ def mrl(stage: MRL, run: Run, config: RxTConfig) -> StagePlan:
     update, batches = stage.algorithm_settings, curriculum_batches(stage, run)
     memory = {"reference policy": config.parameters()["total"] * FLOAT_BYTES}
     reads = update.critic_input
+    critic = 0 if reads is None else critic_parameters(config, reads.memory)
     if reads is not None:
-        critic = critic_parameters(config, reads.memory)
         memory["critic, gradients and optimiser"] = critic * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
     if reads is not None and reads.memory:
         turns = max(batch.per_rank * (batch.turns + 1) for batch in batches)
         one = config.layers * config.slots * config.width * FLOAT_BYTES
         memory["memories that the critic reads"] = turns * one
-    return StagePlan(batches, memory=memory)
+    total = config.parameters()["total"]
+    stored = Stored(total, critic, OPTIMIZER_FLOATS * (total + critic), once=total)
+    return StagePlan(batches, memory=memory, stored=stored)
 
 
 def lm_rl(stage: MRL, run: Run, config: Any) -> StagePlan:
@@ -184,6 +221,21 @@ def reward_parameters(config: RxTConfig, levels: int) -> int:
         + width
         + levels * (width + 1)
     )
+
+
+def _trained(config: RxTConfig, without: Sequence[str] = ()) -> Stored:
+    """Checkpoints of a stage that trains the policy but for some parts."""
+    parts = config.parameters()
+    trained = parts["total"] - sum(parts[part] for part in without if part in parts)
+    return Stored(parts["total"], moments=OPTIMIZER_FLOATS * trained)
+
+
+def _head_parameters(config: RxTConfig, neighbours: int) -> int:
+    """Number of parameters of the `MaskedLMHead` and, where there is one, of the `NeighbourHead`
+    (`common.models.reactive.encoder`)."""
+    width = config.width
+    head = width * (width + 1) + 2 * width + config.vocab_size * (width + 1)
+    return head + (2 * neighbours * width * (width + 1) + head if neighbours else 0)
 
 
 def _look_parameters(config: RxTConfig) -> int:

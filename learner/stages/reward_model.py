@@ -22,7 +22,7 @@ from common.seeding import derive
 from common.storage.checkpoint import Checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
-from learner.checkpointing import checkpoint_model
+from learner.checkpointing import WITH_ADAPTERS, checkpoint_model
 from learner.evaluation.preferences import (
     PASS_TOKENS,
     PreferenceReport,
@@ -80,7 +80,7 @@ class RewardModelObjective(Objective):
             add_lora(self.model, settings.lora)
             # Not under "model": a checkpoint's model has the adapters merged in, and to go on they
             # are needed apart.
-            self.modules = {"with_adapters": self.model}
+            self.modules = {WITH_ADAPTERS: self.model}
         self.readings = [_read(preferred, preference, i) for i, preference in enumerate(train)]
         self.margins = [preference.margin for preference in train]
         for i, preference in enumerate(held):

@@ -33,7 +33,7 @@ from common.storage.checkpoint import (
 )
 from common.telemetry.metrics import Metrics
 from common.weights import PackedWeights
-from learner.checkpointing import resume_training, save_training
+from learner.checkpointing import StageState, save_training, take_over
 from learner.curriculum import Curriculum
 from learner.episode_source import ConductorSource, EpisodeSource, Shard
 from learner.evaluation.curriculum import QUALITY, HeldOutCurriculum
@@ -141,26 +141,26 @@ class RLTraining:
         self._opened = open_policy(checkpoint, job.run.model.causal)
         nn.Module.to(self._opened.module, group.device)
         self.update = build_update(job, self._opened, self.curriculum.total, group, self.metrics)
+        modules = self.update.modules | self.update.policy.beside
+        self._beside = StageState(self.settings.stage, self.update.trainers, modules)
         self.best: Best | None = None
+        self._exact = True
+        """Whether the stage goes on with the state of its optimisers, where it goes on."""
         begun = self._resume(checkpoint) if self.position.in_stage else RolloutState()
         if group.rank == 0:
             source.load_state(begun)
         self.reporter = Reporter(group, recorder, self.settings.stage, self.position, checkpoint)
+        if not self._exact:
+            self.reporter.tell_of_lost_moments(checkpoint)
         self.known = words_of_values(training_values(job.directory))
         """Values of the training data, as the metrics of recall take them."""
         self.held_out = self._held_out() if self.settings.evaluate_every else None
-
-    @property
-    def _beside(self) -> dict[str, nn.Module]:
-        """Modules that a checkpoint holds beside the model, by name."""
-        return self.update.modules | self.update.policy.beside
 
     def _resume(self, checkpoint: Checkpoint) -> RolloutState:
         """Take over what the stage saved; the state of the rollout is the source's."""
         state = TrainingState.of(checkpoint)
         self.update.resume_phases(state.phases, state.done)  # first: frozen parts have no moments
-        with checkpoint.folder() as folder:
-            resume_training(folder, self.update.trainers, self._beside)
+        self._exact = self._beside.resume(checkpoint)
         held = state.rl
         assert held is not None, "a checkpoint inside the stage has what the stage saved"
         self.update.kl.coefficient = held.kl_coefficient
@@ -240,7 +240,12 @@ class RLTraining:
         if best is None or best.step == step:
             return
         checkpoint = open_checkpoint(self.job.directory.path(f"{FOLDER}/{BEST}"))
-        self._opened.take(open_policy(checkpoint))
+        adapted = self.update.policy.beside
+        if adapted and best.step > self.position.base:
+            # Merged weights would become what lies under the adapters, which is the reference.
+            take_over(checkpoint, adapted)
+        else:
+            self._opened.take(open_policy(checkpoint))
         if self.group.rank == 0:
             kept = f"the weights of step {best.step}, the best on held-out conversations"
             if best.step <= self.position.base:
@@ -281,7 +286,6 @@ class RLTraining:
                     self._opened.tokenizer.save,
                     replace(state, rl=rl, ended=ended, phases=update.unfreezing.begun),
                     self.job.run.learner.keep_checkpoints,
-                    update.trainers,
                     self._beside,
                 )
                 if self.best is not None and self.best.step == step:

@@ -24,7 +24,7 @@ from common.seeding import derive
 from common.storage.checkpoint import Checkpoint, latest_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
-from learner.checkpointing import resume_training, save_training, take_over
+from learner.checkpointing import StageState, save_training, take_over
 from learner.metrics import Pace, record_parts
 from learner.parallel.group import Group, Job
 from learner.parallel.optimizer import LossTerm, Trainer, combine
@@ -118,13 +118,16 @@ class SupervisedTraining:
         self.unfreezing.load(held.phases_in(job.stage), self.position.in_stage)
         self.trainer = Trainer(modules, self.stage.optimizer, self.stage.steps, group, self._scale)
         self.until = Until(self.stage, held.until_in(job.stage))
-        self._extras = {name: module for name, module in modules.items() if name != "model"}
-        with checkpoint.folder() as folder:
-            if self.position.in_stage:
-                resume_training(folder, {"optimizer": self.trainer}, self._extras)
-            else:
-                take_over(folder, self._extras)
+        extras = {name: module for name, module in modules.items() if name != "model"}
+        self._beside = StageState(self.stage.stage, {"optimizer": self.trainer}, extras)
+        exact = True
+        if self.position.in_stage:
+            exact = self._beside.resume(checkpoint)
+        else:
+            take_over(checkpoint, extras)
         self.reporter = Reporter(group, recorder, self.stage.stage, self.position, checkpoint)
+        if not exact:
+            self.reporter.tell_of_lost_moments(checkpoint)
         self.metrics, self.pace = Metrics(), Pace()
 
     def _scale(self, name: str) -> float:
@@ -178,8 +181,7 @@ class SupervisedTraining:
                 self._write_tokenizer,
                 replace(state, until=until, ended=ended, phases=self.unfreezing.begun),
                 self.job.run.learner.keep_checkpoints,
-                {"optimizer": self.trainer},
-                self._extras,
+                self._beside,
             )
         self.reporter.saved()
 

@@ -17,6 +17,7 @@ from common.config.run import Run
 from common.data.datasets.table import load_corpus
 from common.failures import InputError
 from common.storage.run_directory import RunDirectory
+from learner.checkpointing import tensors_beside
 from learner.evaluation.measure import reward_embedding
 from learner.recorder import Recorder
 from learner.setup import newest, prepare
@@ -53,8 +54,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 def final_tensors(directory: RunDirectory) -> dict[str, torch.Tensor]:
     """Weights, critic, reference and optimiser moments of the last checkpoint."""
-    with newest(directory).folder() as folder:
-        return load_file(folder / "model.safetensors") | load_file(folder / "training.safetensors")
+    last = newest(directory)
+    with last.folder() as folder:
+        moments = load_file(folder / "optimizer.safetensors")
+        return load_file(folder / "model.safetensors") | tensors_beside(last) | moments
 
 
 def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
@@ -138,7 +141,7 @@ def test_cosine_rewards_of_a_resumed_run_compare_with_the_embedding_that_mrl_sta
     last = newest(straight)
     with last.folder() as folder:
         trained = load_file(folder / "model.safetensors")["embedding.weight"]
-        reference = load_file(folder / "training.safetensors")["module/reference/embedding.weight"]
+    reference = tensors_beside(last)["reference/embedding.weight"]
     embedding = torch.from_numpy(reward_embedding(last, stage=2))
     assert torch.equal(embedding, reference)
     assert not torch.equal(embedding, trained)
