@@ -82,7 +82,7 @@ def learner_bytes(run: Run, shape: CausalShape) -> dict[str, int]:
         "weights": shape.total * FLOAT_BYTES,
         "gradients": shape.trained * FLOAT_BYTES,
         "optimiser": shape.trained * OPTIMIZER_FLOATS * FLOAT_BYTES,
-        "activations, about": _activations(shape),
+        "activations, about": _activations(shape, run.learner.micro_batch_tokens),
     }
     if run.needs_rollout and settings.lora is None:
         parts["reference policy"] = shape.total * FLOAT_BYTES
@@ -96,13 +96,11 @@ def learner_bytes(run: Run, shape: CausalShape) -> dict[str, int]:
     return parts
 
 
-def _activations(shape: CausalShape) -> int:
+def _activations(shape: CausalShape, tokens: int) -> int:
     """Bytes of one forward pass: per token and layer 16 widths and 3 inner widths, and three copies
     of the logits. A batch of more tokens is computed pass by pass."""
-    from learner.policies.causal import PASS_TOKENS
-
     per_token = shape.layers * (16 * shape.width + 3 * shape.inner) + 3 * shape.vocabulary
-    return PASS_TOKENS * per_token * FLOAT_BYTES
+    return tokens * per_token * FLOAT_BYTES
 
 
 def rollout_bytes(run: Run, shape: CausalShape) -> dict[str, int]:

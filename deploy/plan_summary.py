@@ -19,7 +19,6 @@ from deploy.layout import table
 from deploy.plan import (
     learner_bytes,
     mebibytes,
-    model_shape,
     phase_tables,
     rollout_bytes,
     stage_plans,
@@ -27,7 +26,7 @@ from deploy.plan import (
 from deploy.progress import duration
 from learner.changed_settings import require_same
 from learner.data_warnings import data_warnings
-from learner.stages.planning import stages_by_group
+from learner.stages.planning import model_shape, stages_by_group
 from learner.summary import run_status
 from reward_service.components.table import parts
 from rollout.environments.table import ENVIRONMENTS

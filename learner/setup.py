@@ -129,15 +129,21 @@ def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Convers
                     f"configuration {value}",
                 )
         return model, tokenizer
-    if run.tokenizer.path is not None:
-        tokenizer = ConversationTokenizer.load(run.tokenizer.path)
-    else:
-        tokenizer = train_tokenizer(corpus.texts, run.tokenizer.vocab_size)
+    tokenizer = first_tokenizer(run, corpus)
     config: RxTConfig = named_config(
         run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size}
     )
     torch.manual_seed(derive(run.seed, "weights"))
     return ReactiveTransformer(config), tokenizer
+
+
+def first_tokenizer(run: Run, corpus: Corpus) -> ConversationTokenizer:
+    """The tokenizer that a Reactive Transformer's run begins with."""
+    if run.model.checkpoint is not None:
+        return checkpoint_model(open_checkpoint(run.model.checkpoint))[1]
+    if run.tokenizer.path is not None:
+        return ConversationTokenizer.load(run.tokenizer.path)
+    return train_tokenizer(corpus.texts, run.tokenizer.vocab_size)
 
 
 def newest(directory: RunDirectory) -> Checkpoint:

@@ -18,6 +18,7 @@ from common.config.locations import Location
 from common.config.model import Model
 from common.config.mrl import MRL
 from common.config.names import CAUSAL_BACKENDS
+from common.config.reward_stage import RewardModelStage
 from common.config.rewards import RewardMix, Rewards
 from common.config.rollout import Rollout
 from common.config.section import Section
@@ -27,7 +28,6 @@ from common.config.stages import (
     MemoryAware,
     MemoryPretrain,
     Reading,
-    RewardModelStage,
 )
 from common.storage.formats import CONFIG
 
@@ -47,6 +47,7 @@ Stage = Annotated[
 
 
 _JUDGES = (FunctionReward, ModelReward)
+MICRO_BATCH_TOKENS = 4096
 
 
 class Learner(Section):
@@ -56,6 +57,10 @@ class Learner(Section):
     """Torch threads of each rank on CPU."""
     gpus_per_rank: float = Field(0, ge=0)
     """GPUs of each rank; 0: CPU."""
+    micro_batch_tokens: int = Field(MICRO_BATCH_TOKENS, ge=1)
+    """Tokens, padding included, of one forward and backward pass of a causal language model or of a
+    reward model. A batch of more is computed in several passes, each of which needs its memory
+    alone; their gradients add up to that of the batch. A longer sequence is a pass by itself."""
     node_labels: dict[str, str] = Field({})
     """Labels of the Ray nodes on which ranks start, such as {group: learner}; empty: any node.
     A local cluster has none."""

@@ -8,7 +8,7 @@ twice on resume.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,19 +40,39 @@ def combine(
     Added up over ranks the shares are the loss of the whole batch, whatever lengths each rank
     holds.
     """
-    counts = torch.tensor(
-        [float(term.count) for term in terms], dtype=torch.float64, device=group.device
-    )
-    everywhere = group.sum(counts).tolist()
-    loss = torch.zeros((), device=group.device)
-    for term, total in zip(terms, everywhere, strict=True):
-        if term.coefficient:
-            # Weights make counts below 1, and of nothing the sum is 0.
-            loss = loss + term.coefficient * term.sum / (total if total > 0 else 1.0)
-    return loss, {
-        term.name: (float(term.sum.detach()), count)
-        for term, count in zip(terms, counts.tolist(), strict=True)
-    }
+    sums: dict[str, tuple[float, float]] = {}
+    (loss,) = combine_passes([terms], group, sums)
+    return loss, sums
+
+
+def combine_passes(
+    passes: Iterable[Sequence[LossTerm]], group: Group, sums: dict[str, tuple[float, float]]
+) -> Iterator[Tensor]:
+    """The same for a batch that is computed pass by pass: the share of the loss of each pass, one
+    after the other, so that a caller can let go of one before the next is computed. passes: at
+    least one, and in each of them the same terms, whose count is that of all passes of this rank
+    together. sums: filled with (local sum, local count) by name.
+
+    Only the first pass asks the other ranks, so each rank may have a number of its own.
+    """
+    everywhere: list[float] = []
+    for number, terms in enumerate(passes):
+        if number == 0:
+            counts = torch.tensor(
+                [float(term.count) for term in terms], dtype=torch.float64, device=group.device
+            )
+            everywhere = group.sum(counts).tolist()
+            sums |= {
+                term.name: (0.0, own) for term, own in zip(terms, counts.tolist(), strict=True)
+            }
+        loss = torch.zeros((), device=group.device)
+        for term, total in zip(terms, everywhere, strict=True):
+            so_far, count = sums[term.name]
+            sums[term.name] = (so_far + float(term.sum.detach()), count)
+            if term.coefficient:
+                # Weights make counts below 1, and of nothing the sum is 0.
+                loss = loss + term.coefficient * term.sum / (total if total > 0 else 1.0)
+        yield loss
 
 
 def learning_rate_factor(settings: Optimizer, step: int, steps: int) -> float:
@@ -131,13 +151,15 @@ class Trainer:
         return {name: rate_of[id(parameter)] for name, parameter in self.named.items()}
 
     def update(
-        self, loss: Tensor, step: int, rate_factor: float | None = None
+        self, losses: Iterable[Tensor], step: int, rate_factor: float | None = None
     ) -> tuple[float, float]:
         """Backward, sum over ranks, clip, step; returns (gradient norm before clipping, common
         learning rate).
 
-        rate_factor: share of the peak rate; None: what the schedule has at `step`. Raises
-        DataFailure, and takes no step, where a gradient is not finite.
+        losses: parts of the loss. The graph of each is freed before the next is asked for, so a
+        generator of many parts needs the memory of one. rate_factor: share of the peak rate; None:
+        what the schedule has at `step`. Raises DataFailure, and takes no step, where a gradient is
+        not finite.
         """
         factor = rate_factor
         if factor is None:
@@ -145,9 +167,10 @@ class Trainer:
         for held in self.adamw.param_groups:
             held["lr"] = held["peak"] * factor
         self.adamw.zero_grad(set_to_none=True)
-        # A batch may reach none of the few parts that are trained; its gradient is 0.
-        if loss.requires_grad:
-            loss.backward()
+        for loss in losses:
+            # A batch may reach none of the few parts that are trained; its gradient is 0.
+            if loss.requires_grad:
+                loss.backward()
         sum_gradients(self.named.values(), self.group)
         norm = nn.utils.clip_grad_norm_(
             list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False

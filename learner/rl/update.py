@@ -259,7 +259,7 @@ class Update:
     ) -> tuple[float, float]:
         """Gradient norm before clipping, and learning rate."""
         loss, sums = combine(terms, self.group)
-        norm, rate = trainer.update(loss, iteration, factor)
+        norm, rate = trainer.update([loss], iteration, factor)
         for name, (total, count) in sums.items():
             if count:
                 self.metrics.record(name, total / count, weight=count)
