@@ -48,6 +48,7 @@ Stage = Annotated[
 
 _JUDGES = (FunctionReward, ModelReward)
 MICRO_BATCH_TOKENS = 4096
+LearnerType = Literal["float32", "bfloat16", "float16"]
 
 
 class Learner(Section):
@@ -57,6 +58,10 @@ class Learner(Section):
     """Torch threads of each rank on CPU."""
     gpus_per_rank: float = Field(0, ge=0)
     """GPUs of each rank; 0: CPU."""
+    dtype: LearnerType = "float32"
+    """Type that matrix products of the learner are computed in. Weights, optimiser, log-probs and
+    losses are float32 in any case. bfloat16: on CPUs and GPUs. float16: on GPUs, with a loss scale;
+    a step whose gradient overflows is passed over."""
     micro_batch_tokens: int = Field(MICRO_BATCH_TOKENS, ge=1)
     """Tokens, padding included, of one forward and backward pass of a causal language model or of a
     reward model. A batch of more is computed in several passes, each of which needs its memory
@@ -77,6 +82,14 @@ class Learner(Section):
     """Seconds that a rank waits at most for its next batch of episodes."""
     start_deadline: float = Field(120, gt=0)
     """Seconds that the learner group has to start."""
+
+    @model_validator(mode="after")
+    def _computes_on_its_device(self) -> Learner:
+        if self.dtype == "float16" and not self.gpus_per_rank:
+            raise ValueError(
+                "dtype float16 is for GPUs, and gpus_per_rank is 0; take bfloat16 or float32"
+            )
+        return self
 
 
 class Judge(Section):

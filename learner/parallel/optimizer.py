@@ -18,6 +18,8 @@ from common.config.stages import Optimizer
 from common.failures import DataFailure
 from learner.parallel.group import Group, sum_gradients
 
+LOSS_SCALE = "loss_scale/"
+
 
 @dataclass(frozen=True)
 class LossTerm:
@@ -109,6 +111,9 @@ class Trainer:
         self.adamw = self._optimizer()
         self._norm = 0.0
         """Norm of the last gradient, before clipping."""
+        self.loss_scale = group.precision.loss_scale()
+        self.passed_over = False
+        """Whether the last gradient overflowed, on any rank, so that no rank took a step."""
 
     def select(self) -> None:
         """Ask `scale` anew which parameters are trained. Those that were trained before keep their
@@ -158,8 +163,8 @@ class Trainer:
 
         losses: parts of the loss. The graph of each is freed before the next is asked for, so a
         generator of many parts needs the memory of one. rate_factor: share of the peak rate; None:
-        what the schedule has at `step`. Raises DataFailure, and takes no step, where a gradient is
-        not finite.
+        what the schedule has at `step`. No step is taken where a gradient is not finite: with a
+        loss scale it is `passed_over` and the scale falls, otherwise DataFailure is raised.
         """
         factor = rate_factor
         if factor is None:
@@ -170,17 +175,25 @@ class Trainer:
         for loss in losses:
             # A batch may reach none of the few parts that are trained; its gradient is 0.
             if loss.requires_grad:
-                loss.backward()
+                scale = self.loss_scale
+                (loss if scale is None else scale.scaled(loss)).backward()
         sum_gradients(self.named.values(), self.group)
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(self.adamw)
         norm = nn.utils.clip_grad_norm_(
             list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False
         )
-        if not math.isfinite(float(norm)):
-            raise DataFailure(
-                f"step {step + 1}: {self._first_not_finite()}; nothing was learnt of it"
-            )
-        self.adamw.step()
-        self._norm = float(norm)
+        self._norm, self.passed_over = float(norm), False
+        if not math.isfinite(self._norm):
+            self.passed_over = self.loss_scale is not None and self.loss_scale.passed_over()
+            if not self.passed_over:
+                raise DataFailure(
+                    f"step {step + 1}: {self._first_not_finite()}; nothing was learnt of it"
+                )
+        elif self.loss_scale is None:
+            self.adamw.step()
+        else:
+            self.loss_scale.step(self.adamw)
         return self._norm, self.settings.learning_rate * factor
 
     def gradient_norms(self, part_of: Callable[[str], str]) -> dict[str, float]:
@@ -193,7 +206,7 @@ class Trainer:
         for name, parameter in self.named.items():
             if parameter.grad is not None:
                 held.setdefault(part_of(name), []).append(parameter.grad)
-        if not held:
+        if not held or self.passed_over:
             return {}
         norms = torch.stack([nn.utils.get_total_norm(gradients) for gradients in held.values()])
         # They were clipped in place, by the factor of `clip_grad_norm_`.
@@ -215,14 +228,23 @@ class Trainer:
         return "the gradients together are too large for a number"
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts by parameter name, for safetensors."""
+        """Moments and step counts by parameter name, and the loss scale, for safetensors."""
         tensors = {}
         for name, parameter in self.named.items():
             for key, value in self.adamw.state.get(parameter, {}).items():
                 tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+        if self.loss_scale is not None:
+            tensors |= {f"{LOSS_SCALE}{k}": value for k, value in self.loss_scale.state().items()}
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
+        scale = {
+            key.removeprefix(LOSS_SCALE): value
+            for key, value in tensors.items()
+            if key.startswith(LOSS_SCALE)
+        }
+        if self.loss_scale is not None and scale:
+            self.loss_scale.load_state(scale)
         for name, parameter in self.named.items():
             held = {
                 key.rpartition("/")[2]: value

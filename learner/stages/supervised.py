@@ -25,7 +25,7 @@ from common.storage.checkpoint import Checkpoint, latest_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import resume_training, save_training, take_over
-from learner.metrics import Pace, record_parts
+from learner.metrics import Pace, record_parts, record_step
 from learner.parallel.group import Group, Job
 from learner.parallel.optimizer import LossTerm, Trainer, combine_passes
 from learner.recorder import Recorder, RecorderClient
@@ -155,15 +155,14 @@ class SupervisedTraining:
         )
         indices = batch[group.rank :: group.size]
         sums: dict[str, tuple[float, float]] = {}
-        losses = combine_passes(self.objective.passes(indices, step, group), group, sums)
+        passes = group.precision.each(self.objective.passes(indices, step, group))
+        losses = combine_passes(passes, group, sums)
         norm, rate = self.trainer.update(losses, step, self.until.rate_factor(step))
         self.until.observe(step + 1, sums, group)
         for name, (total, count) in sums.items():
             if count:
                 metrics.record(name, total / count, weight=count)
-        metrics.record("train/gradient_norm", norm)
-        metrics.record("train/learning_rate", rate)
-        metrics.record("train/gradient_clipped", norm > stage.optimizer.max_grad_norm)
+        record_step(self.trainer, norm, rate, metrics)
         record_parts(self.trainer, self.unfreezing, metrics)
         seconds = time.perf_counter() - started
         metrics.record("time/phase_seconds", seconds, phase="train", role="learner")
