@@ -20,7 +20,7 @@ class CausalShape:
     total: int
     """Parameters, tied ones once."""
     trained: int
-    """Those that learn: of the adapters, or all."""
+    """Those that learn: of the adapters, of the last layers, or all."""
     layers: int
     width: int
     inner: int
@@ -55,7 +55,7 @@ def causal_shape(settings: CausalModel) -> CausalShape:
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
     return CausalShape(
         total=total,
-        trained=total if settings.lora is None else _adapter_parameters(model, settings),
+        trained=_trained_parameters(model, settings),
         layers=config.num_hidden_layers,
         width=config.hidden_size,
         inner=int(inner or 4 * config.hidden_size),
@@ -65,10 +65,14 @@ def causal_shape(settings: CausalModel) -> CausalShape:
     )
 
 
-def _adapter_parameters(model: Any, settings: CausalModel) -> int:
+def _trained_parameters(model: Any, settings: CausalModel) -> int:
     from learner.lora import adaptable_layers
+    from learner.policies.trunk import trained_names
 
-    assert settings.lora is not None
+    if settings.lora is None:
+        names = trained_names(model, settings)
+        own = model.named_parameters()
+        return sum(p.numel() for name, p in own if names is None or name in names)
     chosen = set(adaptable_layers(model, settings.lora))
     layers = [layer for name, layer in model.named_modules() if name in chosen]
     return sum(settings.lora.rank * sum(layer.weight.shape) for layer in layers)
@@ -85,7 +89,8 @@ def learner_bytes(run: Run, shape: CausalShape) -> dict[str, int]:
         "activations, about": _activations(shape, run.learner.micro_batch_tokens),
     }
     if run.needs_rollout and settings.lora is None:
-        parts["reference policy"] = shape.total * FLOAT_BYTES
+        # It keeps copies of what is trained; the rest, where there is one, is the policy's.
+        parts["reference policy"] = shape.trained * FLOAT_BYTES
     if run.needs_rollout:
         width = shape.width
         head = width + 1 if settings.value_head.layers == 1 else 2 * width * (width + 2) + 1
@@ -118,10 +123,14 @@ def rollout_bytes(run: Run, shape: CausalShape) -> dict[str, int]:
 def model_table(run: Run, shape: CausalShape) -> str:
     settings = run.model.causal
     assert settings is not None, "of a causal policy"
-    adapters = "" if settings.lora is None else f" (adapters of rank {settings.lora.rank})"
+    which = ""
+    if settings.lora is not None:
+        which = f" (adapters of rank {settings.lora.rank})"
+    elif settings.trained_layers is not None:
+        which = " (the last layers)"
     rows = [
         ["parameters", f"{shape.total:,}"],
-        ["trained", f"{shape.trained:,}{adapters}"],
+        ["trained", f"{shape.trained:,}{which}"],
         ["layers × width", f"{shape.layers} × {shape.width}"],
         ["vocabulary", f"{shape.vocabulary:,}"],
         ["longest sequence", f"{shape.max_tokens:,} tokens"],

@@ -27,6 +27,7 @@ from learner.evaluation.measure import VALUES, write_training_values
 from learner.examples import write_examples
 from learner.fit import require_fit
 from learner.lora import adaptable_layers
+from learner.policies.trunk import trained_names
 from learner.requirements import require_data, require_possible
 from learner.resume import (
     DATA,
@@ -107,6 +108,7 @@ def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], N
         if run.model.causal.lora is not None:
             # refuses names that are not there, before anything is written
             adaptable_layers(causal, run.model.causal.lora)
+        trained_names(causal, run.model.causal)  # refuses what it does not find
         return causal, causal_tokenizer.save
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)

@@ -32,6 +32,7 @@ from common.telemetry.metrics import Metrics
 from learner.lora import adapters_off, add_lora, has_adapters, is_adapter
 from learner.parallel.group import Group
 from learner.policies.protocol import TokenBatch
+from learner.policies.trunk import SharedTrunk, called
 from learner.rl.losses import token_entropy, token_log_probs
 
 CALL_COST = 64
@@ -63,7 +64,8 @@ class CausalPolicy:
     episodes are played with it. plain: whether adapters are switched off, as in a reference.
     micro_batch_tokens: of one forward pass, padding included. A batch of more is computed in
     several, of which the backward pass computes each anew: memory is that of one pass, and the
-    gradient is the same."""
+    gradient is the same. trained: names of the parameters that learn; None: all, or the
+    adapters."""
 
     def __init__(
         self,
@@ -73,18 +75,21 @@ class CausalPolicy:
         value_head: ValueHeadSettings,
         plain: bool = False,
         micro_batch_tokens: int = MICRO_BATCH_TOKENS,
+        trained: frozenset[str] | None = None,
     ):
         self._model, self.memory, self._group = module, memory, group
         self._value_head, self._plain = value_head, plain
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens, self._trained = micro_batch_tokens, trained
         # Without adapters a policy that has them is no module of its own: nothing is to be saved.
         self.module: Any = nn.Module() if plain else module
-        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._keeps = "logits_to_keep" in inspect.signature(called(module).forward).parameters
 
     def part_of(self, name: str) -> str:
         return "policy"
 
     def trains(self, name: str) -> bool:
+        if self._trained is not None:
+            return name in self._trained
         return not has_adapters(self._model) or is_adapter(name)
 
     @property
@@ -200,6 +205,8 @@ class CausalPolicy:
     def frozen_copy(self) -> CausalPolicy:
         if has_adapters(self._model):
             return self._like(self._model, plain=True)
+        if self._trained is not None:
+            return self._like(SharedTrunk(self._model, self._trained))
         return self._like(copy.deepcopy(self._model).requires_grad_(False))
 
     def _like(self, module: Any, plain: bool = False) -> CausalPolicy:

@@ -23,6 +23,7 @@ from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm
 from learner.policies.causal import adapted, in_passes
 from learner.policies.table import open_policy
+from learner.policies.trunk import trained_names
 from learner.stages.joint_lm import chunks
 from learner.stages.remembered import answer_example, conversation_examples
 from learner.stages.stage import WriteTokenizer
@@ -31,7 +32,8 @@ from learner.stages.supervised import Objective
 
 class CausalLMObjective(Objective):
     """sequences: token ids. prompts: how many leading tokens of each are no targets. The first
-    token of a sequence never is one. micro_batch_tokens: of one pass, padding included."""
+    token of a sequence never is one. micro_batch_tokens: of one pass, padding included. trained:
+    names of the parameters that learn; None: all, or the adapters."""
 
     def __init__(
         self,
@@ -39,9 +41,10 @@ class CausalLMObjective(Objective):
         sequences: Sequence[Sequence[int]],
         prompts: Sequence[int],
         micro_batch_tokens: int = MICRO_BATCH_TOKENS,
+        trained: frozenset[str] | None = None,
     ):
         self.model, self.sequences, self.prompts = model, sequences, prompts
-        self._micro_batch_tokens = micro_batch_tokens
+        self._micro_batch_tokens, self._trained = micro_batch_tokens, trained
         # Not under "model" with adapters: a checkpoint's model has them merged in, and to go on
         # they are needed apart.
         name = "with_adapters" if has_adapters(model) else "model"
@@ -55,6 +58,8 @@ class CausalLMObjective(Objective):
         return len(self.sequences[index])
 
     def trainable(self, name: str) -> bool:
+        if self._trained is not None:
+            return name.removeprefix("model.") in self._trained
         return not name.startswith("with_adapters.") or is_adapter(name)
 
     def passes(self, indices: Sequence[int], step: int, group: Group) -> Iterator[list[LossTerm]]:
@@ -96,9 +101,9 @@ def text_objective(
     settings: LMText, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
     """On all text, in pieces of the longest sequence."""
-    model, tokenizer, longest, limit = _opened(checkpoint)
+    model, tokenizer, longest, *how = _opened(checkpoint)
     pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), longest)]
-    return CausalLMObjective(model, pieces, [0] * len(pieces), limit), tokenizer.save
+    return CausalLMObjective(model, pieces, [0] * len(pieces), *how), tokenizer.save
 
 
 def answer_objective(
@@ -106,7 +111,7 @@ def answer_objective(
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
     """On the answers of single interactions, or on those of conversations and the memories that are
     written in them."""
-    model, tokenizer, _, limit = _opened(checkpoint)
+    model, tokenizer, _, *how = _opened(checkpoint)
     if settings.examples == "conversations":
         examples = conversation_examples(corpus.train, tokenizer)
     else:
@@ -116,7 +121,7 @@ def answer_objective(
             for each in corpus.pairs
         ]
     sequences, starts = [each.ids for each in examples], [each.start for each in examples]
-    return CausalLMObjective(model, sequences, starts, limit), tokenizer.save
+    return CausalLMObjective(model, sequences, starts, *how), tokenizer.save
 
 
 class _Opened(NamedTuple):
@@ -126,16 +131,19 @@ class _Opened(NamedTuple):
     max_tokens: int
     """Longest sequence."""
     micro_batch_tokens: int
+    trained: frozenset[str] | None
+    """Parameters that learn; None: all, or the adapters."""
 
 
 def _opened(checkpoint: Checkpoint) -> _Opened:
     directory = run_of(checkpoint.where)
     if directory is None:
         opened = open_policy(checkpoint)
-        return _Opened(opened.module, opened.tokenizer, opened.max_tokens, MICRO_BATCH_TOKENS)
+        return _Opened(opened.module, opened.tokenizer, opened.max_tokens, MICRO_BATCH_TOKENS, None)
     run = directory.run()
     opened = open_policy(checkpoint, run.model.causal)
     assert run.model.causal is not None, "only a causal policy is trained by this stage"
     model = adapted(opened.module, run.model.causal)
     limit = run.learner.micro_batch_tokens
-    return _Opened(model, opened.tokenizer, opened.max_tokens, limit)
+    trained = trained_names(model, run.model.causal)
+    return _Opened(model, opened.tokenizer, opened.max_tokens, limit, trained)

@@ -141,6 +141,7 @@ def test_two_ranks_give_the_update_of_one(models: dict[str, Path], tmp_path: Pat
         ({}, "answer"),
         ({"lora": LORA}, "token"),
         ({"value_head": {"body": "own", "layers": 1}}, "token"),
+        ({"trained_layers": 1}, "token"),
     ):
         model, held = opened(models["gpt2"])
         section = CausalModel.model_validate({"path": str(models["gpt2"])} | settings)
