@@ -140,7 +140,7 @@ class RewardModelObjective(Objective):
     def _terms(
         self, loss: Tensor, centering: Tensor, right: Tensor, margin: Tensor, prompts: int
     ) -> list[LossTerm]:
-        """Of sums over prompts."""
+        """The losses, given their sums over prompts."""
         # Discrete scores have their own middle, and nothing to centre.
         coefficient = self.settings.centering if self.preferred.levels == 1 else 0.0
         return [

@@ -16,6 +16,7 @@ from common.data.datasets.table import load_corpus
 from common.failures import InputError
 from common.storage.run_directory import RunDirectory
 from common.telemetry.progress import QuietProgress
+from deploy import cli
 from deploy.plan_summary import plan_summary
 from learner.driver import make_ready
 from learner.parallel.group import Job
@@ -138,3 +139,23 @@ def test_plan_and_run_directory_have_the_steps(tmp_path: Path) -> None:
     again = make_ready(asked, directory, Notes())
     assert again.run == ready.run
     assert not [text for text in told if "changed" in text]
+
+
+def test_the_command_plan_shows_steps_and_refuses_what_they_rule_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"name: a\nruns: {tmp_path}\ndata: {{kind: synth, train: 12, eval: 4, steps: [2]}}\n"
+        "stages: [{stage: memory_aware, epochs: 2, batch_size: 4}]\n"
+    )
+    assert cli.run_command(["plan", str(config)]) == 0
+    row = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("  memory_aware")
+    )
+    assert row.split()[1:6] == ["12", "conversations", "4", "6", "2"]
+    late = "stages.0.unfreeze=[{after: 0, train: [decoder]}, {after: 6, train: [encoder]}]"
+    assert cli.run_command(["plan", str(config), late]) == 2
+    said = capsys.readouterr().err
+    assert "stages.memory_aware.unfreeze.1.after" in said
+    assert "the stage is over after 6" in said
