@@ -101,9 +101,13 @@ def text_objective(
     settings: LMText, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
     """On all text, in pieces of the longest sequence."""
-    model, tokenizer, longest, *how = _opened(checkpoint)
-    pieces = [piece for text in corpus.texts for piece in chunks(tokenizer.text(text), longest)]
-    return CausalLMObjective(model, pieces, [0] * len(pieces), *how), tokenizer.save
+    opened = _opened(checkpoint)
+    pieces = [
+        piece
+        for text in corpus.texts
+        for piece in chunks(opened.tokenizer.text(text), opened.max_tokens)
+    ]
+    return opened.objective(pieces, [0] * len(pieces)), opened.tokenizer.save
 
 
 def answer_objective(
@@ -111,7 +115,8 @@ def answer_objective(
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
     """On the answers of single interactions, or on those of conversations and the memories that are
     written in them."""
-    model, tokenizer, _, *how = _opened(checkpoint)
+    opened = _opened(checkpoint)
+    tokenizer = opened.tokenizer
     if settings.examples == "conversations":
         examples = conversation_examples(corpus.train, tokenizer)
     else:
@@ -121,7 +126,7 @@ def answer_objective(
             for each in corpus.pairs
         ]
     sequences, starts = [each.ids for each in examples], [each.start for each in examples]
-    return CausalLMObjective(model, sequences, starts, *how), tokenizer.save
+    return opened.objective(sequences, starts), tokenizer.save
 
 
 class _Opened(NamedTuple):
@@ -133,6 +138,13 @@ class _Opened(NamedTuple):
     micro_batch_tokens: int
     trained: frozenset[str] | None
     """Parameters that learn; None: all, or the adapters."""
+
+    def objective(
+        self, sequences: Sequence[Sequence[int]], prompts: Sequence[int]
+    ) -> CausalLMObjective:
+        return CausalLMObjective(
+            self.model, sequences, prompts, self.micro_batch_tokens, self.trained
+        )
 
 
 def _opened(checkpoint: Checkpoint) -> _Opened:
