@@ -37,6 +37,7 @@ from tests.local_source import (
     tiny_run,
 )
 from tests.tiny_causal import opened, write_model
+from tests.tiny_policy import on_ranks
 from tests.two_ranks import joined
 
 BF16 = torch.bfloat16
@@ -163,6 +164,34 @@ def test_a_causal_update_in_bfloat16_keeps_sums_in_float32(tmp_path: Path) -> No
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     near(*found, by=0.1)
+
+
+def test_two_ranks_in_bfloat16_take_the_step_of_one(tmp_path: Path) -> None:
+    settings = causal_run(tmp_path).model_dump(mode="json")
+    settings["stages"] = [{"stage": "lm_sft", "batch_size": 6}]
+    run = Run.model_validate(settings)
+    directory = prepared(run)
+    job = Job(run, directory, 0, "local")
+
+    def gradient(objective: Any, group: Any) -> dict[str, torch.Tensor]:
+        trainer = Trainer(objective.modules, Optimizer(max_grad_norm=1e9), 9, group)
+        mine = range(6)[group.rank :: group.size]
+        passes = group.precision.each(objective.passes(mine, 0, group))
+        trainer.update(combine_passes(passes, group, {}), 0)
+        return {name: p.grad for name, p in trainer.named.items() if p.grad is not None}
+
+    def on_rank(objective: Any, group: Any) -> dict[str, torch.Tensor]:
+        group.precision = short().precision
+        return gradient(objective, group)
+
+    # Opened here: transformers cannot open two models in two threads at once.
+    made = [build_objective(job, newest(directory), 0)[0] for _ in range(3)]
+    alone = gradient(made[2], short())
+    first, second = on_ranks(2, lambda group: on_rank(made[group.rank], group))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), f"{name}: the ranks have parted"
+    one, other = (torch.cat([g.flatten() for g in each.values()]) for each in (alone, first))
+    assert float((one - other).norm()) <= 0.02 * float(one.norm())
 
 
 # --- float16 --------------------------------------------------------------------------------------
