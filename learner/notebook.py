@@ -27,7 +27,7 @@ from common.telemetry.metrics import Metrics
 from learner.metrics import record_kl
 from learner.parallel.group import Group, OneRank
 from learner.policies.causal import CausalPolicy, adapted
-from learner.policies.trunk import trained_names
+from learner.policies.trunk import trunk_of
 from learner.rl.algorithms.table import ALGORITHMS
 from learner.rl.update import Update
 
@@ -75,7 +75,7 @@ class PolicyTrainer:
             window,
             self._group,
             held.value_head,
-            trained=trained_names(model, held),
+            trunk=trunk_of(model, held),
         )
         torch.manual_seed(derive(0, "critic"))
         self.update = Update(

@@ -32,7 +32,7 @@ from common.telemetry.metrics import Metrics
 from learner.lora import adapters_off, add_lora, has_adapters, is_adapter
 from learner.parallel.group import Group
 from learner.policies.protocol import TokenBatch
-from learner.policies.trunk import SharedTrunk, called
+from learner.policies.trunk import SharedTrunk, Trunk, called
 from learner.rl.losses import token_entropy, token_log_probs
 
 CALL_COST = 64
@@ -64,8 +64,8 @@ class CausalPolicy:
     episodes are played with it. plain: whether adapters are switched off, as in a reference.
     micro_batch_tokens: of one forward pass, padding included. A batch of more is computed in
     several, of which the backward pass computes each anew: memory is that of one pass, and the
-    gradient is the same. trained: names of the parameters that learn; None: all, or the
-    adapters."""
+    gradient is the same. trunk: the layers that do not learn; None: all learn, or
+    the adapters."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class CausalPolicy:
         value_head: ValueHeadSettings,
         plain: bool = False,
         micro_batch_tokens: int = MICRO_BATCH_TOKENS,
-        trained: frozenset[str] | None = None,
+        trunk: Trunk | None = None,
     ):
         self._model, self.memory, self._group = module, memory, group
         self._value_head, self._plain = value_head, plain
-        self.micro_batch_tokens, self._trained = micro_batch_tokens, trained
+        self.micro_batch_tokens, self._trunk = micro_batch_tokens, trunk
         # Without adapters a policy that has them is no module of its own: nothing is to be saved.
         self.module: Any = nn.Module() if plain else module
         self._keeps = "logits_to_keep" in inspect.signature(called(module).forward).parameters
@@ -88,8 +88,8 @@ class CausalPolicy:
         return "policy"
 
     def trains(self, name: str) -> bool:
-        if self._trained is not None:
-            return name in self._trained
+        if self._trunk is not None:
+            return name in self._trunk.trained
         return not has_adapters(self._model) or is_adapter(name)
 
     @property
@@ -148,7 +148,7 @@ class CausalPolicy:
         wanted = mask[:, 1:] if queries else answered
         first = 0 if queries else int(starts.min()) - 1
         device = self._group.device
-        logits = self._logits(tokens, first)[wanted[:, first:].to(device)]
+        logits = self._logits(rows, tokens, first)[wanted[:, first:].to(device)]
         log_probs = token_log_probs(logits, tokens[:, 1:][wanted].to(device), temperature)
         contexts = log_probs.new_zeros(len(rows))
         if not queries:
@@ -160,19 +160,23 @@ class CausalPolicy:
             log_probs[in_answer], token_entropy(logits[in_answer], temperature), contexts
         )
 
-    def _logits(self, tokens: Tensor, first: int) -> Tensor:
-        """Logits at positions from `first` to the last but one, [rows, positions, vocabulary]."""
+    def _logits(self, rows: Sequence[Row], tokens: Tensor, first: int) -> Tensor:
+        """Logits at positions from `first` to the last but one, [rows, positions, vocabulary].
+        tokens: ids of the rows, padded."""
         width, device = tokens.shape[1], self._group.device
         given: dict[str, Any] = {}
         if self._keeps:
             given["logits_to_keep"] = torch.arange(first, width - 1, device=device)
-        with self._as_it_is():
+        with self._as_it_is(rows, width):
             logits: Tensor = self._model(
                 input_ids=tokens.to(device), use_cache=False, **given
             ).logits
         return logits if self._keeps else logits[:, first : width - 1]
 
-    def _as_it_is(self) -> AbstractContextManager[None]:
+    def _as_it_is(self, rows: Sequence[Row], width: int) -> AbstractContextManager[None]:
+        if self._trunk is not None:
+            keep = isinstance(self._model, SharedTrunk)
+            return self._trunk.reading([row.ids for row in rows], width, keep)
         return adapters_off(self._model) if self._plain else nullcontext()
 
     def _nothing(self, queries: bool) -> TokenBatch:
@@ -193,6 +197,8 @@ class CausalPolicy:
     @torch.no_grad()
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
         found: list[list[Tensor]] = [[torch.empty(0)] * len(one.actions) for one in episodes]
+        if self._trunk is not None and isinstance(self._model, SharedTrunk):
+            self._trunk.forget()
         batch = self.evaluate(episodes, temperature)
         parts = batch.log_probs.split(batch.lengths.tolist())
         for (i, action), values in zip(batch.actions, parts, strict=True):
@@ -205,13 +211,19 @@ class CausalPolicy:
     def frozen_copy(self) -> CausalPolicy:
         if has_adapters(self._model):
             return self._like(self._model, plain=True)
-        if self._trained is not None:
-            return self._like(SharedTrunk(self._model, self._trained))
+        if self._trunk is not None:
+            return self._like(SharedTrunk(self._model, self._trunk.trained))
         return self._like(copy.deepcopy(self._model).requires_grad_(False))
 
     def _like(self, module: Any, plain: bool = False) -> CausalPolicy:
         return CausalPolicy(
-            module, self.memory, self._group, self._value_head, plain, self.micro_batch_tokens
+            module,
+            self.memory,
+            self._group,
+            self._value_head,
+            plain,
+            self.micro_batch_tokens,
+            self._trunk,
         )
 
     def value_function(self, reads: CriticInput, tokens: bool = False) -> CausalCritic:

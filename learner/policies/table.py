@@ -42,7 +42,7 @@ def _causal(
     policy: CheckpointPolicy, settings: MRL, group: Group, learner: Learner
 ) -> TrainablePolicy:
     from learner.policies.causal import CausalPolicy, adapted
-    from learner.policies.trunk import trained_names
+    from learner.policies.trunk import trunk_of
 
     model = policy.causal
     assert model is not None, "a causal policy is trained with the settings of its model"
@@ -53,7 +53,7 @@ def _causal(
         group,
         model.value_head,
         micro_batch_tokens=learner.micro_batch_tokens,
-        trained=trained_names(module, model),
+        trunk=trunk_of(module, model),
     )
 
 

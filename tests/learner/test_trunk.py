@@ -76,6 +76,44 @@ def test_the_reference_is_a_full_copy_and_the_trunk_never_moves(
     assert update.policy_trainer.named.keys() == {f"model.{name}" for name in moved}
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_one_pass_through_the_trunk_serves_reference_and_policy(
+    family: str, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / family, family)
+    model, held = opened(folder)
+    causal = CausalModel.model_validate({"path": str(folder), "trained_layers": 1})
+    policy = CheckpointPolicy("causal", model, held, causal).trainable(lm_rl(), OneRank())
+    reference = policy.frozen_copy()
+    episodes = episodes_of(CheckpointPolicy("causal", copy.deepcopy(model), held), 6)
+    layers = model.get_submodule(FAMILIES[family][0].rpartition(".1.")[0])
+    read: list[int] = []
+    next(layers[0].children()).register_forward_hook(lambda *_: read.append(1))
+
+    def outcome(some: list[Episode]) -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        batch = policy.evaluate(some, 1.0)
+        weight = batch.flat([[turn.log_probs for turn in e.answered] for e in some])
+        (batch.log_probs * weight).sum().backward()
+        named = model.named_parameters()
+        return torch.cat([p.grad.flatten() for name, p in named if policy.trains(name)])
+
+    alone = [outcome(episodes), outcome(episodes[1:4])]
+    assert read
+    expected = log_probs(policy, episodes)
+    log_probs(reference, episodes)
+    read.clear()
+    for before, some in zip(alone, (episodes, episodes[1:4]), strict=True):
+        found = outcome(some)
+        assert float((found - before).norm()) <= 1e-6 * float(before.norm())
+    torch.testing.assert_close(log_probs(policy, episodes), expected, rtol=0, atol=1e-6)
+    assert not read, "the trunk was read again"
+    log_probs(reference, episodes[:2])
+    read.clear()
+    outcome(episodes)
+    assert read, "rows of another batch are not kept"
+
+
 def test_a_share_counts_layers_from_the_end(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "gpt2", changes={"n_layer": 6})
     model, _ = opened(folder)
