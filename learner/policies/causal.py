@@ -64,8 +64,7 @@ class CausalPolicy:
     episodes are played with it. plain: whether adapters are switched off, as in a reference.
     micro_batch_tokens: of one forward pass, padding included. A batch of more is computed in
     several, of which the backward pass computes each anew: memory is that of one pass, and the
-    gradient is the same. trunk: the layers that do not learn; None: all learn, or
-    the adapters."""
+    gradient is the same. trunk: the layers that do not learn; None: all learn, or the adapters."""
 
     def __init__(
         self,

@@ -16,16 +16,19 @@ from common.config.algorithms import PREVIOUS_INTERACTION
 from common.config.causal import CausalModel
 from common.config.run import Learner, Run
 from common.config.stages import Optimizer
-from learner.parallel.group import OneRank
+from learner.parallel.group import Job, OneRank
 from learner.parallel.optimizer import Trainer, combine, combine_passes
 from learner.policies.causal import adapted
 from learner.policies.table import CheckpointPolicy
+from learner.setup import newest
 from learner.stages.causal_lm import CausalLMObjective
 from learner.stages.reward_model import prompts_in_passes
+from learner.stages.supervised import build_objective
 from reward_service.reward_models.model import Reading
 from rollout.policies.play import play
 from tests.causal_updates import lm_rl
 from tests.learner.test_causal_pipeline import causal_run
+from tests.local_preferences import preference_run
 from tests.local_source import prepared, processes
 from tests.tiny_causal import opened, policy_of, prompt_tasks, scored, write_model
 from tests.two_ranks import one_rank, rank_main
@@ -132,6 +135,35 @@ def test_passes_of_a_critic_with_a_body_of_its_own_give_the_gradient_of_one(
 
         found.append(gradient_of(critic.module, backward))
     require_alike(*found, memory=0.5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"levels": 4}, {"ranking": "best"}], ids=str)
+def test_passes_of_a_reward_model_give_the_gradient_of_one(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    directory = prepared(run := preference_run(tmp_path, {"stage": "reward_model"} | settings))
+    group, found, sums = OneRank(), [], []
+    for limit in (4096, 60):
+        torch.manual_seed(0)
+        objective: Any
+        objective, _ = build_objective(Job(run, directory, 0, "local"), newest(directory), 0)
+        objective._micro_batch_tokens = limit
+        for name, parameter in objective.model.named_parameters():
+            parameter.requires_grad_(objective.trainable(f"model.{name}"))
+            if name == "head.weight":
+                nn.init.normal_(parameter)
+        chosen, told = range(24, 36), {}  # prompts with two answers, and with three
+
+        def backward() -> None:
+            passes = objective.passes(chosen, 0, group)  # noqa: B023
+            for loss in combine_passes(passes, group, told):  # noqa: B023
+                loss.backward()
+
+        found.append(gradient_of(objective.model, backward))
+        sums.append(told)
+    require_alike(*found, memory=0.5)
+    for name, (total, count) in sums[0].items():
+        assert sums[1][name] == (pytest.approx(total, rel=1e-5, abs=1e-6), count), name
 
 
 def test_a_rank_without_examples_takes_part_in_the_step(model_folder: Path) -> None:
