@@ -143,6 +143,8 @@ class RewardModelObjective(Objective):
         """The losses, given their sums over prompts."""
         # Discrete scores have their own middle, and nothing to centre.
         coefficient = self.settings.centering if self.preferred.levels == 1 else 0.0
+        if not coefficient:
+            centering = centering.detach()  # no backward pass would free its graph
         return [
             LossTerm("train/loss_preference", loss, prompts),
             LossTerm("train/loss_centering", centering, prompts, coefficient),
