@@ -106,7 +106,7 @@ class Trunk:
         given = (states,) if self._in_tuples else states
         for layer in self._frozen:
             # All of them: none reads what it is given, and the last one's output is what counts.
-            layer.forward = lambda *_, **__: given  # type: ignore[method-assign, assignment]
+            layer.forward = lambda *_, **__: given
             undone.callback(delattr, layer, "forward")
 
     def _keep(self, keys: list[tuple[int, ...]], output: Any) -> None:
