@@ -83,7 +83,8 @@ def _stage_bytes(run: Run, stage: StageSettings, shape: CausalShape) -> dict[str
         # Weights are copied to be published. No activations are there then.
         kept = max(kept, shape.total * FLOAT_BYTES)
         if settings.lora is None:
-            parts["reference policy"] = shape.total * FLOAT_BYTES
+            # It keeps copies of what is trained; the rest, where there is one, is the policy's.
+            parts["reference policy"] = shape.trained * FLOAT_BYTES
         if cast(MRL, stage).algorithm_settings.critic_input is not None:
             critic = value_head_parameters(run, shape)
             parts["value head"] = critic * (2 + OPTIMIZER_FLOATS) * FLOAT_BYTES
@@ -91,20 +92,18 @@ def _stage_bytes(run: Run, stage: StageSettings, shape: CausalShape) -> dict[str
 
 
 def _pass_of(run: Run, stage: StageSettings, shape: CausalShape) -> Pass:
-    """The largest pass of a stage. A supervised stage keeps what all passes of a step need."""
-    from learner.policies.causal import PASS_TOKENS
-
-    longest = shape.max_tokens
+    """The largest pass of a stage."""
+    limit, longest = run.learner.micro_batch_tokens, shape.max_tokens
     if not stage.needs_rollout:
-        batch = cast(SupervisedStage, stage).batch_size
-        return Pass(math.ceil(batch / run.learner.ranks), longest, longest)
+        rows = math.ceil(cast(SupervisedStage, stage).batch_size / run.learner.ranks)
+        return Pass(min(rows, max(1, limit // longest)), longest, longest)
     rl, answer = cast(MRL, stage), min(run.rollout.sampling.max_new_tokens, longest - 1)
     turns = max(step.max_steps for step in rl.curriculum)
     if turns == 1 and run.data.longest_prompt is not None:
         longest = min(longest, run.data.longest_prompt + answer)
     shares = run.learner.ranks * rl.algorithm_settings.minibatches
     rows = math.ceil(rl.episodes / shares) * turns
-    return Pass(min(rows, max(1, PASS_TOKENS // longest)), longest, answer)
+    return Pass(min(rows, max(1, limit // longest)), longest, answer)
 
 
 def _activations(settings: CausalModel, shape: CausalShape, batch: Pass, sampled: bool) -> int:
@@ -137,13 +136,16 @@ def activation_bytes(settings: CausalModel, batch: Pass, sampled: bool) -> int:
     from common.models.causal import config_of
     from learner.lora import is_adapter
     from learner.policies.causal import adapted
+    from learner.policies.trunk import trained_names
     from learner.rl.losses import token_entropy, token_log_probs
 
     config, kept = config_of(settings.path), _Kept()
     with torch.device("meta"):
         model = adapted(AutoModelForCausalLM.from_config(config).eval(), settings)
+    last = trained_names(model, settings)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(settings.lora is None or is_adapter(name))
+        learns = settings.lora is None or is_adapter(name) if last is None else name in last
+        parameter.requires_grad_(learns)
     with FakeTensorMode():
         _as_on_cpu(model)
         kept.leave_out(model.parameters())

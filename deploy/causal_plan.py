@@ -13,10 +13,14 @@ from deploy.layout import table
 def model_table(run: Run, shape: CausalShape) -> str:
     settings = run.model.causal
     assert settings is not None, "of a causal policy"
-    adapters = "" if settings.lora is None else f" (adapters of rank {settings.lora.rank})"
+    which = ""
+    if settings.lora is not None:
+        which = f" (adapters of rank {settings.lora.rank})"
+    elif settings.trained_layers is not None:
+        which = " (the last layers)"
     rows = [
         ["parameters", f"{shape.total:,}"],
-        ["trained", f"{shape.trained:,}{adapters}"],
+        ["trained", f"{shape.trained:,}{which}"],
         ["layers × width", f"{shape.layers} × {shape.width}"],
         ["vocabulary", f"{shape.vocabulary:,}"],
         ["longest sequence", f"{shape.max_tokens:,} tokens"],

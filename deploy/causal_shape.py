@@ -15,7 +15,7 @@ class CausalShape:
     total: int
     """Parameters, tied ones once."""
     trained: int
-    """Those that learn: of the adapters, or all."""
+    """Those that learn: of the adapters, of the last layers, or all."""
     layers: int
     width: int
     inner: int
@@ -50,7 +50,7 @@ def causal_shape(settings: CausalModel) -> CausalShape:
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
     return CausalShape(
         total=total,
-        trained=total if settings.lora is None else _adapter_parameters(model, settings),
+        trained=_trained_parameters(model, settings),
         layers=config.num_hidden_layers,
         width=config.hidden_size,
         inner=int(inner or 4 * config.hidden_size),
@@ -60,10 +60,14 @@ def causal_shape(settings: CausalModel) -> CausalShape:
     )
 
 
-def _adapter_parameters(model: Any, settings: CausalModel) -> int:
+def _trained_parameters(model: Any, settings: CausalModel) -> int:
     from learner.lora import adaptable_layers
+    from learner.policies.trunk import trained_names
 
-    assert settings.lora is not None
+    if settings.lora is None:
+        names = trained_names(model, settings)
+        own = model.named_parameters()
+        return sum(p.numel() for name, p in own if names is None or name in names)
     chosen = set(adaptable_layers(model, settings.lora))
     layers = [layer for name, layer in model.named_modules() if name in chosen]
     return sum(settings.lora.rank * sum(layer.weight.shape) for layer in layers)

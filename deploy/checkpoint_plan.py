@@ -96,7 +96,8 @@ def causal_stored(run: Run, index: int, shape: CausalShape) -> Stored:
         shape.total,
         beside=critic + (shape.trained if adapted else 0),
         moments=OPTIMIZER_FLOATS * (shape.trained + critic),
-        once=shape.total if adapted or stage.needs_rollout else 0,
+        # A reference keeps copies of what is trained, and shares the rest.
+        once=shape.total if adapted else shape.trained if stage.needs_rollout else 0,
     )
 
 

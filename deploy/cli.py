@@ -128,10 +128,14 @@ def plan(
         run = load_run(*split(words))
     with doing(f"reading the data of {run.name}"):
         from common.data.datasets.table import load_corpus
+        from common.storage.run_directory import RunDirectory
         from learner.requirements import require_data, require_possible
+        from learner.stages.epochs import with_steps
 
         require_possible(run)
         corpus = load_corpus(run.data, run.seed)
+        run = with_steps(run, corpus, RunDirectory(run.runs, run.name))
+        require_possible(run)  # what the number of steps may rule out
         require_data(run, corpus)
     with doing("trying rewards and environment"):
         from reward_service.preflight import require_tried

@@ -8,7 +8,6 @@ everything else is exact.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,14 +16,13 @@ import yaml
 
 from common.actors.resources import claims, total_cpus, total_gpus
 from common.config.run import Run
-from common.models.reactive.config import RxTConfig, named_config
+from common.models.reactive.config import RxTConfig
 from common.models.reactive.parts import PARTS
-from common.storage.checkpoint import open_checkpoint
 from deploy import causal_memory, causal_plan
 from deploy.causal_shape import CausalShape, causal_shape
 from deploy.checkpoint_plan import causal_stored, checkpoint_sizes, checkpoint_table, write_rate
 from deploy.layout import table
-from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan
+from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS, StagePlan, model_shape
 from learner.stages.stage import definition_of
 
 
@@ -82,16 +80,6 @@ def rollout_bytes(run: Run, config: RxTConfig) -> dict[str, int]:
         * config.slots,
         "memory": slots * config.slots * config.width,
     }
-
-
-def model_shape(run: Run) -> RxTConfig:
-    """The model's shape: a checkpoint's own, or the named size with the overrides. Raises
-    InputError where there is no such checkpoint."""
-    if run.model.checkpoint is not None:
-        with open_checkpoint(run.model.checkpoint).folder() as folder:
-            return RxTConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
-    overrides = run.model.dimensions
-    return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
 
 
 def plan_text(run: Run) -> str:

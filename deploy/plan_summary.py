@@ -22,7 +22,6 @@ from deploy.plan import (
     causal_plans,
     learner_bytes,
     mebibytes,
-    model_shape,
     phase_tables,
     rollout_bytes,
     stage_plans,
@@ -30,7 +29,7 @@ from deploy.plan import (
 from deploy.progress import duration
 from learner.changed_settings import require_same
 from learner.data_warnings import data_warnings
-from learner.stages.planning import stages_by_group
+from learner.stages.planning import model_shape, stages_by_group
 from learner.summary import run_status
 from reward_service.components.table import parts
 from rollout.environments.table import ENVIRONMENTS

@@ -44,6 +44,7 @@ from learner.recorder import RecorderClient
 from learner.resume import with_pinned_models
 from learner.rollout_group import RolloutGroup
 from learner.setup import newest, prepare
+from learner.stages.epochs import with_steps
 from learner.stages.planning import stages_by_group
 from learner.stages.sequence import is_finished, run_stages
 from learner.summary import Summary, last_status
@@ -96,6 +97,7 @@ def make_ready(run: Run, directory: RunDirectory, progress: Progress) -> Ready:
         run = with_pinned_models(run, directory)
         with progress.doing(f"reading the data of {run.name}"):
             corpus = load_corpus(run.data, run.seed)
+            run = with_steps(run, corpus, directory)
         checkpoint = prepare(run, directory, corpus, progress)
         return Ready(run, directory, corpus, checkpoint, started)
 

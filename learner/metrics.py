@@ -195,6 +195,22 @@ def _shares(figure: Figure) -> list[tuple[str, float, int]]:
     return [(key, share, totals[key]) for key, share in figure.share().items()]
 
 
+def record_step(trainer: Trainer, norm: float, rate: float, metrics: Metrics) -> None:
+    """One step of an optimiser. norm: of its gradient before clipping."""
+    metrics.record("train/learning_rate", rate)
+    if trainer.passed_over:
+        record_passed_over(trainer, metrics)
+        return
+    metrics.record("train/gradient_norm", norm)
+    metrics.record("train/gradient_clipped", norm > trainer.settings.max_grad_norm)
+
+
+def record_passed_over(trainer: Trainer, metrics: Metrics) -> None:
+    """A step that no rank took."""
+    if trainer.group.rank == 0:
+        metrics.record("train/steps_passed_over", 1)
+
+
 class Pace:
     """One rank's tokens per second between two rows. Not a mean of steps: a row sums what its ranks
     report."""

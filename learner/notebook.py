@@ -27,6 +27,7 @@ from common.telemetry.metrics import Metrics
 from learner.metrics import record_kl
 from learner.parallel.group import Group, OneRank
 from learner.policies.causal import CausalPolicy, adapted
+from learner.policies.trunk import trunk_of
 from learner.rl.algorithms.table import ALGORITHMS
 from learner.rl.update import Update
 
@@ -69,7 +70,13 @@ class PolicyTrainer:
         self._group, self.metrics, self.steps = group or OneRank(device), Metrics(), 0
         # Responses stand after the very ids that they are given with, and nothing is remembered.
         window = replace(self.tokenizer.window(), start=(), interactions=0)
-        self.policy = CausalPolicy(adapted(model, held), window, self._group, held.value_head)
+        self.policy = CausalPolicy(
+            adapted(model, held),
+            window,
+            self._group,
+            held.value_head,
+            trunk=trunk_of(model, held),
+        )
         torch.manual_seed(derive(0, "critic"))
         self.update = Update(
             self.policy,

@@ -27,6 +27,7 @@ from learner.evaluation.measure import VALUES, write_training_values
 from learner.examples import write_examples
 from learner.fit import require_fit
 from learner.lora import adaptable_layers
+from learner.policies.trunk import trained_names
 from learner.requirements import require_data, require_possible
 from learner.resume import (
     DATA,
@@ -108,6 +109,7 @@ def first_model(run: Run, corpus: Corpus) -> tuple[nn.Module, Callable[[Path], N
         if run.model.causal.lora is not None:
             # refuses names that are not there, before anything is written
             adaptable_layers(causal, run.model.causal.lora)
+        trained_names(causal, run.model.causal)  # refuses what it does not find
         return causal, causal_tokenizer.save
     model, tokenizer = first_policy(run, corpus)
     require_fit(corpus, tokenizer, model.config.max_tokens)
@@ -130,15 +132,21 @@ def first_policy(run: Run, corpus: Corpus) -> tuple[ReactiveTransformer, Convers
                     f"configuration {value}",
                 )
         return model, tokenizer
-    if run.tokenizer.path is not None:
-        tokenizer = ConversationTokenizer.load(run.tokenizer.path)
-    else:
-        tokenizer = train_tokenizer(corpus.texts, run.tokenizer.vocab_size)
+    tokenizer = first_tokenizer(run, corpus)
     config: RxTConfig = named_config(
         run.model.size, **{**overrides, "vocab_size": tokenizer.vocab_size}
     )
     torch.manual_seed(derive(run.seed, "weights"))
     return ReactiveTransformer(config), tokenizer
+
+
+def first_tokenizer(run: Run, corpus: Corpus) -> ConversationTokenizer:
+    """The tokenizer that a Reactive Transformer's run begins with."""
+    if run.model.checkpoint is not None:
+        return checkpoint_model(open_checkpoint(run.model.checkpoint))[1]
+    if run.tokenizer.path is not None:
+        return ConversationTokenizer.load(run.tokenizer.path)
+    return train_tokenizer(corpus.texts, run.tokenizer.vocab_size)
 
 
 def newest(directory: RunDirectory) -> Checkpoint:

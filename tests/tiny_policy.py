@@ -21,6 +21,7 @@ from common.config.mrl import MRL
 from common.episode import Episode, Turn
 from common.telemetry.metrics import Metrics
 from learner.parallel.group import Group, OneRank
+from learner.parallel.precision import Precision
 from learner.policies.protocol import TokenBatch
 from learner.rl.algorithms.table import ALGORITHMS
 from learner.rl.update import Update
@@ -183,6 +184,7 @@ class ThreadRank:
     """One of several ranks that are threads of this process."""
 
     device = torch.device("cpu")
+    precision = Precision()
 
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, parts: list[Any]):
         self.rank, self.size, self._barrier, self._parts = rank, size, barrier, parts

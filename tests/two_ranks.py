@@ -27,7 +27,7 @@ from common.models.reactive.parts import part_of
 from learner.episode_source import Shard
 from learner.metrics import record_episodes, record_kl
 from learner.parallel.group import DistributedGroup, Group, Job, OneRank
-from learner.parallel.optimizer import Trainer, combine
+from learner.parallel.optimizer import Trainer, combine_passes
 from learner.setup import newest
 from learner.stages.rl import collect, trained_figures
 from learner.stages.supervised import batch_indices, build_objective
@@ -52,15 +52,16 @@ def supervised_outcome(run: Run, group: Group) -> Outcome:
     def scale(name: str) -> float:
         return objective.trainable(name) * phases.scale(name)
 
-    trainer = plain(Trainer(objective.modules, stage.optimizer, stage.steps, group, scale))
+    trainer = plain(Trainer(objective.modules, stage.optimizer, stage.total_steps, group, scale))
     before = weights(objective.modules)
     outcome: Outcome = {}
     for step in range(2):
         indices = batch_indices(run.seed, stage.stage, objective.examples, stage.batch_size, step)[
             group.rank :: group.size
         ]
-        loss, sums = combine(objective.terms(indices, step, group), group)
-        outcome[f"norm {step}"] = torch.tensor(trainer.update(loss, step)[0])
+        sums: dict[str, tuple[float, float]] = {}
+        losses = combine_passes(objective.passes(indices, step, group), group, sums)
+        outcome[f"norm {step}"] = torch.tensor(trainer.update(losses, step)[0])
         for name, (total, count) in sums.items():
             both = group.sum(torch.tensor([total, count], dtype=torch.float64))
             outcome[f"{name} {step}"] = both

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -124,6 +124,10 @@ class CausalModel(Section):
     lora: Lora | None = None
     """Train low-rank updates only; the reference is then the model without them. None: train all
     weights, with a frozen copy as the reference."""
+    trained_layers: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Train the last layers only, so many or this share of them, with the last norm and an output
+    head that is not the embedding, too. The layers below stay as they are, and the reference shares
+    them: it keeps copies of what is trained alone. None: all layers, or adapters."""
     value_head: ValueHeadSettings = ValueHeadSettings()
     """Value head of algorithms with a critic."""
 
@@ -154,6 +158,14 @@ class CausalModel(Section):
         if self.lora is not None and self.value_head.body == "own":
             raise ValueError(
                 "value_head.body own trains a whole model; with lora leave it at policy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_or_last_layers(self) -> Self:
+        if self.lora is not None and self.trained_layers is not None:
+            raise ValueError(
+                "lora and trained_layers both say which part of the model learns; leave one out"
             )
         return self
 

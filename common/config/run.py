@@ -18,6 +18,7 @@ from common.config.locations import Location
 from common.config.model import Model
 from common.config.mrl import MRL
 from common.config.names import CAUSAL_BACKENDS
+from common.config.reward_stage import RewardModelStage
 from common.config.rewards import RewardMix, Rewards
 from common.config.rollout import Rollout
 from common.config.section import Section
@@ -27,7 +28,6 @@ from common.config.stages import (
     MemoryAware,
     MemoryPretrain,
     Reading,
-    RewardModelStage,
 )
 from common.storage.formats import CONFIG
 
@@ -47,6 +47,8 @@ Stage = Annotated[
 
 
 _JUDGES = (FunctionReward, ModelReward)
+MICRO_BATCH_TOKENS = 4096
+LearnerType = Literal["float32", "bfloat16", "float16"]
 
 
 class Learner(Section):
@@ -56,6 +58,14 @@ class Learner(Section):
     """Torch threads of each rank on CPU."""
     gpus_per_rank: float = Field(0, ge=0)
     """GPUs of each rank; 0: CPU."""
+    dtype: LearnerType = "float32"
+    """Type that matrix products of the learner are computed in. Weights, optimiser, log-probs and
+    losses are float32 in any case. bfloat16: on CPUs and GPUs. float16: on GPUs, with a loss scale;
+    a step whose gradient overflows is passed over."""
+    micro_batch_tokens: int = Field(MICRO_BATCH_TOKENS, ge=1)
+    """Tokens, padding included, of one forward and backward pass of a causal language model or of a
+    reward model. A batch of more is computed in several passes, each of which needs its memory
+    alone; their gradients add up to that of the batch. A longer sequence is a pass by itself."""
     node_labels: dict[str, str] = Field({})
     """Labels of the Ray nodes on which ranks start, such as {group: learner}; empty: any node.
     A local cluster has none."""
@@ -72,6 +82,14 @@ class Learner(Section):
     """Seconds that a rank waits at most for its next batch of episodes."""
     start_deadline: float = Field(120, gt=0)
     """Seconds that the learner group has to start."""
+
+    @model_validator(mode="after")
+    def _computes_on_its_device(self) -> Learner:
+        if self.dtype == "float16" and not self.gpus_per_rank:
+            raise ValueError(
+                "dtype float16 is for GPUs, and gpus_per_rank is 0; take bfloat16 or float32"
+            )
+        return self
 
 
 class Judge(Section):

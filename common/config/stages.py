@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config.causal import Lora
-from common.config.locations import ModelSource
 from common.config.section import Section
 from common.config.turn_weights import TurnWeights
 from common.config.unfreeze import Phase, require_order
@@ -65,6 +63,11 @@ class StageSettings(Section):
         raise NotImplementedError
 
     @property
+    def is_counted(self) -> bool:
+        """Whether `total_steps` is known before the data are read."""
+        return True
+
+    @property
     def batch(self) -> int:
         """Examples or episodes of a step, over all ranks."""
         return int(getattr(self, self.batch_key))
@@ -111,8 +114,11 @@ class SupervisedStage(StageSettings):
     measures: ClassVar[tuple[str, ...]] = ()
     """Metrics of the stage that `until` can name: accuracies, cosines and losses."""
 
-    steps: int = Field(200, ge=1)
-    """Optimiser steps; with `until`, at most."""
+    steps: int | None = Field(200, ge=1)
+    """Optimiser steps; with `until`, at most. None: `epochs` says how many."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over all examples of the stage, in place of `steps`. They become steps, rounded up,
+    when the data are read: `engram plan` shows these, and the run's config.yaml has them."""
     until: dict[str, float] = Field(default_factory=dict)
     """Metrics of the stage and values to reach, such as {train/accuracy_lm: 0.98}: accuracies and
     cosines at least so high, losses at most, as means over 20 steps. The learning rate stays at its
@@ -127,7 +133,12 @@ class SupervisedStage(StageSettings):
 
     @property
     def total_steps(self) -> int:
+        assert self.steps is not None, "epochs become steps when the data are read"
         return self.steps
+
+    @property
+    def is_counted(self) -> bool:
+        return self.steps is not None
 
     @property
     def may_end_early(self) -> bool:
@@ -142,6 +153,23 @@ class SupervisedStage(StageSettings):
         """Whether a value of a metric that `until` names is good enough."""
         wanted = self.until[name]
         return value <= wanted if _falls(name) else value >= wanted
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_or_epochs(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        steps = settings.get("steps", cls.model_fields["steps"].default)
+        if settings.get("epochs") is None:
+            if steps is None:
+                raise ValueError("has neither steps nor epochs; give one of them")
+            return settings
+        if settings.get("steps") is not None:
+            raise ValueError(
+                f"steps ({steps}) and epochs ({settings['epochs']}) both say how long the stage "
+                "is; leave one out, or set it to null"
+            )
+        return settings | {"steps": None}
 
     @field_validator("until")
     @classmethod
@@ -222,7 +250,7 @@ class JointLM(SupervisedStage):
                 f"mask_random and mask_keep are shares of the same tokens, and "
                 f"{self.mask_random:g} + {self.mask_keep:g} is more than all of them"
             )
-        if self.decoder_only_steps >= self.steps:
+        if self.steps is not None and self.decoder_only_steps >= self.steps:
             raise ValueError(
                 f"decoder_only_steps is {self.decoder_only_steps}, and the stage is over after "
                 f"{self.steps}: the encoder would never learn"
@@ -354,39 +382,3 @@ class MemoryAware(SupervisedStage):
     @property
     def phases(self) -> tuple[Phase, ...]:
         return self.unfreeze
-
-
-class RewardModelStage(SupervisedStage):
-    """A reward model from preferences: of the run's RxT, which then reads memory, or of any model
-    of transformers. It is the last stage of its run, and the run's checkpoints are reward models
-    from there on."""
-
-    measures = ("train/accuracy_preference", "train/loss_preference")
-    needs_data = ("preferences",)
-    leaves_policy = False
-    fixed = frozenset({"stage", "backbone", "levels", "lora"})
-
-    stage: Literal["reward_model"]
-    """Which stage this is."""
-    backbone: ModelSource | None = None
-    """Folder or hub name of a model that transformers opens; None: the model that the stages before
-    trained."""
-    levels: int = Field(1, ge=1)
-    """1: a scalar reward (Bradley–Terry); K: probabilities of scores 1…K, whose spread says how
-    sure it is."""
-    ranking: Literal["pairs", "best"] = "pairs"
-    """How more than two answers of a prompt are compared: all pairs, or the best against the rest.
-    Discrete scores know pairs only."""
-    centering: float = Field(0.01, ge=0)
-    """Coefficient of (chosen + rejected)², which keeps scalar rewards around 0."""
-    max_tokens: int = Field(512, ge=8)
-    """A text longer than this loses its beginning. An RxT reads whole interactions, up to
-    model.max_tokens."""
-    lora: Lora | None = None
-    """Train low-rank updates and the head only; None: the whole reader."""
-    evaluate_every: int = Field(100, ge=1)
-    """Steps between measurements on held-out preferences; one is always made at the end."""
-
-    @property
-    def own_model(self) -> str | None:
-        return self.backbone

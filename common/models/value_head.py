@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from common.models.layers.exact import no_autocast
+
 
 class ValueHead(nn.Module):
     """layers 1: linear(width, 1). 2: linear(width, 2·width), ReLU, linear(2·width, 1). A new head
@@ -33,7 +35,8 @@ class ValueHead(nn.Module):
         """states [..., width] → [...], in float32."""
         if self.detach:
             states = states.detach()
-        values: Tensor = self.value(self.hidden(states.float())).squeeze(-1)
+        with no_autocast(states):
+            values: Tensor = self.value(self.hidden(states.float())).squeeze(-1)
         return values
 
     @torch.no_grad()

@@ -23,11 +23,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.config.run import Run
+from common.config.run import LearnerType, Run
 from common.failures import DataFailure, EngramError, InfraFailure
 from common.storage.lease import register_writer
 from common.storage.run_directory import RunDirectory
 from common.telemetry.logs import setup_logging
+from learner.parallel.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Group(Protocol):
     rank: int
     size: int
     device: torch.device
+    precision: Precision
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, on every rank. All ranks must call it equally often, with equal
@@ -66,9 +68,10 @@ class OneRank:
         self,
         device: torch.device | None = None,
         report: Callable[[dict[str, Any]], None] = no_report,
+        dtype: LearnerType = "float32",
     ):
         self.device = device or torch.device("cpu")
-        self.report = report
+        self.report, self.precision = report, Precision(dtype, self.device)
 
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -80,9 +83,14 @@ class OneRank:
 class DistributedGroup:
     """The ranks of an initialised torch.distributed process group."""
 
-    def __init__(self, device: torch.device, report: Callable[[dict[str, Any]], None] = no_report):
+    def __init__(
+        self,
+        device: torch.device,
+        report: Callable[[dict[str, Any]], None] = no_report,
+        dtype: LearnerType = "float32",
+    ):
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
-        self.report = report
+        self.report, self.precision = report, Precision(dtype, device)
 
     def sum(self, tensor: Tensor) -> Tensor:
         return self._reduce(tensor, dist.ReduceOp.SUM)
@@ -209,7 +217,8 @@ def _rank_main(config: dict[str, Any]) -> None:
         # reason from the recorder.
         return
     kind = DistributedGroup if dist.is_initialized() else OneRank
-    group: Group = kind(ray.train.torch.get_device(), ray.train.report)
+    device = ray.train.torch.get_device()
+    group: Group = kind(device, ray.train.report, job.run.learner.dtype)
     try:
         register_writer(job.directory)
         loop(group, job, recorder)

@@ -8,7 +8,7 @@ twice on resume.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from common.config.stages import Optimizer
 from common.failures import DataFailure
 from learner.parallel.group import Group, sum_gradients
+
+LOSS_SCALE = "loss_scale/"
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,39 @@ def combine(
     Added up over ranks the shares are the loss of the whole batch, whatever lengths each rank
     holds.
     """
-    counts = torch.tensor(
-        [float(term.count) for term in terms], dtype=torch.float64, device=group.device
-    )
-    everywhere = group.sum(counts).tolist()
-    loss = torch.zeros((), device=group.device)
-    for term, total in zip(terms, everywhere, strict=True):
-        if term.coefficient:
-            # Weights make counts below 1, and of nothing the sum is 0.
-            loss = loss + term.coefficient * term.sum / (total if total > 0 else 1.0)
-    return loss, {
-        term.name: (float(term.sum.detach()), count)
-        for term, count in zip(terms, counts.tolist(), strict=True)
-    }
+    sums: dict[str, tuple[float, float]] = {}
+    (loss,) = combine_passes([terms], group, sums)
+    return loss, sums
+
+
+def combine_passes(
+    passes: Iterable[Sequence[LossTerm]], group: Group, sums: dict[str, tuple[float, float]]
+) -> Iterator[Tensor]:
+    """The same for a batch that is computed pass by pass: the share of the loss of each pass, one
+    after the other, so that a caller can let go of one before the next is computed. passes: at
+    least one, and in each of them the same terms, whose count is that of all passes of this rank
+    together. sums: filled with (local sum, local count) by name.
+
+    Only the first pass asks the other ranks, so each rank may have a number of its own.
+    """
+    everywhere: list[float] = []
+    for number, terms in enumerate(passes):
+        if number == 0:
+            counts = torch.tensor(
+                [float(term.count) for term in terms], dtype=torch.float64, device=group.device
+            )
+            everywhere = group.sum(counts).tolist()
+            sums |= {
+                term.name: (0.0, own) for term, own in zip(terms, counts.tolist(), strict=True)
+            }
+        loss = torch.zeros((), device=group.device)
+        for term, total in zip(terms, everywhere, strict=True):
+            so_far, count = sums[term.name]
+            sums[term.name] = (so_far + float(term.sum.detach()), count)
+            if term.coefficient:
+                # Weights make counts below 1, and of nothing the sum is 0.
+                loss = loss + term.coefficient * term.sum / (total if total > 0 else 1.0)
+        yield loss
 
 
 def learning_rate_factor(settings: Optimizer, step: int, steps: int) -> float:
@@ -89,6 +111,9 @@ class Trainer:
         self.adamw = self._optimizer()
         self._norm = 0.0
         """Norm of the last gradient, before clipping."""
+        self.loss_scale = group.precision.loss_scale()
+        self.passed_over = False
+        """Whether the last gradient overflowed, on any rank, so that no rank took a step."""
 
     def select(self) -> None:
         """Ask `scale` anew which parameters are trained. Those that were trained before keep their
@@ -131,13 +156,15 @@ class Trainer:
         return {name: rate_of[id(parameter)] for name, parameter in self.named.items()}
 
     def update(
-        self, loss: Tensor, step: int, rate_factor: float | None = None
+        self, losses: Iterable[Tensor], step: int, rate_factor: float | None = None
     ) -> tuple[float, float]:
         """Backward, sum over ranks, clip, step; returns (gradient norm before clipping, common
         learning rate).
 
-        rate_factor: share of the peak rate; None: what the schedule has at `step`. Raises
-        DataFailure, and takes no step, where a gradient is not finite.
+        losses: parts of the loss. The graph of each is freed before the next is asked for, so a
+        generator of many parts needs the memory of one. rate_factor: share of the peak rate; None:
+        what the schedule has at `step`. No step is taken where a gradient is not finite: with a
+        loss scale it is `passed_over` and the scale falls, otherwise DataFailure is raised.
         """
         factor = rate_factor
         if factor is None:
@@ -145,19 +172,28 @@ class Trainer:
         for held in self.adamw.param_groups:
             held["lr"] = held["peak"] * factor
         self.adamw.zero_grad(set_to_none=True)
-        # A batch may reach none of the few parts that are trained; its gradient is 0.
-        if loss.requires_grad:
-            loss.backward()
+        for loss in losses:
+            # A batch may reach none of the few parts that are trained; its gradient is 0.
+            if loss.requires_grad:
+                scale = self.loss_scale
+                (loss if scale is None else scale.scaled(loss)).backward()
         sum_gradients(self.named.values(), self.group)
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(self.adamw)
         norm = nn.utils.clip_grad_norm_(
             list(self.named.values()), self.settings.max_grad_norm, error_if_nonfinite=False
         )
-        if not math.isfinite(float(norm)):
-            raise DataFailure(
-                f"step {step + 1}: {self._first_not_finite()}; nothing was learnt of it"
-            )
-        self.adamw.step()
-        self._norm = float(norm)
+        self._norm, self.passed_over = float(norm), False
+        if not math.isfinite(self._norm):
+            self.passed_over = self.loss_scale is not None and self.loss_scale.passed_over()
+            if not self.passed_over:
+                raise DataFailure(
+                    f"step {step + 1}: {self._first_not_finite()}; nothing was learnt of it"
+                )
+        elif self.loss_scale is None:
+            self.adamw.step()
+        else:
+            self.loss_scale.step(self.adamw)
         return self._norm, self.settings.learning_rate * factor
 
     def gradient_norms(self, part_of: Callable[[str], str]) -> dict[str, float]:
@@ -170,7 +206,7 @@ class Trainer:
         for name, parameter in self.named.items():
             if parameter.grad is not None:
                 held.setdefault(part_of(name), []).append(parameter.grad)
-        if not held:
+        if not held or self.passed_over:
             return {}
         norms = torch.stack([nn.utils.get_total_norm(gradients) for gradients in held.values()])
         # They were clipped in place, by the factor of `clip_grad_norm_`.
@@ -192,14 +228,23 @@ class Trainer:
         return "the gradients together are too large for a number"
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts by parameter name, for safetensors."""
+        """Moments and step counts by parameter name, and the loss scale, for safetensors."""
         tensors = {}
         for name, parameter in self.named.items():
             for key, value in self.adamw.state.get(parameter, {}).items():
                 tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+        if self.loss_scale is not None:
+            tensors |= {f"{LOSS_SCALE}{k}": value for k, value in self.loss_scale.state().items()}
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
+        scale = {
+            key.removeprefix(LOSS_SCALE): value
+            for key, value in tensors.items()
+            if key.startswith(LOSS_SCALE)
+        }
+        if self.loss_scale is not None and scale:
+            self.loss_scale.load_state(scale)
         for name, parameter in self.named.items():
             held = {
                 key.rpartition("/")[2]: value

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.config.algorithms import CriticInput
 from common.config.causal import CausalModel, ValueHeadSettings
+from common.config.run import MICRO_BATCH_TOKENS
 from common.data.bucketing import by_width
 from common.data.dialogue import DialogueMemory
 from common.data.padding import pad
@@ -31,13 +33,11 @@ from learner.checkpointing import WITH_ADAPTERS
 from learner.lora import adapters_off, add_lora, has_adapters, is_adapter
 from learner.parallel.group import Group
 from learner.policies.protocol import TokenBatch
+from learner.policies.trunk import SharedTrunk, Trunk, called
 from learner.rl.losses import token_entropy, token_log_probs
 
 CALL_COST = 64
 """Tokens that a forward pass costs beside its tokens."""
-PASS_TOKENS = 4096
-"""Tokens of one forward pass, padding included. A batch of more is computed in several, of which
-the backward pass computes each anew: memory is that of one pass, and the gradient is the same."""
 
 
 class Row(NamedTuple):
@@ -62,7 +62,10 @@ class Answers(NamedTuple):
 
 class CausalPolicy:
     """module: on the group's device, in evaluation mode, with adapters where it has any. memory: as
-    episodes are played with it. plain: whether adapters are switched off, as in a reference."""
+    episodes are played with it. plain: whether adapters are switched off, as in a reference.
+    micro_batch_tokens: of one forward pass, padding included. A batch of more is computed in
+    several, of which the backward pass computes each anew: memory is that of one pass, and the
+    gradient is the same. trunk: the layers that do not learn; None: all learn, or the adapters."""
 
     def __init__(
         self,
@@ -71,17 +74,22 @@ class CausalPolicy:
         group: Group,
         value_head: ValueHeadSettings,
         plain: bool = False,
+        micro_batch_tokens: int = MICRO_BATCH_TOKENS,
+        trunk: Trunk | None = None,
     ):
         self._model, self.memory, self._group = module, memory, group
         self._value_head, self._plain = value_head, plain
+        self.micro_batch_tokens, self._trunk = micro_batch_tokens, trunk
         # Without adapters a policy that has them is no module of its own: nothing is to be saved.
         self.module: Any = nn.Module() if plain else module
-        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._keeps = "logits_to_keep" in inspect.signature(called(module).forward).parameters
 
     def part_of(self, name: str) -> str:
         return "policy"
 
     def trains(self, name: str) -> bool:
+        if self._trunk is not None:
+            return name in self._trunk.trained
         return not has_adapters(self._model) or is_adapter(name)
 
     @property
@@ -98,22 +106,20 @@ class CausalPolicy:
         rows = self._rows(episodes)
         if not rows:
             return self._nothing(queries)
-        passes = list(in_passes([len(row.ids) for row in rows], PASS_TOKENS))
-        again = torch.is_grad_enabled() and sum(len(row.ids) for row in rows) > PASS_TOKENS
-        parts, ordered = [], [rows[i] for chosen in passes for i in chosen]
-        for chosen in passes:
-            some = [rows[i] for i in chosen]
-            parts.append(
-                checkpoint(self._answers, some, temperature, queries, use_reentrant=False)
-                if again
-                else self._answers(some, temperature, queries)
-            )
+        lengths = [len(row.ids) for row in rows]
+        passes = list(in_passes(lengths, self.micro_batch_tokens))
+        compute = pass_computer(lengths, self.micro_batch_tokens)
+        ordered = [rows[i] for chosen in passes for i in chosen]
+        parts = [
+            compute(self._answers, [rows[i] for i in chosen], temperature, queries)
+            for chosen in passes
+        ]
         return TokenBatch(
             torch.cat([part.log_probs for part in parts]),
             torch.cat([part.entropy for part in parts]),
             [row.action for row in ordered],
             torch.tensor([len(row.ids) - row.start for row in ordered], device=self._group.device),
-            read=sum(len(row.ids) for row in rows),
+            read=sum(lengths),
             queries=torch.cat([part.contexts for part in parts]) if queries else None,
             query_lengths=torch.tensor(
                 [max(0, row.start - 1) for row in ordered], device=self._group.device
@@ -142,7 +148,7 @@ class CausalPolicy:
         wanted = mask[:, 1:] if queries else answered
         first = 0 if queries else int(starts.min()) - 1
         device = self._group.device
-        logits = self._logits(tokens, first)[wanted[:, first:].to(device)]
+        logits = self._logits(rows, tokens, first)[wanted[:, first:].to(device)]
         log_probs = token_log_probs(logits, tokens[:, 1:][wanted].to(device), temperature)
         contexts = log_probs.new_zeros(len(rows))
         if not queries:
@@ -154,19 +160,23 @@ class CausalPolicy:
             log_probs[in_answer], token_entropy(logits[in_answer], temperature), contexts
         )
 
-    def _logits(self, tokens: Tensor, first: int) -> Tensor:
-        """Logits at positions from `first` to the last but one, [rows, positions, vocabulary]."""
+    def _logits(self, rows: Sequence[Row], tokens: Tensor, first: int) -> Tensor:
+        """Logits at positions from `first` to the last but one, [rows, positions, vocabulary].
+        tokens: ids of the rows, padded."""
         width, device = tokens.shape[1], self._group.device
         given: dict[str, Any] = {}
         if self._keeps:
             given["logits_to_keep"] = torch.arange(first, width - 1, device=device)
-        with self._as_it_is():
+        with self._as_it_is(rows, width):
             logits: Tensor = self._model(
                 input_ids=tokens.to(device), use_cache=False, **given
             ).logits
         return logits if self._keeps else logits[:, first : width - 1]
 
-    def _as_it_is(self) -> AbstractContextManager[None]:
+    def _as_it_is(self, rows: Sequence[Row], width: int) -> AbstractContextManager[None]:
+        if self._trunk is not None:
+            keep = isinstance(self._model, SharedTrunk)
+            return self._trunk.reading([row.ids for row in rows], width, keep)
         return adapters_off(self._model) if self._plain else nullcontext()
 
     def _nothing(self, queries: bool) -> TokenBatch:
@@ -187,6 +197,8 @@ class CausalPolicy:
     @torch.no_grad()
     def log_probs(self, episodes: Sequence[Episode], temperature: float) -> list[list[Tensor]]:
         found: list[list[Tensor]] = [[torch.empty(0)] * len(one.actions) for one in episodes]
+        if self._trunk is not None and isinstance(self._model, SharedTrunk):
+            self._trunk.forget()
         batch = self.evaluate(episodes, temperature)
         parts = batch.log_probs.split(batch.lengths.tolist())
         for (i, action), values in zip(batch.actions, parts, strict=True):
@@ -198,9 +210,21 @@ class CausalPolicy:
 
     def frozen_copy(self) -> CausalPolicy:
         if has_adapters(self._model):
-            return CausalPolicy(self._model, self.memory, self._group, self._value_head, plain=True)
-        frozen = copy.deepcopy(self._model).requires_grad_(False)
-        return CausalPolicy(frozen, self.memory, self._group, self._value_head)
+            return self._like(self._model, plain=True)
+        if self._trunk is not None:
+            return self._like(SharedTrunk(self._model, self._trunk.trained))
+        return self._like(copy.deepcopy(self._model).requires_grad_(False))
+
+    def _like(self, module: Any, plain: bool = False) -> CausalPolicy:
+        return CausalPolicy(
+            module,
+            self.memory,
+            self._group,
+            self._value_head,
+            plain,
+            self.micro_batch_tokens,
+            self._trunk,
+        )
 
     def value_function(self, reads: CriticInput, tokens: bool = False) -> CausalCritic:
         return CausalCritic(self, self._value_head, self._group, tokens)
@@ -208,7 +232,7 @@ class CausalPolicy:
     @torch.no_grad()
     def states(self, spans: Sequence[Span]) -> Tensor:
         """Hidden states of the last layer at the positions of each span, [positions, width]."""
-        return hidden_states(self._model, spans, self._group.device)
+        return hidden_states(self._model, spans, self._group.device, self.micro_batch_tokens)
 
 
 class CausalCritic:
@@ -279,7 +303,8 @@ class CausalCritic:
         return [Span(self._policy.memory.contexts(episode)[-1], 1)]
 
     def _values(self, spans: Sequence[Span]) -> Tensor:
-        return self._head(hidden_states(self._own, spans, self._group.device))
+        limit = self._policy.micro_batch_tokens
+        return self._head(hidden_states(self._own, spans, self._group.device, limit))
 
 
 class Span(NamedTuple):
@@ -289,17 +314,34 @@ class Span(NamedTuple):
     last: int
 
 
-def hidden_states(model: Any, spans: Sequence[Span], device: torch.device) -> Tensor:
+def hidden_states(
+    model: Any, spans: Sequence[Span], device: torch.device, limit: int = MICRO_BATCH_TOKENS
+) -> Tensor:
     """Hidden states of the last layer at the positions of each span, [positions, width], span by
-    span; with gradient where gradients are on."""
-    found: dict[int, Tensor] = {}
-    for chosen in in_passes([len(span.ids) for span in spans], PASS_TOKENS):
-        tokens, _ = pad([spans[i].ids for i in chosen])
+    span; with gradient where gradients are on. limit: tokens of one pass."""
+
+    def states_of(some: Sequence[Span]) -> tuple[Tensor, ...]:
+        tokens, _ = pad([span.ids for span in some])
         states = model.base_model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
-        for row, i in zip(states, chosen, strict=True):
-            end = len(spans[i].ids)
-            found[i] = row[end - spans[i].last : end]
+        ends = [len(span.ids) for span in some]
+        return tuple(
+            row[end - span.last : end] for row, span, end in zip(states, some, ends, strict=True)
+        )
+
+    lengths = [len(span.ids) for span in spans]
+    found: dict[int, Tensor] = {}
+    compute = pass_computer(lengths, limit)
+    for chosen in in_passes(lengths, limit):
+        found |= zip(chosen, compute(states_of, [spans[i] for i in chosen]), strict=True)
     return torch.cat([found[i] for i in range(len(spans))])
+
+
+def pass_computer(lengths: Sequence[int], limit: int) -> Callable[..., Any]:
+    """Calls the function of one pass. With gradients and more than `limit` tokens in all, what it
+    computes is let go of, and is computed anew when the backward pass comes to it."""
+    if torch.is_grad_enabled() and sum(lengths) > limit:
+        return partial(checkpoint, use_reentrant=False)
+    return lambda function, *given: function(*given)
 
 
 def in_passes(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

@@ -12,6 +12,7 @@ from common.config.environment import CONVERSATION, EnvironmentSettings
 from common.config.model import PolicyKind
 from common.config.mrl import MRL
 from common.config.rollout import Rollout
+from common.config.run import Learner
 from common.data.causal_tokenizer import DIALOGUE
 from common.data.tokenizer import SPECIAL_TOKENS
 from common.storage.checkpoint import Checkpoint
@@ -24,24 +25,39 @@ from learner.policies.reactive import ReactivePolicy
 from rollout.policies.table import PolicyShape, make_policy
 from rollout.protocols import Policy
 
+LEARNER = Learner()
+"""Settings where a run has none."""
 
-def _reactive(policy: CheckpointPolicy, settings: MRL, group: Group) -> TrainablePolicy:
+
+def _reactive(
+    policy: CheckpointPolicy, settings: MRL, group: Group, learner: Learner
+) -> TrainablePolicy:
     update = settings.algorithm_settings
     return ReactivePolicy(
         policy.module, group, update.bptt_turns, update.memory_change, settings.router_loss
     )
 
 
-def _causal(policy: CheckpointPolicy, settings: MRL, group: Group) -> TrainablePolicy:
+def _causal(
+    policy: CheckpointPolicy, settings: MRL, group: Group, learner: Learner
+) -> TrainablePolicy:
     from learner.policies.causal import CausalPolicy, adapted
+    from learner.policies.trunk import trunk_of
 
     model = policy.causal
     assert model is not None, "a causal policy is trained with the settings of its model"
     module = adapted(policy.module, model).to(group.device)
-    return CausalPolicy(module, policy.tokenizer.memory, group, model.value_head)
+    return CausalPolicy(
+        module,
+        policy.tokenizer.memory,
+        group,
+        model.value_head,
+        micro_batch_tokens=learner.micro_batch_tokens,
+        trunk=trunk_of(module, model),
+    )
 
 
-TRAINABLE: dict[PolicyKind, Callable[[CheckpointPolicy, MRL, Group], TrainablePolicy]] = {
+TRAINABLE: dict[PolicyKind, Callable[[CheckpointPolicy, MRL, Group, Learner], TrainablePolicy]] = {
     "reactive": _reactive,
     "causal": _causal,
 }
@@ -84,9 +100,9 @@ class CheckpointPolicy:
         )
         return PolicyShape(self.kind, model, self.tokenizer.to_json())
 
-    def trainable(self, settings: MRL, group: Group) -> TrainablePolicy:
+    def trainable(self, settings: MRL, group: Group, learner: Learner = LEARNER) -> TrainablePolicy:
         """The same module as the learner trains it, on the group's device."""
-        return TRAINABLE[self.kind](self, settings, group)
+        return TRAINABLE[self.kind](self, settings, group, learner)
 
     def weights(self, version: int) -> PackedWeights:
         """A snapshot of the weights as rollout workers take them: adapters are merged in."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.models.layers.exact import exact
+
 MAX_LOG_RATIO = 20.0
 """Log ratios are held to ± this before exp: one broken token would otherwise turn the whole
 gradient into NaN."""
@@ -145,12 +147,10 @@ def memory_change_penalty(before: Tensor, after: Tensor, turn: Tensor, mask: Ten
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    """Logits over temperature, in float32 or better: a log-prob of bfloat16 is off by whole
-    percents."""
+    """Logits over temperature, in float32 or better."""
     if not temperature > 0:
         raise ValueError(
             f"log-probs need a temperature above 0, not {temperature}: greedy answers have no "
             "distribution to learn from"
         )
-    exact = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-    return exact / temperature
+    return exact(logits) / temperature

@@ -22,7 +22,7 @@ from common.episode import Episode
 from common.seeding import derive
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import REFERENCE
-from learner.metrics import record_parts
+from learner.metrics import record_parts, record_passed_over, record_step
 from learner.parallel.group import Group
 from learner.parallel.optimizer import LossTerm, Trainer, combine, learning_rate_factor
 from learner.policies.protocol import TokenBatch, TrainablePolicy, ValueFunction
@@ -96,17 +96,20 @@ class Update:
         """The experience of this rank's episodes, credited. places: position of each in the whole
         batch."""
         self.policy.observe(episodes, self.metrics)
-        experience = gather_experience(
-            episodes,
-            self.reference,
-            self.critic,
-            self.temperature,
-            self.group.device,
-            self.algorithm.needs.values_of_tokens,
-        )
-        with torch.no_grad():
-            if self.settings.mismatch.correct != "none":
+        correct, own = self.settings.mismatch.correct != "none", None
+        with self.group.precision.autocast():
+            experience = gather_experience(
+                episodes,
+                self.reference,
+                self.critic,
+                self.temperature,
+                self.group.device,
+                self.algorithm.needs.values_of_tokens,
+            )
+            if correct:
                 own = self.policy.log_probs(episodes, self.temperature)
+        with torch.no_grad():
+            if own is not None:
                 experience = corrected(experience, own, self.settings.mismatch, self.group)
             experience = self._shaped(experience, self.kl.coefficient)
             credited = self.algorithm.credit(experience, places, self.group)
@@ -185,10 +188,7 @@ class Update:
         trainer = self.policy_trainer
         factor = self.rate * learning_rate_factor(trainer.settings, iteration, trainer.steps)
         norm, rate = self._step(trainer, terms, iteration, factor)
-        self.metrics.record("train/gradient_norm", norm)
-        self.metrics.record("train/learning_rate", rate)
-        clipped = norm > trainer.settings.max_grad_norm
-        self.metrics.record("train/gradient_clipped", clipped)
+        record_step(trainer, norm, rate, self.metrics)
         record_parts(self.policy_trainer, self.unfreezing, self.metrics)
         return True
 
@@ -231,7 +231,8 @@ class Update:
     def policy_terms(self, part: Experience, first: bool = False) -> list[LossTerm]:
         """The losses of the policy. first: whether no step was taken since sampling."""
         queries = self.algorithm.needs.queries
-        batch = self.policy.evaluate(part.episodes, self.temperature, queries)
+        with self.group.precision.autocast():
+            batch = self.policy.evaluate(part.episodes, self.temperature, queries)
         self.metrics.record("train/tokens", batch.read)
         if first and part.episodes:
             self._record_parity(batch, part)
@@ -242,13 +243,17 @@ class Update:
         """One step of the critic, by an optimiser of its own."""
         assert self.critic_trainer is not None
         norm, rate = self._step(self.critic_trainer, self.critic_terms(part), iteration)
-        self.metrics.record("ppo/gradient_norm_critic", norm)
+        if self.critic_trainer.passed_over:
+            record_passed_over(self.critic_trainer, self.metrics)
+        else:
+            self.metrics.record("ppo/gradient_norm_critic", norm)
         self.metrics.record("train/learning_rate_critic", rate)
 
     def critic_terms(self, part: Experience) -> list[LossTerm]:
         """The losses of the critic."""
         assert self.critic is not None
-        values = self.critic.evaluate(part.episodes, part.memories)
+        with self.group.precision.autocast():
+            values = self.critic.evaluate(part.episodes, part.memories)
         return self.algorithm.critic_terms(values, part)
 
     def _step(
@@ -260,7 +265,7 @@ class Update:
     ) -> tuple[float, float]:
         """Gradient norm before clipping, and learning rate."""
         loss, sums = combine(terms, self.group)
-        norm, rate = trainer.update(loss, iteration, factor)
+        norm, rate = trainer.update([loss], iteration, factor)
         for name, (total, count) in sums.items():
             if count:
                 self.metrics.record(name, total / count, weight=count)

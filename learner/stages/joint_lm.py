@@ -22,6 +22,7 @@ from common.config.stages import SFT, JointLM
 from common.data.corpus import Corpus
 from common.data.padding import pad
 from common.data.special_tokens import MASK, SPECIAL_TOKENS
+from common.models.layers.exact import exact
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.encoder import MaskedLMHead, NeighbourHead
 from common.models.reactive.memory import as_memory
@@ -130,7 +131,7 @@ class JointLMObjective(Objective):
 
     def _masked_terms(self, hidden: Tensor, missing: Tensor) -> list[LossTerm]:
         """Loss of tokens `missing` [tokens], guessed from hidden [tokens, width]."""
-        guesses = self.head(hidden)
+        guesses = exact(self.head(hidden))
         right = (guesses.argmax(-1) == missing).sum().float()
         loss = F.cross_entropy(guesses, missing, reduction="sum")
         return [
@@ -147,7 +148,8 @@ class JointLMObjective(Objective):
         predicts = (target >= start[:, None]) & mask[:, 1:]
         routings: list[Routing] = []
         hidden = self.model.decode_hidden(tokens[:, :-1], memory, routings)
-        logits, targets = self.model.decoder.logits(hidden[predicts]), tokens[:, 1:][predicts]
+        logits = exact(self.model.decoder.logits(hidden[predicts]))
+        targets = tokens[:, 1:][predicts]
         losses = F.cross_entropy(logits, targets, reduction="none")
         right = (logits.argmax(-1) == targets).float()
         count: Tensor | float = targets.numel()
@@ -182,7 +184,7 @@ class JointLMObjective(Objective):
             here = slice(max(0, -offset), tokens.shape[1] - max(0, offset))
             there = slice(max(0, offset), tokens.shape[1] - max(0, -offset))
             asked = seen[:, here] & seen[:, there]
-            logits.append(head(hidden[:, here][asked], offset))
+            logits.append(exact(head(hidden[:, here][asked], offset)))
             targets.append(tokens[:, there][asked])
         guesses, truth = torch.cat(logits), torch.cat(targets)
         right = (guesses.argmax(-1) == truth).sum().float()

@@ -104,7 +104,7 @@ class MemoryAwareObjective(Objective):
 
     def _gate_penalty(self, step: int) -> float:
         settings = self.settings
-        begins = settings.gate_penalty_from * settings.steps
+        begins = settings.gate_penalty_from * settings.total_steps
         return settings.gate_penalty if step >= begins else 0.0
 
 
@@ -140,8 +140,8 @@ def turns_at(settings: MemoryAware, longest: int, step: int) -> int:
     if settings.first_follow_ups is None:
         return longest
     first = 1 + settings.first_follow_ups
-    growing = max(settings.grow_fraction - settings.hold_fraction, 1 / settings.steps)
-    share = (step / settings.steps - settings.hold_fraction) / growing
+    growing = max(settings.grow_fraction - settings.hold_fraction, 1 / settings.total_steps)
+    share = (step / settings.total_steps - settings.hold_fraction) / growing
     return min(longest, first + max(0, int((longest - first + 1) * share)))
 
 

@@ -6,6 +6,7 @@ are.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,15 +14,11 @@ from itertools import groupby
 from typing import Any
 
 from common.config.mrl import MRL
+from common.config.reward_stage import RewardModelStage
 from common.config.run import Run
-from common.config.stages import (
-    JointLM,
-    MemoryPretrain,
-    RewardModelStage,
-    StageSettings,
-    SupervisedStage,
-)
-from common.models.reactive.config import RxTConfig
+from common.config.stages import JointLM, MemoryPretrain, StageSettings, SupervisedStage
+from common.models.reactive.config import RxTConfig, named_config
+from common.storage.checkpoint import open_checkpoint
 
 FLOAT_BYTES = 4
 OPTIMIZER_FLOATS = 2
@@ -73,6 +70,16 @@ class StagePlan:
     """Shape of a model in place of the policy; what it takes of memory is not worked out."""
     stored: Stored | None = None
     """What its checkpoints hold; None where that is not worked out."""
+
+
+def model_shape(run: Run) -> RxTConfig:
+    """The model's shape: a checkpoint's own, or the named size with the overrides. Raises
+    InputError where there is no such checkpoint."""
+    if run.model.checkpoint is not None:
+        with open_checkpoint(run.model.checkpoint).folder() as folder:
+            return RxTConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
+    overrides = run.model.dimensions
+    return named_config(run.model.size, vocab_size=run.tokenizer.vocab_size, **overrides)
 
 
 def sequences(stage: SupervisedStage, run: Run, config: RxTConfig) -> StagePlan:
@@ -250,14 +257,14 @@ def _look_parameters(config: RxTConfig) -> int:
 
 
 def _supervised(stage: SupervisedStage, run: Run, max_tokens: int, turns: int) -> Batches:
-    interactions = stage.steps * stage.batch_size * turns
+    interactions = stage.total_steps * stage.batch_size * turns
     per_rank = math.ceil(stage.batch_size / run.learner.ranks)
     return Batches(
         stage.stage,
         stage.batch_size,
         per_rank,
         per_rank,
-        stage.steps,
+        stage.total_steps,
         turns,
         interactions,
         interactions * max_tokens,

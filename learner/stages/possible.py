@@ -158,6 +158,8 @@ def require_weighed_pairs(stage: SFT, corpus: Corpus) -> None:
 
 def require_phases(stage: StageSettings, run: Run) -> None:
     """Raises InputError for a phase of training that begins when the stage is over."""
+    if not stage.is_counted:
+        return  # asked again when the data are read
     for number, phase in enumerate(stage.phases):
         if phase.after is not None and phase.after >= stage.total_steps:
             key = run.stage_key(run.stages.index(stage))

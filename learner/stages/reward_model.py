@@ -7,12 +7,14 @@ their pairs are in one batch element (Ouyang 2022), or long rankings would outwe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from common.config.stages import RewardModelStage
+from common.config.reward_stage import RewardModelStage
+from common.config.run import MICRO_BATCH_TOKENS, Learner
 from common.data.corpus import Corpus
 from common.data.preferences import Preference
 from common.failures import DataFailure, InputError
@@ -23,8 +25,8 @@ from common.storage.checkpoint import Checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import WITH_ADAPTERS, checkpoint_model
+from learner.evaluation.measure import run_of
 from learner.evaluation.preferences import (
-    PASS_TOKENS,
     PreferenceReport,
     measure,
     pairs_of,
@@ -71,9 +73,12 @@ class RewardModelObjective(Objective):
         train: Sequence[Preference],
         held: Sequence[Preference],
         seed: int,
+        micro_batch_tokens: int = MICRO_BATCH_TOKENS,
     ):
-        """Raises InputError naming the first preference that the model cannot read."""
+        """micro_batch_tokens: of one pass, padding included. Raises InputError naming the first
+        preference that the model cannot read."""
         self.settings, self.preferred, self.held, self.seed = settings, preferred, held, seed
+        self._micro_batch_tokens = micro_batch_tokens
         self.model: nn.Module = preferred.module
         self.modules: dict[str, nn.Module] = {"model": self.model}
         if settings.lora is not None:
@@ -101,14 +106,23 @@ class RewardModelObjective(Objective):
             isinstance(self.model, RxTRewardModel) and own.startswith(self.model.writer_parameters)
         )
 
-    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
+    def passes(self, indices: Sequence[int], step: int, group: Group) -> Iterator[list[LossTerm]]:
         torch.manual_seed(
             derive(self.seed, "dropout", step, group.rank)
         )  # so a resumed run drops what an uninterrupted one does
+        readings = [self.readings[i] for i in indices]
+        for chosen in prompts_in_passes(readings, self._micro_batch_tokens):
+            part = self.terms([indices[i] for i in chosen], step, group)
+            yield [replace(term, count=len(indices)) for term in part]
+
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         chosen = [self.readings[i] for i in indices]
-        logits = in_passes(
-            self.preferred.logits, [reading for each in chosen for reading in each], PASS_TOKENS
-        )
+        readings = [reading for each in chosen for reading in each]
+        if not readings:  # a rank without work takes part in the step
+            nothing = torch.zeros((), device=group.device)
+            return self._terms(nothing, nothing, nothing, nothing, 0)
+        # One pass, but for a single prompt with more answers than fit in one.
+        logits = in_passes(self.preferred.logits, readings, self._micro_batch_tokens)
         better, worse, prompt = (
             part.to(logits.device) for part in pairs_of([len(each) for each in chosen])
         )
@@ -120,24 +134,22 @@ class RewardModelObjective(Objective):
         loss = self._loss(logits, better, worse, margin, weight, [len(each) for each in chosen])
         centering = (centering_penalty(rewards[better], rewards[worse]) * weight).sum().float()
         ahead = (rewards[better] - rewards[worse]).detach()
+        right, by = ((ahead > 0) * weight).sum().float(), (ahead * weight).sum().float()
+        return self._terms(loss, centering, right, by, prompts)
+
+    def _terms(
+        self, loss: Tensor, centering: Tensor, right: Tensor, margin: Tensor, prompts: int
+    ) -> list[LossTerm]:
+        """The losses, given their sums over prompts."""
+        # Discrete scores have their own middle, and nothing to centre.
+        coefficient = self.settings.centering if self.preferred.levels == 1 else 0.0
+        if not coefficient:
+            centering = centering.detach()  # no backward pass would free its graph
         return [
             LossTerm("train/loss_preference", loss, prompts),
-            # Discrete scores have their own middle, and nothing to centre.
-            LossTerm(
-                "train/loss_centering",
-                centering,
-                prompts,
-                coefficient=self.settings.centering if self.preferred.levels == 1 else 0.0,
-            ),
-            LossTerm(
-                "train/accuracy_preference",
-                ((ahead > 0) * weight).sum().float(),
-                prompts,
-                coefficient=0.0,
-            ),
-            LossTerm(
-                "train/reward_margin", (ahead * weight).sum().float(), prompts, coefficient=0.0
-            ),
+            LossTerm("train/loss_centering", centering, prompts, coefficient),
+            LossTerm("train/accuracy_preference", right, prompts, coefficient=0.0),
+            LossTerm("train/reward_margin", margin, prompts, coefficient=0.0),
         ]
 
     def _loss(
@@ -161,7 +173,7 @@ class RewardModelObjective(Objective):
         self, done: int, group: Group, metrics: Metrics, directory: RunDirectory
     ) -> None:
         """Every `evaluate_every` steps and at the end, which is kept in RUN/reward_model.json."""
-        last = done == self.settings.steps
+        last = done == self.settings.total_steps
         if last or done % self.settings.evaluate_every == 0:
             result = self.evaluate(group, metrics)
             if last and group.rank == 0:
@@ -183,13 +195,39 @@ class RewardModelObjective(Objective):
         return result
 
 
+def prompts_in_passes(readings: Sequence[tuple[Reading, ...]], limit: int) -> list[list[int]]:
+    """Indices of prompts in groups whose answers have at most `limit` tokens together, with padding
+    and with what memory is written with; those of like length together. A prompt that has more is a
+    group by itself, and of no prompts there is one group."""
+    widths = [max((len(each.tokens) for each in own), default=0) for own in readings]
+    groups: list[list[int]] = [[]]
+    rows = written = 0
+    for i in sorted(range(len(readings)), key=lambda i: widths[i]):
+        rows, written = (
+            rows + len(readings[i]),
+            written + sum(e.written_tokens for e in readings[i]),
+        )
+        if groups[-1] and widths[i] * rows + written > limit:
+            groups.append([])
+            rows, written = len(readings[i]), sum(each.written_tokens for each in readings[i])
+        groups[-1].append(i)
+    return groups
+
+
 def preference_objective(
     settings: RewardModelStage, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[RewardModelObjective, WriteTokenizer]:
     """On the preferences that people gave; those held out are measured on."""
     preferred = stage_model(settings, checkpoint, in_stage)
+    directory = run_of(checkpoint.where)
+    learner = Learner() if directory is None else directory.run().learner
     objective = RewardModelObjective(
-        settings, preferred, corpus.preferences, corpus.held_preferences, seed
+        settings,
+        preferred,
+        corpus.preferences,
+        corpus.held_preferences,
+        seed,
+        learner.micro_batch_tokens,
     )
     return objective, preferred.save_tokenizer
 

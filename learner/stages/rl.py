@@ -329,7 +329,7 @@ def build_update(
 ) -> Update:
     """The update of a rank as it is when the stage begins."""
     run, settings = job.run, cast(MRL, job.run.stages[job.stage])
-    policy = opened.trainable(settings, group)
+    policy = opened.trainable(settings, group, run.learner)
     # Ranks must begin with the same critic.
     torch.manual_seed(derive(run.seed, "critic", job.stage))
     return Update(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.config.lm import LMRL, LMSFT, LMText
 from common.config.mrl import MRL
+from common.config.reward_stage import RewardModelStage
 from common.config.run import Run
 from common.config.stages import (
     SFT,
@@ -24,9 +25,9 @@ from common.config.stages import (
     MemoryAware,
     MemoryPretrain,
     Reading,
-    RewardModelStage,
     StageSettings,
 )
+from common.data.conversations import pairs_to_read, up_to
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from common.models.reactive.model import ReactiveTransformer
     from common.storage.checkpoint import Checkpoint
     from learner.parallel.group import Group, Job
+    from learner.stages.epochs import Pieces
     from learner.stages.supervised import Objective
     from learner.training_state import TrainingState
 
@@ -97,6 +99,9 @@ class StageDefinition:
     """Work and needs of the stage, for a model of this shape."""
     objective: MakeObjective | None = None
     """Objective of a stage whose loop is the supervised one."""
+    count: Callable[[Any, Corpus, Pieces], int] | None = None
+    """Examples of the objective, of which `epochs` are passes; None: as many as the first part of
+    `data` has."""
     require_possible: Callable[[Any, Run], None] = _always_possible
     """Raises InputError where the settings and the rest of the configuration rule each other
     out."""
@@ -195,6 +200,26 @@ def _backbone(settings: RewardModelStage, seed: int) -> tuple[nn.Module, WriteTo
     return backbone(settings, seed)
 
 
+def _pieces(settings: StageSettings, corpus: Corpus, pieces: Pieces) -> int:
+    return pieces.of_texts(corpus)
+
+
+def _answers(settings: LMSFT, corpus: Corpus, pieces: Pieces) -> int:
+    return (
+        pieces.of_conversations(corpus)
+        if settings.examples == "conversations"
+        else len(corpus.pairs)
+    )
+
+
+def _read_pairs(settings: Reading, corpus: Corpus, pieces: Pieces) -> int:
+    return len(pairs_to_read(corpus.train))
+
+
+def _conversations(settings: MemoryAware, corpus: Corpus, pieces: Pieces) -> int:
+    return len(up_to(corpus.train, settings.max_follow_ups))
+
+
 def _require_phases_left(settings: MemoryAware, state: TrainingState) -> None:
     """Phases that have begun cannot be taken back."""
     require_begun(settings.phases, state.phases)
@@ -228,6 +253,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             ("texts",),
             planning.joint_lm,
             _joint_lm,
+            count=_pieces,
             require_resumable=_require_same_beginning,
         ),
         StageDefinition(
@@ -253,6 +279,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             ("train",),
             planning.sequences,
             _reading,
+            count=_read_pairs,
             require_data=require_pairs_to_read,
         ),
         StageDefinition(
@@ -261,6 +288,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             ("train",),
             planning.conversations,
             _memory_aware,
+            count=_conversations,
             require_data=require_short_enough,
             require_possible=require_phases,
             require_shape=require_parts,
@@ -286,8 +314,12 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             require_resumable=_require_same_position,
             require_shape=require_trainable_by_rewards,
         ),
-        StageDefinition(LMText, _supervised, ("texts",), planning.sequences, _lm_text),
-        StageDefinition(LMSFT, _supervised, ("pairs",), planning.sequences, _lm_sft),
+        StageDefinition(
+            LMText, _supervised, ("texts",), planning.sequences, _lm_text, count=_pieces
+        ),
+        StageDefinition(
+            LMSFT, _supervised, ("pairs",), planning.sequences, _lm_sft, count=_answers
+        ),
         StageDefinition(
             LMRL,
             _mrl,

@@ -4,7 +4,7 @@ checkpoints that resume exactly."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
@@ -25,9 +25,9 @@ from common.storage.checkpoint import Checkpoint, latest_checkpoint
 from common.storage.run_directory import RunDirectory
 from common.telemetry.metrics import Metrics
 from learner.checkpointing import StageState, save_training, take_over
-from learner.metrics import Pace, record_parts
+from learner.metrics import Pace, record_parts, record_step
 from learner.parallel.group import Group, Job
-from learner.parallel.optimizer import LossTerm, Trainer, combine
+from learner.parallel.optimizer import LossTerm, Trainer, combine_passes
 from learner.recorder import Recorder, RecorderClient
 from learner.reporter import Reporter
 from learner.resume import run_corpus
@@ -55,7 +55,14 @@ class Objective(Protocol):
         """Tokens of an example that a step trains on."""
         ...
 
-    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]: ...
+    def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
+        """Losses of some examples, of none on some ranks."""
+        ...
+
+    def passes(self, indices: Sequence[int], step: int, group: Group) -> Iterator[list[LossTerm]]:
+        """The same in parts, at least one, each of which is computed when the graph of the one
+        before is freed. The counts of each part are those of all examples."""
+        yield self.terms(indices, step, group)
 
     def after_step(
         self, done: int, group: Group, metrics: Metrics, directory: RunDirectory
@@ -116,7 +123,9 @@ class SupervisedTraining:
             self.stage.phases, part_of if reactive else _whole, self.objective.beside
         )
         self.unfreezing.load(held.phases_in(job.stage), self.position.in_stage)
-        self.trainer = Trainer(modules, self.stage.optimizer, self.stage.steps, group, self._scale)
+        self.trainer = Trainer(
+            modules, self.stage.optimizer, self.stage.total_steps, group, self._scale
+        )
         self.until = Until(self.stage, held.until_in(job.stage))
         extras = {name: module for name, module in modules.items() if name != "model"}
         self._beside = StageState(self.stage.stage, {"optimizer": self.trainer}, extras)
@@ -148,15 +157,15 @@ class SupervisedTraining:
             self.job.run.seed, stage.stage, self.objective.examples, stage.batch_size, step
         )
         indices = batch[group.rank :: group.size]
-        loss, sums = combine(self.objective.terms(indices, step, group), group)
-        norm, rate = self.trainer.update(loss, step, self.until.rate_factor(step))
+        sums: dict[str, tuple[float, float]] = {}
+        passes = group.precision.each(self.objective.passes(indices, step, group))
+        losses = combine_passes(passes, group, sums)
+        norm, rate = self.trainer.update(losses, step, self.until.rate_factor(step))
         self.until.observe(step + 1, sums, group)
         for name, (total, count) in sums.items():
             if count:
                 metrics.record(name, total / count, weight=count)
-        metrics.record("train/gradient_norm", norm)
-        metrics.record("train/learning_rate", rate)
-        metrics.record("train/gradient_clipped", norm > stage.optimizer.max_grad_norm)
+        record_step(self.trainer, norm, rate, metrics)
         record_parts(self.trainer, self.unfreezing, metrics)
         seconds = time.perf_counter() - started
         metrics.record("time/phase_seconds", seconds, phase="train", role="learner")

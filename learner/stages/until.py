@@ -82,12 +82,12 @@ class Until:
     @property
     def last_step(self) -> int:
         """Steps that the stage has, as far as is known by now."""
-        steps = self._stage.steps
+        steps = self._stage.total_steps
         return steps if self.held_at is None else min(steps, self.held_at + self._stage.decay_steps)
 
     def rate_factor(self, step: int) -> float:
         """Share of the peak rate at `step`, from 0."""
-        optimizer, steps = self._stage.optimizer, self._stage.steps
+        optimizer, steps = self._stage.optimizer, self._stage.total_steps
         if not self._stage.until:
             return learning_rate_factor(optimizer, step, steps)
         warmup = round(optimizer.warmup_fraction * steps)
@@ -104,7 +104,7 @@ class Until:
         found = ", ".join(f"{name} {value:.4g}" for name, value in self.means().items())
         if done == self.held_at:
             return f"{stage.stage}: {found} after {done} steps; it ends after {self.last_step}"
-        if stage.until and self.held_at is None and done == stage.steps:
+        if stage.until and self.held_at is None and done == stage.total_steps:
             wanted = ", ".join(f"{name} {value:g}" for name, value in stage.until.items())
             return f"warning: {stage.stage} did not reach {wanted} in {done} steps ({found})"
         return None

@@ -18,11 +18,12 @@ from common.models.reactive.reward import RxTRewardModel
 from common.storage.checkpoint import save_checkpoint
 from common.storage.run_directory import RunDirectory
 from deploy.cluster import local_cpus
-from deploy.plan import learner_bytes, model_shape, plan_text, rollout_bytes, stage_plans
+from deploy.plan import learner_bytes, plan_text, rollout_bytes, stage_plans
 from learner.stages.planning import (
     Batches,
     critic_parameters,
     longest_conversation,
+    model_shape,
     reward_parameters,
 )
 from tests.local_preferences import preference_run, text_model

@@ -150,6 +150,6 @@ def test_a_number_that_is_none_is_named_and_not_learnt(what: str) -> None:
     before = copy.deepcopy(model.state_dict())
     where = "weight model.1.weight" if what == "weight" else "gradient of model.0.weight"
     with pytest.raises(DataFailure, match=f"step 5: the {where} is not finite"):
-        trainer.update(model(x).square().sum(), 4)
+        trainer.update([model(x).square().sum()], 4)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], equal_nan=True)

@@ -40,7 +40,7 @@ def test_gradient_norms_of_parts_are_those_before_clipping(limit: float) -> None
         )
         for name, part in {**model, "head": head}.items()
     }
-    norm, _ = trainer.update(loss, 0)
+    norm, _ = trainer.update([loss], 0)
     found = trainer.gradient_norms(lambda name: name.removeprefix("model.").partition(".")[0])
     assert found == pytest.approx(expected | {"unused": 0.0}, rel=1e-4)
     assert math.hypot(*found.values()) == pytest.approx(norm, rel=1e-4)

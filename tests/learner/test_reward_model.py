@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from common.config.reward_stage import RewardModelStage
 from common.config.run import Run
-from common.config.stages import RewardModelStage
 from common.data.conversations import save_rows
 from common.data.datasets.table import load_corpus
 from common.data.preferences import Preference, save_preferences

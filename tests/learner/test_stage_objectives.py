@@ -92,7 +92,7 @@ def assert_same(objective: Objective, plain: Plain) -> None:
         objective.modules, Optimizer(max_grad_norm=1e9), 9, OneRank(), objective.trainable
     )
     loss, sums = combine(objective.terms(CHOSEN, STEP, OneRank()), OneRank())
-    trainer.update(loss, STEP)
+    trainer.update([loss], STEP)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     for name, value in figures.items():
         assert sums[name][0] / sums[name][1] == pytest.approx(value, rel=1e-5), name
@@ -599,7 +599,7 @@ def test_a_stage_changes_its_own_parts_and_no_others(
     }
     rates = Optimizer(weight_decay=0.5, warmup_fraction=0.0)
     trainer = Trainer(objective.modules, rates, 9, OneRank(), objective.trainable)
-    trainer.update(combine(objective.terms(CHOSEN, STEP, OneRank()), OneRank())[0], 0)
+    trainer.update([combine(objective.terms(CHOSEN, STEP, OneRank()), OneRank())[0]], 0)
     changed = {
         name.removeprefix("model.").split(".")[0]
         for prefix, module in objective.modules.items()

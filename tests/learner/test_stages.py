@@ -72,7 +72,7 @@ def taught(
             objective.terms(batch_indices(0, "test", objective.examples, batch, step), step, group),
             group,
         )
-        trainer.update(loss, step)
+        trainer.update([loss], step)
         history.append({name: total / max(1.0, count) for name, (total, count) in sums.items()})
     return history
 

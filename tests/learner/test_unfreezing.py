@@ -174,7 +174,7 @@ def stepped(trainer: Trainer, model: ReactiveTransformer, steps: range) -> None:
         moving = [p for p in model.parameters() if p.requires_grad]
         loss = sum((p * (i + 1 + step)).sum() + p.square().sum() for i, p in enumerate(moving))
         assert isinstance(loss, Tensor)
-        trainer.update(loss, step)
+        trainer.update([loss], step)
 
 
 def weights(model: ReactiveTransformer) -> dict[str, Tensor]:
@@ -242,7 +242,7 @@ def test_a_batch_that_reaches_no_trained_part_is_a_step_without_gradient() -> No
     schedule = unfreezing(*phases({"after": 0, "train": MEMORY[:1]}))
     trainer = Trainer({"model": model}, Optimizer(), 8, OneRank(), schedule.scale)
     loss, _ = combine(objective.terms([0], 0, OneRank()), OneRank())
-    norm, _ = trainer.update(loss, 0)
+    norm, _ = trainer.update([loss], 0)
     assert norm == 0.0
     assert math.isfinite(float(loss))
 

@@ -13,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from common.config.stages import Lora
+from common.config.causal import Lora
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.model import ReactiveTransformer
 from learner.lora import add_lora, plain_state

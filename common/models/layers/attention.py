@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.layers.batch_invariant import Linear
+from common.models.layers.exact import exact
 
 
 @lru_cache(maxsize=32)
@@ -34,10 +35,10 @@ def rope_table(length: int, head_dim: int, base: float, device: torch.device) ->
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate interleaved pairs (2i, 2i + 1). x: [batch, heads, tokens, head_dim]; rope
     [..., tokens, 2, head_dim], the batch before it where rows have positions of their own."""
-    exact = x if x.dtype == torch.float64 else x.float()
+    numbers = exact(x)
     own, partner = rope.unbind(-2)
-    partners = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return (exact * own + partners * partner).to(x.dtype)
+    partners = numbers.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (numbers * own + partners * partner).to(x.dtype)
 
 
 def added_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:

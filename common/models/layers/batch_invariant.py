@@ -53,6 +53,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and x.dtype == torch.float32
         and x.is_cpu
         and _ONEDNN
+        and not torch.is_autocast_enabled("cpu")
     ):
         # What torch.compile makes of a linear layer. The BLAS in torch's wheels uses half of AMD's
         # AVX-512: 110 against 250 GFLOP/s a core. Where there is no more than AVX2 it is the faster

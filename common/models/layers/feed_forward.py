@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.layers.batch_invariant import Linear, narrow_linear
+from common.models.layers.exact import no_autocast
 
 _FEW_TOKENS = 2048
 """Up to so many, a GPU computes every expert for every token where no gradient is asked for."""
@@ -85,13 +86,14 @@ class MixtureOfExperts(nn.Module):
             rows = picks // self.per_token
             inner = swiglu(narrow_linear(tokens[rows], self.up[expert], self.up_bias[expert]))
             result = narrow_linear(inner, self.down[expert], self.down_bias[expert])
-            out.index_add_(0, rows, result * weights.flatten()[picks, None])
+            out.index_add_(0, rows, (result * weights.flatten()[picks, None]).to(out.dtype))
         return out.view_as(x)
 
     def shares(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """tokens [tokens, width] → probabilities [tokens, experts], and of the experts chosen
         weights and indices [tokens, per_token]."""
-        probabilities = self.router(tokens).softmax(-1)
+        with no_autocast(tokens):  # probabilities of a shorter type would tie
+            probabilities = self.router(tokens).softmax(-1)
         weights, chosen = probabilities.topk(self.per_token, dim=-1)
         if self.per_token > 1:
             weights = weights / weights.sum(-1, keepdim=True)

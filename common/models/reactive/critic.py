@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.layers.attention import rope_table
+from common.models.layers.exact import exact
 from common.models.reactive.config import RxTConfig
 from common.models.reactive.encoder import Encoder
 from common.models.reactive.memory_look import MemoryLook, start_as_decoder
@@ -62,7 +63,7 @@ class Critic(nn.Module):
             states = states + self._read(layers, mask, memory)
         pooled = states.sum(1) / mask.sum(1, keepdim=True)
         value, gate = self.hidden(pooled).chunk(2, dim=-1)
-        return self.value(self.norm(value * F.silu(gate))).squeeze(-1)
+        return exact(self.value(self.norm(value * F.silu(gate)))).squeeze(-1)
 
     def _read(self, states: Tensor, mask: Tensor, memory: Tensor) -> Tensor:
         """Sum over layers of what the states of a layer find in that layer of memory, 0 at padding.

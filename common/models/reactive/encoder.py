@@ -119,7 +119,7 @@ class Packing:
         parts = [
             part[0].transpose(0, 1) for part in attention.queries_keys_values(x[None], self._rope)
         ]
-        seen = x.new_zeros(len(x), attention.query_heads, attention.head_dim)
+        seen = parts[0].new_zeros(len(x), attention.query_heads, attention.head_dim)
         for group in self._groups:
             queries, keys, values = (group.unpack(part).transpose(1, 2) for part in parts)
             seen = group.pack(

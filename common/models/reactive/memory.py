@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from common.models.layers.attention import CrossAttention, added_mask, rope_table
 from common.models.layers.batch_invariant import NarrowLinear, by_rows
+from common.models.layers.exact import no_autocast
 from common.models.reactive.config import LAST_INTERACTION, RxTConfig
 
 
@@ -70,10 +71,12 @@ class ResidualGate(nn.Module):
         in the shape of old."""
         if self.kind == "none":
             return old + new
+        new = new.to(old.dtype)  # memory is carried on: it stays as exact as it is
         if self.kind == "delta":
             return self._delta(old, new, shares)
         gate = by_rows(
-            torch.tanh if self.activation == "tanh" else torch.sigmoid, self._before(old, new)
+            torch.tanh if self.activation == "tanh" else torch.sigmoid,
+            self._before(old, new).to(old.dtype),
         )
         if self.activation == "tanh":
             share = (1 + gate) / 2
@@ -93,9 +96,8 @@ class ResidualGate(nn.Module):
 
     def _delta(self, old: Tensor, new: Tensor, shares: list[Tensor] | None) -> Tensor:
         """As `forward`, by the delta rule. The share of what is new is that of the rows of M."""
-        key, value, strength = (
-            self.linear(new.flatten(0, 1)).unflatten(0, old.shape[:2]).split(self.parts, -1)
-        )
+        given = self.linear(new.flatten(0, 1)).to(old.dtype)
+        key, value, strength = given.unflatten(0, old.shape[:2]).split(self.parts, -1)
         key = F.normalize(key, dim=-1, eps=self.eps).unsqueeze(-1)
         value = F.rms_norm(value, value.shape[-1:], eps=self.eps)
         strength = self._stretched(by_rows(torch.sigmoid, strength.squeeze(-1)))[..., None, None]
@@ -221,4 +223,5 @@ def as_memory(encoded: Tensor, mask: Tensor, slots: int) -> Tensor:
     token = torch.arange(encoded.shape[2], device=encoded.device)
     share = ((token >= start[..., None]) & (token < end[..., None])).to(encoded.dtype)
     share = share / share.sum(-1, keepdim=True)
-    return torch.einsum("bst,bltw->blsw", share, encoded)
+    with no_autocast(encoded):
+        return torch.einsum("bst,bltw->blsw", share, encoded)

@@ -20,6 +20,7 @@ from torch import Tensor
 from common.data.bucketing import by_width
 from common.data.padding import pad
 from common.models.layers.batch_invariant import TOKENS, round_up
+from common.models.layers.exact import exact
 from common.models.layers.feed_forward import Routing
 from common.models.reactive.model import ReactiveTransformer
 
@@ -246,11 +247,12 @@ def answer_logits(
     if (
         len(groups) == 1 or model.config.experts
     ):  # what experts are balanced over is one batch of tokens
-        return model.decoder.logits(model.decode_hidden(tokens, memory, routings)[mask]), targets
+        hidden = model.decode_hidden(tokens, memory, routings)[mask]
+        return exact(model.decoder.logits(hidden)), targets
     parts, places = [], []
     place = torch.arange(len(targets), device=mask.device).split(mask.sum(1).tolist())
     for rows in groups:
         width = max(needed[row] for row in rows)
         parts.append(model.decode_hidden(tokens[rows, :width], memory[rows])[mask[rows, :width]])
         places += [place[row] for row in rows]
-    return model.decoder.logits(torch.cat(parts)[torch.cat(places).argsort()]), targets
+    return exact(model.decoder.logits(torch.cat(parts)[torch.cat(places).argsort()])), targets

@@ -137,6 +137,12 @@ TRAIN: list[Metric] = [
         "Sequences trained on",
     ),
     counter(
+        "train/steps_passed_over",
+        "steps",
+        "one optimiser step of the whole learner group",
+        "Steps that no rank took because a gradient overflowed in float16; the loss scale fell",
+    ),
+    counter(
         "train/steps", "steps", "one optimiser step of the whole learner group", "Optimiser steps"
     ),
     gauge(
