@@ -162,6 +162,8 @@ class Update:
             for chosen in minibatches(places, total, self.settings.minibatches, seed):
                 part = self._with_present_memories(experience.select(chosen))
                 if learns and self._has_signal(part):
+                    if first:
+                        self._record_parity_beside(experience, chosen)
                     learns = self.step_policy(part, iteration, first)
                     first = False
                 if self.critic is not None:
@@ -285,6 +287,15 @@ class Update:
             if count:
                 self.metrics.record(name, total / count, weight=count)
         return norm, rate
+
+    @torch.no_grad()
+    def _record_parity_beside(self, experience: Experience, chosen: list[int]) -> None:
+        """The same of the episodes that the first step is not taken on: after it, the policy is
+        another one."""
+        rest = sorted(set(range(len(experience.episodes))) - set(chosen))
+        if rest:
+            part = experience.select(rest)
+            self._record_parity(self.policy.evaluate(part.episodes, self.temperature), part)
 
     def _record_parity(self, batch: TokenBatch, part: Experience) -> None:
         """Before the first step, learner and rollout workers must agree on every log-prob."""

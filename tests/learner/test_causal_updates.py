@@ -4,6 +4,7 @@ does to the policy."""
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,46 @@ def test_a_detached_head_leaves_the_policy_alone(tmp_path: Path) -> None:
         update.run(experience, list(range(6)), 6, 0)
         now = weights(update.policy.module)
         assert any(not torch.equal(was, now[name]) for name, was in before.items()) == moves
+
+
+def test_the_whole_batch_is_measured_before_the_first_step(tmp_path: Path) -> None:
+    """One recorded log-prob that is off is seen, in whichever minibatch its episode is."""
+    folder = write_model(tmp_path)
+    for place in range(6):
+        update, episodes = update_of(folder, {"minibatches": 6, "epochs": 1})
+        turn = episodes[place].turns[1]
+        wrong = replace(turn, log_probs=[turn.log_probs[0] - 0.25, *turn.log_probs[1:]])
+        others = episodes[place].turns[2:]
+        episodes[place] = replace(episodes[place], turns=(episodes[place].turns[0], wrong, *others))
+        update.run(update.evaluate(episodes, list(range(6))), list(range(6)), 6, 0)
+        row = update.metrics.flush(1, "lm_rl")
+        assert row["ppo/log_prob_max_difference"] == pytest.approx(0.25, abs=1e-3)
+        tokens = sum(len(each.answer_ids) for one in episodes for each in one.answered)
+        assert row["mismatch/log_prob_difference"] == pytest.approx(0.25 / tokens, rel=1e-2)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "lora"])
+def test_the_generator_has_the_learners_log_probs_after_updates_1_2_and_5(
+    tmp_path: Path, lora: dict[str, int] | None
+) -> None:
+    """A generator of its own, with no weights but those it is sent."""
+    settings = CausalModel.model_validate(
+        {"path": str(write_model(tmp_path)), "interactions": 2, "lora": lora}
+    )
+    model, held = opened(tmp_path, interactions=2)
+    generator = policy_of(copy.deepcopy(model), held, sampling={"max_new_tokens": 6})
+    whole = CheckpointPolicy("causal", model, held, settings)
+    optimizer = {"learning_rate": 0.02, "max_grad_norm": 10.0, "warmup_fraction": 0.0}
+    update = make_update(model, held, settings, lm_rl(optimizer=optimizer), OneRank())
+    firsts = []
+    for version in range(6):
+        generator.load(whole.weights(version))
+        episodes = scored(play(generator, prompt_tasks(5, 3)))
+        recorded = [torch.tensor(turn.log_probs) for each in episodes for turn in each.answered]
+        own = [values for turns in update.policy.log_probs(episodes, 1.0) for values in turns]
+        largest = max(float((a - b).abs().max()) for a, b in zip(own, recorded, strict=True))
+        if version in (1, 2, 5):
+            assert largest <= 1e-4, version
+            firsts.append(float(recorded[0][0]))
+        update.run(update.evaluate(episodes, list(range(5))), list(range(5)), 5, version)
+    assert len(set(firsts)) == 3, "the updates change what is compared"
