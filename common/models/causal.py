@@ -59,11 +59,8 @@ def open_causal(settings: CausalModel) -> tuple[nn.Module, CausalTokenizer]:
     template that works.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
     tokenizer = open_tokenizer(settings)
-    transformers_logging.disable_progress_bar()
-
     with model_folder(settings.path) as (name, revision):
         # In float32 whatever it is kept in: small steps on bfloat16 weights round to nothing.
         model = pretrained(AutoModelForCausalLM, settings.path, name, revision, dtype=torch.float32)
@@ -269,9 +266,7 @@ def require_trainable(where: str, model: Any, tokenizer: CausalTokenizer) -> Non
 def load_causal(where: str, folder: Path) -> tuple[nn.Module, CausalTokenizer]:
     """The policy in a checkpoint's folder. Raises InputError where weights do not fit."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
     model = pretrained(AutoModelForCausalLM, where, str(folder), "main", dtype=torch.float32)
     return model.eval(), CausalTokenizer.load(folder)
 

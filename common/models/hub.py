@@ -52,7 +52,7 @@ def pretrained(
     is_new: whether a weight, by its key, of the model opened may be drawn, as that of a new head.
     Tied weights and buffers are never missing.
     """
-    with naming(where):
+    with naming(where), _quiet():
         model, found = opener.from_pretrained(
             name,
             revision=revision,
@@ -72,6 +72,21 @@ def pretrained(
     if other:
         raise InputError(where, f"its weights have other shapes than its model: {_some(other)}")
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a bar and a table of weights: what does not fit is said in one sentence."""
+    # Here and not at the top: it takes long to import.
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def require_weights(

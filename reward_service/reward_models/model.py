@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from common.config.locations import split_pin
 from common.data.padding import pad
@@ -245,7 +244,6 @@ def from_folder(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     config = scoring_config(where, folder, levels)
-    transformers_logging.disable_progress_bar()
     if config.model_type == "rxt_reward":
         return MemoryPreferenceModel(
             read_model(RxTRewardModel, where, folder), ConversationTokenizer.load(folder)
