@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from common.config.algorithms import PPO
 from common.config.causal import CausalModel
 from common.data.causal_tokenizer import CausalTokenizer
 from common.episode import Episode
@@ -20,6 +21,8 @@ from learner.parallel.group import OneRank
 from learner.parallel.optimizer import combine
 from learner.policies.causal import CausalCritic
 from learner.policies.table import CheckpointPolicy
+from learner.rl.experience import gather_experience
+from learner.rl.rewards import shaped_rewards
 from learner.rl.update import Update
 from rollout.policies.play import play
 from tests.causal_updates import lm_rl, make_update
@@ -192,3 +195,33 @@ def test_the_generator_has_the_learners_log_probs_after_updates_1_2_and_5(
             firsts.append(float(recorded[0][0]))
         update.run(update.evaluate(episodes, list(range(5))), list(range(5)), 5, version)
     assert len(set(firsts)) == 3, "the updates change what is compared"
+
+
+def test_an_answer_without_end_earns_what_the_settings_say(tmp_path: Path) -> None:
+    """Its own reward is replaced, then the penalty is taken off; answers that end keep theirs."""
+    model, held = opened(write_model(tmp_path))
+    episodes = played(model, held)
+    ends = held.memory.end
+    for place in (1, 3):
+        turn = episodes[place].turns[1]
+        cut = replace(turn, answer_ids=[*turn.answer_ids[:-1], ends])
+        episodes[place] = replace(episodes[place], turns=(episodes[place].turns[0], cut))
+    experience = gather_experience(episodes, None, None, 1.0, torch.device("cpu"))
+    ended = [[turn.answer_ids[-1] == ends for turn in each.answered] for each in episodes]
+    assert [any(row) for row in ended] == [False, True, False, True, False, False]
+
+    def shaped(**settings: float) -> torch.Tensor:
+        section = PPO.model_validate({"kl_in": "loss"} | settings)
+        found = shaped_rewards(experience, section, 0.0, lambda ids: ids[-1] == ends, OneRank())
+        return found.rewards
+
+    own, scored_ = experience.rewards, experience.scored
+    cut_ = torch.zeros_like(scored_)
+    for i, row in enumerate(ended):
+        cut_[i, : len(row)] = ~torch.tensor(row)
+    assert torch.equal(shaped(), own)
+    expected = torch.where(cut_, torch.tensor(-1.0), own)
+    assert torch.equal(shaped(no_end_reward=-1.0), expected)
+    assert torch.allclose(shaped(no_end_penalty=0.25), torch.where(cut_, own - 0.25, own))
+    both = shaped(no_end_reward=-1.0, no_end_penalty=0.25)
+    assert torch.allclose(both, torch.where(cut_, torch.tensor(-1.25), own))
