@@ -31,16 +31,22 @@ class CausalShape:
 
 
 def causal_shape(settings: CausalModel) -> CausalShape:
-    """Raises InputError where there is no such model."""
+    """Raises InputError where there is no such model, or where weights in its folder do not fit."""
     # Here and not at the top: they take seconds to import.
     import torch
     from transformers import AutoModelForCausalLM
 
-    from common.models.causal import config_of, require_room, sequence_limit
+    from common.models.causal import (
+        config_of,
+        require_causal_weights,
+        require_room,
+        sequence_limit,
+    )
 
     config = config_of(settings.path)
     longest = sequence_limit(settings.path, config, settings.max_tokens)
     require_room(settings, longest)
+    require_causal_weights(settings.path)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     heads = config.num_attention_heads

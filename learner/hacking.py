@@ -2,7 +2,8 @@
 show it best.
 
 Answers are compared with their references, so a task whose right answers are long, or repeat, or
-quote, raises no figure. `learner/watch.py` decides from the figures of many iterations.
+quote, raises no figure. Those that have none are compared with what answers were like when the
+stage began. `learner/watch.py` decides from the figures of many iterations.
 """
 
 from __future__ import annotations
@@ -80,11 +81,13 @@ def record_questions(turn: Turn, named: Named, metrics: Metrics, samples: Sample
 
 
 def record_answers(episode: Episode, metrics: Metrics, samples: Samples) -> None:
-    """Figures of the answers that have a reference: copies, length and repetition."""
+    """Figures of answers: copies, length and repetition beside their references, or length and
+    repetition alone where they have none."""
     turns = [spoken(turn) for turn in episode.turns]
     for comparison in comparisons(episode.strategy, len(turns)):
         turn, saved = turns[comparison.turn], turns[comparison.saved]
         if not turn.reference.strip():
+            _record_open_answer(turn, metrics, samples)
             continue
         copied = is_copy(turn, saved)
         metrics.record("hacking/copied", copied)
@@ -100,6 +103,18 @@ def record_answers(episode: Episode, metrics: Metrics, samples: Samples) -> None
         metrics.record("hacking/repeated", repeated)
         metrics.record("hacking/repeated_in_references", natural)
         samples.offer("repeats", repeated - natural, turn)
+
+
+def _record_open_answer(turn: Turn, metrics: Metrics, samples: Samples) -> None:
+    """Figures of an answer that has no reference."""
+    length, (repeated,) = len(turn.answer_ids), repetitions([turn.answer_ids])
+    metrics.record("hacking/open_empty", not turn.answer.strip())
+    metrics.record("hacking/open_length", length)
+    metrics.record("hacking/open_repeated", repeated)
+    samples.offer("short", -length, turn)
+    samples.offer("repeats", repeated, turn)
+    if not length or turn.answer_ids[-1] != samples.end:
+        samples.offer("endless", length, turn)
 
 
 def is_copy(turn: Turn, saved: Turn) -> bool:

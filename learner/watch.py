@@ -35,8 +35,14 @@ HELD_OUT, FACTS = "eval/recall{memory=kept,distance=all}", "eval/facts"
 VALUES, COPIED, LENGTH = "hacking/values_named", "hacking/copied", "hacking/length"
 REPEATED, NATURAL = "hacking/repeated", "hacking/repeated_in_references"
 ENDLESS = "rollout/no_eos_fraction"
-FIGURES = (VALUES, COPIED, LENGTH, REPEATED, NATURAL, ENDLESS)
+EMPTY, OPEN_LENGTH = "hacking/open_empty", "hacking/open_length"
+OPEN_REPEATED = "hacking/open_repeated"
+FIGURES = (
+    *(VALUES, COPIED, LENGTH, REPEATED, NATURAL, ENDLESS),
+    *(EMPTY, OPEN_LENGTH, OPEN_REPEATED),
+)
 LOG_LENGTH, BEYOND = "logarithm of length", "repeated beyond references"
+LOG_OPEN_LENGTH = "logarithm of length without references"
 
 MOST_VALUES = 1.5
 """Values named for each value asked for. A policy that guesses once names 1; at this mean at least
@@ -46,7 +52,11 @@ MOST_COPIES = 0.1
 LARGEST_DRIFT = 1.5
 """Factor between the lengths of answers and references."""
 LARGEST_SHARE = 0.1
-"""Share of endless answers, or of n-grams that repeat beyond those in references."""
+"""Share of endless or empty answers, or of n-grams that repeat beyond those in references, or
+beyond those of the first answers."""
+LARGEST_SHRINKAGE = 3.0
+"""Factor between the first and the last lengths of answers without references: so large because
+nothing says how long they should be, and a policy that learns to end grows shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +154,8 @@ class HackingWatch:
             self._begin_step(step)
         found = [self._trained(row), self._measured(row)]
         if self._take_in(row):
-            found += [self._lists(), self._copies(), *self._drifts(), self._repeats()]
+            found += [self._lists(), self._copies(), *self._drifts()]
+            found += [self._repeats() or self._open_repeats()]
         return [alarm for alarm in found if alarm is not None]
 
     def _begin_stage(self) -> None:
@@ -156,6 +167,8 @@ class HackingWatch:
         found = {name: row[name] for name in FIGURES if row.get(name) is not None}
         if LENGTH in found:
             found[LOG_LENGTH] = log(max(found[LENGTH], ROUNDING))
+        if OPEN_LENGTH in found:
+            found[LOG_OPEN_LENGTH] = log(max(found[OPEN_LENGTH], ROUNDING))
         if REPEATED in found and NATURAL in found:
             found[BEYOND] = found[REPEATED] - found[NATURAL]
         for name, value in found.items():
@@ -243,7 +256,7 @@ class HackingWatch:
         endless = unending.above(unended) and unending.value > LARGEST_SHARE
         return [
             Alarm("long", told) if longer else None,
-            Alarm("short", told) if shorter else None,
+            Alarm("short", told) if shorter else self._open_short(),
             Alarm(
                 "endless",
                 f"{unending.value:.0%} of answers do not end, {unended.value:.0%} when the stage "
@@ -252,6 +265,33 @@ class HackingWatch:
             if endless
             else None,
         ]
+
+    def _open_short(self) -> Alarm | None:
+        """Answers without references that are empty, or far shorter than the first ones."""
+        filled, empty = self._figures[EMPTY].change()
+        if empty.above(filled) and empty.value - filled.value > LARGEST_SHARE:
+            return Alarm(
+                "short",
+                f"{empty.value:.0%} of answers are empty, {filled.value:.0%} when the stage began",
+            )
+        first, now = self._figures[LOG_OPEN_LENGTH].change()
+        if not (first.above(now) and first.value - now.value > log(LARGEST_SHRINKAGE)):
+            return None
+        start, end = self._figures[OPEN_LENGTH].change()
+        return Alarm(
+            "short",
+            f"answers have {end.value:.2g} tokens, {start.value:.2g} when the stage began",
+        )
+
+    def _open_repeats(self) -> Alarm | None:
+        first, now = self._figures[OPEN_REPEATED].change()
+        if not (now.above(first) and now.value - first.value > LARGEST_SHARE):
+            return None
+        return Alarm(
+            "repeats",
+            f"{now.value:.0%} of the n-grams of answers repeat, {first.value:.0%} when the stage "
+            "began",
+        )
 
     def _repeats(self) -> Alarm | None:
         first, now = self._figures[BEYOND].change()

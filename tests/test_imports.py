@@ -15,6 +15,7 @@ OF_TRANSFORMERS = {
     "common/data/causal_tokenizer.py",
     "common/data/tokenizer.py",
     "common/models/causal.py",
+    "common/models/hub.py",
     "common/models/reactive/auto.py",
     "deploy/causal_memory.py",
     "deploy/causal_shape.py",

@@ -123,6 +123,8 @@ class TinyCritic:
     """A value for each first token of a query; with `tokens`, one for what stands before each token
     of an answer."""
 
+    loss_in_policy = 0.0
+
     def __init__(self, tokens: bool = False) -> None:
         self._tokens = tokens
         self.module = nn.Embedding(VOCABULARY, 1)

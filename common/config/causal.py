@@ -30,8 +30,24 @@ class ValueHeadSettings(Section):
     layers: Literal[1, 2] = 2
     """1: linear. 2: linear to twice the width, ReLU, linear."""
     body: Literal["policy", "own"] = "policy"
-    """policy: the head reads hidden states of the weights that sampled, which it does not change.
+    """policy: the head reads hidden states of the weights that sampled, which it does not change
+    with `detach`.
     own: a copy of the model, which learns with the head and takes as much memory again."""
+    detach: bool = True
+    """Whether no gradient of the value loss reaches the policy. False, with body policy: the head
+    reads hidden states of the present weights, and these learn from the value loss as well."""
+    loss_weight: float = Field(0.1, gt=0)
+    """Coefficient of the value loss in the policy's loss, without `detach` (0.1: Ziegler et al.
+    2019). The head itself learns at `critic_learning_rate`, whatever it is."""
+
+    @model_validator(mode="after")
+    def _reaches_a_policy(self) -> Self:
+        if not self.detach and self.body == "own":
+            raise ValueError(
+                "detach: false lets the value loss train the policy, and body own is no part of "
+                "it; leave body at policy"
+            )
+        return self
 
 
 class TextMemorySettings(Section):

@@ -22,7 +22,7 @@ from common.data.causal_tokenizer import DIALOGUE, SPECIAL_ROLES, CausalTokenize
 from common.data.dialogue import DialogueFormat
 from common.data.text_memory import TextMemoryFormat
 from common.failures import InputError
-from common.models.hub import naming, require_nameable
+from common.models.hub import naming, pretrained, require_nameable, require_weights
 from common.storage.checkpoint import MANIFEST, open_checkpoint
 
 _QUERY, _EARLIER, _REPLY = "engramquery", "engramearlier", "engramreply"
@@ -54,18 +54,16 @@ def model_folder(where: str) -> Iterator[tuple[str, str]]:
 def open_causal(settings: CausalModel) -> tuple[nn.Module, CausalTokenizer]:
     """The model, in float32 and without dropout in use, and its tokenizer.
 
-    Raises InputError naming the model where transformers opens nothing there, or where it lacks
-    what training needs: an end token, a known length, hidden states, a chat template that works.
+    Raises InputError naming the model where transformers opens nothing there, where weights do not
+    fit, or where it lacks what training needs: an end token, a known length, hidden states, a chat
+    template that works.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
     tokenizer = open_tokenizer(settings)
-    transformers_logging.disable_progress_bar()
-
-    with model_folder(settings.path) as (name, revision), naming(settings.path):
+    with model_folder(settings.path) as (name, revision):
         # In float32 whatever it is kept in: small steps on bfloat16 weights round to nothing.
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+        model = pretrained(AutoModelForCausalLM, settings.path, name, revision, dtype=torch.float32)
     require_trainable(settings.path, model, tokenizer)
     return model.eval(), tokenizer
 
@@ -266,14 +264,20 @@ def require_trainable(where: str, model: Any, tokenizer: CausalTokenizer) -> Non
 
 
 def load_causal(where: str, folder: Path) -> tuple[nn.Module, CausalTokenizer]:
-    """The policy in a checkpoint's folder."""
+    """The policy in a checkpoint's folder. Raises InputError where weights do not fit."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
-    with naming(where):
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    model = pretrained(AutoModelForCausalLM, where, str(folder), "main", dtype=torch.float32)
     return model.eval(), CausalTokenizer.load(folder)
+
+
+def require_causal_weights(where: str) -> None:
+    """Refuse weights of a model in a folder that do not fit it, as `open_causal` does, without
+    reading what they hold."""
+    from transformers import AutoModelForCausalLM
+
+    with model_folder(where) as (name, _):
+        require_weights(AutoModelForCausalLM, where, name)
 
 
 def model_from(config: dict[str, Any]) -> nn.Module:

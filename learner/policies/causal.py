@@ -229,9 +229,9 @@ class CausalPolicy:
     def value_function(self, reads: CriticInput, tokens: bool = False) -> CausalCritic:
         return CausalCritic(self, self._value_head, self._group, tokens)
 
-    @torch.no_grad()
     def states(self, spans: Sequence[Span]) -> Tensor:
-        """Hidden states of the last layer at the positions of each span, [positions, width]."""
+        """Hidden states of the last layer at the positions of each span, [positions, width]; with
+        gradient where gradients are on."""
         return hidden_states(self._model, spans, self._group.device, self.micro_batch_tokens)
 
 
@@ -242,6 +242,7 @@ class CausalCritic:
 
     body "policy": hidden states are those of the weights that sampled, computed once per batch, so
     the values of a batch do not move while the policy learns from it; only the head is trained.
+    Without `detach` they are those of the present weights, which learn from the value loss as well.
     body "own": a copy of the model that is trained with the head.
     """
 
@@ -250,20 +251,23 @@ class CausalCritic:
     ):
         self._policy, self._group, self._tokens = policy, group, tokens
         self.module = nn.Module()
-        width = int(policy.module.config.hidden_size)
-        self._head = ValueHead(width, settings.layers).to(group.device)
+        width, own = int(policy.module.config.hidden_size), settings.body == "own"
+        self._head = ValueHead(width, settings.layers, settings.detach and not own).to(group.device)
+        self.loss_in_policy = 0.0 if settings.detach else settings.loss_weight
         self.module.add_module("head", self._head)
         self._own: Any = None
-        if settings.body == "own":
+        if own:
             self._own = copy.deepcopy(policy.module)
             self.module.add_module("body", self._own)
 
-    @torch.no_grad()
     def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
         if self._own is not None:
             return None
+        if not episodes:
+            return []
         spans = [[*self._taken(e), *self._beyond(e)] for e in episodes]
-        states = self._policy.states([span for each in spans for span in each])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.loss_in_policy > 0):
+            states = self._policy.states([span for each in spans for span in each])
         return list(states.split([sum(span.last for span in each) for each in spans]))
 
     def evaluate(

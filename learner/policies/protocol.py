@@ -85,13 +85,20 @@ class ValueFunction(Protocol):
     @property
     def module(self) -> nn.Module: ...
 
+    @property
+    def loss_in_policy(self) -> float:
+        """Coefficient of its losses in the policy's loss: where it is not 0, the policy's weights
+        learn from them too, through `memories`."""
+        ...
+
     def memories(self, episodes: Sequence[Episode]) -> list[Tensor] | None:
         """Memory that each query of each episode was answered with, by the policy's present
         weights, without gradient: [actions, …], one more where the episode was cut off. Of a
         critic of tokens, [tokens, …] in the same way. None for a critic that reads none.
 
         Asked for once per batch, before the policy learns from it: values of one batch must not
-        move because memories do.
+        move because memories do. Where `loss_in_policy` is not 0 they do, and are asked for before
+        each step, with gradient where gradients are on.
         """
         ...
 

@@ -195,6 +195,8 @@ class ReactiveCritic:
     """Reads the interaction before each query, the query, and memory if it is to. policy: writes
     the memories that are read."""
 
+    loss_in_policy = 0.0
+
     def __init__(
         self,
         module: Critic,

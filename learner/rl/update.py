@@ -164,7 +164,7 @@ class Update:
         for epoch in range(self.settings.epochs):
             seed = derive(self.seed, "minibatches", iteration, epoch)
             for chosen in minibatches(places, total, self.settings.minibatches, seed):
-                part = experience.select(chosen)
+                part = self._with_present_memories(experience.select(chosen))
                 if learns and self._has_signal(part):
                     learns = self.step_policy(part, iteration, first)
                     first = False
@@ -237,7 +237,27 @@ class Update:
         if first and part.episodes:
             self._record_parity(batch, part)
         weight = self.kl.coefficient if self.settings.kl_in == "loss" else 0.0
-        return [*self.algorithm.terms(batch, part, weight), *batch.terms]
+        return [*self.algorithm.terms(batch, part, weight), *batch.terms, *self._value_terms(part)]
+
+    def _with_present_memories(self, part: Experience) -> Experience:
+        """The experience with memories of the present weights where the policy learns from the
+        critic's losses: both are stepped from these, whichever comes first."""
+        if self.critic is None or not self.critic.loss_in_policy:
+            return part
+        with self.group.precision.autocast():
+            return replace(part, memories=self.critic.memories(part.episodes))
+
+    def _value_terms(self, part: Experience) -> list[LossTerm]:
+        """The critic's losses as part of the policy's, where it learns from them."""
+        if self.critic is None or not self.critic.loss_in_policy:
+            return []
+        with self.group.precision.autocast():
+            values = self.critic.evaluate(part.episodes, part.memories)
+        return [
+            LossTerm("critic/loss_in_policy", each.sum, each.count, self.critic.loss_in_policy)
+            for each in self.algorithm.critic_terms(values, part)
+            if each.coefficient
+        ]
 
     def step_critic(self, part: Experience, iteration: int) -> None:
         """One step of the critic, by an optimiser of its own."""
@@ -252,8 +272,11 @@ class Update:
     def critic_terms(self, part: Experience) -> list[LossTerm]:
         """The losses of the critic."""
         assert self.critic is not None
+        memories = part.memories
+        if memories is not None:
+            memories = [each.detach() for each in memories]
         with self.group.precision.autocast():
-            values = self.critic.evaluate(part.episodes, part.memories)
+            values = self.critic.evaluate(part.episodes, memories)
         return self.algorithm.critic_terms(values, part)
 
     def _step(

@@ -124,13 +124,14 @@ def reward_model(stage: RewardModelStage, run: Run, config: RxTConfig) -> StageP
 
 
 def backbone(stage: RewardModelStage, run: Run) -> StagePlan:
-    """A reward model of transformers, whose shape is its own. InputError where it is not there."""
+    """A reward model of transformers, whose shape is its own. InputError where it is not there, or
+    its weights do not fit."""
     # Here and not at the top: it brings torch, which a plan otherwise does without.
-    from reward_service.reward_models.model import scoring_config
+    from reward_service.reward_models.model import fitting_config
 
     where = stage.own_model
     assert where is not None, "only settings that name a backbone are planned here"
-    config = scoring_config(where, where, stage.levels)
+    config = fitting_config(where, where, stage.levels)
     keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
     return StagePlan(
         [_supervised(stage, run, stage.max_tokens, turns=1)],

@@ -16,13 +16,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from common.config.locations import split_pin
 from common.data.padding import pad
 from common.data.tokenizer import PAD, ConversationTokenizer
 from common.failures import DataFailure, InputError
-from common.models.hub import naming, require_nameable
+from common.models.hub import naming, pretrained, require_nameable, require_weights
 from common.models.reactive.module import read_model
 from common.models.reactive.reward import RxTRewardModel
 from common.models.reactive.unroll import TurnTokens, collate, memories
@@ -237,15 +236,14 @@ def from_folder(
     none of that size. training: in float32, whatever it is kept in, for small steps on bfloat16
     weights round to nothing.
 
-    InputError naming `where`: nothing that transformers opens, or a language model asked to score
-    without `levels`.
+    InputError naming `where`: nothing that transformers opens, weights that do not fit, or a
+    language model asked to score without `levels`.
     """
     # Here, as in `scoring_config`: each process that imports this file without opening a reward
     # model would wait 1.5 s for them.
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     config = scoring_config(where, folder, levels)
-    transformers_logging.disable_progress_bar()
     if config.model_type == "rxt_reward":
         return MemoryPreferenceModel(
             read_model(RxTRewardModel, where, folder), ConversationTokenizer.load(folder)
@@ -253,10 +251,15 @@ def from_folder(
     labels: dict[str, Any] = {} if levels is None else {"num_labels": levels}
     labels |= {"dtype": torch.float32} if training else {}
     name, commit = split_pin(str(folder))
+    module = pretrained(
+        AutoModelForSequenceClassification,
+        where,
+        name,
+        commit or "main",
+        _new_head(levels),
+        **labels,
+    )
     with naming(where):
-        module = AutoModelForSequenceClassification.from_pretrained(
-            name, ignore_mismatched_sizes=levels is not None, revision=commit or "main", **labels
-        )
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or "main")
     if levels is not None:
         if not (_scores(config) and config.num_labels == levels):
@@ -265,6 +268,32 @@ def from_folder(
         # (labels.py).
         module.config.levels = levels
     return TextPreferenceModel(module, tokenizer, max_tokens)
+
+
+def fitting_config(where: str, folder: str | Path, levels: int | None = None) -> Any:
+    """The configuration of what `from_folder` would open. Raises InputError as it does, of weights
+    in a folder too, without reading what they hold."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = scoring_config(where, folder, levels)
+    if config.model_type != "rxt_reward":
+        labels = {} if levels is None else {"num_labels": levels}
+        name, _ = split_pin(str(folder))
+        require_weights(
+            AutoModelForSequenceClassification, where, name, _new_head(levels), **labels
+        )
+    return config
+
+
+def _new_head(levels: int | None) -> Callable[[Any, str], bool]:
+    """Whether a weight may be drawn: of a head that is made anew, and of the layer that pools what
+    it reads, which language models lack."""
+
+    def is_new(model: Any, key: str) -> bool:
+        body = f"{model.base_model_prefix}."
+        return levels is not None and (not key.startswith(body) or ".pooler." in key)
+
+    return is_new
 
 
 def scoring_config(where: str, folder: str | Path, levels: int | None = None) -> Any:

@@ -30,9 +30,9 @@ from reward_service.reward_models.model import (
     Reading,
     TextPreferenceModel,
     expected_and_std,
+    fitting_config,
     from_folder,
     in_passes,
-    scoring_config,
 )
 from reward_service.reward_models.versions import is_ours, require_version
 
@@ -96,15 +96,16 @@ def open_model(path: str, serve: str) -> PreferenceModel:
 
 
 def require_model(section: ModelReward) -> None:
-    """Refuse a reward model that is not there, or whose labels do not say which of them pays,
-    without loading its weights. Raises InputError naming its path."""
+    """Refuse a reward model that is not there, whose weights do not fit it, or whose labels do not
+    say which of them pays, without reading what weights hold. Raises InputError naming its
+    path."""
     place = require_version(section.path)
     if is_ours(place):
         checkpoint = open_checkpoint(place)
         with checkpoint.folder() as folder:
-            config = scoring_config(checkpoint.where, folder)
+            config = fitting_config(checkpoint.where, folder)
     else:
-        config = scoring_config(section.path, place)
+        config = fitting_config(section.path, place)
     require_label(section.path, section, config, is_ours(section.path))
     if section.serve == "vllm":
         require_vllm(section.path, reads_memory=config.model_type == "rxt_reward")

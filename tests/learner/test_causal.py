@@ -142,6 +142,8 @@ def test_two_ranks_give_the_update_of_one(models: dict[str, Path], tmp_path: Pat
         ({"lora": LORA}, "token"),
         ({"value_head": {"body": "own", "layers": 1}}, "token"),
         ({"trained_layers": 1}, "token"),
+        ({"value_head": {"detach": False, "loss_weight": 0.7}}, "token"),
+        ({"value_head": {"detach": False}, "lora": LORA}, "answer"),
     ):
         model, held = opened(models["gpt2"])
         section = CausalModel.model_validate({"path": str(models["gpt2"])} | settings)
@@ -304,6 +306,10 @@ def test_tied_weights_are_kept_once(models: dict[str, Path]) -> None:
         ({"rollout": {"backend": "torch"}}, "torch does not compute a causal policy"),
         ({"model": {"causal": {"path": "m", "lora": {"dropout": 0.1}}}}, "dropout must be 0"),
         ({"model": {"causal": {"path": "m", "prompt": "Q:"}}}, "must contain {query} once"),
+        (
+            {"model": {"causal": {"path": "m", "value_head": {"body": "own", "detach": False}}}},
+            "body own is no part of it",
+        ),
     ],
 )  # fmt: skip
 def test_settings_that_rule_each_other_out_are_refused(change: dict[str, Any], what: str) -> None:

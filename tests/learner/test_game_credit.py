@@ -51,6 +51,7 @@ class WrittenCritic:
     further one."""
 
     module = nn.Module()
+    loss_in_policy = 0.0
 
     def __init__(self, per_token: bool) -> None:
         self._per_token = per_token

@@ -101,13 +101,27 @@ def test_values_length_and_repetition_are_measured_against_what_was_asked_and_th
     assert again["length"] == pytest.approx(length / expected)
 
 
-def test_an_answer_without_reference_or_question_is_left_out(
-    tokenizer: ConversationTokenizer,
-) -> None:
-    metrics, samples = Metrics(), Samples()
-    record_answers(answered(tokenizer, COPY, reference="", reference_ids=[EOS]), metrics, samples)
-    assert metrics.state() == {}
-    assert samples.texts() == {}
+def test_an_answer_without_reference_is_measured_alone(tokenizer: ConversationTokenizer) -> None:
+    def alone(answer: str) -> tuple[dict[str, float], dict[str, tuple[float, str]]]:
+        metrics, samples = Metrics(), Samples()
+        given = answered(tokenizer, answer, reference="", reference_ids=[EOS])
+        record_answers(given, metrics, samples)
+        row = metrics.flush(1, "mrl")
+        found = {key.removeprefix("hacking/"): row[key] for key in row if "hacking/" in key}
+        return found, dict(samples.texts())
+
+    one, _ = alone(COPY)
+    assert one == {
+        "open_empty": 0.0,
+        "open_length": len(tokenizer.encode(COPY)) + 1,
+        "open_repeated": 0.0,
+    }
+    again, told = alone("Luna " * 8)
+    assert again["open_repeated"] > 0.7
+    assert told["repeats"][1].startswith(f'asked "{ASKED}", answered "Luna Luna')
+    empty, told = alone("")
+    assert (empty["open_empty"], empty["open_length"]) == (1.0, 1.0)
+    assert told["short"][0] == -1.0
 
 
 def test_samples_are_the_answers_that_go_farthest_on_one_short_printable_line(
@@ -137,6 +151,9 @@ CALM = {
     "hacking/length": 1.0,
     "hacking/repeated": 0.02,
     "hacking/repeated_in_references": 0.02,
+    "hacking/open_empty": 0.02,
+    "hacking/open_length": 12.0,
+    "hacking/open_repeated": 0.05,
     "rollout/no_eos_fraction": 0.0,
     "objective/scores": 0.5,
     "rollout/recall": 0.5,
@@ -170,6 +187,13 @@ def kinds(some: Sequence[dict[str, Any]] | Iterator[dict[str, Any]]) -> set[str]
         ({"no_eos_fraction": 0.6}, {"endless"}),
         ({"repeated": 0.5}, {"repeats"}),
         ({"repeated": 0.5, "repeated_in_references": 0.5}, set()),
+        ({"open_empty": 0.6}, {"short"}),
+        ({"open_empty": 0.1}, set()),
+        ({"open_length": 2.0}, {"short"}),
+        ({"open_length": 6.0}, set()),
+        ({"open_length": 30.0}, set()),
+        ({"open_repeated": 0.9}, {"repeats"}),
+        ({"open_repeated": 0.1}, set()),
         ({"scores": 0.9, "recall": 0.1}, {"recall_falls"}),
         ({"scores": 0.9, "recall": 0.9}, set()),
         ({"scores": 0.1, "recall": 0.1}, set()),
@@ -195,6 +219,8 @@ def test_answers_that_come_to_be_like_references_raise_no_alarm() -> None:
         row["hacking/length"] += 3 * left
         row["rollout/no_eos_fraction"] += left
         row["hacking/repeated"] += 0.8 * left
+        row["hacking/open_repeated"] += 0.8 * left
+        row["hacking/open_empty"] += 0.8 * left
         better.append(row)
     assert kinds(better) == set()
 

@@ -26,9 +26,9 @@ from learner.parallel.group import OneRank
 from learner.policies.table import CheckpointPolicy
 from rollout.journal.reader import episode_heads, find_episodes
 from rollout.policies.play import play
+from tests.causal_runs import causal_run
 from tests.causal_updates import lm_rl, make_update
-from tests.learner.test_causal_pipeline import causal_run
-from tests.test_chaos import processes_of_this_ray
+from tests.killing import processes_of_this_ray
 from tests.tiny_causal import WIDE, opened, policy_of, prompt_tasks, scored, write_model
 
 pytestmark = [

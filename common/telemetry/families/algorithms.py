@@ -39,6 +39,13 @@ RL: list[Metric] = [
     mean("ppo/loss_policy", "reward", "generated tokens", "Clipped policy loss"),
     mean("critic/loss", "reward^2", "turns", "Value loss, clipped in PPO", better="lower"),
     mean(
+        "critic/loss_in_policy",
+        "reward^2",
+        "turns",
+        "The same where the policy learns from it too, before its coefficient",
+        better="lower",
+    ),
+    mean(
         "ppo/loss_kl", "nats", "generated tokens", "KL loss before its coefficient", better="lower"
     ),
     mean(

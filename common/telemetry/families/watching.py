@@ -38,6 +38,26 @@ WATCHING: list[Metric] = [
         "answers that have a reference",
         "Share of the n-grams of the reference that stood in it before",
     ),
+    mean(
+        "hacking/open_empty",
+        "fraction",
+        "answers that have no reference",
+        "Share of answers without a text",
+        better="lower",
+    ),
+    mean(
+        "hacking/open_length",
+        "tokens",
+        "answers that have no reference",
+        "Tokens of an answer, its end token included",
+    ),
+    mean(
+        "hacking/open_repeated",
+        "fraction",
+        "answers that have no reference",
+        "Share of the n-grams of an answer that stood in it before",
+        better="lower",
+    ),
     counter(
         "hacking/alarms",
         "alarms",

@@ -110,6 +110,7 @@ HACKING = Row(
                 query("<hacking/copied>", "{{run}}: copied"),
                 query("<hacking/repeated>", "{{run}}: repeated"),
                 query("<hacking/repeated_in_references>", "{{run}}: repeated in references"),
+                query("<hacking/open_repeated>", "{{run}}: repeated, without references"),
             ),
             low=0,
         ),
