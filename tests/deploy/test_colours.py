@@ -39,7 +39,7 @@ def test_colours_that_mean_something_are_told_apart_by_everybody(
 
 def test_all_colours_of_curves_are_compared() -> None:
     page = STATIC.parent.parent / "view" / "static"
-    (count,) = re.findall(r"const COLOURS = (\d+);", (page / "curves.js").read_text())
+    (count,) = re.findall(r"const COLOURS = (\d+);", (page / "plot.js").read_text())
     assert int(count) == len(CURVES)
     sheets = [path.read_text() for path in (*page.glob("*.css"), *STATIC.glob("*.css"))]
     assert set(re.findall(r"var\(--(c\d+)\)", "".join(sheets))) <= set(CURVES)

@@ -109,6 +109,44 @@ def test_the_change_of_memory_is_that_of_the_recorded_episode(
             assert ask(browser, "document.documentElement.scrollWidth") <= SIZES["phone"][0]
 
 
+HEIGHTS = """
+const canvas = document.querySelector("[data-held-out] canvas"), wanted = frame.colour("c0");
+const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+const found = new Map();
+for (let at = 0; at < data.length; at += 4) {
+  const hex = "#" + [0, 1, 2].map((part) => data[at + part].toString(16).padStart(2, "0")).join("");
+  if (hex !== wanted || data[at + 3] < 255) continue;
+  const y = Math.floor(at / 4 / width);
+  found.set(y, (found.get(y) || 0) + 1);
+}
+return [[...found.entries()], height];
+"""
+"""Rows of pixels of the chart that have the first curve's colour, with how many each."""
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_held_out_recall_and_its_control_are_curves(browser: Chrome, page: str, theme: str) -> None:
+    """Recall stays at 0.7 with memory, at 0.1 without: two level lines, one of dashes."""
+    show(browser, page, "memory", theme=theme)
+    until(lambda: count(browser, "[data-held-out] canvas"))
+    rows, _ = browser.execute_script(HEIGHTS)
+    lines: list[dict[int, int]] = []
+    for row, pixels in sorted(rows):
+        if not lines or row > max(lines[-1]) + 1:
+            lines.append({})
+        lines[-1][row] = pixels
+    assert len(lines) == 2, "kept above, erased below"
+    box = browser.find_element(By.CSS_SELECTOR, "[data-held-out] .u-over").size["height"]
+    kept, erased = (np.average(list(line), weights=list(line.values())) for line in lines)
+    assert erased - kept == pytest.approx(0.6 * box, abs=3), "on a scale from 0 to 1"
+    assert max(lines[1].values()) < 0.9 * max(lines[0].values()), "the control has dashes"
+    legend = browser.find_element(By.CSS_SELECTOR, "[data-held-out] .legend").text
+    assert "all distances, memory kept 0.7 0.7 6" in legend
+    assert "all distances, memory erased 0.1 0.1 6" in legend
+    show(browser, page, "curves", theme=theme)
+    assert errors(browser) == [], "nothing is left of it that draws"
+
+
 def opacity(colour: str) -> float:
     """That of `rgba(r, g, b, opacity)`; a browser leaves 1 away."""
     parts = colour[colour.index("(") + 1 : -1].split(",")
