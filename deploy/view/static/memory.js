@@ -14,9 +14,11 @@ view.memory = (() => {
     return value === null || value === undefined ? "" : `${Math.round(value * 100)}`;
   }
 
-  function overTime(over) {
+  function overTime(over, damaged) {
     if (!over.iterations.length) {
-      return el("p", { class: "note" }, "No episode of this run asks for a fact, so there is no recall to show yet.");
+      return el("p", { class: "note" }, damaged
+        ? "No episode that can be read asks for a fact; State says which files cannot be read."
+        : "No episode of this run asks for a fact, so there is no recall to show yet.");
     }
     const joined = over.joined > 1 ? `, ${over.joined} iterations to a column` : "";
     return [
@@ -118,7 +120,7 @@ view.memory = (() => {
     frame.fill(main, el("h2", {}, "Memory"), el("div", { class: "runs" }, found.map((one, index) =>
       el("section", { class: "card", "data-run": index },
         el("h3", {}, text(view.runs[index].label), el("span", { class: "soft small" }, ` · ${number(one.facts)} facts asked for in ${number(one.episodes)} episodes`)),
-        overTime(one.over_time), evaluations(one.evaluations), heldOut(one.held_out), matrix(one.matrix)))));
+        overTime(one.over_time, view.unreadable(index).length), evaluations(one.evaluations), heldOut(one.held_out), matrix(one.matrix)))));
     // Only now are they as wide as they will be.
     for (const each of charts) each.chart = view.plot.chart(each.where, each.curves, { unit: "recall", range: [0, 1] });
   }
