@@ -73,19 +73,26 @@ view.memory = (() => {
       one.counts[key] ? el("span", { class: "soft small block" }, `of ${number(one.counts[key])}`) : null);
   }
 
+  // At most so many of a list: the first two, the last, and some in between.
+  function spread(all, most) {
+    if (all.length <= most) return all;
+    const step = (all.length - 2) / (most - 2);
+    return [all[0], ...Array.from({ length: most - 1 }, (_, index) => all[1 + Math.round(index * step)])];
+  }
+
   // Recall as measured in the run: a colour for each distance, dashes with memory erased.
   function heldOut(found) {
     const kinds = ["kept", "erased"].filter((kind) => found[kind]);
     if (!kinds.length) return null;
     const distances = [...new Set(kinds.flatMap((kind) => Object.keys(found[kind])))]
       .sort((a, b) => (b === "all") - (a === "all") || parseInt(a) - parseInt(b));
-    const drawn = distances.slice(0, view.plot.COLOURS);
+    const drawn = spread(distances, view.plot.COLOURS);
     const curves = drawn.flatMap((distance, colour) => kinds.filter((kind) => found[kind][distance]).map((kind) => ({
       name: `${distance === "all" ? "all distances" : `distance ${distance}`}, memory ${kind}`, colour,
       dash: view.plot.DASHES[kind === "erased" ? 1 : 0],
       steps: found[kind][distance].map(([step]) => step), values: found[kind][distance].map(([, share]) => share),
     })));
-    const left = distances.slice(drawn.length);
+    const left = distances.filter((distance) => !drawn.includes(distance));
     const where = view.plot.box();
     charts.push({ where, curves });
     return el("div", { "data-held-out": "" },
