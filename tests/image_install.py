@@ -90,16 +90,21 @@ def call(words: Sequence[str], where: Path, environment: Mapping[str, str]) -> s
 def differences(frozen: str) -> Iterator[str]:
     """Packages that `pip freeze` lists at another version than the tested one."""
     tested = dict(
-        line.lower().split("==")
+        pinned(line)
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line and not line.startswith("#")
     )
     for line in frozen.splitlines():
-        name, _, version = line.lower().partition("==")
-        wanted = tested.get(name.replace("_", "-"))
-        # A CPU build of torch is 2.13.0+cpu.
-        if version and version.partition("+")[0] != wanted:
-            yield f"{name} {version}, tested with {wanted}"
+        name, version = pinned(line)
+        # A CPU build of torch is 2.13.0+cpu; the code itself is no pinned line.
+        if version and version.partition("+")[0] != tested.get(name):
+            yield f"{name} {version}, tested with {tested.get(name)}"
+
+
+def pinned(line: str) -> tuple[str, str]:
+    """Name, as package indices compare names, and version of a line of pip's; "" for no version."""
+    name, _, version = line.partition("==")
+    return re.sub(r"[-_.]+", "-", name.strip()).lower(), version.partition(";")[0].strip()
 
 
 def main() -> None:
