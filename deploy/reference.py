@@ -14,11 +14,10 @@ the source.
 
 from __future__ import annotations
 
-import ast
 import sys
 import textwrap
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -30,14 +29,13 @@ from common.config.model import Model
 from common.config.run import Run
 from common.failures import InputError, nearest
 from common.models.reactive.config import NAMED_SIZES, named_config
+from common.telemetry.gauges import PAUSES, ROWS_ONCE
 from common.telemetry.metric import COHORTS, Metric
 from common.telemetry.prometheus import prometheus_name
 from common.telemetry.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
-RECORDING = ("common", "rollout", "reward_service", "learner")
-"""Packages that record metrics; `deploy` only shows them."""
 
 CONFIGURATION = """\
 # Configuration
@@ -76,6 +74,12 @@ mean under its own key, and `:p50`, `:p90`, `:p95` and `:max` beside it. Counter
 the run began; everything else covers the steps since the row before. The evaluation before MRL is
 in the row after it, the evaluation after MRL in the row of MRL's last step. In Prometheus every
 series has the label `run` too.
+
+A row has what was recorded for it. Prometheus sees the newest value of a gauge until its stage
+ends. A gauge with labels goes before, since it may be of something that is gone: after as many rows
+without it as {pauses} times the longest pause of its metric in the stage. So it goes {pauses} rows
+late where the metric comes with every row, {pauses} evaluations late where it comes with each, and
+after {once} rows where the metric was in one row alone.
 
 Each metric is given as: name (name in Prometheus; type, unit, denominator; labels): meaning. "per"
 names the denominator: what a mean is over, and is weighted by when ranks are merged, or what one
@@ -252,20 +256,17 @@ def _named_sizes() -> str:
 
 def metrics_reference() -> str:
     """docs/metrics.md."""
-    parts = [METRICS.format(cohorts=", ".join(f"`{cohort}`" for cohort in COHORTS))]
-    named = _names_in_source()
-    silent = [name for name in REGISTRY if name not in named]
+    parts = [
+        METRICS.format(
+            cohorts=", ".join(f"`{cohort}`" for cohort in COHORTS), pauses=PAUSES, once=ROWS_ONCE
+        )
+    ]
     groups: dict[str, list[Metric]] = {}
     for metric in REGISTRY.values():
-        if metric.name in named:
-            groups.setdefault(metric.name.partition("/")[0], []).append(metric)
+        groups.setdefault(metric.name.partition("/")[0], []).append(metric)
     for group, metrics in groups.items():
         lines = [f"## {group}", "", *map(_metric, metrics)]
         parts.append("\n".join(lines) + "\n")
-    if silent:
-        listed = ", ".join(f"`{name}`" for name in silent)
-        told = f"The registry has these names too, but nothing records them: {listed}."
-        parts.append(f"## Names without observations\n\n{_paragraph(told)}\n")
     return "\n".join(parts)
 
 
@@ -275,24 +276,6 @@ def _metric(metric: Metric) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     told = f"{kind}; labels {labels}" if labels else kind
     return _point(f"`{metric.name}` (`{prometheus_name(metric)}`; {told}): {metric.help}.")
-
-
-def _names_in_source() -> set[str]:
-    """Names of metrics that stand as a whole string in a package that records, outside the registry
-    itself (`common/telemetry/families/`)."""
-    files = (
-        file
-        for package in RECORDING
-        for file in sorted((ROOT / package).rglob("*.py"))
-        if file.parent.name != "families"
-    )
-    return {text for file in files for text in _strings(file) if text in REGISTRY}
-
-
-def _strings(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
 
 
 # --- text -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 
 from common.data.special_tokens import EOS, forced, thinks
 from common.data.thoughts import thoughts
-from common.episode import Episode
+from common.episode import Episode, Turn
 from common.telemetry.metrics import Metrics
 from common.telemetry.series import parse_key
 from learner.curriculum import Curriculum
@@ -104,15 +104,24 @@ def record_episodes(
                         "rollout/precision", named.precision, weight=named.right + named.wrong
                     )
             if turn.reward is not None:
-                metrics.record("objective/scores", turn.reward)
-                metrics.record("reward/by_turn", turn.reward, turn=span(number))
-                if turn.facts:
-                    farthest = number - min(fact.said_in for fact in turn.facts)
-                    metrics.record("reward/by_distance", turn.reward, distance=span(farthest))
-                for component, value in turn.rewards.items():
-                    metrics.record("reward/component", value, component=component, cohort="trained")
+                record_reward(number, turn, turn.reward, metrics)
         record_answers(episode, metrics, samples)
     return samples
+
+
+def record_reward(number: int, turn: Turn, reward: float, metrics: Metrics) -> None:
+    """The reward of a turn that was scored, and each component, over all turns, by the turn's
+    number, from 1, and by the distance of what it asks for."""
+    metrics.record("objective/scores", reward)
+    metrics.record("reward/by_turn", reward, turn=span(number))
+    for name, value in turn.rewards.items():
+        metrics.record("reward/component", value, component=name, cohort="trained")
+        metrics.record("reward/component_by_turn", value, component=name, turn=span(number))
+    if turn.facts:
+        distance = span(number - min(fact.said_in for fact in turn.facts))
+        metrics.record("reward/by_distance", reward, distance=distance)
+        for name, value in turn.rewards.items():
+            metrics.record("reward/component_by_distance", value, component=name, distance=distance)
 
 
 def span(number: int) -> str:

@@ -28,11 +28,12 @@ START_SECONDS = 90
 @dataclass(frozen=True)
 class Head:
     """address: of its job server; gcs: of the cluster, HOST:PORT; home: the home folder of its
-    user, with the token in it."""
+    user, with the token in it; process: the parent of all its processes."""
 
     address: str
     gcs: str
     home: Path
+    process: int
 
 
 @contextlib.contextmanager
@@ -75,7 +76,7 @@ def token_head() -> Iterator[Head]:
         address = f"http://127.0.0.1:{dashboard}"
         try:
             wait_for_answer(f"{address}/api/version", process, output)
-            yield Head(address, f"127.0.0.1:{gcs}", folder)
+            yield Head(address, f"127.0.0.1:{gcs}", folder, process.pid)
         finally:
             if process.poll() is not None:
                 output.seek(0)

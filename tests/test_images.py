@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.image_install import differences, stages
 from tests.manifests import of_ray, pod_templates
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,3 +87,26 @@ def test_the_image_runs_as_the_user_that_the_pods_demand(name: str) -> None:
     for template in pod_templates(of_ray("gpu/job" if "gpu" in name else "cpu/job")):
         security = template["spec"]["securityContext"]
         assert users[-1] == f"{security['runAsUser']}:{security['runAsGroup']}"
+
+
+def test_the_command_that_carries_out_the_steps_finds_them() -> None:
+    """`python -m tests.image_install`, which downloads for minutes, is called by hand."""
+    first, second = stages()
+    (install,) = [rest for word, rest in first if word == "RUN" and "pip install" in rest]
+    assert "--constraint constraints.txt" in install
+    copied = {rest for word, rest in second if word == "COPY"}
+    assert {f"{name} {name}" for name in ("common", "learner", "deploy")} < copied
+
+
+def test_a_package_of_another_version_than_the_tested_one_is_named() -> None:
+    listed = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    ]
+    other = "Typing_Extensions==0.1\nengram-rl @ file:///build\nnobody==1\n"
+    assert list(differences("\n".join(listed))) == []
+    assert list(differences("torch==2.13.0+cpu")) == []
+    typing, nobody = differences(other)
+    assert typing.startswith("typing-extensions 0.1, tested with 4")
+    assert nobody == "nobody 1, tested with None"

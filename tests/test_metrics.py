@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import pickle
@@ -52,17 +53,30 @@ def test_every_metric_states_unit_denominator_and_help() -> None:
         assert parse_key(name).name == name
 
 
+def strings_of(file: Path) -> Iterator[str]:
+    """Texts of a module, with those of f-strings up to their first value."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value.partition("{")[0]
+
+
 def test_every_metric_is_recorded_somewhere() -> None:
+    """A name stands in the code as one text, or as two that an f-string puts together."""
     root = Path(__file__).resolve().parents[1]
-    files = [
-        file
+    texts = {
+        text
         for floor in ("common", "rollout", "reward_service", "learner")
         for file in (root / floor).rglob("*.py")
-    ]
-    source = "".join(
-        file.read_text(encoding="utf-8") for file in files if file.name != "metric_registry.py"
-    )
-    assert [name for name in REGISTRY if f'"{name}"' not in source] == []
+        if file.parent.name != "families"  # the registry's own
+        for text in strings_of(file)
+    }
+    begins = [text for text in texts if "/" in text]
+    assert [
+        name
+        for name in REGISTRY
+        if name not in texts
+        and not any(name.startswith(each) and name[len(each) :] in texts for each in begins)
+    ] == []
 
 
 def test_names_stay_apart_in_prometheus() -> None:
@@ -399,6 +413,70 @@ def test_a_gauge_of_a_stage_that_is_over_is_no_longer_shown(exporter: Prometheus
     assert 'engram_train_loss_masked_lm{run="demo"}' not in seen
     assert seen['engram_objective_kl{run="demo"}'] == 0.1
     assert seen['engram_train_tokens_total{run="demo"}'] == 9
+
+
+def shown_after(metrics: Metrics, step: int, **recorded: float) -> set[str]:
+    """Series of eval/reward and run/progress that Prometheus would see after a row. recorded:
+    components and their values."""
+    for component, value in recorded.items():
+        metrics.record("eval/reward", value, component=component)
+    metrics.flush(step, "mrl")
+    return {each for each in metrics.current() if each.startswith(("eval/reward", "run/progress"))}
+
+
+def test_a_labelled_gauge_goes_when_its_metric_came_three_times_without_it() -> None:
+    metrics = Metrics()
+    metrics.record("run/progress", 0.1)
+    both = {"run/progress", "eval/reward{component=bleu}", "eval/reward{component=mine}"}
+    assert shown_after(metrics, 1, bleu=0.5, mine=0.5) == both
+    assert shown_after(metrics, 2, bleu=0.5) == both
+    assert shown_after(metrics, 3, bleu=0.5) == both, "two rows are not enough"
+    without = both - {"eval/reward{component=mine}"}
+    assert shown_after(metrics, 4, bleu=0.5) == without
+    assert shown_after(metrics, 5, bleu=0.5, mine=0.5) == both, "it comes back"
+    assert [shown_after(metrics, step) for step in range(6, 40)][-1] == {"run/progress"}, (
+        "a metric that ended, while one without labels stays"
+    )
+
+
+def test_a_gauge_of_rare_evaluations_stays_between_them() -> None:
+    metrics = Metrics()
+    bleu, both = "eval/reward{component=bleu}", dict.fromkeys(("bleu", "mine"), 0.5)
+    for step in range(1, 102):
+        measured = {"bleu": 0.5} if step > 41 else both
+        shown = shown_after(metrics, step, **(measured if step % 20 == 1 else {}))
+        assert bleu in shown, "recorded every twenty rows"
+        assert ("eval/reward{component=mine}" in shown) == (step < 101), step
+    later = [shown_after(metrics, step) for step in range(102, 162)]
+    assert bleu in later[-2], "measured last in row 101"
+    assert later[-1] == set()
+
+
+def test_an_evaluation_beside_the_others_takes_none_of_them_away() -> None:
+    """One more is made where a step of the curriculum begins."""
+    metrics = Metrics()
+    for step in range(1, 60):
+        shown = shown_after(metrics, step, **({"bleu": 0.5} if step in (1, 21, 22, 41) else {}))
+        assert "eval/reward{component=bleu}" in shown, step
+
+
+def test_a_gauge_that_was_recorded_once_goes_after_a_hundred_rows() -> None:
+    metrics = Metrics()
+    seen = {
+        step: shown_after(metrics, step, **({} if step > 1 else {"bleu": 1})) for step in (1, 2)
+    }
+    assert seen[1] == seen[2] != set()
+    seen |= {step: shown_after(metrics, step) for step in range(3, 105)}
+    assert [len(seen[step]) for step in (100, 101, 102)] == [1, 0, 0]
+
+
+def test_a_second_part_of_a_row_is_no_row_of_its_own() -> None:
+    """The recorder flushes a row twice, the second time for what the first one showed."""
+    metrics = Metrics()
+    first = shown_after(metrics, 1, bleu=0.5, mine=0.5)
+    for step in (2, 3):
+        shown_after(metrics, step, bleu=0.5)
+        assert shown_after(metrics, step, bleu=0.5) == first
 
 
 def test_a_port_that_is_taken_is_bad_input() -> None:

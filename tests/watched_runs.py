@@ -3,6 +3,7 @@ what one looks at."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from common.config.run import Run
@@ -137,4 +138,22 @@ def watched_run(folder: Path, name: str = "watched", iterations: int = ITERATION
     summary.write("done")
     directory.write_text("logs/recorder.log", f"2026 WARNING x: hacking alarm: {HOSTILE}\n")
     directory.write_text("logs/driver.log", "2026 INFO x: began\n")
+    return directory
+
+
+def long_run(folder: Path) -> RunDirectory:
+    """A run of 10,000 episodes, 20 iterations of 500."""
+    _, directory = begin(folder)
+    assert directory.local is not None
+    journal = Journal(directory.local, stage=1)
+    one = conversation("x", 0, True)
+    for iteration in range(20):
+        played = [
+            replace(one, id=f"{iteration}-{each}", task=f"{each}", iteration=iteration)
+            for each in range(500)
+        ]
+        journal.dealt(iteration, [each.task for each in played])
+        journal.arrived(iteration, played)
+        journal.trained(iteration, iteration + 1)
+        journal.seal()
     return directory

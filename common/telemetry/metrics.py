@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from common.telemetry.gauges import ShownGauges
 from common.telemetry.series import (
     Cell,
     cells_from_json,
@@ -35,8 +36,7 @@ class Metrics:
     def __init__(self) -> None:
         self._window: dict[str, Cell] = {}
         self._totals: dict[str, Cell] = {}
-        self._shown: dict[str, Cell] = {}
-        self._stage = ""
+        self._shown = ShownGauges()
 
     def record(self, name: str, value: float, weight: float = 1, **labels: str | int) -> None:
         """Note one observation.
@@ -114,16 +114,13 @@ class Metrics:
         that is not finite becomes null, which JSON can say. A histogram gives its mean under its
         own key, and `:p50`, `:p90`, `:p95`, `:max` beside it.
         """
-        if stage != self._stage:
-            # A gauge of a stage that is over must not be shown as if it were still so.
-            self._shown, self._stage = {}, stage
-        self._shown["run/step"] = Cell(step)
+        gauges = {"run/step": Cell(step)}
         row: dict[str, Any] = {"step": step, "stage": stage, "time": time.time()}
         window, self._window = self._window, {}
         for series, cell in sorted(window.items()):
             metric = metric_of(parse_key(series).name)
             if metric.type == "gauge":
-                self._shown[series] = cell
+                gauges[series] = cell
             else:
                 self._add(self._totals, series, cell)
             row |= {
@@ -132,6 +129,7 @@ class Metrics:
                     series, metric, self._totals[series] if metric.type == "counter" else cell
                 )
             }
+        self._shown.take(step, stage, gauges)
         return row
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,8 +145,8 @@ class Metrics:
 
     def current(self) -> dict[str, Cell]:
         """For the exporter: totals of counters and histograms with the window so far, and the
-        newest value of every gauge."""
-        cells = {**self._totals, **self._shown}
+        newest value of every gauge that is still so (`common/telemetry/gauges.py`)."""
+        cells = {**self._totals, **self._shown.cells()}
         for series, cell in self._window.items():
             if metric_of(parse_key(series).name).type == "gauge":
                 cells[series] = cell

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from deploy.output import tell
+from deploy.view_commands import view
 
 app = typer.Typer()
 
@@ -24,8 +25,14 @@ def dashboard(
     ] = 3000,
 ) -> None:
     """Start an installed Prometheus for runs, with alerts, and Grafana with dashboards where it is
-    installed; Ctrl-C ends both."""
-    from deploy.monitoring.server import Ports
+    installed; Ctrl-C ends both. Without Prometheus it says how to install it, and does what `view`
+    does."""
+    from deploy.monitoring.server import INSTALL, Ports, find_prometheus
     from deploy.monitoring.server import dashboard as serve
 
-    serve(runs, Ports(port, grafana_port), lambda text: tell(f"engram: {text}"))
+    program = find_prometheus()
+    if program is None:
+        tell(f"engram: {INSTALL}. Until then this is `engram view`:")
+        view(runs)
+        return
+    serve(program, runs, Ports(port, grafana_port), lambda text: tell(f"engram: {text}"))

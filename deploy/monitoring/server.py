@@ -49,8 +49,8 @@ RETENTION = "60d"
 PR_SET_PDEATHSIG = 1
 """Option of prctl(2): the signal that the kernel sends a process whose parent has died."""
 INSTALL = (
-    "is not installed: `apt-get install prometheus` (Debian, Ubuntu), `brew install prometheus` "
-    "(macOS), or deploy/monitoring/compose.yaml where there is Docker"
+    "Prometheus is not installed: `apt-get install prometheus` (Debian, Ubuntu), `brew install "
+    "prometheus` (macOS), or deploy/monitoring/compose.yaml where there is Docker"
 )
 GRAFANA_HOMES = ("/usr/share/grafana", "/opt/homebrew/opt/grafana/share/grafana")
 
@@ -61,20 +61,21 @@ class Ports:
     grafana: int = 3000
 
 
-def dashboard(runs: Sequence[str], ports: Ports, tell: Callable[[str], None]) -> None:
-    """Serve until an interrupt. runs: their folders; tell: takes lines for the reader.
+def find_prometheus() -> str | None:
+    """Path of the program; None where it is not installed (`INSTALL` says how to)."""
+    return shutil.which("prometheus")
 
-    Raises InputError for a run that is none, for a Prometheus that is not installed and for a port
-    that is taken; InfraFailure where one of the programs ends by itself."""
+
+def dashboard(program: str, runs: Sequence[str], ports: Ports, tell: Callable[[str], None]) -> None:
+    """Serve until an interrupt. program: Prometheus; runs: their folders; tell: takes lines for the
+    reader.
+
+    Raises InputError for a run that is none and for a port that is taken; InfraFailure where one of
+    the programs ends by itself."""
     directories = [RunDirectory.existing(where) for where in runs]
     names = [each.name for each in directories]
     if len(set(names)) < len(names):
         raise InputError("command line", "two runs have the same name, which tells them apart here")
-    program = shutil.which("prometheus")
-    if program is None:
-        raise InputError(
-            "Prometheus", f"{INSTALL}. `engram view {runs[0]}` shows the run without it"
-        )
     for port, option in ((ports.prometheus, "--port"), (ports.grafana, "--grafana-port")):
         require_free(port, option)
     with ExitStack() as stack, counted() as interrupts:

@@ -28,6 +28,7 @@ STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
     "uPlot.iife.min.js",
     "source.js",
+    "plot.js",
     "curves.js",
     "conversation.js",
     "episodes.js",

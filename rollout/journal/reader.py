@@ -93,7 +93,8 @@ def _all_of(
             run.path("episodes"),
             "holds no episodes yet: they are recorded by memory reinforcement learning",
         )
-    return pa.concat_tables(tables)
+    # A run that a newer version went on with has files with fewer columns than the later ones.
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _tables(

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from deploy.cli import run_command
 from deploy.monitoring.__main__ import FOLDER, files
 from deploy.monitoring.provisioning import target, targets_text
 from deploy.monitoring.server import Ports, dashboard
+from deploy.pages.command import PORT
 from learner.recorder import ENDPOINT_FILE
 from tests.local_source import tiny_run
 from tests.ports import free_ports
@@ -178,24 +180,73 @@ def test_a_program_that_ends_by_itself_ends_the_command_with_its_last_line(
         assert process.returncode == 1
 
 
-def test_without_prometheus_it_says_what_to_install(
-    run: RunDirectory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@contextmanager
+def viewer(run: RunDirectory, command: str, path: Path) -> Iterator[tuple[Any, str]]:
+    """`engram COMMAND RUN` with `path` as its only folder of programs; with the page's address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy", command, run.path()],
+        cwd=ROOT,
+        env=os.environ | {"PATH": str(path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        link = process.stdout.readline() if process.stdout else ""
+        found = re.fullmatch(r"watched: (http://localhost:\d+/) \(Ctrl-C ends it\)\n", link)
+        assert found is not None, link
+        yield process, found[1]
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=20)
+
+
+def test_without_prometheus_it_says_what_to_install_and_shows_the_run(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    """As `engram view` does: at its port or, where that is taken, a free one, and it ends alike."""
+    programs = tmp_path / "none"
+    programs.mkdir()
+    ended = []
+    with (
+        viewer(run, "view", programs) as (view, page),
+        viewer(run, "dashboard", programs) as (
+            dashboard,
+            beside,
+        ),
+    ):
+        assert page != beside
+        for address in (page, beside):
+            with urllib.request.urlopen(f"{address}api/runs", timeout=20) as answer:
+                assert json.load(answer)[0]["label"] == "watched"
+        for process in (view, dashboard):
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=20)[1]
+            ended.append(process.returncode)
+        assert "apt-get install prometheus" in said
+        assert f"http://localhost:{PORT}/" in (page, beside) or port_is_taken(PORT)
+    assert ended == [130, 130]
+
+
+def port_is_taken(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_run_that_is_none_is_bad_input_without_prometheus_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert run_command(["dashboard", run.path()]) == 2
-    said = capsys.readouterr().err
-    assert "apt-get install prometheus" in said
-    assert f"engram view {run.path()}" in said
+    assert run_command(["dashboard", str(tmp_path / "none")]) == 2
+    assert "so it is no run" in capsys.readouterr().err
 
 
 def test_bad_input_is_told_in_a_sentence(run: RunDirectory, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run directory"):
-        dashboard([str(tmp_path / "none")], Ports(), print)
+        dashboard("prometheus", [str(tmp_path / "none")], Ports(), print)
     with pytest.raises(InputError, match="two runs have the same name"):
-        dashboard([run.path(), run.path()], Ports(), print)
+        dashboard("prometheus", [run.path(), run.path()], Ports(), print)
 
 
 def test_a_port_that_is_taken_is_told(run: RunDirectory) -> None:
@@ -205,7 +256,7 @@ def test_a_port_that_is_taken_is_told(run: RunDirectory) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"port {port} cannot be had"):
-            dashboard([run.path()], Ports(prometheus=port), print)
+            dashboard("prometheus", [run.path()], Ports(prometheus=port), print)
 
 
 def test_targets_are_addresses_that_this_machine_reaches() -> None:

@@ -151,3 +151,30 @@ def test_a_gauge_that_is_gone_is_gone_from_prometheus_too(
             assert ask(address, "query", query="engram_run_step")["result"]
     finally:
         exporter.close()
+
+
+def test_a_component_that_no_longer_applies_leaves_prometheus_within_a_stage(
+    scraped: tuple[str, float], tmp_path: Path
+) -> None:
+    exporter, metrics = PrometheusExporter("127.0.0.1", 0, "narrowed"), Metrics()
+    asked = "engram_reward_component"
+
+    def components() -> set[str]:
+        found = ask(address, "query", query=asked)["result"]
+        return {each["metric"]["component"] for each in found}
+
+    try:
+        with prometheus_of(tmp_path / "narrowed", {"narrowed": exporter.url}) as address:
+            metrics.record("run/progress", 0.1)
+            for step in range(1, 6):
+                for component in ("bleu", "cosine") if step < 3 else ("bleu",):
+                    metrics.record("reward/component", 0.5, component=component)
+                metrics.flush(step, "mrl")
+                exporter.publish(metrics)
+                await_step(address, step)
+                # Two whole rows without it are not enough to leave.
+                wanted = {"bleu", "cosine"} if step < 5 else {"bleu"}
+                assert components() == wanted, step
+                assert ask(address, "query", query="engram_run_progress")["result"]
+    finally:
+        exporter.close()

@@ -27,7 +27,7 @@ from deploy.view.watched import WatchedRun, watched
 from reward_service.components.recall import values_named
 from rollout.journal.journal import Journal
 from rollout.journal.reader import find_episode
-from tests.watched_runs import EPISODES, ITERATIONS, begin, conversation, watched_run
+from tests.watched_runs import EPISODES, ITERATIONS, begin, conversation, long_run, watched_run
 
 
 @pytest.fixture(scope="module")
@@ -232,20 +232,7 @@ def test_rows_that_were_written_anew_are_read_anew(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_episodes_answer_in_a_second(tmp_path: Path) -> None:
-    _, directory = begin(tmp_path)
-    assert directory.local is not None
-    journal = Journal(directory.local, stage=1)
-    one = conversation("x", 0, True)
-    for iteration in range(20):
-        played = [
-            replace(one, id=f"{iteration}-{each}", task=f"{each}", iteration=iteration)
-            for each in range(500)
-        ]
-        journal.dealt(iteration, [each.task for each in played])
-        journal.arrived(iteration, played)
-        journal.trained(iteration, iteration + 1)
-        journal.seal()
-    web = client(directory)
+    web = client(long_run(tmp_path))
     seconds = {}
     for path in ("runs", "metrics", "episodes", "episodes?text=rome", "episode?id=7-7"):
         began = time.perf_counter()

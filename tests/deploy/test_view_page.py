@@ -17,6 +17,7 @@ from common.telemetry.jsonl import MetricsWriter
 from common.telemetry.metrics import Metrics
 from deploy.report import report_html
 from deploy.view.answers import known_values
+from deploy.view.server import view_page
 from deploy.view.watched import watched
 from reward_service.components.recall import values_named
 from rollout.journal.journal import Journal
@@ -29,6 +30,7 @@ from tests.browser import (
     count,
     errors,
     look_at_every_section,
+    page_served,
     press,
     requested,
     served,
@@ -36,7 +38,7 @@ from tests.browser import (
     show_episode,
     until,
 )
-from tests.watched_runs import HOSTILE, begin, record_iteration, watched_run
+from tests.watched_runs import HOSTILE, begin, long_run, record_iteration, watched_run
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -109,10 +111,102 @@ def test_the_change_of_memory_is_that_of_the_recorded_episode(
             assert ask(browser, "document.documentElement.scrollWidth") <= SIZES["phone"][0]
 
 
+HEIGHTS = """
+const canvas = document.querySelector("[data-held-out] canvas"), wanted = frame.colour("c0");
+const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+const { data, width, height } = pixels;
+const found = new Map();
+for (let at = 0; at < data.length; at += 4) {
+  const hex = "#" + [0, 1, 2].map((part) => data[at + part].toString(16).padStart(2, "0")).join("");
+  if (hex !== wanted || data[at + 3] < 255) continue;
+  const y = Math.floor(at / 4 / width);
+  found.set(y, (found.get(y) || 0) + 1);
+}
+return [[...found.entries()], height];
+"""
+"""Rows of pixels of the chart that have the first curve's colour, with how many each."""
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_held_out_recall_and_its_control_are_curves(browser: Chrome, page: str, theme: str) -> None:
+    """Recall stays at 0.7 with memory, at 0.1 without: two level lines, one of dashes."""
+    show(browser, page, "memory", theme=theme)
+    until(lambda: count(browser, "[data-held-out] canvas"))
+    rows, _ = browser.execute_script(HEIGHTS)
+    lines: list[dict[int, int]] = []
+    for row, pixels in sorted(rows):
+        if not lines or row > max(lines[-1]) + 1:
+            lines.append({})
+        lines[-1][row] = pixels
+    assert len(lines) == 2, "kept above, erased below"
+    box = browser.find_element(By.CSS_SELECTOR, "[data-held-out] .u-over").size["height"]
+    kept, erased = (np.average(list(line), weights=list(line.values())) for line in lines)
+    assert erased - kept == pytest.approx(0.6 * box, abs=3), "on a scale from 0 to 1"
+    assert max(lines[1].values()) < 0.9 * max(lines[0].values()), "the control has dashes"
+    legend = browser.find_element(By.CSS_SELECTOR, "[data-held-out] .legend").text
+    assert "all distances, memory kept 0.7 0.7 6" in legend
+    assert "all distances, memory erased 0.1 0.1 6" in legend
+    show(browser, page, "curves", theme=theme)
+    assert errors(browser) == [], "nothing is left of it that draws"
+
+
 def opacity(colour: str) -> float:
     """That of `rgba(r, g, b, opacity)`; a browser leaves 1 away."""
     parts = colour[colour.index("(") + 1 : -1].split(",")
     return float(parts[3]) if len(parts) == 4 else 1.0
+
+
+FIRST_SIGHT = """
+const look = () => {
+  if (!document.querySelector("tr[data-id]")) return;
+  looking.disconnect();
+  // The first moment at which the rows have been painted.
+  requestAnimationFrame(() => setTimeout(() => { window.firstSight = performance.now(); }));
+};
+const looking = new MutationObserver(look);
+looking.observe(document, { childList: true, subtree: true });
+"""
+"""Notes the milliseconds from the start of the navigation to the first rows of the list."""
+
+
+def test_ten_thousand_episodes_are_seen_in_two_seconds(browser: Chrome, tmp_path: Path) -> None:
+    (run,) = found = watched([long_run(tmp_path).path()])
+    run.refresh()  # as `engram view` does before it prints the link
+    script = browser.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": FIRST_SIGHT}
+    )
+    try:
+        with page_served(view_page(found)) as address:
+            browser.get("about:blank")
+            browser.get(f"{address}#episodes")
+            until(lambda: ask(browser, "window.firstSight"))
+            seconds = ask(browser, "window.firstSight") / 1000
+            assert "10,000" in browser.find_element(By.CSS_SELECTOR, ".pages").text
+            assert count(browser, "tr[data-id]") == 100
+            assert seconds < 2, f"{seconds:.2f} s"
+            browser.get("about:blank")
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
+def test_marks_are_told_apart_by_sign_and_line_where_colours_are_not_seen(
+    browser: Chrome, page: str
+) -> None:
+    looks: dict[str, tuple[str, ...]] = {}
+    for name in ("1-000004-2", "1-000004-3"):
+        show_episode(browser, page, name)
+        for kind in ("told", "recalled", "missed", "wrong"):
+            for mark in browser.find_elements(By.CSS_SELECTOR, f"[data-turn] mark.{kind}"):
+                sign = mark.find_element(By.CSS_SELECTOR, ".sign").text
+                line = mark.value_of_css_property("border-bottom-style")
+                assert looks.setdefault(kind, (sign, line)) == (sign, line)
+    assert set(looks) == {"told", "recalled", "missed", "wrong"}
+    for column in zip(*looks.values(), strict=True):
+        assert len(set(column)) == len(looks), looks
+    bars = browser.find_elements(By.CSS_SELECTOR, "[data-turn] .rewards tbody tr:not(.sum)")
+    assert {bar.find_element(By.TAG_NAME, "th").text for bar in bars} == {"bleu", "recall"}, (
+        "components have one colour and a name each"
+    )
 
 
 def test_text_stays_text(browser: Chrome, page: str) -> None:

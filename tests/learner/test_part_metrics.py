@@ -68,3 +68,30 @@ def test_rewards_are_told_by_turn_and_by_distance() -> None:
     assert "reward/by_turn{turn=1}" not in row, "nothing was scored"
     assert row["reward/by_distance{distance=1}"] == pytest.approx(0.8)
     assert row["reward/by_distance{distance=3}"] == 0.25
+
+
+def test_components_are_told_by_turn_and_by_distance_of_few_labels() -> None:
+    """Of long conversations too: a label for each turn would be a series for each."""
+    episode = conversation("1-000000-1", 0, right=True)
+    opening, plain, asked, where = episode.turns
+    far = replace(where, rewards={"bleu": 0.1}, reward=0.1)
+    played = replace(episode, turns=(opening, *[plain] * 68, asked, far))
+    metrics, nothing = Metrics(), torch.zeros(1, 70)
+    record_episodes(
+        Experience([played], *[nothing] * 5, bootstrap=torch.zeros(1), reference=[]), (), metrics
+    )
+    row = metrics.flush(1, "mrl")
+    found = {key: value for key, value in row.items() if key.startswith("reward/component_by")}
+    assert found == {
+        "reward/component_by_turn{component=bleu,turn=65+}": pytest.approx((0.5 + 0.1) / 2),
+        "reward/component_by_turn{component=recall,turn=65+}": 1.0,
+        "reward/component_by_distance{component=bleu,distance=65+}": pytest.approx((0.5 + 0.1) / 2),
+        "reward/component_by_distance{component=recall,distance=65+}": 1.0,
+    }
+    near = Metrics()
+    record_episodes(
+        Experience([episode], *[nothing] * 5, bootstrap=torch.zeros(1), reference=[]), (), near
+    )
+    row = near.flush(1, "mrl")
+    assert row["reward/component_by_turn{component=bleu,turn=2}"] == 0.5
+    assert row["reward/component_by_distance{component=recall,distance=1}"] == 1.0

@@ -29,6 +29,22 @@ REWARD: list[Metric] = [
         ("distance",),
         "higher",
     ),
+    mean(
+        "reward/component_by_turn",
+        "reward",
+        "scored turns that are trained on, to which the component applies",
+        "Raw reward component by the number of the turn in its conversation",
+        ("component", "turn"),
+        "higher",
+    ),
+    mean(
+        "reward/component_by_distance",
+        "reward",
+        "scored turns that are trained on and ask for facts, to which the component applies",
+        "Raw reward component by the turns since the oldest fact that is asked for was said",
+        ("component", "distance"),
+        "higher",
+    ),
     # Beside the mean: where values fall below 0 the sum of a histogram is no counter, and
     # Prometheus has no mean of it.
     histogram(

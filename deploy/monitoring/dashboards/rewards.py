@@ -60,6 +60,21 @@ PAID = Row(
             width=12,
         ),
         Panel(
+            "Which component falls along a conversation?",
+            "reward",
+            "As the panel of the total: late turns and far facts earn nearly as much as others.",
+            "The one that falls alone is what memory loses: recall or likeness to the reference.",
+            "Recall falls while reward rises",
+            (
+                query("<reward/component_by_turn>", "{{run}}: {{component}}, turn {{turn}}"),
+                query(
+                    "<reward/component_by_distance>",
+                    "{{run}}: {{component}}, distance {{distance}}",
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
             "Does a component go with recall?",
             "none",
             "Above 0 for every component with a weight.",

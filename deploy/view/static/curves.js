@@ -3,8 +3,7 @@
 
 view.curves = (() => {
   const { el, text, number, button } = frame;
-  const COLOURS = 7;
-  const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 5]]; // by run, so that colour is not alone
+  const { COLOURS, DASHES, swatch } = view.plot;
   const MOST = 12; // curves of one metric until all are asked for
   const SHOWN = ["", "p95"]; // statistics of a histogram until all are asked for
   let cards = new Map();
@@ -13,11 +12,13 @@ view.curves = (() => {
   let wanted = new Set();
   let batch = null;
 
-  // Each curve keeps its colour: by its label among those of the metric.
+  // Each curve keeps its colour: by its label among those of the metric. Dashes go by run where
+  // there are several.
   function styled(curves) {
     const kinds = [...new Set(curves.map((each) => `${each.label}:${each.statistic}`))];
     return curves.map((each) => ({
       ...each,
+      name: caption(each),
       colour: kinds.indexOf(`${each.label}:${each.statistic}`) % COLOURS,
       dash: view.runs.length > 1 ? DASHES[each.run % DASHES.length]
         : DASHES[Math.floor(kinds.indexOf(`${each.label}:${each.statistic}`) / COLOURS) % DASHES.length],
@@ -29,96 +30,16 @@ view.curves = (() => {
     return parts.filter(Boolean).join(" · ") || "value";
   }
 
-  // Points of several curves on common steps; null where a curve has none.
-  function aligned(curves) {
-    const steps = [...new Set(curves.flatMap((each) => each.steps))].sort((a, b) => a - b);
-    const place = new Map(steps.map((step, index) => [step, index]));
-    return [steps, ...curves.map((each) => {
-      const column = new Array(steps.length).fill(null);
-      each.steps.forEach((step, index) => { column[place.get(step)] = each.values[index]; });
-      return column;
-    })];
-  }
-
-  function plot(where, curves, unit) {
-    const ink = frame.colour("soft");
-    const axis = { stroke: ink, grid: { stroke: frame.colour("faint"), width: 1 },
-      ticks: { stroke: frame.colour("line"), width: 1 }, font: "12px system-ui, DejaVu Sans, sans-serif" };
-    const width = Math.max(220, where.clientWidth);
-    const chart = new uPlot({
-      width, height: 200,
-      scales: { x: { time: false } },
-      legend: { show: false },
-      cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
-      axes: [{ ...axis, label: "step", labelSize: 16, labelFont: axis.font, size: 34 },
-        { ...axis, size: 62, values: (_, ticks) => ticks.map(number) }],
-      series: [{}, ...curves.map((each) => ({
-        label: caption(each), stroke: frame.colour(`c${each.colour}`), width: 2, dash: each.dash, spanGaps: true,
-        points: { show: each.steps.length < 30, size: 5 },
-      }))],
-      hooks: {
-        setCursor: [(self) => point(where, self, curves)],
-        drawClear: [(self) => bounds(self)],
-      },
-    }, aligned(curves), where);
-    where.setAttribute("aria-label", `curve by step, in ${unit || "its unit"}`);
-    return chart;
-  }
-
-  // Dotted lines where a stage begins.
-  function bounds(self) {
-    const context = self.ctx;
-    context.save();
-    context.strokeStyle = frame.colour("soft");
-    context.setLineDash([1, 3]);
-    for (const stage of found.stages.flat()) {
-      if (stage.step <= self.scales.x.min || stage.step >= self.scales.x.max) continue;
-      const x = Math.round(self.valToPos(stage.step, "x", true));
-      context.beginPath();
-      context.moveTo(x, self.bbox.top);
-      context.lineTo(x, self.bbox.top + self.bbox.height);
-      context.stroke();
-    }
-    context.restore();
-  }
-
-  // The legend shows values where the pointer is, else the newest.
-  function point(where, self, curves) {
-    const at = self.cursor.idx;
-    const cells = where.parentElement.querySelectorAll("[data-curve]");
-    cells.forEach((cell, index) => {
-      const own = self.data[index + 1];
-      const value = at === null || at === undefined ? curves[index].values.at(-1) : own[at];
-      cell.textContent = number(value);
-    });
-    const label = where.parentElement.querySelector(".at");
-    if (label) label.textContent = at === null || at === undefined ? "newest" : `step ${self.data[0][at]}`;
-  }
-
   function legend(curves) {
     return el("div", { class: "scroll legend" }, el("table", {},
       el("thead", {}, el("tr", {}, el("th", {}, "curve"), el("th", { class: "number at" }, "newest"),
         el("th", { class: "number" }, "first"))),
       el("tbody", {}, curves.map((each) => el("tr", {},
-        el("td", {}, swatch(each), " ", text(caption(each)),
+        el("td", {}, swatch(each), " ", text(each.name),
           each.points > each.steps.length
             ? el("span", { class: "soft small" }, ` (${each.steps.length} of ${number(each.points)} points)`) : null),
         el("td", { class: "number", "data-curve": each.key }, number(each.values.at(-1))),
         el("td", { class: "number" }, number(each.values[0])))))));
-  }
-
-  function swatch(curve) {
-    const space = "http://www.w3.org/2000/svg";
-    const svg = document.createElementNS(space, "svg");
-    svg.setAttribute("class", "swatch");
-    svg.setAttribute("viewBox", "0 0 26 8");
-    svg.setAttribute("aria-hidden", "true");
-    const line = document.createElementNS(space, "line");
-    for (const [name, value] of Object.entries({ x1: 0, x2: 26, y1: 4, y2: 4, "stroke-width": 3,
-      "stroke-dasharray": curve.dash.join(" ") || "none" })) line.setAttribute(name, value);
-    line.style.stroke = `var(--c${curve.colour})`;
-    svg.append(line);
-    return svg;
   }
 
   function draw(card) {
@@ -126,11 +47,12 @@ view.curves = (() => {
     const plain = all.filter((each) => SHOWN.includes(each.statistic));
     const curves = card.all ? all : plain.slice(0, MOST * view.runs.length);
     card.chart?.destroy();
-    const where = el("div", { class: "plot", role: "img" });
+    const where = view.plot.box();
     const more = all.length > curves.length || card.all
       ? button(card.all ? "Fewer" : `All ${all.length} curves`, () => { card.all = !card.all; draw(card); }) : null;
     frame.fill(card.body, where, legend(curves), ...(more ? [more] : []));
-    card.chart = curves.length ? plot(where, curves, card.metric.unit) : null;
+    card.chart = curves.length
+      ? view.plot.chart(where, curves, { unit: card.metric.unit, stages: found.stages.flat() }) : null;
     card.node.dataset.drawn = "true";
   }
 
@@ -233,7 +155,7 @@ view.curves = (() => {
   });
   addEventListener("resize", () => {
     for (const card of cards.values()) {
-      card.chart?.setSize({ width: Math.max(220, card.body.clientWidth), height: 200 });
+      if (card.chart) view.plot.resize(card.chart, card.body);
     }
   });
   return { name: "curves", title: "Curves", show, refresh, leave };

@@ -4,6 +4,10 @@
 view.episodes = (() => {
   const { el, text, number, button } = frame;
   const PAGE = 100;
+  const NONE = {
+    damaged: "No episode can be read.",
+    none: "No episodes are recorded yet: memory reinforcement learning records them.",
+  };
   let list = null;
   let asked = {};
   let run = 0;
@@ -118,7 +122,7 @@ view.episodes = (() => {
       list = await source.episodes(run, { ...asked, count: source.whole ? undefined : PAGE });
       box = el("div", { class: "conversation", id: "conversation", "aria-live": "polite" });
       frame.fill(main, el("h2", {}, "Episodes"),
-        list.total ? null : el("p", { class: "note" }, "No episodes are recorded yet: memory reinforcement learning records them."),
+        list.total ? null : el("p", { class: "note" }, NONE[view.unreadable(run).length ? "damaged" : "none"]),
         problems(), controls(), el("div", { class: `split${chosen ? " chosen" : ""}` }, el("div", { class: "left" }, table()), box));
     }
     main.querySelector(".split").classList.toggle("chosen", Boolean(chosen));
@@ -127,8 +131,7 @@ view.episodes = (() => {
   }
 
   function problems() {
-    const damaged = (view.runs[run]?.problems || []).filter((each) => each.startsWith("episodes/"));
-    return el("div", {}, damaged.map((each) => el("p", { class: "note" }, text(each))));
+    return el("div", {}, view.unreadable(run).map((each) => el("p", { class: "note" }, text(each))));
   }
 
   async function refresh() {

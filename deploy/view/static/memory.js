@@ -8,14 +8,17 @@ view.memory = (() => {
     erased: "control: memory erased", most_frequent: "control: always the most frequent value",
   };
   let before = null;
+  let charts = [];
 
   function percent(value) {
     return value === null || value === undefined ? "" : `${Math.round(value * 100)}`;
   }
 
-  function overTime(over) {
+  function overTime(over, damaged) {
     if (!over.iterations.length) {
-      return el("p", { class: "note" }, "No episode of this run asks for a fact, so there is no recall to show yet.");
+      return el("p", { class: "note" }, damaged
+        ? "No episode that can be read asks for a fact; State says which files cannot be read."
+        : "No episode of this run asks for a fact, so there is no recall to show yet.");
     }
     const joined = over.joined > 1 ? `, ${over.joined} iterations to a column` : "";
     return [
@@ -70,16 +73,49 @@ view.memory = (() => {
       one.counts[key] ? el("span", { class: "soft small block" }, `of ${number(one.counts[key])}`) : null);
   }
 
-  // Recall as measured in the run, memory kept and erased, one line each.
-  function heldOut(found, where) {
-    const kinds = Object.keys(found);
+  // At most so many of a list: the first two, the last, and some in between.
+  function spread(all, most) {
+    if (all.length <= most) return all;
+    const step = (all.length - 2) / (most - 2);
+    return [all[0], ...Array.from({ length: most - 1 }, (_, index) => all[1 + Math.round(index * step)])];
+  }
+
+  // Recall as measured in the run: a colour for each distance, dashes with memory erased.
+  function heldOut(found) {
+    const kinds = ["kept", "erased"].filter((kind) => found[kind]);
     if (!kinds.length) return null;
-    const rows = kinds.flatMap((kind) => Object.keys(found[kind]).sort((a, b) => parseInt(a) - parseInt(b)).map((distance) => {
-      const points = found[kind][distance];
-      return [`memory ${kind}`, distance, number(points[0][1]), number(points.at(-1)[1]), points.length, `${points[0][0]}–${points.at(-1)[0]}`];
-    }));
-    return [el("h3", {}, "Held-out recall as logged"),
-      table(["memory", "distance", { text: "first", number: true }, { text: "last", number: true }, { text: "measured", number: true }, { text: "steps", number: true }], rows, where)];
+    const distances = [...new Set(kinds.flatMap((kind) => Object.keys(found[kind])))]
+      .sort((a, b) => (b === "all") - (a === "all") || parseInt(a) - parseInt(b));
+    const drawn = spread(distances, view.plot.COLOURS);
+    const curves = drawn.flatMap((distance, colour) => kinds.filter((kind) => found[kind][distance]).map((kind) => ({
+      name: `${distance === "all" ? "all distances" : `distance ${distance}`}, memory ${kind}`, colour,
+      dash: view.plot.DASHES[kind === "erased" ? 1 : 0],
+      steps: found[kind][distance].map(([step]) => step), values: found[kind][distance].map(([, share]) => share),
+    })));
+    const left = distances.filter((distance) => !drawn.includes(distance));
+    const where = view.plot.box();
+    charts.push({ where, curves });
+    return el("div", { "data-held-out": "" },
+      el("h3", {}, "Held-out recall over time"),
+      el("p", { class: "soft small" }, "Recall of held-out conversations by evaluation. Dashes: with memory erased before every question, the control. What the two have in common does not come from memory.",
+        left.length ? ` Not drawn: distances ${left.join(", ")}; they are under Curves, eval/recall.` : ""),
+      where, legend(curves));
+  }
+
+  function legend(curves) {
+    return el("div", { class: "scroll legend" }, el("table", {},
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "recall"), el("th", { class: "number at", scope: "col" }, "newest"),
+        el("th", { class: "number", scope: "col" }, "first"), el("th", { class: "number", scope: "col" }, "measured"))),
+      el("tbody", {}, curves.map((each) => el("tr", {},
+        el("td", {}, view.plot.swatch(each), " ", text(each.name)),
+        el("td", { class: "number", "data-curve": each.name }, number(each.values.at(-1))),
+        el("td", { class: "number" }, number(each.values[0])),
+        el("td", { class: "number" }, each.values.length))))));
+  }
+
+  function clear() {
+    for (const each of charts) each.chart?.destroy();
+    charts = [];
   }
 
   async function draw(main) {
@@ -87,18 +123,25 @@ view.memory = (() => {
     const now = JSON.stringify(found);
     if (now === before && main.dataset.shown === "memory") return;
     before = now;
+    clear();
     frame.fill(main, el("h2", {}, "Memory"), el("div", { class: "runs" }, found.map((one, index) =>
       el("section", { class: "card", "data-run": index },
         el("h3", {}, text(view.runs[index].label), el("span", { class: "soft small" }, ` · ${number(one.facts)} facts asked for in ${number(one.episodes)} episodes`)),
-        overTime(one.over_time), evaluations(one.evaluations), matrix(one.matrix), heldOut(one.held_out, "held-out recall")))));
+        overTime(one.over_time, view.unreadable(index).length), evaluations(one.evaluations), heldOut(one.held_out), matrix(one.matrix)))));
+    // Only now are they as wide as they will be.
+    for (const each of charts) each.chart = view.plot.chart(each.where, each.curves, { unit: "recall", range: [0, 1] });
   }
 
   document.addEventListener("theme", () => {
     if (frame.place().name === "memory") { before = null; draw(document.getElementById("main")); }
   });
+  addEventListener("resize", () => {
+    for (const each of charts) view.plot.resize(each.chart, each.where);
+  });
   return {
     name: "memory", title: "Memory",
     show: (main, _, fresh) => { if (fresh) before = null; return draw(main); },
     refresh: () => draw(document.getElementById("main")),
+    leave: clear,
   };
 })();

@@ -1,8 +1,12 @@
 // Where a page's data come from: the server that it was opened from, or the file that it lies in.
 "use strict";
 
-// Sections of the page on runs, by name, and `runs`: what the server said of each.
-const view = { runs: [] };
+// Sections of the page on runs, by name, `runs`: what the server said of each, and sentences on
+// files of episodes of one that cannot be read.
+const view = {
+  runs: [],
+  unreadable: (run) => (view.runs[run]?.problems || []).filter((each) => each.startsWith("episodes/")),
+};
 
 const source = (() => {
   const held = document.getElementById("data");

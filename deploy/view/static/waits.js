@@ -48,7 +48,7 @@ view.waits = (() => {
       return [[role, el("span", { class: "meter", "aria-hidden": "true" }, el("span", { style: { width: `${mean * 100}%` } })),
         `${Math.round(mean * 100)} %`, `${Math.round(own.at(-1) * 100)} %`]];
     });
-    if (!rows.length) return el("p", { class: "note" }, "Idle shares are recorded in reinforcement learning, which has not begun.");
+    if (!rows.length) return el("p", { class: "note" }, "This run has no idle shares: reinforcement learning records them, and it has not begun, or an older version ran it.");
     return table(["role", "waits", { text: "mean", number: true }, { text: "newest", number: true }], rows, "idle shares");
   }
 
