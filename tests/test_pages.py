@@ -69,7 +69,7 @@ def test_the_page_on_people_has_the_figures_of_its_rounds() -> None:
     right = {"accuracy": 0.71, "accuracy_low": 0.6, "accuracy_high": 0.8}
     held = {"reward_model": right, "win_rate": share, "people": None}
     run = {
-        "labels": [{"ranked": 3, "alike": 1, "turned": 0}],
+        "labels": [{"ranked": 3, "alike": 1, "turned": 0, "demonstrated": 7, "skipped": 2}],
         "scores": [score, score, score],
         "rounds": [held | {"people": share}, held],
         "noise": 0.05,
@@ -83,6 +83,7 @@ def test_the_page_on_people_has_the_figures_of_its_rounds() -> None:
     }
     found = feedback.with_figures(page, {"feedback-9": run})
     assert "| 2 | 0.123 ± 0.010 | 0.71 (0.60–0.80) | 0.61 (0.50–0.70) | – |" in found
+    assert "gives 7 demonstrations" in " ".join(found.split())
     assert "by 0.050 ± 0.020 over the same prompts: beyond what" in " ".join(found.split())
 
 

@@ -361,7 +361,7 @@ def test_the_configuration_that_is_shipped_is_read_and_a_wrong_key_named(
     config = str(ROOT / "configs" / "feedback.yaml")
     words = ["policy.stages.lm_rl.iterations=3", f"runs={tmp_path}"]
     loop = load_section(Feedback, {}, [config], words)
-    assert (loop.rounds, loop.policy.stages[0].total_steps) == (3, 3)
+    assert (loop.rounds, loop.policy.stages[-1].total_steps) == (3, 3)
     assert run_command(["feedback", config, "policy.stages.lm_rl.iteration=3"]) == EXIT_BAD_INPUT
     assert "did you mean 'iterations'" in capsys.readouterr().err
     assert set(yaml.safe_load(Path(config).read_text())) < set(Feedback.model_fields)
