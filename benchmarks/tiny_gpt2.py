@@ -100,7 +100,7 @@ def main() -> None:
                 if len(ids) > PROMPT + 2:
                     file.write(json.dumps({"prompt": tokenizer.decode(ids[:PROMPT])}) + "\n")
     pairs = (
-        Interaction(tokenizer.decode(ids[:PROMPT]), tokenizer.decode(ids[PROMPT:]))
+        Interaction(str(tokenizer.decode(ids[:PROMPT])), str(tokenizer.decode(ids[PROMPT:])))
         for ids in encoded[:-held]
         if len(ids) > PROMPT + 2
     )

@@ -103,7 +103,7 @@ class Loop:
                 f"round {number} brought no new comparison: of {counted(told.judged, 'questions')} "
                 "all were skipped, alike or all bad, so there is nothing to learn from"
             )
-        demonstrations = write_rows(settings, number)
+        demonstrations = write_rows(settings, number, self._progress.note)
         figures["written"] = len(told.rows.demonstrations)
         if demonstrations is None and rounds.has_sft(settings):
             self._progress.note(f"round {number}: no new demonstration, so lm_sft is left out")
@@ -136,7 +136,11 @@ class Loop:
         }
         for sentence in rows_sentences(told.rows):
             self._progress.note(f"demonstrations: {sentence}")
-        return written if written.is_file() else write_demonstrations(self.settings, 0)
+        return (
+            written
+            if written.is_file()
+            else write_demonstrations(self.settings, 0, self._progress.note)
+        )
 
     def _ask(self, number: int) -> None:
         if rounds.questions_file(self.settings, number).is_file():

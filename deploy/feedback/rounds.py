@@ -55,7 +55,7 @@ def begins_with_a_run(loop: Feedback) -> bool:
 def _first_stages(loop: Feedback) -> list[str]:
     """Stages before the first lm_rl. lm_sft is one of them where it has something to learn from:
     demonstrations, data.pairs, or prompts with an answer."""
-    before = [stage.stage for stage in loop.policy.stages[:-1]]
+    before: list[str] = [stage.stage for stage in loop.policy.stages[:-1]]
     data = loop.policy.data
     if (
         not has_sft(loop)

@@ -14,6 +14,9 @@ from torch import Tensor
 from learner.parallel.group import Group
 from learner.rl.experience import Experience
 
+NOWHERE = ""
+"""Name of a component that no turn of this rank has."""
+
 
 @dataclass(frozen=True)
 class ComponentRewards:
@@ -43,14 +46,14 @@ def each_component(experience: Experience, group: Group) -> Iterator[ComponentRe
         chosen = int(group.max(largest))
         if chosen < 0:
             return
-        yield _rewards_of(experience, waiting.pop(chosen, None))
+        yield _rewards_of(experience, waiting.pop(chosen, NOWHERE))
 
 
 def _digest(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=7).digest())
 
 
-def _rewards_of(experience: Experience, name: str | None) -> ComponentRewards:
+def _rewards_of(experience: Experience, name: str) -> ComponentRewards:
     shape, device = experience.present.shape, experience.present.device
     rewards, weights = np.zeros(shape), np.zeros(shape)
     for i, episode in enumerate(experience.episodes):
@@ -59,7 +62,8 @@ def _rewards_of(experience: Experience, name: str | None) -> ComponentRewards:
             if k + 1 < len(actions):
                 weights[i, k] = weights[i, k + 1]
             turn = episode.turns[actions[k].turn]
-            if name in turn.terms and actions[k].answers and turn.reward is not None:
-                term = turn.terms[name]
-                rewards[i, k], weights[i, k] = term.values(turn.rewards[name]), term.weight
+            term = turn.terms.get(name)
+            if term is not None and actions[k].answers and turn.reward is not None:
+                rewards[i, k] = term.values(np.array(turn.rewards[name]))
+                weights[i, k] = term.weight
     return ComponentRewards(*(torch.from_numpy(table).to(device) for table in (rewards, weights)))

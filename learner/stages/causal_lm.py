@@ -3,7 +3,6 @@ answers of interactions."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from common.config.lm import LMSFT, LMText
 from common.data.causal_tokenizer import CausalTokenizer
 from common.data.corpus import Corpus
 from common.data.padding import pad
-from common.failures import InputError
 from common.storage.checkpoint import Checkpoint
 from learner.evaluation.measure import run_of
 from learner.lora import has_adapters, is_adapter
@@ -27,8 +25,6 @@ from learner.stages.joint_lm import chunks
 from learner.stages.remembered import answer_example, conversation_examples
 from learner.stages.stage import WriteTokenizer
 from learner.stages.supervised import Objective
-
-log = logging.getLogger(__name__)
 
 
 class CausalLMObjective(Objective):
@@ -90,26 +86,16 @@ def answer_objective(
     settings: LMSFT, corpus: Corpus, checkpoint: Checkpoint, in_stage: int, seed: int
 ) -> tuple[CausalLMObjective, WriteTokenizer]:
     """On the answers of single interactions, or on those of conversations and the memories that are
-    written in them. Pairs that are too long for the model are left out and counted."""
-    model, tokenizer, longest = _opened(checkpoint)
+    written in them."""
+    model, tokenizer, _ = _opened(checkpoint)
     if settings.examples == "conversations":
         examples = conversation_examples(corpus.train, tokenizer)
         sequences, starts = [each.ids for each in examples], [each.start for each in examples]
         return CausalLMObjective(model, sequences, starts), tokenizer.save
-    given = [
+    examples = [
         answer_example(tokenizer.memory.context((), tokenizer.prompt(each.query)), each, tokenizer)
         for each in corpus.pairs
     ]
-    examples = [each for each in given if len(each.ids) <= longest]
-    if given and not examples:
-        raise InputError("data.pairs", f"all are longer than {longest} tokens, the model's longest")
-    if len(examples) < len(given):
-        log.warning(
-            "%d of %d pairs are longer than %d tokens, the model's longest, and are left out",
-            len(given) - len(examples),
-            len(given),
-            longest,
-        )
     sequences, starts = [each.ids for each in examples], [each.start for each in examples]
     objective = CausalLMObjective(model, sequences, starts)
     return objective, tokenizer.save

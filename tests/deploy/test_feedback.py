@@ -293,10 +293,17 @@ def test_demonstrations_that_nobody_gave_end_the_loop_until_somebody_does(tmp_pa
     with LabelFile(source.labels) as file:
         desk = Desk(source.questions, file)
         desk.undo("anna")
-        desk.judge(Judgement("told-001", "anna", last.question, (), "demonstration", None, "dog"))
+        told = ((), "demonstration", None)
+        desk.judge(Judgement("too-long", "anna", last.question, *told, "dog " * 80))
+    assert "nobody gave a demonstration" in Loop(loop, trainer, notes).run()["reason"]
+    assert any("1 demonstration longer than the policy's 64 tokens" in each for each in notes.told)
+    with LabelFile(source.labels) as file:
+        desk = Desk(source.questions, file)
+        desk.judge(Judgement("told-001", "ben", last.question, *told, "dog"))
     with pytest.raises(Drained, match="round 1 waits for labels"):
         go(loop, trainer)
     assert trainer.trained == ["loop-round-0"]
+    assert [each.answer for each in load_pairs(demonstrations_file(loop, 0))] == ["dog"]
 
 
 def test_a_loop_without_demonstrations_asks_for_none(tmp_path: Path) -> None:
