@@ -13,6 +13,8 @@ from common.config.section import Section
 
 BEFORE_RL = ("lm_text", "lm_sft")
 """Stages that may come before lm_rl: the policy has them before the first question."""
+SHOWN = "lm_sft"
+"""The one of them that learns demonstrations."""
 
 
 class Feedback(Section):
@@ -83,10 +85,10 @@ class Feedback(Section):
                 f"policy.stages: are {', '.join(stages)}; give lm_rl, after lm_text or lm_sft or "
                 "nothing"
             )
-        if self.demonstrations and "lm_sft" not in stages:
+        if self.demonstrations and SHOWN not in stages:
             raise ValueError(
                 f"demonstrations: {self.demonstrations} are asked for, and policy.stages has no "
-                "lm_sft that learns from them"
+                f"{SHOWN} that learns from them"
             )
         own = [stage.own_model for stage in self.reward_model.stages]
         if len(own) != 1 or own[0] is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.config.feedback import Feedback
+from common.config.feedback import SHOWN, Feedback
 from common.config.rewards import RewardMix
 from common.config.run import Run
 from common.data.datasets.prompts import load_prompts
@@ -44,7 +44,7 @@ def reward_name(loop: Feedback, number: int) -> str:
 
 def has_sft(loop: Feedback) -> bool:
     """Whether the policy learns demonstrations."""
-    return any(stage.stage == "lm_sft" for stage in loop.policy.stages)
+    return SHOWN in [stage.stage for stage in loop.policy.stages]
 
 
 def begins_with_a_run(loop: Feedback) -> bool:
@@ -64,7 +64,7 @@ def _first_stages(loop: Feedback) -> list[str]:
         or any(row.interactions[0].answer for name in data.train for row in load_prompts(name))  # type: ignore[union-attr]
     ):
         return before
-    return [name for name in before if name != "lm_sft"]
+    return [name for name in before if name != SHOWN]
 
 
 def model_after(loop: Feedback, number: int) -> str:
@@ -89,7 +89,7 @@ def policy_run(loop: Feedback, number: int, demonstrations: Path | None = None) 
             tree | {"stages": [stage for stage in before if stage["stage"] in first]}
         )
     tree["model"]["causal"]["path"] = model_after(loop, number - 1)
-    tuned = [stage for stage in before if stage["stage"] == "lm_sft"]
+    tuned = [stage for stage in before if stage["stage"] == SHOWN]
     tree["stages"] = [last]
     if demonstrations is not None and tuned:
         tree["stages"] = [tuned[-1], last]
