@@ -1,5 +1,6 @@
 """The loop with people, with a scripted person: a lexicon's mood (benchmarks/vader.py) says which
-answer is better, and is wrong in one of twenty.
+answer is better, and is wrong in one of twenty. Asked for a demonstration, the person writes what
+the reviewer wrote, where its mood is good, and skips the others.
 
     python -m benchmarks.tiny_gpt2 FOLDER FILE.txt … --steps 400 --width 96 --vocabulary 2048
     python -m benchmarks.feedback SEED FOLDER [OUT]
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from benchmarks.record import record
 from benchmarks.vader import mood
 from common.config.feedback import Feedback
 from common.config.loader import load_section
+from common.data.conversations import load_pairs
 from common.data.datasets.prompts import load_prompts
 from common.failures import EXIT_DONE, EXIT_DRAINED
 from common.seeding import derive
@@ -36,9 +39,11 @@ from learner.evaluation.intervals import wilson
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "feedback.yaml"
 NOISE = 0.05
+GOOD = 0.5
+"""Least mood of a review that is given as a demonstration."""
 HELD_OUT = 1000
 SECONDS = 1800.0
-REPORTED = ("round", "new_rows", "reward_model", "win_rate", "people")
+REPORTED = ("round", "new_rows", "written", "reward_model", "win_rate", "people")
 COMMAND = [sys.executable, "-m", "deploy"]
 
 
@@ -55,11 +60,12 @@ def words_of(seed: int, folder: Path, out: Path) -> list[str]:
     ]
 
 
-def rank(where: Path, seed: int) -> dict[str, int]:
-    """Answer all open questions of a loop over the page's API; how many of each kind."""
+def judge(where: Path, seed: int, known: Mapping[str, str]) -> dict[str, int]:
+    """Answer all open questions of a loop over the page's API; how many of each kind. known: how
+    the reviews go on, by prompt."""
     page = [*COMMAND, "label", str(where), "--port", "0"]
     server = subprocess.Popen(page, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    told = {"ranked": 0, "alike": 0, "turned": 0}
+    told = {"ranked": 0, "alike": 0, "turned": 0, "demonstrated": 0, "skipped": 0}
     try:
         assert server.stdout is not None
         address = "http" + server.stdout.readline().partition(": http")[2].split()[0]
@@ -70,9 +76,11 @@ def rank(where: Path, seed: int) -> dict[str, int]:
                 "id": f"{question['id']}-{seed}",
                 "labeller": "lexicon",
                 "question": question["id"],
-                "verdict": "ranked",
-                "ranks": ranks_of(question, seed, told),
             }
+            if question["answers"]:
+                body |= {"verdict": "ranked", "ranks": ranks_of(question, seed, told)}
+            else:
+                body |= demonstration(question["prompt"], known, told)
             state = post(address, "judge", body)
     finally:
         server.terminate()
@@ -86,6 +94,16 @@ def post(address: str, path: str, body: dict[str, Any]) -> Any:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
+
+
+def demonstration(prompt: str, known: Mapping[str, str], told: dict[str, int]) -> dict[str, str]:
+    """How the review goes on, where its mood is good."""
+    rest = known.get(prompt, "")
+    if not rest or mood(f"{prompt} {rest}") < GOOD:
+        told["skipped"] += 1
+        return {"verdict": "skipped"}
+    told["demonstrated"] += 1
+    return {"verdict": "demonstration", "written": rest}
 
 
 def ranks_of(question: dict[str, Any], seed: int, told: dict[str, int]) -> list[int]:
@@ -102,6 +120,7 @@ def ranks_of(question: dict[str, Any], seed: int, told: dict[str, int]) -> list[
 def run(seed: int, folder: Path, out: Path) -> dict[str, Any]:
     words = words_of(seed, folder, out)
     loop = load_section(Feedback, {}, [CONFIG], words)
+    known = {each.query: each.answer.strip() for each in load_pairs(folder / "pairs.jsonl")}
     where, began, labels = out / loop.name, time.monotonic(), []
     while True:
         done = subprocess.run(
@@ -111,7 +130,7 @@ def run(seed: int, folder: Path, out: Path) -> dict[str, Any]:
             break
         if done.returncode != EXIT_DRAINED:
             raise SystemExit(f"engram feedback ended with {done.returncode}")
-        labels.append(rank(where, seed))
+        labels.append(judge(where, seed, known))
     seconds = time.monotonic() - began
     state = json.loads((where / "feedback.json").read_text())
     rows = [row for name in loop.policy.data.eval for row in load_prompts(name)][:HELD_OUT]  # type: ignore[union-attr]
@@ -134,13 +153,8 @@ def run(seed: int, folder: Path, out: Path) -> dict[str, Any]:
         "seconds": seconds,
         "labels": labels,
         "reason": state["reason"],
-        "rounds": [
-            {
-                key: each.get(key)
-                for key in ("round", "new_rows", "reward_model", "win_rate", "people")
-            }
-            for each in state["rounds"]
-        ],
+        "demonstrations": state.get("demonstrations"),
+        "rounds": [{key: each.get(key) for key in REPORTED} for each in state["rounds"]],
         "scores": [
             {"round": number, "mean": float(each.mean()), "error": error_of(each)}
             for number, each in enumerate(moods)

@@ -138,7 +138,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
         "reward_memory.yaml", judge.name, seed, out, f"data={json.dumps(pairs)}",
         f"model.checkpoint={start}", "stages.reward_model.steps=100",
     )  # fmt: skip
-    policies = {"before": start}
+    policies, seconds = {"before": start}, {"before": 0.0}
     for name, halves in MIXES.items():
         own = out / f"rlhf-{seed}-{name}"
         steps = {f"half_{n}": mix(kind, judge) for n, kind in enumerate(halves, 1)}
@@ -146,19 +146,22 @@ def run(seed: int, out: Path) -> dict[str, Any]:
             {"name": half, "iterations": ITERATIONS // 2, "max_steps": 6, "reset_probability": 0.5}
             for half in steps
         ]
-        trained(
+        summary = trained(
             "rlhf.yaml", own.name, seed, out, data, f"model.checkpoint={start}",
             f"rewards={json.dumps({'steps': steps} | {'single': mix('recall', judge)})}",
             f"stages.mrl.curriculum={json.dumps(curriculum)}",
             f"stages.mrl.episodes={EPISODES}", "evaluation.episodes=100",
         )  # fmt: skip
-        policies[name] = own
+        policies[name], seconds[name] = own, summary["wall_seconds"]
     settings = load_run([CONFIGS / "rlhf.yaml"], [data, f"seed={seed}"])
     return {
         "seed": seed,
         "environment": json.loads((start / "environment.json").read_text()),
         "episodes": ITERATIONS * EPISODES,
-        "policies": {name: measured(settings, where) for name, where in policies.items()},
+        "policies": {
+            name: {**measured(settings, where), "seconds": seconds[name]}
+            for name, where in policies.items()
+        },
     }
 
 

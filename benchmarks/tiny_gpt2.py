@@ -4,7 +4,8 @@
     python -m benchmarks.tiny_gpt2 FOLDER FILE.txt [FILE.txt …] [--steps 300]
 
 Writes FOLDER/model, which `from_pretrained` opens, FOLDER/prompts.jsonl and FOLDER/held_out.jsonl,
-with the first eight tokens of each line. Each line of the files is one text.
+with the first eight tokens of each line, and FOLDER/pairs.jsonl: prompts that end with a word, and
+how their lines go on. Each line of the files is one text.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from common.data.conversations import save_pairs
 from common.data.padding import pad
+from common.episode import Interaction
 from learner.stages.supervised import batch_indices
 
 END, LENGTH, PROMPT, HELD_OUT = "<|endoftext|>", 128, 8, 0.1
@@ -96,6 +99,12 @@ def main() -> None:
             for ids in part:
                 if len(ids) > PROMPT + 2:
                     file.write(json.dumps({"prompt": tokenizer.decode(ids[:PROMPT])}) + "\n")
+    pairs = (
+        Interaction(str(tokenizer.decode(ids[:PROMPT])), str(tokenizer.decode(ids[PROMPT:])))
+        for ids in encoded[:-held]
+        if len(ids) > PROMPT + 2
+    )
+    save_pairs((pair for pair in pairs if pair.answer[0] == " "), asked.folder / "pairs.jsonl")
 
 
 if __name__ == "__main__":

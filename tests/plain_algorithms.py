@@ -129,6 +129,42 @@ def _compare(settings: MRL, items: list[list[Item]], flat: list[Item]) -> None:
                     ]
                 if len(values) > 1:
                     item.advantage = _against(settings, item.value, values)
+        if section.aggregation == "normalise_then_sum":
+            _decouple(settings, members)
+
+
+def _decouple(settings: MRL, members: list[list[Item]]) -> None:
+    """The advantages of a task anew: of each component by itself, summed by weight."""
+    section: Any = settings.algorithm_settings
+    learnt = [item for turns in members for item in turns if item.advantage is not None]
+    for item in learnt:
+        item.advantage = 0.0
+    for name in ("quality", "recall"):
+        columns: dict[int, list[tuple[Item, float, float]]] = {}
+        for turns in members:
+            scored = [(n, item) for n, item in enumerate(turns) if item.reward is not None]
+            later, weight, of_turn = 0.0, 0.0, {}
+            for number, item in reversed(scored):
+                later = section.discount * later
+                if name in item.turn.terms:
+                    term, raw = item.turn.terms[name], item.turn.rewards[name]
+                    later += (min(max(raw, term.low), term.high) - term.mean) / term.std
+                    weight = term.weight
+                of_turn[number] = later, weight
+            for number, item in scored:
+                column = 0 if section.compare == "episode" else number
+                own = of_turn[scored[0][0] if section.compare == "episode" else number]
+                if own[1] > 0:
+                    columns.setdefault(column, []).append((item, *own))
+        for held in columns.values():
+            values = {item.place: value for item, value, _ in held}
+            for item, value, weight in held:
+                if item.advantage is not None and len(values) > 1:
+                    mean = statistics.fmean(values.values())
+                    apart = value - mean
+                    if settings.algorithm == "rloo":
+                        apart *= len(values) / (len(values) - 1)
+                    item.advantage += weight * apart / (statistics.stdev(values.values()) + 1e-4)
 
 
 def _against(settings: MRL, value: float, values: list[float]) -> float:

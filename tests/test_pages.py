@@ -69,7 +69,7 @@ def test_the_page_on_people_has_the_figures_of_its_rounds() -> None:
     right = {"accuracy": 0.71, "accuracy_low": 0.6, "accuracy_high": 0.8}
     held = {"reward_model": right, "win_rate": share, "people": None}
     run = {
-        "labels": [{"ranked": 3, "alike": 1, "turned": 0}],
+        "labels": [{"ranked": 3, "alike": 1, "turned": 0, "demonstrated": 7, "skipped": 2}],
         "scores": [score, score, score],
         "rounds": [held | {"people": share}, held],
         "noise": 0.05,
@@ -83,7 +83,61 @@ def test_the_page_on_people_has_the_figures_of_its_rounds() -> None:
     }
     found = feedback.with_figures(page, {"feedback-9": run})
     assert "| 2 | 0.123 ± 0.010 | 0.71 (0.60–0.80) | 0.61 (0.50–0.70) | – |" in found
+    assert "gives 7 demonstrations" in " ".join(found.split())
     assert "by 0.050 ± 0.020 over the same prompts: beyond what" in " ".join(found.split())
+
+
+def test_preferences_and_recall_are_a_part_of_the_page_once_they_were_measured() -> None:
+    assert "Preferences and recall" not in PAGES["reward_models.md"](MEASURED) or any(
+        name.startswith("rlhf-") for name in MEASURED
+    )
+    origin = {"command": "python -m benchmarks.rlhf 1", "environment": {"git_commit": "01234567"}}
+    runs: Any = {}
+    for seed, after in ((1, 0.70), (2, 0.50)):
+        own = {
+            "recall": {"all": 0.72},
+            "exact": {"all": 0.6},
+            "intervals": {"recall": {"all": [0.65, 0.8]}},
+            "addressed": 0.5,
+            "seconds": 0.0,
+        }
+        policies = {"before": own, "both": own | {"recall": {"all": after}, "seconds": 100.0}}
+        policies["quality"] = policies["both"] | {"recall": {"all": 0.1}, "addressed": 0.97}
+        runs[f"rlhf-{seed}"] = origin | {"episodes": 1536, "policies": policies}
+    page = PAGES["reward_models.md"]({**MEASURED, **runs})
+    both = "| quality and recall together | 0.500 (0.50–0.50) | 0.600 (0.50–0.70) |"
+    assert f"{both} 0.600 (0.60–0.60) | 100 |" in page
+    text = " ".join(page.split())
+    assert "in 1 of 2 seeds where both are paid, and in 2 where quality is paid alone" in text
+    assert len(page.splitlines()) <= 100
+
+
+def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
+    assert "## Text memory" not in PAGES["causal_results.md"](MEASURED) or any(
+        name.startswith("text_memory-") for name in MEASURED
+    )
+    kinds = {}
+    for kind, recall in (("text", 0.61), ("window", 0.25)):
+        shares = {str(distance): recall for distance in range(1, 12)} | {"all": recall}
+        bounds = {key: [recall - 0.05, recall + 0.05] for key in shares}
+        kinds[kind] = {
+            "retention": {
+                "memory": shares,
+                "erased": {"all": 0.1},
+                "intervals": {"memory": bounds},
+            },
+            "tokens_per_answer": {"before_answer": 40, "before_memory": 66, "of_memory": 20},
+            "cut": 0.125,
+            "seconds": {"lm_sft": 300.0, "lm_rl": 900.0},
+        }
+    origin = {"command": "python -m benchmarks.text_memory 1 FOLDER", "seed": 1}
+    run: Any = {"text_memory-1": {**origin, **kinds, "environment": {"git_commit": "01234567"}}}
+    page = PAGES["causal_results.md"]({**MEASURED, **run})
+    assert "| all | 0.610 (0.56–0.66) | 0.100 | 0.250 (0.20–0.30) | 0.100 |" in page
+    assert "An answer reads 40 tokens with the text memory" in " ".join(page.split())
+    assert "12.5%" in page
+    assert len(page.splitlines()) <= 100
+    assert [line for line in page.splitlines() if len(line) > WIDTH] == []
 
 
 def test_a_page_shows_another_measurement() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.pages import text_games, text_memory
 from benchmarks.pages.text import Results, document, origin, points, prose, share, table
-from benchmarks.pages.text_games import section
 
 PREFIX = "sentiment_"
 SHOWN = 3
@@ -52,7 +52,8 @@ def page(results: Results) -> str:
         *_answers(runs),
         "## Sources",
         points(*map(origin, runs)),
-        *section(results),
+        *text_games.section(results),
+        *text_memory.section(results),
     )
 
 

@@ -33,18 +33,20 @@ def _of(run: Mapping[str, Any]) -> str:
                 mood of prompt and continuation, through the page's API, and is turned round in
                 {run["noise"]:.0%} of the questions: {told["ranked"]} rankings,
                 {told["turned"]} of all turned round, {told["alike"]} of answers that are all
-                alike. *Score* is the mean mood of answers to {run["held_out"]:,} held-out prompts,
-                sampled with the same random numbers after each round, with its standard error; 0
-                is the model at the start."""),
+                alike. Before the first round it gives {told["demonstrated"]} demonstrations, what
+                reviewers wrote in a good mood, and skips {told["skipped"]} prompts. *Score* is the
+                mean mood of answers to {run["held_out"]:,} held-out prompts, sampled with the same
+                random numbers after each round, with its standard error; 0 is the policy before
+                the first round."""),
             table(
                 ("round", "score", "reward model right", "wins by it", "wins by the ranker"),
                 [_row(run, number) for number in range(len(run["scores"]))],
             ),
             prose(f"""From round 1 to round {last} the score changes by {_mean(gain)} over the same
                 prompts: {"beyond" if rises else "not beyond"} what its spread would give (1.96
-                standard errors). From the start to round {last} it changes by {_mean(whole)}, and
+                standard errors). From round 0 to round {last} it changes by {_mean(whole)}, and
                 {wins["share"]:.0%} ({wins["low"]:.0%} to {wins["high"]:.0%}) of the answers have a
-                better mood than those at the start, half of each tie. One seed;
+                better mood than those of round 0, half of each tie. One seed;
                 {run["seconds"] / 60:.0f} minutes beside other work."""),
             points(origin(run)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.pages.rlhf import section
 from benchmarks.pages.text import Results, document, interval, origin, points, prose, share, table
 
 NAMES = ("reward_instructions", "reward_taskmaster", "reward_memory")
@@ -40,6 +41,7 @@ def page(results: Results) -> str:
             before."""),
         "## Sources",
         points(*map(origin, found)),
+        *section(results),
     )
 
 

@@ -3,7 +3,7 @@ them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -241,6 +241,12 @@ class Compared(PolicyGradient):
     compare: Literal["turn", "episode"] = "turn"
     """Return that is compared. turn: that from a turn on, with that turn of the others.
     episode: that of the whole episode, which all of its turns are credited with."""
+    aggregation: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
+    """How several reward components become one advantage. sum_then_normalise: totals are compared.
+    normalise_then_sum: each component is compared by itself, over its standard deviation in the
+    group, and the advantages are summed by weight (GDPO, Liu et al. 2026), so that one that varies
+    little is not drowned by another; `whiten` is then true unless it is set. A component adds
+    nothing to a turn that it applies neither to nor after."""
     incomplete: Literal["fewer", "leave_out"] = "fewer"
     """Rule for a task of which an episode failed or has a turn without a score. fewer: those
     that are left are compared. leave_out: none of it is learnt from. A turn that has nothing to be
@@ -252,6 +258,29 @@ class Compared(PolicyGradient):
     et al. 2025)."""
     whiten: bool = False
     """Whether advantages are whitened over the whole batch, beside the comparison."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whitens_the_sum(cls, settings: Any) -> Any:
+        """The last step of GDPO is whitening."""
+        if isinstance(settings, dict) and settings.get("aggregation") == "normalise_then_sum":
+            return {"whiten": True} | settings
+        return settings
+
+    @model_validator(mode="after")
+    def _has_components(self) -> Self:
+        """What changes totals would be lost where components are compared."""
+        if self.aggregation == "sum_then_normalise":
+            return self
+        shaped = ("reward_clip", "whiten_rewards", "no_end_reward", "no_end_penalty")
+        given = [name for name in shaped if getattr(self, name) not in (None, False, 0.0)]
+        given += ["kl_in: reward"] * (self.kl_in == "reward")
+        if given:
+            raise ValueError(
+                f"{given[0]}: changes the sum of the rewards, and aggregation: normalise_then_sum "
+                "compares each component; choose one"
+            )
+        return self
 
 
 class RLOO(Compared):
@@ -284,6 +313,15 @@ class GRPO(Compared):
     ratio: Literal["token", "answer"] = "token"
     """Whether each token has a ratio of its own, or that of its answer: the geometric mean over its
     tokens (Zheng et al. 2025). Means are over answers then, whatever `loss_mean`."""
+
+    @model_validator(mode="after")
+    def _normalises(self) -> Self:
+        if self.aggregation == "normalise_then_sum" and not self.divide_by_std:
+            raise ValueError(
+                "divide_by_std: aggregation: normalise_then_sum divides each component by its "
+                "standard deviation; leave it out"
+            )
+        return self
 
 
 class Rejection(PolicyGradient):

@@ -13,6 +13,8 @@ from common.config.section import Section
 
 BEFORE_RL = ("lm_text", "lm_sft")
 """Stages that may come before lm_rl: the policy has them before the first question."""
+SHOWN = "lm_sft"
+"""The one of them that learns demonstrations."""
 
 
 class Feedback(Section):
@@ -27,13 +29,17 @@ class Feedback(Section):
     """Seed of everything random."""
     rounds: int = Field(3, ge=1)
     """Rounds at most."""
+    demonstrations: int = Field(0, ge=0)
+    """Prompts that people are asked to answer themselves before the first round: lm_sft learns from
+    their answers. 0: none."""
     until_no_gain: bool = False
     """End before that, once people do not prefer the answers of a round's policy to those of the
     round before beyond the 95 % interval."""
     questions: int = Field(200, ge=1)
     """Questions that people are asked in a round."""
     labels: int | None = Field(None, ge=1)
-    """Questions that are judged or skipped when a round goes on; None: all."""
+    """Questions that are judged or skipped when a round goes on, and the same of the prompts that
+    ask for demonstrations; None: all."""
     answers: int = Field(2, ge=2, le=4)
     """Answers to a question."""
     candidates: int = Field(800, ge=1)
@@ -47,8 +53,8 @@ class Feedback(Section):
     policy: Run
     """The run that trains the policy: a causal language model, prompts, and stages that end with
     lm_rl. Stages before it run once, before the first round; lm_sft again, before a round's lm_rl,
-    on what people wrote in that round. Rewards beside the reward model; left out: there are
-    none."""
+    where people wrote answers since it ran. It learns from all that they wrote so far, with
+    data.pairs. Rewards beside the reward model; left out: there are none."""
     reward_model: Run
     """The run that trains a round's reward model, with a backbone."""
 
@@ -78,6 +84,11 @@ class Feedback(Section):
             raise ValueError(
                 f"policy.stages: are {', '.join(stages)}; give lm_rl, after lm_text or lm_sft or "
                 "nothing"
+            )
+        if self.demonstrations and SHOWN not in stages:
+            raise ValueError(
+                f"demonstrations: {self.demonstrations} are asked for, and policy.stages has no "
+                f"{SHOWN} that learns from them"
             )
         own = [stage.own_model for stage in self.reward_model.stages]
         if len(own) != 1 or own[0] is None:

@@ -19,6 +19,7 @@ from common.seeding import derive
 from common.storage.checkpoint import open_checkpoint
 from common.storage.run_directory import write_atomically
 from deploy.feedback.rounds import model_after, questions_file, reward_name
+from deploy.label.judgements import Question
 from learner.evaluation.preferences import PASS_TOKENS
 from learner.evaluation.prompts import prompt_tasks
 from learner.policies.table import CheckpointPolicy, open_policy
@@ -39,6 +40,10 @@ class Answered:
     prompt: str
     answers: tuple[str, ...]
     rounds: tuple[int, ...]
+
+
+def question_of(asked: Answered) -> Question:
+    return Question(asked.prompt, asked.answers)
 
 
 def answers_of(
@@ -64,9 +69,14 @@ def answers_of(
 
 
 def ask(loop: Feedback, number: int) -> list[Answered]:
-    """The questions of a round, those first of which the last reward model is least sure."""
+    """The questions of a round, those first of which the last reward model is least sure. Round 0:
+    prompts without answers, which ask for demonstrations."""
+    if number == 0:
+        # From the end: the rounds come to these prompts last.
+        rows = _prompts(loop, -loop.demonstrations, loop.demonstrations)
+        return [Answered(row.interactions[0].query, (), ()) for row in rows]
     seed = derive(loop.seed, "questions", number)
-    rows = _prompts(loop, number)
+    rows = _prompts(loop, (number - 1) * loop.candidates, loop.candidates)
     new = answers_of(loop, number - 1, rows, seed, loop.answers)
     # What is compared is drawn, not chosen: the win rate is to be that of all prompts.
     between = round(loop.questions * loop.compared) if number > 1 else 0
@@ -84,13 +94,13 @@ def ask(loop: Feedback, number: int) -> list[Answered]:
     return first + rest[: loop.questions - len(first)]
 
 
-def _prompts(loop: Feedback, number: int) -> list[Row]:
-    """Candidates of a round, without repeats: other ones each round, until all were asked."""
+def _prompts(loop: Feedback, start: int, count: int) -> list[Row]:
+    """Prompts to train on in the loop's own order, from one on and round again after the last,
+    without repeats."""
     train = load_corpus(loop.policy.data, loop.seed).train
     draws = torch.Generator().manual_seed(derive(loop.seed, "prompts"))
     order = torch.randperm(len(train), generator=draws).tolist()
-    start = (number - 1) * loop.candidates
-    chosen = [train[order[(start + i) % len(order)]] for i in range(loop.candidates)]
+    chosen = [train[order[(start + i) % len(order)]] for i in range(count)]
     return list({row.interactions[0].query: row for row in chosen}.values())
 
 

@@ -69,11 +69,12 @@ def _run(
         from common.storage.lease import hold
         from common.storage.run_directory import RunDirectory
         from deploy.feedback.loop import Loop
-        from deploy.feedback.rounds import policy_run, reward_run
+        from deploy.feedback.rounds import begins_with_a_run, policy_run, reward_run
         from deploy.train import train_run
         from learner.requirements import require_possible
 
-        for run in (policy_run(settings, 1), reward_run(settings, 1)):
+        first = [policy_run(settings, 0)] if begins_with_a_run(settings) else []
+        for run in (*first, policy_run(settings, 1), reward_run(settings, 1)):
             require_possible(run)
 
     progress = open_progress()
@@ -92,18 +93,24 @@ def rounds_table(state: Mapping[str, Any]) -> str:
     """Round by round, for a reader."""
     from deploy.layout import table
 
-    rows = [
+    first = state.get("demonstrations")
+    rows = []
+    if first:
+        rows.append(["0", f"{first['judged']:,}", "-", f"{first['written']:,}", "-", "-", "-"])
+    rows += [
         [
             str(each["round"]),
             f"{each['judged']:,}",
             f"{each['new_rows']:,}",
+            f"{each.get('written', 0):,}",
             _share(each.get("reward_model"), "accuracy", "accuracy_low", "accuracy_high"),
             _share(each.get("win_rate"), "share", "low", "high"),
             _share(each.get("people"), "share", "low", "high"),
         ]
         for each in state["rounds"]
     ]
-    head = ["round", "judged", "new rows", "reward model right", "wins by it", "wins by people"]
+    head = ["round", "judged", "new rows", "written", "reward model right", "wins by it"]
+    head += ["wins by people"]
     return f"{table(state['name'], head, rows)}\n{state['reason']}"
 
 

@@ -1,5 +1,5 @@
 """The driver of a loop with people: asks, waits for labels, trains a reward model on all of them,
-continues the policy, and measures; round by round.
+continues the policy, and measures; round by round. Demonstrations come before the first round.
 
 Everything that it decides follows from files, each written as a whole: questions, labels, rows, and
 the ordinary runs that a round starts. So a loop that was killed is started again by the same
@@ -18,17 +18,16 @@ import yaml
 
 from common.config.feedback import Feedback
 from common.config.run import Run
-from common.data.conversations import save_pairs
-from common.data.preferences import save_preferences
 from common.failures import Drained, InputError
 from common.storage.run_directory import RunDirectory, write_atomically
 from common.telemetry.progress import Progress
 from common.text.counted import counted
 from deploy.feedback import answers, rounds
-from deploy.feedback.answers import Answered
-from deploy.label.judgements import Judgement, Question, broken_sentence, read_labels
+from deploy.feedback.answers import Answered, question_of
+from deploy.feedback.rows import write_demonstrations, write_rows
+from deploy.label.judgements import Judgement, broken_sentence, read_labels
 from deploy.label.questions import LABELS
-from deploy.label.rows import Rows, rows_of
+from deploy.label.rows import Rows, rows_of, rows_sentences
 from learner.evaluation.intervals import wilson
 from learner.evaluation.prompts import win_figures
 from learner.summary import SUMMARY, last_status
@@ -67,8 +66,16 @@ class Loop:
         Raises Drained where it waits for labels, and what a run raises.
         """
         self._write_settings()
+        demonstrations = None
+        if self.settings.demonstrations:
+            demonstrations = self._demonstrations()
+            if demonstrations is None:
+                return self._end(
+                    "nobody gave a demonstration, so lm_sft has nothing to learn from; undo what "
+                    "was skipped on the page (u), or leave them out: demonstrations=0"
+                )
         if rounds.begins_with_a_run(self.settings):
-            self._finish(rounds.policy_run(self.settings, 0))
+            self._finish(rounds.policy_run(self.settings, 0, demonstrations))
         for number in range(len(self.state["rounds"]) + 1, self.settings.rounds + 1):
             ended = self._round(number)
             if ended is not None:
@@ -96,7 +103,10 @@ class Loop:
                 f"round {number} brought no new comparison: of {counted(told.judged, 'questions')} "
                 "all were skipped, alike or all bad, so there is nothing to learn from"
             )
-        demonstrations = self._write_rows(number, told)
+        demonstrations = write_rows(settings, number, self._progress.note)
+        figures["written"] = len(told.rows.demonstrations)
+        if demonstrations is None and rounds.has_sft(settings):
+            self._progress.note(f"round {number}: no new demonstration, so lm_sft is left out")
         reward = self._finish(rounds.reward_run(settings, number))
         self._finish(rounds.policy_run(settings, number, demonstrations))
         figures |= {"reward_model": reward, "policy": rounds.model_after(settings, number)}
@@ -113,6 +123,25 @@ class Loop:
 
     # --- steps of a round -------------------------------------------------------------------------
 
+    def _demonstrations(self) -> Path | None:
+        """The file of demonstrations that people gave before the first round; None where they gave
+        none. Raises Drained where they are missing."""
+        written = rounds.demonstrations_file(self.settings, 0)
+        self._ask(0)
+        # Once lm_sft may have begun, an undo on the page holds nothing up.
+        told = self._told(0, waits=not written.is_file())
+        self.state["demonstrations"] = {
+            "judged": told.judged,
+            "written": len(told.rows.demonstrations),
+        }
+        for sentence in rows_sentences(told.rows):
+            self._progress.note(f"demonstrations: {sentence}")
+        return (
+            written
+            if written.is_file()
+            else write_demonstrations(self.settings, 0, self._progress.note)
+        )
+
     def _ask(self, number: int) -> None:
         if rounds.questions_file(self.settings, number).is_file():
             return
@@ -124,8 +153,8 @@ class Loop:
             )
         answers.write_questions(self.settings, number, asked)
 
-    def _told(self, number: int) -> Told:
-        """Raises Drained where labels are missing."""
+    def _told(self, number: int, waits: bool = True) -> Told:
+        """Raises Drained where labels are missing, unless it does not wait for them."""
         asked = answers.read_questions(self.settings, number)
         path = self.folder / LABELS
         labels = read_labels(path)
@@ -136,33 +165,15 @@ class Loop:
         told = [each for each in labels.latest.values() if each.question.id in names]
         judged = len({each.question.id for each in told})
         needed = min(self.settings.labels or len(names), len(names))
-        if judged < needed:
+        if waits and judged < needed:
             self._write("waiting")
-            raise Drained(
-                f"round {number} waits for labels: {judged} of {needed} questions are judged; "
-                f"engram label {self.folder}, then the same command goes on"
+            missing = (
+                f"round {number} waits for labels: {judged} of {needed} questions are judged"
+                if number
+                else f"the loop waits for demonstrations: {judged} of {needed} prompts are answered"
             )
+            raise Drained(f"{missing}; engram label {self.folder}, then the same command goes on")
         return Told(judged, rows_of(told), by_people(told, names, number))
-
-    def _write_rows(self, number: int, told: Told) -> Path | None:
-        """All comparisons up to this round, and the demonstrations of this one; the file of the
-        latter where there are any. Written once: a run that learns from them may have begun."""
-        target = rounds.preferences_file(self.settings, number)
-        written = rounds.demonstrations_file(self.settings, number)
-        if not target.is_file():
-            if told.rows.demonstrations:
-                save_pairs(told.rows.demonstrations, written)
-            asked = {
-                question_of(each).id
-                for k in range(1, number + 1)
-                for each in answers.read_questions(self.settings, k)
-            }
-            labels = read_labels(self.folder / LABELS).latest.values()
-            rows = rows_of(each for each in labels if each.question.id in asked)
-            beside = target.with_name(f"new-{target.name}")
-            save_preferences(rows.preferences, beside)
-            beside.replace(target)
-        return written if written.is_file() else None
 
     def _finish(self, run: Run) -> dict[str, Any]:
         """Train a run to its end, if it has not come there; what its reward model reached."""
@@ -220,10 +231,6 @@ class Loop:
         self.state["reason"] = reason
         self._write("done")
         return self.state
-
-
-def question_of(asked: Answered) -> Question:
-    return Question(asked.prompt, asked.answers)
 
 
 def by_people(

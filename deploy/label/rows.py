@@ -23,22 +23,26 @@ class Rows:
     """Judgements that rank nothing: all alike, or all bad."""
     later: int
     """Demonstrations left out, because something was said before their prompt."""
+    empty: int
+    """Demonstrations left out, because nothing is written in them."""
 
 
 def rows_of(judgements: Iterable[Judgement]) -> Rows:
     """judgements: those that count. Two people who differ on a question both have their row."""
     preferences: list[Preference] = []
     demonstrations: list[Interaction] = []
-    undecided = later = 0
+    undecided = later = empty = 0
     for judgement in judgements:
         ranked = preferences_of(judgement)
         preferences += ranked
         undecided += judgement.verdict in ("ranked", "all_bad") and not ranked
-        if judgement.written and judgement.question.history:
+        written = (judgement.written or "").strip()
+        if written and judgement.question.history:
             later += 1
-        elif judgement.written:
-            demonstrations.append(Interaction(judgement.question.prompt, judgement.written))
-    return Rows(preferences, demonstrations, undecided, later)
+        elif written:
+            demonstrations.append(Interaction(judgement.question.prompt, written))
+        empty += judgement.verdict == "demonstration" and not written
+    return Rows(preferences, demonstrations, undecided, later, empty)
 
 
 def preferences_of(judgement: Judgement) -> list[Preference]:
@@ -95,4 +99,6 @@ def rows_sentences(rows: Rows) -> list[str]:
             f"{counted(rows.later, 'written answers')} without a row of {{query, answer}}: "
             "something was said before; label_studio.json has them"
         )
+    if rows.empty:
+        found.append(f"{counted(rows.empty, 'demonstrations')} without a row: nothing is written")
     return found

@@ -15,13 +15,27 @@ from pydantic import ValidationError
 from common.config.feedback import Feedback
 from common.config.loader import load_section
 from common.config.run import Run
+from common.data.conversations import load_pairs
 from common.data.preferences import load_preferences
 from common.failures import EXIT_BAD_INPUT, Drained, InputError
 from common.telemetry.progress import QuietProgress
 from deploy.cli import run_command
-from deploy.feedback.answers import Answered, read_questions, scores_of, write_questions
-from deploy.feedback.loop import Loop, by_people, question_of
-from deploy.feedback.rounds import policy_run, preferences_file, reward_run
+from deploy.feedback.answers import (
+    Answered,
+    question_of,
+    read_questions,
+    scores_of,
+    write_questions,
+)
+from deploy.feedback.command import rounds_table
+from deploy.feedback.loop import Loop, by_people
+from deploy.feedback.rounds import (
+    begins_with_a_run,
+    demonstrations_file,
+    policy_run,
+    preferences_file,
+    reward_run,
+)
 from deploy.label.desk import Desk
 from deploy.label.judgements import Judgement, LabelFile
 from deploy.label.questions import open_source
@@ -99,6 +113,8 @@ def label(loop: Feedback, picks: PICKS = shorter, written: str | None = None) ->
             ranks = picks(question.answers)
             order = tuple(range(len(question.answers)))
             verdict: Any = "skipped" if ranks is None else "ranked"
+            if not question.answers and written is not None:
+                verdict, ranks = "demonstration", None
             name = f"{question.id}-anna"
             desk.judge(
                 Judgement(name, "anna", question, order, verdict, ranks, written, time.time())
@@ -188,19 +204,131 @@ def test_a_loop_without_gain_ends(tmp_path: Path) -> None:
     assert "loop-round-2" not in trainer.trained
 
 
-def test_what_people_wrote_is_learnt_first_in_the_next_round(tmp_path: Path) -> None:
-    stages = [
-        {"stage": "lm_sft", "steps": 2, "batch_size": 4},
+def demonstrated(folder: Path, pairs: tuple[str, ...] = (), **changes: Any) -> Feedback:
+    """A loop whose policy learns demonstrations; three are asked for."""
+    loop = loop_of(folder)
+    policy = loop.policy.model_dump(mode="json")
+    policy["stages"] = [
+        {"stage": "lm_sft", "steps": 30, "batch_size": 4, "optimizer": {"learning_rate": 3e-3}},
         {"stage": "lm_rl", "episodes": 4, "iterations": 1},
     ]
-    plain = loop_of(tmp_path)
-    policy = plain.policy.model_dump(mode="json") | {"stages": stages}
-    loop = loop_of(tmp_path, policy=policy)
+    policy["data"] |= {"pairs": pairs}
+    return loop_of(folder, **({"demonstrations": 3, "policy": policy} | changes))
+
+
+class Notes(QuietProgress):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def stages_of(folder: Path) -> list[str]:
+    run = yaml.safe_load((folder / "config.yaml").read_text())
+    return [stage["stage"] for stage in run["stages"]]
+
+
+def test_demonstrations_come_first_and_are_learnt_before_answers_are_compared(
+    tmp_path: Path,
+) -> None:
+    loop, trainer, notes = demonstrated(tmp_path), Trainer(), Notes()
+    with pytest.raises(Drained, match="waits for demonstrations: 0 of 3 prompts are answered"):
+        go(loop, trainer)
+    assert trainer.trained == [], "nothing runs while people write"
+    asked = open_source(str(tmp_path / "loop")).questions
+    assert [each.answers for each in asked] == [(), (), ()]
+    assert label(loop, written="dog dog dog") == 3
+    with pytest.raises(KeyboardInterrupt):
+        go(loop, Trainer(dies_at="loop-round-0"))
+    with pytest.raises(Drained, match="round 1 waits for labels"):
+        go(loop, trainer)
+    assert trainer.trained == ["loop-round-0"]
+    learnt = load_pairs(demonstrations_file(loop, 0))
+    assert {each.query for each in learnt} == {each.prompt for each in asked}
+    assert {each.answer for each in learnt} == {"dog dog dog"}
+    compared = read_questions(loop, 1)
+    assert all(each.answers and set(each.rounds) == {0} for each in compared)
+    told = [answer.startswith("dog") for each in compared for answer in each.answers]
+    assert sum(told) > len(told) / 2, "answers come from the policy that learnt them"
+
+    label(loop)
+    first = question_of(compared[0])
+    with LabelFile(tmp_path / "loop" / "labels.jsonl") as file:
+        better = (tuple(range(len(first.answers))), "ranked", shorter(first.answers), "a cat")
+        Desk([first], file, shared=1.0).judge(Judgement("better-1", "ben", first, *better))
+    with pytest.raises(Drained, match="round 2 waits for labels"):
+        go(loop, trainer)
+    assert stages_of(tmp_path / "loop-round-1") == ["lm_sft", "lm_rl"]
+    so_far = load_pairs(demonstrations_file(loop, 1))
+    assert so_far[:3] == learnt, "written answers join the demonstrations"
+    assert [(each.query, each.answer) for each in so_far[3:]] == [(first.prompt, "a cat")]
+    label(loop)
+    state = Loop(loop, trainer, notes).run()
+    assert stages_of(tmp_path / "loop-round-2") == ["lm_rl"]
+    assert "round 2: no new demonstration, so lm_sft is left out" in notes.told
+    assert state["demonstrations"] == {"judged": 3, "written": 3}
+    assert [each["written"] for each in state["rounds"]] == [1, 0]
+    table = rounds_table(state)
+    assert "written" in table
+    assert [line.split()[0] for line in table.splitlines()[-4:-1]] == ["0", "1", "2"]
+
+
+def test_demonstrations_that_nobody_gave_end_the_loop_until_somebody_does(tmp_path: Path) -> None:
+    loop, trainer, notes = demonstrated(tmp_path), Trainer(), Notes()
+    with pytest.raises(Drained):
+        go(loop, trainer)
+    label(loop, lambda answers: None)
+    assert "nobody gave a demonstration" in go(loop, trainer)["reason"]
+    source = open_source(str(tmp_path / "loop"))
+    with LabelFile(source.labels) as file:
+        desk = Desk(source.questions, file)
+        last = desk.undo("anna")
+        assert last is not None
+        blank = Judgement("blank-01", "anna", last.question, (), "demonstration", None, " \n")
+        desk.judge(blank)
+    assert "nobody gave a demonstration" in Loop(loop, trainer, notes).run()["reason"]
+    assert "demonstrations: 1 demonstration without a row: nothing is written" in notes.told
+    assert trainer.trained == []
+    with LabelFile(source.labels) as file:
+        desk = Desk(source.questions, file)
+        desk.undo("anna")
+        told = ((), "demonstration", None)
+        desk.judge(Judgement("too-long", "anna", last.question, *told, "dog " * 80))
+    assert "nobody gave a demonstration" in Loop(loop, trainer, notes).run()["reason"]
+    assert any("1 demonstration longer than the policy's 64 tokens" in each for each in notes.told)
+    with LabelFile(source.labels) as file:
+        desk = Desk(source.questions, file)
+        desk.judge(Judgement("told-001", "ben", last.question, *told, "dog"))
+    with pytest.raises(Drained, match="round 1 waits for labels"):
+        go(loop, trainer)
+    assert trainer.trained == ["loop-round-0"]
+    assert [each.answer for each in load_pairs(demonstrations_file(loop, 0))] == ["dog"]
+
+
+def test_a_loop_without_demonstrations_asks_for_none(tmp_path: Path) -> None:
+    pairs = str(tmp_path / "pairs.jsonl")
+    loop = demonstrated(tmp_path, (pairs,), demonstrations=0)
     assert [stage.stage for stage in policy_run(loop, 0).stages] == ["lm_sft"]
+    assert policy_run(loop, 0).data.pairs == (pairs,)  # type: ignore[union-attr]
+    loop = demonstrated(tmp_path, demonstrations=0)
+    assert not begins_with_a_run(loop)
+    with pytest.raises(Drained, match="round 1 waits for labels"):
+        go(loop, Trainer())
+    with (tmp_path / "prompts.jsonl").open("a") as file:
+        file.write('{"prompt": "the", "answer": "cat"}\n')
+    assert begins_with_a_run(loop), "prompts with an answer are demonstrations"
+    with pytest.raises(ValidationError, match=r"demonstrations: 3 .* policy.stages has no lm_sft"):
+        loop_of(tmp_path, demonstrations=3)
+
+
+def test_what_people_wrote_joins_the_pairs_of_the_configuration(tmp_path: Path) -> None:
+    plain, pairs = loop_of(tmp_path), str(tmp_path / "pairs.jsonl")
+    loop = demonstrated(tmp_path, (pairs,))
     written = tmp_path / "written.jsonl"
     run = policy_run(loop, 2, written)
     assert [stage.stage for stage in run.stages] == ["lm_sft", "lm_rl"]
-    assert run.data.pairs == (str(written),)  # type: ignore[union-attr]
+    assert run.data.pairs == (pairs, str(written))  # type: ignore[union-attr]
     assert [stage.stage for stage in policy_run(loop, 2).stages] == ["lm_rl"]
     assert run.model.causal is not None
     assert run.model.causal.path == str(tmp_path / "loop-round-1")
@@ -240,7 +368,7 @@ def test_the_configuration_that_is_shipped_is_read_and_a_wrong_key_named(
     config = str(ROOT / "configs" / "feedback.yaml")
     words = ["policy.stages.lm_rl.iterations=3", f"runs={tmp_path}"]
     loop = load_section(Feedback, {}, [config], words)
-    assert (loop.rounds, loop.policy.stages[0].total_steps) == (3, 3)
+    assert (loop.rounds, loop.policy.stages[-1].total_steps) == (3, 3)
     assert run_command(["feedback", config, "policy.stages.lm_rl.iteration=3"]) == EXIT_BAD_INPUT
     assert "did you mean 'iterations'" in capsys.readouterr().err
     assert set(yaml.safe_load(Path(config).read_text())) < set(Feedback.model_fields)

@@ -13,13 +13,13 @@ from common.data.conversations import load_pairs, load_rows
 from common.failures import EXIT_BAD_INPUT, EXIT_DONE
 from deploy.cli import run_command
 from rollout.environments.textworld import TextWorld
-from tests.rollout.test_textworld import begun, damaged, game
+from tests.rollout.test_textworld import begun, damaged, game, require_games
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "textworld.yaml"
 
 
 def test_games_are_made_and_won(tmp_path: Path) -> None:
-    pytest.importorskip("textworld", reason="textworld is not installed: pip install textworld")
+    require_games()
     words = ["data", "synth", "textworld", str(tmp_path), "level=2"]
     assert run_command([*words, "--challenge", "coin", "--games", "1", "--seed", "7"]) == EXIT_DONE
     played, asked = begun(str(tmp_path / "tw-coin-7.z8"))
@@ -42,7 +42,7 @@ def test_games_are_made_and_won(tmp_path: Path) -> None:
 def test_settings_that_a_challenge_has_not_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, said: str
 ) -> None:
-    pytest.importorskip("textworld", reason="textworld is not installed: pip install textworld")
+    require_games()
     assert run_command(["data", "synth", "textworld", str(tmp_path), word]) == EXIT_BAD_INPUT
     assert said in " ".join(capsys.readouterr().err.split())
 

@@ -4,16 +4,23 @@ which way they learn."""
 from __future__ import annotations
 
 import copy
+import statistics
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from common.config.algorithms import GRPO
 from common.config.mrl import MRL
-from common.episode import Episode
-from learner.parallel.group import Group
+from common.episode import Episode, RewardTerm
+from learner.parallel.group import Group, OneRank
 from learner.parallel.optimizer import combine
+from learner.rl.algorithms.compared import decoupled_advantages
+from learner.rl.algorithms.grpo import GroupRelative
+from learner.rl.experience import gather_experience
 from tests.plain_algorithms import plain_loss
 from tests.tiny_policy import TinyModel, on_ranks, tiny_episode, tiny_update
 from tests.updates import mrl
@@ -53,7 +60,7 @@ def episodes(perturbed: float = 0.0) -> tuple[TinyModel, TinyModel, list[Episode
             else:
                 turns.append((QUERIES[(place // 3 + number) % 3], answer, reward))
         made.append(off_by(tiny_episode(place, older, turns), perturbed, draw))
-    return now, reference, made
+    return now, reference, of_components(made)
 
 
 def off_by(episode: Episode, size: float, draw: torch.Generator) -> Episode:
@@ -67,6 +74,28 @@ def off_by(episode: Episode, size: float, draw: torch.Generator) -> Episode:
         for turn in episode.turns
     ]
     return replace(episode, turns=tuple(turns))
+
+
+def of_components(made: list[Episode]) -> list[Episode]:
+    """The episodes with rewards of two components, of which the last turns alone have the second;
+    one of its values lies beyond its clip."""
+    draw = torch.Generator().manual_seed(6)
+    quality = RewardTerm(0.3, "a", mean=0.2, std=2.0)
+    recall = RewardTerm(0.7, "b", low=0.0, high=0.8)
+    found = []
+    for episode in made:
+        turns = [episode.turns[0]]
+        for turn in episode.answered:
+            parts = {"quality": quality} | ({"recall": recall} if len(turns) > 1 else {})
+            raw = {name: float(torch.rand((), generator=draw)) for name in parts}
+            if turn.reward is None:
+                turns.append(turn)
+                continue
+            weights = sum(part.weight for part in parts.values())
+            total = sum(p.weight * float(p.values(np.array(raw[n]))) for n, p in parts.items())
+            turns.append(replace(turn, rewards=raw, terms=parts, reward=total / weights))
+        found.append(replace(episode, turns=tuple(turns)))
+    return found
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -83,6 +112,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {"ratio": "answer", "clip": 0.02, "clip_high": 0.1}),
     ("grpo", {"kl_correction": True, "incomplete": "leave_out", "loss_mean": "answer_sums"}),
     ("grpo", {"kl_estimator": "k2", "kl_correction": True, "population_variance": True}),
+    ("grpo", {"aggregation": "normalise_then_sum"}),
+    ("grpo", {"aggregation": "normalise_then_sum", "compare": "episode", "whiten": False}),
+    ("rloo", {"aggregation": "normalise_then_sum", "incomplete": "leave_out"}),
+    ("rloo", {"aggregation": "normalise_then_sum", "whiten": False, "discount": 0.0}),
     ("rejection", {}),
     ("rejection", {"keep": 3, "loss_mean": "answer_means", "compare": "episode"}),
     ("rejection", {"keep_of": "task", "keep": 1, "learn_queries": True}),
@@ -159,6 +192,91 @@ def test_two_ranks_that_share_groups_compute_what_one_computes(
             assert found == pytest.approx(row[: len(found)], abs=1e-6)
         torch.testing.assert_close(both, gradients, rtol=1e-6, atol=1e-6)
         assert its_figures == pytest.approx(figures, abs=1e-6)
+
+
+def decoupled(made: list[Episode], group: Group, **section: Any) -> torch.Tensor:
+    """Advantages of the components of one rank's episodes, summed, in float64."""
+    section = {"aggregation": "normalise_then_sum", "samples": SAMPLES} | section
+    mine = made[group.rank :: group.size]
+    lived = gather_experience(mine, None, None, 1.0, torch.device("cpu"))
+    places, rule = [each.batch_index for each in mine], GroupRelative(GRPO(**section))._relative
+    return decoupled_advantages(lived, places, GRPO(**section), group, rule)
+
+
+def test_each_component_is_normalised_by_itself_to_the_last_digits() -> None:
+    """Against numbers made here, without the weighted mean of totals in between."""
+    _, _, made = episodes()
+    found = decoupled(made, OneRank(), discount=0.0)
+    assert found.dtype == torch.float64
+    for task in range(3):
+        members = [(i, each) for i, each in enumerate(made) if each.batch_index // SAMPLES == task]
+        for turn in (1, 2):
+            scored = [(i, each.turns[turn]) for i, each in members]
+            scored = [(i, each) for i, each in scored if each.reward is not None]
+            expected = dict.fromkeys((i for i, _ in scored), 0.0)
+            for name in ("quality", "recall")[:turn]:
+                raw = [min(each.rewards[name], each.terms[name].high) for _, each in scored]
+                mean, std = statistics.fmean(raw), statistics.stdev(raw)
+                of_term = scored[0][1].terms[name]
+                for (i, _), value in zip(scored, raw, strict=True):
+                    scaled = (std / of_term.std) + 1e-4
+                    expected[i] += of_term.weight * (value - mean) / of_term.std / scaled
+            for i, value in expected.items():
+                assert float(found[i, turn - 1]) == pytest.approx(value, abs=1e-9)
+
+
+def test_components_that_one_rank_alone_has_are_compared_on_all() -> None:
+    module = TinyModel()
+    whole = []
+    for place in range(3):
+        episode = tiny_episode(place, module, [([1, 2], [3], 0.5)])
+        turn = replace(
+            episode.turns[1],
+            rewards={"recall": 0.1 * place**2} if place != 1 else {"length": 1.0},
+            terms={"recall" if place != 1 else "length": RewardTerm(1.0, "a")},
+        )
+        whole.append(replace(episode, turns=(episode.turns[0], turn)))
+    alone = decoupled(whole, OneRank())
+    assert alone[1].item() == 0.0, "nothing else has its component"
+    assert alone[2].item() > 0.1
+    for rank, mine in enumerate(on_ranks(2, lambda group: decoupled(whole, group))):
+        torch.testing.assert_close(mine, alone[rank::2])
+
+
+def test_answers_with_equal_totals_are_told_apart_by_their_components() -> None:
+    """What decoupling is for: recall varies little, quality much, and the totals are alike."""
+    module, made = TinyModel(), []
+    values = [(0.0, 0.5), (0.1, 0.4), (0.1, 0.4), (0.2, 0.3), (0.0, 0.5), (0.2, 0.3)]
+    for place, (recall, quality) in enumerate(values):
+        episode = tiny_episode(place, module, [([1, 2], [3], 0.25)])
+        terms = {"recall": RewardTerm(0.8, "a"), "quality": RewardTerm(0.2, "b")}
+        rewards = {"recall": recall, "quality": quality}
+        turn = replace(episode.turns[1], rewards=rewards, terms=terms)
+        made.append(replace(episode, turns=(episode.turns[0], turn)))
+    plain, _, figures = loss_of(settings("grpo"), module, module, made)
+    assert {row[0] for row in plain} == {0.0}
+    assert figures["objective/without_signal"] == 1.0
+    stage = settings("grpo", aggregation="normalise_then_sum")
+    found, _, figures = loss_of(stage, module, module, made)
+    assert found[3][0] > 0 > found[0][0], "recall weighs more"
+    assert figures["objective/without_signal"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "section", "sentence"),
+    [
+        ("grpo", {"kl_in": "reward"}, "kl_in: reward: changes the sum of the rewards"),
+        ("rloo", {"no_end_penalty": 0.5}, "no_end_penalty: changes the sum"),
+        ("grpo", {"divide_by_std": False}, "divide_by_std: aggregation"),
+    ],
+)
+def test_what_changes_totals_is_refused_beside_components(
+    algorithm: str, section: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        settings(algorithm, aggregation="normalise_then_sum", **section)
+    found: Any = settings(algorithm, aggregation="normalise_then_sum").algorithm_settings
+    assert found.whiten
 
 
 def test_groups_that_are_not_whole_are_counted_and_left_out_where_that_is_asked_for() -> None:

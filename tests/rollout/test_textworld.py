@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,21 +18,25 @@ from pydantic import ValidationError
 from common.config.textworld import PROMPTS, TextWorldEnvironment
 from common.episode import Task
 from common.failures import DataFailure, InputError
+from deploy.text_games import Challenge, make_games
 from rollout.environments.game_process import game_files, require_textworld
 from rollout.environments.table import require_environment
 from rollout.environments.textworld import TextWorld, action_of, command_of, walkthrough
 from rollout.protocols import Observation, WorksAhead
 
-GAMES = Path(__file__).resolve().parents[3] / "shared" / "data" / "textworld_games"
+FOLDER = TemporaryDirectory(prefix="engram-games-")
+"""Games of this process; gone when it ends."""
 
 
-def game(name: str = "tw-simple-43") -> str:
-    """A game to play; skips where there is none, or nothing that plays it."""
-    pytest.importorskip("textworld", reason="textworld is not installed: pip install textworld")
-    file = GAMES / f"{name}.z8"
-    if not file.is_file():
-        pytest.skip(f"there is no game {file}")
-    return str(file)
+def require_games() -> None:
+    """Skip where nothing makes and plays games: see docs/testing.md."""
+    pytest.importorskip("textworld", reason="text games: pip install -e '.[dev,textworld]'")
+
+
+def game(seed: int = 43) -> str:
+    """A simple game, made with the settings of `engram data synth textworld`."""
+    require_games()
+    return str(make_games(Path(FOLDER.name), Challenge.simple, 1, seed, [])[0])
 
 
 def settings(*games: str, **changes: Any) -> TextWorldEnvironment:

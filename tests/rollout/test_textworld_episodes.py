@@ -73,7 +73,7 @@ def said(episode: Episode) -> list[Any]:
 def test_episodes_are_those_of_their_tasks(model: tuple[Any, Any]) -> None:
     """Whatever is played beside them; a recorded one is played again."""
     shown = {"examples": {"probability": 0.5}, "prompt": "{history}{observation}", "history": 1}
-    environment = settings(game(), game("tw-simple-46"), **shown)
+    environment = settings(game(), game(46), **shown)
     together = play(policy(model, environment), tasks(3, turns=2))
     assert sum(episode.figures["examples"] for episode in together) > 0
     alone = play(policy(model, environment), tasks(3, turns=2)[1:2])

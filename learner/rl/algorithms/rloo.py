@@ -13,6 +13,7 @@ from learner.parallel.optimizer import LossTerm
 from learner.policies.protocol import TokenBatch
 from learner.rl.algorithms.algorithm import Needs
 from learner.rl.algorithms.compared import compared_credit
+from learner.rl.algorithms.grpo import LEAST_STD
 from learner.rl.algorithms.terms import penalty_terms, score_function_term, surrogate_terms
 from learner.rl.experience import Experience
 from learner.rl.groups import Comparison
@@ -26,7 +27,9 @@ class LeaveOneOut:
         self._settings = settings
 
     def credit(self, experience: Experience, places: list[int], group: Group) -> Experience:
-        return compared_credit(experience, places, self._settings, group, less_the_others)
+        settings = self._settings
+        rule = over_spread if settings.aggregation == "normalise_then_sum" else less_the_others
+        return compared_credit(experience, places, settings, group, rule)
 
     def terms(
         self, batch: TokenBatch, experience: Experience, kl_coefficient: float
@@ -52,3 +55,8 @@ def less_the_others(returns: Tensor, found: Comparison) -> Tensor:
     """Each return less the mean of the others of its group: n / (n - 1) times its distance from
     the mean of all n."""
     return (returns - found.mean) * found.count / (found.count - 1).clamp(min=1)
+
+
+def over_spread(returns: Tensor, found: Comparison) -> Tensor:
+    """The same over the standard deviation of the group."""
+    return less_the_others(returns, found) / (found.std + LEAST_STD)

@@ -1,0 +1,63 @@
+"""The part of docs/causal_results.md on a text memory beside the last interactions
+(benchmarks/text_memory.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.pages.text import Results, interval, origin, points, prose, share, table
+
+PREFIX = "text_memory-"
+MOST_DISTANCES = 8
+"""Distances that have a row of their own."""
+
+
+def section(results: Results) -> list[str]:
+    """Nothing where no seed was measured."""
+    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    if not runs:
+        return []
+    return [
+        "## Text memory against the last interactions",
+        prose("""`python -m benchmarks.text_memory SEED FOLDER` trains `configs/text_memory.yaml`
+            from one small GPT-2 twice: with a memory that it writes itself
+            ([text_memory.md](text_memory.md)), and with the last interactions within as many
+            tokens, for the same time. Recall on held-out conversations by distance in turns, with
+            its 95 % interval; *erased* is the same without memory."""),
+        *(part for run in runs for part in _of(run)),
+        points(*map(origin, runs)),
+    ]
+
+
+def _of(run: Mapping[str, Any]) -> list[str]:
+    text, window = run["text"], run["window"]
+    distances = sorted(
+        set(text["retention"]["memory"]) & set(window["retention"]["memory"]) - {"all"}, key=int
+    )
+    rows = [_row(run, distance) for distance in [*distances[:MOST_DISTANCES], "all"]]
+    read, other = text["tokens_per_answer"], window["tokens_per_answer"]
+    return [
+        table((f"distance, seed {run['seed']}", "text", "erased", "window", "erased"), rows),
+        prose(f"""An answer reads {read["before_answer"]:.0f} tokens with the text memory, and
+            {read["before_memory"]:.0f} more are read and {read["of_memory"]:.0f} generated to write
+            it; with the last interactions it reads {other["before_answer"]:.0f}. The budget cut
+            {text["cut"]:.1%} of the memories. Training took {_minutes(text)} and
+            {_minutes(window)} minutes."""),
+    ]
+
+
+def _row(run: Mapping[str, Any], distance: str) -> tuple[str, ...]:
+    cells = [distance]
+    for kind in ("text", "window"):
+        retention = run[kind]["retention"]
+        low, high = retention["intervals"]["memory"][distance]
+        cells += [
+            f"{share(retention['memory'][distance])} ({interval(low, high)})",
+            share(retention["erased"][distance]) if distance in retention["erased"] else "–",
+        ]
+    return tuple(cells)
+
+
+def _minutes(part: Mapping[str, Any]) -> str:
+    return f"{sum(part['seconds'].values()) / 60:.0f}"
