@@ -17,6 +17,7 @@ from common.config.run import Learner, Run
 from common.config.stages import Optimizer
 from common.failures import DataFailure, InputError
 from common.telemetry.jsonl import read_rows
+from learner.checkpointing import OPTIMIZER, TRAINING
 from learner.parallel.group import Job, OneRank
 from learner.parallel.optimizer import Trainer, combine_passes
 from learner.parallel.precision import FIRST_SCALE, LOWEST_SCALE
@@ -137,7 +138,7 @@ def test_a_run_in_bfloat16_learns_and_resumes_exactly(causal: bool, tmp_path: Pa
     with newest(whole).folder() as folder:
         from safetensors.torch import load_file
 
-        for file in ("model.safetensors", TRAINING):
+        for file in ("model.safetensors", TRAINING, OPTIMIZER):
             tensors = load_file(folder / file)
             assert {t.dtype for t in tensors.values()} <= {torch.float32, torch.int64}
 
