@@ -24,7 +24,7 @@ from learner.stages.planning import FLOAT_BYTES, OPTIMIZER_FLOATS
 log = logging.getLogger(__name__)
 
 PROCESS_BYTES = 650 << 20
-"""Of a process that has imported torch (CPU build), transformers and Ray: measured."""
+"""Memory of a process that has imported torch (CPU build), transformers and Ray: measured."""
 HEAP_SHARE = 0.7
 """Memory that the C heap holds beside activations, as a share of them: blocks of many sizes come
 and go, and the gaps between them stay the process's. Measured: 0.6 to 1.2."""

@@ -1,4 +1,4 @@
-"""What checkpoints of a run take: bytes of one, bytes on disk, and seconds to write one.
+"""Sizes of a run's checkpoints: bytes of one, bytes on disk, and seconds to write one.
 
 A checkpoint holds the model and the trained modules beside it; the newest one also the state of the
 optimisers. Weights that a stage leaves as they are (a reference, what lies under adapters) are
@@ -56,7 +56,7 @@ class Sizes(NamedTuple):
 
     @property
     def one(self) -> int:
-        """Of the newest checkpoint."""
+        """Bytes of the newest checkpoint."""
         return self.model + self.beside + self.optimiser
 
     @property
@@ -85,8 +85,8 @@ def checkpoint_sizes(run: Run, plans: Sequence[StagePlan]) -> dict[str, Sizes]:
 
 
 def causal_stored(run: Run, index: int, shape: CausalShape) -> Stored:
-    """What checkpoints of a stage of a causal language model hold. With adapters, the model has
-    them merged in, and what lies under them is written once."""
+    """Contents of the checkpoints of a stage of a causal language model. With adapters, the model
+    has them merged in, and what lies under them is written once."""
     assert run.model.causal is not None, "of a causal policy"
     stage, adapted = run.stages[index], run.model.causal.lora is not None
     critic = 0

@@ -41,7 +41,7 @@ REFERENCE, WITH_ADAPTERS = "reference", "with_adapters"
 
 
 class StageState:
-    """What checkpoints of a stage hold beside the model, for a resume. name: the stage's. modules:
+    """Contents of a stage's checkpoints beside the model, for a resume. name: the stage's. modules:
     trained or frozen (heads, critic, reference), by name."""
 
     def __init__(

@@ -269,7 +269,7 @@ class Compared(PolicyGradient):
 
     @model_validator(mode="after")
     def _has_components(self) -> Self:
-        """What changes totals would be lost where components are compared."""
+        """Refuse settings that change totals, which are lost where components are compared."""
         if self.aggregation == "sum_then_normalise":
             return self
         shaped = ("reward_clip", "whiten_rewards", "no_end_reward", "no_end_penalty")

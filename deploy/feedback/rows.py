@@ -1,4 +1,4 @@
-"""What a round of a loop with people learns from, as files: all comparisons up to it for the reward
+"""Files that a round of a loop with people learns from: all comparisons up to it for the reward
 model, all demonstrations up to it for lm_sft. Each is written once, since a run that learns from it
 may have begun."""
 

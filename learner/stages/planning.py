@@ -50,11 +50,11 @@ class Stored:
 
     model: int
     beside: int = 0
-    """Of trained modules beside the model: heads, critic, adapters."""
+    """Numbers of trained modules beside the model: heads, critic, adapters."""
     moments: int = 0
-    """Of the optimisers, at most, in the newest checkpoint alone."""
+    """Numbers of the optimisers, at most, in the newest checkpoint alone."""
     once: int = 0
-    """Of weights that the stage leaves as they are, in one file of the run."""
+    """Numbers of weights that the stage leaves as they are, in one file of the run."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class StagePlan:
     model: dict[str, str] = field(default_factory=dict)
     """Shape of a model in place of the policy; what it takes of memory is not worked out."""
     stored: Stored | None = None
-    """What its checkpoints hold; None where that is not worked out."""
+    """Contents of its checkpoints; None where that is not worked out."""
 
 
 def model_shape(run: Run) -> RxTConfig:

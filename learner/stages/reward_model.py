@@ -128,26 +128,30 @@ class RewardModelObjective(Objective):
         )
         # Each prompt counts as one: its pairs share its weight.
         weight = 1.0 / torch.bincount(prompt, minlength=len(chosen))[prompt]
-        rewards, _ = expected_and_std(logits)
         prompts = len(chosen)
         margin = torch.tensor([self.margins[i] for i in indices], device=logits.device)[prompt]
         loss = self._loss(logits, better, worse, margin, weight, [len(each) for each in chosen])
-        centering = (centering_penalty(rewards[better], rewards[worse]) * weight).sum().float()
+        # Without a coefficient no backward pass would free the graph of what is measured alone.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._centering > 0):
+            rewards, _ = expected_and_std(logits)
+            centering = (centering_penalty(rewards[better], rewards[worse]) * weight).sum().float()
         ahead = (rewards[better] - rewards[worse]).detach()
         right, by = ((ahead > 0) * weight).sum().float(), (ahead * weight).sum().float()
         return self._terms(loss, centering, right, by, prompts)
+
+    @property
+    def _centering(self) -> float:
+        """Coefficient of the penalty. Discrete scores have their own middle, and nothing to
+        centre."""
+        return self.settings.centering if self.preferred.levels == 1 else 0.0
 
     def _terms(
         self, loss: Tensor, centering: Tensor, right: Tensor, margin: Tensor, prompts: int
     ) -> list[LossTerm]:
         """The losses, given their sums over prompts."""
-        # Discrete scores have their own middle, and nothing to centre.
-        coefficient = self.settings.centering if self.preferred.levels == 1 else 0.0
-        if not coefficient:
-            centering = centering.detach()  # no backward pass would free its graph
         return [
             LossTerm("train/loss_preference", loss, prompts),
-            LossTerm("train/loss_centering", centering, prompts, coefficient),
+            LossTerm("train/loss_centering", centering, prompts, self._centering),
             LossTerm("train/accuracy_preference", right, prompts, coefficient=0.0),
             LossTerm("train/reward_margin", margin, prompts, coefficient=0.0),
         ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import MixtralConfig
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from common.config.run import Run
 from deploy.causal_memory import learner_bytes, rollout_bytes
@@ -101,9 +101,8 @@ def test_parts_of_a_learners_memory_are_those_that_the_run_has(model: Path) -> N
 def test_a_model_that_does_not_compute_without_contents_is_estimated(tmp_path: Path) -> None:
     shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
-    MixtralConfig(**shape, **heads, vocab_size=300, max_position_embeddings=128).save_pretrained(
-        tmp_path
-    )
+    config = MixtralConfig(**shape, **heads, vocab_size=300, max_position_embeddings=128)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
     run = causal(tmp_path)
     parts = learner_bytes(run, causal_shape(run.model.causal))
     tokens = 2 * (16 * 64 + 3 * 64) * 96 + 4 * 300 * 64

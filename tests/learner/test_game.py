@@ -36,7 +36,11 @@ def test_a_game_is_trained_on_and_pays_by_its_own_rewards(tmp_path: Path) -> Non
     rows = read_rows(directory)
     assert len(rows) == 2
     for row in rows:
-        paid = [value for key, value in row.items() if "component=environment" in key]
+        paid = [
+            value
+            for key, value in row.items()
+            if key.startswith("reward/component{component=environment")
+        ]
         assert paid == [row["objective/scores"]]
         assert row["rollout/episode_turns"] <= 2
     assert source.carried > 0  # memories go on from game to game

@@ -18,7 +18,8 @@ from common.config.causal import CausalModel
 from common.episode import Episode
 from common.failures import InputError
 from common.storage.run_directory import RunDirectory
-from deploy.causal_plan import causal_shape, learner_bytes
+from deploy.causal_memory import learner_bytes
+from deploy.causal_shape import causal_shape
 from learner.checkpointing import TRAINING
 from learner.evaluation.prompts import reference_of
 from learner.parallel.group import OneRank
@@ -134,6 +135,7 @@ def test_a_share_counts_layers_from_the_end(tmp_path: Path) -> None:
     names = trained_names(model, CausalModel.model_validate({"path": "x", "trained_layers": 2}))
     assert names is not None
     assert part.trained == sum(p.numel() for n, p in model.named_parameters() if n in names)
+    run = run.model_copy(update={"stages": run.stages[-1:]})  # reinforcement learning alone
     assert learner_bytes(run, part)["reference policy"] == 4 * part.trained
 
 

@@ -15,10 +15,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from common.config.causal import CausalModel
 from common.config.components import ModelReward
-from common.config.stages import RewardModelStage
+from common.config.reward_stage import RewardModelStage
 from common.failures import InputError
 from common.models.causal import open_causal
-from deploy.causal_plan import causal_shape
+from deploy.causal_shape import causal_shape
 from learner.stages.reward_model import backbone
 from reward_service.reward_models.model import fitting_config, from_folder
 from reward_service.reward_models.serving import open_model, require_model
