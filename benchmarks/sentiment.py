@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ HELD_OUT = 400
 SECONDS = 3600.0
 ENDS = 3
 """Iterations whose mean is the training score at first, and at last."""
+Judges = Mapping[str, Callable[[Episode], float]]
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"credit": "token", "epochs": 4, "minibatches": 1, "discount": 1.0},
     "reinforce": {"whiten": True, "epochs": 1, "minibatches": 4},
@@ -88,8 +90,8 @@ def run(algorithm: str, seed: int, folder: Path, out: Path) -> dict[str, Any]:
     (stage,) = summary["stages"]
     assert settings.model.causal is not None
     start = CheckpointPolicy("causal", *open_causal(settings.model.causal))
-    before, played = held_out(settings, start, settings.model.causal)
-    after, others = held_out(settings, open_policy(open_checkpoint(str(where))), None)
+    before, played = held_out(settings, start, JUDGES, settings.model.causal)
+    after, others = held_out(settings, open_policy(open_checkpoint(str(where))), JUDGES)
     return {
         "algorithm": algorithm,
         "seed": seed,
@@ -109,10 +111,10 @@ def run(algorithm: str, seed: int, folder: Path, out: Path) -> dict[str, Any]:
 
 
 def held_out(
-    run: Run, opened: CheckpointPolicy, model: CausalModel | None
+    run: Run, opened: CheckpointPolicy, judges: Judges, model: CausalModel | None = None
 ) -> tuple[dict[str, Any], list[Episode]]:
-    """Figures of sampled answers to held-out prompts, and the answers. model: None measures the KL
-    to the model that the run began with."""
+    """Figures of sampled answers to held-out prompts, with the mean of each judge, and the answers.
+    model: None measures the KL to the model that the run began with."""
     assert isinstance(run.data, PromptsData), "the configuration has prompts"
     rows = [row for name in run.data.eval for row in load_prompts(name)][:HELD_OUT]
     episodes = play(opened.playing(run.rollout, run.environment), prompt_tasks(rows, 1))
@@ -122,7 +124,7 @@ def held_out(
         window, head = opened.tokenizer.memory, run.model.causal.value_head
         reference = CausalPolicy(start, window, OneRank(), head)
     figures = prompt_figures(episodes, opened.tokenizer.eos_id, reference, 1.0)
-    for name, judge in JUDGES.items():
+    for name, judge in judges.items():
         values = torch.tensor([judge(episode) for episode in episodes])
         error = float(values.std()) / len(values) ** 0.5
         figures[name] = {"mean": float(values.mean()), "error": error}
@@ -137,7 +139,7 @@ def _praise(episode: Episode) -> float:
     return float(praise(episode.answered[0]))
 
 
-JUDGES = {"score": _mood, "praise": _praise}
+JUDGES: Judges = {"score": _mood, "praise": _praise}
 """Training is paid by the first; it never saw the second."""
 
 

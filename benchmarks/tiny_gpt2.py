@@ -45,12 +45,14 @@ def tokenizer_of(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, bos_token=END)
 
 
-def trained(ids: list[list[int]], vocabulary: int, steps: int, width: int) -> GPT2LMHeadModel:
-    """A GPT-2 of four layers after `steps` steps of 32 texts."""
+def trained(
+    ids: list[list[int]], vocabulary: int, steps: int, width: int, length: int = LENGTH
+) -> GPT2LMHeadModel:
+    """A GPT-2 of four layers, for `length` tokens, after `steps` steps of 32 texts."""
     torch.manual_seed(1)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=vocabulary, n_positions=LENGTH, n_embd=width, n_layer=4, n_head=6,
+            vocab_size=vocabulary, n_positions=length, n_embd=width, n_layer=4, n_head=6,
             bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         )
     )  # fmt: skip

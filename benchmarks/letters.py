@@ -1,0 +1,98 @@
+"""A reward that invites collapse: 0.1 for each letter e in an answer of twenty tokens, at one KL
+coefficient after the other.
+
+    python -m benchmarks.tiny_gpt2 FOLDER FILE.txt …
+    python -m benchmarks.letters COEFFICIENT FOLDER [OUT]
+
+trains `configs/sentiment_small.yaml` from FOLDER/model by PPO with that coefficient in the reward,
+and writes benchmarks/results/letters-COEFFICIENT.json: figures of answers to held-out prompts
+before and after, and the alarms that training raised (docs/watching.md). Started again, it goes on
+from where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import record
+from benchmarks.sentiment import CONFIG, ROOT, SECONDS, held_out
+from common.config.loader import load_run
+from common.episode import Episode, Turn
+from common.models.causal import open_causal
+from common.storage.checkpoint import open_checkpoint
+from common.telemetry.series import parse_key
+from learner.policies.table import CheckpointPolicy, open_policy
+
+EACH = 0.1
+TOKENS, ITERATIONS, EPISODES, RATE, SEED = 20, 60, 64, 3e-4, 1
+PPO = {"credit": "token", "kl_in": "reward", "epochs": 4, "minibatches": 1, "discount": 1.0}
+
+
+def score(turn: Turn) -> float:
+    """The reward of an answer."""
+    return EACH * turn.answer.lower().count("e")
+
+
+def run(coefficient: float, folder: Path, out: Path) -> dict[str, Any]:
+    function = {"name": "letters", "path": f"{__file__}:score", "weight": 1.0}
+    words = [
+        f"seed={SEED}",
+        f"name=letters-{coefficient:g}",
+        f"runs={out}",
+        f"data.train=[{folder / 'prompts.jsonl'}]",
+        f"data.eval=[{folder / 'held_out.jsonl'}]",
+        f"model.causal.path={folder / 'model'}",
+        f"stages.lm_rl.episodes={EPISODES}",
+        f"stages.lm_rl.iterations={ITERATIONS}",
+        f"stages.lm_rl.ppo={json.dumps(PPO | {'kl': coefficient})}",
+        f"stages.lm_rl.optimizer.learning_rate={RATE:.6f}",
+        f"rollout.sampling.max_new_tokens={TOKENS}",
+        f"rewards.cumulative.functions={json.dumps([function])}",
+        "evaluation.episodes=16",
+    ]
+    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
+    settings = load_run([CONFIG], words)
+    where = out / settings.name
+    last = json.loads((where / "metrics.jsonl").read_text().splitlines()[-1])
+    assert settings.model.causal is not None
+    judges = {"score": _score, "empty": _empty, "repeated": _repeated}
+    start = CheckpointPolicy("causal", *open_causal(settings.model.causal))
+    return {
+        "seed": SEED,
+        "coefficient": coefficient,
+        "environment": json.loads((where / "environment.json").read_text()),
+        "settings": PPO | {"learning_rate": RATE, "batch": EPISODES, "iterations": ITERATIONS},
+        "before": held_out(settings, start, judges, settings.model.causal)[0],
+        "after": held_out(settings, open_policy(open_checkpoint(str(where))), judges)[0],
+        "alarms": {
+            parse_key(key).labels["kind"]: value
+            for key, value in last.items()
+            if key.startswith("hacking/alarms{")
+        },
+    }
+
+
+def _score(episode: Episode) -> float:
+    return score(episode.answered[0])
+
+
+def _empty(episode: Episode) -> float:
+    return float(not episode.answered[0].answer.strip())
+
+
+def _repeated(episode: Episode) -> float:
+    """Share of the answer's words that are the most frequent one."""
+    words = episode.answered[0].answer.lower().split()
+    return max(map(words.count, words)) / len(words) if words else 0.0
+
+
+if __name__ == "__main__":
+    asked, models = float(sys.argv[1]), Path(sys.argv[2]).resolve()
+    found = run(asked, models, Path(sys.argv[3] if len(sys.argv) > 3 else "runs").resolve())
+    record(f"letters-{asked:g}", f"python -m benchmarks.letters {asked:g} FOLDER", found)
+    print(asked, found["after"]["score"], found["after"]["kl"], found["alarms"])
