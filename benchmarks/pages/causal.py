@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from benchmarks.pages import text_games, text_memory
-from benchmarks.pages.text import Results, document, origin, points, prose, share, table
+from benchmarks.pages import beside_trl, letters, text_games, text_memory, window
+from benchmarks.pages.text import Results, commit, document, points, prose, share, spread, table
 
 PREFIX = "sentiment_"
-SHOWN = 3
+SHOWN = 2
 """Answers that are shown side by side."""
 
 
 def page(results: Results) -> str:
-    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for name, result in sorted(results.items()):
+        if name.startswith(PREFIX):
+            runs.setdefault(result["algorithm"], []).append(result)
     return document(
         "# Causal language models: results",
         prose("""What reinforcement learning of a small GPT-2 gains ([causal.md](causal.md)). This
@@ -26,16 +30,17 @@ def page(results: Results) -> str:
             `configs/sentiment_small.yaml`: it goes on with the first eight tokens of a review, and
             a lexicon that nobody trained for it (VADER) pays for the mood of the whole, from -1
             to 1."""),
-        prose("""*Score* is the mean over answers to held-out prompts, sampled with the same random
-            numbers before and after, with its standard error. *KL* is to the model at the start,
+        prose(f"""*Score* is the mean over answers to held-out prompts, sampled with the same random
+            numbers before and after: the mean over seeds, with the lowest and the highest; the
+            standard error of one is about {_error(runs):.2f}. *KL* is to the model at the start,
             in nats an answer. *Distinct* is the share of different pairs of tokens. *Wins* is the
             share of prompts whose answer is better after training than before, half of one where
             both are alike: by the score, and by the *words* of `configs/praise.py`, which training
-            never used. Machine: 2 CPU cores, no GPU, beside other work, so seconds say little."""),
+            never used. Machine: 2 CPU cores, no GPU."""),
         table(
             (
                 "algorithm",
-                "seed",
+                "seeds",
                 "episodes",
                 "before",
                 "after",
@@ -44,55 +49,64 @@ def page(results: Results) -> str:
                 "length",
                 "wins",
                 "words",
-                "seconds",
             ),
-            [_row(run) for run in runs],
+            [_row(name, each) for name, each in runs.items()],
         ),
         prose(_before(runs)),
-        *_answers(runs),
-        "## Sources",
-        points(*map(origin, runs)),
+        *_answers({name: each[0] for name, each in runs.items()}),
+        points(*map(_origin, runs.values())),
+        *beside_trl.section(results),
+        *letters.section(results),
+        *window.section(results),
         *text_games.section(results),
         *text_memory.section(results),
     )
 
 
-def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
-    before, after = run["before"], run["after"]
+def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    def over(value: Callable[[Mapping[str, Any]], float], digits: int = 3) -> str:
+        return spread([value(run) for run in runs], digits)
+
     return (
-        f"`{run['algorithm']}`",
-        str(run["seed"]),
-        f"{run['episodes']:,}",
-        _mean(before["score"]),
-        _mean(after["score"]),
-        f"{after['kl']:.2f}",
-        share(after["distinct"]["2"]),
-        f"{after['length']:.1f}",
-        share(run["wins"]["score"]),
-        share(run["wins"]["praise"]),
-        f"{run['seconds']:.0f}",
+        f"`{name}`",
+        str(len(runs)),
+        f"{runs[0]['episodes']:,}",
+        share(fmean(run["before"]["score"]["mean"] for run in runs)),
+        over(lambda run: run["after"]["score"]["mean"]),
+        over(lambda run: run["after"]["kl"], 1),
+        over(lambda run: run["after"]["distinct"]["2"], 2),
+        over(lambda run: run["after"]["length"], 1),
+        over(lambda run: run["wins"]["score"], 2),
+        over(lambda run: run["wins"]["praise"], 2),
     )
 
 
-def _mean(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.3f} ± {figure['error']:.3f}"
+def _error(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
+    return max(run["after"]["score"]["error"] for each in runs.values() for run in each)
 
 
-def _before(runs: list[Mapping[str, Any]]) -> str:
-    first = runs[0]["before"]
+def _before(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    first = next(iter(runs.values()))[0]["before"]
     return f"""Before training, {share(first["distinct"]["2"])} of pairs are different, and an
         answer has {first["length"]:.1f} tokens."""
 
 
-def _answers(runs: list[Mapping[str, Any]]) -> list[str]:
-    """Answers of each run to the same prompts, side by side with those before it."""
-    rows = []
+def _origin(runs: Sequence[Mapping[str, Any]]) -> str:
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    commits = ", ".join(dict.fromkeys(map(commit, runs)))
+    return (
+        f"`python -m benchmarks.sentiment {runs[0]['algorithm']} SEED FOLDER`, seeds {seeds}, "
+        + (f"commit {commits}.")
+    )
+
+
+def _answers(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Answers of one run of each algorithm to the same prompts, side by side with those before."""
+    first, rows = next(iter(runs.values()))["before"]["samples"], []
     for place in range(SHOWN):
-        prompt = runs[0]["before"]["samples"][place]["prompt"]
-        rows.append((_cell(prompt), "before", _cell(runs[0]["before"]["samples"][place]["answer"])))
-        for run in runs:
-            answer = run["after"]["samples"][place]["answer"]
-            rows.append(("", f"`{run['algorithm']}`", _cell(answer)))
+        rows.append((_cell(first[place]["prompt"]), "before", _cell(first[place]["answer"])))
+        for name, run in runs.items():
+            rows.append(("", f"`{name}`", _cell(run["after"]["samples"][place]["answer"])))
     return ["## Answers to the same prompts", table(("prompt", "", "answer"), rows)]
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages.rlhf import section
+from benchmarks.pages import reinforce_scores, rlhf
 from benchmarks.pages.text import Results, document, interval, origin, points, prose, share, table
 
-NAMES = ("reward_instructions", "reward_taskmaster", "reward_memory")
+NAMES = ("reward_instructions", "reward_taskmaster", "reward_hh", "reward_memory")
 
 
 def page(results: Results) -> str:
-    found = [results[name] for name in NAMES]
+    found = [results[name] for name in NAMES if name in results]
     rows = [
         (
             f"{result['name']}: {kind}",
@@ -41,7 +41,8 @@ def page(results: Results) -> str:
             before."""),
         "## Sources",
         points(*map(origin, found)),
-        *section(results),
+        *reinforce_scores.section(results),
+        *rlhf.section(results),
     )
 
 

@@ -7,6 +7,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 WIDTH = 100
@@ -80,6 +81,14 @@ def number(value: float) -> str:
 
 def share(value: float) -> str:
     return f"{value:.3f}"
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean, with the lowest and the highest where there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    low, high = min(values), max(values)
+    return f"{fmean(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def interval(low: float, high: float) -> str:

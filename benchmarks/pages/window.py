@@ -1,0 +1,42 @@
+"""The part of docs/causal_results.md on a memory of last interactions (benchmarks/window.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.pages.text import Results, interval, origin, points, prose, share, table
+
+PREFIX = "window-"
+MOST_DISTANCES = 8
+"""Distances that have a row of their own."""
+
+
+def section(results: Results) -> list[str]:
+    """Nothing where no seed was measured."""
+    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    if not runs:
+        return []
+    return [
+        "## The last interactions as memory",
+        prose(f"""A Llama-shaped model from scratch learns the demo's conversations by `lm_sft` and
+            `lm_rl` with its last {runs[0]["interactions"]} interactions as memory. Recall on
+            held-out conversations by distance in turns, with its 95 % interval; *erased* is
+            without memory. What was said further back than the window is not in its context."""),
+        *(table((f"distance, seed {run['seed']}", "recall", "erased"), _rows(run)) for run in runs),
+        points(*map(origin, runs)),
+    ]
+
+
+def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    held, erased = run["retention"]["memory"], run["retention"]["erased"]
+    bounds = run["retention"]["intervals"]["memory"]
+    distances = sorted((each for each in held if each.isdigit()), key=int)[:MOST_DISTANCES]
+    return [
+        (
+            distance,
+            f"{share(held[distance])} ({interval(*bounds[distance])})",
+            share(erased[distance]) if distance in erased else "–",
+        )
+        for distance in distances
+    ]
