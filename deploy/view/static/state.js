@@ -56,7 +56,8 @@ view.state = (() => {
       el("h3", {}, text(found.label), " ", el("span", { class: "soft small mono" }, text(found.where))),
       el("p", { class: "figures" }, el("span", { class: "figure" }, el("strong", {}, found.status), " status"),
         el("span", { class: "figure" }, el("strong", {}, number(found.step)), " step"),
-        found.progress === undefined || found.progress === null ? null : el("span", { class: "figure" }, el("strong", {}, `${Math.round(found.progress * 100)} %`), " of all steps"),
+        // Stages may end before their last step, so a run that is done says nothing of its steps.
+        typeof found.progress !== "number" || found.status === "done" ? null : el("span", { class: "figure" }, el("strong", {}, `${Math.round(found.progress * 100)} %`), " of all steps"),
         el("span", { class: "figure" }, el("strong", {}, duration(found.wall_seconds)), " wall time"),
         el("span", { class: "figure" }, el("strong", {}, found.updated ? new Date(found.updated * 1000).toISOString().replace("T", " ").slice(0, 19) : "–"), " newest row, UTC"), figures),
       found.problems.map((each) => el("p", { class: "note", "data-problem": "" }, text(each))),
