@@ -12,18 +12,17 @@ after, decoded greedily. Started again, it goes on from where it was.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, train
 
-CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+CONFIG = CONFIGS / "demo.yaml"
 SUPERVISED_STEPS = 200
 ITERATIONS = 40
 WINDOW = 5
-SECONDS = 3600.0
 SETTINGS = {
     "ppo": {"discount": 0.0, "epochs": 1, "minibatches": 2},
     "reinforce": {"discount": 0.0, "minibatches": 2},
@@ -51,16 +50,13 @@ def run(algorithm: str, seed: int, out: Path) -> dict[str, Any]:
         "stages.mrl.optimizer.learning_rate=3.0e-4",
         f"rewards={json.dumps({'single': RECALL_ALONE, 'cumulative': RECALL_ALONE})}",
     ]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, check=True, timeout=SECONDS)
-    where = out / name
-    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
-    rewards = [row["objective/scores"] for row in rows if row["stage"] == "mrl"]
-    retention = json.loads((where / "summary.json").read_text())["retention"]
+    done = train(CONFIG, words)
+    rewards = [row["objective/scores"] for row in done.rows("mrl")]
+    retention = done.summary["retention"]
     return {
         "algorithm": algorithm,
         "seed": seed,
-        "environment": json.loads((where / "environment.json").read_text()),
+        "environment": done.environment,
         "reward_first": sum(rewards[:WINDOW]) / WINDOW,
         "reward_last": sum(rewards[-WINDOW:]) / WINDOW,
         "rewards": rewards,

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, train
 from common.config.loader import load_run
 from common.data.conversations import save_rows
 from common.data.datasets.table import load_corpus
 from learner.evaluation.evaluate import evaluate_checkpoint
 
-CONFIG = Path(__file__).parent.parent / "configs" / "babi.yaml"
-SECONDS = 3600.0
+CONFIG = CONFIGS / "babi.yaml"
 STRETCH_OFF = ("model.gate_stretch=0.0", "stages.memory_aware.gate_penalty=0.0")
 MEMORY_PRETRAIN = {"stage": "memory_pretrain", "steps": 400, "batch_size": 64}
 CHANGES: dict[str, tuple[str, ...]] = {
@@ -44,7 +42,7 @@ def words(seed: int, folder: str, out: Path, change: str | None) -> list[str]:
         return common
     if change not in STAGE_CHANGES:
         return [*common, *CHANGES[change]]
-    stages = load_run([str(CONFIG)], common).model_dump(mode="json")["stages"]
+    stages = load_run([CONFIG], common).model_dump(mode="json")["stages"]
     at = next(i for i, stage in enumerate(stages) if stage["stage"] == "reading")
     if change == "without_reading":
         del stages[at]
@@ -56,22 +54,18 @@ def words(seed: int, folder: str, out: Path, change: str | None) -> list[str]:
 def run(seed: int, folder: str, out: Path, change: str | None) -> dict[str, Any]:
     """Summary of the run and retention on the test file, as in `engram eval --json`."""
     overrides = words(seed, folder, out, change)
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *overrides]
-    subprocess.run(command, check=True, timeout=SECONDS)
-    settings = load_run([str(CONFIG)], overrides)
-    where = out / settings.name
-    summary = json.loads((where / "summary.json").read_text())
-    questions = where / "test.jsonl"
+    done, settings = train(CONFIG, overrides), load_run([CONFIG], overrides)
+    questions = done.where / "test.jsonl"
     save_rows(load_corpus(settings.data, settings.seed).test, questions)
     return {
         "seed": seed,
         "change": change,
-        "environment": json.loads((where / "environment.json").read_text()),
-        "wall_seconds": summary["wall_seconds"],
-        "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
-        "steps": {stage["name"]: stage["steps"] for stage in summary["stages"]},
-        "held_out": summary["retention"],
-        "retention": evaluate_checkpoint(str(where), str(questions))["retention"],
+        "environment": done.environment,
+        "wall_seconds": done.summary["wall_seconds"],
+        "stages": done.stage_seconds,
+        "steps": {stage["name"]: stage["steps"] for stage in done.summary["stages"]},
+        "held_out": done.summary["retention"],
+        "retention": evaluate_checkpoint(str(done.where), str(questions))["retention"],
     }
 
 
@@ -82,7 +76,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, nargs="?", default=Path("runs"))
     parser.add_argument("--change", choices=[*CHANGES, *STAGE_CHANGES])
     given = parser.parse_args()
-    result = run(given.seed, given.folder, given.out.resolve(), given.change)
+    result = run(given.seed, str(Path(given.folder).resolve()), given.out.resolve(), given.change)
     change = f" --change {given.change}" if given.change else ""
     named = f"babi_{given.change}" if given.change else "babi"
     command = f"python -m benchmarks.babi {given.seed} FOLDER{change}"

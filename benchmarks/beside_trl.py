@@ -17,7 +17,6 @@ import argparse
 import itertools
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,11 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from benchmarks.record import record
-from benchmarks.sentiment import CONFIG, ROOT
+from benchmarks.sentiment import CONFIG
+from benchmarks.training import ROOT, SECONDS, TrainedRun, train
 
 PROMPT, BATCH, RATE, KL = 8, 64, 3e-5, 0.02
 CHECKPOINTS = 16
-SECONDS = 7200.0
 
 
 def prompts(model: Path, out: Path) -> Path:
@@ -44,32 +43,30 @@ def prompts(model: Path, out: Path) -> Path:
     return path
 
 
-def ours(seed: int, model: Path, episodes: int, out: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Our run's folder and its rows of metrics, trained where that is not done."""
+def ours(seed: int, model: Path, episodes: int, out: Path) -> TrainedRun:
+    """Our run, trained where that is not done."""
     rows = prompts(model, out)
     function = {"name": "mood", "path": f"{ROOT / 'benchmarks' / 'vader.py'}:score", "weight": 1.0}
     iterations = episodes // BATCH
-    words = [
-        f"seed={seed}",
-        f"name=beside_trl-{seed}",
-        f"runs={out}",
-        f"data.train=[{rows}]",
-        f"data.eval=[{model / 'held_out.jsonl'}]",
-        f"model.causal.path={model}",
-        f"stages.lm_rl.episodes={BATCH}",
-        f"stages.lm_rl.iterations={iterations}",
-        f"stages.lm_rl.optimizer.learning_rate={RATE:.6f}",
-        f"stages.lm_rl.ppo.kl={KL}",
-        f"rewards.cumulative.functions={json.dumps([function])}",
-        f"learner.checkpoint_every={max(1, iterations // CHECKPOINTS)}",
-        f"learner.keep_checkpoints={CHECKPOINTS + 1}",
-        "evaluation.episodes=16",
-    ]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
-    where = out / f"beside_trl-{seed}"
-    lines = (where / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return where, [row for row in map(json.loads, lines) if "objective/scores" in row]
+    return train(
+        CONFIG,
+        [
+            f"seed={seed}",
+            f"name=beside_trl-{seed}",
+            f"runs={out}",
+            f"data.train=[{rows}]",
+            f"data.eval=[{model / 'held_out.jsonl'}]",
+            f"model.causal.path={model}",
+            f"stages.lm_rl.episodes={BATCH}",
+            f"stages.lm_rl.iterations={iterations}",
+            f"stages.lm_rl.optimizer.learning_rate={RATE:.6f}",
+            f"stages.lm_rl.ppo.kl={KL}",
+            f"rewards.cumulative.functions={json.dumps([function])}",
+            f"learner.checkpoint_every={max(1, iterations // CHECKPOINTS)}",
+            f"learner.keep_checkpoints={CHECKPOINTS + 1}",
+            "evaluation.episodes=16",
+        ],
+    )
 
 
 def peer(command: Sequence[str], words: Sequence[str], result: Path) -> dict[str, Any]:
@@ -97,16 +94,17 @@ def run(seed: int, model: Path, command: Sequence[str], episodes: int, out: Path
     last = peer(
         command, ["score", str(model), str(out / f"trl-{seed}")], out / f"trl-{seed}-score.json"
     )
-    where, rows = ours(seed, model, episodes, out)
+    done = ours(seed, model, episodes, out)
+    rows = [row for row in done.rows() if "objective/scores" in row]
+    name = done.where.name
     scored = {
         folder.name: peer(
-            command, ["score", str(model), str(folder)], out / f"{where.name}-{folder.name}.json"
+            command, ["score", str(model), str(folder)], out / f"{name}-{folder.name}.json"
         )
-        for folder in sorted((where / "checkpoints").glob("step_*"))
+        for folder in sorted((done.where / "checkpoints").glob("step_*"))
     }
     # The group of ranks and the workers start before the first row.
     seconds = (rows[-1]["time"] - rows[0]["time"]) * len(rows) / (len(rows) - 1)
-    summary = json.loads((where / "summary.json").read_text())
     points = [(start["kl"], start["score"]), *((s["kl"], s["score"]) for s in scored.values())]
     final = points[-1][1]
     return {
@@ -126,7 +124,7 @@ def run(seed: int, model: Path, command: Sequence[str], episodes: int, out: Path
             "kl": points[-1][0],
             "score_at_trls_kl": at_kl(points, last["kl"]),
             "seconds": seconds,
-            "seconds_with_start": summary["stages"][-1]["wall_seconds"],
+            "seconds_with_start": done.stage_seconds["lm_rl"],
             "gain_a_thousand_episodes": 1000 * (final - start["score"]) / episodes,
             "gain_a_minute": 60 * (final - start["score"]) / seconds,
         },

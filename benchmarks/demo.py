@@ -9,13 +9,12 @@ benchmarks/results/demo-SEED.json. Started again, it goes on from where it was.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, train
 from common.config.data import SynthData
 from common.config.loader import load_run
 from common.config.run import Run
@@ -24,26 +23,22 @@ from common.data.datasets.synth import PATTERNS, UNSEEN, pattern_rows
 from common.seeding import derive
 from learner.evaluation.evaluate import evaluate_checkpoint
 
-CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+CONFIG = CONFIGS / "demo.yaml"
 QUESTIONS = 1000
-TRAINING_SECONDS = 3600.0
 
 
 def run(seed: int, out: Path) -> dict[str, Any]:
     """The summary of the demo and the retention on each pattern, as in `engram eval --json`."""
     words = [f"seed={seed}", f"name=demo-{seed}", f"runs={out}"]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, check=True, timeout=TRAINING_SECONDS)
-    where = out / f"demo-{seed}"
-    summary = json.loads((where / "summary.json").read_text())
+    done = train(CONFIG, words)
     return {
         "seed": seed,
-        "environment": json.loads((where / "environment.json").read_text()),
-        "wall_seconds": summary["wall_seconds"],
-        "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
-        "retention": summary["retention"],
+        "environment": done.environment,
+        "wall_seconds": done.summary["wall_seconds"],
+        "stages": done.stage_seconds,
+        "retention": done.summary["retention"],
         "unseen": UNSEEN,
-        "patterns": patterns(load_run([str(CONFIG)], words), where),
+        "patterns": patterns(load_run([CONFIG], words), done.where),
     }
 
 

@@ -9,34 +9,26 @@ from where it was.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, train
 
-CONFIG = Path(__file__).parent.parent / "configs" / "game.yaml"
-TRAINING_SECONDS = 3600.0
+CONFIG = CONFIGS / "game.yaml"
 ENDS = 3
 """Iterations whose mean is the return at first, and at last."""
 
 
 def run(seed: int, out: Path) -> dict[str, Any]:
-    name = f"game-{seed}"
-    words = [f"seed={seed}", f"name={name}", f"runs={out}"]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, cwd=CONFIG.parent.parent, check=True, timeout=TRAINING_SECONDS)
-    where = out / name
-    summary = json.loads((where / "summary.json").read_text())
-    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
-    returns = [row["objective/return"] for row in rows if row["stage"] == "mrl"]
+    done = train(CONFIG, [f"seed={seed}", f"name=game-{seed}", f"runs={out}"])
+    returns = [row["objective/return"] for row in done.rows("mrl")]
     return {
         "seed": seed,
-        "environment": json.loads((where / "environment.json").read_text()),
-        "wall_seconds": summary["wall_seconds"],
-        "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
+        "environment": done.environment,
+        "wall_seconds": done.summary["wall_seconds"],
+        "stages": done.stage_seconds,
         "first": sum(returns[:ENDS]) / ENDS,
         "last": sum(returns[-ENDS:]) / ENDS,
         "returns": returns,

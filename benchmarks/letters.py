@@ -13,13 +13,13 @@ from where it was.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from benchmarks.sentiment import CONFIG, ROOT, SECONDS, held_out
+from benchmarks.sentiment import CONFIG, held_out
+from benchmarks.training import train
 from common.config.loader import load_run
 from common.episode import Episode, Turn
 from common.models.causal import open_causal
@@ -54,21 +54,18 @@ def run(coefficient: float, folder: Path, out: Path) -> dict[str, Any]:
         f"rewards.cumulative.functions={json.dumps([function])}",
         "evaluation.episodes=16",
     ]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
-    settings = load_run([CONFIG], words)
-    where = out / settings.name
-    last = json.loads((where / "metrics.jsonl").read_text().splitlines()[-1])
+    done, settings = train(CONFIG, words), load_run([CONFIG], words)
+    last = done.rows()[-1]
     assert settings.model.causal is not None
     judges = {"score": _score, "empty": _empty, "repeated": _repeated}
     start = CheckpointPolicy("causal", *open_causal(settings.model.causal))
     return {
         "seed": SEED,
         "coefficient": coefficient,
-        "environment": json.loads((where / "environment.json").read_text()),
+        "environment": done.environment,
         "settings": PPO | {"learning_rate": RATE, "batch": EPISODES, "iterations": ITERATIONS},
         "before": held_out(settings, start, judges, settings.model.causal)[0],
-        "after": held_out(settings, open_policy(open_checkpoint(str(where))), judges)[0],
+        "after": held_out(settings, open_policy(open_checkpoint(str(done.where))), judges)[0],
         "alarms": {
             parse_key(key).labels["kind"]: value
             for key, value in last.items()

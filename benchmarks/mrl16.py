@@ -12,7 +12,6 @@ benchmarks/results/mrl16-SEED.json. Started again, it goes on from where it was.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, TrainedRun, train
 from common.config.data import SynthData
 from common.config.loader import load_run
 from common.config.run import Run
@@ -37,8 +37,7 @@ from learner.evaluation.figures import Evaluation, Figure, figures_json
 from learner.evaluation.intervals import bootstrap
 from learner.evaluation.scoring_player import ScoringPlayer
 
-CONFIG = Path(__file__).parent.parent / "configs" / "mrl16.yaml"
-SECONDS = 3600.0
+CONFIG = CONFIGS / "mrl16.yaml"
 LENGTHS = (8, 16, 32, 64)
 CARRIED = (16, 64)
 """Lengths at which memory is carried from one test conversation to the next, too."""
@@ -55,22 +54,13 @@ def trained(
     name: str, seed: int, out: Path, *overrides: str, files: Sequence[Path] = (CONFIG,)
 ) -> tuple[Path, dict[str, Any]]:
     """The run's directory and summary, trained where that is not done."""
-    words = [f"seed={seed}", f"name={name}", f"runs={out}", *overrides]
-    command = [sys.executable, "-m", "deploy", "train", *map(str, files), *words]
-    subprocess.run(command, check=True, timeout=SECONDS)
-    return out / name, json.loads((out / name / "summary.json").read_text())
+    done = train(files, [f"seed={seed}", f"name={name}", f"runs={out}", *overrides])
+    return done.where, done.summary
 
 
 def seconds(summary: Mapping[str, Any]) -> float:
     """Seconds of the last stage."""
     return float(summary["stages"][-1]["wall_seconds"])
-
-
-def seconds_of_a_step(where: Path) -> float:
-    """Mean over the steps of a run of one stage, without its start."""
-    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
-    first, last = rows[0], rows[-1]
-    return float((last["time"] - first["time"]) / (last["step"] - first["step"]))
 
 
 def run(seed: int, out: Path) -> dict[str, Any]:
@@ -94,7 +84,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
 
     # The start of a group of ranks is a part of both stages' seconds.
     where, timed = more("timed", TIMED)
-    step = seconds_of_a_step(where)
+    step = TrainedRun(where).seconds_of_a_step
     start = seconds(timed) - TIMED * step
     control, taught = more("supervised", max(1, round((seconds(learnt) - start) / step)))
     policies = {"before": before, "mrl": after, "supervised": control}

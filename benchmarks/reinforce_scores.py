@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -27,7 +26,8 @@ from typing import Any
 import torch
 
 from benchmarks.record import record
-from benchmarks.sentiment import ROOT, held_out
+from benchmarks.sentiment import held_out
+from benchmarks.training import CONFIGS, TrainedRun, train
 from benchmarks.vader import mood
 from common.config.loader import load_run
 from common.data.datasets.prompts import load_prompts
@@ -42,7 +42,6 @@ from learner.policies.table import CheckpointPolicy, open_policy
 from reward_service.reward_models.serving import open_model
 from rollout.policies.play import play
 
-CONFIGS = ROOT / "configs"
 MODELS = {
     "scalar": ("reward_smollm.yaml", "train"),
     "scores": ("reward_smollm_scores.yaml", "train"),
@@ -54,17 +53,12 @@ POLICIES = {
     "doubt": ("reinforce_smollm_doubt.yaml", "scores"),
 }
 NOISE, PAIRS = 0.05, 6000
-SECONDS = 3600.0
 REWARD_STEPS, REWARD_RATE = 300, 3e-4
 ITERATIONS, RATE, TOKENS = 200, 1e-4, 16
 
 
-def train(config: str, name: str, out: Path, *words: str) -> Path:
-    """The folder of a run, trained where that is not done."""
-    asked = [f"name={name}", f"runs={out}", *words]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIGS / config), *asked]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
-    return out / name
+def trained(config: str, name: str, out: Path, *words: str) -> TrainedRun:
+    return train(CONFIGS / config, [f"name={name}", f"runs={out}", *words])
 
 
 def write_pairs(folder: Path, out: Path) -> dict[str, Path]:
@@ -99,12 +93,12 @@ def write_pairs(folder: Path, out: Path) -> dict[str, Path]:
 def reward_models(folder: Path, out: Path) -> dict[str, Path]:
     files = write_pairs(folder, out)
     return {
-        name: train(
+        name: trained(
             config, f"reinforce_scores-{name}", out, f"data.train=[{files[half]}]",
             f"stages.reward_model.backbone={folder / 'model'}", "stages.reward_model.lora=null",
             f"stages.reward_model.steps={REWARD_STEPS}", "stages.reward_model.max_tokens=64",
             f"stages.reward_model.optimizer.learning_rate={REWARD_RATE:.6f}",
-        )
+        ).where
         for name, (config, half) in MODELS.items()
     }  # fmt: skip
 
@@ -159,13 +153,13 @@ def run(seed: int, folder: Path, out: Path) -> dict[str, Any]:
     }
     for kind, (config, paid_by) in POLICIES.items():
         words = policy_words(seed, folder, models[paid_by], config)
-        where = train(config, f"reinforce_scores-{kind}-{seed}", out, *words)
+        done = trained(config, f"reinforce_scores-{kind}-{seed}", out, *words)
         settings = load_run([CONFIGS / config], words)
         assert settings.model.causal is not None, "the configuration has a causal model"
         start = CheckpointPolicy("causal", *open_causal(settings.model.causal))
         before, played = held_out(settings, start, judges, settings.model.causal)
-        after, others = held_out(settings, open_policy(open_checkpoint(str(where))), judges)
-        found["environment"] = json.loads((where / "environment.json").read_text())
+        after, others = held_out(settings, open_policy(open_checkpoint(str(done.where))), judges)
+        found["environment"] = done.environment
         found["policies"][kind] = {
             "paid_by": paid_by,
             "before": before,

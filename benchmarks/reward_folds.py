@@ -11,7 +11,6 @@ on.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import replace
 from functools import reduce
@@ -20,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, train
 from common.data.conversations import save_rows
 from common.data.datasets.ranked import FOLDS, load_taskmaster, parts
 from common.data.preferences import load_preferences, save_preferences
@@ -28,14 +28,12 @@ from learner.evaluation.preferences import Outcomes, PreferenceReport, outcomes,
 from learner.parallel.group import OneRank
 from reward_service.reward_models.serving import open_model
 
-CONFIG = Path(__file__).parent.parent / "configs" / "reward_taskmaster.yaml"
+CONFIG = CONFIGS / "reward_taskmaster.yaml"
 LEVELS = {"scalar": 1, "scores": 10}
 REMARK = (
     "Actions of a booking agent judged by people (Taskmaster-3 and -4), cross-validated in four "
     "parts by conversation."
 )
-TRAINING_SECONDS = 3600.0
-"""Most seconds for one training, which takes minutes."""
 
 
 def run(folder: Path, out: Path) -> dict[str, dict[str, PreferenceReport]]:
@@ -81,10 +79,7 @@ def _train(
         del settings["tokenizer"]
     config = here / f"{name}.yaml"
     config.write_text(yaml.safe_dump(settings))
-    subprocess.run(
-        [sys.executable, "-m", "deploy", "train", str(config)], check=True, timeout=TRAINING_SECONDS
-    )
-    return here / name
+    return train(config, []).where
 
 
 def _outcomes(where: Path, test: Path) -> tuple[Outcomes, Outcomes]:

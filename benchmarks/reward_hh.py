@@ -11,15 +11,14 @@ dialogue. Writes benchmarks/results/reward_hh.json. Started again, it goes on fr
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from benchmarks.sentiment import ROOT
 from benchmarks.tiny_gpt2 import END, tokenizer_of, trained
+from benchmarks.training import CONFIGS, train
 from common.config.conversion import ComparedFiles
 from common.data.datasets.compared import convert_preferences
 from common.data.leftovers import Leftovers
@@ -32,7 +31,6 @@ from reward_service.reward_models.serving import open_model
 KINDS = {"scalar": "reward_smollm.yaml", "scores": "reward_smollm_scores.yaml"}
 FOLDS, TOKENS, WIDTH, VOCABULARY = 4, 192, 96, 2048
 LM_STEPS, EPOCHS, BATCH, RATE = 200, 3, 32, 3e-4
-SECONDS = 3600.0
 
 
 def part_of(preference: Preference) -> int:
@@ -57,7 +55,7 @@ def make_model(folder: Path, known: list[Preference]) -> Path:
     return folder
 
 
-def train(kind: str, here: Path, model: Path) -> Path:
+def reward_model(kind: str, here: Path, model: Path) -> Path:
     words = [
         f"name={kind}",
         f"runs={here}",
@@ -70,9 +68,7 @@ def train(kind: str, here: Path, model: Path) -> Path:
         f"stages.reward_model.max_tokens={TOKENS}",
         f"stages.reward_model.optimizer.learning_rate={RATE:.6f}",
     ]
-    command = [sys.executable, "-m", "deploy", "train", str(ROOT / "configs" / KINDS[kind])]
-    subprocess.run([*command, *words], cwd=ROOT, check=True, timeout=SECONDS)
-    return here / kind
+    return train(CONFIGS / KINDS[kind], words).where
 
 
 def run(file: str, out: Path) -> dict[str, Any]:
@@ -88,7 +84,7 @@ def run(file: str, out: Path) -> dict[str, Any]:
         save_preferences(known, here / "train.jsonl")
         model = make_model(here / "model", known)
         for kind in KINDS:
-            judge = open_model(str(train(kind, here, model)), "transformers")
+            judge = open_model(str(reward_model(kind, here, model)), "transformers")
             group = OneRank(next(judge.module.parameters()).device)
             found[kind].append(outcomes(judge, held, group))
     return {

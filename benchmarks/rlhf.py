@@ -19,7 +19,6 @@ goes on from where it was.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, train
 from common.config.data import SynthData
 from common.config.loader import load_run
 from common.config.run import Run
@@ -43,8 +43,6 @@ from learner.evaluation.evaluate import evaluate
 from learner.evaluation.figures import figures_json
 from learner.evaluation.scoring_player import ScoringPlayer
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-SECONDS = 3600.0
 ADDRESS = " friend"
 TRAIN, EVAL, PREFERENCES, HELD_PREFERENCES = 12_000, 600, 1500, 300
 ITERATIONS, EPISODES = 12, 128
@@ -102,10 +100,7 @@ def write_data(seed: int, folder: Path) -> None:
 def trained(config: str, name: str, seed: int, out: Path, *words: str) -> dict[str, Any]:
     """The run's summary, trained where that is not done."""
     own = [f"seed={seed}", f"name={name}", f"runs={out}", *words]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIGS / config), *own]
-    subprocess.run(command, check=True, timeout=SECONDS)
-    summary: dict[str, Any] = json.loads((out / name / "summary.json").read_text())
-    return summary
+    return train(CONFIGS / config, own).summary
 
 
 def mix(kind: str, reward_model: Path) -> dict[str, Any]:

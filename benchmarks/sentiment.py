@@ -14,7 +14,6 @@ on from where it was.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import record
+from benchmarks.training import CONFIGS, ROOT, train
 from benchmarks.vader import mood
 from common.config.causal import CausalModel
 from common.config.data import PromptsData
@@ -39,11 +39,9 @@ from learner.policies.causal import CausalPolicy
 from learner.policies.table import CheckpointPolicy, open_policy
 from rollout.policies.play import play
 
-ROOT = Path(__file__).parent.parent
-CONFIG = ROOT / "configs" / "sentiment_small.yaml"
+CONFIG = CONFIGS / "sentiment_small.yaml"
 ITERATIONS, EPISODES, RATE = 20, 64, 2e-4
 HELD_OUT = 400
-SECONDS = 3600.0
 ENDS = 3
 """Iterations whose mean is the training score at first, and at last."""
 Judges = Mapping[str, Callable[[Episode], float]]
@@ -80,27 +78,21 @@ def words_of(algorithm: str, seed: int, folder: Path, out: Path) -> list[str]:
 
 def run(algorithm: str, seed: int, folder: Path, out: Path) -> dict[str, Any]:
     words = words_of(algorithm, seed, folder, out)
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
-    settings = load_run([CONFIG], words)
-    where = out / settings.name
-    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
-    scores = [row["objective/scores"] for row in rows if row["stage"] == "lm_rl"]
-    summary = json.loads((where / "summary.json").read_text())
-    (stage,) = summary["stages"]
+    done, settings = train(CONFIG, words), load_run([CONFIG], words)
+    scores = [row["objective/scores"] for row in done.rows("lm_rl")]
     assert settings.model.causal is not None
     start = CheckpointPolicy("causal", *open_causal(settings.model.causal))
     before, played = held_out(settings, start, JUDGES, settings.model.causal)
-    after, others = held_out(settings, open_policy(open_checkpoint(str(where))), JUDGES)
+    after, others = held_out(settings, open_policy(open_checkpoint(str(done.where))), JUDGES)
     return {
         "algorithm": algorithm,
         "seed": seed,
-        "environment": json.loads((where / "environment.json").read_text()),
+        "environment": done.environment,
         "settings": SHARED
         | SETTINGS[algorithm]
         | {"learning_rate": RATE, "batch": EPISODES, "iterations": ITERATIONS},
         "episodes": EPISODES * ITERATIONS,
-        "seconds": stage["wall_seconds"],
+        "seconds": done.stage_seconds["lm_rl"],
         "first": sum(scores[:ENDS]) / ENDS,
         "last": sum(scores[-ENDS:]) / ENDS,
         "scores": scores,

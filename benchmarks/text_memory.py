@@ -13,8 +13,6 @@ it goes on from where it was.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.record import record
 from benchmarks.tiny_gpt2 import tokenizer_of
+from benchmarks.training import CONFIGS, train
 from common.config.causal import TextMemorySettings
 from common.config.loader import load_run
 from common.config.run import Run
@@ -34,9 +33,7 @@ from learner.evaluation.evaluate import evaluate_checkpoint, evaluation_rows, ev
 from learner.policies.table import CheckpointPolicy, open_policy
 from rollout.policies.play import play
 
-ROOT = Path(__file__).parent.parent
-CONFIG = ROOT / "configs" / "text_memory.yaml"
-SECONDS = 7200.0
+CONFIG = CONFIGS / "text_memory.yaml"
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 512, 128, 4, 4, 256
 KINDS = ("text", "window")
 PILOT = ("stages.lm_sft.steps=20", "stages.lm_rl.curriculum.short.iterations=1")
@@ -73,16 +70,6 @@ def words_of(kind: str, seed: int, folder: Path, out: Path) -> list[str]:
         budget = load_run([CONFIG], words).model.causal.text_memory.tokens  # type: ignore[union-attr]
         words += ["model.causal.text_memory=null", f"model.causal.memory_tokens={budget}"]
     return words
-
-
-def train(words: list[str]) -> tuple[Path, dict[str, float]]:
-    """The folder of a run, and the seconds of each of its stages."""
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
-    run = load_run([CONFIG], words)
-    where = Path(run.runs) / run.name
-    summary = json.loads((where / "summary.json").read_text())
-    return where, {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]}
 
 
 def as_long(words: list[str], pilot: dict[str, float], wanted: dict[str, float]) -> list[str]:
@@ -135,14 +122,16 @@ def measured(where: Path, words: list[str]) -> dict[str, Any]:
 
 def benchmark(seed: int, folder: Path, out: Path) -> dict[str, Any]:
     text = words_of("text", seed, folder, out)
-    where, seconds = train(text)
-    found = {"text": measured(where, text) | {"seconds": seconds}}
+    done = train(CONFIG, text)
+    seconds = done.stage_seconds
+    found = {"text": measured(done.where, text) | {"seconds": seconds}}
     window = words_of("window", seed, folder, out)
     name = f"name=text_memory_pilot-{seed}"
-    _, pilot = train([*window, name, *PILOT])
-    window += as_long(window, pilot, seconds)
-    where, seconds = train(window)
-    found["window"] = measured(where, window) | {"seconds": seconds, "settings": window[-3:]}
+    pilot = train(CONFIG, [*window, name, *PILOT])
+    window += as_long(window, pilot.stage_seconds, seconds)
+    done = train(CONFIG, window)
+    told = {"seconds": done.stage_seconds, "settings": window[-3:]}
+    found["window"] = measured(done.where, window) | told
     return {"seed": seed} | found
 
 

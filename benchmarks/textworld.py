@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.record import record
 from benchmarks.tiny_gpt2 import tokenizer_of
+from benchmarks.training import CONFIGS, train
 from common.config.loader import load_run
 from common.config.run import Run
 from common.config.textworld import TextWorldEnvironment, TextWorldExamples
@@ -40,9 +40,7 @@ from rollout.environments.textworld import TextWorld
 from rollout.policies.play import play
 from rollout.protocols import Observation
 
-ROOT = Path(__file__).parent.parent
-CONFIG = ROOT / "configs" / "textworld.yaml"
-SECONDS = 3600.0
+CONFIG = CONFIGS / "textworld.yaml"
 LEARNT = tuple(f"tw-simple-{seed}" for seed in range(42, 49))
 ITERATIONS = 3
 """Of reinforcement learning: what two busy cores do in minutes."""
@@ -205,23 +203,18 @@ def run(algorithm: str, seed: int, games: Path, out: Path) -> dict[str, Any]:
     folder = out / f"textworld_data-{seed}"
     if not (folder / "model").is_dir():
         prepare(words, seed, groups["unseen"], folder)
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
-    settings = load_run([CONFIG], words)
-    where = out / settings.name
-    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
-    learnt = [row for row in rows if row["stage"] == "lm_rl"]
-    summary = json.loads((where / "summary.json").read_text())
+    done, settings = train(CONFIG, words), load_run([CONFIG], words)
+    learnt = done.rows("lm_rl")
     started = time.monotonic()
-    measured = measure(settings, where, groups)
+    measured = measure(settings, done.where, groups)
     return {
         "algorithm": algorithm,
         "seed": seed,
-        "environment": json.loads((where / "environment.json").read_text()),
+        "environment": done.environment,
         "iterations": ITERATIONS,
         "steps_of_an_episode": STEPS,
         "episodes_of_a_game": EPISODES,
-        "stages": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
+        "stages": done.stage_seconds,
         "measuring_seconds": time.monotonic() - started,
         "returns": [row["objective/return"] for row in learnt],
         "scores": [row["rollout/environment{figure=score}"] for row in learnt],

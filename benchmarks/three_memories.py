@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,11 +24,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.mrl16 import CONFIG as LATENT
-from benchmarks.mrl16 import compared, conversations, seconds_of_a_step
+from benchmarks.mrl16 import compared, conversations
 from benchmarks.record import record
 from benchmarks.text_memory import CONFIG as TEXT
 from benchmarks.text_memory import tokens_read
 from benchmarks.tiny_gpt2 import tokenizer_of
+from benchmarks.training import TrainedRun, train
 from common.config.causal import TextMemorySettings
 from common.config.loader import load_run
 from common.config.run import Run
@@ -43,7 +42,6 @@ from learner.policies.table import open_policy
 from rollout.policies.play import play
 from rollout.protocols import Session
 
-SECONDS = 7200.0
 DATA = {"train": 8000, "steps": [2, 4, 8, 16]}
 LENGTHS = (4, 8, 16, 32)
 """Follow-ups of test conversations."""
@@ -82,11 +80,8 @@ def make_model(folder: Path, run: Run) -> Path:
     return folder
 
 
-def train(config: Path, words: Sequence[str], out: Path, name: str) -> tuple[Path, dict[str, Any]]:
-    """The folder of a run and its summary, trained where that is not done."""
-    command = [sys.executable, "-m", "deploy", "train", str(config), *words]
-    subprocess.run([*command, f"name={name}", f"runs={out}"], check=True, timeout=SECONDS)
-    return out / name, json.loads((out / name / "summary.json").read_text())
+def trained(config: Path, words: Sequence[str], out: Path, name: str) -> TrainedRun:
+    return train(config, [*words, f"name={name}", f"runs={out}"])
 
 
 def latent(seed: int, out: Path, data: Mapping[str, Any], seconds: float) -> Path:
@@ -101,11 +96,11 @@ def latent(seed: int, out: Path, data: Mapping[str, Any], seconds: float) -> Pat
         return f"stages={json.dumps([*first, aware | {'steps': steps}])}"
 
     name = f"three_memories-latent-{seed}"
-    _, pilot = train(LATENT, [*words, stages(10 * PILOT)], out, f"{name}-pilot")
-    *bound, last = pilot["stages"]
+    pilot = trained(LATENT, [*words, stages(10 * PILOT)], out, f"{name}-pilot")
+    *bound, last = pilot.summary["stages"]
     left = seconds - sum(stage["wall_seconds"] for stage in bound)
     steps = max(1, round(10 * PILOT * left / last["wall_seconds"]))
-    return train(LATENT, [*words, stages(steps)], out, name)[0]
+    return trained(LATENT, [*words, stages(steps)], out, name).where
 
 
 def causal(kind: str, seed: int, out: Path, words: Sequence[str], seconds: float) -> Path:
@@ -120,20 +115,20 @@ def causal(kind: str, seed: int, out: Path, words: Sequence[str], seconds: float
         return f"stages={json.dumps([sft | {'steps': steps}, *second])}"
 
     learns = kind == "text"
-    where, pilot = train(TEXT, [*words, stages(PILOT)], out, f"{name}-pilot")
-    step = seconds_of_a_step(where)
-    start = pilot["stages"][0]["wall_seconds"] - PILOT * step
+    pilot = trained(TEXT, [*words, stages(PILOT)], out, f"{name}-pilot")
+    step = pilot.seconds_of_a_step
+    start = pilot.stage_seconds["lm_sft"] - PILOT * step
     share = SFT_SHARE if learns else 1.0
     steps = max(1, round((share * seconds - start) / step))
     iterations = 0
     if learns:
-        words_of_rl = [*words, f"model.causal.path={where}"]
+        words_of_rl = [*words, f"model.causal.path={pilot.where}"]
         only = f"stages={json.dumps([json.loads(stages(1, 4)[7:])[1]])}"
-        where, tried = train(TEXT, [*words_of_rl, only], out, f"{name}-pilot-rl")
-        each = seconds_of_a_step(where)
-        start = tried["stages"][0]["wall_seconds"] - 4 * each
+        tried = trained(TEXT, [*words_of_rl, only], out, f"{name}-pilot-rl")
+        each = tried.seconds_of_a_step
+        start = tried.stage_seconds["lm_rl"] - 4 * each
         iterations = max(1, round(((1 - share) * seconds - start) / each))
-    return train(TEXT, [*words, stages(steps, iterations)], out, name)[0]
+    return trained(TEXT, [*words, stages(steps, iterations)], out, name).where
 
 
 def costs(policy: Path, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
@@ -190,16 +185,10 @@ def benchmark(seed: int, out: Path, seconds: float) -> dict[str, Any]:
         words.append(f"model={json.dumps({'causal': own})}")
         policies[kind] = causal(kind, seed, out, words, seconds)
     timed = conversations(settings, LONGEST)[:TALKS]
-    summaries = {
-        kind: json.loads((where / "summary.json").read_text()) for kind, where in policies.items()
-    }
     return {
         "seed": seed,
-        "environment": json.loads((policies["latent"] / "environment.json").read_text()),
-        "seconds": {
-            kind: {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]}
-            for kind, summary in summaries.items()
-        },
+        "environment": TrainedRun(policies["latent"]).environment,
+        "seconds": {kind: TrainedRun(where).stage_seconds for kind, where in policies.items()},
         "lengths": {str(n): compared(settings, n, policies) for n in LENGTHS},
         "costs": {kind: costs(where, timed) for kind, where in policies.items()},
         "tokens": {

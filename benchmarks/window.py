@@ -12,21 +12,19 @@ on from where it was.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from benchmarks.sentiment import ROOT
 from benchmarks.three_memories import make_model
+from benchmarks.training import CONFIGS, train
 from common.config.loader import load_run
 from learner.evaluation.evaluate import evaluate_checkpoint
 
-DEMO, CONFIG = (ROOT / "configs" / f"{name}.yaml" for name in ("demo", "text_memory"))
+DEMO, CONFIG = CONFIGS / "demo.yaml", CONFIGS / "text_memory.yaml"
 INTERACTIONS, TOKENS = 4, 256
 STEPS, ITERATIONS, EPISODES = 600, 10, 64
-SECONDS = 3600.0
 
 
 def run(seed: int, out: Path) -> dict[str, Any]:
@@ -46,18 +44,14 @@ def run(seed: int, out: Path) -> dict[str, Any]:
         f"stages.lm_rl.curriculum={json.dumps(curriculum)}",
         "evaluation.episodes=300",
     ]
-    command = [sys.executable, "-m", "deploy", "train", str(CONFIG), *words]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
-    where = out / f"window-{seed}"
-    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((where / "summary.json").read_text())
+    done = train(CONFIG, words)
     return {
         "seed": seed,
         "interactions": INTERACTIONS,
-        "environment": json.loads((where / "environment.json").read_text()),
-        "seconds": {stage["name"]: stage["wall_seconds"] for stage in summary["stages"]},
-        "scores": [row["objective/scores"] for row in rows if row["stage"] == "lm_rl"],
-        "retention": evaluate_checkpoint(str(where))["retention"],
+        "environment": done.environment,
+        "seconds": done.stage_seconds,
+        "scores": [row["objective/scores"] for row in done.rows("lm_rl")],
+        "retention": evaluate_checkpoint(str(done.where))["retention"],
     }
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from benchmarks.pages.text import Results, commit, points, prose, table
+from benchmarks.pages.text import Results, commit, points, prose, runs_of, table
 
 PREFIX = "beside_trl-"
 
 
 def section(results: Results) -> list[str]:
     """Nothing where no seed was measured."""
-    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    runs = runs_of(results, PREFIX)
     if not runs:
         return []
     first = runs[0]

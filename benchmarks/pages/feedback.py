@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages.text import Results, origin, points, prose, table
+from benchmarks.pages.text import Results, origin, points, prose, runs_of, table
 
 PREFIX = "feedback-"
 BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
@@ -17,7 +17,7 @@ def with_figures(page: str, results: Results) -> str:
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"the page has no {BEGIN.strip()} … {END.strip()}")
-    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    runs = runs_of(results, PREFIX)
     text = "\n\n".join(_of(run) for run in runs) if runs else "Not measured."
     return f"{head}{BEGIN}{text}\n{END}{tail}"
 

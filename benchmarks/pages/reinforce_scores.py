@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages.text import Results, commit, points, prose, share, spread, table
+from benchmarks.pages.text import Results, commit, points, prose, runs_of, share, spread, table
 
 PREFIX = "reinforce_scores-"
 NAMES = {
@@ -18,7 +18,7 @@ NAMES = {
 
 def section(results: Results) -> list[str]:
     """Nothing where no seed was measured."""
-    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    runs = runs_of(results, PREFIX)
     if not runs:
         return []
     settings, models = runs[0]["settings"], runs[0]["models"]

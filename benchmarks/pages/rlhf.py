@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pages.text import Results, origin, points, prose, share, table
+from benchmarks.pages.text import Results, origin, points, prose, runs_of, share, table
 
 PREFIX = "rlhf-"
 NAMES = {
@@ -20,7 +20,7 @@ NAMES = {
 
 def section(results: Results) -> list[str]:
     """Nothing where no seed was measured."""
-    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    runs = runs_of(results, PREFIX)
     if not runs:
         return []
     return [

@@ -21,6 +21,11 @@ def load_results(folder: Path) -> Results:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
+def runs_of(results: Results, prefix: str) -> list[Mapping[str, Any]]:
+    """Results whose names begin so, in the order of their names."""
+    return [result for name, result in sorted(results.items()) if name.startswith(prefix)]
+
+
 def document(*blocks: str) -> str:
     """Blocks with a blank line between them."""
     return "\n\n".join(blocks) + "\n"

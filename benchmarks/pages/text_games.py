@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages.text import Results, origin, points, prose, table
+from benchmarks.pages.text import Results, origin, points, prose, runs_of, table
 
 PREFIX = "textworld_"
 GROUPS = {
@@ -21,7 +21,7 @@ HEADER = ("games", "random", "walkthroughs", "trained", "gain")
 
 def section(results: Results) -> list[str]:
     """Nothing where no run was recorded."""
-    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    runs = runs_of(results, PREFIX)
     if not runs:
         return []
     first = runs[0]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages.text import Results, interval, origin, points, prose, share, table
+from benchmarks.pages.text import Results, interval, origin, points, prose, runs_of, share, table
 
 PREFIX = "text_memory-"
 MOST_DISTANCES = 8
@@ -15,7 +15,7 @@ MOST_DISTANCES = 8
 
 def section(results: Results) -> list[str]:
     """Nothing where no seed was measured."""
-    runs = [result for name, result in sorted(results.items()) if name.startswith(PREFIX)]
+    runs = runs_of(results, PREFIX)
     if not runs:
         return []
     return [
