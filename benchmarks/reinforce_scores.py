@@ -54,7 +54,7 @@ POLICIES = {
 }
 NOISE, PAIRS = 0.05, 6000
 REWARD_STEPS, REWARD_RATE = 300, 3e-4
-ITERATIONS, RATE, TOKENS = 200, 1e-4, 16
+ITERATIONS, RATE, TOKENS = 200, 2e-5, 16
 
 
 def trained(config: str, name: str, out: Path, *words: str) -> TrainedRun:
