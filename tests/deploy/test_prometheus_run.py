@@ -36,6 +36,12 @@ NEEDS = {
         "rejection/loss_policy",
         "rloo/loss_policy",
     ),
+    "the setting value_head.detach: false": ("critic/loss_in_policy",),
+    "prompts without references": (
+        "hacking/open_empty",
+        "hacking/open_length",
+        "hacking/open_repeated",
+    ),
     "several samples of a task": (
         "objective/tasks_alike",
         "objective/tasks_incomplete",
