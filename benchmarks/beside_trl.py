@@ -67,6 +67,7 @@ def ours(seed: int, model: Path, episodes: int, out: Path) -> TrainedRun:
             f"rewards.cumulative.functions={json.dumps([function])}",
             f"learner.checkpoint_every={max(1, iterations // CHECKPOINTS)}",
             f"learner.keep_checkpoints={CHECKPOINTS + 1}",
+            "learner.ranks=2",  # a core each, as TRL's one process has two threads
             "evaluation.episodes=16",
         ],
     )
