@@ -113,7 +113,7 @@ def test_preferences_and_recall_are_a_part_of_the_page_once_they_were_measured()
 
 
 def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
-    assert "## Text memory" not in PAGES["causal_results.md"](MEASURED) or any(
+    assert "## Text memory" not in PAGES["causal_tasks_results.md"](MEASURED) or any(
         name.startswith("text_memory-") for name in MEASURED
     )
     kinds = {}
@@ -132,7 +132,7 @@ def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
         }
     origin = {"command": "python -m benchmarks.text_memory 1 FOLDER", "seed": 1}
     run: Any = {"text_memory-1": {**origin, **kinds, "environment": {"git_commit": "01234567"}}}
-    page = PAGES["causal_results.md"]({**MEASURED, **run})
+    page = PAGES["causal_tasks_results.md"]({**MEASURED, **run})
     assert "| all | 0.610 (0.56–0.66) | 0.100 | 0.250 (0.20–0.30) | 0.100 |" in page
     assert "An answer reads 40 tokens with the text memory" in " ".join(page.split())
     assert "12.5%" in page

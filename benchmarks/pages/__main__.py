@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.pages import (
     causal,
+    causal_tasks,
     feedback,
     mrl,
     performance,
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 PAGES = {
     "causal_results.md": causal.page,
+    "causal_tasks_results.md": causal_tasks.page,
     "mrl_results.md": mrl.page,
     "performance.md": performance.page,
     "reliability.md": reliability.page,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pages import beside_trl, letters, text_games, text_memory, window
+from benchmarks.pages import beside_trl, letters
 from benchmarks.pages.text import Results, commit, document, points, prose, share, spread, table
 
 PREFIX = "sentiment_"
@@ -57,9 +57,6 @@ def page(results: Results) -> str:
         points(*map(_origin, runs.values())),
         *beside_trl.section(results),
         *letters.section(results),
-        *window.section(results),
-        *text_games.section(results),
-        *text_memory.section(results),
     )
 
 

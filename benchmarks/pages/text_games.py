@@ -1,4 +1,4 @@
-"""The part of docs/causal_results.md on text games."""
+"""The part of docs/causal_tasks_results.md on text games."""
 
 from __future__ import annotations
 
