@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.record import record
 from benchmarks.sentiment import CONFIG, held_out
+from benchmarks.tiny_gpt2 import words_of_folder
 from benchmarks.training import train
 from common.config.loader import load_run
 from common.episode import Episode, Turn
@@ -43,9 +44,7 @@ def run(coefficient: float, folder: Path, out: Path) -> dict[str, Any]:
         f"seed={SEED}",
         f"name=letters-{coefficient:g}",
         f"runs={out}",
-        f"data.train=[{folder / 'prompts.jsonl'}]",
-        f"data.eval=[{folder / 'held_out.jsonl'}]",
-        f"model.causal.path={folder / 'model'}",
+        *words_of_folder(folder),
         f"stages.lm_rl.episodes={EPISODES}",
         f"stages.lm_rl.iterations={ITERATIONS}",
         f"stages.lm_rl.ppo={json.dumps(PPO | {'kl': coefficient})}",

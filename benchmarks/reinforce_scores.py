@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.record import record
 from benchmarks.sentiment import held_out
+from benchmarks.tiny_gpt2 import words_of_folder
 from benchmarks.training import CONFIGS, TrainedRun, train
 from benchmarks.vader import mood
 from common.config.loader import load_run
@@ -108,9 +109,7 @@ def policy_words(seed: int, folder: Path, model: Path, config: str) -> list[str]
     models = [paid.model_dump(mode="json") | {"path": str(model)}]
     return [
         f"seed={seed}",
-        f"data.train=[{folder / 'prompts.jsonl'}]",
-        f"data.eval=[{folder / 'held_out.jsonl'}]",
-        f"model.causal.path={folder / 'model'}",
+        *words_of_folder(folder),
         "model.causal.lora=null",
         "model.causal.max_tokens=64",
         f"stages.lm_rl.iterations={ITERATIONS}",

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import record
+from benchmarks.tiny_gpt2 import words_of_folder
 from benchmarks.training import CONFIGS, ROOT, train
 from benchmarks.vader import mood
 from common.config.causal import CausalModel
@@ -63,9 +64,7 @@ def words_of(algorithm: str, seed: int, folder: Path, out: Path) -> list[str]:
         f"seed={seed}",
         f"name=sentiment_{algorithm}-{seed}",
         f"runs={out}",
-        f"data.train=[{folder / 'prompts.jsonl'}]",
-        f"data.eval=[{folder / 'held_out.jsonl'}]",
-        f"model.causal.path={folder / 'model'}",
+        *words_of_folder(folder),
         f"stages.lm_rl.episodes={EPISODES}",
         f"stages.lm_rl.iterations={ITERATIONS}",
         f"stages.lm_rl.algorithm={algorithm}",

@@ -28,6 +28,15 @@ from learner.stages.supervised import batch_indices
 END, LENGTH, PROMPT, HELD_OUT = "<|endoftext|>", 128, 8, 0.1
 
 
+def words_of_folder(folder: Path) -> list[str]:
+    """Settings of a run that begins with what is written to a folder."""
+    return [
+        f"data.train=[{folder / 'prompts.jsonl'}]",
+        f"data.eval=[{folder / 'held_out.jsonl'}]",
+        f"model.causal.path={folder / 'model'}",
+    ]
+
+
 def tokenizer_of(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
