@@ -6,8 +6,9 @@ advantages divided by 1 + the spread of the score: the published experiment of
     python -m benchmarks.reinforce_scores SEED FOLDER [OUT]
 
 Pairs are two answers of FOLDER/model to a prompt, of which that with the better mood
-(benchmarks/vader.py) is chosen, the other one in one of twenty. Half of the prompts train the two
-reward models, the other half a third one, which judges and which no policy is paid by. Writes
+(benchmarks/vader.py) is chosen, the other one in one of twenty; four pairs to a prompt. Half of the
+prompts train the two reward models, the other half a third one, which judges and which no policy is
+paid by. Writes
 benchmarks/results/reinforce_scores-SEED.json: mean reward of answers to held-out prompts before and
 after, and the share that the third model prefers to those before. Started again, it goes on from
 where it was.
@@ -53,8 +54,8 @@ POLICIES = {
     "scores": ("reinforce_smollm_scores.yaml", "scores"),
     "doubt": ("reinforce_smollm_doubt.yaml", "scores"),
 }
-NOISE, PAIRS = 0.05, 6000
-REWARD_STEPS, REWARD_RATE = 300, 3e-4
+NOISE, PROMPTS, PAIRS_EACH = 0.05, 6000, 4
+REWARD_STEPS, REWARD_RATE = 600, 3e-4
 ITERATIONS, RATE, TOKENS = 200, 2e-5, 16
 
 
@@ -71,13 +72,18 @@ def write_pairs(folder: Path, out: Path) -> dict[str, Path]:
     run = load_run([CONFIGS / "sentiment_small.yaml"], words)
     assert run.model.causal is not None, "the configuration has a causal model"
     opened = CheckpointPolicy("causal", *open_causal(run.model.causal))
-    rows = load_prompts(str(folder / "prompts.jsonl"))[:PAIRS]
+    rows = load_prompts(str(folder / "prompts.jsonl"))[:PROMPTS]
     answers = [
         play(opened.playing(run.rollout, run.environment), prompt_tasks(rows, seed))
-        for seed in (1, 2)
+        for seed in range(1, 1 + 2 * PAIRS_EACH)
+    ]
+    pairs = [
+        pair
+        for each in zip(*answers, strict=True)
+        for pair in zip(each[::2], each[1::2], strict=True)
     ]
     draws, found = random.Random(1), []
-    for one, other in zip(*answers, strict=True):
+    for one, other in pairs:
         told = sorted((_mood(each), each.answered[0].answer) for each in (one, other))
         (low, worse), (high, better) = told
         if high == low:
