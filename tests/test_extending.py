@@ -110,6 +110,7 @@ def test_the_examples_are_formatted_and_linted(extended: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.timeout(400)
 def test_the_run_on_the_page_trains_all_four(extended: Path) -> None:
     (config,) = (block.file for block in blocks() if block.kind == "yaml")

@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = TINY | {
 }
 SETTINGS["rollout"] = {**TINY["rollout"], "node_labels": {}}
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.nightly, pytest.mark.timeout(600)]
 
 
 def family(process: int) -> list[int]:

@@ -104,6 +104,7 @@ TINY = {
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_stopped_run_leaves_a_checkpoint_and_submitted_again_it_finishes(
     job_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from tests.job_server import Head, node, token_head
 from tests.manifests import JOBS, cluster_spec, job_spec, of_ray
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY: dict[str, Any] = {

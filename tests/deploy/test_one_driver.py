@@ -81,6 +81,7 @@ def assert_books_add_up(directory: RunDirectory) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.timeout(420)
 @pytest.mark.usefixtures("ray_local")
 def test_one_driver_at_a_time_whatever_becomes_of_it(tmp_path: Path) -> None:

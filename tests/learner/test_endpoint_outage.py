@@ -23,7 +23,11 @@ from rollout.journal.journal import outcomes
 from tests.endpoints import Endpoint, Judge
 from tests.local_source import STAGES, at_step, tiny_run
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(420)]
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.usefixtures("ray_local"),
+    pytest.mark.timeout(420),
+]
 
 ITERATIONS = 6
 

@@ -33,7 +33,7 @@ from tests.tiny_causal import WIDE, opened, policy_of, prompt_tasks, scored, wri
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not has_vllm(), reason="vLLM is not installed here: make test-vllm"),
 ]
 
