@@ -42,8 +42,6 @@ from rollout.protocols import Observation
 
 CONFIG = CONFIGS / "textworld.yaml"
 LEARNT = tuple(f"tw-simple-{seed}" for seed in range(42, 49))
-ITERATIONS = 3
-"""Of reinforcement learning: what two busy cores do in minutes."""
 EPISODES = 3
 """Of each game in a measurement."""
 STEPS = 15
@@ -67,7 +65,6 @@ def words_of(algorithm: str, seed: int, games: Path, out: Path) -> list[str]:
         f"data.eval=[{made / 'held_out.jsonl'}]",
         f"model.causal={json.dumps(model)}",
         f"stages.lm_rl.algorithm={algorithm}",
-        f"stages.lm_rl.iterations={ITERATIONS}",
         f"stages.lm_rl.max_turns={STEPS}",
         f"environment.games={json.dumps(files)}",
     ]
@@ -211,7 +208,7 @@ def run(algorithm: str, seed: int, games: Path, out: Path) -> dict[str, Any]:
         "algorithm": algorithm,
         "seed": seed,
         "environment": done.environment,
-        "iterations": ITERATIONS,
+        "iterations": len(learnt),
         "steps_of_an_episode": STEPS,
         "episodes_of_a_game": EPISODES,
         "stages": done.stage_seconds,

@@ -7,77 +7,34 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
-from common.actors.resources import REWARD_WORKER_CPUS
 from common.config.components import EndpointReward, FunctionReward
 from common.config.rewards import RewardMix, Rewards
-from common.episode import Episode, Fact, Turn
-from common.failures import Unavailable
+from common.episode import Episode, Turn
 from common.telemetry.metrics import Metrics
 from reward_service.autoscaler import IDLE_OVER_QUEUE
 from reward_service.compose import score_episodes
 from reward_service.pool import RewardPool
-from tests.endpoints import Endpoint, Judge
+from tests.endpoints import Endpoint
+from tests.reward_pools import (
+    EMBEDDING,
+    SPECIAL,
+    TWO,
+    episodes,
+    lasting,
+    run,
+    sleeping,
+    started,
+    until,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-EMBEDDING = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
-SPECIAL = range(8)
-TWO = 2 * 4 * 90
-"""Tokens of two of the episodes below."""
-
-
-SLEEPING = """\
-import os, signal, time
-
-def sleeping(turn):
-    seconds = float(turn.answer)
-    time.sleep(abs(seconds))
-    if seconds < 0:
-        os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(600)
-    with open(__file__ + ".order", "a") as order:
-        print(turn.answer, file=order)
-    return 1.0
-"""
-
-
-def episodes(count: int) -> list[Episode]:
-    rng = np.random.default_rng(1)
-
-    def tokens() -> list[int]:
-        return rng.integers(8, 64, 30).tolist()
-
-    def turn(index: int) -> Turn:
-        return Turn(
-            tokens(),
-            tokens(),
-            [],
-            tokens(),
-            facts=(Fact("Rex", 0),) if index == 2 else (),
-            answer="Rex",
-        )
-
-    return [Episode(f"e{i}", f"t{i}", i, tuple(turn(t) for t in range(4)), 0) for i in range(count)]
-
-
-def sleeping(folder: Path, **settings: Any) -> Rewards:
-    """Length and a function: every turn scores 1 after the seconds that its answer says, and ends
-    the worker where they are negative."""
-    file = folder / "sleeping.py"
-    file.write_text(SLEEPING)
-    function = FunctionReward(name="sleeping", path=f"{file}:sleeping", deadline=600)
-    mix = RewardMix(bleu=None, cosine=None, recall=None, functions=(function,))
-    return Rewards(single=mix, cumulative=mix, long_term=mix, **settings)
-
 
 RELOADED = """\
 import time
@@ -87,41 +44,6 @@ def hanging(turn):
     time.sleep(600 if turn.answer == "hang" else 0)
     return 1.0
 """
-
-
-def lasting(seconds: Sequence[float]) -> list[Episode]:
-    """Episodes of one answered turn, which takes so long to score."""
-    opening = Turn([9], [10], [], [10])
-    return [
-        Episode(f"e{i}", f"t{i}", i, (opening, Turn([9], [10], [], [10], answer=str(s))), 0)
-        for i, s in enumerate(seconds)
-    ]
-
-
-async def started(pool: RewardPool) -> list[int]:
-    """Waits for the workers that there are; their pids, from themselves: titles and tables may name
-    another run's."""
-    pids: list[int] = await asyncio.to_thread(
-        ray.get, [actor.apply.remote(lambda _: os.getpid()) for actor in pool.actors], timeout=60
-    )
-    return pids
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-def run(body: Callable[[RewardPool], Coroutine[Any, Any, Any]], rewards: Rewards) -> Any:
-    async def main() -> Any:
-        pool = RewardPool(rewards, EMBEDDING, SPECIAL)
-        try:
-            return await body(pool)
-        finally:
-            await pool.close()
-
-    return asyncio.run(asyncio.wait_for(main(), 90))
 
 
 def test_every_episode_is_scored_once_though_a_worker_is_killed_meanwhile() -> None:
@@ -364,132 +286,3 @@ def test_the_pool_grows_while_batches_wait_and_shrinks_when_idle_and_scores_ever
     assert row["reward/batch_turns:max"] == 1
     assert row["reward/batch_seconds:p95"] >= row["reward/batch_seconds:p50"] >= 0.1
     assert row["reward/queue_seconds:max"] > 1
-
-
-def test_an_endpoint_that_is_away_for_a_while_is_waited_for_and_costs_no_turn() -> None:
-    judge, told = Judge(), list[str]()
-    with contextlib.closing(Endpoint(judge)) as server:
-        endpoint = EndpointReward(name="judge", url=server.url, deadline=2, patience=20)
-        mix = RewardMix(bleu=None, cosine=None, recall=None, endpoints=(endpoint,))
-        # Calls that waited themselves would be overdue.
-        rewards = Rewards(cumulative=mix, workers=2, deadline=2.5, batch_tokens=TWO)
-
-        async def body() -> tuple[list[Episode], list[Episode], dict[str, int]]:
-            pool = RewardPool(rewards, EMBEDDING, SPECIAL, tell=told.append)
-            try:
-                await started(pool)
-                judge.leave(5)
-                scoring = asyncio.create_task(pool.score(episodes(12), {}))
-                await until(lambda: bool(told))
-                assert re.match(
-                    rf"reward endpoint judge at {server.url} does not answer \(.* 503 .*\) for "
-                    r"\d s",
-                    pool.waiting_for()[0],
-                )
-                scored = await scoring
-                judge.leave(0.5)
-                return scored, await pool.score(episodes(4), {}), pool.stats()
-            finally:
-                await pool.close()
-
-        scored, again, stats = asyncio.run(asyncio.wait_for(body(), 90))
-    assert all(turn.rewards["judge"] == 1.0 for one in scored + again for turn in one.answered)
-    assert judge.asked[-1] - judge.asked[0] > 2
-    assert (stats["missed_deadlines"], stats["restored"], stats["retries"]) == (0, 0, 0)
-    assert told[0].endswith("; waiting up to 20 s, for 0 s now")
-    assert "answers again" in told[-1]
-
-
-def test_an_endpoint_that_does_not_come_back_is_the_failure_of_no_turn() -> None:
-    judge = Judge()
-    judge.leave()
-    with contextlib.closing(Endpoint(judge)) as server:
-        endpoint = EndpointReward(name="judge", url=server.url, patience=1.5)
-        rewards = Rewards(cumulative=RewardMix(endpoints=(endpoint,)), workers=1, batch_tokens=TWO)
-
-        async def body(pool: RewardPool) -> None:
-            with pytest.raises(Unavailable, match=r"503 .*, and was waited for \d s"):
-                await pool.score(episodes(6), {})
-            judge.come_back()
-            scored = await pool.score(episodes(6), {})
-            assert all(turn.reward is not None for one in scored for turn in one.answered)
-            metrics = Metrics()
-            metrics.merge(await pool.metrics())
-            row = metrics.flush(step=0, stage="test")
-            assert row["reward/turns"] == 18
-            assert not [key for key in row if key.startswith("reward/failed_turns")]
-
-        run(body, rewards)
-
-
-def test_turns_that_an_endpoint_refuses_fail_and_nothing_waits_for_it() -> None:
-    def refusing(request: dict[str, Any]) -> tuple[int, Any]:
-        bad = any(turn["answer"] == "bad" for turn in request["turns"])
-        return (500, {}) if bad else (200, {"rewards": [1.0] * len(request["turns"])})
-
-    def episode(name: str, *answers: str) -> Episode:
-        opening, *turns = [Turn([9], [10], [], [10], answer=answer) for answer in ("", *answers)]
-        return Episode(name, name, 0, (opening, *turns), 0)
-
-    told: list[str] = []
-    with contextlib.closing(Endpoint(refusing)) as server:
-        endpoint = EndpointReward(name="judge", url=server.url)
-        rewards = Rewards(
-            cumulative=RewardMix(bleu=None, cosine=None, recall=None, endpoints=(endpoint,)),
-            retries=1,
-        )
-
-        async def body() -> tuple[list[Episode], list[Episode], dict[str, int]]:
-            pool = RewardPool(rewards, EMBEDDING, SPECIAL, tell=told.append)
-            try:
-                never = await pool.score([episode("a", "bad"), episode("b", "bad", "bad")], {})
-                return (
-                    never,
-                    await pool.score(
-                        [episode("c", "bad"), episode("d", "good", "bad", "good")], {}
-                    ),
-                    pool.stats(),
-                )
-            finally:
-                await pool.close()
-
-        never, others, stats = asyncio.run(asyncio.wait_for(body(), 90))
-    assert [one.status for one in never] == ["unscored"] * 2
-    why = (
-        rf"Unavailable: reward endpoint judge at {server.url} fails \(it answered 500 "
-        r"Internal Server Error\)"
-    )
-    assert all(re.fullmatch(why, str(turn.failure)) for one in never for turn in one.answered)
-    assert [[turn.reward for turn in one.answered] for one in others] == [[None], [1.0, None, 1.0]]
-    assert others[1].answered[1].failure == "judge: it answered 500 Internal Server Error"
-    assert told == []
-    assert (stats["restored"], stats["missed_deadlines"]) == (0, 0)
-    assert stats["calls"] == 1 + 2 * 2 + 1, (
-        "both, and each alone twice; and then nothing had to be divided here"
-    )
-
-
-def test_a_worker_that_finds_no_place_on_the_cluster_holds_nothing_up(tmp_path: Path) -> None:
-    rewards, dealt = (
-        sleeping(tmp_path, workers=1, max_workers=3, queue_seconds=0.5, batch_tokens=4),
-        lasting([0.1] * 40),
-    )
-
-    async def body(pool: RewardPool) -> tuple[list[Episode], dict[str, int]]:
-        await started(pool)
-        rest = ray.available_resources()["CPU"] - REWARD_WORKER_CPUS / 2
-        claim = ray.util.placement_group([{"CPU": rest}])
-        try:
-            assert claim.wait(60)
-            scoring = asyncio.create_task(pool.score(dealt, {}))
-            await until(lambda: pool.stats()["starting"] == 1)
-            scored = await scoring
-            stats = pool.stats()
-        finally:
-            ray.util.remove_placement_group(claim)
-        return scored, stats
-
-    scored, stats = run(body, rewards)
-    assert [one.answered[0].reward for one in scored] == [1.0] * 40
-    assert (stats["healthy"], stats["starting"], stats["dead"], stats["added"]) == (1, 1, 0, 1)
-    assert (stats["retries"], stats["infra_failures"], stats["missed_deadlines"]) == (0, 0, 0)

@@ -17,7 +17,7 @@ from common.episode import Episode, Task
 from common.models.reactive.model import ReactiveTransformer
 from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.policies.reactive.memory_files import packed
-from tests.rollout.test_reactive_engine import SAMPLING, TOKENIZER, make_model, make_tasks
+from tests.reactive_episodes import SAMPLING, TOKENIZER, make_model, make_tasks
 
 TASKS = make_tasks(18, return_memory=True)
 

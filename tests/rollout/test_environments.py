@@ -40,7 +40,7 @@ from rollout.policies.table import PolicyShape, make_policy
 from rollout.protocols import Observation, Outcome, Start
 from rollout.tasks import Dealer, Plan, Selection
 from tests.local_source import lively_model, tiny_corpus
-from tests.rollout.test_reactive_engine import TOKENIZER, make_model
+from tests.reactive_episodes import TOKENIZER, make_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

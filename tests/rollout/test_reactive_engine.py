@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
-import re
 from typing import Any
 
 import numpy as np
@@ -14,172 +12,24 @@ import torch
 
 from common.config.names import BackendName
 from common.config.rollout import Sampling
-from common.data.tokenizer import ConversationTokenizer, train_tokenizer
-from common.episode import Episode, Interaction, Memory, Row, Task
-from common.models.reactive.config import RxTConfig
-from common.models.reactive.model import ReactiveTransformer
-from common.seeding import derive, uniforms
-from rollout.policies.reactive.backend import available
+from common.episode import Episode
 from rollout.policies.reactive.engine import ReactiveEngine
 from rollout.policies.reactive.memory_change import slot_changes
 from rollout.policies.reactive.memory_files import memory_hash, packed
-from rollout.policies.sampling import filtered, sample
+from rollout.policies.sampling import filtered
 from tests.plain_memory import encode
-
-WORDS = [
-    "the",
-    "dog",
-    "cat",
-    "bird",
-    "is",
-    "called",
-    "Rex",
-    "Tom",
-    "Ida",
-    "lives",
-    "in",
-    "Rome",
-    "red",
-    "what",
-    "who",
-    "tea",
-    "milk",
-]
-TOKENIZER: ConversationTokenizer = train_tokenizer([" ".join(WORDS)] * 2, 300)
-SAMPLING = Sampling(temperature=0.8, max_new_tokens=14)
-
-BACKENDS = available(torch.device("cpu"), torch.float32)
-SHAPES: dict[str, dict[str, Any]] = {
-    "mha": {"query_heads": 4, "kv_heads": 4},
-    "gqa": {"query_heads": 4, "kv_heads": 2},
-    "mqa": {"query_heads": 4, "kv_heads": 1},
-    "sqa": {"query_heads": 2, "kv_heads": 2},
-    "cross heads of their own": {
-        "query_heads": 2,
-        "kv_heads": 2,
-        "cross_query_heads": 4,
-        "cross_kv_heads": 1,
-        "memory_query_heads": 4,
-    },
-    "mixture of experts": {"experts": 5, "experts_per_token": 2, "decoder_ff": 24},
-    "one expert per token": {"experts": 5, "experts_per_token": 1, "decoder_ff": 24},
-    "simple memory attention": {"memory_attention": "simple", "residual_gate": "static"},
-    "self memory attention": {"memory_attention": "self", "residual_gate": "elementwise"},
-    "interlayer memory attention": {
-        "memory_attention": "interlayer",
-        "gate_activation": "tanh",
-        "residual_gate": "linear",
-    },
-    "no memory attention": {"memory_attention": "last_interaction"},
-    "a gate per number": {
-        "memory_attention": "simple",
-        "residual_gate": "per_number",
-        "gate_initial": -1.0,
-        "gate_stretch": 0.1,
-    },
-    "a delta write": {"memory_attention": "self", "residual_gate": "delta", "gate_stretch": 0.1},
-    "a second read": {"memory_reads": 2, "cross_query_heads": 4, "cross_kv_heads": 1},
-    "a second read of experts": {"memory_reads": 2, "experts": 5, "decoder_ff": 24},
-    "learned initial memory": {"initial_memory": "learned", "initial_memory_std": 1.0},
-}
-
-
-def make_model(seed: int = 0, **shape: Any) -> ReactiveTransformer:
-    """Small, with weights large enough that memory and every past token change what comes next."""
-    torch.manual_seed(seed)
-    config = RxTConfig(
-        **{
-            "vocab_size": TOKENIZER.vocab_size,
-            "width": 32,
-            "heads": 4,
-            "query_heads": 2,
-            "kv_heads": 2,
-            "decoder_ff": 48,
-            "encoder_ff": 48,
-        }
-        | {"slots": 6, "max_tokens": 40, "initializer_range": 0.25, "initial_memory_std": 1.0}
-        | shape
-    )
-    model = ReactiveTransformer(config).eval()
-    # So that answers end at different lengths.
-    model.decoder.head.bias.data[TOKENIZER.eos_id] = 3.0
-    return model
-
-
-def make_rows(count: int, seed: int = 0, most: int = 4) -> list[Row]:
-    draw = random.Random(seed)
-
-    def text() -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(1, 6)))
-
-    return [
-        Row(
-            text(),
-            text(),
-            tuple(
-                Interaction(text(), text(), role="recall")
-                for _ in range(draw.randint(0 if i % 7 == 3 else 1, most))
-            ),
-        )
-        for i in range(count)
-    ]
-
-
-def make_tasks(count: int, seed: int = 0, **fields: Any) -> list[Task]:
-    return [
-        Task(f"task-{i}", row, seed=derive(seed, i), **fields)
-        for i, row in enumerate(make_rows(count, seed))
-    ]
-
-
-def remember(model: ReactiveTransformer, memory: torch.Tensor, ids: list[int]) -> torch.Tensor:
-    tokens = torch.tensor([ids])
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    return model.remember(memory, model.encode(tokens, mask), mask)
-
-
-@torch.no_grad()
-def play_plainly(
-    model: ReactiveTransformer, task: Task, sampling: Sampling
-) -> tuple[list[list[int]], list[list[float]], torch.Tensor]:
-    """Answers, log-probs and last memory, with the whole sequence decoded anew for every token."""
-    memory = remember(
-        model, model.initial_memory([task.seed]), TOKENIZER.interaction(task.row.opening)
-    )
-    answers, log_probs = [], []
-    for turn, interaction in enumerate(task.row.interactions, start=1):
-        prompt = TOKENIZER.prompt(interaction.query)
-        answer: list[int] = []
-        said: list[float] = []
-        while (
-            len(answer) < min(sampling.max_new_tokens, model.config.max_tokens - len(prompt))
-            and TOKENIZER.eos_id not in answer
-        ):
-            logits = model.decode(torch.tensor([prompt + answer]), memory)[:, -1]
-            number = torch.from_numpy(
-                uniforms(np.array([derive(task.seed, turn)]), np.array([len(answer)]))
-            )
-            token, log_prob, _ = sample(
-                logits, number, sampling, torch.tensor([True]) if task.greedy else None
-            )
-            answer.append(int(token))
-            said.append(float(log_prob))
-        answers.append(answer)
-        log_probs.append(said)
-        memory = remember(
-            model,
-            memory,
-            prompt + (TOKENIZER.answer(interaction.answer) if task.teacher_forcing else answer),
-        )
-    return answers, log_probs, memory[0]
-
-
-def answers(episode: Episode) -> list[list[int]]:
-    return [list(turn.answer_ids) for turn in episode.answered]
-
-
-def log_probs(episode: Episode) -> torch.Tensor:
-    return torch.tensor([value for turn in episode.answered for value in turn.log_probs])
+from tests.reactive_episodes import (
+    BACKENDS,
+    SAMPLING,
+    SHAPES,
+    TOKENIZER,
+    answers,
+    log_probs,
+    make_model,
+    make_tasks,
+    play_plainly,
+    remember,
+)
 
 
 def memory_of(episode: Episode) -> torch.Tensor:
@@ -431,139 +281,3 @@ def test_temperature_zero_is_greedy() -> None:
     assert [answers(episode) for episode in cold] == [answers(episode) for episode in greedy]
     for left, right in zip(cold, greedy, strict=True):
         torch.testing.assert_close(log_probs(left), log_probs(right), atol=1e-5, rtol=0)
-
-
-def test_an_interaction_never_grows_past_the_model() -> None:
-    model = make_model(max_tokens=16)
-    model.decoder.head.bias.data[TOKENIZER.eos_id] = -1e9
-    row = Row("dog", "cat", (Interaction("the dog cat bird is", "Rex"),) * 2)
-    episode = ReactiveEngine(model, TOKENIZER, 1, Sampling(max_new_tokens=99)).run(
-        [Task("long", row, seed=1)]
-    )[0]
-    assert {len(turn.remembered_ids) for turn in episode.answered} == {16}
-
-
-@pytest.mark.parametrize(
-    ("row", "turn"),
-    [
-        (Row("dog", "cat", (Interaction("dog", "cat"), Interaction("dog " * 40, "cat"))), 2),
-        (Row("dog", "cat " * 60, (Interaction("dog", "cat"),)), 0),
-    ],
-)
-def test_what_does_not_fit_fails_its_episode_at_the_turn_that_asks_it(row: Row, turn: int) -> None:
-    tasks = [*make_tasks(2), Task("too-long", row, seed=0)]
-    engine = ReactiveEngine(make_model(), TOKENIZER, 2, SAMPLING)
-    *others, failed = engine.run(tasks)
-    assert failed.status == "failed"
-    assert re.match(rf"turn {turn}: .* tokens", failed.turns[-1].failure or "")
-    assert len(failed.turns) == max(turn, 1)
-    assert others == ReactiveEngine(engine.model, TOKENIZER, 2, SAMPLING).run(tasks[:2])
-
-
-def test_a_memory_of_another_policy_fails_its_episode() -> None:
-    model = make_model()
-    whole = packed(model.initial_memory([0])[0])
-    others = {"4 bytes": Memory("stm", b"0123"), "'text'": Memory("text", whole.data)}
-    for what, other in others.items():
-        task = dataclasses.replace(make_tasks(1)[0], initial_memory=other)
-        [episode] = ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([task])
-        assert episode.status == "failed"
-        assert what in (episode.turns[-1].failure or "")
-
-
-@pytest.mark.parametrize(("bias", "reaches"), [(4.0, True), (-100.0, False)])
-def test_a_thought_is_no_part_of_the_answer_text(bias: float, reaches: bool) -> None:
-    row = Row("dog", "cat", (Interaction("who", "Rex", think="the dog"),), think="a cat")
-    model = make_model()
-    model.decoder.head.bias.data[TOKENIZER.answer_id] = bias
-    opening, turn = (
-        ReactiveEngine(model, TOKENIZER, 1, SAMPLING).run([Task("t", row, seed=9)])[0].turns
-    )
-    assert (opening.answer, opening.thought) == ("cat", "a cat")
-    assert turn.query_ids[-1] == TOKENIZER.think_id
-    assert (TOKENIZER.answer_id in turn.answer_ids) == reaches
-    cut = list(turn.answer_ids).index(TOKENIZER.answer_id) if reaches else len(turn.answer_ids)
-    assert turn.answer == TOKENIZER.decode(turn.answer_ids[cut + 1 :])
-    assert turn.thought == TOKENIZER.decode(turn.answer_ids[:cut]) != ""
-    assert turn.reference_ids == TOKENIZER.answer("Rex", "the dog")
-
-
-def test_rows_that_wait_for_others_change_nothing() -> None:
-    class Lockstep(ReactiveEngine):
-        def _due(self, ended: list[int]) -> bool:
-            return len(ended) == len(self._live)
-
-    model, tasks = make_model(max_tokens=26), make_tasks(20, return_memory=True)
-    waiting = Lockstep(model, TOKENIZER, 8, SAMPLING)
-    assert waiting.run(tasks) == ReactiveEngine(model, TOKENIZER, 8, SAMPLING).run(tasks)
-    assert waiting.tally.row_steps == waiting.tally.tokens < waiting.tally.slot_steps
-
-
-def test_occupied_slots_are_counted_over_all_slots() -> None:
-    engine = ReactiveEngine(make_model(), TOKENIZER, 4, SAMPLING)
-    episodes = engine.run(make_tasks(12))
-    tally = engine.tally
-    assert (
-        tally.tokens
-        == tally.row_steps
-        == sum(len(turn.answer_ids) for episode in episodes for turn in episode.answered)
-    )
-    assert tally.slot_steps == 4 * tally.steps
-    assert tally.episodes == 12
-    assert tally.interactions == sum(len(episode.answered) for episode in episodes)
-    assert tally.writes == tally.interactions + tally.episodes
-    assert tally.write_batches < tally.writes
-
-
-def test_double_precision_equals_plain_decoding() -> None:
-    model = make_model().double()
-    tasks = make_tasks(9)
-    engine = ReactiveEngine(model, TOKENIZER, 4, SAMPLING)
-    assert engine.backend == "torch"
-    for task, episode in zip(tasks, engine.run(tasks), strict=True):
-        expected, expected_log_probs, _ = play_plainly(model, task, SAMPLING)
-        assert answers(episode) == expected
-        torch.testing.assert_close(
-            log_probs(episode),
-            torch.tensor([v for turn in expected_log_probs for v in turn]),
-            atol=1e-6,
-            rtol=0,
-        )
-
-
-def test_bfloat16_plays_the_same_conversations_nearly() -> None:
-    model = make_model()
-    tasks = make_tasks(6, greedy=True)
-    exact = ReactiveEngine(model, TOKENIZER, 3, SAMPLING).run(tasks)
-    rounded = ReactiveEngine(make_model().to(torch.bfloat16), TOKENIZER, 3, SAMPLING).run(tasks)
-    for left, right in zip(exact, rounded, strict=True):
-        assert all(math.isfinite(value) for turn in right.answered for value in turn.log_probs)
-        if left.answered:
-            # A few bits of log-prob; greedy tokens may part later.
-            assert abs(left.answered[0].log_probs[0] - right.answered[0].log_probs[0]) < 0.3
-
-
-def test_weights_changed_in_place_are_those_that_the_next_run_is_played_with() -> None:
-    model, tasks = make_model(), make_tasks(6)
-    engine = ReactiveEngine(model, TOKENIZER, 4, SAMPLING)
-    before = engine.run(tasks)
-    model.load_state_dict(make_model(seed=1).state_dict())
-    after = engine.run(tasks)
-    assert after == ReactiveEngine(model, TOKENIZER, 4, SAMPLING).run(tasks)
-    assert [answers(episode) for episode in after] != [answers(episode) for episode in before]
-
-
-def test_several_threads_play_the_same_episodes() -> None:
-    model, tasks = make_model(**SHAPES["mixture of experts"]), make_tasks(9)
-    for backend in BACKENDS:
-        alone = ReactiveEngine(model, TOKENIZER, 4, SAMPLING, backend=backend).run(tasks)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(2)
-        try:
-            together = ReactiveEngine(model, TOKENIZER, 4, SAMPLING, backend=backend)
-            assert together.backend == backend
-            for one, other in zip(alone, together.run(tasks), strict=True):
-                assert answers(one) == answers(other)
-                torch.testing.assert_close(log_probs(one), log_probs(other), atol=1e-5, rtol=0)
-        finally:
-            torch.set_num_threads(threads)
