@@ -58,6 +58,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+MOST_DISTANCES = 8
+"""Distances that have a row of their own."""
+
+
+def distances_of(retention: Mapping[str, Any]) -> list[str]:
+    """Distances of recall that are one number of turns, the nearest first."""
+    return sorted(filter(str.isdigit, retention["memory"]), key=int)[:MOST_DISTANCES]
+
+
+def recall_at(retention: Mapping[str, Any], distance: str) -> tuple[str, str]:
+    """Recall with its 95 % interval, and recall from erased memory."""
+    low, high = retention["intervals"]["memory"][distance]
+    erased = retention["erased"].get(distance)
+    held = f"{share(retention['memory'][distance])} ({interval(low, high)})"
+    return held, "–" if erased is None else share(erased)
+
+
 def measured(result: Mapping[str, Any]) -> str:
     """Command, machine, versions and commit of a result."""
     environment = result["environment"]

@@ -6,11 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages.text import Results, interval, origin, points, prose, runs_of, share, table
+from benchmarks.pages.text import (
+    Results,
+    distances_of,
+    origin,
+    points,
+    prose,
+    recall_at,
+    runs_of,
+    table,
+)
 
 PREFIX = "text_memory-"
-MOST_DISTANCES = 8
-"""Distances that have a row of their own."""
 
 
 def section(results: Results) -> list[str]:
@@ -32,10 +39,12 @@ def section(results: Results) -> list[str]:
 
 def _of(run: Mapping[str, Any]) -> list[str]:
     text, window = run["text"], run["window"]
-    distances = sorted(
-        set(text["retention"]["memory"]) & set(window["retention"]["memory"]) - {"all"}, key=int
-    )
-    rows = [_row(run, distance) for distance in [*distances[:MOST_DISTANCES], "all"]]
+    kinds = (text["retention"], window["retention"])
+    common = [each for each in distances_of(kinds[0]) if each in kinds[1]["memory"]]
+    rows = [
+        (each, *(cell for kind in kinds for cell in recall_at(kind, each)))
+        for each in (*common, "all")
+    ]
     read, other = text["tokens_per_answer"], window["tokens_per_answer"]
     return [
         table((f"distance, seed {run['seed']}", "text", "erased", "window", "erased"), rows),
@@ -45,18 +54,6 @@ def _of(run: Mapping[str, Any]) -> list[str]:
             {text["cut"]:.1%} of the memories. Training took {_minutes(text)} and
             {_minutes(window)} minutes."""),
     ]
-
-
-def _row(run: Mapping[str, Any], distance: str) -> tuple[str, ...]:
-    cells = [distance]
-    for kind in ("text", "window"):
-        retention = run[kind]["retention"]
-        low, high = retention["intervals"]["memory"][distance]
-        cells += [
-            f"{share(retention['memory'][distance])} ({interval(low, high)})",
-            share(retention["erased"][distance]) if distance in retention["erased"] else "–",
-        ]
-    return tuple(cells)
 
 
 def _minutes(part: Mapping[str, Any]) -> str:

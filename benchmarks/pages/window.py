@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages.text import Results, interval, origin, points, prose, runs_of, share, table
+from benchmarks.pages.text import (
+    Results,
+    distances_of,
+    origin,
+    points,
+    prose,
+    recall_at,
+    runs_of,
+    table,
+)
 
 PREFIX = "window-"
-MOST_DISTANCES = 8
-"""Distances that have a row of their own."""
 
 
 def section(results: Results) -> list[str]:
@@ -29,14 +36,5 @@ def section(results: Results) -> list[str]:
 
 
 def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    held, erased = run["retention"]["memory"], run["retention"]["erased"]
-    bounds = run["retention"]["intervals"]["memory"]
-    distances = sorted((each for each in held if each.isdigit()), key=int)[:MOST_DISTANCES]
-    return [
-        (
-            distance,
-            f"{share(held[distance])} ({interval(*bounds[distance])})",
-            share(erased[distance]) if distance in erased else "–",
-        )
-        for distance in distances
-    ]
+    retention = run["retention"]
+    return [(each, *recall_at(retention, each)) for each in distances_of(retention)]
