@@ -31,8 +31,8 @@ def page(results: Results) -> str:
             a lexicon that nobody trained for it (VADER) pays for the mood of the whole, from -1
             to 1."""),
         prose(f"""*Score* is the mean over answers to held-out prompts, sampled with the same random
-            numbers before and after: the mean over seeds, with the lowest and the highest; the
-            standard error of one is about {_error(runs):.2f}. *KL* is to the model at the start,
+            numbers before and after. Figures are means over seeds, three of them with the lowest
+            and the highest; the standard error of one score is about {_error(runs):.2f}. *KL* is to the model at the start,
             in nats an answer. *Distinct* is the share of different pairs of tokens. *Wins* is the
             share of prompts whose answer is better after training than before, half of one where
             both are alike: by the score, and by the *words* of `configs/praise.py`, which training
@@ -71,10 +71,10 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         share(fmean(run["before"]["score"]["mean"] for run in runs)),
         over(lambda run: run["after"]["score"]["mean"]),
         over(lambda run: run["after"]["kl"], 1),
-        over(lambda run: run["after"]["distinct"]["2"], 2),
-        over(lambda run: run["after"]["length"], 1),
+        f"{fmean(run['after']['distinct']['2'] for run in runs):.2f}",
+        f"{fmean(run['after']['length'] for run in runs):.1f}",
         over(lambda run: run["wins"]["score"], 2),
-        over(lambda run: run["wins"]["praise"], 2),
+        f"{fmean(run['wins']['praise'] for run in runs):.2f}",
     )
 
 
