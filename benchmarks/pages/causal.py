@@ -31,17 +31,17 @@ def page(results: Results) -> str:
             a lexicon that nobody trained for it (VADER) pays for the mood of the whole, from -1
             to 1."""),
         prose(f"""*Score* is the mean over answers to held-out prompts, sampled with the same random
-            numbers before and after. Figures are means over seeds, three of them with the lowest
-            and the highest; the standard error of one score is about {_error(runs):.2f}. *KL* is to the model at the start,
-            in nats an answer. *Distinct* is the share of different pairs of tokens. *Wins* is the
-            share of prompts whose answer is better after training than before, half of one where
-            both are alike: by the score, and by the *words* of `configs/praise.py`, which training
-            never used. Machine: 2 CPU cores, no GPU."""),
+            numbers before and after {_episodes(runs):,} episodes. Figures are means over seeds,
+            three of them with the lowest and the highest; the standard error of one score is about
+            {_error(runs):.2f}. *KL* is to the model at the start, in nats an answer. *Distinct* is
+            the share of different pairs of tokens. *Wins* is the share of prompts whose answer is
+            better after training than before, half of one where both are alike: by the score, and
+            by the *words* of `configs/praise.py`, which training never used. Machine: 2 CPU cores,
+            no GPU."""),
         table(
             (
                 "algorithm",
                 "seeds",
-                "episodes",
                 "before",
                 "after",
                 "KL",
@@ -67,7 +67,6 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return (
         f"`{name}`",
         str(len(runs)),
-        f"{runs[0]['episodes']:,}",
         share(fmean(run["before"]["score"]["mean"] for run in runs)),
         over(lambda run: run["after"]["score"]["mean"]),
         over(lambda run: run["after"]["kl"], 1),
@@ -80,6 +79,10 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 def _error(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
     return max(run["after"]["score"]["error"] for each in runs.values() for run in each)
+
+
+def _episodes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
+    return max(int(run["episodes"]) for each in runs.values() for run in each)
 
 
 def _before(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
