@@ -42,8 +42,7 @@ def page(results: Results) -> str:
             (
                 "algorithm",
                 "seeds",
-                "before",
-                "after",
+                "score",
                 "KL",
                 "distinct",
                 "length",
@@ -67,7 +66,6 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return (
         f"`{name}`",
         str(len(runs)),
-        share(fmean(run["before"]["score"]["mean"] for run in runs)),
         over(lambda run: run["after"]["score"]["mean"]),
         over(lambda run: run["after"]["kl"], 1),
         f"{fmean(run['after']['distinct']['2'] for run in runs):.2f}",
@@ -87,8 +85,9 @@ def _episodes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
 
 def _before(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     first = next(iter(runs.values()))[0]["before"]
-    return f"""Before training, {share(first["distinct"]["2"])} of pairs are different, and an
-        answer has {first["length"]:.1f} tokens."""
+    return f"""Before training, the score is {share(first["score"]["mean"])},
+        {share(first["distinct"]["2"])} of pairs are different, and an answer has
+        {first["length"]:.1f} tokens."""
 
 
 def _origin(runs: Sequence[Mapping[str, Any]]) -> str:
