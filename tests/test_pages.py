@@ -212,6 +212,24 @@ def test_babi_is_a_row_by_seed_and_one_by_part_that_is_left_out() -> None:
     ]
 
 
+def test_all_tasks_of_babi_stand_two_in_a_row_in_place_of_six() -> None:
+    task = {"interval": [0.94, 0.98], "erased": 0.2, "most_frequent": 0.1}
+    wrong = {str(number): 0.01 * number for number in range(1, 20)}
+    run: Any = MEASURED["babi-3"] | {
+        "command": "python -m benchmarks.babi_all 1 FOLDER",
+        "wall_seconds": 3000.0,
+        "tasks": {number: task | {"exact": 1 - error} for number, error in wrong.items()},
+        "curve": [{"minutes": 1.0, "accuracy": 0.5}, {"minutes": 30.4, "accuracy": 0.75}],
+    }
+    text = PAGES["results.md"](MEASURED | {"babi_all-1": run})
+    assert "| 1 | 0.010 (0.02–0.06) | 0.800 | 0.900 | 11 | 0.110 (0.02–0.06) | 0.800 |" in text
+    assert "Mean 0.100; at most 5% in 5 tasks." in " ".join(text.split())
+    assert "0.50 (1), 0.75 (30)" in text
+    assert "six tasks in one model, by older code" not in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert len(text.splitlines()) <= 100
+
+
 def test_the_game_is_told_of_over_its_seeds() -> None:
     runs: Any = {"game-1": {"first": 0.2, "last": 0.6}, "game-2": {"first": 0.4, "last": 0.8}}
     others = {name: found for name, found in MEASURED.items() if not name.startswith("game-")}

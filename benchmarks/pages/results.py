@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from benchmarks.pages import babi_all
 from benchmarks.pages.text import (
     Results,
     commit,
@@ -166,11 +167,16 @@ def _pattern_row(name: str, demos: Sequence[Mapping[str, Any]]) -> tuple[str, ..
 
 def _babi(results: Results) -> list[str]:
     distances = ("1", "2", "3", "all")
-    six = results["babi_six"]
     return [
         "## bAbI",
         *_babi_seeds(_by_seed(results, "babi-"), distances),
         *_babi_parts(results, distances),
+        *(babi_all.section(results) or _babi_six(results["babi_six"], distances)),
+    ]
+
+
+def _babi_six(six: Mapping[str, Any], distances: Sequence[str]) -> list[str]:
+    return [
         prose(f"""{origin(six)} Recall on the test files of six tasks in one model, by older code;
             not trained out."""),
         table(
