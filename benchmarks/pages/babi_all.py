@@ -33,8 +33,8 @@ def _of(run: Mapping[str, Any]) -> list[str]:
     return [
         prose(f"""{origin(run)} {len(tasks)} tasks in one model, a turn for each statement,
             {run["wall_seconds"] / 60:.0f} minutes. Share of wrong answers to the questions of each
-            test file, with its 95 % interval, and with erased memory. Mean {share(1 - fmean(exact))};
-            at most {SOLVED:.0%} in {solved} tasks. {PUBLISHED}"""),
+            test file, with its 95 % interval, and with erased memory. Mean
+            {share(1 - fmean(exact))}; at most {SOLVED:.0%} in {solved} tasks. {PUBLISHED}"""),
         table(
             header * COLUMNS,
             [sum((cells[row + rows * i] for i in range(COLUMNS)), ()) for row in range(rows)],
