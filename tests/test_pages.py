@@ -7,10 +7,11 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.pages import feedback
+from benchmarks.pages import feedback, three_memories
 from benchmarks.pages.__main__ import DOCS, PAGES, README
 from benchmarks.pages.readme import front_page
 from benchmarks.pages.text import WIDTH, load_results
@@ -113,7 +114,7 @@ def test_preferences_and_recall_are_a_part_of_the_page_once_they_were_measured()
 
 
 def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
-    assert "## Text memory" not in PAGES["causal_tasks_results.md"](MEASURED) or any(
+    assert "## Text memory" not in PAGES["memory_results.md"](MEASURED) or any(
         name.startswith("text_memory-") for name in MEASURED
     )
     kinds = {}
@@ -132,12 +133,41 @@ def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
         }
     origin = {"command": "python -m benchmarks.text_memory 1 FOLDER", "seed": 1}
     run: Any = {"text_memory-1": {**origin, **kinds, "environment": {"git_commit": "01234567"}}}
-    page = PAGES["causal_tasks_results.md"]({**MEASURED, **run})
+    page = PAGES["memory_results.md"]({**MEASURED, **run})
     assert "| all | 0.610 (0.56–0.66) | 0.100 | 0.250 (0.20–0.30) | 0.100 |" in page
     assert "An answer reads 40 tokens with the text memory" in " ".join(page.split())
     assert "12.5%" in page
     assert len(page.splitlines()) <= 100
     assert [line for line in page.splitlines() if len(line) > WIDTH] == []
+
+
+def test_memories_side_by_side_have_a_table_and_a_picture_once_they_were_measured() -> None:
+    def kind(share: float) -> dict[str, Any]:
+        exact = {str(each): share / each for each in range(1, 32)} | {"all": share}
+        bounds = {each: [value - 0.01, value + 0.01] for each, value in exact.items()}
+        return {"exact": exact, "erased": {"all": 0.1}, "intervals": {"exact": bounds}}
+
+    names = ("latent", "text", "window", "whole")
+    costs = {span: {"seconds": 0.0125} for span in ("1-4", "61-64")}
+    tokens = {"8": {"before_answer": 10.0, "of_memory": 2.0}, "32": {"before_answer": 1234.0}}
+    run: Any = {
+        "seed": 1,
+        "command": "python -m benchmarks.three_memories 1",
+        "environment": {"git_commit": "01234567"},
+        "lengths": {n: {name: kind(0.8) for name in names} for n in ("8", "32")},
+        "costs": dict.fromkeys(names, costs),
+        "tokens": dict.fromkeys(names, tokens),
+    }
+    measured = {**MEASURED, "three_memories-1": run}
+    page = PAGES["memory_results.md"](measured)
+    assert "| 16 | 0.050 (0.04–0.06) |" in page
+    assert "| short-term memory | 12 | 1,234 | 12 | 12 |" in page
+    assert [line for line in page.splitlines() if len(line) > WIDTH] == []
+    chart = three_memories.picture(measured)
+    assert chart is not None
+    lines = ElementTree.fromstring(chart).findall("{http://www.w3.org/2000/svg}polyline")
+    assert [len(str(line.get("points")).split()) for line in lines] == [31] * 4
+    assert three_memories.picture({}) is None
 
 
 def test_a_page_shows_another_measurement() -> None:

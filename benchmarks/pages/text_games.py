@@ -1,11 +1,11 @@
-"""The part of docs/causal_tasks_results.md on text games."""
+"""docs/text_games_results.md: what small causal models learn of text games."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages.text import Results, origin, points, prose, runs_of, table
+from benchmarks.pages.text import Results, document, origin, points, prose, runs_of, table
 
 PREFIX = "textworld_"
 GROUPS = {
@@ -19,26 +19,24 @@ GROUPS = {
 HEADER = ("games", "random", "walkthroughs", "trained", "gain")
 
 
-def section(results: Results) -> list[str]:
-    """Nothing where no run was recorded."""
+def page(results: Results) -> str:
     runs = runs_of(results, PREFIX)
-    if not runs:
-        return []
     first = runs[0]
-    return [
-        "## Text games",
-        prose(f"""`python -m benchmarks.textworld ALGORITHM SEED GAMES` trains a model from scratch
-            with `configs/textworld.yaml` ([text_games.md](text_games.md)): on the walkthroughs of
-            seven games of TextWorld (tw-simple-42 to 48), then by the score of the games that it
-            plays. *Share of the score* is the mean of score / highest score at the end of an
-            episode of at most {first["steps_of_an_episode"]} actions,
-            {first["episodes_of_a_game"]} episodes a game, with its 95 % interval; *random* plays
-            valid actions that the prompt lists, in the same games, with as many steps. *Gain* is
-            that of the trained model over random, by pairs of episodes. Machine: 2 CPU cores, no
-            GPU, beside other work."""),
+    return document(
+        "# Text games: results",
+        prose(f"""What small causal language models learn of text games. This page is made from
+            `benchmarks/results/` by `python -m benchmarks.pages`. `python -m benchmarks.textworld
+            ALGORITHM SEED GAMES` trains a model from scratch with `configs/textworld.yaml`
+            ([text_games.md](text_games.md)): on the walkthroughs of seven games of TextWorld
+            (tw-simple-42 to 48), then by the score of the games that it plays. *Share of the score*
+            is the mean of score / highest score at the end of an episode of at most
+            {first["steps_of_an_episode"]} actions, {first["episodes_of_a_game"]} episodes a game,
+            with its 95 % interval; *random* plays valid actions that the prompt lists, in the same
+            games, with as many steps. *Gain* is that of the trained model over random, by pairs of
+            episodes. Machine: 2 CPU cores, no GPU, beside other work."""),
         *(part for run in runs for part in (_title(run), table(HEADER, _rows(run)))),
         points(*map(origin, runs)),
-    ]
+    )
 
 
 def _title(run: Mapping[str, Any]) -> str:

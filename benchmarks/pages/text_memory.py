@@ -1,4 +1,4 @@
-"""The part of docs/causal_tasks_results.md on a text memory beside the last interactions
+"""The part of docs/memory_results.md on a text memory beside the last interactions
 (benchmarks/text_memory.py)."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The part of docs/causal_tasks_results.md on the last interactions (benchmarks/window.py)."""
+"""The part of docs/memory_results.md on the last interactions (benchmarks/window.py)."""
 
 from __future__ import annotations
 
