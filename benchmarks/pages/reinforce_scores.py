@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmarks.pages.text import Results, commit, points, prose, runs_of, share, spread, table
@@ -33,9 +34,9 @@ def section(results: Results) -> list[str]:
             rewards of answers to {runs[0]["policies"]["scalar"]["wins"]["prompts"]} held-out
             prompts, sampled with the same random numbers; ± is half of a seed's 95 % interval.
             *Wins* is the share that the judge prefers to those before. Means over
-            {len(runs)} seeds, with the lowest and the highest."""),
+            {len(runs)} seeds, of wins with the lowest and the highest."""),
         table(
-            ("paid by", "reward before", "reward after", "mood before", "mood after", "KL", "wins"),
+            ("paid by", "reward", "mood", "KL", "wins"),
             [_row(runs, kind) for kind in NAMES],
         ),
         points(f"`python -m benchmarks.reinforce_scores SEED FOLDER`, commit {commits}."),
@@ -46,12 +47,14 @@ def _row(runs: Sequence[Mapping[str, Any]], kind: str) -> tuple[str, ...]:
     found = [run["policies"][kind] for run in runs]
     own = found[0]["paid_by"]
     error = max(1.96 * each["after"][own]["error"] for each in found)
+    before, after = (
+        {name: fmean(each[when][name]["mean"] for each in found) for name in (own, "mood")}
+        for when in ("before", "after")
+    )
     return (
         NAMES[kind],
-        f"{found[0]['before'][own]['mean']:.3f}",
-        f"{spread([each['after'][own]['mean'] for each in found])} ± {error:.3f}",
-        f"{found[0]['before']['mood']['mean']:.3f}",
-        spread([each["after"]["mood"]["mean"] for each in found]),
-        spread([each["after"]["kl"] for each in found], 1),
+        f"{before[own]:.3f} → {after[own]:.3f} ± {error:.3f}",
+        f"{before['mood']:.3f} → {after['mood']:.3f}",
+        f"{fmean(each['after']['kl'] for each in found):.1f}",
         spread([each["wins"]["share"] for each in found], 2),
     )
