@@ -2,7 +2,7 @@
 coefficient after the other.
 
     python -m benchmarks.tiny_gpt2 FOLDER FILE.txt …
-    python -m benchmarks.letters COEFFICIENT FOLDER [OUT]
+    python -m benchmarks.letters COEFFICIENT FOLDER [OUT] [--rate 3e-4]
 
 trains `configs/sentiment_small.yaml` from FOLDER/model by PPO with that coefficient in the reward,
 and writes benchmarks/results/letters-COEFFICIENT.json: figures of answers to held-out prompts
@@ -12,8 +12,8 @@ from where it was.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from common.telemetry.series import parse_key
 from learner.policies.table import CheckpointPolicy, open_policy
 
 EACH = 0.1
-TOKENS, ITERATIONS, EPISODES, RATE, SEED = 20, 60, 64, 3e-4, 1
+TOKENS, ITERATIONS, EPISODES, SEED = 20, 60, 64, 1
+RATE = 3e-4
+"""Learning rate; results of another one have it in their names."""
 PPO = {"credit": "token", "kl_in": "reward", "epochs": 4, "minibatches": 1, "discount": 1.0}
 
 
@@ -38,17 +40,22 @@ def score(turn: Turn) -> float:
     return EACH * turn.answer.lower().count("e")
 
 
-def run(coefficient: float, folder: Path, out: Path) -> dict[str, Any]:
+def name_of(coefficient: float, rate: float) -> str:
+    """Of the run and of its result."""
+    return f"letters-{coefficient:g}" + (f"-{rate:g}" if rate != RATE else "")
+
+
+def run(coefficient: float, folder: Path, out: Path, rate: float) -> dict[str, Any]:
     function = {"name": "letters", "path": f"{__file__}:score", "weight": 1.0}
     words = [
         f"seed={SEED}",
-        f"name=letters-{coefficient:g}",
+        f"name={name_of(coefficient, rate)}",
         f"runs={out}",
         *words_of_folder(folder),
         f"stages.lm_rl.episodes={EPISODES}",
         f"stages.lm_rl.iterations={ITERATIONS}",
         f"stages.lm_rl.ppo={json.dumps(PPO | {'kl': coefficient})}",
-        f"stages.lm_rl.optimizer.learning_rate={RATE:.6f}",
+        f"stages.lm_rl.optimizer.learning_rate={rate:.6f}",
         f"rollout.sampling.max_new_tokens={TOKENS}",
         f"rewards.cumulative.functions={json.dumps([function])}",
         "evaluation.episodes=16",
@@ -62,7 +69,7 @@ def run(coefficient: float, folder: Path, out: Path) -> dict[str, Any]:
         "seed": SEED,
         "coefficient": coefficient,
         "environment": done.environment,
-        "settings": PPO | {"learning_rate": RATE, "batch": EPISODES, "iterations": ITERATIONS},
+        "settings": PPO | {"learning_rate": rate, "batch": EPISODES, "iterations": ITERATIONS},
         "before": held_out(settings, start, judges, settings.model.causal)[0],
         "after": held_out(settings, open_policy(open_checkpoint(str(done.where))), judges)[0],
         "alarms": {
@@ -88,7 +95,14 @@ def _repeated(episode: Episode) -> float:
 
 
 if __name__ == "__main__":
-    asked, models = float(sys.argv[1]), Path(sys.argv[2]).resolve()
-    found = run(asked, models, Path(sys.argv[3] if len(sys.argv) > 3 else "runs").resolve())
-    record(f"letters-{asked:g}", f"python -m benchmarks.letters {asked:g} FOLDER", found)
-    print(asked, found["after"]["score"], found["after"]["kl"], found["alarms"])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("coefficient", type=float)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("runs"))
+    parser.add_argument("--rate", type=float, default=RATE)
+    given = parser.parse_args()
+    kl, rate = given.coefficient, given.rate
+    found = run(kl, given.folder.resolve(), given.out.resolve(), rate)
+    command = f"python -m benchmarks.letters {kl:g} FOLDER"
+    record(name_of(kl, rate), command + (f" --rate {rate:g}" if rate != RATE else ""), found)
+    print(kl, rate, found["after"]["score"], found["after"]["kl"], found["alarms"])
