@@ -24,7 +24,7 @@ from learner.evaluation.evaluate import evaluate_checkpoint
 
 DEMO, CONFIG = CONFIGS / "demo.yaml", CONFIGS / "text_memory.yaml"
 INTERACTIONS, TOKENS = 4, 256
-STEPS, ITERATIONS, EPISODES = 600, 10, 64
+STEPS, ITERATIONS, EPISODES = 3000, 10, 64
 
 
 def run(seed: int, out: Path) -> dict[str, Any]:
