@@ -67,4 +67,6 @@ def _rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _figure(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.2f} ({figure['low']:.2f}–{figure['high']:.2f})"
+    # No minus before zero.
+    mean, low, high = (round(figure[name], 2) + 0.0 for name in ("mean", "low", "high"))
+    return f"{mean:.2f} ({low:.2f}–{high:.2f})"
