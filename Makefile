@@ -65,11 +65,11 @@ manifests: $(VENV)/.dev
 # pip where uv fails. uv does not read pip's configuration, so its index and folders of wheels go along.
 define install
 	@$(PYTHON) -m venv $(1)
-	@$(1)/bin/python -m pip install --quiet uv==0.13.9
-	@$(1)/bin/uv pip install --quiet --python $(1)/bin/python \
-		$$($(1)/bin/pip config get global.find-links 2>/dev/null | sed 's/^/--find-links /') \
-		$$($(1)/bin/pip config get global.index-url 2>/dev/null | sed 's/^/--default-index /') \
-		$(2) || $(1)/bin/python -m pip install --quiet $(2)
+	@{ $(1)/bin/python -m pip install --quiet uv==0.13.9 && \
+		$(1)/bin/uv pip install --quiet --python $(1)/bin/python \
+			$$($(1)/bin/pip config get global.find-links 2>/dev/null | sed 's/^/--find-links /') \
+			$$($(1)/bin/pip config get global.index-url 2>/dev/null | sed 's/^/--default-index /') \
+			$(2); } || $(1)/bin/python -m pip install --quiet $(2)
 endef
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
