@@ -57,10 +57,15 @@ PILOT = 20
 SFT_SHARE = 0.6
 """Share of the seconds that a text memory is supervised for; the rest is `lm_rl`."""
 CAUSAL: dict[str, dict[str, Any]] = {
-    "window": {"interactions": LONGEST, "memory_tokens": BUDGET, "max_tokens": 192},
-    "whole": {"interactions": 4096, "memory_tokens": WHOLE - 128, "max_tokens": WHOLE},
+    "window": {
+        "text_memory": None, "interactions": LONGEST, "memory_tokens": BUDGET, "max_tokens": 192,
+    },
+    "whole": {
+        "text_memory": None, "interactions": 4096, "memory_tokens": WHOLE - 128,
+        "max_tokens": WHOLE,
+    },
     "text": {"text_memory": {"tokens": BUDGET}, "max_tokens": 192},
-}
+}  # fmt: skip
 
 
 def make_model(folder: Path, run: Run) -> Path:

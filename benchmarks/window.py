@@ -32,6 +32,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     data = demo.model_dump(mode="json")["data"] | {"train": 4000, "eval": 300}
     model = make_model(out / f"window-model-{seed}", demo)
     causal = {"path": str(model), "interactions": INTERACTIONS, "max_tokens": TOKENS}
+    causal["text_memory"] = None  # which the configuration has
     curriculum = [{"name": "all", "iterations": ITERATIONS, "max_steps": 16}]
     words = [
         f"seed={seed}",
