@@ -29,7 +29,7 @@ STEPS, ITERATIONS, EPISODES = 3000, 10, 64
 
 def run(seed: int, out: Path) -> dict[str, Any]:
     demo = load_run([DEMO], [f"seed={seed}"])
-    data = demo.model_dump(mode="json")["data"] | {"train": 4000, "eval": 300}
+    data = demo.model_dump(mode="json")["data"] | {"train": 30_000, "eval": 300}
     model = make_model(out / f"window-model-{seed}", demo)
     causal = {"path": str(model), "interactions": INTERACTIONS, "max_tokens": TOKENS}
     causal["text_memory"] = None  # which the configuration has
