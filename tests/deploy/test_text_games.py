@@ -85,5 +85,5 @@ def test_the_configuration_trains_by_both_algorithms() -> None:
     for algorithm in ("ppo", "rejection"):
         run = load_run([CONFIG], [f"stages.lm_rl.algorithm={algorithm}"])
         assert isinstance(run.environment, TextWorldEnvironment)
-        assert run.stages[1].total_steps == 8
+        assert run.stages[1].total_steps == 10
         assert TextWorld(run.environment).tally.steps == 0
