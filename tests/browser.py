@@ -128,6 +128,13 @@ def errors(browser: Chrome) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+def leave(browser: Chrome) -> None:
+    """Leave the page that is open, and forget what it asked for and complained of: its server may
+    be gone, and the page goes on to ask it for events."""
+    browser.get("about:blank")
+    errors(browser), requested(browser)
+
+
 def requested(browser: Chrome) -> set[str]:
     """Addresses that the browser asked for since it was last asked."""
     found = set()
@@ -141,7 +148,6 @@ def requested(browser: Chrome) -> set[str]:
 def look_at_every_section(browser: Chrome, address: str, size: str, theme: str) -> None:
     """Each section has data and fits the width; nothing is wrong in the console, and no request
     leaves the page's own place."""
-    errors(browser), requested(browser)
     for section, data in DATA.items():
         show(browser, address, section, size, theme)
         until(lambda data=data: count(browser, data))

@@ -88,7 +88,6 @@ def test_ten_comparisons_by_keyboard_while_the_server_is_killed(
     path = asked(tmp_path)
     server, address = started(path, 0)
     port = int(address.rstrip("/").rpartition(":")[2])
-    errors(browser), requested(browser)
     open_page(browser, address)
     for number in range(10):
         if number == 3:  # taken back, and judged again
@@ -154,7 +153,6 @@ def test_the_page_fits_and_answers_stay_text(
         {"prompt": "Say hello."},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    errors(browser), requested(browser)
     with served(path) as address:
         open_page(browser, address, size, theme)
         assert ask(browser, "document.documentElement.scrollWidth") <= SIZES[size][0]

@@ -122,7 +122,6 @@ def assert_marked_as_recorded(browser: Chrome, episode: dict[str, Any]) -> None:
 
 
 def test_the_keyboard_is_enough(browser: Chrome, page: str) -> None:
-    errors(browser)
     show(browser, page, "state")
     for key, name in zip("12345", ("curves", "episodes", "memory", "waits", "state"), strict=True):
         press(browser, key)

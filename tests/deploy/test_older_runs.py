@@ -136,7 +136,6 @@ def test_every_section_says_what_it_lacks(
     browser: Chrome, request: pytest.FixtureRequest, name: str, size: str
 ) -> None:
     directory = request.getfixturevalue(name)
-    errors(browser)
     with served(directory) as address:
         for section, words in (SHOWN if name == "older" else UNREADABLE).items():
             show(browser, address, section, size)
