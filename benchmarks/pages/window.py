@@ -26,8 +26,9 @@ def section(results: Results) -> list[str]:
         return []
     return [
         "## The last interactions as memory",
-        prose(f"""A Llama-shaped model from scratch learns the demo's conversations by `lm_sft` and
-            `lm_rl` with its last {runs[0]["interactions"]} interactions as memory. Recall on
+        prose(f"""A Llama-shaped model from scratch learns to copy with a text memory, and then the
+            demo's conversations, by `lm_sft` and `lm_rl`, with its last
+            {runs[0]["interactions"]} interactions as memory. Recall on
             held-out conversations by distance in turns, with its 95 % interval; *erased* is
             without memory. What was said further back than the window is not in its context."""),
         *(table((f"distance, seed {run['seed']}", "recall", "erased"), _rows(run)) for run in runs),
