@@ -8,7 +8,9 @@ advantages divided by 1 + the spread of the score: the published experiment of
 Pairs are two answers of FOLDER/model to a prompt, of which that with the better mood
 (benchmarks/vader.py) is chosen, the other one in one of twenty; four pairs to a prompt. Half of the
 prompts train the two reward models, the other half a third one, which judges and which no policy is
-paid by. Writes
+paid by.
+
+Writes
 benchmarks/results/reinforce_scores-SEED.json: mean reward of answers to held-out prompts before and
 after, and the share that the third model prefers to those before. Started again, it goes on from
 where it was.

@@ -88,7 +88,7 @@ def run(file: str, out: Path) -> dict[str, Any]:
         known = [each for each in preferences if part_of(each) != fold]
         held = [each for each in preferences if part_of(each) == fold]
         watched = [each for each in known if is_watched(each)]
-        save_preferences([each for each in known if each not in watched], here / "train.jsonl")
+        save_preferences([each for each in known if not is_watched(each)], here / "train.jsonl")
         save_preferences(watched, here / "eval.jsonl")
         model = make_model(here / "model", known)
         for kind in KINDS:

@@ -1,5 +1,4 @@
-"""docs/memory_results.md: kinds of memory on the same conversations, and memory over thousands of
-turns."""
+"""docs/memory_results.md: kinds of memory on the same conversations."""
 
 from __future__ import annotations
 
