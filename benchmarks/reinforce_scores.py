@@ -10,10 +10,9 @@ Pairs are two answers of FOLDER/model to a prompt, of which that with the better
 prompts train the two reward models, the other half a third one, which judges and which no policy is
 paid by.
 
-Writes
-benchmarks/results/reinforce_scores-SEED.json: mean reward of answers to held-out prompts before and
-after, and the share that the third model prefers to those before. Started again, it goes on from
-where it was.
+Writes benchmarks/results/reinforce_scores-SEED.json: mean reward of answers to held-out prompts
+before and after, and the share that the third model prefers to those before. Started again, it goes
+on from where it was.
 """
 
 from __future__ import annotations
