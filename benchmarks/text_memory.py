@@ -4,25 +4,27 @@ distance, and what an answer costs to read.
     python -m benchmarks.text_memory model FOLDER
     python -m benchmarks.text_memory SEED FOLDER [OUT]
 
-The first makes a small GPT-2 from scratch with a tokenizer of these conversations. The second
-trains `configs/text_memory.yaml` from FOLDER/model twice, with a text memory and with the last
-interactions within as many tokens, for the same training time, and writes
+The first makes a small Llama-shaped model from scratch with a tokenizer of these conversations. The
+second trains FOLDER/model by the supervised stage of `configs/text_memory.yaml`, which teaches it
+to copy. From there it trains twice, with a text memory and with the last interactions within as
+many tokens, for the same time: by `lm_sft`, then by `lm_rl`. Writes
 benchmarks/results/text_memory-SEED.json. Erased controls are those of `engram eval`. Started again,
 it goes on from where it was.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.record import record
 from benchmarks.tiny_gpt2 import tokenizer_of
-from benchmarks.training import CONFIGS, train
+from benchmarks.training import CONFIGS, TrainedRun, train
 from common.config.causal import TextMemorySettings
 from common.config.loader import load_run
 from common.config.run import Run
@@ -34,42 +36,51 @@ from learner.policies.table import CheckpointPolicy, open_policy
 from rollout.policies.play import play
 
 CONFIG = CONFIGS / "text_memory.yaml"
-VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 512, 128, 4, 4, 256
+VOCABULARY, WIDTH, FEED_FORWARD, LAYERS, HEADS, POSITIONS = 512, 128, 352, 4, 4, 2048
 KINDS = ("text", "window")
+STEPS = 600
+"""Of `lm_sft` with a text memory after the common start."""
 PILOT = ("stages.lm_sft.steps=20", "stages.lm_rl.curriculum.short.iterations=1")
 """Settings of the short run that times a step of the window."""
 
 
-def make_model(folder: Path, run: Run) -> None:
-    """FOLDER/model, which `from_pretrained` opens: untrained weights, and a tokenizer of the run's
-    conversations and of the texts around memories."""
+def make_model(folder: Path, run: Run, vocabulary: int = VOCABULARY) -> Path:
+    """A causal model with untrained weights, which `from_pretrained` opens, with a tokenizer of the
+    run's conversations and of the texts around memories."""
     around = TextMemorySettings()
     texts = [*load_corpus(run.data, run.seed).texts, *around.read_pieces, *around.write_pieces]
-    tokenizer = tokenizer_of(texts, VOCABULARY)
-    torch.manual_seed(1)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer), n_positions=POSITIONS, n_embd=WIDTH, n_layer=LAYERS,
-            n_head=HEADS, bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0,
-            attn_pdrop=0.0,
-        )
+    tokenizer = tokenizer_of(texts, vocabulary)
+    torch.manual_seed(run.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=FEED_FORWARD,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
+        max_position_embeddings=POSITIONS, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
-def words_of(kind: str, seed: int, folder: Path, out: Path) -> list[str]:
+def words_of(kind: str, seed: int, model: Path, out: Path) -> list[str]:
     """What is laid over the configuration."""
     words = [
         f"seed={seed}",
         f"name=text_memory_{kind}-{seed}",
         f"runs={out}",
-        f"model.causal.path={folder / 'model'}",
+        f"model.causal.path={model}",
     ]
     if kind == "window":
         budget = load_run([CONFIG], words).model.causal.text_memory.tokens  # type: ignore[union-attr]
         words += ["model.causal.text_memory=null", f"model.causal.memory_tokens={budget}"]
     return words
+
+
+def start(seed: int, model: Path, out: Path) -> TrainedRun:
+    """The supervised stage with a text memory, which both begin with."""
+    words = words_of("start", seed, model, out)
+    supervised, _ = load_run([CONFIG], words).model_dump(mode="json")["stages"]
+    return train(CONFIG, [*words, f"stages={json.dumps([supervised])}"])
 
 
 def as_long(words: list[str], pilot: dict[str, float], wanted: dict[str, float]) -> list[str]:
@@ -120,28 +131,33 @@ def measured(where: Path, words: list[str]) -> dict[str, Any]:
     }
 
 
-def benchmark(seed: int, folder: Path, out: Path) -> dict[str, Any]:
-    text = words_of("text", seed, folder, out)
+def benchmark(seed: int, model: Path, out: Path) -> dict[str, Any]:
+    common = start(seed, model, out)
+    text = [*words_of("text", seed, common.where, out), f"stages.lm_sft.steps={STEPS}"]
     done = train(CONFIG, text)
     seconds = done.stage_seconds
     found = {"text": measured(done.where, text) | {"seconds": seconds}}
-    window = words_of("window", seed, folder, out)
+    window = words_of("window", seed, common.where, out)
     name = f"name=text_memory_pilot-{seed}"
     pilot = train(CONFIG, [*window, name, *PILOT])
     window += as_long(window, pilot.stage_seconds, seconds)
     done = train(CONFIG, window)
     told = {"seconds": done.stage_seconds, "settings": window[-3:]}
     found["window"] = measured(done.where, window) | told
-    return {"seed": seed} | found
+    return {
+        "seed": seed,
+        "environment": done.environment,
+        "start": {"seconds": common.stage_seconds, "steps": common.summary["stages"][0]["steps"]},
+    } | found
 
 
 if __name__ == "__main__":
     asked, folder = sys.argv[1], Path(sys.argv[2]).resolve()
     if asked == "model":
-        make_model(folder, load_run([CONFIG], [f"model.causal.path={folder / 'model'}"]))
+        make_model(folder / "model", load_run([CONFIG], ["seed=1", "model.causal.path=none"]))
     else:
         out = Path(sys.argv[3] if len(sys.argv) > 3 else "runs").resolve()
-        result = benchmark(int(asked), folder, out)
+        result = benchmark(int(asked), folder / "model", out)
         record(f"text_memory-{asked}", f"python -m benchmarks.text_memory {asked} FOLDER", result)
         for kind in KINDS:
             retention = result[kind]["retention"]

@@ -20,20 +20,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from benchmarks.mrl16 import CONFIG as LATENT
 from benchmarks.mrl16 import compared, conversations
 from benchmarks.record import record
 from benchmarks.text_memory import CONFIG as TEXT
-from benchmarks.text_memory import tokens_read
-from benchmarks.tiny_gpt2 import tokenizer_of
+from benchmarks.text_memory import POSITIONS as WHOLE
+from benchmarks.text_memory import make_model, tokens_read
 from benchmarks.training import TrainedRun, train
-from common.config.causal import TextMemorySettings
 from common.config.loader import load_run
 from common.config.run import Run
-from common.data.datasets.table import load_corpus
 from common.episode import Row
 from common.storage.checkpoint import open_checkpoint
 from deploy.chat import open_session
@@ -49,8 +44,8 @@ LONGEST, TALKS = 64, 3
 """Follow-ups, and number, of the conversations whose answers are timed."""
 SPANS = ((1, 4), (13, 16), (29, 32), (61, 64))
 """Turns whose answers are taken together."""
-BUDGET, WHOLE = 48, 2048
-"""Tokens of a text memory and of the last interactions; tokens of a whole conversation."""
+BUDGET = 48
+"""Tokens of a text memory and of the last interactions."""
 SHAPE = {"width": 96, "decoder_ff": 288, "encoder_ff": 288}
 PILOT = 20
 """Steps that tell how long one takes."""
@@ -66,23 +61,6 @@ CAUSAL: dict[str, dict[str, Any]] = {
     },
     "text": {"text_memory": {"tokens": BUDGET}, "max_tokens": 192},
 }  # fmt: skip
-
-
-def make_model(folder: Path, run: Run) -> Path:
-    """A causal model with untrained weights, which `from_pretrained` opens, with a tokenizer of the
-    run's conversations and of the texts around memories."""
-    around = TextMemorySettings()
-    texts = [*load_corpus(run.data, run.seed).texts, *around.read_pieces, *around.write_pieces]
-    tokenizer = tokenizer_of(texts, run.tokenizer.vocab_size)
-    torch.manual_seed(run.seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=WHOLE,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def trained(config: Path, words: Sequence[str], out: Path, name: str) -> TrainedRun:
@@ -182,7 +160,9 @@ def benchmark(seed: int, out: Path, seconds: float) -> dict[str, Any]:
         [str(LATENT)], [f"seed={seed}", *(f"data.{key}={value}" for key, value in DATA.items())]
     )
     world = settings.model_dump(mode="json")["data"]
-    model = make_model(out / f"three_memories-model-{seed}", settings)
+    model = make_model(
+        out / f"three_memories-model-{seed}", settings, settings.tokenizer.vocab_size
+    )
     policies = {"latent": latent(seed, out, DATA, seconds)}
     for kind, memory in CAUSAL.items():
         own = {"path": str(model)} | memory

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from benchmarks.three_memories import make_model
+from benchmarks.text_memory import make_model
 from benchmarks.training import CONFIGS, train
 from common.config.loader import load_run
 from learner.evaluation.evaluate import evaluate_checkpoint
@@ -34,7 +34,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     data = demo.model_dump(mode="json")["data"] | {"train": 8000, "eval": 300}
     common = [f"seed={seed}", f"runs={out}", f"data={json.dumps(data)}", "evaluation.episodes=300"]
     sft, reinforced = load_run([CONFIG], common).model_dump(mode="json")["stages"]
-    model = make_model(out / f"window-model-{seed}", demo)
+    model = make_model(out / f"window-model-{seed}", demo, demo.tokenizer.vocab_size)
     writes = {"path": str(model), "max_tokens": TOKENS}
     copying = train(
         CONFIG,

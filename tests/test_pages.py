@@ -131,7 +131,8 @@ def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
             "cut": 0.125,
             "seconds": {"lm_sft": 300.0, "lm_rl": 900.0},
         }
-    origin = {"command": "python -m benchmarks.text_memory 1 FOLDER", "seed": 1}
+    origin: dict[str, Any] = {"command": "python -m benchmarks.text_memory 1 FOLDER", "seed": 1}
+    origin["start"] = {"seconds": {"lm_sft": 600.0}}
     run: Any = {"text_memory-1": {**origin, **kinds, "environment": {"git_commit": "01234567"}}}
     page = PAGES["memory_results.md"]({**MEASURED, **run})
     assert "| all | 0.610 (0.56–0.66) | 0.100 | 0.250 (0.20–0.30) | 0.100 |" in page

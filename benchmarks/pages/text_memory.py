@@ -27,11 +27,12 @@ def section(results: Results) -> list[str]:
         return []
     return [
         "## Text memory against the last interactions",
-        prose("""`python -m benchmarks.text_memory SEED FOLDER` trains `configs/text_memory.yaml`
-            from one small GPT-2 twice: with a memory that it writes itself
-            ([text_memory.md](text_memory.md)), and with the last interactions within as many
-            tokens, for the same time. Recall on held-out conversations by distance in turns, with
-            its 95 % interval; *erased* is the same without memory."""),
+        prose("""`python -m benchmarks.text_memory SEED FOLDER` trains a small Llama-shaped model
+            from scratch by the supervised stage of `configs/text_memory.yaml`, and from there
+            twice: with a memory that it writes itself ([text_memory.md](text_memory.md)), and with
+            the last interactions within as many tokens, by `lm_sft` and `lm_rl` for the same time.
+            Recall on held-out conversations by distance in turns, with its 95 % interval; *erased*
+            is the same without memory."""),
         *(part for run in runs for part in _of(run)),
         points(*map(origin, runs)),
     ]
@@ -51,8 +52,9 @@ def _of(run: Mapping[str, Any]) -> list[str]:
         prose(f"""An answer reads {read["before_answer"]:.0f} tokens with the text memory, and
             {read["before_memory"]:.0f} more are read and {read["of_memory"]:.0f} generated to write
             it; with the last interactions it reads {other["before_answer"]:.0f}. The budget cut
-            {text["cut"]:.1%} of the memories. Training took {_minutes(text)} and
-            {_minutes(window)} minutes."""),
+            {text["cut"]:.1%} of the memories. Training took
+            {_minutes(run["start"])} minutes in common, then {_minutes(text)} and
+            {_minutes(window)}."""),
     ]
 
 
