@@ -133,6 +133,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
         "reward_memory.yaml", judge.name, seed, out, f"data={json.dumps(pairs)}",
         f"model.checkpoint={start}", "stages.reward_model.steps=100",
     )  # fmt: skip
+    rest = dict.fromkeys(("single", "cumulative"), mix("recall", judge))
     policies, seconds = {"before": start}, {"before": 0.0}
     for name, halves in MIXES.items():
         own = out / f"rlhf-{seed}-{name}"
@@ -143,7 +144,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
         ]
         summary = trained(
             "rlhf.yaml", own.name, seed, out, data, f"model.checkpoint={start}",
-            f"rewards={json.dumps({'steps': steps} | {'single': mix('recall', judge)})}",
+            f"rewards={json.dumps({'steps': steps} | rest)}",
             f"stages.mrl.curriculum={json.dumps(curriculum)}",
             f"stages.mrl.episodes={EPISODES}", "evaluation.episodes=100",
         )  # fmt: skip
