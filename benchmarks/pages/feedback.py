@@ -47,7 +47,9 @@ def _of(run: Mapping[str, Any]) -> str:
                 standard errors). From round 0 to round {last} it changes by {_mean(whole)}, and
                 {wins["share"]:.0%} ({wins["low"]:.0%} to {wins["high"]:.0%}) of the answers have a
                 better mood than those of round 0, half of each tie. One seed;
-                {run["seconds"] / 60:.0f} minutes beside other work."""),
+                {run["seconds"] / 60:.0f} minutes beside other work. A lexicon pays single words, so
+                the last answers are rows of praise: the loop teaches what its rankers pay, and only
+                `kl` holds it back."""),
             points(origin(run)),
         )
     )
