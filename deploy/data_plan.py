@@ -10,8 +10,8 @@ from typing import Any
 
 from common.config.mrl import CurriculumStep
 from common.config.run import Run
-from common.config.stages import StageSettings
-from common.data.conversations import up_to
+from common.config.stages import Reading, StageSettings
+from common.data.conversations import pairs_to_read, up_to
 from common.data.corpus import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row
@@ -29,6 +29,8 @@ CANDIDATES = 500
 """Interactions, the longest in characters, of which the longest in tokens is sought."""
 SAMPLE = 2000
 """Examples that a mean length is of."""
+READ = "read"
+"""Pairs of turns of the training conversations, the second of which is answered from the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,10 @@ _TOKENS: dict[str, Callable[[ConversationTokenizer, Any], int]] = {
     "texts": _text,
     "pairs": lambda tokenizer, pair: _turns(tokenizer, [pair]),
     "train": lambda tokenizer, row: _turns(tokenizer, row.turns),
+    READ: lambda tokenizer, pair: _turns(tokenizer, pair),
     "preferences": lambda tokenizer, each: _turns(tokenizer, (*each.earlier, *each.answered)),
 }
-"""Tokens of one example, by the part of a corpus that it is from."""
+"""Tokens of one example, by the part of a corpus that it is from, or `READ`."""
 
 
 def evenly(items: Sequence[Any], count: int) -> Sequence[Any]:
@@ -113,7 +116,7 @@ class Work:
     name: str
     stage: StageSettings
     part: str
-    """Part of the corpus that it learns from."""
+    """Part of the corpus that it learns from, or `READ`."""
     examples: Sequence[Any]
     left_out: str
     """How many conversations sit out, and why; empty where none does."""
@@ -137,6 +140,8 @@ def works(run: Run, corpus: Corpus) -> list[Work]:
         examples = getattr(corpus, part)
         if not examples:
             raise InputError(run.stage_key(index), f"learns from {part!r}, and the data have none")
+        if isinstance(stage, Reading):
+            part, examples = READ, pairs_to_read(examples)
         if not stage.curriculum_steps:
             why = ""
             if part == "train" and stage.longest is not None:

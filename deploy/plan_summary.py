@@ -15,7 +15,7 @@ from common.storage.run_directory import RunDirectory
 from deploy import causal_memory, causal_plan
 from deploy.causal_shape import causal_shape
 from deploy.checkpoint_plan import checkpoint_line, checkpoint_sizes, write_rate
-from deploy.data_plan import Lengths, Work, lengths, require_lengths, works
+from deploy.data_plan import READ, Lengths, Work, lengths, require_lengths, works
 from deploy.estimate import operations_per_second, stage_seconds
 from deploy.layout import table
 from deploy.plan import (
@@ -207,6 +207,7 @@ _NAMES = {
     "texts": "texts",
     "pairs": "interactions",
     "train": "conversations",
+    READ: "pairs of turns",
     "preferences": "preferences",
 }
 

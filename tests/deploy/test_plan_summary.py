@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from common.config.run import Run
+from common.data.conversations import pairs_to_read
 from common.data.datasets.table import load_corpus
 from common.data.tokenizer import train_tokenizer
 from common.episode import Fact
@@ -78,6 +79,20 @@ def test_stages_pass_over_what_takes_part_and_say_what_sits_out(tmp_path: Path) 
     assert (len(short.examples), short.passes) == (6, 5 * 16 / 6)
     assert short.left_out == "6 with more than 2 follow-ups"
     assert (len(changing.examples), changing.left_out) == (2, "10 of another strategy")
+
+
+def test_reading_is_planned_by_its_pairs_of_turns(tmp_path: Path) -> None:
+    planned = run(tmp_path, stages=[{"stage": "reading", "steps": 4, "batch_size": 8}])
+    corpus = load_corpus(planned.data, 0)
+    (reading,) = works(planned, corpus)
+    pairs = pairs_to_read(corpus.train)
+    assert reading.examples == pairs
+    assert reading.passes == pytest.approx(4 * 8 / len(pairs))
+    measured = lengths(planned, corpus)
+    tokenizer = measured.tokenizer
+    counts = [sum(len(tokenizer.interaction(turn)) for turn in pair) for pair in pairs]
+    assert measured.of_example(reading.part, pairs) == pytest.approx(sum(counts) / len(counts))
+    assert f"{len(pairs)} pairs of turns" in summary(planned)
 
 
 def test_steps_are_a_bound_where_a_measurement_may_end_the_stage(tmp_path: Path) -> None:
