@@ -5,9 +5,10 @@ generated conversations: what each recalls, and what an answer costs as a conver
 
 Each model is made from scratch, has 0.8 to 0.9 million parameters and trains for as many seconds:
 a Reactive Transformer by the supervised stages of `configs/mrl16.yaml`, a Llama-shaped causal model
-by `lm_sft` with either the last interactions or all of them as its context, and one by the stages
-of `configs/text_memory.yaml`. Writes benchmarks/results/three_memories-SEED.json. Started again, it
-goes on from where it was.
+by the stages of `configs/text_memory.yaml`, and one by `lm_sft` with either the last interactions
+or all of them as its context. These two first write a text memory for half of their seconds: it
+teaches them to copy, which they do not learn otherwise. Writes
+benchmarks/results/three_memories-SEED.json. Started again, it goes on from where it was.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ PILOT = 20
 """Steps that tell how long one takes."""
 SFT_SHARE = 0.6
 """Share of the seconds that a text memory is supervised for; the rest is `lm_rl`."""
+COPYING_SHARE = 0.5
+"""Share of the seconds in which the models without a text memory write one."""
 CAUSAL: dict[str, dict[str, Any]] = {
     "window": {
         "text_memory": None, "interactions": LONGEST, "memory_tokens": BUDGET, "max_tokens": 192,
@@ -160,20 +163,28 @@ def benchmark(seed: int, out: Path, seconds: float) -> dict[str, Any]:
         [str(LATENT)], [f"seed={seed}", *(f"data.{key}={value}" for key, value in DATA.items())]
     )
     world = settings.model_dump(mode="json")["data"]
-    model = make_model(
-        out / f"three_memories-model-{seed}", settings, settings.tokenizer.vocab_size
-    )
+    own = out / f"three_memories-model-{seed}"
+    model = make_model(own, settings, settings.tokenizer.vocab_size)
     policies = {"latent": latent(seed, out, DATA, seconds)}
-    for kind, memory in CAUSAL.items():
-        own = {"path": str(model)} | memory
+
+    def learnt(kind: str, path: Path, share: float) -> Path:
+        memory = CAUSAL["text" if kind == "copying" else kind]
         words = [f"seed={seed}", f"data={json.dumps(world)}"]
-        words.append(f"model={json.dumps({'causal': own})}")
-        policies[kind] = causal(kind, seed, out, words, seconds)
+        words.append(f"model={json.dumps({'causal': {'path': str(path)} | memory})}")
+        return causal(kind, seed, out, words, share * seconds)
+
+    copying = learnt("copying", model, COPYING_SHARE)
+    policies["text"] = learnt("text", model, 1.0)
+    for kind in ("window", "whole"):
+        policies[kind] = learnt(kind, copying, 1 - COPYING_SHARE)
     timed = conversations(settings, LONGEST)[:TALKS]
     return {
         "seed": seed,
         "environment": TrainedRun(policies["latent"]).environment,
-        "seconds": {kind: TrainedRun(where).stage_seconds for kind, where in policies.items()},
+        "seconds": {
+            kind: TrainedRun(where).stage_seconds
+            for kind, where in (policies | {"copying": copying}).items()
+        },
         "lengths": {str(n): compared(settings, n, policies) for n in LENGTHS},
         "costs": {kind: costs(where, timed) for kind, where in policies.items()},
         "tokens": {

@@ -30,7 +30,8 @@ def section(results: Results) -> list[str]:
         prose("""`python -m benchmarks.three_memories SEED` trains four models of 0.8 to 0.9 million
             parameters from scratch for as many seconds on the same generated conversations: a
             Reactive Transformer, and causal models with a text memory, with the last interactions
-            within as many tokens, and with the whole conversation before them."""),
+            within as many tokens, and with the whole conversation before them. The last two write a
+            text memory for half of their seconds, which teaches them to copy."""),
         f"![Exact answers by distance of each memory](pictures/{PICTURE})",
         *(part for run in runs for part in _of(run)),
         points(*map(origin, runs)),
