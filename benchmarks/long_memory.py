@@ -128,7 +128,11 @@ def measured(where: str, settings: LongContext) -> dict[str, Any]:
     def fits(query: str) -> bool:
         return len(opened.tokenizer.prompt(query)) < opened.max_tokens
 
-    return {"recall": recall(player, rows, values), "cost": cost(lambda: policy.session(0), fits)}
+    told = {"seed": run.seed, "gate": run.model.residual_gate} if run else {}
+    return told | {
+        "recall": recall(player, rows, values),
+        "cost": cost(lambda: policy.session(0), fits),
+    }
 
 
 def untrained(settings: LongContext) -> dict[str, Any]:

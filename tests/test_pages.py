@@ -142,6 +142,27 @@ def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
     assert [line for line in page.splitlines() if len(line) > WIDTH] == []
 
 
+def test_long_memory_and_capacity_are_parts_of_the_page_once_they_were_measured() -> None:
+    runs: dict[str, Any] = {}
+    for gate, recall in (("per_number", 0.91), ("linear", 0.42)):
+        origin: Any = {"command": f"python -m {gate}", "environment": {"git_commit": "01234567"}}
+        at: Any = {"recall": {"all": recall}, "erased": {"all": 0.1}}
+        at["intervals"] = {"recall": {"all": [recall - 0.02, recall + 0.02]}}
+        each = {"early": 0.008, "late": 0.0082, "ratio": 1.025}
+        cost = {"conversations": [each] * 3, "ratio": 1.025, "turns": 2048}
+        long = origin | {"gate": gate, "recall": {"16": at, "2048": at}, "cost": cost}
+        held = {"exact": recall, "interval": [recall - 0.02, recall + 0.02], "changed": 0.5}
+        facts = {"4": held | {"erased": 0.01, "changed": None}, "48": held | {"erased": 0.01}}
+        capacity = origin | {"gate": gate, "slots": 24, "learnt": [2, 16], "facts": facts}
+        runs |= {f"long_memory_{gate}": long, f"capacity_{gate}-1": capacity}
+    page = PAGES["memory_results.md"]({**MEASURED, **runs})
+    assert "| 2,048 | 0.420 (0.40–0.44) | 0.100 | 0.910 (0.89–0.93) | 0.100 |" in page
+    assert "| 48 | 2.00 | 0.420 (0.40–0.44) | 0.500 | 0.010 |" in page
+    assert "| 4 | 0.17 | 0.420 (0.40–0.44) | – | 0.010 |" in page
+    assert "gate per number 1.025 (8.2 ms a turn)" in " ".join(page.split())
+    assert [line for line in page.splitlines() if len(line) > WIDTH] == []
+
+
 def test_memories_side_by_side_have_a_table_and_a_picture_once_they_were_measured() -> None:
     def kind(share: float) -> dict[str, Any]:
         exact = {str(each): share / each for each in range(1, 32)} | {"all": share}

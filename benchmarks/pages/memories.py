@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.pages import text_memory, three_memories, window
+from benchmarks.pages import long_memory, text_memory, three_memories, window
 from benchmarks.pages.text import Results, document, prose
 
 
@@ -14,6 +14,7 @@ def page(results: Results) -> str:
             Transformer. This page is made from `benchmarks/results/` by `python -m
             benchmarks.pages`. Machine: 2 CPU cores, no GPU."""),
         *three_memories.section(results),
+        *long_memory.sections(results),
         *window.section(results),
         *text_memory.section(results),
     )
