@@ -1,5 +1,5 @@
-"""What lets memory chain facts: bAbI task 2, where the place of a thing follows from who took it and
-from where that person went, or dropped it.
+"""What lets memory chain facts: bAbI task 2, where the place of a thing follows from who took it
+and from where that person went, or dropped it.
 
     python -m benchmarks.babi_chains VARIANT FOLDER [OUT] [--seed 1] [--steps 1500]
 
