@@ -12,8 +12,8 @@ same weights it then trains, for the same number of episodes, by
 * `recall`: recall alone.
 
 Each is measured on held-out conversations: recall, exact answers with their intervals, and the
-share of answers in the preferred tone. Writes benchmarks/results/rlhf-SEED.json. Started again, it
-goes on from where it was.
+share of sampled answers in the preferred tone. Writes benchmarks/results/rlhf-SEED.json. Started
+again, it goes on from where it was.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ from common.episode import Interaction, Row
 from common.seeding import derive
 from common.storage.checkpoint import open_checkpoint
 from common.telemetry.progress import QuietProgress
-from learner.evaluation.evaluate import evaluate
+from learner.evaluation.evaluate import evaluate, evaluation_tasks
 from learner.evaluation.figures import figures_json
 from learner.evaluation.scoring_player import ScoringPlayer
+from learner.policies.table import open_policy
+from rollout.policies.play import play
 
 ADDRESS = " friend"
 TRAIN, EVAL, PREFERENCES, HELD_PREFERENCES = 12_000, 600, 1500, 300
@@ -162,16 +164,21 @@ def run(seed: int, out: Path) -> dict[str, Any]:
 
 
 def measured(settings: Run, where: Path) -> Mapping[str, Any]:
-    """Recall, exact answers and the share of addressed answers of a policy on held-out
-    conversations."""
+    """Recall and exact answers of a policy on held-out conversations, greedy as everywhere, and
+    the share of addressed answers where it samples: the likelier tone is all that greedy answers
+    have."""
     corpus = load_corpus(settings.data, settings.seed)
     values = value_counts(corpus.train)
     plain = settings.model_copy(update={"rewards": Run.model_fields["rewards"].default})
-    player = ScoringPlayer(
-        open_checkpoint(str(where)), plain, None, list(values), EVAL, QuietProgress()
-    )
+    checkpoint = open_checkpoint(str(where))
+    player = ScoringPlayer(checkpoint, plain, None, list(values), EVAL, QuietProgress())
     found = evaluate(player, corpus.eval, settings.seed, values)
-    answers = [turn.answer for episode in found.episodes for turn in episode.answered]
+    tasks = evaluation_tasks(corpus.eval, settings.seed, erase=False)
+    episodes = play(
+        open_policy(checkpoint).playing(settings.rollout, settings.environment),
+        [replace(task, greedy=False) for task in tasks],
+    )
+    answers = [turn.answer for episode in episodes for turn in episode.answered]
     shown = {name: found.figures[name] for name in ("recall", "exact")}
     return figures_json(shown) | {
         "addressed": sum(answer.endswith(ADDRESS) for answer in answers) / len(answers),

@@ -28,7 +28,7 @@ def section(results: Results) -> list[str]:
         prose(f"""`python -m benchmarks.rlhf SEED` teaches a model with memory two tones, trains a
             reward model of memory that prefers one of them, and goes on from the same weights for
             {runs[0]["episodes"]:,} episodes each (`configs/rlhf.yaml`). *Tone* is the share of
-            answers in the preferred one. Answers to held-out conversations, decoded greedily;
+            sampled answers in the preferred one; recall is of greedy ones. Held-out conversations;
             means over {len(runs)} seeds, with the lowest and the highest."""),
         table(
             ("paid by", "tone", "recall", "exact answers", "seconds"),
