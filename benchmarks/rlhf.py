@@ -47,7 +47,7 @@ from rollout.policies.play import play
 
 ADDRESS = " friend"
 TRAIN, EVAL, PREFERENCES, HELD_PREFERENCES = 12_000, 600, 1500, 300
-ITERATIONS, EPISODES = 12, 128
+ITERATIONS, EPISODES = 16, 128
 MIXES: dict[str, tuple[str, str]] = {
     "both": ("both", "both"),
     "quality": ("quality", "quality"),
@@ -141,8 +141,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
         own = out / f"rlhf-{seed}-{name}"
         steps = {f"half_{n}": mix(kind, judge) for n, kind in enumerate(halves, 1)}
         curriculum = [
-            {"name": half, "iterations": ITERATIONS // 2, "max_steps": 6, "reset_probability": 0.5}
-            for half in steps
+            {"name": half, "iterations": ITERATIONS // 2, "max_steps": 6} for half in steps
         ]
         summary = trained(
             "rlhf.yaml", own.name, seed, out, data, f"model.checkpoint={start}",
