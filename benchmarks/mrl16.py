@@ -84,7 +84,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
 
     # The start of a group of ranks is a part of both stages' seconds.
     where, timed = more("timed", TIMED)
-    step = TrainedRun(where).seconds_of_a_step
+    step = TrainedRun(where).seconds_of_a_step()
     start = seconds(timed) - TIMED * step
     control, taught = more("supervised", max(1, round((seconds(learnt) - start) / step)))
     policies = {"before": before, "mrl": after, "supervised": control}

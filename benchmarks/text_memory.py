@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ VOCABULARY, WIDTH, FEED_FORWARD, LAYERS, HEADS, POSITIONS = 512, 128, 352, 4, 4,
 KINDS = ("text", "window")
 STEPS = 600
 """Of `lm_sft` with a text memory after the common start."""
-PILOT = ("stages.lm_sft.steps=20", "stages.lm_rl.curriculum.short.iterations=1")
-"""Settings of the short run that times a step of the window."""
+PILOT_STEPS, PILOT_ITERATIONS = 40, 6
+"""Of the short run that tells how long a step of each stage of the window takes."""
 
 
 def make_model(folder: Path, run: Run, vocabulary: int = VOCABULARY) -> Path:
@@ -83,21 +84,37 @@ def start(seed: int, model: Path, out: Path) -> TrainedRun:
     return train(CONFIG, [*words, f"stages={json.dumps([supervised])}"])
 
 
-def as_long(words: list[str], pilot: dict[str, float], wanted: dict[str, float]) -> list[str]:
-    """Settings with which the stages of a run take as long as those of another one. pilot: seconds
-    of the stages with the settings of `PILOT`; the start of a group is part of them."""
+def as_long(words: list[str], pilot: TrainedRun, wanted: Mapping[str, float]) -> list[str]:
+    """Settings with which the stages of a run take as many seconds as wanted, by stage. pilot: a
+    run of `PILOT_STEPS` and `PILOT_ITERATIONS`; the start of a stage is part of its seconds."""
+
+    def fitting(stage: str, done: int) -> int:
+        each = pilot.seconds_of_a_step(stage)
+        start = pilot.stage_seconds[stage] - done * each
+        return max(1, round((wanted[stage] - start) / each))
+
     run = load_run([CONFIG], words)
-    iterations = {step.name: step.iterations for step in run.stages[1].curriculum_steps}
-    steps = 20 * wanted["lm_sft"] / pilot["lm_sft"]
-    played = 1 + iterations["long"]
-    factor = wanted["lm_rl"] / pilot["lm_rl"] * played / sum(iterations.values())
+    planned = {step.name: step.iterations for step in run.stages[1].curriculum_steps}
+    factor = fitting("lm_rl", PILOT_ITERATIONS) / sum(planned.values())
     return [
-        f"stages.lm_sft.steps={max(1, round(steps))}",
+        f"stages.lm_sft.steps={fitting('lm_sft', PILOT_STEPS)}",
         *(
             f"stages.lm_rl.curriculum.{name}.iterations={max(1, round(count * factor))}"
-            for name, count in iterations.items()
+            for name, count in planned.items()
         ),
     ]
+
+
+def pilot_of(words: list[str], name: str) -> TrainedRun:
+    """A run that tells how long steps take, with iterations of the last step of the curriculum:
+    most are."""
+    last = load_run([CONFIG], words).stages[1].curriculum_steps[-1]
+    curriculum = [{"name": last.name, "iterations": PILOT_ITERATIONS, "max_steps": last.max_steps}]
+    own = [
+        f"stages.lm_sft.steps={PILOT_STEPS}",
+        f"stages.lm_rl.curriculum={json.dumps(curriculum)}",
+    ]
+    return train(CONFIG, [*words, f"name={name}", *own])
 
 
 def tokens_read(episodes: list[Episode], opened: CheckpointPolicy) -> dict[str, float]:
@@ -138,9 +155,7 @@ def benchmark(seed: int, model: Path, out: Path) -> dict[str, Any]:
     seconds = done.stage_seconds
     found = {"text": measured(done.where, text) | {"seconds": seconds}}
     window = words_of("window", seed, common.where, out)
-    name = f"name=text_memory_pilot-{seed}"
-    pilot = train(CONFIG, [*window, name, *PILOT])
-    window += as_long(window, pilot.stage_seconds, seconds)
+    window += as_long(window, pilot_of(window, f"text_memory_pilot-{seed}"), seconds)
     done = train(CONFIG, window)
     told = {"seconds": done.stage_seconds, "settings": window[-3:]}
     found["window"] = measured(done.where, window) | told

@@ -102,7 +102,7 @@ def causal(kind: str, seed: int, out: Path, words: Sequence[str], seconds: float
 
     learns = kind == "text"
     pilot = trained(TEXT, [*words, stages(PILOT)], out, f"{name}-pilot")
-    step = pilot.seconds_of_a_step
+    step = pilot.seconds_of_a_step()
     start = pilot.stage_seconds["lm_sft"] - PILOT * step
     share = SFT_SHARE if learns else 1.0
     steps = max(1, round((share * seconds - start) / step))
@@ -111,7 +111,7 @@ def causal(kind: str, seed: int, out: Path, words: Sequence[str], seconds: float
         words_of_rl = [*words, f"model.causal.path={pilot.where}"]
         only = f"stages={json.dumps([json.loads(stages(1, 4)[7:])[1]])}"
         tried = trained(TEXT, [*words_of_rl, only], out, f"{name}-pilot-rl")
-        each = tried.seconds_of_a_step
+        each = tried.seconds_of_a_step()
         start = tried.stage_seconds["lm_rl"] - 4 * each
         iterations = max(1, round(((1 - share) * seconds - start) / each))
     return trained(TEXT, [*words, stages(steps, iterations)], out, name).where

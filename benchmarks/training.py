@@ -40,10 +40,9 @@ class TrainedRun:
         """Wall seconds by stage, start included."""
         return {stage["name"]: stage["wall_seconds"] for stage in self.summary["stages"]}
 
-    @property
-    def seconds_of_a_step(self) -> float:
-        """Mean over the steps of a run of one stage, without its start."""
-        first, *_, last = self.rows()
+    def seconds_of_a_step(self, stage: str | None = None) -> float:
+        """Mean over the steps of a stage, or of a run that has one, without its start."""
+        first, *_, last = self.rows(stage)
         return float((last["time"] - first["time"]) / (last["step"] - first["step"]))
 
     def rows(self, stage: str | None = None) -> list[dict[str, Any]]:
