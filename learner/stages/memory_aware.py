@@ -8,6 +8,7 @@ turns later.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -70,7 +71,7 @@ class MemoryAwareObjective(Objective):
 
     def terms(self, indices: Sequence[int], step: int, group: Group) -> list[LossTerm]:
         settings, turns = self.settings, turns_at(self.settings, self.longest, step)
-        cut = [up_to_last_needed(self.conversations[i][:turns]) for i in indices]
+        cut = [up_to_last_needed(self._weighted(i, step)[:turns]) for i in indices]
         batch = collate(cut).to(group.device)
         initial = self.model.initial_memory(
             [derive(self.seed, self.settings.stage, step, i) for i in indices]
@@ -101,6 +102,14 @@ class MemoryAwareObjective(Objective):
         due = settings.evaluate_every and done % settings.evaluate_every == 0
         if due and group.rank == 0 and self.held_out is not None:
             self.held_out.measure(directory.run(), settings.evaluate_conversations, metrics)
+
+    def _weighted(self, index: int, step: int) -> Sequence[TurnTokens]:
+        """A conversation with the weights of its answers at a step."""
+        conversation = self.conversations[index]
+        if not self.settings.weights.sampled:
+            return conversation
+        draws = random.Random(derive(self.seed, "weights", step, index))
+        return [replace(turn, weight=float(draws.random() < turn.weight)) for turn in conversation]
 
     def _gate_penalty(self, step: int) -> float:
         settings = self.settings

@@ -88,8 +88,10 @@ def test_encode_remember_and_decode_work_on_shards_and_give_the_same_gradients(
         register_fsdp_forward_method(layer, "read_memory")
     for layer in (*sharded.encoder.layers, *sharded.memory_attention.layers):
         fully_shard(layer)
+    for layer in sharded.memory_attention.layers:
+        register_fsdp_forward_method(layer, "prepare")
     fully_shard(sharded)
-    for name in ("initial_memory", "encode", "remember", "decode"):
+    for name in ("initial_memory", "encode", "remember", "prepare", "write", "decode"):
         register_fsdp_forward_method(sharded, name)
     found, expected = one_turn(sharded), one_turn(whole)
     torch.testing.assert_close(found, expected)

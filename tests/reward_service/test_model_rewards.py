@@ -152,7 +152,8 @@ def test_memory_after_each_prefix_is_what_it_is_for_that_prefix_alone(memory_mod
         expected = model.module.initial_memory([0])
         for turn in history:
             tokens, mask = pad([turn])
-            expected = model.module.remember(expected, model.module.encode(tokens, mask), mask)
+            encoded = model.module.encode(tokens, mask)
+            expected = model.module.memory_attention(expected, encoded, mask)
         torch.testing.assert_close(memory, expected[0], atol=1e-5, rtol=1e-5)
 
 

@@ -9,6 +9,8 @@ other's order.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -139,17 +141,21 @@ class MemoryLayer(nn.Module):
         if self.kind == "gated_self_interlayer":
             self.mixture_gate = ResidualGate(config)
 
+    def prepare(self, encoded: Tensor, rope: Tensor) -> Tensor:
+        """encoded [batch, tokens, width] → keys and values [batch, 2, kv_heads, tokens,
+        head_dim]."""
+        return torch.stack(self.attention.keys_values(self.encoded_norm(encoded), rope), 1)
+
     def forward(
         self,
         slots: Tensor,
         layer_mean: Tensor | None,
-        encoded: Tensor,
-        rope: Tensor,
+        keys_values: Tensor,
         unseen: Tensor,
         shares: list[Tensor] | None = None,
     ) -> Tensor:
-        """slots [batch, slots, width], encoded [batch, tokens, width], unseen: as `look` takes a
-        mask → new slots. shares: as `ResidualGate.forward` has it, of what tokens write."""
+        """slots [batch, slots, width], keys_values: as `prepare` makes them, unseen: as `look`
+        takes a mask → new slots. shares: as `ResidualGate.forward` has it, of what tokens write."""
         if self.kind != "simple":
             normed = self.slot_norm(slots)
             if self.kind == "self":
@@ -159,13 +165,9 @@ class MemoryLayer(nn.Module):
             else:
                 seen = self.mixture_gate(normed, layer_mean)
             slots = self.slot_gate(slots, self.slot_attention.between(normed, seen))
-        return self.gate(
-            slots,
-            self.attention.between(
-                self.memory_norm(slots), self.encoded_norm(encoded), unseen, rope
-            ),
-            shares,
-        )
+        queries = self.attention.queries(self.memory_norm(slots))
+        keys, values = keys_values.unbind(1)
+        return self.gate(slots, self.attention.attend(queries, keys, values, unseen), shares)
 
 
 class MemoryAttention(nn.Module):
@@ -190,16 +192,32 @@ class MemoryAttention(nn.Module):
         [batch, tokens], right-padded → new memory. shares, where given, collects of each layer the
         share of memory that the interaction replaces, [batch, slots, width]; nothing where no gate
         decides it."""
+        return self.write(memory, self.prepare(encoded), mask, shares)
+
+    def prepare(self, encoded: Tensor) -> Tensor:
+        """What `write` takes of encoded interactions, the same for every memory: keys and values
+        [batch, layers, 2, kv_heads, tokens, head_dim], or where an interaction replaces memory,
+        itself. Batch comes first and tokens last but one."""
         if self.replaces:
-            return as_memory(encoded, mask, memory.shape[2])
+            return encoded
         rope = rope_table(
-            self.config.positions, self.config.head_dim, self.config.rope_base, memory.device
+            self.config.positions, self.config.head_dim, self.config.rope_base, encoded.device
         )[: encoded.shape[2]]
+        layers = cast(list[MemoryLayer], list(self.layers))
+        prepared = [layer.prepare(encoded[:, i], rope) for i, layer in enumerate(layers)]
+        return torch.stack(prepared, dim=1)
+
+    def write(
+        self, memory: Tensor, prepared: Tensor, mask: Tensor, shares: list[Tensor] | None = None
+    ) -> Tensor:
+        """`forward` of what `prepare` made."""
+        if self.replaces:
+            return as_memory(prepared, mask, memory.shape[2])
         unseen = added_mask(mask, memory.dtype)[:, None, None]
         mean = self.mean_norm(memory.mean(1)) if self.reads_mean else None
         return torch.stack(
             [
-                layer(memory[:, i], mean, encoded[:, i], rope, unseen, shares)
+                layer(memory[:, i], mean, prepared[:, i], unseen, shares)
                 for i, layer in enumerate(self.layers)
             ],
             dim=1,

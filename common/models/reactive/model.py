@@ -87,6 +87,16 @@ class ReactiveTransformer(RxTModule):
         `MemoryAttention.forward`."""
         return self.memory_attention(memory, encoded, mask, shares)
 
+    def prepare(self, encoded: Tensor) -> Tensor:
+        """`MemoryAttention.prepare`: once for interactions that several memories read."""
+        return self.memory_attention.prepare(encoded)
+
+    def write(
+        self, memory: Tensor, prepared: Tensor, mask: Tensor, shares: list[Tensor] | None = None
+    ) -> Tensor:
+        """`remember` of what `prepare` made."""
+        return self.memory_attention.write(memory, prepared, mask, shares)
+
     def decode(
         self, tokens: Tensor, memory: Tensor, routings: list[Routing] | None = None
     ) -> Tensor:

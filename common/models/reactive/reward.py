@@ -87,14 +87,13 @@ class RxTRewardModel(RxTModule):
     def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return self.encoder(self.embedding(tokens), mask)
 
-    def remember(
-        self,
-        memory: Tensor,
-        encoded: Tensor,
-        mask: Tensor,
-        shares: list[Tensor] | None = None,
+    def prepare(self, encoded: Tensor) -> Tensor:
+        return self.memory_attention.prepare(encoded)
+
+    def write(
+        self, memory: Tensor, prepared: Tensor, mask: Tensor, shares: list[Tensor] | None = None
     ) -> Tensor:
-        return self.memory_attention(memory, encoded, mask, shares)
+        return self.memory_attention.write(memory, prepared, mask, shares)
 
     # --- the reader -------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -135,7 +136,8 @@ def memories(
 
 
 class _Writes:
-    """The writes of a batch. Each different interaction is encoded once."""
+    """The writes of a batch. Each different interaction is encoded once, and its keys and values
+    are made once: they do not depend on memory."""
 
     def __init__(
         self,
@@ -144,32 +146,45 @@ class _Writes:
         shares: list[Tensor] | None,
     ):
         self._model, self._batch, self._shares = model, batch, shares
-        # What the last turn leaves in memory is read by none.
-        written = batch.written_by[: sum(batch.active[:-1])]
-        different = int(written.max()) + 1 if len(written) else 0
-        self._encoded = (
-            model.encode(batch.written[:different], batch.written_mask[:different])
-            if different
-            else None
-        )
         self.starts = [0, *itertools.accumulate(batch.active)]
         """First row of each turn."""
         lengths = batch.written_mask.sum(-1)[batch.written_by]
         self.widths = [int(part.max()) for part in lengths.split(batch.active)]
         """Longest interaction of each turn, in tokens; none is read wider."""
+        # What the last turn leaves in memory is read by none.
+        written = batch.written_by[: sum(batch.active[:-1])]
+        self._prepared: Tensor | None = None
+        if len(written):
+            different = int(written.max()) + 1
+            encoded = model.encode(batch.written[:different], batch.written_mask[:different])
+            self._prepared = model.prepare(encoded)
 
-    def rows(self, memory: Tensor, rows: slice | Tensor, width: int) -> Tensor:
+    @cached_property
+    def _of_turns(self) -> Sequence[Tensor]:
+        """What the writes after each turn take. Gathered at once: the gradient of a gathering is as
+        large as all that is gathered from."""
+        assert self._prepared is not None
+        counts = self._batch.active[1:]
+        rows = [
+            torch.arange(start, start + n) for start, n in zip(self.starts, counts, strict=False)
+        ]
+        by = self._batch.written_by[torch.cat(rows).to(self._batch.written_by.device)]
+        return self._prepared[by].split(counts)
+
+    def rows(self, memory: Tensor, rows: Tensor, width: int) -> Tensor:
         """Memory after the turns in `rows`, of at most `width` tokens."""
-        assert self._encoded is not None
-        by = self._batch.written_by[rows]
-        mask = self._batch.written_mask[by, :width]
-        shares = self._shares if torch.is_grad_enabled() else None
-        return self._model.remember(memory, self._encoded[by, :, :width], mask, shares)
+        assert self._prepared is not None
+        return self._write(memory, self._prepared[self._batch.written_by[rows]], rows, width)
 
     def turn(self, memory: Tensor, turn: int) -> Tensor:
-        """Memory of the first conversations after a turn."""
-        start = self.starts[turn]
-        return self.rows(memory, slice(start, start + len(memory)), self.widths[turn])
+        """Memory of the conversations that go on after a turn."""
+        rows = slice(self.starts[turn], self.starts[turn] + len(memory))
+        return self._write(memory, self._of_turns[turn], rows, self.widths[turn])
+
+    def _write(self, memory: Tensor, prepared: Tensor, rows: slice | Tensor, width: int) -> Tensor:
+        mask = self._batch.written_mask[self._batch.written_by[rows], :width]
+        shares = self._shares if torch.is_grad_enabled() else None
+        return self._model.write(memory, prepared[..., :width, :], mask, shares)
 
 
 def memories_and_before(
