@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from benchmarks.training import CONFIGS, train
+from benchmarks.training import CONFIGS, TrainedRun, train
 from common.config.data import SynthData
 from common.config.loader import load_run
 from common.config.run import Run
@@ -153,7 +153,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     settings = load_run([CONFIGS / "rlhf.yaml"], [data, f"seed={seed}"])
     return {
         "seed": seed,
-        "environment": json.loads((start / "environment.json").read_text()),
+        "environment": TrainedRun(policies["both"]).environment,
         "episodes": ITERATIONS * EPISODES,
         "policies": {
             name: {**measured(settings, where), "seconds": seconds[name]}
