@@ -30,7 +30,8 @@ def section(results: Results) -> list[str]:
         prose("""`python -m benchmarks.text_memory SEED FOLDER` trains a small Llama-shaped model
             from scratch by the supervised stage of `configs/text_memory.yaml`, and from there
             twice: with a memory that it writes itself ([text_memory.md](text_memory.md)), and with
-            the last interactions within as many tokens, by `lm_sft` and `lm_rl` for the same time.
+            the last interactions within as many tokens, by `lm_sft` and `lm_rl` for as long, as a
+            short run foretells it.
             Recall on held-out conversations by distance in turns, with its 95 % interval; *erased*
             is the same without memory."""),
         *(part for run in runs for part in _of(run)),
