@@ -10,8 +10,8 @@ from typing import Any
 
 from common.config.mrl import CurriculumStep
 from common.config.run import Run
-from common.config.stages import Reading, StageSettings
-from common.data.conversations import pairs_to_read, up_to
+from common.config.stages import StageSettings
+from common.data.conversations import up_to
 from common.data.corpus import Corpus
 from common.data.tokenizer import ConversationTokenizer, train_tokenizer
 from common.episode import Interaction, Row
@@ -136,12 +136,13 @@ def works(run: Run, corpus: Corpus) -> list[Work]:
     found = []
     plays_rows = ENVIRONMENTS[run.environment.kind].plays_rows
     for index, stage in enumerate(run.stages):
-        part = definition_of(stage).data[0]
+        definition = definition_of(stage)
+        part = definition.data[0]
         examples = getattr(corpus, part)
         if not examples:
             raise InputError(run.stage_key(index), f"learns from {part!r}, and the data have none")
-        if isinstance(stage, Reading):
-            part, examples = READ, pairs_to_read(examples)
+        if definition.pairs is not None:
+            part, examples = READ, definition.pairs(corpus)
         if not stage.curriculum_steps:
             why = ""
             if part == "train" and stage.longest is not None:

@@ -28,6 +28,7 @@ from common.config.stages import (
     StageSettings,
 )
 from common.data.conversations import pairs_to_read, up_to
+from common.episode import Interaction
 from common.failures import InputError
 from common.models.reactive.config import RxTConfig
 from learner.curriculum import Curriculum
@@ -102,6 +103,9 @@ class StageDefinition:
     count: Callable[[Any, Corpus, Pieces], int] | None = None
     """Examples of the objective, of which `epochs` are passes; None: as many as the first part of
     `data` has."""
+    pairs: Callable[[Corpus], list[tuple[Interaction, Interaction]]] | None = None
+    """Two turns of a conversation each, which it learns from in place of all of them; None: it
+    learns from whole examples."""
     require_possible: Callable[[Any, Run], None] = _always_possible
     """Raises InputError where the settings and the rest of the configuration rule each other
     out."""
@@ -212,8 +216,12 @@ def _answers(settings: LMSFT, corpus: Corpus, pieces: Pieces) -> int:
     )
 
 
+def _pairs_to_read(corpus: Corpus) -> list[tuple[Interaction, Interaction]]:
+    return pairs_to_read(corpus.train)
+
+
 def _read_pairs(settings: Reading, corpus: Corpus, pieces: Pieces) -> int:
-    return len(pairs_to_read(corpus.train))
+    return len(_pairs_to_read(corpus))
 
 
 def _conversations(settings: MemoryAware, corpus: Corpus, pieces: Pieces) -> int:
@@ -280,6 +288,7 @@ STAGES: dict[type[StageSettings], StageDefinition] = {
             planning.sequences,
             _reading,
             count=_read_pairs,
+            pairs=_pairs_to_read,
             require_data=require_pairs_to_read,
         ),
         StageDefinition(

@@ -195,7 +195,7 @@ class MemoryAttention(nn.Module):
         return self.write(memory, self.prepare(encoded), mask, shares)
 
     def prepare(self, encoded: Tensor) -> Tensor:
-        """What `write` takes of encoded interactions, the same for every memory: keys and values
+        """Encoded interactions as `write` takes them, the same for every memory: keys and values
         [batch, layers, 2, kv_heads, tokens, head_dim], or where an interaction replaces memory,
         itself. Batch comes first and tokens last but one."""
         if self.replaces:

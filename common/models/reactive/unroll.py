@@ -161,8 +161,8 @@ class _Writes:
 
     @cached_property
     def _of_turns(self) -> Sequence[Tensor]:
-        """What the writes after each turn take. Gathered at once: the gradient of a gathering is as
-        large as all that is gathered from."""
+        """Prepared interactions by the turn after which they are written. Gathered at once: the
+        gradient of a gathering is as large as all that is gathered from."""
         assert self._prepared is not None
         counts = self._batch.active[1:]
         rows = [
