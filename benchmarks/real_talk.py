@@ -65,7 +65,7 @@ def benchmark(name: str, seed: int, source: Path, out: Path) -> dict[str, Any]:
         "environment": done.environment,
         "wall_seconds": done.summary["wall_seconds"],
         "stages": done.stage_seconds,
-        "conversations": found["conversations"],
+        "conversations": len(asked.read_text(encoding="utf-8").splitlines()),
         "retention": found["retention"],
     }
 
