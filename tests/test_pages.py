@@ -143,6 +143,22 @@ def test_text_memory_is_a_part_of_the_page_once_it_was_measured() -> None:
     assert [line for line in page.splitlines() if len(line) > WIDTH] == []
 
 
+def test_real_talk_is_a_part_of_the_results_once_it_was_measured() -> None:
+    origin: Any = {"command": "python -m talk", "environment": {"git_commit": "01234567"}}
+    shares = {"1": 0.5, "4": 0.25, "all": 0.4}
+    retention: Any = dict.fromkeys(("memory", "most_frequent", "exact", "precision"), shares)
+    retention |= {"erased": {"all": 0.02}}
+    intervals = {"memory": {"all": [0.38, 0.42]}, "erased": {"all": [0.01, 0.03]}}
+    run = origin | {"seed": 7, "wall_seconds": 3000.0, "conversations": 835}
+    run |= {"retention": retention | {"intervals": intervals}}
+    talks = {"real_talk_sgd-7": run, "real_talk_persona-7": run}
+    page = PAGES["results.md"](MEASURED | talks)
+    assert "| memory | 0.500 | – | – | 0.250 | 0.400 |" in page
+    assert "over all 0.400 (0.38–0.42)" in " ".join(page.split())
+    assert "| 7 | 0.400 (0.38–0.42) | 0.020 (0.01–0.03) | 0.400 |" in page
+    assert max(map(len, page.splitlines())) <= WIDTH
+
+
 def test_long_memory_and_capacity_are_parts_of_the_page_once_they_were_measured() -> None:
     runs: dict[str, Any] = {}
     for gate, recall in (("per_number", 0.91), ("linear", 0.42)):

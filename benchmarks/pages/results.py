@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pages import babi_all
+from benchmarks.pages import babi_all, real_talk
 from benchmarks.pages.text import (
     Results,
     commit,
@@ -19,12 +19,6 @@ from benchmarks.pages.text import (
 )  # fmt: skip
 from common.data.datasets.synth import PATTERNS
 
-SHARES = {
-    "memory": "memory",
-    "erased": "erased",
-    "most_frequent": "most frequent",
-    "precision": "precision of values named",
-}
 DEMO = (
     "seed",
     "before MRL",
@@ -66,7 +60,7 @@ def page(results: Results) -> str:
             Seed 7 where none is given."""),
         *_demo(demos),
         *_babi(results),
-        *_sgd(results["sgd"]),
+        *real_talk.section(results),
     )
 
 
@@ -240,20 +234,6 @@ def _by_seed(results: Results, prefix: str) -> dict[int, Mapping[str, Any]]:
 
 def _commits(seeds: Mapping[int, Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(map(commit, seeds.values())))
-
-
-def _sgd(result: Mapping[str, Any]) -> list[str]:
-    distances = ("1", "2", "3", "4", "all")
-    rows = [
-        (what, *_distances(result["retention"][name], distances)) for name, what in SHARES.items()
-    ]
-    return [
-        "## Schema-Guided Dialogue",
-        prose(f"""{origin(result)} By distance, on {result["conversations"]:,} conversations of the
-            dev file: memory is used, but a model of a million parameters, trained for minutes,
-            writes these answers poorly, and most values that it names are wrong."""),
-        table(("", *distances), rows),
-    ]
 
 
 def _distances(shares: Mapping[str, float], distances: Sequence[str]) -> list[str]:
