@@ -35,10 +35,10 @@ def _sgd(run: Mapping[str, Any]) -> list[str]:
     ]
     return [
         "## Schema-Guided Dialogue",
-        prose(f"""{origin(run)} {run["wall_seconds"] / 60:.0f} minutes, nearly all on
-            one of two cores. Recall of confirmed values by distance, on {run["conversations"]:,} conversations of the dev
-            file, which nothing was chosen by; over all {share(retention["memory"]["all"])}
-            ({interval(low, high)})."""),
+        prose(f"""{origin(run)} {run["wall_seconds"] / 60:.0f} minutes, nearly all on one of two
+            cores. Recall of confirmed values by distance, on {run["conversations"]:,} conversations
+            of the dev file, which nothing was chosen by; over all
+            {share(retention["memory"]["all"])} ({interval(low, high)})."""),
         table(("", *DISTANCES), rows),
     ]
 
